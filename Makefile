@@ -3,8 +3,10 @@
 PYTHONS := $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepip' 2>/dev/null && echo python3.$$minor; done)
 PYTHON ?= $(or $(firstword $(PYTHONS)),python3)
 BIN = .venv/bin
+# one process of tests per core, each with files of its own; threads that compute would wait for each other
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo world test quick lint slow second clients web docs clean FORCE
+.PHONY: demo world test lint slow second clients web docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -14,23 +16,11 @@ demo: .venv/demo.stamp
 	@echo 'search page: $(BIN)/worldclip serve runs/emoji runs/emoji_embedded'
 
 # the world pool, with the parts that are in data/world (examples/world)
-WORLD_PARTS = $(notdir $(wildcard data/world/cldr data/world/fluent data/world/flags data/world/appstream data/world/stamps data/world/gcompris))
-comma = ,
-WORLD_SETS = "world_tone","world_base","world_flags","world_flags_held"$(if $(filter stamps,$(WORLD_PARTS)),$(comma)"world_stamps")$(if $(filter gcompris,$(WORLD_PARTS)),$(comma)"world_photos")
 world: .venv/world.stamp
-	$(BIN)/worldclip run recipes/world.toml --out runs/world --set 'evaluate.datasets=[$(WORLD_SETS)]' \
-		$(foreach part,$(WORLD_PARTS),--set pool.parts.$(part)=data/world/$(part))
+	sh examples/world/run.sh
 
-# one process of tests per core, each with files of its own; threads that compute would wait for each other
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 test: .venv/dev.stamp
 	$(PYTEST) -n auto --dist loadfile
-
-# lint, and the tests of what differs from main (TESTS_OF=REVISION: from another revision), besides those that take no time
-TESTS_OF ?= main
-quick: .venv/dev.stamp
-	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
-	$(PYTEST) -n auto --dist loadfile $$($(BIN)/python tests/helpers/changed_tests.py $(TESTS_OF))
 
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
@@ -39,6 +29,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell src docs tests README.md CONTRIBUTING.md CHANGELOG.md
 
 # the tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
@@ -53,37 +44,10 @@ second: $(if $(OLDEST_PYTHON),.second/stamp)
 	.second/bin/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis
 	touch $@
 
-# tests/clients: other software on what worldclip writes, in the newest release of each.  A part is one client:
-# `make clients-mteb`.  Nothing is installed in .venv: each client has an environment that holds the packages of NEWEST_*
-# and imports all others from .venv; some have a second one that imports nothing from there.
-NEWEST_datasets = datasets
-NEWEST_mteb = mteb sentence-transformers
-NEWEST_open_clip = open_clip_torch
-NEWEST_sentence_transformers = sentence-transformers transformers
-NEWEST_transformers = transformers
-OVER_VENV = .clients/over-$*
-clients: $(patsubst tests/clients/test_client_%.py,clients-%,$(wildcard tests/clients/test_client_*.py))
-clients-img2dataset: .clients/img2dataset
-clients-sentence_transformers clients-transformers: .clients/transformers-4.57
-clients-transformers_js: .clients/node .clients/node-newest
-clients-%: .venv/dev.stamp FORCE
-	$(BIN)/python -m venv --clear $(OVER_VENV)
-	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
-		> $$(echo $(OVER_VENV)/lib/python*/site-packages)/venv.pth
-	$(if $(NEWEST_$*),$(OVER_VENV)/bin/python -m pip install -q -U $(NEWEST_$*))
-	OMP_NUM_THREADS=1 $(OVER_VENV)/bin/python -m pytest -m "slow or not slow" --session-timeout 1200 tests/clients/test_client_$*.py
-
-.clients/%: tests/clients/requirements-%.txt FORCE
-	test -d $@ || $(PYTHON) -m venv $@
-	$@/bin/python -m pip install -q -U -r $<
-
-# transformers.js as web/package.json names it, and as it is today; onnxruntime-node ships its CPU library and would
-# download another one for GPUs; axe-core checks the pages of tests/plugins
-NPM_INSTALL = command -v npm || exit 0; cd $@ && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-package-lock --no-audit
-.clients/node .clients/node-newest: web/package.json FORCE
-	mkdir -p $@
-	$(if $(filter %-newest,$@),,cp $< $@/)
-	$(NPM_INSTALL) $(if $(filter %-newest,$@),@huggingface/transformers@latest,axe-core@4.14.1)
+# other software on what worldclip writes, each in its newest release; nothing is installed in .venv
+clients: .venv/dev.stamp
+	sh tests/clients/install.sh
+	OMP_NUM_THREADS=1 .clients/newest/bin/python -m pytest -m "slow or not slow" tests/clients tests/export/test_export_formats.py
 
 # transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
 JS = src/worldclip/plugins/browser/js
@@ -102,9 +66,6 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 docs: .venv/docs.stamp
 	$(BIN)/python docs/build_site.py
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
-
 # extras of each environment
 demo_EXTRAS = demo,train,serve
 world_EXTRAS = world,train
@@ -113,8 +74,8 @@ dev_EXTRAS = metadata,pool,ray,demo,world,train,eval,export,serve,docs,dev
 .venv/%.stamp: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[$($*_EXTRAS)]'
 	touch $@
-
-FORCE:
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
 
 clean:
 	rm -rf .venv .second .clients runs build dist *.egg-info src/*.egg-info

@@ -446,7 +446,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "online": {"curation": "online", "augment": "drawings", "seed": 3},
     "streams": {"num_streams": 2, "accum_steps": 2},
     "windows": {"shuffle_shards": 1, "max_grad_norm": 0.1, "activation_checkpointing": True},
-    "validation": {"validation_shards": 1, "validate_every_samples": 4 * STEP},
+    "validation": {"validation_shards": 1, "checkpoint_every_samples": 4 * STEP},
     "scaled decode": {"scaled_decode": True, "model__image_size": 16},
     "reference": {"model__init": "reference", "model__activation": "quick_gelu", "tokenizer__lang_exponent": 1.0},
     "scale": {"samples_seen": None, "global_batch_size": None,

@@ -11,7 +11,7 @@ import torch
 
 from worldclip.train import budget
 from worldclip.train.config import TrainConfig
-from worldclip.train.distributed import World, all_reduce, gather_records, gather_rows
+from worldclip.train.distributed import World, all_reduce, gather_records, start_gathering
 
 WARM_UPS, ROUNDS = 3, 5
 BUS_BYTES_PER_S = 3.7e11  # of a node with eight cards of 400 Gbit/s (docs/5_train.md): an assumption
@@ -54,7 +54,7 @@ def measure_sum(what: str, num_values: int, world: World, device: torch.device) 
 def measure_gathering(what: str, shape: tuple[int, int], world: World, device: torch.device) -> Exchange:
     """Time the exchange of each rank's float32 rows."""
     rows = torch.zeros(shape, device=device)
-    seconds = time_exchange(lambda: gather_rows(rows, world), device)
+    seconds = time_exchange(lambda: start_gathering(rows, world).wait(), device)
     return exchange_of(what, world.size * rows.nbytes, seconds, world)
 
 

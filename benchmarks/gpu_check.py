@@ -118,7 +118,7 @@ def make_config(model: str, settings: dict[str, Any], is_gpu: bool, world_size: 
         sizes |= {**REDUCED, "vision_width": REDUCED_WIDTH[model], "image_size": 2 * patch}
     batch = (pairs or (own_pairs if is_gpu else REDUCED_PAIRS)) * world_size
     keys = {"model": sizes, "global_batch_size": batch, "precision": "bf16", "activation_checkpointing": recomputes}
-    keys |= {"checkpoint_every_samples": 10**15, "checkpoint_every_minutes": 1e6}  # only the last step's
+    keys["checkpoint_every_samples"] = 10**15  # only the last step's
     return load_config(TrainConfig, keys | {"device": "cuda" if is_gpu else "cpu"} | settings)
 
 
@@ -276,17 +276,14 @@ def waiting_lines(caught: Sequence[warnings.WarningMessage]) -> tuple[str, list[
 
 def expectation(config: TrainConfig, vocab_size: int, world_size: int, flops: float) -> str:
     """Return the reckoned step time and memory on an H100."""
-    schedule = Schedule(
-        samples_seen=config.global_batch_size, global_batch_size=config.global_batch_size, num_steps=1, warmup_steps=0
-    )
-    needed = budget.estimate(config, vocab_size, schedule, world_size)
-    updated = sum(needed.parameters["model"].values())
+    needed = sum(budget.memory_bytes(config, vocab_size, config.global_batch_size, world_size))
+    updated = sum(budget.count_parameters(config.model.architecture(), vocab_size).values())
     if config.parallel != "ddp":
         updated //= world_size  # of one machine, where hsdp shards as fsdp does
     matrices_s = flops * (4 / 3 if config.activation_checkpointing else 1) / (MATRICES_AT * H100_FLOPS)
     optimizer_s = OPTIMIZER_BYTES * updated / (MEMORY_AT * H100_BYTES_PER_S)
     step_s = matrices_s + optimizer_s
-    return f"{1000 * step_s:,.1f} ms, {flops / step_s / H100_FLOPS:.0%}, {gib(needed.memory_bytes)}"
+    return f"{1000 * step_s:,.1f} ms, {flops / step_s / H100_FLOPS:.0%}, {gib(needed)}"
 
 
 def loss_parity(config: TrainConfig, device: torch.device) -> tuple[float, float]:

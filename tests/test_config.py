@@ -1,17 +1,27 @@
-from __future__ import annotations
+"""Recipes and their keys: all problems at once, --set and flags, relative paths, bases."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+import worldclip
+from miniature import write_files
+from programs import words_of
+from tars import write_tar
 from worldclip.balance.config import BalanceConfig
 from worldclip.check.config import CheckConfig
-from worldclip.config import SECTIONS, Recipe, load_recipe
+from worldclip.cli import main, stages
+from worldclip.config import Recipe, load_recipe
 from worldclip.core.errors import UserError
+from worldclip.core.job import Run
 from worldclip.core.marks import AtLeast, Between
-from worldclip.core.settings import deciding, load_config, section_name, to_dict, to_toml
+from worldclip.core.settings import deciding, load_config, section_name, to_toml, with_absolute_places
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.config import ModelConfig
-from worldclip.recipe import STEPS, stage_names
+from worldclip.pool.config import PoolConfig
+from worldclip.train.config import TokenizerConfig, TrainConfig
 
 
 def problems_of(values: dict, overrides: tuple[str, ...] = ()) -> list[str]:
@@ -47,19 +57,11 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
             "train.lr = 0.0: must be above 0",
         ],
     ),
-    "a bound with its reason": (
-        {"balance": {"tail_fraction": 1.4}},
-        ["balance.tail_fraction = 1.4: must be between 0 and 1 (the paper uses 0.06)"],
-    ),
     "a bound of an item": (
         {"balance": {"tail_fraction": 0.1, "tail_fractions": {"sw": 0.2, "th": 2}}},
         ["balance.tail_fractions.th = 2.0: must be between 0 and 1 (the paper uses 0.06)"],
     ),
     "a typo without its consequences": (
-        {"balance": {"tail_fractoin": 0.06}},
-        ["unknown key balance.tail_fractoin; did you mean tail_fraction?"],
-    ),
-    "a typo and a bound": (
         {"balance": {"tail_fractoin": 0.06, "min_threshold": -1}},
         ["unknown key balance.tail_fractoin; did you mean tail_fraction?"],
     ),
@@ -168,12 +170,6 @@ def test_recipe_survives_toml(tmp_path):
     assert load_recipe(tmp_path / "recipe.toml") == recipe
 
 
-def test_every_stage_is_a_section():
-    assert set(stage_names()) < set(SECTIONS)
-    assert set(to_dict(Recipe())) == set(SECTIONS)
-    assert all(" -> " in step.help for step in STEPS)
-
-
 def test_field_decides_its_own_stage_unless_marked():
     recipe = Recipe()
     assert set(deciding(recipe.match, "balance")) == {"isolate"}
@@ -239,12 +235,12 @@ def test_names_too_long_for_a_file_are_problems_in_words():
     long = "[" * 5000
     values = {
         "pool": {"path": long},
-        "metadata": {"lists": {"en": long}, "pageviews": long},
+        "metadata": {"lists": {"en": long}, "wordnets": {"en": long}},
         "languages": {"lid_model": long},
         "evaluate": {"data": long, "datasets": ["slip"]},
     }
     problems = "\n".join(problems_of(values))
-    assert all(key in problems for key in ("metadata.pageviews", "metadata.lists.en", "languages.lid_model"))
+    assert all(key in problems for key in ("metadata.wordnets.en", "metadata.lists.en", "languages.lid_model"))
 
 
 def test_a_recipe_takes_the_keys_of_its_base_that_it_does_not_set(tmp_path):
@@ -259,3 +255,133 @@ def test_a_recipe_takes_the_keys_of_its_base_that_it_does_not_set(tmp_path):
         (tmp_path / "bad.toml").write_text(f"base = {line}\n")
         with pytest.raises(UserError, match=word):
             load_recipe(tmp_path / "bad.toml")
+
+
+# --- --set and the flags of a stage -----------------------------------------------------------------------------------
+
+# stage, keys of its section by --set, flags, all of it by --set
+BOTH: list[tuple[str, str, str, str]] = [
+    ("pool", "key=json:uid", "--format tar --path 2024", "key=json:uid format=tar path=2024"),
+    ("metadata", "overrides.max_titles=3", "--overrides.max_unigrams 4", "overrides={max_titles=3,max_unigrams=4}"),
+    (
+        "match",
+        "merge_labels.zsm=th",
+        "--merge-labels.ms ar --fold-case",
+        "merge_labels.zsm=th merge_labels.ms=ar fold_case=true",
+    ),
+    ("curate", "max_pairs.en=5", "--max-pairs.ar 3 --write tars", "max_pairs={en=5,ar=3} write=tars"),
+    ("train", "tokenizer.vocab_size=300", "--seed 1 --dry-run", "tokenizer.vocab_size=300 seed=1"),
+    (
+        "evaluate",
+        "datasets=a,b folders.a=captions:/a",
+        "--folders.b captions:/b",
+        "datasets=a,b folders.a=captions:/a folders.b=captions:/b",
+    ),
+    ("export", "formats=onnx,huggingface", "--languages en ar", "formats=onnx,huggingface languages=en,ar"),
+]
+
+
+@pytest.fixture
+def recipe_of(toy_world, tmp_path, monkeypatch):
+    """Return a function that runs a command of a stage up to its work, and returns the recipe of that work."""
+    seen = []
+
+    def note(recipe, run_dir, *others, **options):
+        seen.append(recipe)
+        return Run(dir=run_dir, sections={})
+
+    monkeypatch.setattr(stages, "run_stages", note)
+
+    def run(command: str) -> Recipe:
+        stage, *words = command.split()
+        assert main([stage, str(toy_world.recipe), "--out", str(tmp_path / "run"), *words]) == 0
+        return seen.pop()
+
+    return run
+
+
+def by_set(stage: str, keys: str) -> str:
+    return " ".join(f"--set {stage}.{key}" for key in keys.split())
+
+
+@pytest.mark.parametrize(("stage", "keys", "flags", "all_keys"), BOTH)
+def test_flags_keep_what_set_says_in_both_orders(stage, keys, flags, all_keys, recipe_of, toy_world):
+    expected = recipe_of(f"{stage} {by_set(stage, all_keys)}")
+    assert expected != load_recipe(toy_world.recipe)
+    for words in (f"{by_set(stage, keys)} {flags}", f"{flags} {by_set(stage, keys)}"):
+        assert recipe_of(f"{stage} {words}") == expected
+
+
+def test_the_last_value_of_a_key_wins_and_values_are_checked_after_all(recipe_of):
+    assert recipe_of("train --set train.seed=1 --seed 2").train.seed == 2
+    assert recipe_of("train --seed 2 --set=train.seed=1").train.seed == 1
+    balance = recipe_of("balance --set balance.tail_fraction=none --english-threshold 3").balance
+    assert (balance.english_threshold, balance.tail_fraction) == (3, None)
+
+
+def test_flags_are_a_part_of_the_run_but_for_those_of_an_export(own_run, tmp_path, capfd):
+    assert main(["curate", str(own_run), "--set", "curate.seed=3", "--text-policy", "one"]) == 0
+    curate = load_recipe(own_run).curate
+    assert (curate.seed, curate.text_policy) == (3, "one")
+    assert json.loads((own_run / "curate/manifest.json").read_text("utf-8"))["config"]["curate"]["seed"] == 3
+    recipe = (own_run / "recipe.toml").read_bytes()
+    assert main(["export", str(own_run), "--formats", "open_clip"]) == 0
+    assert (own_run / "export/open_clip").is_dir()
+    assert (own_run / "recipe.toml").read_bytes() == recipe
+    capfd.readouterr()
+    assert main(["export", str(own_run), "--json"]) == 0
+    assert '"formats": {"huggingface"' in capfd.readouterr().out
+
+
+def test_relative_paths_of_flags_and_calls_hold_in_another_working_directory(toy_world, tmp_path, monkeypatch, capfd):
+    shutil.copytree(toy_world.pool, tmp_path / "pairs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["pool", str(toy_world.recipe), "--out", "run", "--set=pool.path=pairs"]) == 0
+    assert worldclip.run(load_recipe(toy_world.recipe, ["pool.path=pairs"]), out="called", until="pool") == Path(
+        "called"
+    )
+    for name in ("run", "called"):
+        assert load_recipe(tmp_path / name).pool.path == str(tmp_path / "pairs")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capfd.readouterr()
+    assert main(["pool", str(tmp_path / "run")]) == 0
+    assert "is finished and unchanged" in capfd.readouterr().err
+
+
+def test_every_kind_of_path_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs").mkdir()
+    evaluate = with_absolute_places(EvaluateConfig(folders={"a": "captions:b/c"}, data="~/data"))
+    assert (evaluate.folders, evaluate.data) == ({"a": f"captions:{tmp_path}/b/c"}, "~/data")
+    pool = with_absolute_places(PoolConfig(path="hf://datasets/a/b", deny_keys=("pairs",)))
+    assert (pool.path, pool.deny_keys) == ("hf://datasets/a/b", (f"{tmp_path}/pairs",))
+    paths = [with_absolute_places(TokenizerConfig(path=path)).path for path in ("pairs", "owner/name")]
+    assert paths == [f"{tmp_path}/pairs", "owner/name"]
+    recipe = Recipe(train=TrainConfig(num_streams=None), evaluate=EvaluateConfig(classes=None))
+    assert with_absolute_places(recipe) == recipe
+
+
+# --- a recipe in place of a pool --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["pool check T --out O --set duplicates=keep", "pool dedup T --out O"])
+def test_relative_paths_start_at_the_file_of_the_pool(command, tmp_path, monkeypatch):
+    """Also where the working directory has another pool of that name."""
+    for folder, members in (("recipes", ["a", "b"]), ("elsewhere", ["c"])):
+        write_tar(tmp_path / folder / "pool" / "0.tar", [(f"{name}.txt", b"a red circle") for name in members])
+    recipe = tmp_path / "recipes" / "T.toml"
+    recipe.write_text('[pool]\npath = "pool"\n')
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(words_of(command, {"T": recipe, "O": tmp_path / "O"})) == 0
+    report = json.loads((tmp_path / "O/report.json").read_text(encoding="utf-8"))
+    assert report.get("pairs", report.get("counts", {}).get("pairs_in")) == 2
+
+
+def test_rules_of_a_check_and_its_pool_stand_in_two_files(toy_world, tmp_path):
+    folder = write_files(tmp_path / "rules", {"rules.toml": 'duplicates = "keep"\n[against]\nmine = "images"\n'})
+    shutil.copytree(toy_world.pool, folder / "images")
+    (tmp_path / "T.toml").write_text(f'[pool]\npath = "{toy_world.pool}"\n[train]\nlr = 1.0\n')
+    words = ["pool", "check", str(tmp_path / "T.toml"), "--out", str(tmp_path / "O")]
+    assert main([*words, "--config", str(folder / "rules.toml")]) == 0
+    assert "duplicate" not in (tmp_path / "O/report.json").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """The pages name only what exists: links, paths, names in the code, flags, keys; every code block of theirs is valid.
 
-README.md, docs/7_export.md and docs/inference.md are also executed, in tests/export/test_export_docs.py.
+README.md, docs/7_export.md and docs/inference.md are also executed, in tests/export/test_export_formats.py.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_lists_and_matches_are_equal_under_every_interpreter():
 
 # --- processors -------------------------------------------------------------------------------------------------------
 
-NUMERIC_TESTS = ("evaluate/test_ranking.py", "evaluate/test_tasks.py")
+NUMERIC_TESTS = ("evaluate/test_tasks.py",)
 
 # What an x86 processor without AVX would take.  numba compiles anew for it, so that setting has a slow test of its own.
 OLD_MATH = {"OPENBLAS_CORETYPE": "Prescott", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-AVX,-FMA,-FMA4"}

@@ -1,11 +1,11 @@
 """The wheel: its recipes and examples, and `worldclip run emoji` from a folder without a checkout.
 
+Imports: they are light; those inside of worldclip are checked by `lint-imports` (pyproject.toml).
 The Dockerfile: what it copies is there and in the build context.
 The Makefile: which Python it takes, and what it installs where.  pyproject.toml: which warnings fail a test.
 """
 
-from __future__ import annotations
-
+import ast
 import os
 import re
 import shutil
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from email.parser import Parser
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +21,12 @@ from pathlib import Path
 import pytest
 
 import worldclip
+from programs import python
 from worldclip.config import load_recipe, own_recipe
 from worldclip.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+SRC = Path(worldclip.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -159,3 +162,68 @@ def test_warning_of_a_line_of_ours_fails_its_test():
         exec(line, {"__name__": "worldclip.train.loss"})
     with pytest.warns(FutureWarning):
         exec(line, {"__name__": "transformers.modeling"})
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+KERNELS = {"compiled", "inlined", "inner", "intrinsic", "kernel", "njit"}  # decorators
+OF_CODE_GENERATORS = SRC / "kernels" / "llvm.py"  # what numba calls while it compiles
+
+
+def untyped_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            annotations = [argument.annotation for argument in arguments if argument.arg not in ("self", "cls")]
+            if None in (*annotations, node.returns):
+                yield node
+
+
+def is_kernel(function: ast.FunctionDef) -> bool:
+    names = [node.id for mark in function.decorator_list for node in ast.walk(mark) if isinstance(node, ast.Name)]
+    return not KERNELS.isdisjoint(names)
+
+
+def test_functions_without_types_are_kernels():
+    untyped = [
+        f"{path.relative_to(SRC)}:{function.lineno} {function.name}"
+        for path in sorted(SRC.rglob("*.py"))
+        if path != OF_CODE_GENERATORS
+        for function in untyped_functions(ast.parse(path.read_text(encoding="utf-8")))
+        if not is_kernel(function)
+    ]
+    assert untyped == []
+
+
+def test_nothing_is_written_through_a_memory_map():
+    """A write to a map of a file ends the process where the disk is full."""
+    writable = re.compile(r"open_memmap(?!\([^)]*mode=\"r\"\))|mode=\"(r\+|w\+)\"|ACCESS_WRITE|ACCESS_COPY")
+    assert [path for path in SRC.rglob("*.py") if writable.search(path.read_text(encoding="utf-8"))] == []
+
+
+HEAVY = ("torch", "ray", "transformers", "torchvision", "tokenizers")
+
+BLOCK = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError(name + " is blocked in this test")
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_import_pulls_nothing_heavy_and_public_names_resolve_on_first_access():
+    """Not even the core's libraries are loaded."""
+    code = """
+import worldclip, sys
+print(*sys.modules)
+try: worldclip.nothing
+except AttributeError as error: print(error)
+print(worldclip.match.Matcher(["cat"]).match("a cat").tolist(), worldclip.languages.from_lid("yue", scheme="lid176"))
+print(worldclip.balance.tail_fraction([1, 3, 6, 90], 10))
+"""
+    loaded, error, *results = python("-c", BLOCK + code).splitlines()
+    assert not {*HEAVY, "numpy", "numba", "pyarrow", "matplotlib", "argparse"} & set(loaded.split())
+    assert "no attribute 'nothing'" in error
+    assert " ".join(results).split() == ["[0]", "zh", "0.1"]

@@ -2,8 +2,6 @@
 itself.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -23,7 +21,6 @@ from killed import contents, digests_of_curation
 from stages import QUIET
 from worldclip.cli import main
 from worldclip.config import load_recipe
-from worldclip.core.execute import LocalExecutor, create_executor, usable_cores
 
 CURATION = ("pool", "metadata", "match", "balance", "curate")
 CAPPED = ("curate.max_pairs=60", "curate.write=tars", "curate.samples_per_tar=20")
@@ -32,21 +29,16 @@ UNTIL_CURATE = "import worldclip; worldclip.run(sys.argv[2], out=sys.argv[3], un
 KILLS = [
     ("pool/index", 2, "before"),
     ("match/texts", 2, "before"),
-    ("match/done/counts", 2, "after"),
     ("match/report.json", 1, "before"),
     ("balance/en.npy", 1, "after"),
-    ("balance/manifest.json", 1, "before"),
-    ("curate/.work/caps", 1, "after"),
     ("curate/.work/counts", 2, "before"),
     ("curate/tars", 1, "after"),
-    ("curate/manifest.json", 1, "before"),
-    *(pytest.param("", n, "before", marks=pytest.mark.slow) for n in range(6, 112, 10)),
 ]
 
 
-def curate(recipe: Path, out: Path, executor: LocalExecutor | None = None) -> dict[str, str]:
+def curate(recipe: Path, out: Path) -> dict[str, str]:
     """Run a recipe until curate; return the digests of what it leaves."""
-    return digests_of_curation(worldclip.run(str(recipe), out=out, until="curate", executor=executor))
+    return digests_of_curation(worldclip.run(str(recipe), out=out, until="curate"))
 
 
 def test_the_recipe_runs_to_an_export_and_a_report(toy_run):
@@ -106,23 +98,6 @@ def test_workers_killed_with_their_parent_leave_nothing_half_done(toy_world, cur
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert curate(toy_world.recipe, tmp_path / "run") == curated
-
-
-def test_any_number_of_workers_gives_the_same_bytes(toy_world, curated, tmp_path):
-    assert create_executor("local").workers == usable_cores()
-    executor = LocalExecutor(workers=2, quiet=True)  # `curated` has one
-    assert curate(toy_world.recipe, tmp_path / "run", executor) == curated
-
-
-class Backwards(LocalExecutor):
-    """Works on the shards in the other order."""
-
-    def map(self, fn, shards, **options):
-        return super().map(fn, shards[::-1], **options)[::-1]
-
-
-def test_any_order_of_shards_gives_the_same_bytes(toy_world, curated, tmp_path):
-    assert curate(toy_world.recipe, tmp_path / "run", Backwards(quiet=True)) == curated
 
 
 def test_a_new_shard_runs_alone(toy_world, tmp_path):
@@ -197,8 +172,8 @@ def test_a_dry_run_prints_why_each_stage_would_run_as_json(command, first, last,
 @pytest.mark.parametrize(
     "command",
     [
-        "run RUN --set train.beta1=0.5",
-        "train RUN --beta1 0.5",
+        "run RUN --set train.beta2=0.5",
+        "train RUN --beta2 0.5",
         "run RUN --set balance.tail_fraction=0.15",
         "run RUN --set train.device=cuda --from train",
     ],

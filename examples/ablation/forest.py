@@ -1,84 +1,49 @@
-"""Draw contrasts as rows: a label, a point and its 95% interval, around the line of no difference; an .svg file."""
+"""Draw contrasts as rows of an .svg file: a label, a point and its 95% interval, around the line of no difference."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from worldclip.report.chart import MARGIN_LEFT, axis_over, chart_style
-from worldclip.report.html import Html, tag
+from worldclip.report.chart import axis_over, chart_style
+from worldclip.report.html import tag
 from worldclip.report.numbers import tick
 
-WIDTH_PX, LABELS_PX, ROW_PX, AXIS_PX = 900, 330, 20, 30
-LEGEND_ROW = 18  # pixels of an entry
-LEGEND_COLUMN = 150
-SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+WIDTH_PX, LABELS_PX, TITLE_PX, ROW_PX = 900, 330, 24, 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dot:
-    """A value with its 95% interval, where known."""
-
+class Row(NamedTuple):
     label: str
-    hover: str
-    y: float
-    interval: tuple[float, float] | None = None
-    colour: str = "var(--s1)"
+    value: float
+    low: float
+    high: float
+    group: str
+    """Rows of a group share a colour, and the group has an entry in the legend."""
 
 
-def forest_chart(dots: Sequence[Dot], x_label: str) -> tuple[Html, tuple[int, int]]:
-    """Return (the chart, its width and height in pixels); 0 is on the axis."""
-    axis = axis_over([0.0, *(end for dot in dots for end in (dot.y, *(dot.interval or ())))])
-    right, bottom = WIDTH_PX - 20, ROW_PX * len(dots) + 6
-    size = (WIDTH_PX, bottom + AXIS_PX)
+def forest_svg(title: str, rows: Sequence[Row]) -> str:
+    axis = axis_over([0.0, *(end for row in rows for end in (row.low, row.high))])
+    bottom = TITLE_PX + ROW_PX * len(rows)
+    groups = list(dict.fromkeys(row.group for row in rows))
 
     def x(value: float) -> str:
-        return f"{LABELS_PX + axis.share(value) * (right - LABELS_PX):.1f}"
+        return f"{LABELS_PX + axis.share(value) * (WIDTH_PX - LABELS_PX - 20):.1f}"
 
-    parts = []
+    parts = [tag("text", title, x=12, y=14)]
     for value in axis.ticks():
         colour = "var(--soft)" if value == 0 else "var(--line)"
-        parts.append(tag("line", x1=x(value), x2=x(value), y1=0, y2=bottom, stroke=colour))
+        parts.append(tag("line", x1=x(value), x2=x(value), y1=TITLE_PX, y2=bottom, stroke=colour))
         parts.append(tag("text", tick(value), x=x(value), y=bottom + 14, text_anchor="middle"))
-    parts.append(tag("text", x_label, x=right, y=bottom + 28, text_anchor="end"))
-    for number, dot in enumerate(dots):
-        y = ROW_PX * number + 12
-        low, high = dot.interval or (dot.y, dot.y)
-        row = [
-            tag("title", dot.hover),
-            tag("text", dot.label, x=LABELS_PX - 12, y=y + 4, text_anchor="end"),
-            tag("line", x1=x(low), x2=x(high), y1=y, y2=y, stroke=dot.colour, stroke_width=2, opacity=0.5),
-            tag("circle", cx=x(dot.y), cy=y, r=4.5, fill=dot.colour),
-        ]
-        parts.append(tag("g", *row))
-    return tag("svg", *parts, viewBox=f"0 0 {size[0]} {size[1]}", role="img", aria_label=x_label), size
-
-
-def svg_file(chart: Html, title: str, legend: Sequence[tuple[str, str]], size_px: tuple[int, int]) -> str:
-    """Return a chart as an .svg file of its own, with a title above it and a legend below.
-
-    legend: (colour, name) of each line.  size_px: the chart's.
-    """
-    width, height = size_px
-    per_row = max(1, width // LEGEND_COLUMN)
-    entries = []
-    for i, (colour, name) in enumerate(legend):
-        x = MARGIN_LEFT + LEGEND_COLUMN * (i % per_row)
-        y = height + LEGEND_ROW * (2 + i // per_row)
-        entries.append(tag("rect", x=x, y=y - 9, width=10, height=10, fill=colour))
-        entries.append(tag("text", name, x=x + 16, y=y))
-    total = height + LEGEND_ROW * (2 + math.ceil(len(legend) / per_row))
-    body = tag(
-        "svg",
-        tag("style", chart_style()),
-        tag("rect", width="100%", height="100%", fill="var(--paper)"),
-        tag("text", title, x=MARGIN_LEFT, y=LEGEND_ROW - 4),
-        tag("svg", chart, y=LEGEND_ROW, width=width, height=height),
-        *entries,
-        xmlns=SVG_NAMESPACE,
-        viewBox=f"0 0 {width} {total}",
-        width=width,
-        height=total,
-    )
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
+    for number, row in enumerate(rows):
+        y = TITLE_PX + ROW_PX * number + 12
+        colour = f"var(--s{groups.index(row.group) + 1})"
+        parts.append(tag("text", row.label, x=LABELS_PX - 12, y=y + 4, text_anchor="end"))
+        parts.append(tag("line", x1=x(row.low), x2=x(row.high), y1=y, y2=y, stroke=colour, stroke_width=2, opacity=0.5))
+        parts.append(tag("circle", tag("title", f"{row.value:+.1f}%"), cx=x(row.value), cy=y, r=4.5, fill=colour))
+    for number, group in enumerate(groups):
+        left = 12 + 150 * number
+        parts.append(tag("rect", x=left, y=bottom + 27, width=10, height=10, fill=f"var(--s{number + 1})"))
+        parts.append(tag("text", group, x=left + 16, y=bottom + 36))
+    size = {"viewBox": f"0 0 {WIDTH_PX} {bottom + 44}", "width": WIDTH_PX, "height": bottom + 44}
+    paper = tag("rect", width="100%", height="100%", fill="var(--paper)")
+    return f"{tag('svg', tag('style', chart_style()), paper, *parts, xmlns='http://www.w3.org/2000/svg', **size)}\n"

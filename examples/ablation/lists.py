@@ -3,7 +3,7 @@
     WORLD_DIR/world                pairs, images, names, tokenizer (world.py)
     WORLD_DIR/matched/<isolate>    the stages up to match
     WORLD_DIR/curated/<name>       the stages up to curate
-    WORLD_DIR/lists/<arm>          what an arm trains on; counts.json says what it holds
+    WORLD_DIR/lists/<arm>          the same with the pairs that an arm trains on; counts.json says what they are
 
 A list is a table of key, text and lang (the matched one), with the truth about each pair: lang_truth, kind, concept.
 """
@@ -24,20 +24,21 @@ import pyarrow.parquet as pq
 import world as the_world
 from plan import ENGLISH_PER_STEP, OTHERS_PER_STEP
 
-from worldclip import curate, pool
-from worldclip.config import load_recipe
+from worldclip import curate
+from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import Run
 from worldclip.plugins.emoji.build import LANGS
-from worldclip.recipe import run_stages, sections_of
+from worldclip.recipe import run_stages
 
 RECIPE = Path(__file__).with_name("recipe.toml")
 TAIL_FRACTION = 0.06  # arXiv:2507.22062
 VOCAB_SIZE = 16_000
 MATCHED = ("pool", "metadata", "match")
+CURATED = (*MATCHED, "balance", "curate")
+EVERY_MATCH = ("balance.tail_fraction=1",)
 
 
 class Lists:
@@ -55,7 +56,7 @@ class Lists:
         """Write the world, and a tokenizer trained on the texts of its raw pool."""
         from worldclip.model.tokenizer import train_tokenizer
 
-        world = the_world.build_world(self.world_dir, self.seed, self.num_pairs, self.pairs_per_shard, self.executor)
+        world = the_world.build_world(self.world_dir, self.seed, self.num_pairs, self.pairs_per_shard)
         folder = self.world_dir / "tokenizer"
         if not folder.exists():
             texts = pq.read_table(self.world_dir / "pairs", columns=["text"])["text"].to_pylist()
@@ -65,7 +66,7 @@ class Lists:
         return world
 
     def write(self, arm: str) -> Path:
-        """Write the list of an arm, with the index of the pool: what stage train begins with."""
+        """Write a run up to curate whose list is that of an arm."""
         self.build()
         folder = self.folder / "lists" / arm
         if not (folder / "counts.json").exists():
@@ -74,19 +75,25 @@ class Lists:
             self._write(folder, table)
             if arm == "m3":
                 self._write_other_images(table)
-            artifacts.write_json(folder / "counts.json", count(table))
+            is_noise = pc.not_equal(table["kind"], the_world.TRUE)
+            counts = {"pairs": len(table), "langs": count_langs(table), "noise_share": pc.mean(is_noise).as_py()}
+            artifacts.write_json(folder / "counts.json", counts)
         return folder
 
     def images(self, arm: str) -> Path:
         return self.folder / "other_images" if arm == "m3" else self.world_dir / "images"
 
+    def recipe(self, values: Sequence[str]) -> Recipe:
+        """Return what all runs of the world share, with further values."""
+        names = (f"metadata.lists.{lang}='{self.world_dir / 'names' / f'{lang}.txt'}'" for lang in LANGS)
+        paths = [f"pool.path='{self.world_dir / 'pairs'}'", *names]
+        return load_recipe(RECIPE, [*paths, f"curate.seed={self.seed}", *values])
+
     def _write(self, folder: Path, table: pa.Table) -> None:
-        """RUN/pool and RUN/curate of a list; stage curate itself would list only what matched."""
-        recipe = load_recipe(RECIPE, [*recipe_paths(self.world_dir), "balance.tail_fraction=1"])
-        run_stages(recipe, folder, ("pool",), executor=self.executor)
-        shards = pool.shards(Run(dir=folder, sections=sections_of(recipe)))
+        """Curate every matched pair, and put the pairs of the list in their place."""
+        self._run_stages(folder, "language", EVERY_MATCH, ("balance", "curate"))
         number = pair_numbers(table) // self.pairs_per_shard
-        for place, shard in enumerate(shards):
+        for place, path in enumerate(sorted((folder / "curate").glob("*.parquet"))):
             rows = table.filter(number == place)
             curated = pa.table(
                 {
@@ -97,9 +104,7 @@ class Lists:
                     "keep_prob": np.ones(len(rows)),
                 }
             )
-            artifacts.write_table(folder / "curate" / f"{shard.name}.parquet", curated, schemas.CURATED)
-        inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
-        artifacts.write_manifest(folder / "curate", config={"arm": folder.name}, inputs=inputs, counts=count(table))
+            artifacts.write_table(path, curated, schemas.CURATED)
 
     def _write_other_images(self, table: pa.Table) -> None:
         """The images of the world, linked, and those of pairs about other concepts."""
@@ -122,7 +127,8 @@ class Lists:
 
     def curated(self, name: str, isolate: str, values: Sequence[str]) -> pa.Table:
         """The pairs that the stages keep under these settings."""
-        folder = self._run_stages(name, isolate, values, ("balance", "curate"))
+        folder = self.folder / "curated" / name
+        self._run_stages(folder, isolate, values, ("balance", "curate"))
         paths = sorted((folder / "curate").glob("*.parquet"))
         kept = pa.concat_tables(curate.read_curated(folder, path.stem, ["key", "text", "lang"]) for path in paths)
         kept = kept.set_column(2, "lang", kept["lang"].cast(pa.string()))
@@ -132,18 +138,17 @@ class Lists:
             kept = kept.append_column(column, truth[column].take(rows))
         return kept
 
-    def _run_stages(self, name: str, isolate: str, values: Sequence[str], stages: Sequence[str]) -> Path:
-        values = [*recipe_paths(self.world_dir), f"match.isolate={isolate}", f"curate.seed={self.seed}", *values]
-        recipe = load_recipe(RECIPE, values)
-        matched, folder = self.folder / "matched" / isolate, self.folder / "curated" / name
+    def _run_stages(self, folder: Path, isolate: str, values: Sequence[str], stages: Sequence[str]) -> None:
+        recipe = self.recipe([f"match.isolate={isolate}", *values])
+        matched = self.folder / "matched" / isolate
         run_stages(recipe, matched, MATCHED, executor=self.executor)
         link(matched, folder, MATCHED)
         run_stages(recipe, folder, stages, executor=self.executor)
-        return folder
 
     def english_threshold(self) -> int:
         """t_en: the threshold at which English texts, matched against English entries, have the tail."""
-        folder = self._run_stages("threshold", "language", [f"balance.tail_fraction={TAIL_FRACTION}"], ("balance",))
+        folder = self.folder / "curated" / "threshold"
+        self._run_stages(folder, "language", [f"balance.tail_fraction={TAIL_FRACTION}"], ("balance",))
         return int(artifacts.read_json(folder / "balance" / "thresholds.json")["lists"]["en"]["threshold"])
 
     def own_t(self) -> pa.Table:
@@ -256,28 +261,6 @@ def count_langs(table: pa.Table) -> dict[str, int]:
     return dict(Counter(table["lang"].to_pylist()))
 
 
-def count(table: pa.Table) -> dict[str, Any]:
-    """Count what explains a result before training: pairs, languages, noise, effective concepts."""
-    is_true = np.array(table["kind"].to_pylist()) == the_world.TRUE
-    is_english = np.array(table["lang_truth"].to_pylist()) == "en"
-    concept = table["concept"].to_numpy()
-    return {
-        "pairs": len(table),
-        "langs": count_langs(table),
-        "noise_share": float(1 - is_true.mean()),
-        "effective_concepts": effective(concept[is_true]),
-        "effective_concepts_english": effective(concept[is_true & is_english]),
-        "effective_concepts_others": effective(concept[is_true & ~is_english]),
-    }
-
-
-def effective(concepts: np.ndarray) -> float:
-    """exp(entropy): this many concepts spoken of equally often would be as varied."""
-    share = np.bincount(concepts) / max(1, len(concepts))
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum()))
-
-
 def pair_numbers(table: pa.Table) -> np.ndarray:
     """The number of each pair in its world, which its key ends in."""
     return np.array([int(key[-7:]) for key in table["key"].to_pylist()], np.int64)
@@ -285,11 +268,6 @@ def pair_numbers(table: pa.Table) -> np.ndarray:
 
 def with_texts(table: pa.Table, texts: Any) -> pa.Table:
     return table.set_column(table.column_names.index("text"), "text", texts)
-
-
-def recipe_paths(world_dir: Path) -> list[str]:
-    names = (f"metadata.lists.{lang}='{world_dir / 'names' / f'{lang}.txt'}'" for lang in LANGS)
-    return [f"pool.path='{world_dir / 'pairs'}'", *names]
 
 
 def link(source: Path, folder: Path, stages: Sequence[str]) -> None:

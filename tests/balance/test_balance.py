@@ -84,40 +84,22 @@ def test_threshold_for_agrees_with_a_plain_search(counts, fraction):
     assert balance.threshold_for(counts, fraction) == best[1]
 
 
-@given(COUNTS, st.integers(1, 10**6))
-def test_going_back_finds_the_largest_tail_count(counts, threshold):
-    tail = [count for count in counts if count < threshold]
-    if not sum(tail):
-        return
-    assert balance.threshold_for(counts, balance.tail_fraction(counts, threshold)) == max(tail)
-
-
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, ["exactly one", "now set: none"]),
-        ({"english_threshold": 5, "tail_fraction": 0.1}, ["exactly one"]),
-        ({"rule": "same_threshold"}, ["only english_threshold"]),
-        ({"rule": "same_threshold", "english_threshold": 5, "tail_fraction": 0.1}, ["only english_threshold"]),
-        ({"english_threshold": 0}, ["balance.english_threshold = 0: must be at least 1"]),
-        ({"tail_fraction": 1.5}, ["balance.tail_fraction = 1.5: must be between 0 and 1", "0.06"]),
-        ({"tail_fraction": 0.1, "tail_fractions": {"sw": -1.0}}, ["balance.tail_fractions.sw = -1.0"]),
-        ({"tail_fraction": 0.1, "min_threshold": -1}, ["balance.min_threshold = -1"]),
+        ({}, "exactly one"),
+        ({"english_threshold": 5, "tail_fraction": 0.1}, "exactly one"),
+        ({"rule": "same_threshold"}, "only english_threshold"),
+        ({"rule": "same_threshold", "english_threshold": 5, "tail_fraction": 0.1}, "only english_threshold"),
+        ({"english_threshold": 0}, "balance.english_threshold = 0: must be at least 1"),
+        ({"tail_fraction": 1.5}, "balance.tail_fraction = 1.5: must be between 0 and 1"),
+        ({"tail_fraction": 0.1, "tail_fractions": {"sw": -1.0}}, "balance.tail_fractions.sw = -1.0"),
+        ({"tail_fraction": 0.1, "min_threshold": -1}, "balance.min_threshold = -1"),
     ],
 )
 def test_invalid_config_names_key_and_remedy(values, words):
-    problems = BalanceConfig(**values).problems()
-    assert problems
-    assert all(word in "\n".join(problems) for word in words)
-
-
-def test_valid_configs_have_no_problems():
-    for values in (
-        {"english_threshold": 20_000},
-        {"tail_fraction": 0.06, "min_threshold": 5, "tail_fractions": {"sw": 0.2}},
-        {"rule": "same_threshold", "english_threshold": 3},
-    ):
-        assert BalanceConfig(**values).problems() == []
+    (problem,) = BalanceConfig(**values).problems()
+    assert words in problem
 
 
 def counts_of(**lists: list[int]) -> dict[str, np.ndarray]:
@@ -131,16 +113,10 @@ def thresholds(counts=POOL, isolate="language", **values):
     return choose_thresholds(counts, BalanceConfig(**values), EntryLists(isolate))
 
 
-def test_other_lists_get_the_tail_fraction_of_english():
-    assert thresholds(english_threshold=10) == {"en": 10, "sw": 2, "zh": None}
-
-
-def test_a_tail_fraction_of_its_own_needs_no_english():
+def test_every_rule_and_override():
+    assert thresholds(english_threshold=10) == {"en": 10, "sw": 2, "zh": None}, "others get English's tail fraction"
     assert thresholds(tail_fraction=0.5) == {"en": 6, "sw": 8, "zh": None}
-    assert thresholds(counts_of(sw=[0, 2, 8, 10]), tail_fraction=0.5) == {"sw": 8}
-
-
-def test_every_other_rule_and_override():
+    assert thresholds(counts_of(sw=[0, 2, 8, 10]), tail_fraction=0.5) == {"sw": 8}, "needs no English"
     assert thresholds(rule="same_threshold", english_threshold=7) == {"en": 7, "sw": 7, "zh": None}
     assert thresholds(english_threshold=10, tail_fractions={"sw": 1.0, "en": 0.04}) == {"en": 3, "sw": 10, "zh": None}
     assert thresholds(english_threshold=10, min_threshold=4) == {"en": 10, "sw": 4, "zh": None}
@@ -160,22 +136,14 @@ def test_english_threshold_without_english_suggests_tail_fraction():
 
 
 def test_unreachable_english_threshold_warns():
-    config = BalanceConfig(english_threshold=91)
-    (warning,) = find_warnings(POOL, config, EntryLists("language"))
-    assert "the largest has 90 matches" in warning
-    assert find_warnings(POOL, BalanceConfig(english_threshold=90), EntryLists("language")) == []
-    assert find_warnings(POOL, BalanceConfig(tail_fraction=0.1), EntryLists("language")) == []
+    warnings = [find_warnings(POOL, BalanceConfig(english_threshold=t), EntryLists("language")) for t in (90, 91)]
+    assert list(map(len, warnings)) == [0, 1]
 
 
 def test_the_curve_begins_at_the_head_and_ends_at_the_rarest_matched_entry():
     curve = head_tail_curve(np.array([0, 1, 100, 10, 0], np.uint64), 10)
-    assert curve["rank"] == [1, 2, 3]
-    assert curve["matches"] == [100, 10, 1]
-    assert curve["balanced"] == [10, 10, 1]
+    assert [curve[name] for name in ("rank", "matches", "balanced")] == [[1, 2, 3], [100, 10, 1], [10, 10, 1]]
     assert curve["effective_entries"][0] < curve["effective_entries"][1] <= 3
-
-
-# the stage
 
 
 def finish_balance(run: Path, **balance: object) -> dict:
@@ -219,9 +187,7 @@ def test_files_of_removed_languages_are_deleted(run):
     (run / "balance").mkdir()
     (run / "balance" / "fr.npy").write_bytes(b"old")
     finish_balance(run)
-    assert sorted(path.name for path in (run / "balance").iterdir()) == sorted(
-        ["counts", "en.npy", "manifest.json", "report.json", "sw.npy", "thresholds.json", "zh.npy"]
-    )
+    assert {path.name for path in (run / "balance").glob("*.npy")} == {"en.npy", "sw.npy", "zh.npy"}
     assert np.load(run / "balance" / "counts" / "en.npy").tolist() == [1, 3, 6, 90]
 
 

@@ -1,7 +1,9 @@
-from __future__ import annotations
+"""`pool check`: what is removed and why, decontamination, what is computed again, and its lists in a recipe."""
 
+import dataclasses
 import html
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,18 @@ from PIL import Image
 
 from pools import check_pool as run
 from pools import encode, pair, photograph, removals, write_table
+from stages import QUIET, run_stage
 from tars import write_tar
-from worldclip.check import CheckConfig, check, hashing
+from toy import ToyWorld
+from worldclip.check import CheckConfig, against, check, hashing
+from worldclip.cli import main
+from worldclip.config import load_recipe
+from worldclip.contracts.reasons import Reason
+from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.model import decode
+from worldclip.pool import open_pool
 from worldclip.pool.config import PoolConfig
 
 
@@ -28,10 +37,6 @@ def removed(folder: Path) -> dict[str, tuple[Any, ...]]:
 def rules(folder: Path) -> dict[str, str]:
     """Return {key: rule} of FOLDER/out."""
     return {key: rule for key, (rule, *_) in removed(folder).items()}
-
-
-def page_of(folder: Path) -> str:
-    return (folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def valid_keys(folder: Path) -> list[str]:
@@ -84,16 +89,8 @@ def test_largest_duplicate_stays_and_of_equal_files_the_smallest_key(pool: Path)
     counts = report["counts"]
     assert counts["pairs_in"] == counts["valid"] + sum(counts["removed"].values()) == 10
     assert report["images"] == {"images": 9, "undecodable": 1, "nearly_blank": 1}
-    page = page_of(pool)
+    page = (pool / "out" / "report.html").read_text(encoding="utf-8")
     assert page.count(" alt=") == page.count("<img") == 4, "each picture has its key as a name"
-    assert "2 of 2, chosen by hash." in page
-
-
-def test_duplicates_bytes_and_keep(pool: Path) -> None:
-    run(pool, duplicates="bytes")
-    assert {key for key, rule in rules(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
-    run(pool, duplicates="keep")
-    assert rules(pool) == {"broken": "undecodable", "silent": "no_text", "sub/no_image": "no_image"}
 
 
 def test_pair_that_another_rule_removes_stays_for_no_group_and_joins_none(tmp_path: Path) -> None:
@@ -108,12 +105,8 @@ def test_pair_that_another_rule_removes_stays_for_no_group_and_joins_none(tmp_pa
     write_tar(tmp_path / "pool" / "0.tar", members)
     evaluated = write_images(tmp_path / "eval", middle=steps[1])
     run(tmp_path, radius=radius)
-    assert rules(tmp_path) == {
-        "large": "no_text",
-        "two": "byte_duplicate",
-        "y": "near_duplicate",
-        "z": "near_duplicate",
-    }
+    chained = dict.fromkeys("yz", "near_duplicate")
+    assert rules(tmp_path) == {"large": "no_text", "two": "byte_duplicate", **chained}
     run(tmp_path, radius=radius, against={"set": str(evaluated)}, against_radius=0)
     assert rules(tmp_path) == {"large": "no_text", "two": "byte_duplicate", "y": "against:set"}
 
@@ -156,18 +149,13 @@ def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
     assert removed_of([3, 1, 0, 2]) == removed_of([2, 3, 1, 0]) == expected
 
 
-def test_largest_distance_through_chains_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    first, last = photograph(0), photograph(1)
-    steps = [Image.blend(first, last, step / 23) for step in range(24)]
+def test_distance_through_chains_is_above_the_radius_and_said(tmp_path: Path, capfd) -> None:
+    steps = [Image.blend(photograph(0), photograph(1), step / 23) for step in range(24)]
     members = [member for n, image in enumerate(steps) for member in pair(f"{n:02}", encode(image), "a text")]
     write_tar(tmp_path / "pool" / "0.tar", members)
-    run(tmp_path, radius=8)
-    largest = max(distance for rule, _, distance in removed(tmp_path).values() if rule == "near_duplicate")
-    assert largest > 8
-    said = " ".join(capfd.readouterr().err.split())
-    assert f"largest distance to the pair that stays: {largest} of 64 bits" in said
-    assert "above the radius of 8 through chains of near pairs" in said
-    assert "Look at the groups before you use the list" in said
+    largest = run(tmp_path, radius=8)["largest_distance"]
+    assert largest == max(distance for rule, _, distance in removed(tmp_path).values() if rule == "near_duplicate") > 8
+    assert f"largest distance to the pair that stays: {largest}" in " ".join(capfd.readouterr().err.split())
 
 
 def test_second_call_does_nothing_and_another_radius_decodes_nothing(pool: Path, monkeypatch, capfd) -> None:
@@ -178,7 +166,9 @@ def test_second_call_does_nothing_and_another_radius_decodes_nothing(pool: Path,
     assert "finished and unchanged" in capfd.readouterr().err
     assert (pool / "out" / "removed.parquet").stat().st_mtime_ns == before
     run(pool, duplicates="bytes")
-    assert "a" not in rules(pool)
+    assert {key for key, rule in rules(pool).items() if "duplicate" in rule} == {"sub/b_copy"}
+    run(pool, duplicates="keep")
+    assert rules(pool) == {"broken": "undecodable", "silent": "no_text", "sub/no_image": "no_image"}
     run(pool, radius=0)
     assert rules(pool)["sub/b_copy"] == "byte_duplicate"
 
@@ -205,7 +195,7 @@ def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
     assert "sub/d" in valid_keys(pool)
 
 
-def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path, capsys) -> None:
+def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
     for shard in range(2):
         image = encode(photograph(shard))
         members = pair("same", image[: None if shard else 60], "a", uid="k")
@@ -218,19 +208,10 @@ def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path, capsys) -> N
     assert valid_keys(tmp_path) == ["j"], "match drops a pair without a text itself"
     assert report["counts"]["removed"] == {"no_text": 1, "removed_elsewhere": 1, "undecodable": 1}
     assert report["keys_in_several_shards"] == 2
-    assert "2 keys are in several shards; valid_keys cannot tell their pairs apart" in capsys.readouterr().err
     (tmp_path / "pool" / "0.tar").unlink()
     run(tmp_path, **settings)
     assert valid_keys(tmp_path) == ["k", "j"], "what removed it is gone"
     assert not list((tmp_path / "out").rglob("0.tar.*")), "rows and marker of a shard that is gone"
-
-
-def test_all_config_problems_are_reported_at_once(pool: Path) -> None:
-    config = CheckConfig(radius=99, embedding_model="some/model", against={"x": "/nowhere/images"})
-    with pytest.raises(UserError) as raised:
-        check(PoolConfig(path=str(pool / "pool")), pool / "out", config)
-    for part in ("radius = 99: must be", "hash =", "against.x is"):
-        assert part in str(raised.value)
 
 
 class MeanColour:
@@ -250,7 +231,7 @@ def test_embedding_hashes_replace_perceptual_hashes(pool: Path, monkeypatch: pyt
     weights.parent.mkdir()
     weights.write_bytes(b"trained")
     monkeypatch.setattr(hashing, "load_model", MeanColour)
-    config: dict[str, Any] = {"hash": "embedding", "embedding_model": str(weights.parent)}
+    config: dict[str, Any] = {"embedding_model": str(weights.parent)}
     run(pool, **config)
     assert removed(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
     assert "c" in valid_keys(pool)
@@ -266,16 +247,6 @@ def test_embedding_hashes_are_the_signs_of_projections() -> None:
     assert (np.bitwise_count(hashes[:3] ^ hashes[6:]) == 64).all()
 
 
-def test_unloadable_model_is_reported_before_any_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(model: str) -> None:
-        raise UserError(f"{model} does not exist")
-
-    monkeypatch.setattr(hashing, "load_model", refuse)
-    with pytest.raises(UserError, match="some/model does not exist"):
-        run(pool, hash="embedding", embedding_model="some/model")
-    assert not (pool / "out" / "images").exists()
-
-
 def test_pool_without_images_is_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["a red cat"]})
     with pytest.raises(UserError, match=r"0\.parquet: the pool holds no images"):
@@ -283,23 +254,13 @@ def test_pool_without_images_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_check_says_which_texts_many_duplicates_take_with_them(tmp_path: Path, capsys) -> None:
-    image = encode(photograph(0))
-    members = [part for lang in ("en", "de", "sw") for part in pair(lang, image, f"a cat, in {lang}")]
-    write_tar(tmp_path / "pool" / "0.tar", members)
-    run(tmp_path)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "2 of 3 images are duplicates and go with all their texts, those in other languages included" in said
-
-
 def test_page_shows_24_groups_of_at_most_12_pictures(tmp_path: Path) -> None:
     images = [encode(photograph(n, (24, 18))) for n in range(25)]
     members = [part for n in range(25 * 13) for part in pair(f"{n:03}", images[n % 25], "a text")]
     write_tar(tmp_path / "pool" / "0.tar", members)
     assert run(tmp_path, duplicates="bytes")["counts"]["valid"] == 25
-    page = page_of(tmp_path)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert (page.count("<figure"), page.count("<img")) == (24, 24 * 12)
-    assert "24 of 25, chosen by hash" in page
     assert "12 removed for it; 11 are shown" in page
 
 
@@ -310,6 +271,127 @@ def test_keys_are_never_markup(tmp_path: Path) -> None:
     ]
     write_tar(tmp_path / "pool" / "0.tar", members)
     run(tmp_path, pool={"key": "json:uid"})
-    page = page_of(tmp_path)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert page.count(html.escape(hostile)) >= 3
+
+
+# --- datasets of evaluate, by name ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A pool of six photographs; evaluation sets have smaller copies of some, one of them among its train images."""
+    members = [member for n in range(6) for member in pair(f"p{n}", encode(photograph(n)), f"text {n}")]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    copies = [encode(photograph(n).resize((96, 72)), "JPEG", quality=90) for n in range(4)]
+    for name in ("dog/0.jpg", "cat/1.jpg", "dog/2.jpg"):
+        place = tmp_path / "pets" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(copies[int(place.stem)])
+    folder = tmp_path / "data" / "cifar10"
+    folder.mkdir(parents=True)
+    (folder / "classnames.txt").write_text("\n".join(f"class {n}" for n in range(10)))
+    write_tar(folder / "test" / "0.tar", [("a.jpg", copies[0]), ("a.cls", b"1"), ("b.jpg", copies[1]), ("b.cls", b"2")])
+    write_tar(folder / "train" / "0.tar", [("c.jpg", copies[3]), ("c.cls", b"3")])
+    (folder / "zeroshot_classification_templates.txt").write_text("{c}")
+    for split in ("test", "train"):
+        (folder / split / "nshards.txt").write_text("1")
+    return tmp_path
+
+
+def check_world(world: Path, recipe: str, **config: Any) -> dict[str, tuple[str, str]]:
+    """Check the pool; return {removed key: (rule, image of the evaluation set)}."""
+    path = world / "recipe.toml"
+    path.write_text(f"[pool]\npath = {json.dumps(str(world / 'pool'))}\n{recipe}", encoding="utf-8")
+    check(open_pool(path), world / "out", CheckConfig(**config), executor=QUIET)
+    return {key: (rule, other) for key, (rule, other, _) in removals(world / "out").items()}
+
+
+def check_pets(world: Path, **config: Any) -> dict[str, tuple[str, str]]:
+    recipe = f"[evaluate.folders]\npets = {json.dumps('folders:' + str(world / 'pets'))}\n"
+    return check_world(world, recipe, against_datasets=("pets",), **config)
+
+
+def test_dataset_of_the_recipe_is_found_by_name_and_hashed_again_after_a_change(world: Path, monkeypatch) -> None:
+    monkeypatch.setattr(against, "IMAGES_PER_UNIT", 2)
+    found = check_pets(world)
+    assert {key: rule for key, (rule, _) in found.items()} == dict.fromkeys(("p0", "p1", "p2"), "against:pets")
+    assert [Path(name).stem for _, (_, name) in sorted(found.items())] == ["0", "1", "2"]
+    assert read_json(world / "out" / "report.json")["against"] == {"pets": 3}, "images of the set"
+    Image.open(world / "pets" / "cat" / "1.jpg").rotate(90).save(world / "pets" / "cat" / "1.jpg")
+    assert set(check_pets(world)) == {"p0", "p2"}
+
+
+def test_catalog_dataset_is_read_from_data_without_its_training_images(world: Path) -> None:
+    recipe = '[evaluate]\nalso = ["linear_probe"]\n'
+    found = check_world(world, recipe, against_datasets=("cifar10",), data=str(world / "data"))
+    assert {key: rule for key, (rule, _) in found.items()} == dict.fromkeys(("p0", "p1"), "against:cifar10")
+
+
+def test_evaluation_images_are_hashed_once_and_shown(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"pets": str(world / "pets"), "tar": str(world / "data" / "cifar10" / "train" / "0.tar")}
+    expected = dict.fromkeys(("p0", "p1", "p2"), "against:pets") | {"p3": "against:tar"}
+    assert {key: rule for key, (rule, _) in check_world(world, "", against=sets).items()} == expected
+    page = (world / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2 * 4, "each removed image beside the evaluation image"
+    monkeypatch.setattr(hashing, "scan_image", None)  # a call would fail
+    assert {*check_world(world, "", against=sets, radius=5)} == {*expected}
+    assert {*check_world(world, "", against={"tar": sets["tar"]})} == {"p3"}
+
+
+def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"pets": str(world / "pets")}
+    assert len(check_world(world, "", against=sets)) == 3
+
+    class Constant:
+        """Embeds all images alike."""
+
+        def encode_image(self, images: list[bytes]) -> np.ndarray:
+            return np.ones((len(images), 8), np.float32)
+
+    monkeypatch.setattr(hashing, "load_model", lambda model: Constant())
+    assert len(check_world(world, "", against=sets, embedding_model="a/b")) == 6
+
+
+def test_all_problems_of_the_rules_are_reported_at_once(world: Path) -> None:
+    config: dict[str, Any] = {"against_datasets": ("cifar11", "cifar10"), "data": "nowhere", "against": {"x": "/no"}}
+    with pytest.raises(UserError) as raised:
+        check_world(world, "", radius=99, **config)
+    for part in ("radius = 99", "did you mean cifar10", "not below data = 'nowhere'", "against.x is '/no'"):
+        assert part in str(raised.value)
+    config = {"against_datasets": ("cifar10",), "against": {"cifar10": str(world / "pets")}}
+    with pytest.raises(UserError, match="both name 'cifar10'"):
+        check_world(world, "", **config, data=str(world / "data"))
+
+
+# --- in a recipe ------------------------------------------------------------------------------------------------------
+
+
+def test_only_valid_keys_are_curated_and_counts_add_up(toy_world: ToyWorld, tmp_path: Path, capsys) -> None:
+    """The pool is noise and a copy of each; both copies of the first are cut."""
+    members = []
+    for n in range(6):
+        image = encode(photograph(n))
+        for copy in range(2):
+            members += pair(f"noise{n}{copy}", image if n else image[:60], "a red circle", "x")
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    out = tmp_path / "check"
+    arguments = ["pool", "check", str(tmp_path / "pool"), "--out", str(out), "--workers", "1", "--json"]
+    assert main([*arguments, "--set", "radius=0"]) == 0
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    assert counts == {"pairs_in": 12, "valid": 5, "removed": {"byte_duplicate": 5, "undecodable": 2}}
+    recipe = load_recipe(toy_world.recipe)
+    pooled = dataclasses.replace(recipe.pool, path=str(tmp_path / "pool"), valid_keys=str(out / "valid_keys.parquet"))
+    for stage in ("pool", "metadata", "match", "balance", "curate"):
+        run_stage(stage, dataclasses.replace(recipe, pool=pooled), tmp_path / "run", QUIET)
+    curated = pq.read_table(tmp_path / "run" / "curate" / "0.tar.parquet", columns=["key"])["key"].to_pylist()
+    assert 0 < len(curated) <= len({*curated}) == len({*curated} & {f"noise{n}0" for n in range(1, 6)})
+    languages = read_json(tmp_path / "run" / "curate" / "report.json")["languages"]
+    for lang, row in languages.items():
+        assert row["pairs_in"] == sum(row[reason.column] for reason in Reason), lang
+    assert sum(row["not_valid"] for row in languages.values()) > 0
+    assert main(["inspect", str(tmp_path / "run"), "--key", "noise11"]) == 0
+    printed = capsys.readouterr().out
+    assert "dropped: not among the valid keys, or denied" in printed
+    assert "removed by byte_duplicate in 0.tar for noise10" in printed

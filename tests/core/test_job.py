@@ -1,9 +1,6 @@
-"""The bracket around a job, and the context that decides which stages run."""
-
-from __future__ import annotations
+"""The bracket around a job, the context that decides which stages run, and registries of named items."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,6 @@ import pytest
 
 from worldclip.core.artifacts import NOT_INSTALLED, read_json, read_manifest
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.core.job import (
     Change,
     Job,
@@ -23,6 +19,7 @@ from worldclip.core.job import (
     files_per_shard,
     remove_stale,
 )
+from worldclip.core.registry import ItemOf, Registry
 from worldclip.curate import CurateConfig
 
 
@@ -44,22 +41,21 @@ def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-# one job
-
-
-def test_new_job_must_run(tmp_path: Path) -> None:
-    assert job_in(tmp_path / "demo").reason_to_run() == "new"
-    (tmp_path / "demo").mkdir()
-    assert job_in(tmp_path / "demo").reason_to_run() == "not finished before"
-
-
 @pytest.mark.parametrize(
     ("values", "reason"),
     [({}, None), ({"seed": 7}, "demo.seed was 0, is 7"), ({"pool": "b"}, "its inputs changed: pool was a, is b")],
 )
-def test_finished_job_runs_again_only_for_a_changed_key_or_input(tmp_path: Path, values: Any, reason: str) -> None:
+def test_job_runs_again_only_for_a_changed_key_or_input(tmp_path: Path, values: Any, reason: str) -> None:
+    assert job_in(tmp_path / "demo").reason_to_run() == "new"
+    assert job_in(tmp_path).reason_to_run() == "not finished before"
     job_in(tmp_path).run(no_work)
     assert job_in(tmp_path, **values).reason_to_run() == reason
+
+
+def test_input_that_changes_during_the_work_makes_the_next_call_work_again(tmp_path: Path) -> None:
+    inputs = iter("abc")
+    Job("demo", tmp_path, {}, lambda: {"pool": next(inputs)}).run(no_work)
+    assert Job("demo", tmp_path, {}, lambda: {"pool": "b"}).reason_to_run() == "its inputs changed: pool was a, is b"
 
 
 def tar(name: str, content: str) -> Any:
@@ -92,6 +88,12 @@ def test_changed_inputs_of_one_path_are_told_apart() -> None:
     assert changed([a, b], [c, b]) == ["shards 0"]
 
 
+def test_changed_keys_are_named_with_their_values() -> None:
+    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
+    assert [str(change) for change in changed_keys(old, new)] == ["a.c was 2, is 3", "a.d was None, is 4"]
+    assert str(Change("pool.where", "x" * 100, "y")) == f"pool.where was {'x' * 57}..., is y"
+
+
 def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
     Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": "2.14"}}).run(no_work)
     assert Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": NOT_INSTALLED}}).reason_to_run() is None
@@ -100,29 +102,33 @@ def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
 
 
 def test_stale_files_go_and_declared_outputs_stay(tmp_path: Path) -> None:
-    write_in(tmp_path, "old.parquet", "old/x.parquet", "new.parquet", "sums/1.npy", "sums/deep/2.npy", "report.html")
-
-    def work() -> Result:
-        return Result(report={}, counts={}, outputs=[tmp_path / "new.parquet", tmp_path / "sums"])
-
-    job_in(tmp_path).run(work)
-    kept = {"new.parquet", "sums/1.npy", "sums/deep/2.npy", "report.html", "report.json", "manifest.json"}
-    assert files_of(tmp_path) == kept
-    assert not (tmp_path / "old").exists()
-
-
-def test_work_that_declares_no_outputs_keeps_all_files(tmp_path: Path) -> None:
-    write_in(tmp_path, "other.txt")
-    job_in(tmp_path).run(no_work)
-    assert files_of(tmp_path) == {"other.txt", "report.json", "manifest.json"}
-
-
-def test_manifest_holds_config_inputs_counts_and_more(tmp_path: Path) -> None:
-    job_in(tmp_path).run(lambda: Result(report={}, counts={"rows": 3}, manifest={"lists": ["en"]}))
-    manifest = read_manifest(tmp_path)
+    out = tmp_path / "out"
+    write_in(out, "old.parquet", "old/x.parquet", "t/a/x.tar.parquet", "t/b.tar", "sums/deep/2.npy", "report.html")
+    write_in(tmp_path, "else/x.npy")
+    (out / "link").symlink_to(tmp_path / "else")
+    tables = files_per_shard(out / "t", ["a/x.tar", "b.tar"], ".parquet")
+    job_in(out).run(lambda: Result(report={}, counts={"rows": 3}, manifest={"lists": ["en"]}))
+    assert len(files_of(out)) == 8, "work that declares no outputs keeps all files"
+    manifest = read_manifest(out)
     assert manifest is not None
     expected = {"config": {"demo": {"seed": 0}}, "inputs": {"pool": "a"}, "counts": {"rows": 3}, "lists": ["en"]}
     assert {name: manifest[name] for name in expected} == expected
+    job_in(out).run(lambda: Result(report={}, counts={}, outputs=[*tables, out / "sums"]))
+    assert files_of(out) == {"t/a/x.tar.parquet", "sums/deep/2.npy", "report.html", "report.json", "manifest.json"}
+    assert not (out / "old").exists()
+    assert (tmp_path / "else/x.npy").exists()
+    remove_stale(tmp_path / "none", [])
+
+
+def test_markers_of_stale_outputs_go_before_the_outputs(tmp_path: Path, monkeypatch) -> None:
+    """Killed in between, a marker would say that outputs are there which are gone."""
+    write_in(tmp_path, "texts/a.parquet", "done/texts/a.json", "done/texts/b.json", "zone/done/c.json", "zone/c.npy")
+    removed = []
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", lambda path, **options: (removed.append(Path(path).suffix), unlink(path)))
+    remove_stale(tmp_path, [])
+    assert removed[:3] == [".json"] * 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_work_that_raises_leaves_no_manifest(tmp_path: Path) -> None:
@@ -144,161 +150,34 @@ def test_run_once_skips_a_finished_job_and_returns_its_report(tmp_path: Path) ->
     assert again == {"rows": 4} == read_json(tmp_path / "report.json")
 
 
-# stages of a run
-
-
-class Stages:
-    """Two stages in order, `first` and `second`, that record their calls."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.calls: list[str] = []
-
-    def walk(self, seed: int = 0, **options: Any) -> Run:
-        run = Run(dir=self.folder, sections={}, executor=LocalExecutor(quiet=True), **options)
-        run.stage("first", config={"first": {"seed": seed}}, inputs=lambda run: {}, work=self._work("first"))
-        run.stage(
-            "second",
-            config={},
-            inputs=lambda run: {"first": read_manifest(run.dir / "first")["digest"]},
-            work=self._work("second"),
-            work_on_part=self._part,
-            plan=lambda run: ["3 shards"],
-        )
-        return run
-
-    def _work(self, name: str) -> Callable[[Run, Job], Result]:
-        def work(run: Run, job: Job) -> Result:
-            assert job.folder == self.folder / name
-            self.calls.append(name)
-            return no_work()
-
-        return work
-
-    def _part(self, run: Run, part: slice) -> list[dict[str, Any]]:
-        self.calls.append(f"second {part.start}:{part.stop}")
-        return [{}, {}]
-
-
-@pytest.fixture
-def stages(tmp_path: Path) -> Stages:
-    return Stages(tmp_path)
-
-
-def test_stages_run_once_and_keep_their_reports(stages: Stages) -> None:
-    assert stages.walk().reports == {"first": {"rows": 3}, "second": {"rows": 3}}
-    assert stages.walk().reports == {}
-    assert stages.calls == ["first", "second"]
-
-
-def test_changed_stage_runs_again_with_its_dependents(stages: Stages) -> None:
-    stages.walk()
-    stages.walk(seed=1)
-    assert stages.calls == ["first", "second", "first", "second"]
-
-
-def test_after_stage_is_called_after_each_stage_that_ran(stages: Stages) -> None:
-    calls: list[Path] = []
-    stages.walk(only=frozenset({"first"}), after_stage=calls.append)
-    stages.walk(after_stage=calls.append)
-    assert calls == [stages.folder] * 2
-
-
-def test_part_of_a_stage_asked_for_works_on_some_shards_and_leaves_it_unfinished(stages: Stages, capsys) -> None:
-    stages.walk(only=frozenset({"first"}))
-    stages.walk(only=frozenset({"second"}), part=slice(2, 4))
-    assert stages.calls == ["first", "second 2:4"]
-    assert read_manifest(stages.folder / "second") is None
-    assert "2 shards done. Rerun without --shards to finish the stage." in capsys.readouterr().err
-
-
-def test_part_of_a_stage_without_shards_is_an_error(stages: Stages) -> None:
-    with pytest.raises(UserError, match="first does not work shard by shard"):
-        stages.walk(only=frozenset({"first"}), part=slice(0, 1))
-
-
-def test_dry_run_says_what_would_run_and_does_nothing(stages: Stages, capsys) -> None:
-    stages.walk(is_dry=True)
-    said = capsys.readouterr().err
-    assert "first  would run: new" in said
-    assert "second  would run: a stage above it runs" in said
-    assert "second  3 shards" in said
-    assert stages.calls == []
-    assert files_of(stages.folder) == set()
-
-
-def test_dry_run_names_changes_and_stages_asked_for(stages: Stages, capsys) -> None:
-    stages.walk()
-    stages.walk(is_dry=True)
-    assert capsys.readouterr().err.count("is finished and unchanged") == 2
-    stages.walk(is_dry=True, seed=1)
-    assert "would run: first.seed was 0, is 1" in capsys.readouterr().err
-    stages.walk(is_dry=True, restarted=frozenset({"second"}))
-    said = capsys.readouterr().err
-    assert "first  is finished and unchanged" in said
-    assert "second  would run: asked for by --from" in said
-
-
 def test_sections_are_found_by_class_and_have_defaults(tmp_path: Path) -> None:
     assert Run.of(tmp_path, CurateConfig(seed=5)).section(CurateConfig).seed == 5
     assert Run.of(tmp_path).section(CurateConfig) == CurateConfig()
-
-
-# locks, changes and stale files
-
-
-def test_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
-        RunLock(tmp_path).__enter__()
-    with RunLock(tmp_path):
-        pass
-
-
-def test_changes_are_named_with_their_values() -> None:
-    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
-    assert changed_keys(old, new) == [Change("a.c", 2, 3), Change("a.d", None, 4)]
-    assert [str(change) for change in changed_keys(old, new)] == ["a.c was 2, is 3", "a.d was None, is 4"]
-    assert changed_inputs({"what was there.tar": "1"}, {"what was there.tar": "2"})[0].name == "what was there.tar"
-    change = Change("pool.where", "x" * 100, "y")
-    assert str(change) == f"pool.where was {'x' * 57}..., is y"
-    assert change.old == "x" * 100
-
-
-def test_files_of_shards_are_kept_by_name(tmp_path: Path) -> None:
-    write_in(tmp_path, "t/a/x.tar.parquet", "t/b.tar.parquet", "t/old.tar.parquet", "t/b.tar.json", "t/b.tar")
-    write_in(tmp_path, "done/t/b.tar.json", "done/t/old.tar.json", "whole/x/y.npy")
-    names = ["a/x.tar", "b.tar"]
-    tables = files_per_shard(tmp_path / "t", names, ".parquet")
-    markers = files_per_shard(tmp_path / "done/t", names, ".json")
-    remove_stale(tmp_path, [*tables, *markers, tmp_path / "whole"])
-    assert files_of(tmp_path) == {"done/t/b.tar.json", "t/a/x.tar.parquet", "t/b.tar.parquet", "whole/x/y.npy"}
-
-
-def test_links_to_folders_and_nothing_are_left(tmp_path: Path) -> None:
-    write_in(tmp_path, "else/x.npy")
-    (tmp_path / "job").mkdir()
-    (tmp_path / "job" / "folder").symlink_to(tmp_path / "else")
-    (tmp_path / "job" / "nothing").symlink_to(tmp_path / "none")
-    remove_stale(tmp_path / "job", [])
-    assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["folder", "nothing"]
-    assert (tmp_path / "else/x.npy").exists()
-    remove_stale(tmp_path / "none", [])
 
 
 def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:
     is_refused = pytest.raises(UserError, match="in use by calls with --shards")
     with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
         RunLock(tmp_path).__enter__()
-    with RunLock(tmp_path), pytest.raises(UserError, match="in use by process"):
-        RunLock(tmp_path, is_shared=True).__enter__()
+    for is_shared in (True, False):
+        with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+            RunLock(tmp_path, is_shared=is_shared).__enter__()
 
 
-def test_markers_of_stale_outputs_go_before_the_outputs(tmp_path: Path, monkeypatch) -> None:
-    """Killed in between, a marker would say that outputs are there which are gone."""
-    write_in(tmp_path, "texts/a.parquet", "done/texts/a.json", "done/texts/b.json", "zone/done/c.json", "zone/c.npy")
-    removed = []
-    unlink = os.unlink
-    monkeypatch.setattr(os, "unlink", lambda path, **options: (removed.append(Path(path).suffix), unlink(path)))
-    remove_stale(tmp_path, [])
-    assert removed[:3] == [".json"] * 3
-    assert list(tmp_path.iterdir()) == []
+# registries
+
+
+FORMATS = Registry("pool format", "worldclip.pool_formats")
+
+
+def test_names_are_in_the_order_of_the_file_and_unknown_ones_refused():
+    assert FORMATS.names()[:2] == ("tar", "parquet")
+    with pytest.raises(UserError, match=r"'parqet': unknown pool format; did you mean parquet\?"):
+        FORMATS.load("parqet")
+
+
+def test_a_config_value_is_checked_against_the_registry():
+    mark = ItemOf(FORMATS, also=("auto",))
+    assert mark.violation("auto") is None
+    assert mark.violation(("tar", "csv")) is None
+    assert mark.violation(("jsnl",)) == '"jsnl": unknown pool format; did you mean jsonl?'

@@ -1,6 +1,4 @@
-"""Keys: tables of them, hex keys of keys.npy, and long lists, sorted once and looked up through a map."""
-
-from __future__ import annotations
+"""The coin against the published vectors and a plain XXH64; tables of keys, hex keys, and lists of keys."""
 
 import random
 import threading
@@ -10,13 +8,100 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from killed import contents
 from plain_recipe import keys_of, make_recipe, make_shards, run_stages, write_pool
-from worldclip.core import keys, sorted_keys, spill
+from worldclip import curate
+from worldclip.core import coin, keys, sorted_keys, spill
 from worldclip.core.errors import InputChanged, UserError
 from worldclip.core.keys import SORTED_FROM
 from worldclip.core.sorted_keys import SortedKeys, hash_pairs, write_sorted
+
+MASK = 2**64 - 1
+
+
+def plain_uniform(key: str, *values: int) -> float:
+    h = xxhash.xxh64_intdigest(key.encode())
+    for value in values:
+        h = (h + value + 0x9E3779B97F4A7C15) & MASK
+        h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9 & MASK
+        h = (h ^ h >> 27) * 0x94D049BB133111EB & MASK
+        h ^= h >> 31
+    return (h >> 11) * 2**-53
+
+
+def test_published_vectors():
+    vectors = {
+        ("000000000", 0, 0, 0, 0): 0.1945941320636071,
+        ("000000000", 0, 0, 0, 1): 0.4030198837369374,
+        ("red apple", 3, 42, 7, 0): 0.8684517442360835,
+        ("", 0, 0, 1, 3): 0.9604962770114444,
+    }
+    for (key, *rest), expected in vectors.items():
+        assert curate.uniform(key, *rest) == expected
+        assert curate.uniform([key], *rest).tolist() == [expected]
+
+
+def test_xxh64_agrees_with_the_package_for_lengths_0_to_100():
+    keys = [("aé漢🌍" * 30).encode()[:n].decode("utf-8", "ignore") + "x" * (n % 4) for n in range(101)]
+    keys += ["k" * n for n in range(101)]
+    assert coin.hash_keys(keys).tolist() == [xxhash.xxh64_intdigest(key.encode()) for key in keys]
+
+
+# numbers from 0 up and the largest seed of 64 bits
+NUMBERS = st.integers(0, 2**31 - 1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=80), NUMBERS), max_size=8), st.integers(0, MASK), NUMBERS, st.integers(0, 3))
+def test_uniform_agrees_with_a_plain_implementation(pairs, seed, epoch, stream):
+    keys, text_idx = [key for key, _ in pairs], [idx for _, idx in pairs]
+    expected = [plain_uniform(key, idx, seed, epoch, stream) for key, idx in pairs]
+    assert curate.uniform(keys, text_idx, seed, epoch, stream).tolist() == expected
+
+
+def test_every_kind_of_array_gives_the_same_numbers():
+    keys = ["a", "", "ключ", "鍵", "b" * 40]
+    expected = curate.uniform(keys, 2, 5, 1).tolist()
+    string, large = pa.array(keys, pa.string()), pa.array(keys, pa.large_string())
+    kinds = [
+        np.array(keys),
+        np.array(keys, object),
+        string,
+        large,
+        pa.chunked_array([string.slice(0, 2), string.slice(2)]),
+        pa.chunked_array([large]),
+        string.dictionary_encode(),
+    ]
+    for kind in kinds:
+        assert curate.uniform(kind, 2, 5, 1).tolist() == expected
+    assert curate.uniform(large.slice(1, 3), np.array([2, 2, 2], np.int32), 5, 1).tolist() == expected[1:4]
+    assert curate.uniform([], 0, 0, 0).shape == (0,)
+    assert curate.uniform(pa.chunked_array([], pa.string()), 0, 0, 0).shape == (0,)
+
+
+def test_numbers_are_uniform_and_unrelated_between_streams():
+    keys = [str(i) for i in range(100_000)]
+    keep, draw = curate.uniform(keys, 0, 0, 0, coin.KEEP), curate.uniform(keys, 0, 0, 0, coin.TEXT_DRAW)
+    assert abs(keep.mean() - 0.5) < 0.005
+    assert np.histogram(keep, bins=10, range=(0, 1))[0].min() > 9_500
+    assert abs(np.corrcoef(keep, draw)[0, 1]) < 0.01
+
+
+def test_sample_of_a_union_is_the_sample_of_the_samples():
+    records = [{"key": f"key {i % 50}", "text_idx": i // 50} for i in range(200)]
+    parts = [coin.sample_records(records[start : start + 30], 10) for start in range(0, 200, 30)]
+    whole = coin.sample_records(records, 10)
+    assert coin.sample_records([record for part in parts for record in part], 10) == whole
+    numbers = [coin.uniform(record["key"], record["text_idx"], 0, 0, coin.ORDER) for record in records]
+    assert whole == [records[i] for i in sorted(range(200), key=numbers.__getitem__)[:10]]
+    assert coin.sample_records([], 10) == []
+
+
+# keys
 
 
 def test_key_table_finds_every_key_and_no_other():
@@ -40,9 +125,6 @@ def test_hex_keys_are_datacomps_pairs():
     assert keys.hex_strings(kept).to_pylist() == names[:2]
 
 
-# long lists
-
-
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists of any length are sorted, in several batches."""
@@ -54,29 +136,21 @@ def batches(names: list[str], size: int) -> list[pa.Array]:
     return [pa.array(names[start : start + size], pa.large_string()) for start in range(0, len(names), size)]
 
 
-@pytest.mark.parametrize("num_keys", [0, 1, 69, 70, 71, 1000])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_answers_are_those_of_a_set(small, tmp_path: Path, num_keys: int, seed: int) -> None:
-    rng = random.Random(seed)
+@pytest.mark.parametrize("num_keys", [0, 1, 64, 65, 1000])
+def test_the_answers_are_those_of_a_set_and_the_file_is_sorted(tmp_path: Path, num_keys: int) -> None:
+    rng = random.Random(0)
     names = [f"{rng.choice(['a', 'é', ''])}{rng.getrandbits(60)}" for _ in range(num_keys)]
-    others = [f"b{rng.getrandbits(60)}" for _ in range(300)]
     write_sorted(tmp_path / "keys.npy", batches([*names, *names[:5]], 64))
     assert [path.name for path in tmp_path.iterdir()] == ["keys.npy"]
     table = SortedKeys(tmp_path / "keys.npy")
-    asked = [*others, *names]
+    asked = [*(f"b{rng.getrandbits(60)}" for _ in range(300)), *names]
     rng.shuffle(asked)
     listed = set(names)
     assert table.contains(asked).tolist() == [name in listed for name in asked]
     assert len(table.contains([])) == 0
-
-
-def test_the_file_holds_two_rows_of_hashes_sorted_by_the_first(tmp_path: Path) -> None:
-    names = [f"key {number}" for number in range(500)]
-    first, second = hash_pairs(names)
-    order = np.argsort(first)
-    for size in (500, 7):
-        write_sorted(tmp_path / f"{size}.npy", batches(names, size))
-        assert np.array_equal(np.load(tmp_path / f"{size}.npy"), np.stack([first[order], second[order]]))
+    first, second = hash_pairs([*names, *names[:5]])
+    order = np.lexsort((second, first))
+    assert np.array_equal(np.load(tmp_path / "keys.npy"), np.stack([first[order], second[order]]))
 
 
 def test_keys_with_one_first_hash_are_told_apart_by_the_second(tmp_path: Path, monkeypatch) -> None:
@@ -140,37 +214,24 @@ def test_query_of_the_docs_makes_a_list_of_addresses_and_hosts(tmp_path: Path, m
     assert keys.is_valid(pa.array(list("abcde")), lists, "0.parquet").tolist() == [False, False, True, False, True]
 
 
-def test_csv_with_a_column_shard_is_about_its_shards_only(tmp_path: Path) -> None:
+def test_csv_with_a_column_shard_is_about_its_shards_only(small, tmp_path: Path) -> None:
     (tmp_path / "copies.csv").write_text("shard,key\n1.tar,a\n1.tar,b\n")
-    lists = keys.key_lists(None, [str(tmp_path / "copies.csv")])
+    lists = keys.key_lists(None, [str(tmp_path / "copies.csv")], tmp_path / "sorted")
+    keys.sort_lists(lists)
     found = {shard: keys.is_valid(pa.array(["a", "b", "c"]), lists, shard).tolist() for shard in ("0.tar", "1.tar")}
     assert found == {"0.tar": [True, True, True], "1.tar": [False, False, True]}
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
+def test_text_that_is_no_list_of_keys_is_refused_with_what_is_read(tmp_path: Path) -> None:
+    for name, content, problem in (
         ("a.csv", b"url,caption\nu,a\n", "has the columns url, caption"),
         ("a.csv", b"key,key\na,b\n", "has the columns key, key"),
         ("a.csv", b"key,url\na,b\nc\n", "line 3 has 1 fields, not 2"),
-        ("a.csv", b"", "has the columns "),
         ("a.txt", b"\xff", "can't decode byte"),
-    ],
-)
-def test_text_that_is_no_list_of_keys_is_refused_with_what_is_read(name, content, problem, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"pool\.deny_keys is .*{problem}.*; give a \.txt with one key per line"):
-        keys.key_lists(None, [str(tmp_path / name)])
-
-
-def test_a_short_list_and_a_list_by_shard_are_not_sorted(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "short.parquet")
-    many = [str(number) for number in range(SORTED_FROM)]
-    pq.write_table(pa.table({"key": many, "shard": ["0.tar"] * len(many)}), tmp_path / "by_shard.parquet")
-    lists = keys.key_lists(None, [str(tmp_path / "short.parquet"), str(tmp_path / "by_shard.parquet")], tmp_path / "s")
-    keys.sort_lists(lists)
-    assert [key_list.sorted_as for key_list in lists] == [None, None]
-    assert not (tmp_path / "s").exists()
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"pool\.deny_keys is .*{problem}.*; give a \.txt with one key per line"):
+            keys.key_lists(None, [str(tmp_path / name)])
 
 
 def test_a_list_that_changes_while_it_is_sorted_leaves_no_file(small, tmp_path: Path, monkeypatch) -> None:
@@ -223,7 +284,6 @@ def test_a_database_has_bounds_and_leaves_nothing(tmp_path: Path) -> None:
     (folder / "of a killed process").touch()
     with spill.open_database(folder) as database:
         assert list(folder.iterdir()) == []
-        names = ("memory_limit", "temp_directory", "threads")
-        settings = [database.sql(f"SELECT current_setting('{name}')").fetchall()[0][0] for name in names]
-        assert settings == ["572.2 MiB", str(folder), spill.THREADS]
+        sql = "SELECT current_setting('memory_limit'), current_setting('temp_directory')"
+        assert database.sql(sql).fetchall() == [("572.2 MiB", str(folder))]
     assert not folder.exists()

@@ -1,7 +1,5 @@
 """The keep decision on paper: probabilities of texts, the draw among those of an image, and the toss of its coin."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np
@@ -14,22 +12,9 @@ from worldclip.core import coin
 from worldclip.curate.decide import decide, draw_weights
 
 
-def test_keep_prob_is_one_minus_the_product():
-    probs = np.array([1.0, 0.5, 0.25], np.float32)
-    assert curate.keep_prob([0, 1, 1, 2, 2], [0, 1, 2, 4, 4, 5], probs).tolist() == [1.0, 0.5, 0.625, 0.0, 0.25]
-    assert curate.keep_prob([], [0], probs).tolist() == []
-    assert curate.keep_prob(np.array([2, 1]), np.array([1, 2]), probs).tolist() == [0.5], "offsets may start later"
-
-
-def test_keep_prob_refuses_what_does_not_fit():
-    for ids, offsets in (([0, 3], [0, 2]), ([-1], [0, 1]), ([0], [0, 2]), ([0], [1, 0]), ([0], [])):
-        with pytest.raises(ValueError):
-            curate.keep_prob(ids, offsets, [0.5, 0.5, 0.5])
-
-
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=12, unique=True).map(sorted), max_size=8))
-def test_keep_prob_multiplies_in_entry_order(texts):
+def test_keep_prob_is_one_minus_the_product_in_entry_order(texts):
     probs = np.linspace(0.05, 1, 10).astype(np.float32)
     expected = []
     for ids in texts:
@@ -39,6 +24,15 @@ def test_keep_prob_multiplies_in_entry_order(texts):
         expected.append(1.0 - product)
     offsets = np.cumsum([0, *map(len, texts)])
     assert curate.keep_prob([i for ids in texts for i in ids], offsets, probs).tolist() == expected
+    assert curate.keep_prob(np.array([2, 1]), np.array([1, 2]), [0, 0.5, 1]).tolist() == [0.5], (
+        "offsets may start later"
+    )
+
+
+def test_keep_prob_refuses_what_does_not_fit():
+    for ids, offsets in (([0, 3], [0, 2]), ([-1], [0, 1]), ([0], [0, 2]), ([0], [1, 0]), ([0], [])):
+        with pytest.raises(ValueError):
+            curate.keep_prob(ids, offsets, [0.5, 0.5, 0.5])
 
 
 def decide_plainly(policy, key, rows, weight_of_place, seed, epoch):
@@ -82,16 +76,6 @@ def test_the_decision_agrees_with_a_plain_one(policy, rows_of_key, weight_of_pla
         row, kept_rows = decide_plainly(policy, key, rows, weight_of_place, seed, epoch)
         assert drawn[k] == (row if row < 0 else starts[k] + row)
         assert np.flatnonzero(kept[starts[k] : starts[k + 1]]).tolist() == kept_rows
-
-
-def test_places_are_drawn_by_weight_however_many_texts_they_have():
-    num_keys = 20_000
-    keys = [str(i) for i in range(num_keys)]
-    starts, place = np.arange(num_keys + 1) * 4, np.tile(np.array([0, 0, 0, 1], np.int16), num_keys)
-    weights = draw_weights(starts, np.ones(len(place), np.bool_), place, (0.3, 0.7))
-    _, drawn = decide("one", coin.hash_keys(keys), starts, place, weights, np.ones(len(place)), seed=0, epoch=0)
-    shares = np.bincount(drawn % 4, minlength=4) / num_keys
-    assert np.abs(shares - [0.1, 0.1, 0.1, 0.7]).max() < 0.012
 
 
 def test_equal_weights_of_single_texts_draw_as_without_weights():

@@ -1,22 +1,33 @@
-"""Evaluations side by side, with made-up models of which one knows less; tables in Markdown and CSV."""
+"""Evaluations side by side, tables in Markdown and CSV, suites, published numbers, and SLIP's class names."""
 
 import csv
 import dataclasses
 import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evaluated import Forgetful, evaluated, record
+from evaluated import Forgetful, evaluated, record, webdataset_files
+from miniature import write_files
 from toy import markdown_rows
 from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
-from worldclip.evaluate import tables
+from worldclip.evaluate import datasets, engine, slip, suites, tables
+from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES, read_csv
 from worldclip.evaluate.compare import Comparison, compare, find_arms, resampled_arms, resampled_means
 from worldclip.evaluate.comparison_table import comparison_text
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.interval import quantiles
+from worldclip.evaluate.slip import names_by_dataset, slip_order
+from worldclip.evaluate.tables import beside_text, suite_text
 from worldclip.evaluate.tasks import with_ties
+from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worldclip.report.results import mean_over_languages
+from worldclip.tools.fetch_dataset import names_to_fetch
 from worlds import WordModel, vector, word_dataset
 
 SIXTY = [f"word{i}" for i in range(60)]  # as in evaluated
@@ -28,27 +39,27 @@ def top1_of(comparison):
 
 def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
     whole = evaluated(WordModel(), tmp_path / "whole")
-    comparison = compare(evaluated(Forgetful(), tmp_path / "forgetful"), whole)
+    again = evaluated(WordModel(), tmp_path / "again")
+    comparison = compare(evaluated(Forgetful(), tmp_path / "forgetful"), whole, again)
     rows = {(row["task"], row["metric"]): row for row in comparison.rows}
     top1 = rows["zeroshot_classification", "acc1"]
     assert top1["languages"] == ["en", "de"]
-    first, second = top1["values"]
-    assert second == 1.0
-    assert top1["differences"] == [pytest.approx(1.0 - first)]
-    ((low, high),) = top1["intervals"]
+    first, second, third = top1["values"]
+    assert (second, third) == (1.0, 1.0)
+    assert top1["differences"] == [pytest.approx(1.0 - first)] * 2
+    (low, high), _ = top1["intervals"]
     assert low < second - first < high
-    assert top1["is_significant"] == [True]
+    assert top1["is_significant"] == [True, True]
     assert "intervals" in rows["image_text_retrieval", "text_retrieval_recall@5"]
-    same = compare(whole, evaluated(WordModel(), tmp_path / "again")).rows
+    same = compare(whole, again).rows
     assert all(row["differences"] == [0] for row in same)
     assert not any(row["is_significant"][0] for row in same if "is_significant" in row)
     table = comparison_text(comparison)
     assert ("a", "zeroshot_classification", "acc1", "2") in {row[:4] for row in markdown_rows(table)}
     assert " * |" in table
+    columns = ("again - forgetful", "95% interval", "chance")
+    assert markdown_rows(table)[0][7:] == ("whole - forgetful", "95% interval", *columns)
     assert "Means over: en de.\n" in table
-    assert "a, zeroshot_classification, acc1:" in table
-    by_language = markdown_rows(table.partition("a, zeroshot_classification, acc1:")[2].strip().partition("\n\n")[0])
-    assert [row[0] for row in by_language] == ["language", "--------", "en", "de"]
 
 
 def test_models_of_different_preprocessing_are_compared_and_the_table_says_so(tmp_path):
@@ -69,28 +80,11 @@ def test_english_and_local_questions_are_compared_separately(tmp_path):
     rows = [row for row in comparison.rows if row["metric"] == "acc1"]
     assert [row["languages"] for row in rows] == [["en"], ["local"]]
     assert all(row["is_significant"] == [True] for row in rows)
-    text = comparison_text(Comparison(arms=comparison.arms, rows=rows, by_language=[]))
+    text = comparison_text(Comparison(arms=comparison.arms, rows=rows))
     assert [row[:4] for row in markdown_rows(text)[2:]] == [
         ("a", "zeroshot_classification", "acc1", lang) for lang in ("en", "local")
     ]
     assert "Means over" not in text
-
-
-def interval(gains):
-    """Of the mean over languages of each one's mean gain."""
-    return quantiles(resampled_means(gains))
-
-
-def test_gains_of_an_image_in_all_languages_and_captions_are_drawn_together():
-    gain, images = np.array([1, 0, 0, -1, 1, 0, 1, 0] * 10), np.arange(80)
-    alone = interval([(gain, images)])
-    np.testing.assert_allclose(interval([(gain, images)] * 5), alone)  # five that agree tell no more than one
-    apart = interval([(gain, images + 80 * lang) for lang in range(5)])
-    five = np.repeat(gain, 5)
-    together = interval([(five, np.repeat(images, 5))])
-    np.testing.assert_allclose(together, alone, atol=0.02)
-    captions_apart = interval([(five, np.arange(400))])
-    assert max(np.ptp(apart), np.ptp(captions_apart)) < 0.6 * np.ptp(alone)
 
 
 def test_paired_interval_agrees_with_plain_resampling():
@@ -105,7 +99,7 @@ def test_paired_interval_agrees_with_plain_resampling():
             for gain, of_query in zip(gains, images, strict=True)
         ]
         means.append(np.mean([queries.mean() for queries in asked if len(queries)]))
-    found = interval(list(zip(gains, images, strict=True)))
+    found = quantiles(resampled_means(list(zip(gains, images, strict=True))))
     np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=0.03)
 
 
@@ -142,19 +136,6 @@ def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_se
     assert [arm.name for arm in find_arms([run, run / "evaluate"])] == ["run", "run"]
 
 
-def test_runs_that_differ_in_seeds_alone_are_one_arm(tmp_path):
-    paths = [
-        run_folder(tmp_path, "balanced_0", 0, 0.1, WordModel()),
-        run_folder(tmp_path, "raw_0", 0, 1.0, Forgetful()),
-        run_folder(tmp_path, "balanced_1", 1, 0.1, WordModel()),
-    ]
-    assert [(arm.name, len(arm.folders)) for arm in find_arms(paths)] == [("balanced_0 (2 seeds)", 2), ("raw_0", 1)]
-    row = top1_of(compare(*paths))
-    assert row["values"][0] == 1.0
-    assert row["is_significant"] == [True]
-    assert row["seeds"] == [[1.0, 1.0], []]
-
-
 class Blind(WordModel):
     """Sees the same word in every image."""
 
@@ -168,6 +149,7 @@ def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
         run_folder(tmp_path, "balanced_1", 1, 0.1, Forgetful()),
     ]
     comparison = compare(*seeds)
+    assert [(arm.name, len(arm.folders)) for arm in comparison.arms] == [("balanced_0 (2 seeds)", 2)]
     row = top1_of(comparison)
     low, high = row["seeds"][0]
     assert low < row["values"][0] < high == 1.0
@@ -177,6 +159,7 @@ def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
     row = top1_of(blind)
     assert row["chance"] == 1 / 80  # the 60 words and 20 others
     assert row["is_at_chance"] == [False, True]
+    assert len(row["seeds"][0]) == 2
     assert "1.7 (not above chance)" in comparison_text(blind)
 
 
@@ -190,18 +173,6 @@ def test_few_right_answers_are_not_above_a_high_chance(tmp_path):
     assert (few["values"], many["values"]) == ([1.0], [1.0])
     assert (few["chance"], few["is_at_chance"]) == (pytest.approx(5 / 6), [True])
     assert many["is_at_chance"] == [False]
-
-
-def test_more_than_two_arms_are_each_compared_with_the_first(tmp_path):
-    models = {"one": WordModel(), "two": Forgetful(), "three": WordModel()}
-    comparison = compare(*(evaluated(model, tmp_path / name) for name, model in models.items()))
-    row = top1_of(comparison)
-    assert len(row["values"]) == 3
-    assert row["is_significant"] == [True, False]
-    assert row["differences"][1] == 0
-    assert markdown_rows(comparison_text(comparison))[0][7:] == (
-        "two - one", "95% interval", "three - one", "95% interval", "chance"
-    )  # fmt: skip
 
 
 def test_seeds_widen_the_interval_as_plain_resampling_does():
@@ -301,3 +272,224 @@ def test_csv_has_a_row_per_metric_and_part(records):
     assert float(first["chance"]) == pytest.approx(1 / 22)
     assert {row["part"] for row in rows} == {"", "first"}
     assert len([row for row in rows if row["lang"] == "de" and row["task"] == "image_text_retrieval"]) == 6
+
+
+def test_suites_list_the_datasets_of_their_papers():
+    assert (len(SLIP26), len(set(SLIP26)), len(DATACOMP38), len(set(DATACOMP38))) == (26, 26, 38, 38)
+    assert all(name in CATALOG for names in SUITES.values() for name in names)
+    assert all(info.title for info in CATALOG.values())
+    by_class = {name for name in SLIP26 if CATALOG[name].metrics == ("mean_per_class_recall",)}
+    assert by_class == {"fgvc_aircraft", "pets", "caltech101", "flowers"}
+    others = {name: CATALOG[name].metrics[0] for name in SLIP26 if name not in by_class}
+    assert {name: metric for name, metric in others.items() if metric != "acc1"} == {
+        "kinetics700": "acc1+acc5", "hateful_memes": "roc_auc",
+    }  # fmt: skip
+    assert set(names_to_fetch()) > {"imagenet1k", "xm3600", "xtd200", "cvqa", "cars"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("acc1", 0.4),
+        ("acc1+acc5", 0.6),
+        ("roc_auc", None),
+        ("acc1+roc_auc", None),
+        ("worst region/acc1", 0.1),
+        ("worst income/acc1", None),
+        ("region 2/acc1", 0.3),
+        ("region 9/acc1", None),
+        ("mean_recall@1", 0.4),
+    ],
+)
+def test_value_is_a_metric_or_derived_from_several(metric, value):
+    slices = {f"region {i}": {"acc1": i / 10 + 0.1} for i in range(3)}
+    recalls = {"image_retrieval_recall@1": 0.2, "text_retrieval_recall@1": 0.6}
+    result = suites.value(metric, record(slices=slices, acc1=0.4, acc5=0.8, **recalls))
+    assert result == (None if value is None else pytest.approx(value))
+
+
+def slip_records(value):
+    metrics = {"acc1": value, "acc5": value, "mean_per_class_recall": value, "roc_auc": value}
+    return [record(dataset=name, **metrics) for name in SLIP26]
+
+
+def test_suite_has_a_mean_only_if_no_dataset_is_missing():
+    assert suites.suite_mean("slip26", slip_records(0.5)) == (pytest.approx(0.5), [])
+    assert suites.suite_mean("slip26", slip_records(0.5)[1:]) == (None, ["food101"])
+    text = suite_text("slip26", slip_records(0.5)[1:])
+    assert "| Food-101" in text
+    assert "No mean: 1 datasets are missing: food101." in text
+    assert "Mean over datasets: 50.0." in suite_text("slip26", slip_records(0.5))
+
+
+def test_english_suites_ignore_other_languages_and_cvqa_has_two_rows():
+    both = [record(lang, "pets", mean_per_class_recall=value) for lang, value in (("en", 0.5), ("de", 0.1))]
+    row = next(row for row in suites.suite_rows("slip26", both) if row.dataset == "pets")
+    assert (row.value, row.languages) == (0.5, ("en",))
+    cvqa = [record("en", "cvqa", accuracy=0.6), record("local", "cvqa", accuracy=0.4)]
+    rows = [row for row in suites.suite_rows("multilingual", cvqa) if row.dataset == "cvqa"]
+    assert [row.value for row in rows] == [0.6, 0.4]
+    lines = [line.replace(" ", "") for line in suite_text("multilingual", cvqa).splitlines() if "CVQA" in line]
+    assert lines == ["|CVQA|accuracy|en|60.0|", "|CVQA|accuracy|local|40.0|"]
+
+
+def test_published_numbers_have_known_figures_and_a_source():
+    figures = {row["figure"]: row for row in read_csv("figures.csv")}
+    rows = read_csv("published.csv")
+    assert {row["figure"] for row in rows} == set(figures)
+    assert all(0 < float(row["value_pct"]) < 100 and row["source"] for row in rows)
+    assert len({(row["model"], row["figure"]) for row in rows}) == len(rows)
+    headline = {row["figure"]: row["value_pct"] for row in rows if row["model"] == "ViT-H/14 worldwide 2.3x"}
+    names = ("imagenet", "babel_imagenet", "xm3600_i2t", "cvqa_local")
+    assert [headline[name] for name in names] == ["81.3", "50.2", "64.3", "57.4"]
+    for figure in figures.values():
+        name = figure["dataset"].removeprefix("suite:")
+        assert name in CATALOG or name in SUITES
+
+
+def test_differences_from_published_numbers_over_0_2_are_flagged():
+    recalls = {"de": (0.6, 0.5), "th": (0.7, 0.6)}
+    records = [record("en", "imagenet1k", acc1=0.8144)]
+    records += [record(lang, "cvqa", accuracy=value) for lang, value in (("local", 0.5), ("en", 0.615))]
+    for lang, (texts, images) in recalls.items():
+        metrics = {"text_retrieval_recall@1": texts, "image_retrieval_recall@1": images}
+        records.append(record(lang, "xm3600", **metrics))
+    rows = {row["figure"]: row for row in suites.beside(records, "ViT-H/14 worldwide 2.3x")}
+    assert rows["imagenet"]["difference_pct"] == pytest.approx(0.14)
+    assert not rows["imagenet"]["differs"]
+    assert rows["cvqa_local"]["differs"]
+    assert rows["xm3600_i2t"]["ours_pct"] == pytest.approx(65.0)
+    assert rows["xm3600_i2t"]["languages"] == ["de", "th"]
+    assert (rows["slip26"]["ours_pct"], len(rows["slip26"]["missing"])) == (None, 25)
+    assert (rows["imagenet"]["is_secondary"], rows["slip26"]["is_secondary"]) == (False, True)
+    assert [rows[name]["over"] for name in ("xm3600_i2t", "cvqa_local", "slip26")] == ["2 of 36", "local", ""]
+    text = beside_text(list(rows.values()), "ViT-H/14 worldwide 2.3x")
+    assert "| CVQA LOCAL " in text
+    assert "-7.4 !" in text
+    assert "(secondary)" in text
+    (problem,) = EvaluateConfig(suite="paper", allow_missing=True, against="ViT-Z").problems()
+    assert re.search(r'evaluate.against = "ViT-Z": unknown model; known models: .*ViT-H/14', problem)
+
+
+def test_suite_without_its_data_lists_everything_missing(tmp_path):
+    (tmp_path / "xm3600").mkdir()
+    assert "must be the folder of babel_imagenet" in str(EvaluateConfig(suite="multilingual").problems())
+    (problem,) = EvaluateConfig(suite="multilingual", data=str(tmp_path)).problems()
+    assert "lacks babel_imagenet, cvqa, flickr30k_200, xtd10, xtd200" in problem
+    assert "worldclip fetch dataset" in problem
+    config = EvaluateConfig(suite="multilingual", data=str(tmp_path), allow_missing=True)
+    assert (config.dataset_names, config.problems()) == (("xm3600",), [])
+    (problem,) = EvaluateConfig(suite="slip").problems()
+    assert 'evaluate.suite = "slip": must be one of imagenet, slip26' in problem
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_paper"),
+    [
+        ({}, False),
+        ({"suite": "slip26"}, False),
+        ({"suite": "paper"}, True),
+        ({"suite": "paper", "protocol": "own"}, False),
+        ({"protocol": "paper"}, True),
+    ],
+)
+def test_suite_paper_has_the_papers_protocol_unless_told_otherwise(keys, is_paper):
+    config = EvaluateConfig(**keys)
+    assert (config.tie_rule, config.preprocess_rule) == (("first", "reference") if is_paper else ("against", "source"))
+
+
+# The labels of CLIP_benchmark's copy (TensorFlow Datasets') are in the order of names, where cats and dogs alternate.
+PETS = sorted(name.title() for (name,) in names_by_dataset()["pets"].classes)
+NUM_CLASSES = {
+    "food101": 101, "cifar10": 10, "cifar100": 100, "cub200": 200, "sun397": 397, "cars": 196, "fgvc_aircraft": 100,
+    "dtd": 47, "pets": 37, "caltech101": 102, "flowers": 102, "mnist": 10, "fer2013": 7, "stl10": 10, "eurosat": 10,
+    "resisc45": 45, "gtsrb": 43, "kitti": 4, "country211": 211, "pcam": 2, "ucf101": 101, "kinetics700": 700,
+    "clevr_count": 8, "hateful_memes": 2, "renderedsst2": 2,
+}  # fmt: skip
+
+
+def names_in_label_order(dataset: str, class_names: list[str]) -> list[list[str]]:
+    names = names_by_dataset()[dataset]
+    return [names.classes[position] for position in slip_order(class_names, names)]
+
+
+def test_every_dataset_of_the_suite_but_imagenet_has_all_its_classes():
+    names = names_by_dataset()
+    assert set(names) == set(SLIP26) - {"imagenet1k"}
+    assert {dataset: len(of_dataset.classes) for dataset, of_dataset in names.items()} == NUM_CLASSES
+    for of_dataset in names.values():
+        assert all("{}" in template for template in of_dataset.templates)
+        assert len({slip.letters(synonyms[0]) for synonyms in of_dataset.classes}) == len(of_dataset.classes)
+
+
+def test_labels_find_their_names_in_another_order_than_slips():
+    ours = names_in_label_order("pets", PETS)
+    assert [name.casefold() for (name,) in ours] == [name.casefold() for name in PETS]
+    assert slip_order(PETS, names_by_dataset()["pets"]) != list(range(37))
+    clevr = ["three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    assert names_in_label_order("clevr_count", clevr) == [[str(number)] for number in range(3, 11)]
+    assert names_in_label_order("ucf101", [name.replace(" ", "") for (name,) in names_by_dataset()["ucf101"].classes])
+    assert names_in_label_order("hateful_memes", ["a", "b"]) == [["meme"], ["hatespeech meme"]]
+    for dataset, class_names, named in (
+        ("pets", ["Abyssinian", "Otter", *PETS[2:]], "Otter.*american bulldog"),
+        ("pets", [*PETS, "pug"], "38 classes"),
+        ("hateful_memes", ["a", "b", "c"], "3 classes"),
+    ):
+        with pytest.raises(UserError, match=named):
+            slip_order(class_names, names_by_dataset()[dataset])
+    fer2013 = ["angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"]
+    assert names_in_label_order("fer2013", fer2013)[5:] == [["sad", "depressed"], ["surprised", "shocked", "spooked"]]
+
+
+OTHER_NAMES = {
+    "caltech101": "caltech101_vtab",
+    "clevr_count": "clevr_count_all",
+    "kitti": "kitti_closest_vehicle_distance",
+}  # of CLIP_benchmark
+SAME_NAMES = ("country211", "eurosat", "fer2013", "flowers", "gtsrb", "mnist", "pcam", "pets")
+
+
+@pytest.mark.parametrize("dataset", [*OTHER_NAMES, *SAME_NAMES])
+def test_class_lists_of_clip_benchmark_map_to_slips(dataset):
+    theirs = OTHER_NAMES.get(dataset, dataset)
+    clip_benchmark = pytest.importorskip("clip_benchmark")
+    listed = json.loads((Path(clip_benchmark.__file__).parent / "datasets/en_classnames.json").read_text())[theirs]
+    assert sorted(slip_order(listed, names_by_dataset()[dataset])) == list(range(len(listed)))
+    if dataset == "pets":
+        assert listed == PETS
+
+
+class CasefoldModel(WordModel):
+    """Finds the picture of a class by the class's name in a text."""
+
+    def encode_text(self, texts):
+        stripped = [text.removeprefix("a photo of a ").removesuffix(", a type of pet.") for text in texts]
+        return super().encode_text([text.removeprefix("an image of ").casefold() for text in stripped])
+
+
+def test_a_dataset_is_asked_with_both_names_and_the_record_says_which(tmp_path):
+    files = webdataset_files(PETS, [name.casefold() for name in PETS], "an image of {c}")
+    write_files(tmp_path / "pets", files)
+    config = EvaluateConfig(datasets=("pets",), data=str(tmp_path), protocol="paper")
+    dataset = datasets.load("pets", config, tmp_path)
+    slips = dataset.tasks("en")[1]
+    assert slips.templates == ["a photo of a {}, a type of pet."]
+    records, _, _ = engine.evaluate(CasefoldModel(), {"model": "m"}, [dataset], [], tmp_path / "out/results.jsonl")
+    by_task = {record["task"]: record for record in records}
+    assert list(by_task) == ["zeroshot_classification", "zeroshot_classification_slip"]
+    assert [record["metrics"]["acc1"] for record in records] == [1, 1]
+    assert by_task[SLIP_CLASSIFICATION]["protocol"]["names"] == "facebookresearch/SLIP"
+    assert by_task["zeroshot_classification"]["protocol"]["names"] == "given"
+    assert len(datasets.load("pets", replace(config, protocol="own"), tmp_path).tasks("en")) == 1
+
+
+def test_slip26_averages_slips_names_and_datacomp_the_folders():
+    values = {CLASSIFICATION: 0.25, SLIP_CLASSIFICATION: 0.75}
+    records = [record("en", "pets", task, mean_per_class_recall=value) for task, value in values.items()]
+    assert "pets" in DATACOMP38
+
+    def number(suite, records):
+        return next(row.value for row in suites.suite_rows(suite, records) if row.dataset == "pets")
+
+    assert (number("slip26", records), number("paper", records), number("datacomp38", records)) == (0.75, 0.75, 0.25)
+    assert (number("slip26", records[:1]), number("datacomp38", records[1:])) == (0.25, None)

@@ -1,35 +1,38 @@
-"""One pass over images and texts: records, resuming, undecodable images, features on disk, the gallery."""
+"""One pass over images and texts, its features on disk, the gallery, and the stage as a recipe runs it."""
 
-import base64
 import dataclasses
-import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-import worldclip
-from damaged_images import PICTURES
-from pools import encode
+from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
+from miniature import write_files
+from model_folders import put_any_model_in_hub_cache
+from stages import finish, why_run
+from worldclip.config import load_recipe
 from worldclip.contracts.records import read_results
-from worldclip.core.errors import UserError
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.settings import to_dict
 from worldclip.evaluate import engine, image_features
 from worldclip.evaluate import gallery as gallery_module
+from worldclip.evaluate import stage as evaluate
+from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.image_features import cache_folder, encode_images
-from worldclip.model import decode, sample_inputs
-from worldclip.model.inference import TorchBackend
+from worldclip.model import decode
+from worldclip.model import load as model_load
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.report.images import data_uri
 from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
-
 WORDS = ["cat", "dog", "owl", "bee", "cat"]
-
 PAIR = ("zeroshot_classification", "image_text_retrieval")
 
 
@@ -38,6 +41,7 @@ def test_each_image_is_encoded_once_for_all_languages(tmp_path):
     records, _, _ = engine.evaluate(model, MODEL, [word_dataset("a", WORDS)], [], tmp_path / "r.jsonl", batch_size=2)
     assert sorted(model.images) == sorted(word.encode() for word in WORDS)
     assert len(model.texts) == len(set(model.texts)), "a text of two tasks was encoded twice"
+    assert [len(text) for text in model.texts] == sorted(len(text) for text in model.texts), "languages together"
     assert [(r["lang"], r["task"]) for r in records] == [(lang, task) for lang in ("en", "de") for task in PAIR]
     assert {record["dataset"] for record in records} == {"a"}
 
@@ -161,16 +165,6 @@ def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_pat
     assert all(record["metrics"].get("acc1", 1.0) == 1.0 for record in records)
     encode.in_language("de")(["de/x"])
     assert told[-1] == ("de", "de")
-    untold, _, _ = engine.evaluate(WordModel(), MODEL, [dataset], [], tmp_path / "r.jsonl")
-    assert {record["digest"] for record in untold}.isdisjoint(record["digest"] for record in records)
-
-
-def test_texts_of_languages_are_encoded_together_by_length(tmp_path):
-    model = WordModel()
-    languages = ("en", "de", "sw", "th")
-    engine.evaluate(model, MODEL, [word_dataset("a", WORDS, languages)], [], tmp_path / "r.jsonl", batch_size=64)
-    assert 10**9 - model.batches_left == 2  # 4 languages of 24 names are 96 texts: two batches rather than four
-    assert [len(text) for text in model.texts] == sorted(len(text) for text in model.texts)
 
 
 def test_slices_measure_each_pair_once_and_the_last_call_joins_them(tmp_path):
@@ -199,18 +193,6 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(image_features, "CHUNK_IMAGES", 2)
 
 
-def test_chunks_give_equal_features_and_are_read_from_the_cache(tmp_path, small_chunks):
-    plain = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3)
-    model = WordModel()
-    first = encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path / "key")
-    np.testing.assert_array_equal(first.features_ND, plain.features_ND)
-    assert first.bad == plain.bad == [{"key": f"a{i}", "reason": "not an image"} for i in (1, 5, 6)]
-    again = WordModel()
-    second = encode_images(again, word_dataset("a", SOME_BROKEN), 3, tmp_path / "key")
-    np.testing.assert_array_equal(second.features_ND, plain.features_ND)
-    assert (again.images, second.bad) == ([], plain.bad)
-
-
 @pytest.mark.parametrize("writer", ["write_json", "write_array"])
 def test_a_kill_between_the_files_of_a_chunk_leaves_none_that_is_half(writer, tmp_path, monkeypatch):
     whole = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3)
@@ -229,44 +211,17 @@ def test_a_kill_between_the_files_of_a_chunk_leaves_none_that_is_half(writer, tm
     assert found.bad == whole.bad
 
 
-def test_an_undecodable_image_leaves_the_others_in_their_pass(hugging_face, monkeypatch):
-    clip = worldclip.load(hugging_face, device="cpu")
-    files = [encode(picture.resize((40 + i, 30)), "PNG") for i, picture in enumerate(sample_inputs.images() * 4)][:8]
-    expected, _ = clip.encode_each(files)
-    passes, encode_pixels = [], TorchBackend.encode_pixels
-    monkeypatch.setattr(
-        TorchBackend, "encode_pixels", lambda self, pixels: (passes.append(len(pixels)), encode_pixels(self, pixels))[1]
-    )
-    files[3] = b"broken"
-    dataset = dataclasses.replace(word_dataset("a", ["word"] * 8), read_images=lambda start, stop: files[start:stop])
-    encoded = encode_images(clip, dataset, 8)
-    assert passes == [7]
-    assert encoded.bad == [{"key": "a3", "reason": "is not an image that can be decoded (no known image format)"}]
-    is_good = np.arange(8) != 3
-    np.testing.assert_array_equal(encoded.features_ND[is_good], expected[is_good])
-    assert np.isnan(encoded.features_ND[3]).all()
-
-
-def test_lack_of_memory_is_not_cached_as_a_damaged_image(hugging_face, tmp_path, monkeypatch):
-    def fail(*arguments: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(decode, "_rgb", fail)
-    clip = worldclip.load(hugging_face, device="cpu")
-    dataset = dataclasses.replace(word_dataset("a", ["word"]), read_images=lambda start, stop: [PICTURES["bmp"]])
-    with pytest.raises(MemoryError):
-        encode_images(clip, dataset, 8, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_interrupted_pass_resumes_at_the_next_chunk_and_a_corrupt_one_is_named(tmp_path, small_chunks):
     chunk = tmp_path / "000000002.npy"
+    plain = encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 4)
     encode_images(WordModel(), word_dataset("a", SOME_BROKEN), 3, tmp_path)
     chunk.unlink()
     model = WordModel()
     messages = []
-    encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path, messages.append)
+    found = encode_images(model, word_dataset("a", SOME_BROKEN), 3, tmp_path, messages.append)
     assert model.images == [b"owl", b"bee"]
+    np.testing.assert_array_equal(found.features_ND, plain.features_ND)
+    assert found.bad == plain.bad == [{"key": f"a{i}", "reason": "not an image"} for i in (1, 5, 6)]
     assert messages == ["a: 4 of 7 images encoded"]
     chunk.write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match=r"000000002\.npy is corrupt .*; remove .* and rerun to encode it again"):
@@ -321,21 +276,173 @@ def test_half_are_right_and_right_ones_fill_up_where_wrong_ones_are_few(num_imag
     assert all(len(image["names"]["de"]["best"]) == 5 for image in images)
 
 
-def test_choice_is_by_hash_and_leaves_out_undecodable_images_and_missing_languages():
+def test_choice_is_by_hash_and_leaves_out_undecodable_images_missing_languages_and_many_texts(monkeypatch):
     first, again = ([image["key"] for image in gallery_of(GALLERY_WORDS, 4)] for _ in range(2))
     assert first == again != sorted(first)
     images = gallery_of(["broken", "cat", "dog", "broken", "owl"], 5, languages=("en", "sw"))
     assert {image["key"] for image in images} == {"a1", "a2", "a4"}
     assert all(list(image["names"]) == ["en"] for image in images)
     assert gallery_of(["cat"], 0) == []
-
-
-def test_large_images_are_shrunk_and_datasets_with_many_texts_have_no_gallery(monkeypatch):
-    noise = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
-    kind, _, content = data_uri(encode(Image.fromarray(noise))).partition(",")
-    assert kind == "data:image/jpeg;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (128, 192)
-    assert data_uri(b"\x89PNG small") == "data:image/png;base64," + base64.b64encode(b"\x89PNG small").decode()
     monkeypatch.setattr(gallery_module, "MAX_TEXTS", 22)
     assert gallery_of(["cat", "dog"], 2), "22 names per language"
     assert gallery_of(["cat", "dog", "owl"], 2) == []
+
+
+RETRIEVAL = "image_text_retrieval"
+
+
+@pytest.fixture
+def run_dir(tmp_path, monkeypatch):
+    """RUN with a checkpoint, and `mini`, a dataset in Crossmodal-3600's layout next to it."""
+    write_files(tmp_path / "mini", caption_files(("cat", "dog")))
+    write_checkpoint(tmp_path / "run")
+    monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
+    return tmp_path / "run"
+
+
+def recipe_of(run_dir, **evaluate_config):
+    return recipe_to_evaluate({"mini": f"captions:{run_dir.parent / 'mini'}"}, **evaluate_config)
+
+
+def run(recipe, run_dir):
+    return finish("evaluate", recipe, run_dir, LocalExecutor())
+
+
+def languages_of(report, dataset="mini"):
+    return list(report["datasets"][dataset]["tasks"][RETRIEVAL]["languages"])
+
+
+def test_stage_writes_records_table_and_report(run_dir):
+    report = run(recipe_of(run_dir), run_dir)
+    records = read_results(run_dir / "evaluate" / "results.jsonl")
+    assert [(record["model"], record["lang"]) for record in records] == [
+        ("train/step_000000010", lang) for lang in ("en", "th")
+    ]
+    assert "### mini" in (run_dir / "evaluate" / "table.md").read_text()
+    assert read_json(run_dir / "evaluate" / "report.json") == json.loads(json.dumps(report))
+    mean = report["datasets"]["mini"]["tasks"][RETRIEVAL]["mean"]
+    assert mean["languages"] == ["en", "th"]
+    assert mean["metrics"]["image_retrieval_recall@1"] == 1.0
+
+
+def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, monkeypatch):
+    loaded = []
+
+    def load(source, device, preprocess, tells_language):
+        loaded.append(preprocess)
+        model = WordModel()
+        sizes = {"resize": "shortest edge 8", "crop": "central 8 x 8", "interpolation": "bicubic"}
+        exif = "ignored" if preprocess == "reference" else "applied"
+        model.preprocess = {**sizes, "implementation": "Pillow", "exif": exif}
+        return model
+
+    monkeypatch.setattr(model_load, "load", load)
+
+    def results(**evaluate_config):
+        run(recipe_of(run_dir, **evaluate_config), run_dir)
+        return read_results(run_dir / "evaluate" / "results.jsonl")
+
+    ours = results()
+    papers = results(protocol="paper")
+    assert results() == ours
+    assert loaded == ["source", "reference", "source"]
+    for record, ties, exif in ((ours[0], "against", "applied"), (papers[0], "first", "ignored")):
+        assert (record["protocol"]["ties"], record["protocol"]["preprocess"]["exif"]) == (ties, exif)
+    results(protocol="paper")
+    table = (run_dir / "evaluate" / "table.md").read_text()
+    assert "Images: resize shortest edge 8, crop central 8 x 8, bicubic by Pillow, EXIF ignored." in table
+    assert "Ties (`first`): of equal scores the first candidate wins." in table
+    assert read_json(run_dir / "evaluate" / "report.json")["protocol"] in table
+
+
+def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_dir):
+    recipe = recipe_of(run_dir)
+    run(recipe, run_dir)
+    assert why_run("evaluate", recipe, run_dir) is None
+    assert why_run("evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
+    assert "evaluate.protocol" in why_run("evaluate", recipe_of(run_dir, protocol="paper"), run_dir)
+    write_files(run_dir.parent, {"mini/images/cat.png": "owl"})
+    assert "mini" in why_run("evaluate", recipe, run_dir)
+    write_checkpoint(run_dir, 20)
+    assert run(recipe, run_dir)["model"] == "train/step_000000020"
+    models = {record["model"] for record in read_results(run_dir / "evaluate" / "results.jsonl")}
+    assert models == {"train/step_000000020"}
+
+
+def test_languages_default_to_those_of_the_run(run_dir):
+    for evaluate_config, codes, expected in (({}, ["th", "sw"], "th"), ({"languages": ["en"]}, ["th"], "en")):
+        sections = to_dict(recipe_of(run_dir, **evaluate_config))
+        recipe = load_recipe({**sections, "languages": {"codes": codes}})
+        assert languages_of(run(recipe, run_dir)) == [expected]
+    other = write_files(run_dir.parent / "other", caption_files(["cat"], langs=["sw"]))
+    folders = {"mini": f"captions:{run_dir.parent / 'mini'}", "other": f"captions:{other}"}
+    found = run(recipe_to_evaluate(folders, languages=["th"]), run_dir)
+    assert found["datasets"]["other"]["tasks"] == {}
+    assert languages_of(found) == ["th"]
+
+
+def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, monkeypatch):
+    put_any_model_in_hub_cache("someone/model", tmp_path, monkeypatch)
+    config = recipe_of(run_dir).evaluate
+    found = evaluate.evaluate_model("someone/model", config, tmp_path / "out")
+    assert found["model"] == "someone/model"
+    assert (tmp_path / "out" / "table.md").exists()
+    assert evaluate.evaluate_model("someone/model", config, tmp_path / "out") == found
+    other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
+    assert other["model_digest"] != found["model_digest"]
+
+
+def test_what_is_missing_is_named(run_dir, tmp_path):
+    with pytest.raises(UserError, match=r"no dataset to evaluate; set evaluate\.datasets"):
+        evaluate.evaluate_model("someone/model", EvaluateConfig(), tmp_path / "out")
+    nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
+    with pytest.raises(UserError, match="none of suite imagenet is below"):
+        evaluate.evaluate_model("someone/model", nothing_there, tmp_path / "out")
+    folders = {"pets": "wds:/data", "emoji_base": "cvqa:/data"}
+    with pytest.raises(UserError, match='did you mean "emoji_tone"') as caught:
+        recipe_to_evaluate(folders, datasets=["emoji_ton"], batch_size=0)
+    assert len(caught.value.problems) == 4
+    without_datasets = recipe_of(run_dir, datasets=[])
+    run(without_datasets, run_dir)
+    assert why_run("evaluate", without_datasets, run_dir) is None
+
+
+def test_problems_of_all_datasets_are_reported_before_any_work(run_dir):
+    mini = write_files(run_dir.parent / "mini", {"images/dog.png": None})
+    tars = write_files(run_dir.parent / "tars", {"0.tar": b"no tar"})
+    recipe = recipe_to_evaluate({"mini": f"captions:{mini}", "tars": f"pool:{tars}", "gone": "cvqa:/nowhere"})
+    with pytest.raises(UserError) as caught:
+        run(recipe, run_dir)
+    for problem, words in zip(
+        caught.value.problems, ("mini: .*: dog", r"tars: .*0\.tar", "gone: .*/nowhere"), strict=True
+    ):
+        assert re.match(f"dataset {words}", problem)
+    assert not (run_dir / "evaluate").exists()
+
+
+class RemovingModel(WordModel):
+    """Removes a folder after each batch of images."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def encode_each(self, images):
+        features = super().encode_each(images)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return features
+
+
+def test_a_dataset_that_goes_away_ends_the_evaluation_and_nothing_of_it_is_kept(run_dir, monkeypatch):
+    names = ("results.jsonl", "results.csv", "table.md", "report.json")
+    recipe = recipe_of(run_dir, batch_size=1)
+    run(recipe, run_dir)
+    whole = [(run_dir / "evaluate" / name).read_bytes() for name in names]
+    shutil.rmtree(run_dir / "evaluate")
+    with monkeypatch.context() as patch:
+        patch.setattr(model_load, "load", lambda source, **options: RemovingModel(run_dir.parent / "mini"))
+        with pytest.raises((StageFailed, UserError), match="mini"):
+            run(recipe, run_dir)
+    write_files(run_dir.parent / "mini", caption_files(("cat", "dog")))
+    run(recipe, run_dir)
+    assert [(run_dir / "evaluate" / name).read_bytes() for name in names] == whole

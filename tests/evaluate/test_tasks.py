@@ -1,20 +1,241 @@
-"""Tasks, accuracies, class embeddings, geometry and probes: on paper, and against plain loops."""
+"""Ranks, intervals, tasks and probes against the plainest counts, CLIP_benchmark and scikit-learn."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine, measures, zeroshot
-from worldclip.evaluate.measures import Geometry, potentials, squared_distances, uniformity, with_measures
-from worldclip.evaluate.probes import FewShot, LinearProbe, hashed_order
+from worldclip.evaluate import engine, measures, ranking, zeroshot
+from worldclip.evaluate.interval import (
+    class_mean_interval,
+    mean_interval,
+    mean_of_shares_interval,
+)
+from worldclip.evaluate.measures import Geometry, with_measures
+from worldclip.evaluate.probes import FewShot, LinearProbe, logistic_predict, ridge_predict
 from worldclip.evaluate.selection import Association, Choice
 from worldclip.evaluate.tasks import Classification, MultiLabel, NoneDecoded, Retrieval
 from worldclip.report.results import NO_LANGUAGE
 from worlds import WordModel, rows_of, unit, vector, word_dataset
+
+
+def plain_ranks(queries, candidates, right, ties="against"):
+    """Sort each query's candidates, of equal scores the wrong (against) or the earlier (first) ones before the others.
+
+    The rank is the number of wrong candidates before the first right one; -1 without a right one.
+    """
+    found = []
+    for q, query in enumerate(queries):
+        scores = [float(np.dot(query, candidate)) for candidate in candidates]
+        is_right = [(q, c) in right for c in range(len(candidates))]
+        order = sorted(range(len(candidates)), key=lambda c: (-scores[c], is_right[c] if ties == "against" else c))
+        found.append([is_right[c] for c in order].index(True) if any(is_right) else -1)
+    return found
+
+
+@st.composite
+def worlds(draw):
+    """Small integers as features: every score is exact, and ties are the rule rather than the exception."""
+    num_queries, num_candidates, dim = draw(st.integers(1, 7)), draw(st.integers(1, 9)), draw(st.integers(1, 3))
+    features = st.integers(-2, 2).map(float)
+    queries = draw(arrays(np.float32, (num_queries, dim), elements=features))
+    candidates = draw(arrays(np.float32, (num_candidates, dim), elements=features))
+    pairs = st.tuples(st.integers(0, num_queries - 1), st.integers(0, num_candidates - 1))
+    return queries, candidates, draw(st.lists(pairs, max_size=12))
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds(), st.integers(1, 300), st.sampled_from(["against", "first"]))
+def test_ranks_agree_with_plain_sorting_for_any_block_size(world, block_bytes, ties):
+    queries, candidates, right = world
+    pairs = np.array(right, np.int64).reshape(-1, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK_BYTES", block_bytes)
+        found = ranking.ranks(queries, candidates, pairs[:, 0], pairs[:, 1], ties)
+    assert found.tolist() == plain_ranks(queries, candidates, set(right), ties)
+
+
+@pytest.mark.parametrize(
+    ("num_candidates", "dim", "block_bytes"), [(1003, 512, 1), (1003, 512, 50_000), (97, 768, 10**6)]
+)
+def test_equal_candidates_tie_at_any_position(num_candidates, dim, block_bytes, monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", block_bytes)  # 1: a query at a time
+    random = np.random.default_rng(0)
+    candidates = random.standard_normal((num_candidates, dim)).astype(np.float32)
+    source, copy = random.permutation(num_candidates)[:80].reshape(2, 40)
+    candidates[copy] = candidates[source]
+    queries = candidates[source] + 0.1 * random.standard_normal((40, dim)).astype(np.float32)
+    found = ranking.ranks(queries, candidates, np.arange(40), source)
+    assert found.tolist() == [1] * 40  # its copy alone scores as high, to the last bit
+    found = ranking.ranks(queries, candidates, np.arange(40), source, ties="first")
+    assert found.tolist() == (copy < source).tolist()
+    sizes = [scores.nbytes for _, scores in ranking.score_blocks(queries, candidates)]
+    assert max(sizes) <= max(block_bytes, 4 * num_candidates)  # at least one query
+    ids, _ = ranking.top(queries, candidates, 2)
+    assert ids.tolist() == np.sort([source, copy], axis=0).T.tolist()
+
+
+@pytest.mark.parametrize(("num_classes", "seed"), [(1, 0), (2, 0), (2, 1), (12, 0), (12, 1)])
+def test_metrics_of_classes_agree_with_scikit_learn(num_classes, seed):
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(seed)
+    images, classes, target = unit(random, 300), unit(random, num_classes), random.integers(0, num_classes, 300)
+    target[target == 4] = 5  # a class without an image
+    names = [[str(c)] for c in range(num_classes)]
+    task = Classification(class_names=names, target=target, image_idx=np.arange(300), use_f1=True)
+    ours = task.score(images, rows_of(classes)).metrics
+    scores = images @ classes.T
+    best = scores.argmax(axis=1)
+    recalls = [np.mean(best[target == c] == c) for c in np.unique(target)]
+    theirs = {"acc1": metrics.accuracy_score(target, best), "mean_per_class_recall": np.mean(recalls)}
+    theirs["f1_macro"] = metrics.f1_score(target, best, average="macro")
+    if num_classes == 2:
+        theirs["roc_auc"] = metrics.roc_auc_score(target, scores[:, 1] - scores[:, 0])
+    if num_classes > 5:
+        theirs["acc5"] = metrics.top_k_accuracy_score(target, scores, k=5, labels=np.arange(num_classes))
+    assert ours == pytest.approx(theirs, **EXACT)
+
+
+def test_nan_scores_rank_last():
+    queries = np.array([[np.nan], [1.0]], np.float32)
+    candidates = np.array([[1.0], [0.0], [-1.0]], np.float32)
+    for ties in ("against", "first"):
+        assert ranking.ranks(queries, candidates, [0, 1], [0, 0], ties).tolist() == [2, 0]
+        assert ranking.ranks(queries[1:], np.array([[1.0], [np.nan]], np.float32), [0], [0], ties).tolist() == [1]
+
+
+EXACT = {"abs": 1e-6}
+
+
+def test_mean_average_precision_agrees_with_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    images, classes, is_there = unit(random, 90), unit(random, 5), random.random((90, 5)) < 0.2
+    is_there[:, 3] = False  # a class without an image counts 0
+    task = MultiLabel(class_names=[[c] for c in "01234"], is_there=is_there, image_idx=np.arange(90))
+    score = task.score(images, rows_of(classes))
+    theirs = [metrics.average_precision_score(is_there[:, c], images @ classes[c]) for c in (0, 1, 2, 4)]
+    assert score.metrics == {"mean_average_precision": pytest.approx(sum(theirs) / 5, **EXACT)}
+    assert score.chance == {"mean_average_precision": pytest.approx(is_there.mean())}
+
+
+class Features:
+    """A model as CLIP_benchmark asks for it: rows of features of images, or pixels that are features, and of texts."""
+
+    def __init__(self, texts, images=None):
+        self.texts, self.images = texts, images
+
+    def encode_image(self, batch):
+        return batch.reshape(-1, 24) if self.images is None else self.images[batch]
+
+    def encode_text(self, rows):
+        return self.texts[rows]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recall_agrees_with_clip_benchmark(seed):
+    torch = pytest.importorskip("torch")
+    peer = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
+    random = np.random.default_rng(seed)
+    images, texts = unit(random, 40), unit(random, 90)
+    pair_image = np.sort(np.concatenate([np.arange(40), random.integers(0, 40, 50)]))  # every image has a caption
+    captions = [np.flatnonzero(pair_image == i).tolist() for i in range(40)]
+    model = Features(torch.from_numpy(texts), torch.from_numpy(images))
+    batches = [(torch.arange(40)[i : i + 8], captions[i : i + 8]) for i in range(0, 40, 8)]
+    theirs = peer.evaluate(model, batches, torch.tensor, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    ours = ranking.recalls(*ranking.retrieval_ranks(images, texts, pair_image, np.arange(90)))
+    assert ours == pytest.approx(theirs, **EXACT)
+
+
+def test_selection_agrees_with_clip_benchmark():
+    """An image, its caption and a wrong one, as in SugarCrepe."""
+    torch = pytest.importorskip("torch")
+    peer = pytest.importorskip("clip_benchmark.metrics.image_caption_selection")
+    random = np.random.default_rng(0)
+    images, texts = unit(random, 30), unit(random, 60)
+    pixels = torch.from_numpy(images).reshape(30, 24, 1, 1)
+    rows = np.arange(60).reshape(30, 2)
+    theirs = peer.evaluate(Features(torch.from_numpy(texts)), [(pixels, rows.tolist())], torch.tensor, "cpu", amp=False)
+    pairs = [(str(first), str(second)) for first, second in rows]
+    task = Choice(options=pairs, answer=np.zeros(30, np.int64), image_idx=np.arange(30))
+    ours = task.score(images, rows_of(texts)).metrics
+    assert ours["accuracy"] == pytest.approx(theirs["text_acc"], **EXACT)
+    assert 0 < ours["accuracy"] < 0.8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_probes_agree_with_scikit_learn(seed):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    random = np.random.default_rng(seed)
+    train, test, classes = unit(random, 30), unit(random, 50), random.integers(0, 4, 30)
+    peer = linear_model.RidgeClassifier(alpha=1.0).fit(train.astype(float), classes)
+    np.testing.assert_array_equal(ridge_predict(train, classes, test), peer.predict(test.astype(float)))
+    assert set(logistic_predict(train, classes.astype(str), test)) <= set(classes.astype(str))
+
+
+@pytest.mark.parametrize("num_right", [1, 20, 50, 99])
+def test_mean_interval_agrees_with_resampling(num_right):
+    hits = np.arange(100) < num_right
+    random = np.random.default_rng(1)
+    means = hits[random.integers(0, 100, (20_000, 100))].mean(axis=1)
+    np.testing.assert_allclose(mean_interval(hits), np.quantile(means, [0.025, 0.975]), atol=0.0101)
+
+
+def test_interval_of_equal_hits_is_that_of_wilson():
+    """Bounds by the formula for any share: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
+    assert mean_interval(np.zeros(30, bool)) == (0.0, pytest.approx(0.11351, abs=1e-5))
+    assert mean_interval(np.ones(3, bool)) == (pytest.approx(0.43850, abs=1e-5), 1.0)
+    captions = np.repeat(np.arange(3), 5)
+    assert mean_interval(np.ones(15, bool), captions) == mean_interval(np.ones(3, bool))
+    assert class_mean_interval(np.array([0, 0]), np.array([15, 15])) == mean_interval(np.zeros(30, bool))
+    few = class_mean_interval(np.array([1, 29]), np.array([1, 29]))  # half of the mean rests on one image
+    assert mean_interval(np.ones(2, bool)) < few < mean_interval(np.ones(4, bool))
+    low, high = mean_interval(np.arange(1_000_000) < 400_000)  # binomial coefficients overflow a float
+    assert 0.399 < low < 0.4 < high < 0.401
+
+
+def test_dependent_captions_widen_the_interval():
+    hits = np.repeat(np.arange(40) < 20, 5)  # 5 captions an image, all right or all wrong
+    alone = mean_interval(hits)
+    together = mean_interval(hits, np.repeat(np.arange(40), 5))
+    assert np.ptp(together) > 2 * np.ptp(alone)
+
+
+def test_class_mean_interval_agrees_with_resampling():
+    random = np.random.default_rng(2)
+    target = random.integers(0, 4, 200)
+    hits = random.random(200) < np.array([0.9, 0.5, 0.2, 0.7])[target]
+    right, num = np.bincount(target, hits), np.bincount(target)
+    means = []
+    for _ in range(3_000):
+        rows = random.integers(0, 200, 200)
+        means.append(np.mean([hits[rows][target[rows] == c].mean() for c in range(4)]))
+    np.testing.assert_allclose(class_mean_interval(right, num), np.quantile(means, [0.025, 0.975]), atol=0.02)
+
+
+def test_interval_over_languages_is_that_of_drawing_languages_and_queries():
+    shares, sizes = [0.2, 0.8, 0.5], [40, 10, 200]
+    random = np.random.default_rng(7)
+    means = []
+    for _ in range(4000):
+        drawn = random.integers(0, 3, 3)
+        means.append(np.mean([(random.random(sizes[i]) < shares[i]).mean() for i in drawn]))
+    found = mean_of_shares_interval(shares, sizes)
+    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
+    assert mean_of_shares_interval([1.0, 1.0], [5, 5]) == mean_interval(np.ones(10, bool))
+
+
+def test_intervals_are_the_same_at_every_call():
+    def intervals():
+        captions = mean_interval(np.arange(12) < 5, np.arange(12) // 2)
+        classes = class_mean_interval(np.array([3, 5]), np.array([9, 7]))
+        return captions, classes, mean_of_shares_interval([0.3, 0.5], [9, 7])
+
+    assert intervals() == intervals()
 
 
 def test_choice_averages_over_questions_and_drops_undecodable_images():
@@ -89,7 +310,6 @@ def test_equal_images_and_texts_tie_in_every_task(dim):
 
 
 NO_IMAGE = np.full((2, 32), np.nan, np.float32)
-
 ONE = np.zeros(1, np.int64)
 
 
@@ -152,22 +372,6 @@ def test_equal_names_give_equal_class_embeddings_at_any_position():
     assert len(np.unique(found, axis=0)) == len(first) == 4
 
 
-def test_top_5_needs_more_than_five_classes():
-    assert zeroshot.accuracies(np.array([0, 4, 5]), 6) == {"acc1": pytest.approx(1 / 3), "acc5": pytest.approx(2 / 3)}
-    assert zeroshot.chance(3944) == {"acc1": 1 / 3944, "acc5": 5 / 3944}
-    assert zeroshot.chance(5) == {"acc1": 0.2}
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=30))
-def test_mean_per_class_recall_agrees_with_a_plain_loop(images):
-    targets, found = np.array(images).T
-    recalls = []
-    for label in sorted(set(targets.tolist())):
-        of_class = [rank == 0 for target, rank in zip(targets, found, strict=True) if target == label]
-        recalls.append(sum(of_class) / len(of_class))
-    assert zeroshot.mean_per_class_recall(found, targets) == pytest.approx(sum(recalls) / len(recalls))
-
-
 def test_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
     dogs = {"a dog": (1, 0), "my dog": (1, 0), "a hound": (0, 1), "my hound": (1, 0)}
     encode = rows_of({"a cat": (1, 0), "my cat": (0, 1), **dogs})
@@ -176,41 +380,17 @@ def test_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
     assert found.dtype == np.float32
 
 
-def test_braces_in_a_name_are_literal_and_a_class_without_a_name_is_an_error():
-    assert zeroshot.class_texts([["{0} {x}"]], ["a {}"]) == ["a {0} {x}"]
-    with pytest.raises(ValueError, match="class 1"):
-        zeroshot.class_embeddings([["cat"], []], ["{}"], lambda texts: np.ones((len(texts), 2)))
-
-
 WORDS = [f"word{i}" for i in range(12)]
-
-
-def plain_uniformity(features):
-    found = [
-        np.exp(-2 * np.sum((a - b) ** 2)) for i, a in enumerate(features) for j, b in enumerate(features) if i != j
-    ]
-    return np.log(np.mean(found))
 
 
 def test_alignment_and_uniformity_agree_with_wang_and_isola():
     random = np.random.default_rng(0)
     images, texts = unit(random, 20), unit(random, 20)
     plain = np.mean([np.sum((a - b) ** 2) for a, b in zip(images, texts, strict=True)])
-    assert squared_distances(images, texts).mean() == pytest.approx(plain, abs=1e-6)
-    assert uniformity(potentials(images)) == pytest.approx(plain_uniformity(images), abs=1e-5)
-    times = random.integers(0, 3, 20)
-    points = np.repeat(np.arange(20), times)  # pairs of a point with its own copies do not count
-    among = [(i, j) for i in points for j in points if i != j]
-    plain = np.log(np.mean([np.exp(-2 * np.sum((images[i] - images[j]) ** 2)) for i, j in among]))
-    assert uniformity(potentials(images), times) == pytest.approx(plain, abs=1e-5)
-
-
-def test_equal_points_are_aligned_and_not_uniform():
-    point = np.tile(np.eye(1, 8, dtype=np.float32), (5, 1))
-    task = Geometry(texts=["a"] * 5, image_idx=np.arange(5), image_keys=list("abcde"))
-    score = task.score(point, lambda texts: point[: len(texts)])
-    assert score.metrics == {"alignment": 0.0, "uniformity_image": 0.0, "uniformity_text": 0.0}
-    assert score.n == 5
+    assert measures.alignment(images, texts) == pytest.approx(plain, abs=1e-6)
+    pairs = [(a, b) for i, a in enumerate(images) for j, b in enumerate(images) if i != j]
+    plain = np.log(np.mean([np.exp(-2 * np.sum((a - b) ** 2)) for a, b in pairs]))
+    assert measures.uniformity(images) == pytest.approx(plain, abs=1e-5)
 
 
 def test_pairs_of_alignment_are_bounded_and_chosen_by_their_keys(monkeypatch):
@@ -286,12 +466,6 @@ def test_linear_probe_learns_from_the_train_split_only():
     halves = dataclasses.replace(probe, is_train=None)
     assert halves.score(features, len).n == 45
     assert halves.protocol["split"] == "half"
-
-
-def test_hashed_order_depends_on_seed_and_key_only():
-    keys = [f"k{i}" for i in range(30)]
-    assert [keys[i] for i in hashed_order(keys, 0)] == [keys[::-1][i] for i in hashed_order(keys[::-1], 0)]
-    assert hashed_order(keys, 0).tolist() != hashed_order(keys, 1).tolist()
 
 
 def test_too_few_images_and_duplicate_keys_for_a_probe_are_errors_before_any_work():

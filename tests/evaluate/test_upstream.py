@@ -1,7 +1,4 @@
-"""Every dataset of the catalog, in the layout of its source, gives its metrics; a broken folder is named.
-
-What `fetch dataset` brings from the authors' addresses, with what it leaves to a person, is what evaluate reads.
-"""
+"""Every dataset of the catalog, in its source's layout and as it is fetched, gives its metrics; errors name folders."""
 
 import csv
 import gzip
@@ -19,7 +16,6 @@ from programs import python
 from served import Server, server
 from tars import tar_of
 from upstream import (
-    OF_LAYOUT,
     Polyglot,
     array,
     config_of,
@@ -34,11 +30,9 @@ from worldclip.cli import main
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
 from worldclip.evaluate.catalog import CATALOG, SUITES
-from worldclip.evaluate.config import LAYOUTS
 from worldclip.tools.fetch_dataset import fetch_dataset, names_to_fetch
 
 __all__ = ["server"]  # a fixture
-
 NOT_IN_CATALOG = ("folders", "pool", "names")
 
 
@@ -75,66 +69,10 @@ def test_layout_without_a_dataset_in_the_catalog_is_evaluated(name, tmp_path):
     assert metrics == [1.0] * len(metrics)
 
 
-def test_every_layout_has_a_miniature():
-    assert set(LAYOUTS.names()) == set(OF_LAYOUT) == {*(CATALOG[name].layout for name in CATALOG), *NOT_IN_CATALOG}
-
-
 ONE_OF_EACH = (
     "cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa", "multi30k",
     "dollar_street", "geode", "gldv2", *NOT_IN_CATALOG,
 )  # fmt: skip
-
-BROKEN = {
-    "missing": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
-    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00\x81"),
-    "another type": lambda path: path.write_bytes(b'{"images": [7], "0": 7, "EN": [[0], [3]], "image/key": 5}\n'),
-}
-
-LINES = ("test_2016_flickr.en", "test_2016_flickr.de", "test_2016_flickr.fr")
-
-# Without one, there is a language or a tar fewer.
-OPTIONAL = (*LINES, "dataset_type.txt", "0.tar", "more/1.tar")
-
-NO_RECORDS = ("classnames.txt", "zeroshot_classification_templates.txt", *LINES)  # a line says anything
-
-
-@pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_corrupt_file_is_an_error_that_names_it(name, tmp_path):
-    if uses_imagenet(name):
-        pytest.importorskip("open_clip")
-    config = config_of([name], tmp_path, prompts="nllb")
-    for path in [path for path in files_of(name) if not is_image(path)]:
-        for way, break_it in BROKEN.items():
-            if (way == "another type" and path in NO_RECORDS) or (way == "missing" and path in OPTIONAL):
-                continue
-            break_it(write_miniature(name, tmp_path) / path)
-            with pytest.raises((UserError, BadShard)) as caught:
-                datasets.load(name, config, tmp_path)
-            assert str(tmp_path / name) in str(caught.value), (path, way)
-
-
-IN_ARCHIVES = ("cars", "voc2007_multilabel", "fmow", "mscoco", "babel_imagenet", "cvqa", *NOT_IN_CATALOG)
-
-
-@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if name not in IN_ARCHIVES])
-def test_missing_image_is_named(name, tmp_path):
-    image = next(path for path in files_of(name) if is_image(path))
-    (write_miniature(name, tmp_path) / image).unlink()
-    with pytest.raises(UserError, match=rf"lists 1 images that are missing from .*: .*{Path(image).stem}"):
-        datasets.load(name, config_of([name], tmp_path), tmp_path)
-
-
-def test_geography_is_probed(tmp_path):
-    pytest.importorskip("open_clip")
-    names = ("dollar_street", "geode")
-    for name in names:
-        write_miniature(name, tmp_path)
-    records = evaluate(names, tmp_path, tmp_path, also=("few_shot",))
-    shots = {(record["dataset"], record["task"]): list(record["metrics"]) for record in records}
-    for name in names:
-        for label in ("country", "region"):
-            assert shots[name, f"few_shot_{label}"] == ["acc1_5_shot"]
 
 
 def test_cvqa_is_a_micro_average_and_reported_by_country_and_language(tmp_path):
@@ -174,6 +112,36 @@ for name in names:
 """
 
 
+# Without one, there is a language or a tar fewer.
+OPTIONAL = (
+    "test_2016_flickr.en",
+    "test_2016_flickr.de",
+    "test_2016_flickr.fr",
+    "dataset_type.txt",
+    "0.tar",
+    "more/1.tar",
+)
+NO_RECORDS = (".txt", ".en", ".de", ".fr")  # a line says anything
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_missing_or_corrupt_file_is_an_error_that_names_it(name, tmp_path):
+    if uses_imagenet(name):
+        pytest.importorskip("open_clip")
+    config = config_of([name], tmp_path, prompts="nllb")
+    for path in files_of(name):
+        contents = [] if is_image(path) else [b"", b"\xff\xfe\x00\x81"]
+        if not is_image(path) and not path.endswith(NO_RECORDS):
+            contents.append(b'{"images": [7], "0": 7, "EN": [[0], [3]], "image/key": 5}\n')
+        if path not in OPTIONAL and not (is_image(path) and name == "folders"):  # its images are what there is
+            contents.append(None)
+        for content in contents:
+            write_miniature(name, tmp_path, {path: content})
+            with pytest.raises((UserError, BadShard)) as caught:
+                datasets.load(name, config, tmp_path)
+            assert str(tmp_path / name) in str(caught.value), (path, content)
+
+
 def test_digests_of_all_layouts_are_the_same_in_every_process(tmp_path):
     """Python walks a set in an order that each process draws anew."""
     names = [name for name in ONE_OF_EACH if not uses_imagenet(name)]  # dollar_street needs open_clip
@@ -186,7 +154,6 @@ def test_digests_of_all_layouts_are_the_same_in_every_process(tmp_path):
 
 
 # --- fetched from the addresses of the authors
-
 with open(Path(suites.__file__).with_name("sources.csv"), encoding="utf-8", newline="") as table:
     SOURCES = list(csv.DictReader(table))
 
@@ -253,127 +220,72 @@ def test_fetched_files_load(name, server, tmp_path):
         assert len(dataset.languages) == int(CATALOG[name].languages)
 
 
-KEY = "0" * 16
-
-FOUND = {"image/key": KEY, "en": {"caption": ["a cat"]}}
-
-UNSAFE = ("../../../evil", "/tmp/evil", "..", "a/b", ".")
-
-ENGLISH = "test_1kcaptions_en.txt"
-
-XTD_LIST = "test_image_names.txt"
-
-TEMPLATES = "zeroshot_classification_templates.txt"
-
-STREET = "images_v2_imagenet_test.csv"
-
-STREET_HEAD = "id,country.name,region.id,income,imageRelPath,imagenet_sysnet_id\n"
-
-PLACE = f"assets/{0:024x}/{0:024x}.jpg"
-
-BABEL_LABELS = "babel_imagenet-298.json"
-
-CVQA_ROW = cvqa_row("6001_0", "cat", "('Swahili', 'Kenya')")
-
-
-def of_tar(**members: bytes) -> dict:
+def tar(**members):
     return {"test/0.tar": {name.replace("_", "."): data for name, data in members.items()}}
 
 
-def of_pool(**members: bytes) -> dict:
-    return {"0.tar": {name.replace("_", "."): data for name, data in members.items()}, "more/1.tar": None}
+def labels(**of_language):
+    return {"babel_imagenet-298.json": json.dumps(of_language)}
 
 
-def street(income: str, path: str, classes: str) -> dict:
-    return {STREET: f"{STREET_HEAD}a,Kenya,af,{income},{path},{classes}\n"}
+def street(income, path, classes):
+    head = "id,country.name,region.id,income,imageRelPath,imagenet_sysnet_id"
+    return {"images_v2_imagenet_test.csv": f"{head}\na,Kenya,af,{income},{path},{classes}\n"}
 
 
-WRONG = {
-    "xm3600": [
-        ({"captions.jsonl": '{"image/key": "k1"'}, r"captions\.jsonl:1 is not JSON"),
-        ({"captions.jsonl": jsonl(FOUND, FOUND)}, f"'{KEY}' occurs twice"),
-        ({"captions.jsonl": jsonl({"image/key": KEY})}, "there is no caption"),
-        *(
-            ({"captions.jsonl": jsonl({**FOUND, lang: FOUND["en"]})}, "a language must be a plain name")
-            for lang in UNSAFE
-        ),
-    ],
-    "xtd10": [
-        ({ENGLISH: "cat\n"}, "has 1 lines; it must have a caption for each of the 2 images"),
-        ({f"more/{ENGLISH}": "a\nb\n"}, "are both captions in en; remove one"),
-        ({XTD_LIST: 2 * "COCO_val2014_000000391895.jpg\n"}, "'COCO_val2014_000000391895' occurs twice"),
-    ],
-    "pool": [
-        (of_pool(a_jpg=b"cat", b_txt=b"cat"), r"holds 1 labels or captions without an image: b\.txt"),
-        (of_pool(a_jpg=b"cat"), "there is no caption"),
-        (of_pool(a_jpg=b"cat", a_json=b'{"texts": ["a", "b"], "lang_truth": ["en"]}'), "not in the layout pool"),
-    ],
-    "cars": [
-        ({TEMPLATES: "a photo\n"}, "each template must have"),
-        ({"test/nshards.txt": "2\n"}, "says 2 tars"),
-        ({"test/1.tar": {}}, r"says 1 tars, .*test has 2"),
-        ({"languages.json": json.dumps({"de": {"classes": ["Katze"]}})}, "de must name each of the 6 classes"),
-        ({"languages.json": json.dumps({"de": {"classes": ["a", [], *"cdef"]}})}, "de must name each of the 6 classes"),
-        (of_tar(a_jpg=b"cat", a_cls=b"6"), "class 6 is not 0 to 5"),
-        (of_tar(a_jpg=b"cat", a_cls=b"-1"), "class -1 is not 0 to 5"),
-        (of_tar(README_md=b"cat"), "its tars hold no image"),
-        ({"dataset_type.txt": "segmentation\n"}, "'segmentation'; it must be one of"),
-        ({"dataset_type.txt": "retrieval\n", **of_tar(a_jpg=b"cat", a_txt=b"\n")}, "there is no caption"),
-    ],
-    "voc2007_multilabel": [
-        (of_tar(a_jpg=b"cat", a_npy=array([1, 0])), "not in the layout webdataset"),
-        (of_tar(a_jpg=b"cat", a_npy=array([2] * 6)), "must hold 0 or 1 for each class"),
-    ],
-    "folders": [
-        ({"classnames.txt": "cat\n"}, "has 1 names; there are 2 folders"),
-        ({"empty/note.md": ""}, "empty holds no image"),
-        ({"dog": None}, "has 1 folders; it must have one per class"),
-    ],
-    "babel_imagenet": [
-        ({BABEL_LABELS: json.dumps({"EN": [[1000], ["cat"]]})}, "EN: class 1000 is not 0 to 999"),
-        ({BABEL_LABELS: json.dumps({"EN": [[-1], ["cat"]]})}, "EN: class -1 is not 0 to 999"),
-        ({BABEL_LABELS: json.dumps({"EN": [[0, 0], ["cat", "dog"]]})}, "EN must have one label for each class"),
-        ({BABEL_LABELS: json.dumps({"EN": [[7], ["nyuki"]]})}, "no language has both a label of an image's class"),
-        ({"images/0.tar": {"a.jpg": b"cat", "a.cls": b"1000"}}, "class 1000 is not 0 to 999"),
-        ({"nllb_dist13b_prompts.json": '{"EN": ["a photo"]}'}, "each template must have"),
-    ],
-    "dollar_street": [
-        (street("40", PLACE, "[1000]"), "class 1000 is not 0 to 999"),
-        (street("40", PLACE, "[]"), "not in the layout dollar_street"),
-        (street("nan", PLACE, "[1]"), "each income must be a number"),
-        (street("40", "../gone.jpg", "[1]"), r"lists '\.\./gone\.jpg': not a path below"),
-    ],
-    "cvqa": [
-        ({"labels.json": '{"6001_1": 2}'}, r"2 of 3 questions have no answer \(Label is -1\), the first is 6001_0"),
-        ({"labels.json": '{"6001_0": 4, "6001_1": 1, "7001_0": 0}'}, "class 4 is not 0 to 3"),
-        (
-            {"data/test-00000-of-00001.parquet": parquet(CVQA_ROW | {"Question": None, "Label": 0})},
-            "must have a text and 4",
-        ),
-        (
-            {"data/test-00000-of-00001.parquet": parquet(CVQA_ROW | {"Options": ["a"], "Label": 0})},
-            "must have a text and 4",
-        ),
-        ({"data/test-00000-of-00001.parquet": b"PAR1"}, "not in the layout cvqa"),
-    ],
-    "winogavil": [
-        (
-            {"winogavil_dataset.csv": "cue,candidates,associations\ncat,['cat'],['dog']\n"},
-            r"associations \['dog'\] are not some of the candidates",
-        ),
-        ({"winogavil_dataset.csv": "cue,candidates,associations\ncat\n"}, r"layout winogavil \(.*\n*.*candidates"),
-    ],
-}
+def questions(**values):
+    row = cvqa_row("6001_0", "cat", "('Swahili', 'Kenya')") | {"Label": 0, **values}
+    return {"data/test-00000-of-00001.parquet": parquet(row)}
 
-CASES = [
-    pytest.param(name, files, message, id=f"{name}-{number}")
-    for name, of_layout in WRONG.items()
-    for number, (files, message) in enumerate(of_layout)
+
+CAPTIONED = {"image/key": "0" * 16, "en": {"caption": ["a cat"]}}
+PLACE = f"assets/{0:024x}/{0:024x}.jpg"
+# What would give wrong numbers without an error: dataset, files in place of the miniature's, words of the error.
+WRONG = [
+    ("xm3600", {"captions.jsonl": jsonl(CAPTIONED, CAPTIONED)}, "occurs twice"),
+    ("xm3600", {"captions.jsonl": jsonl({**CAPTIONED, "../evil": CAPTIONED["en"]})}, "a language must be a plain name"),
+    ("xm3600", {"captions.jsonl": jsonl({**CAPTIONED, "a/b": CAPTIONED["en"]})}, "a language must be a plain name"),
+    ("xtd10", {"test_1kcaptions_en.txt": "cat\n"}, "has 1 lines; it must have a caption for each of the 2 images"),
+    ("xtd10", {"more/test_1kcaptions_en.txt": "a\nb\n"}, "are both captions in en"),
+    ("xtd10", {"test_image_names.txt": 2 * "COCO_val2014_000000391895.jpg\n"}, "occurs twice"),
+    ("pool", {"0.tar": {"a.jpg": b"cat", "b.txt": b"cat"}}, r"1 labels or captions without an image: b\.txt"),
+    ("pool", {"0.tar": {"a.jpg": b"cat"}, "more/1.tar": None}, "there is no caption"),
+    ("cars", {"zeroshot_classification_templates.txt": "a photo\n"}, "each template must have"),
+    ("cars", {"test/nshards.txt": "2\n"}, "says 2 tars"),
+    ("cars", {"test/1.tar": {}}, r"says 1 tars, .*test has 2"),
+    ("cars", {"languages.json": '{"de": {"classes": ["Katze"]}}'}, "de must name each of the 6 classes"),
+    ("cars", {"languages.json": '{"de": {"classes": ["a", [], "c", "d", "e", "f"]}}'}, "de must name each"),
+    ("cars", tar(a_jpg=b"cat", a_cls=b"6"), "class 6 is not 0 to 5"),
+    ("cars", tar(a_jpg=b"cat", a_cls=b"-1"), "class -1 is not 0 to 5"),
+    ("cars", {"dataset_type.txt": "segmentation\n"}, "'segmentation'; it must be one of"),
+    ("voc2007_multilabel", tar(a_jpg=b"cat", a_npy=array([1, 0])), "not in the layout webdataset"),
+    ("voc2007_multilabel", tar(a_jpg=b"cat", a_npy=array([2] * 6)), "must hold 0 or 1 for each class"),
+    ("folders", {"classnames.txt": "cat\n"}, "has 1 names; there are 2 folders"),
+    ("folders", {"empty/note.md": ""}, "empty holds no image"),
+    ("folders", {"dog": None}, "has 1 folders; it must have one per class"),
+    ("babel_imagenet", labels(EN=[[1000], ["cat"]]), "EN: class 1000 is not 0 to 999"),
+    ("babel_imagenet", labels(EN=[[0, 0], ["cat", "dog"]]), "EN must have one label for each class"),
+    ("babel_imagenet", labels(EN=[[7], ["nyuki"]]), "no language has both a label of an image's class"),
+    ("babel_imagenet", {"nllb_dist13b_prompts.json": '{"EN": ["a photo"]}'}, "each template must have"),
+    ("dollar_street", street("40", PLACE, "[1000]"), "class 1000 is not 0 to 999"),
+    ("dollar_street", street("nan", PLACE, "[1]"), "each income must be a number"),
+    ("dollar_street", street("40", "../gone.jpg", "[1]"), r"lists '\.\./gone\.jpg': not a path below"),
+    ("cvqa", {"labels.json": '{"6001_1": 2}'}, "2 of 3 questions have no answer .*, the first is 6001_0"),
+    ("cvqa", {"labels.json": '{"6001_0": 4, "6001_1": 1, "7001_0": 0}'}, "class 4 is not 0 to 3"),
+    ("cvqa", questions(Question=None), "must have a text and 4"),
+    ("cvqa", questions(Options=["a"]), "must have a text and 4"),
+    (
+        "winogavil",
+        {"winogavil_dataset.csv": "cue,candidates,associations\ncat,['cat'],['dog']\n"},
+        r"associations \['dog'\] are not some of the candidates",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "files", "message"), CASES)
-def test_wrong_folders_are_named(name, files, message, tmp_path):
+@pytest.mark.parametrize(("name", "files", "message"), WRONG)
+def test_what_would_give_wrong_numbers_is_named(name, files, message, tmp_path):
+    if uses_imagenet(name):
+        pytest.importorskip("open_clip")
     write_miniature(name, tmp_path, files)
     with pytest.raises((UserError, BadShard), match=message) as caught:
         datasets.load(name, config_of([name], tmp_path, prompts="nllb", also=("linear_probe",)), tmp_path)

@@ -1,6 +1,4 @@
-"""The examples, the notebook and the recipes of the ablation do what they say."""
-
-from __future__ import annotations
+"""The examples and the notebook do what they say."""
 
 import argparse
 import json
@@ -16,21 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import MetaClip2Model
 
 import worldclip
 from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of, write_embedded_world
 from pages import REPOSITORY, blocks, commands
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import make_recipe, make_shards, run_stages, write_pool
 from toy import ToyWorld, draw_shape, write_tar
 from worldclip import curate
 from worldclip.cli import main
-from worldclip.config import load_recipe
-from worldclip.core.settings import to_dict
+from worldclip.core.errors import UserError
+from worldclip.model.clip import create_model, image_processor, model_config
+from worldclip.model.config import ModelConfig
+from worldclip.model.tokenizer import load_tokenizer, train_tokenizer
+from worldclip.train.train_state import load_initial_weights
 
 EXAMPLES = REPOSITORY / "examples"
 NOTEBOOK = EXAMPLES / "notebook" / "worldclip.ipynb"
-ARMS = ("english", "english_list", "merged", "same_t", "worldwide")
-ABOUT = {("match", "isolate"), ("balance", "rule"), ("curate", "include")}
 
 
 def make_run_and_list(
@@ -170,59 +172,7 @@ def test_notebook_runs_on_the_toy_world(toy_world: ToyWorld, tmp_path: Path, mon
     assert said[3].count("\n") == 8
     assert "loss" in said[4]
     assert said[5].startswith("a photo of a red circle [(")
-    assert "<img" in code[6].outputs[0]["data"]["text/html"]
-
-
-def test_the_five_arms_differ_in_three_keys_alone():
-    recipes = {arm: to_dict(load_recipe(REPOSITORY / f"recipes/ablate_{arm}.toml")) for arm in ARMS}
-    whole = recipes["worldwide"]
-    seen = []
-    for recipe in recipes.values():
-        changed = {(s, key) for s in whole for key in whole[s] | recipe[s] if whole[s].get(key) != recipe[s].get(key)}
-        assert changed <= ABOUT
-        seen.append(tuple(str(recipe[section][key]) for section, key in sorted(ABOUT)))
-    assert len(set(seen)) == len(ARMS)
-
-
-@pytest.fixture(scope="module")
-def matched(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
-    """isolate -> (pool, run after match)."""
-    folder = tmp_path_factory.mktemp("pool")
-    write_pool(folder, make_shards(seed=7))
-    merged = list(dict.fromkeys(entry for lang in sorted(LISTS) for entry in LISTS[lang]))
-    runs = {}
-    for isolate in ("language", "merged", "english"):
-        runs[isolate] = (folder, tmp_path_factory.mktemp(isolate))
-        write_metadata(runs[isolate][1], {**LISTS, **({"merged": merged} if isolate == "merged" else {})})
-        run_stages(make_recipe(folder, match={"isolate": isolate}), runs[isolate][1], stages="pool match")
-    return runs
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_curates_what_it_says(matched, arm):
-    found = to_dict(load_recipe(REPOSITORY / f"recipes/ablate_{arm}.toml"))
-    isolate = found["match"]["isolate"]
-    folder, run = matched[isolate]
-    recipe = make_recipe(
-        folder, match={"isolate": isolate}, balance=found["balance"], curate={"include": found["curate"]["include"]}
-    )
-    reports = run_stages(recipe, run, stages="match balance curate")
-    lists = reports["balance"]["lists"]
-    kept = {lang for lang, row in reports["curate"]["languages"].items() if row["pairs_out"]}
-    if arm == "english":
-        assert kept == {"en"}
-    elif arm == "english_list":
-        assert list(lists) == ["en"]
-    elif arm == "merged":
-        assert list(lists) == ["merged"]
-        assert lists["merged"]["threshold"] == 5
-        assert kept == set(LISTS)
-    elif arm == "same_t":
-        assert {row["threshold"] for row in lists.values()} == {5}
-    else:
-        assert kept > {"en"}
-        assert lists["en"]["threshold"] == 5
-        assert len({row["threshold"] for row in lists.values()}) > 1
+    assert sum("image/png" in output.get("data", {}) for output in code[6].outputs) == 10
 
 
 def test_filter_keeps_similar_pairs_that_a_head_finds_safe(tmp_path, monkeypatch):
@@ -243,3 +193,73 @@ def test_filter_keeps_similar_pairs_that_a_head_finds_safe(tmp_path, monkeypatch
     expected = [key_of(*pair) for pair, valid in zip(pairs, is_valid, strict=True) if valid]
     assert pq.read_table(out)["key"].to_pylist() == expected
     assert 0 < len(expected) < (scores >= np.median(scores)).sum(), "both rules remove pairs"
+
+
+# --- examples/finetune at toy size: its recipe with a smaller model and fewer samples ---------------------------------
+
+MODEL = {"preset": "tiny", "image_size": 32, "vision_layers": 1, "text_layers": 1, "context_length": 16}
+
+
+def save_model(folder: Path) -> MetaClip2Model:
+    """Write a Hugging Face folder of random weights and return its model."""
+    tokenizer = train_tokenizer(
+        ["a photo of a red circle", "der Hund und das Haus"] * 20, vocab_size=80, context_length=16
+    )
+    model = create_model(model_config(ModelConfig(**MODEL), tokenizer), seed=7)
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    image_processor(32).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.slow
+def test_training_continues_from_a_hugging_face_folder(toy_world, tmp_path, monkeypatch):
+    pytest.importorskip("wordfreq")
+    monkeypatch.chdir(tmp_path)
+    for folder, shard in (("my_images", 0), ("my_images", 1), ("my_test", 2)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(toy_world.pool / f"{shard:05}.tar", tmp_path / folder)
+    before = save_model(tmp_path / "weights").state_dict()
+    recipe = (EXAMPLES / "finetune" / "finetune.toml").read_text(encoding="utf-8")
+    model = "\n".join(f"{key} = {json.dumps(value)}" for key, value in MODEL.items())
+    recipe = recipe.replace("facebook/metaclip-2-worldwide-s16", "weights").replace('preset = "vit_s16"', model)
+    (tmp_path / "finetune.toml").write_text(recipe, encoding="utf-8")
+    smaller = [
+        'languages.codes=["en", "ar"]',
+        "train.samples_seen=256",
+        "train.global_batch_size=32",
+        "train.warmup_samples=32",
+        "train.evaluate_every_samples=128",
+        "train.lr=1e-3",
+        "train.device=cpu",
+    ]
+    flags = [flag for value in smaller for flag in ("--set", value)]
+    assert main(["run", "finetune.toml", "--out", "run", "--until", "evaluate", *flags]) == 0
+    assert json.loads((tmp_path / "run/train/report.json").read_text())["steps"] == 8
+    assert (tmp_path / "run/train/best.json").exists()
+    results = [json.loads(line) for line in (tmp_path / "run/evaluate/results.jsonl").read_text().splitlines()]
+    assert {record["dataset"] for record in results} == {"mine"}
+    newest = sorted((tmp_path / "run/train").glob("step_*"))[-1]
+    after = load_file(newest / "model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("vision_model."))
+    assert not torch.equal(after["visual_projection.weight"], before["visual_projection.weight"])
+    table = "text_model.embeddings.token_embedding.weight"
+    is_trained = ~torch.isclose(after[table], before[table], rtol=1e-3, atol=0).all(1)
+    assert 0 < int(is_trained.sum()) < len(is_trained)  # only weight decay moves rows of tokens that no text contains
+    decay = (after[table] / before[table])[~is_trained]
+    torch.testing.assert_close(decay, decay[0, 0].expand_as(decay), rtol=1e-6, atol=0)
+
+
+def test_initial_weights_of_another_architecture_or_tokenizer_are_refused(tmp_path):
+    own = save_model(tmp_path / "weights")
+    source = str(tmp_path / "weights")
+    other = train_tokenizer(["another text of other words"] * 20, vocab_size=80, context_length=16)
+    with pytest.raises(UserError, match=r"set train\.tokenizer\.path = '.*weights'"):
+        load_initial_weights(own, source, other)
+    path = tmp_path / "weights" / "config.json"
+    config = json.loads(path.read_text())
+    config["vision_config"]["hidden_act"] = "quick_gelu"
+    config["text_config"]["num_attention_heads"] = 2
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"hidden_act is quick_gelu there, gelu here; .*num_attention_heads is 2 there"):
+        load_initial_weights(own, source, load_tokenizer(tmp_path / "weights", 16))

@@ -1,6 +1,4 @@
-"""The stage writes complete formats, each compared by its own library before it takes its name."""
-
-from __future__ import annotations
+"""The stage writes complete formats, each compared before it takes its name; model cards; pruned vocabularies."""
 
 import json
 import shutil
@@ -10,14 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Pipeline
+from tokenizers import models, processors
 from transformers import MetaClip2VisionModel
 
 import worldclip
 from miniature import write_files
-from model_folders import save_tiny
+from model_folders import TINY, save_tiny
+from small_models import CORPUS, TEXTS
 from stages import finish, job_of
+from toy import markdown_rows
 from worldclip import cli, export
 from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
@@ -25,9 +28,13 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_toml
-from worldclip.export import ExportConfig
+from worldclip.evaluate.tables import markdown_table
+from worldclip.export import ExportConfig, export_model, model_card, prune_vocabulary
 from worldclip.model import sample_inputs
+from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.formats import huggingface_folder, open_clip_folder
+from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.tokenizer import tokenizer_of
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
 
@@ -57,96 +64,60 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     folder = run_dir / "export" / "huggingface"
     assert report["formats"]["huggingface"]["max_difference"] <= sample_inputs.TOLERANCE
     assert not (folder / "trainer").exists()
+    clip = worldclip.load(run_dir, device="cpu")
     texts = ["a red apple", "红苹果"]
-    features = worldclip.load(folder, device="cpu").encode_text(texts)
-    np.testing.assert_array_equal(features, worldclip.load(run_dir, device="cpu").encode_text(texts))
+    np.testing.assert_array_equal(worldclip.load(folder, device="cpu").encode_text(texts), clip.encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"] == job_of("export", load_recipe(RECIPE), run_dir).inputs
+    tower = MetaClip2VisionModel.from_pretrained(folder).eval()  # plain transformers reads the image tower alone
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        hidden_states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(hidden_states[-2], whole[-2], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["huggingface", "open_clip"])
-def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(name, run_dir, monkeypatch):
+@pytest.mark.parametrize("module", [huggingface_folder, open_clip_folder])
+def test_export_that_differs_when_loaded_is_refused_and_the_old_one_stays(module, run_dir, monkeypatch):
+    name, write = module.__name__.rpartition(".")[2].removesuffix("_folder"), module.write
     run_export(run_dir, formats=[name])
     before = (run_dir / "export" / name / "README.md").read_bytes()
-    # an unchanged Hugging Face checkpoint is copied
-    module, function = (huggingface_folder, "copy") if name == "huggingface" else (open_clip_folder, "write")
-    plain = getattr(module, function)
 
     def spoil(source, folder, *precisions):
-        plain(source, folder, *precisions)
+        write(source, folder, *precisions)
         file = next(folder.glob("*.safetensors"))
         weights = load_file(file)
         key = next(key for key in weights if key.endswith(("visual_projection.weight", "visual.proj")))
         weights[key] = weights[key] + 1e-2 * torch.randn_like(weights[key])
         save_file(weights, file, {"format": "pt"})
 
-    monkeypatch.setattr(module, function, spoil)
+    monkeypatch.setattr(module, "write", spoil)
     with pytest.raises(UserError, match=r"differ by .* nothing was exported"):
         run_export(run_dir, formats=[name])
     assert (run_dir / "export" / name / "README.md").read_bytes() == before
     assert [path.name for path in (run_dir / "export").iterdir() if path.is_dir()] == [name]
-
-
-def test_embeddings_that_are_no_numbers_are_not_close():
     with pytest.raises(UserError, match="nothing was exported"):
         sample_inputs.require_close(float("nan"), "transformers")
 
 
-def test_run_without_a_checkpoint_is_refused(tmp_path):
+def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match="run first: worldclip train"):
         run_export(tmp_path)
-
-
-def test_all_problems_of_the_configuration_are_listed(tmp_path):
     config = ExportConfig(formats=(), onnx_precisions=(), corpus=("texts.csv",))
     with pytest.raises(UserError) as caught:
         export.export_model(tmp_path, tmp_path / "out", config)
     assert len(caught.value.problems) == 4
-
-
-def test_folder_of_others_with_the_name_of_a_format_stays(tmp_path):
     write_files(tmp_path, {"open_clip/README.md": "a clone of its repository"})
     with pytest.raises(UserError, match="holds a folder 'open_clip' of others, which would be replaced"):
         export.export_model("owner/name", tmp_path, ExportConfig(formats=("open_clip",)))
     assert (tmp_path / "open_clip/README.md").read_text() == "a clone of its repository"
 
 
-def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
-    row = {"place": 0, "lang_prob": 1.0, "entry_ids": [0]}
-    texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
-    rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
-    artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), schemas.MATCH_TEXTS)
-    report = run_export(run_dir, languages=["en"])
-    assert report["vocabulary"]["texts_proven"] == 1
-    whole, small = (
-        worldclip.load(run_dir / name, device="cpu") for name in ("train/step_000000009", "export/huggingface")
-    )
-    np.testing.assert_allclose(small.encode_text("a red apple"), whole.encode_text("a red apple"), atol=1e-6)
-    assert small.tokenizer.vocab_size == report["vocabulary"]["rows_after"] < whole.tokenizer.vocab_size
-    assert (small.tokenizer.encode(["红苹果"]).ids == small.tokenizer.hf.unk_token_id).any()
-    config = load_recipe({**RECIPE, "export": {"languages": ["en"]}})
-    assert job_of("export", config, run_dir).inputs["corpus"]
-
-
-def test_plain_transformers_reads_the_image_tower_of_a_whole_folder(run_dir):
-    run_export(run_dir)
-    tower = MetaClip2VisionModel.from_pretrained(run_dir / "export" / "huggingface").eval()
-    pixels = torch.randn(2, 3, 32, 32)
-    clip = worldclip.load(run_dir, device="cpu")
-    with torch.inference_mode():
-        hidden_states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-        whole = clip.model.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
-    assert hidden_states[-2][:, 1:].shape == (2, 16, 64)
-    torch.testing.assert_close(hidden_states[-2], whole[-2], atol=1e-6, rtol=1e-5)
-
-
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):
     stored = load_recipe({**RECIPE, "pool": {"path": str(tmp_path / "tars")}, "export": {"formats": ["open_clip"]}})
     artifacts.write_text(run_dir / "recipe.toml", to_toml(stored))
-    assert (
-        cli.main(["export", str(run_dir), "--out", str(tmp_path / "first"), "--formats", "huggingface", "open_clip"])
-        == 0
-    )
+    formats = ["--formats", "huggingface", "open_clip"]
+    assert cli.main(["export", str(run_dir), "--out", str(tmp_path / "first"), *formats]) == 0
     exported = tmp_path / "first" / "huggingface"
     assert f"publish a folder of {exported.parent} with: hf upload OWNER/NAME FOLDER" in capsys.readouterr().err
     assert "# my_run: a CLIP for 2 languages" in (exported / "README.md").read_text()
@@ -154,11 +125,9 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
     assert published.pool.path == str(exported / "tars")  # relative in the file
     assert str(tmp_path) not in (exported / "recipe.toml").read_text() + (exported / "README.md").read_text()
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "open_clip", "report.json"]
-
     for _ in range(2):  # an export of ours may be replaced
         assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["open_clip", "report.json"]
-
     for colour in ("red", "blue"):
         (tmp_path / "pictures" / colour).mkdir(parents=True)
         Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
@@ -169,13 +138,181 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
         assert (out / "results.jsonl").exists()
         assert not (out / "recipe.toml").exists()
     assert not (exported / ".lock").exists()
-
-
-def test_exported_model_is_no_run(run_dir, tmp_path):
-    run_export(run_dir, formats=["open_clip"])
-    artifacts.write_text(run_dir / "recipe.toml", to_toml(load_recipe(RECIPE)))
-    folder = run_dir / "export" / "open_clip"
-    shutil.copy(run_dir / "recipe.toml", folder)
-    assert (layout.is_run(run_dir), layout.is_run(folder)) == (True, False)
+    assert (layout.is_run(run_dir), layout.is_run(exported)) == (True, False)
     with pytest.raises(UserError, match=r"is an exported model, not a run; give .*recipe\.toml"):
-        load_recipe(folder)
+        load_recipe(exported)
+
+
+# --- model cards ------------------------------------------------------------------------------------------------------
+
+RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
+MEASURED = {"no": (0.183, 0.457), "zh": (0.004, 0.052), "de": (0.25, 0.5)}  # top-1, top-5
+
+
+def record_of(lang: str, task: str, values: dict[str, float]) -> dict:
+    return {
+        "model": "train/step_000000009",
+        "dataset": "tone: held out",
+        "lang": lang,
+        "task": task,
+        "n": 226,
+        "metrics": values | {"mean_per_class_recall": 0.1},
+        "chance": dict.fromkeys(values, 0.05),
+        "interval_95": {name: [0.06, 0.9] for name in values},
+    }
+
+
+@pytest.fixture
+def measured(tmp_path) -> Path:
+    """Write a run with results in three languages; sw is not measured."""
+    run = tmp_path / "my_run"
+    recipe = {"pool": {"path": "pool"}, "languages": {}, "balance": {"tail_fraction": 0.1}}
+    artifacts.write_text(run / "recipe.toml", to_toml(load_recipe(recipe)))
+    kept = {lang: {"pairs_in": 100, "pairs_out": 80} for lang in (*MEASURED, "sw")}
+    artifacts.write_json(run / "curate" / "report.json", {"languages": kept})
+    artifacts.write_json(run / "train" / "report.json", {"seen": {"no": 1200}})
+    artifacts.write_json(run / "train" / "config.json", {"schedule": {"global_batch_size": 75_264, "num_steps": 12}})
+    artifacts.write_text(run / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
+    wordnet = {"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}
+    sources = {"no": [wordnet], "sw": [{"source": "list", "path": "sw.parquet", "licence": "CC BY 4.0"}]}
+    artifacts.write_manifest(run / "metadata", config={}, inputs={}, counts={}, sources=sources, pageviews=[])
+    records = []
+    for lang, (top1, top5) in MEASURED.items():
+        records.append(record_of(lang, "zeroshot_classification", {"acc1": top1, "acc5": top5}))
+        records.append(record_of(lang, "image_text_retrieval", dict.fromkeys(RECALLS, 0.333)))
+    artifacts.write_text(layout.results(run), "".join(f"{json.dumps(record)}\n" for record in records))
+    artifacts.write_text(layout.results_table(run), markdown_table(records))
+    return run
+
+
+def render(run: Path, name: str = "huggingface") -> str:
+    card = model_card.of_run(run, run / "train" / "step_000000009")
+    return model_card.render(card, name, {"max_difference": 1e-7, "checked": {}, "page_bytes": {"first search": 1}})
+
+
+def test_hub_reads_results_by_language_with_the_numbers_of_the_table(measured):
+    text = render(measured)
+    data = ModelCard(text).data
+    assert data.license == "unknown"
+    assert data.language == ["de", "no", "sw", "zh"]  # a bare `no` is false in YAML
+    rows = markdown_rows(text)
+    table = {row[0]: [float(cell) for cell in row[1:]] for row in rows if row[0] in MEASURED and "." in row[1]}
+    found = {(result.dataset_config, result.metric_type): result.metric_value for result in data.eval_results}
+    assert found == {
+        (lang, name): value
+        for lang in table
+        for name, value in zip(("acc1", "acc5", *RECALLS), table[lang], strict=True)
+    }
+    assert found["zh", "acc1"] == 0.4
+    names = {result.dataset_name for result in data.eval_results if result.dataset_config == "no"}
+    assert names == {"tone: held out (no)"}
+    for name in model_card.LIBRARIES:
+        assert ModelCard(render(measured, name)).data.library_name == model_card.LIBRARIES[name]
+    assert "model-index" not in render(measured, "web")
+
+
+def test_card_names_languages_recipe_pairs_and_licences(measured):
+    text = render(measured)
+    for said in ("# my_run: a CLIP for 4 languages", "OpenMoji, CC BY-SA 4.0", "preset vit_b32"):
+        assert said in text
+    assert "step_000000009 of 12 steps, 677,376 pairs seen in batches of 75,264" in text
+    rows = markdown_rows(text)
+    assert ("no", "100", "80", "1,200") in rows
+    assert ("wordnet", "Princeton WordNet", "WordNet licence", "no") in rows
+    assert ("list", "sw.parquet", "CC BY 4.0", "sw") in rows
+    layout.results(measured).unlink()
+    text = render(measured)
+    assert ModelCard(text).data.eval_results is None
+    assert any(line.startswith("Intended use: ") for line in text.splitlines())
+
+
+# --- pruned vocabularies ----------------------------------------------------------------------------------------------
+
+ENGLISH = ["a red apple", "the quick brown fox", "x x x", "a dog & a cat"]
+
+
+@pytest.fixture(scope="module")
+def whole(published_model) -> Clip:
+    return worldclip.load(published_model("metaclip-2-worldwide-s16"), device="cpu")
+
+
+def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
+    row = {"place": 0, "lang_prob": 1.0, "entry_ids": [0]}
+    texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
+    rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
+    artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), schemas.MATCH_TEXTS)
+    report = run_export(run_dir, languages=["en"])
+    assert report["vocabulary"]["texts_proven"] == 1
+    before, small = (
+        worldclip.load(run_dir / name, device="cpu") for name in ("train/step_000000009", "export/huggingface")
+    )
+    np.testing.assert_allclose(small.encode_text("a red apple"), before.encode_text("a red apple"), atol=1e-6)
+    assert small.tokenizer.vocab_size == report["vocabulary"]["rows_after"] < before.tokenizer.vocab_size
+    assert (small.tokenizer.encode(["红苹果"]).ids == small.tokenizer.hf.unk_token_id).any()
+    assert job_of("export", load_recipe({**RECIPE, "export": {"languages": ["en"]}}), run_dir).inputs["corpus"]
+
+
+def test_texts_of_the_corpus_embed_alike_with_fewer_rows(published_model, whole, tmp_path, capsys):
+    corpus, texts = tmp_path / "texts.txt", [*ENGLISH, TEXTS[2]]
+    corpus.write_text("\n".join([*texts, ""]), encoding="utf-8")
+    arguments = ["export", str(published_model("metaclip-2-worldwide-s16")), "--out", str(tmp_path), "--json"]
+    arguments += ["--languages", "en,ja", "--corpus", str(corpus)]
+    assert cli.main([*arguments, "--formats", "huggingface", "open_clip"]) == 0
+    report = json.loads(capsys.readouterr().out)["vocabulary"]
+    num_removed = report["rows_before"] - report["rows_after"]
+    assert num_removed > 0
+    assert report["parameters_before"] - report["parameters_after"] == report["width"] * num_removed
+    assert report["texts_proven"] == len(texts)
+    for name in ("huggingface", "open_clip"):
+        actual = worldclip.load(tmp_path / name, device="cpu").encode_text(texts)
+        np.testing.assert_allclose(actual, whole.encode_text(texts), atol=1e-6)
+    card = (tmp_path / "huggingface" / "README.md").read_text(encoding="utf-8")
+    assert f"{report['rows_after']:,} of {report['rows_before']:,} token rows" in card
+    assert "\n- ja\n" in card
+
+
+def test_special_tokens_keep_their_roles_with_new_ids(whole):
+    pruned, _ = prune_vocabulary.prune(whole, ["a red apple"])
+    old, new = whole.tokenizer.hf, pruned.tokenizer.hf
+    for name in ("bos", "eos", "pad", "unk", "mask"):
+        assert getattr(new, f"{name}_token") == getattr(old, f"{name}_token")
+    assert new.mask_token_id == len(new) - 1
+    tokens = pruned.tokenizer.encode(["a red apple </s>"])
+    assert tokens.ids[0] == new.bos_token_id
+    assert (tokens.ids == new.eos_token_id).sum() == 1
+    assert pruned.model.config.text_config.eos_token_id == new.eos_token_id
+
+
+def test_unknown_characters_in_the_corpus_are_segmented_as_before():
+    """The penalty of an unknown character depends on the lowest score of all pieces, so that this piece stays.
+
+    Without `zz` the penalty of `h` is so low that `abcdefg` and an unknown `h` are likelier than four pairs.
+    """
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    pieces = [*((name, 0.0) for name in names.values()), *((pair, -9.0) for pair in ("ab", "cd", "ef", "gh"))]
+    pipeline = Pipeline(models.Unigram([*pieces, ("abcdefg", -1.0), ("zz", -100.0), ("yy", -50.0)], unk_id=3))
+    pipeline.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 2)])
+    tokenizer = tokenizer_of(pipeline, 32, names)
+    model = create_model(model_config(TINY, tokenizer), seed=0).eval()
+    clip = Clip(TorchBackend(model), tokenizer, image_processor(32))
+    pruned, report = prune_vocabulary.prune(clip, ["abcdefgh", "abcdefg"])
+    assert (report["texts_proven"], report["rows_before"], report["rows_after"]) == (2, 11, 10)  # yy is gone
+    assert len(pruned.tokenizer.encode(["abcdefgh"]).ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "languages", "corpus", "said"),
+    [
+        ("mt5-worldwide-s16", ["en"], ["texts.txt"], "is a SiglipTokenizer; only Unigram tokenizers in tokenizer.json"),
+        ("worldwide-s16", ["en"], [], "only a run has texts of its own"),
+        ("worldwide-s16", ["en", "xx"], ["texts.txt"], "export.languages: unknown language code 'xx'"),
+        ("worldwide-s16", ["en"], ["no.txt"], r"no\.txt is not a UTF-8 text file .*No such file"),
+        ("worldwide-s16", ["en"], ["latin_1.txt"], r"latin_1\.txt is not a UTF-8 text file"),
+    ],
+)
+def test_invalid_corpora_and_tokenizers_are_refused(name, languages, corpus, said, published_model, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(CORPUS), encoding="utf-8")
+    (tmp_path / "latin_1.txt").write_bytes(b"caf\xe9")
+    config = ExportConfig(languages=tuple(languages), corpus=tuple(str(tmp_path / file) for file in corpus))
+    with pytest.raises(UserError, match=said):
+        export_model(published_model(f"metaclip-2-{name}"), tmp_path / "out", config)

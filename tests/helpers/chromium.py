@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from client_tools import clients_folder
+from pages import REPOSITORY
 
 WIDTHS = (1400, 400)
 """Pixels of a window on a desk, and of a phone."""
@@ -119,7 +119,7 @@ class Page:
 
     def axe_problems(self) -> list[tuple[str, str, str]]:
         """Return what axe finds wrong: rule, impact, the first element; skip the test where axe is not installed."""
-        axe = clients_folder() / "node/node_modules/axe-core/axe.min.js"
+        axe = REPOSITORY / ".clients/node/node_modules/axe-core/axe.min.js"
         if not axe.exists():
             pytest.skip(f"{axe} does not exist; run: make clients")
         self.run(f"{axe.read_text(encoding='utf-8')}; 0")

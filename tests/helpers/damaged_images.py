@@ -96,22 +96,3 @@ def damage(data: bytes, draw: random.Random) -> bytes:
     if draw.random() < 0.1:
         del content[draw.randrange(len(content) + 1) :]
     return bytes(content)
-
-
-def damage_inside(data: bytes, draw: random.Random) -> bytes:
-    """Return a PNG damaged behind its checksums and its compression; a file of another format damaged as it is."""
-    if not data.startswith(SIGNATURE):
-        return damage(data, draw)
-    chunks = []
-    at = len(SIGNATURE)
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4])
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
-        at += size + 12
-    damaged = draw.randrange(len(chunks))
-    for i, (kind, body) in enumerate(chunks):
-        if kind == b"IDAT" and draw.random() < 0.7:
-            chunks[i] = (kind, zlib.compress(damage(zlib.decompress(body), draw), 1))
-        elif i == damaged and body:
-            chunks[i] = (kind, damage(body, draw))
-    return SIGNATURE + b"".join(chunk(kind, body) for kind, body in chunks)

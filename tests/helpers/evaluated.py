@@ -73,7 +73,7 @@ def webdataset_files(keys: Sequence[str], words: Sequence[str] = (), template: s
 def write_checkpoint(run_dir: Path, step: int = 10) -> Path:
     """Write something that counts as the checkpoint of a step; its weights are never read."""
     checkpoint = run_dir / "train" / f"step_{step:09}"
-    write_files(checkpoint, {"model.safetensors": str(step)})
+    write_files(checkpoint, {"model.safetensors": str(step), "config.json": '{"model_type": "metaclip_2"}'})
     return checkpoint
 
 

@@ -64,7 +64,7 @@ def digests_of_curation(run_dir: Path) -> dict[str, str]:
 def check(code: str, folder: Path, *arguments: object) -> None:
     """Check that code killed midway and at its last file resumes to the same bytes without starting over.
 
-    `code` gets the folder to write as sys.argv[2].  Kills at all points: kill_points.py.
+    `code` gets the folder to write as sys.argv[2].  Kills at all points: test_same_bytes.py.
     """
     # Only files below `folder` count: kernels that are compiled meanwhile write files, too.
     place = str(folder)

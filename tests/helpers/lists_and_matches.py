@@ -48,7 +48,7 @@ def write_world(folder: Path) -> Recipe:
         dump.with_name(f"{lang}wiki-20240101-siteinfo-namespaces.json").write_text(namespaces)
     titles = [f"{prefix}{word}" for word in WORDS for prefix in ("", "fi\u0cf3\U00010d70:", "\U0001e030\u0264:")]
     views = [f"{lang} {title} {9 + i} 0" for lang in LANGS for i, title in enumerate(titles)]
-    write_lines(folder / "views" / "pageviews-20240101-120000.gz", *views)
+    write_lines(folder / "dumps/pageviews/pageviews-20240101-120000.gz", *views)
     wordnet = write_wordnet(folder / "en.tab", "en", *(f"{word}_A" for word in WORDS))
     texts = [" ".join(WORDS[i : i + 3]) for i in range(len(WORDS))]
     records = [{"uid": f"{lang}{i}", "text": text, "lang": lang} for lang in LANGS for i, text in enumerate(texts)]
@@ -62,7 +62,6 @@ def write_world(folder: Path) -> Recipe:
         "dumps": str(folder / "dumps"),
         "sources": ["number", "wordnet", "unigram", "bigram", "title", "pool"],
         "wordnets": {"en": wordnet},
-        "pageviews": str(folder / "views"),
         "lists": write_lists(folder, sw=WORDS),
         "pool_min_count": 1,
         "overrides": rules,

@@ -29,6 +29,12 @@ def save_tiny(folder: Path, texts: Sequence[str], *, vocab_size: int = 60, conte
     image_processor(32).save_pretrained(folder)
 
 
+@pytest.fixture
+def folder(hugging_face: Path, tmp_path: Path) -> Path:
+    """A copy of a Hugging Face folder, to be changed."""
+    return Path(shutil.copytree(hugging_face, tmp_path / "model"))
+
+
 def edit(file: Path, section: str = "", **values: object) -> None:
     """Set keys of a JSON file, which may be missing, or of a section such as model_cfg.text_cfg."""
     record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

@@ -1,29 +1,53 @@
-"""Run a task on several ranks, each a process with the environment variables of torchrun.
-
-The processes are forks of a server that has imported torch and the training, which takes most of a process's start.
-"""
+"""Run a task on several ranks: forks of a server that has imported this module, with torchrun's variables."""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
+import hashlib
+import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import threading
+import time
+from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+
 from calls import before, calls_of
+from small_world import TRAIN
+from stages import context
+from worldclip import pool
+from worldclip.config import load_recipe
+from worldclip.contracts.layout import step_folder
+from worldclip.core import inputs
+from worldclip.core.errors import UserError, WorkStopped
+from worldclip.core.settings import load_config
+from worldclip.model.tokenizer import Tokens, train_tokenizer
+from worldclip.train import checkpoint_writer, distributed, loop, stage, train_state
+from worldclip.train.checkpoint import CheckpointReader
+from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor
+from worldclip.train.config import TrainConfig
+from worldclip.train.distributed import World, connected_ranks, gather_records
+from worldclip.train.dual_encoder import DualEncoder
+from worldclip.train.loader import Batch
+from worldclip.train.pairs import PairSource
+from worldclip.train.step import train_step
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    [
-        *("torch.distributed.fsdp", "torch.utils.tensorboard", "transformers.models.metaclip_2.modeling_metaclip_2"),
-        *("worldclip.config", "worldclip.train.loop"),
-    ]
+    ["on_ranks", "torch.utils.tensorboard", "transformers.models.metaclip_2.modeling_metaclip_2"]
 )
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -42,7 +66,13 @@ VARIANTS |= {
     parts: VARIANTS[whole] | {"accum_steps": 4 if whole == "ddp" else 2} for whole, parts in ACCUMULATED.items()
 }
 SAVED = ("ddp", "fsdp", "hsdp siglip")  # variants whose checkpoint is written after the third step
-TEACHER_DIM = 8
+TEXTS = [f"{a}{b} {c}" for a in "abcdefghij" for b in "klmnop" for c in ("red", "green", "blue", "black")]
+WAIT_S = 0.5
+LATE_S = 0.1
+COLLECTIVES = (
+    *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "broadcast"),
+    *("all_gather_object", "broadcast_object_list", "barrier", "monitored_barrier"),
+)
 
 
 class Rank:
@@ -70,13 +100,11 @@ class Rank:
 
 
 def _be_rank(task: str, folder: Path, errors: Path, environment: dict[str, str]) -> None:
-    import torch
-
     with open(errors, "w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     os.environ.update(environment)
     torch.set_num_threads(1)
-    TASKS[task](folder)
+    globals()[task](folder)
 
 
 def start_ranks(task: str, folder: Path, world_size: int) -> list[Rank]:
@@ -100,17 +128,11 @@ def run_on_ranks(task: str, folder: Path, world_size: int) -> None:
     assert [process.returncode for process in processes] == [0] * world_size, "\n".join(errors)
 
 
-# the tasks
+# what a step needs
 
 
-def make_batch(variant: dict[str, Any], rank: int, world_size: int) -> Any:
+def make_batch(variant: dict[str, Any], rank: int = 0, world_size: int = 1) -> Batch:
     """Return this rank's slice of one batch of 16 pairs, which is the same at any world size."""
-    import numpy as np
-    import torch
-
-    from worldclip.model.tokenizer import Tokens
-    from worldclip.train.loader import Batch
-
     generator = np.random.default_rng(0)
     images = torch.from_numpy(generator.integers(0, 256, (16, 3, 32, 32), dtype=np.uint8))
     rows = [[*generator.integers(4, 60, generator.integers(1, 9)), 2] for _ in range(16)]
@@ -119,17 +141,15 @@ def make_batch(variant: dict[str, Any], rank: int, world_size: int) -> Any:
     offsets = np.cumsum([0, *(len(rows[i]) for i in own)])
     tokens = Tokens(np.concatenate([rows[i] for i in own]).astype(np.int64), offsets, 1)
     kept = patches[own.start : own.stop] if variant.get("patch_dropout") else None
-    return Batch(images[own.start : own.stop], tokens, [], np.zeros(0), {}, kept)
+    return Batch(images[own.start : own.stop], tokens, [], np.zeros(0), Counter(), kept)
 
 
 def make_teacher_features(variant: dict[str, Any], rank: int, world_size: int) -> Any:
     """Return what a teacher says of this rank's slice of the batch, None for a variant without a teacher."""
-    import torch
-
     if "distill" not in variant:
         return None
     generator = torch.Generator().manual_seed(1)
-    sides = [torch.randn(16, TEACHER_DIM, generator=generator) for _ in ("images", "texts")]
+    sides = [torch.randn(16, 8, generator=generator) for _ in ("images", "texts")]
     own = slice(rank * 16 // world_size, (rank + 1) * 16 // world_size)
     return tuple(torch.nn.functional.normalize(side, dim=1)[own] for side in sides)
 
@@ -137,74 +157,24 @@ def make_teacher_features(variant: dict[str, Any], rank: int, world_size: int) -
 @functools.cache
 def make_tokenizer() -> Any:
     """Return a tokenizer of 61 rows, which two ranks cannot share equally."""
-    from worldclip.model.tokenizer import train_tokenizer
-
     tokenizer = train_tokenizer(TEXTS, vocab_size=64, context_length=12)
     tokenizer.vocab_size = 61
     return tokenizer
 
 
-def make_state(variant: dict[str, Any], world: Any, checkpoint: Path | None = None) -> Any:
-    import torch
-
-    from small_world import TRAIN
-    from worldclip.core.settings import load_config
-    from worldclip.train import train_state
-    from worldclip.train.config import TrainConfig
-
-    model = TRAIN["model"] | {"patch_size": 16, "vision_layers": 2, "text_layers": 2}
+def make_state(variant: dict[str, Any], world: World = distributed.ALONE, checkpoint: Path | None = None) -> Any:
+    model = TRAIN["model"] | {"vision_layers": 2, "text_layers": 2}
     settings = TRAIN | {"model": model} | variant
-    settings["eps"] = 1e-3  # AdamW divides by the gradient's size: a large eps keeps one that is only rounding small
     if "lora_rank" in variant:
         settings["initial_weights"] = "nothing/is_read"
     config = dataclasses.replace(load_config(TrainConfig, settings), initial_weights=None)  # the seed's are as good
-    return train_state.create_train_state(config, make_tokenizer(), world, torch.device("cpu"), checkpoint)
+    state = train_state.create_train_state(config, make_tokenizer(), world, torch.device("cpu"), checkpoint)
+    for group in state.optimizer.param_groups:
+        group["eps"] = 1e-3  # AdamW divides by the gradient's size: this keeps one that is only rounding small
+    return state
 
 
-def save(state: Any, train_dir: Path) -> dict[str, int]:
-    """Write the checkpoint of step 3.  Return the bytes that this rank copied, and wrote to its own file."""
-    from worldclip.contracts.layout import step_folder
-    from worldclip.train.checkpoint_writer import CheckpointWriter
-    from worldclip.train.distributed import barrier
-    from worldclip.train.train_state import copy_to_cpu
-
-    def write_nothing(folder: Path) -> None:
-        pass
-
-    train_dir.mkdir(parents=True, exist_ok=True)
-    writer = CheckpointWriter(train_dir, state.world, keep_last=1)
-    tensors = copy_to_cpu(state)
-    writer.start(3, tensors, {"updates": 3}, write_nothing)
-    writer.wait()
-    barrier(state.world)  # rank 0 has renamed the folder
-    shard = f"trainer/shards/{state.world.rank:05}_of_{state.world.size:05}.safetensors"
-    written = (step_folder(train_dir, 3) / shard).stat().st_size if state.world.size > 1 else 0
-    return {"copied": sum(local.tensor.nbytes for local in tensors.values()), "written": written}
-
-
-TEXTS = [f"{a}{b} {c}" for a in "abcdefghij" for b in "klmnop" for c in ("red", "green", "blue", "black")]
-
-
-def count_read() -> list[int]:
-    """Return a list that gets the bytes of each tensor, or part of one, that a checkpoint is asked for from now on."""
-    from worldclip.train.checkpoint import CheckpointReader
-
-    sizes, read = [], CheckpointReader.read
-
-    def counted(*args: Any) -> Any:
-        tensor = read(*args)
-        sizes.append(tensor.nbytes)
-        return tensor
-
-    CheckpointReader.read = counted
-    return sizes
-
-
-def digests_of(tensors: dict[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each tensor's bytes."""
-    import hashlib
-
-    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+# the tasks
 
 
 def steps(folder: Path) -> None:
@@ -213,24 +183,10 @@ def steps(folder: Path) -> None:
     It also writes the names of those whose bytes differ between ranks.  SAVED variants are then written as a
     checkpoint, and the same variant on one rank, where that has been written before, is resumed here for a fourth step.
     """
-    import json
-
-    import torch
-    from safetensors.torch import save_file
-    from torch.distributed.tensor import DTensor
-
-    from worldclip.train.distributed import connected_ranks, gather_records
-    from worldclip.train.step import train_step
-
-    def whole(tensor: torch.Tensor) -> torch.Tensor:
-        return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
-
-    bytes_of, differing = {}, {}
-    bytes_read = count_read()
+    bytes_of, differing, bytes_read = {}, {}, count_read()
     with connected_ranks("cpu") as world:
         for name, variant in VARIANTS.items():
-            state = make_state(variant, world)
-            batch = make_batch(variant, world.rank, world.size)
+            state, batch = make_state(variant, world), make_batch(variant, world.rank, world.size)
             teacher_features = make_teacher_features(variant, world.rank, world.size)
             tensors = {}
             for step in range(3):
@@ -259,7 +215,37 @@ def steps(folder: Path) -> None:
             (folder / f"differing.{world.size}.json").write_text(json.dumps(differing))
 
 
-WAIT_S = 0.5
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
+
+
+def digests_of(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
+def count_read() -> list[int]:
+    """Return a list that gets the bytes of each tensor, or part of one, that a checkpoint is asked for from now on."""
+    sizes, read = [], CheckpointReader.read
+
+    def counted(*args: Any) -> torch.Tensor:
+        tensor = read(*args)
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    CheckpointReader.read = counted
+    return sizes
+
+
+def save(state: Any, train_dir: Path) -> dict[str, int]:
+    """Write the checkpoint of step 3.  Return the bytes that this rank copied, and wrote to its own file."""
+    train_dir.mkdir(parents=True, exist_ok=True)
+    writer, tensors = CheckpointWriter(train_dir, state.world, keep_last=1), train_state.copy_to_cpu(state)
+    writer.start(3, tensors, {"updates": 3}, lambda folder: None)
+    writer.wait()
+    distributed.barrier(state.world)  # rank 0 has renamed the folder
+    shard = f"trainer/shards/{state.world.rank:05}_of_{state.world.size:05}.safetensors"
+    written = (step_folder(train_dir, 3) / shard).stat().st_size if state.world.size > 1 else 0
+    return {"copied": sum(local.tensor.nbytes for local in tensors.values()), "written": written}
 
 
 def waits(folder: Path) -> None:
@@ -267,46 +253,24 @@ def waits(folder: Path) -> None:
 
     Rank 1 writes what became of the last one.
     """
-    import datetime
-    import time
-
-    import torch
-
-    from worldclip.train import distributed
-
-    limit = datetime.timedelta(seconds=WAIT_S)
-    distributed.STEP_TIMEOUT = limit
-    is_late = os.environ["RANK"] == "0"
-
-    def be_late() -> None:
-        time.sleep(3 * WAIT_S if is_late else 0)
-
-    be_late()
-    with distributed.connected_ranks("cpu") as world:
+    distributed.STEP_TIMEOUT = datetime.timedelta(seconds=WAIT_S)
+    delay_s = 3 * WAIT_S if os.environ["RANK"] == "0" else 0
+    time.sleep(delay_s)
+    with connected_ranks("cpu") as world:
         distributed.all_reduce(torch.ones(1), world)
-        be_late()
+        time.sleep(delay_s)
         assert distributed.broadcast_record(world.rank, world) == 0
-        be_late()
+        time.sleep(delay_s)
         try:
             distributed.all_reduce(torch.ones(1), world)
         except RuntimeError as error:
-            (folder / f"step.{os.environ['RANK']}.txt").write_text(str(error))
+            (folder / f"step.{world.rank}.txt").write_text(str(error))
         os._exit(0)  # after a time-out the groups cannot be closed in order
-
-
-def measure_bandwidth(folder: Path) -> None:
-    """Run examples/slurm/bandwidth.py, as if each rank were a node."""
-    import bandwidth  # from the test's sys.path
-
-    sys.exit(bandwidth.main([str(folder / f"n{os.environ['RANK']}"), "--mib", "1"]))
 
 
 def check_gpu(folder: Path) -> None:
     """Run benchmarks/gpu_check.py with one reduced model on the CPU; rank 0 writes the page."""
     import gpu_check  # from the test's sys.path
-    import torch
-
-    from worldclip.train.distributed import connected_ranks
 
     with connected_ranks("cpu") as world:
         text = gpu_check.check(["b32"], 1, None, world, torch.device("cpu"))
@@ -316,15 +280,6 @@ def check_gpu(folder: Path) -> None:
 
 def hang(folder: Path) -> None:
     """Write two checkpoints of one tensor; the first write of rank 1 hangs."""
-    import threading
-
-    import torch
-
-    from worldclip.core.errors import WorkStopped
-    from worldclip.train import checkpoint_writer
-    from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor
-    from worldclip.train.distributed import connected_ranks
-
     if os.environ["RANK"] == "1":
         before(setattr, checkpoint_writer, "_write_shard", lambda *_: threading.Event().wait())
     checkpoint_writer.WRITE_TIMEOUT_S = WAIT_S
@@ -340,35 +295,30 @@ def hang(folder: Path) -> None:
 
 
 def train(folder: Path) -> None:
-    """Run the stage as the command line does."""
-    import json
-
-    import torch
-
-    from stages import context
-    from worldclip.config import load_recipe
-    from worldclip.core.errors import UserError, WorkStopped
-    from worldclip.train import train as run_training
-    from worldclip.train.pairs import PairSource
-
-    torch.set_num_threads(1)
-    whole = load_recipe(json.loads((folder / "recipe.json").read_text()))
+    """Run the stage as the command line does; write how often each collective ran, and which shards were counted."""
+    recipe = load_recipe(json.loads((folder / "recipe.json").read_text()))
     counts_at_steps, counted, rank = count_collectives(), calls_of(setattr, PairSource, "_count"), os.environ["RANK"]
     if rank != "0":
         forbid_listing()
     try:
-        run_training(context(whole, folder / "run"))
+        stage.train(context(recipe, folder / "run"))
     except (UserError, WorkStopped) as error:
         sys.exit(str(error))
     (folder / f"collectives.{rank}.json").write_text(json.dumps(counts_at_steps))
     (folder / f"counted.{rank}.json").write_text(json.dumps([shard for _, shard, _ in counted]))
 
 
+def train_late(folder: Path) -> None:
+    """Run the stage; rank 1, on host1, takes LATE_S longer for each forward pass."""
+    rank = os.environ["RANK"]
+    socket.gethostname = lambda: f"host{rank}"
+    if rank == "1":
+        before(setattr, DualEncoder, "forward", lambda *_: time.sleep(LATE_S))
+    train(folder)
+
+
 def forbid_listing() -> None:
     """Fail if this rank lists or hashes a pool: rank 0 does it for all."""
-    from worldclip import pool
-    from worldclip.core import inputs
-    from worldclip.train import stage
 
     def fail(*args: Any, **keys: Any) -> None:
         raise AssertionError("a helper rank lists the pool")
@@ -378,64 +328,14 @@ def forbid_listing() -> None:
     inputs.fingerprint_of = fail
 
 
-LATE_S = 0.1
-
-
-def train_late(folder: Path) -> None:
-    """Run the stage; rank 1, on host late, takes LATE_S longer for each forward pass, under FSDP for each batch."""
-    import json
-    import socket
-    import time
-
-    from worldclip.train.dual_encoder import DualEncoder
-    from worldclip.train.loop import Trainer
-
-    recipe = json.loads((folder / "recipe.json").read_text())
-    batches = Trainer._batches
-
-    def slow_batches(*args: Any) -> Any:
-        for batch in batches(*args):
-            time.sleep(LATE_S)
-            yield batch
-
-    socket.gethostname = lambda: "late" if os.environ["RANK"] == "1" else "soon"
-    if os.environ["RANK"] == "1" and recipe["train"]["parallel"] == "ddp":
-        before(setattr, DualEncoder, "forward", lambda *_: time.sleep(LATE_S))
-    elif os.environ["RANK"] == "1":
-        Trainer._batches = slow_batches
-    train(folder)
-
-
-COLLECTIVES = (
-    *("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single", "broadcast"),
-    *("all_gather_object", "broadcast_object_list", "barrier", "monitored_barrier"),
-)
-
-
 def count_collectives() -> list[dict[str, int]]:
     """Count the collectives that our code calls; return a list that gets the counts at the start of each step.
 
     DDP and FSDP call theirs in C++, or below torch.distributed's functions.
     """
-    from collections import Counter
-
-    import torch.distributed as dist
-
-    from worldclip.train import loop
-
     counts: Counter[str] = Counter()
     counts_at_steps: list[dict[str, int]] = []
-
     for name in COLLECTIVES:
         before(setattr, dist, name, lambda *_, name=name, **__: counts.update([name]))
     before(setattr, loop, "launch_step", lambda *_, **__: counts_at_steps.append(dict(counts)))
     return counts_at_steps
-
-
-TASKS = {
-    function.__name__: function
-    for function in (
-        *(check_gpu, hang, measure_bandwidth, steps),
-        *(train, train_late, waits),
-    )
-}

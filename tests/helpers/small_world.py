@@ -91,9 +91,9 @@ def write_shapes(folder: Path) -> dict[str, object]:
     for colour in COLOURS:
         for form in FORMS:
             place = folder / f"{colour}_{form}" / "1.png"
-            place.parent.mkdir(parents=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(picture(colour, form))
-    return {"folders": {"shapes": f"folders:{folder}"}, "languages": ["en"], "device": "cpu"}
+    return {"folders": {"shapes": f"folders:{folder}"}, "datasets": ["shapes"], "languages": ["en"], "device": "cpu"}
 
 
 TRAIN = {
@@ -102,7 +102,6 @@ TRAIN = {
     "warmup_samples": 32,
     "lr": 2e-3,
     "checkpoint_every_samples": 5 * 16,
-    "checkpoint_every_minutes": 1e6,  # else a machine that stands still for ten minutes adds a checkpoint
     "device": "cpu",
     "model": {
         "preset": "tiny",

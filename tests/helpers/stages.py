@@ -73,4 +73,4 @@ def _write_recipe(recipe: Recipe, run_dir: Path) -> None:
 
 
 def _function(name: str) -> Callable[[Run], None]:
-    return getattr(importlib.import_module(f"worldclip.{name}"), FUNCTIONS.get(name, name))
+    return getattr(importlib.import_module(f"worldclip.{name}.stage"), FUNCTIONS.get(name, name))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,6 @@ from worldclip.core.job import Report
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import Tokenizer, train_tokenizer
 from worldclip.train import loop
-from worldclip.train.checkpoint import SHARDS, Digests
-from worldclip.train.checkpoint_writer import LocalTensor, _write_index, _write_shard
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.loader import Batch, Loader
@@ -61,7 +58,7 @@ def train_until(num_steps: int, run_dir: Path, **changes: Any) -> None:
 def forget_checkpoints(run_dir: Path, num_kept: int) -> None:
     """Leave only the first checkpoints, as if the run had been killed after them."""
     for folder in checkpoints(run_dir / "train")[num_kept:]:
-        folder.rename(run_dir / folder.name)
+        shutil.rmtree(folder)
     (run_dir / "train" / "manifest.json").unlink()
 
 
@@ -90,15 +87,6 @@ def stored(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tensors of the newest checkpoint: the model's, the trainer's."""
     folder = latest_checkpoint(run_dir)
     return load_file(folder / "model.safetensors"), load_file(folder / "trainer" / "optimizer.safetensors")
-
-
-def write_shards(checkpoint: Path, tensors_of_rank: Sequence[dict[str, LocalTensor]]) -> Digests:
-    """Write trainer/shards of a checkpoint as several ranks do it.  Return the digests of their files."""
-    shards, num_ranks = checkpoint / SHARDS, len(tensors_of_rank)
-    shards.mkdir(parents=True)
-    for rank, tensors in reversed(list(enumerate(tensors_of_rank))):
-        _write_shard(shards, tensors, World(rank, num_ranks))
-    return _write_index(shards, World(0, num_ranks), math.inf, Event())
 
 
 def write_matched(run_dir: Path, recipe: Recipe, entry_of: Callable[[str], int]) -> None:

@@ -53,6 +53,14 @@ def _run_all(commands: Sequence[Sequence[str]]) -> Iterator[Ended]:
         yield Ended(code, out.getvalue(), error.getvalue())
 
 
+def write_stub_of_onnx(folder: Path) -> None:
+    """Write the files by which an exported model is recognised."""
+    (folder / "onnx").mkdir(parents=True)
+    graphs = ("onnx/vision_model.onnx", "onnx/text_model.onnx")
+    for name in (*graphs, "tokenizer.json", "preprocessor_config.json", "config.json"):
+        (folder / name).write_text("{}", encoding="utf-8")
+
+
 if __name__ == "__main__":
     for ended in _run_all(json.load(sys.stdin)):
         print(json.dumps(ended), flush=True)

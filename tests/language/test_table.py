@@ -1,12 +1,16 @@
-"""The table of languages against its sources, its merges frozen, and languages that a recipe adds."""
+"""The table of languages, its merges frozen; added languages; which characters part words, on every Python alike."""
 
 import hashlib
 import json
 import re
 import runpy
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 import worldclip
@@ -18,160 +22,135 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, require_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.language import scripts
+from worldclip.kernels.unicode_table import CATEGORIES, load_categories
+from worldclip.language import characters, scripts
+from worldclip.language import segment as tokens
 from worldclip.language import table as languages
-from worldclip.language.config import AddedLanguage, LanguagesConfig, languages_of
+from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.identify import read_labels
+from worldclip.language.profiles import normalise
+from worldclip.language.segment import ALONE, BARRIER, JOINT, TSHEGS, WORD, scheme_of
+from worldclip.language.table import AddedLanguage
+from worldclip.match import Matcher
+from worldclip.metadata.entry_list import is_punctuation
+from worldclip.metadata.sources import dumps
+from worldclip.metadata.sources.packages import title_case
 from worldclip.tools.inspect_run import inspect_entry
 
-ROOT = Path(__file__).parents[2]
-
+ALL = languages.all_languages()
 MERGED_WIKIPEDIAS = {"zh": ("zh", "zh_classical", "zh_yue"), "be": ("be", "be_tarask"), "nds": ("nds", "nds_nl")}
 
-RENAMED_LID176 = {"yue": "zh", "cbk": "cbk_zam", "lrc": "other"}
 
-OTHER_UNDER_LID176 = (
-    "ab ace ady alt ami ang anp arc ary atj avk awa ay ban bat_smg bbc bew bi bjn blk bm bug cdo ch chr chy cr "
-    "crh csb cu dag dga din dtp dz ee ext fat ff fiu_vro fj fo fon frp fur gag gan gcr glk gor got gpe guc gur "
-    "guw ha hak haw hyw ig igl ik inh iu jam kaa kab kbd kbp kcg kg ki kl koi ks ksh kus lad lbe lfn lg lij "
-    "lld ln ltg mad map_bms mdf mi mni mnw nia nov nqo nrm nso nv ny olo om pag pap pcd pcm pdc pi pih pnt pwn "
-    "rmy rn roa_rup roa_tara rw sat se sg shi shn skr sm smn sn srn ss st stq szl szy tay tcy tet ti tly tn to "
-    "tpi trv ts tum tw ty udm ve wo xh za zea zgh zh_min_nan zu"
-)
-
-# OpenLID's labels are those of FLORES-200; here all 204 of them, each with the list that its texts go to.
-OPENLID = (
-    "ace_Arab:ace ace_Latn:ace acm_Arab:ar acq_Arab:ar aeb_Arab:ar afr_Latn:af ajp_Arab:ar aka_Latn:tw als_Latn:sq "
-    "amh_Ethi:am apc_Arab:ar arb_Arab:ar arb_Latn:ar ars_Arab:ar ary_Arab:ary arz_Arab:arz asm_Beng:as ast_Latn:ast "
-    "awa_Deva:awa ayr_Latn:ay azb_Arab:azb azj_Latn:az bak_Cyrl:ba bam_Latn:bm ban_Latn:ban bel_Cyrl:be "
-    "bem_Latn:other ben_Beng:bn bho_Deva:bh bjn_Arab:bjn bjn_Latn:bjn bod_Tibt:bo bos_Latn:bs bug_Latn:bug "
-    "bul_Cyrl:bg cat_Latn:ca ceb_Latn:ceb ces_Latn:cs cjk_Latn:other ckb_Arab:ckb crh_Latn:crh cym_Latn:cy "
-    "dan_Latn:da deu_Latn:de dik_Latn:din dyu_Latn:other dzo_Tibt:dz ell_Grek:el eng_Latn:en epo_Latn:eo est_Latn:et "
-    "eus_Latn:eu ewe_Latn:ee fao_Latn:fo fij_Latn:fj fin_Latn:fi fon_Latn:fon fra_Latn:fr fur_Latn:fur fuv_Latn:ff "
-    "gaz_Latn:om gla_Latn:gd gle_Latn:ga glg_Latn:gl grn_Latn:gn guj_Gujr:gu hat_Latn:ht hau_Latn:ha heb_Hebr:he "
-    "hin_Deva:hi hne_Deva:other hrv_Latn:hr hun_Latn:hu hye_Armn:hy ibo_Latn:ig ilo_Latn:ilo ind_Latn:id isl_Latn:is "
-    "ita_Latn:it jav_Latn:jv jpn_Jpan:ja kab_Latn:kab kac_Latn:other kam_Latn:other kan_Knda:kn kas_Arab:ks "
-    "kas_Deva:ks kat_Geor:ka kaz_Cyrl:kk kbp_Latn:kbp kea_Latn:other khk_Cyrl:mn khm_Khmr:km kik_Latn:ki kin_Latn:rw "
-    "kir_Cyrl:ky kmb_Latn:other kmr_Latn:ku knc_Arab:other knc_Latn:other kon_Latn:kg kor_Hang:ko lao_Laoo:lo "
-    "lij_Latn:lij lim_Latn:li lin_Latn:ln lit_Latn:lt lmo_Latn:lmo ltg_Latn:ltg ltz_Latn:lb lua_Latn:other "
-    "lug_Latn:lg luo_Latn:other lus_Latn:other lvs_Latn:lv mag_Deva:other mai_Deva:mai mal_Mlym:ml mar_Deva:mr "
-    "min_Arab:min min_Latn:min mkd_Cyrl:mk mlt_Latn:mt mni_Beng:mni mos_Latn:other mri_Latn:mi mya_Mymr:my "
-    "nld_Latn:nl nno_Latn:nn nob_Latn:no npi_Deva:ne nso_Latn:nso nus_Latn:other nya_Latn:ny oci_Latn:oc ory_Orya:or "
-    "pag_Latn:pag pan_Guru:pa pap_Latn:pap pbt_Arab:ps pes_Arab:fa plt_Latn:mg pol_Latn:pl por_Latn:pt prs_Arab:fa "
-    "quy_Latn:qu ron_Latn:ro run_Latn:rn rus_Cyrl:ru sag_Latn:sg san_Deva:sa sat_Olck:sat scn_Latn:scn shn_Mymr:shn "
-    "sin_Sinh:si slk_Latn:sk slv_Latn:sl smo_Latn:sm sna_Latn:sn snd_Arab:sd som_Latn:so sot_Latn:st spa_Latn:es "
-    "srd_Latn:sc srp_Cyrl:sr ssw_Latn:ss sun_Latn:su swe_Latn:sv swh_Latn:sw szl_Latn:szl tam_Taml:ta taq_Latn:other "
-    "taq_Tfng:other tat_Cyrl:tt tel_Telu:te tgk_Cyrl:tg tgl_Latn:tl tha_Thai:th tir_Ethi:ti tpi_Latn:tpi tsn_Latn:tn "
-    "tso_Latn:ts tuk_Latn:tk tum_Latn:tum tur_Latn:tr twi_Latn:tw tzm_Tfng:other uig_Arab:ug ukr_Cyrl:uk "
-    "umb_Latn:other urd_Arab:ur uzn_Latn:uz vec_Latn:vec vie_Latn:vi war_Latn:war wol_Latn:wo xho_Latn:xh ydd_Hebr:yi "
-    "yor_Latn:yo yue_Hant:zh zho_Hans:zh zho_Hant:zh zsm_Latn:ms zul_Latn:zu"
-)
+def frozen(*lines: str) -> str:
+    return hashlib.sha256("; ".join(lines).encode()).hexdigest()[:16]
 
 
-def test_every_label_of_the_shipped_model_is_in_one_row_and_three_are_renamed() -> None:
+def test_every_label_of_the_shipped_model_is_in_one_row_and_three_are_renamed(shared: Path) -> None:
     labels = read_labels("lid176")
-    assert len(labels) == 176
-    assert sorted(label for language in languages.all_languages() for label in language.lid176) == sorted(labels)
-    moved = {label: languages.from_lid(label) for label in labels}
-    assert {label: code for label, code in moved.items() if label != code} == RENAMED_LID176
+    assert sorted(labels) == sorted((shared / "facts/lid176_labels.txt").read_text().split())
+    assert sorted(label for row in ALL for label in row.lid176) == sorted(labels)
+    renamed = {label: code for label in labels if (code := languages.from_lid(label)) != label}
+    assert renamed == {"yue": "zh", "cbk": "cbk_zam", "lrc": "other"}
 
 
-def test_every_openlid_label_keeps_its_list() -> None:
-    frozen = dict(pair.split(":") for pair in OPENLID.split())
-    assert len(frozen) == 204
-    assert {label: languages.from_lid(label, "openlid") for label in frozen} == frozen
-    assert {label: languages.from_lid(f"__label__{label}", "glotlid") for label in frozen} == frozen
-
-
-def test_glotlid_merges_are_frozen() -> None:
-    """Lists that several ISO 639-3 codes lead to: GlotLID's label is one of these with its script behind it."""
-    several = (f"{row.code}: {' '.join(row.iso639_3)}" for row in languages.all_languages() if len(row.iso639_3) > 1)
-    assert hashlib.sha256("; ".join(several).encode()).hexdigest()[:16] == "7df58313721b7720"
-
-
-def test_every_wikipedia_makes_exactly_one_list(shared: Path) -> None:
-    codes = (shared / "facts/wikipedia_codes.txt").read_text().split()
-    rows = [wiki for language in languages.all_languages() for wiki in language.wikipedia]
-    assert sorted(rows) == sorted(codes)
-    assert len(codes) == 330
-
-
-def test_merged_wikipedias_are_those_of_the_recipe() -> None:
-    several = {
-        language.code: language.wikipedia for language in languages.all_languages() if len(language.wikipedia) > 1
-    }
-    assert several == MERGED_WIKIPEDIAS
-    alone = [language for language in languages.all_languages() if len(language.wikipedia) == 1]
-    assert all(language.wikipedia == (language.code,) for language in alone)
-
-
-def test_other_holds_the_wikipedias_that_no_label_maps_to() -> None:
-    assert " ".join(languages.wikipedias("other")) == OTHER_UNDER_LID176
+def test_lists_of_all_labels_are_frozen() -> None:
+    """By the ISO 639-3 codes of each list: a label of GlotLID or OpenLID is one of these with its script."""
+    assert frozen(*(f"{row.code}: {' '.join(row.iso639_3)}" for row in ALL)) == "9b8e2a57b37433b7"
+    assert frozen(*languages.wikipedias("other")) == "70f55e0817e4cbea"
     assert languages.wikipedias("other", "glotlid") == ("map_bms", "roa_tara")
-
-
-def test_simple_english_has_its_own_list_and_no_label() -> None:
-    simple = languages.get("simple")
-    assert (simple.wikipedia, simple.lid176, simple.iso639_3) == (("simple",), (), ())
-    assert not any("simple" in languages.wikipedias("other", scheme) for scheme in ("lid176", "glotlid"))
-
-
-def test_known_errors_of_the_reference_are_corrected() -> None:
-    assert languages.from_wordnet("als") == "sq"
-    assert languages.from_lid("als") == "als"  # lid.176 follows Wikipedia: Alemannic
-    assert languages.from_lid("gsw_Latn", "glotlid") == "als"
-    assert languages.from_lid("als_Latn", "glotlid") == "sq"
-    assert languages.get("zh_min_nan").script == "Latn"
-    assert languages.from_lid("nan_Latn", "glotlid") == "zh_min_nan"
-    lost = {"rup": "roa_rup", "vro": "fiu_vro", "cbk": "cbk_zam", "sgs": "bat_smg"}
-    assert {iso: languages.from_lid(f"{iso}_Latn", "glotlid") for iso in lost} == lost
-    assert languages.from_lid("nrm_Latn", "glotlid") == "other"  # ISO's nrm is Narom, Wikipedia's is Norman (nrf)
-
-
-@pytest.mark.parametrize(
-    ("label", "scheme", "code"),
-    [
-        ("__label__wuu", "lid176", "wuu"),
-        ("xx", "lid176", "other"),
-        ("", "lid176", "other"),
-        ("cmn_Hani", "glotlid", "zh"),
-        ("ekk_Latn", "openlid", "et"),
-        ("zxx_Zzzz", "glotlid", "other"),
-        ("sw", "glotlid", "other"),
-    ],
-)
-def test_labels_resolve(label: str, scheme: languages.Scheme, code: str) -> None:
-    assert languages.from_lid(label, scheme) == code
 
 
 def test_every_glotlid_code_maps_to_one_list_in_any_script(shared: Path) -> None:
     codes = json.loads((shared / "facts/glotlid_languages.json").read_text())
-    rows = [label for language in languages.all_languages() for label in language.iso639_3]
+    rows = [label for row in ALL for label in row.iso639_3]
     assert len(rows) == len(set(rows))
     assert {label.partition("_")[0] for label in rows} <= set(codes)
-    ours = {iso: language.code for language in languages.all_languages() for iso in language.iso639_3}
+    ours = {iso: row.code for row in ALL for iso in row.iso639_3}
     for script in ("Latn", "Cyrl", "Arab", "Zzzz"):
-        found = {iso: languages.from_lid(f"{iso}_{script}", "glotlid") for iso in codes}
+        found = {iso: languages.from_lid(f"__label__{iso}_{script}", "glotlid") for iso in codes}
         assert found == {iso: ours.get(iso, languages.OTHER) for iso in codes}
-    assert len(codes) == 8305
-    assert sum(iso in ours for iso in codes) == 555
+    assert (len(codes), sum(iso in ours for iso in codes)) == (8305, 555)
 
 
-def test_wordnets_of_the_published_table_resolve(shared: Path) -> None:
+def test_every_wikipedia_makes_exactly_one_list(shared: Path) -> None:
+    codes = (shared / "facts/wikipedia_codes.txt").read_text().split()
+    assert sorted(wiki for row in ALL for wiki in row.wikipedia) == sorted(codes)
+    assert len(codes) == 330
+    assert {row.code: row.wikipedia for row in ALL if row.wikipedia != (row.code,) and row.code != "other"} == (
+        MERGED_WIKIPEDIAS
+    )
+    simple = languages.get("simple")
+    assert (simple.lid176, simple.iso639_3) == ((), ())
+    assert not any("simple" in languages.wikipedias("other", scheme) for scheme in ("lid176", "glotlid"))
+
+
+def test_known_errors_of_the_reference_are_corrected(shared: Path) -> None:
     lines = (shared / "facts/omw_to_wikipedia.csv").read_text().splitlines()[1:]
     theirs = {line.split(",")[0]: line.split(",")[1] for line in lines}
     assert {code: languages.from_wordnet(code) for code in theirs} == theirs
+    assert languages.from_wordnet("als") == "sq"
+    assert languages.get("zh_min_nan").script == "Latn"
+    by_lid176 = {"als": "als", "__label__wuu": "wuu", "xx": "other", "": "other"}  # lid.176's als is Alemannic
+    assert {label: languages.from_lid(label) for label in by_lid176} == by_lid176
+    by_iso = {
+        "gsw_Latn": "als", "als_Latn": "sq", "nan_Latn": "zh_min_nan", "rup_Latn": "roa_rup", "vro_Latn": "fiu_vro",
+        "cbk_Latn": "cbk_zam", "sgs_Latn": "bat_smg", "cmn_Hani": "zh", "ekk_Latn": "et", "zxx_Zzzz": "other",
+        "sw": "other", "nrm_Latn": "other",  # ISO's nrm is Narom, Wikipedia's is Norman (nrf)
+    }  # fmt: skip
+    assert {label: languages.from_lid(label, "openlid") for label in by_iso} == by_iso
+    assert [languages.scheme_of(x) for x in ("__label__sw", "zh_yue", "swh_Latn")] == ["lid176", "lid176", "glotlid"]
 
 
 def test_scripts_spacing_family_and_level() -> None:
-    unspaced = {language.code for language in languages.all_languages() if language.words != "space"}
+    unspaced = {row.code for row in ALL if row.words != "space"}
     assert unspaced == {"zh", "wuu", "gan", "ja", "th", "lo", "km", "my", "shn", "mnw", "blk", "bo", "dz"}
     assert {code for code in unspaced if languages.get(code).words == "tsheg"} == {"bo", "dz"}
-    assert (languages.get("en").resource_level, languages.get("sw").resource_level) == ("high", "low")
-    assert {language.script for language in languages.all_languages()} == set(scripts.NAMES)
-    families = {language.code: language.family for language in languages.all_languages()}
+    assert {row.script for row in ALL} == set(scripts.NAMES)
+    families = {row.code: row.family for row in ALL}
     assert [code for code, family in families.items() if not family] == ["other"]
     assert (families["sw"], families["ja"], families["eo"]) == ("Atlantic-Congo", "Japonic", "Constructed")
+    wordfreq = pytest.importorskip("wordfreq")
+    large, small = (set(wordfreq.available_languages(size)) for size in ("large", "small"))
+    named = {row.wordfreq: row for row in ALL if row.wordfreq}
+    assert set(named) == large | small
+    assert {code for code, row in named.items() if row.resource_level == "high"} == large
+
+
+def test_config_names_every_wrong_language_with_a_suggestion() -> None:
+    problems = LanguagesConfig(codes=("en", "zh_yue", "swa", "en"), lid_model="nowhere.bin").problems()
+    words = ('duplicate language "en"', 'did you mean "zh"?', 'unknown language "swa"', "nowhere.bin")
+    assert [word in problem for word, problem in zip(words, problems, strict=True)] == [True] * 4
+    assert LanguagesConfig().run_codes == tuple(row.code for row in ALL)
+    assert LanguagesConfig(codes=("sw", "en")).run_codes == ("en", "sw")
+    with pytest.raises(KeyError, match="zh"):
+        languages.get("zhh")
+
+
+TAGS = {
+    "deu": "de", "ger": "de", "DE": "de", "de-DE": "de", "de_AT": "de", "German": "de", "english": "en", "zh-CN": "zh",
+    "zh-Hant-TW": "zh", "cmn": "zh", "zh_yue": "zh", "iw": "he", "iw-IL": "he", "nb-NO": "no", "sr-Latn-RS": "sr",
+    "fil": "tl", "swa": "sw", " pt-BR ": "pt",
+}  # fmt: skip
+
+
+def test_tags_of_other_standards_mean_our_code_and_other_texts_none() -> None:
+    assert {tag: languages.INSTALLED.from_tag(tag) for tag in TAGS} == TAGS
+    for tag, code in TAGS.items():
+        assert f'did you mean "{code}"?' in LanguagesConfig(codes=(tag,)).problems()[0]
+    for text in ("", "und", "mul", "unknown", "xx", "none", "german text", "zxx", "-"):
+        assert languages.INSTALLED.from_tag(text) is None
+
+
+def test_page_has_the_languages_without_a_label_in_lid176() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "world.md").read_text(encoding="utf-8")
+    written = runpy.run_path(str(docs / "world_labels.py"))
+    assert written["with_table"](page) == page, "run: python docs/world_labels.py"
+
+
+# --- added languages --------------------------------------------------------------------------------------------------
+
+KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
 
 
 def test_label_with_a_script_goes_to_the_list_of_its_own_and_others_to_that_of_the_code() -> None:
@@ -181,62 +160,6 @@ def test_label_with_a_script_goes_to_the_list_of_its_own_and_others_to_that_of_t
     labels = ("kas_Deva", "kas_Arab", "kea_Latn", "kea_Cyrl")
     assert [config.table.from_lid(label, "glotlid") for label in labels] == ["ks_deva", "ks", "kea", "other"]
     assert [config.table.from_tag(tag) for tag in ("KEA", "kabuverdianu", "kea-CV")] == ["kea"] * 3
-    assert [languages.scheme_of(x) for x in ("__label__sw", "zh_yue", "swh_Latn")] == ["lid176", "lid176", "glotlid"]
-
-
-def test_resource_level_and_wordfreq_follow_the_package() -> None:
-    wordfreq = pytest.importorskip("wordfreq")
-    large, small = (set(wordfreq.available_languages(size)) for size in ("large", "small"))
-    named = {language.wordfreq: language for language in languages.all_languages() if language.wordfreq}
-    assert set(named) == large | small
-    assert {code for code, language in named.items() if language.resource_level == "high"} == large
-
-
-def test_config_names_every_wrong_language_with_a_suggestion() -> None:
-    problems = LanguagesConfig(codes=("en", "zh_yue", "swa", "en"), lid_model="nowhere.bin").problems()
-    assert len(problems) == 4
-    assert 'duplicate language "en"' in problems[0]
-    assert 'did you mean "zh"?' in problems[1]
-    assert 'unknown language "swa"' in problems[2]
-    assert "nowhere.bin" in problems[3]
-    assert LanguagesConfig().run_codes == tuple(language.code for language in languages.all_languages())
-    assert LanguagesConfig(codes=("sw", "en")).run_codes == ("en", "sw")
-    with pytest.raises(KeyError, match="zh"):
-        languages.get("zhh")
-
-
-@pytest.mark.parametrize(
-    ("tag", "code"),
-    [
-        ("deu", "de"), ("ger", "de"), ("DE", "de"), ("de-DE", "de"), ("de_AT", "de"), ("German", "de"),
-        ("english", "en"), ("zh-CN", "zh"), ("zh-Hant-TW", "zh"), ("cmn", "zh"), ("zh_yue", "zh"),
-        ("iw", "he"), ("iw-IL", "he"), ("nb-NO", "no"), ("sr-Latn-RS", "sr"), ("fil", "tl"), ("swa", "sw"),
-        (" pt-BR ", "pt"),
-    ],
-)  # fmt: skip
-def test_tags_of_other_standards_mean_our_code(tag: str, code: str) -> None:
-    assert languages.INSTALLED.from_tag(tag) == code
-    assert f'did you mean "{code}"?' in LanguagesConfig(codes=(tag,)).problems()[0]
-
-
-@pytest.mark.parametrize("text", ["", "und", "mul", "unknown", "xx", "none", "german text", "zxx", "-"])
-def test_other_texts_are_no_language(text: str) -> None:
-    assert languages.INSTALLED.from_tag(text) is None
-
-
-def test_page_has_the_languages_without_a_label_in_lid176() -> None:
-    page = (ROOT / "docs/world.md").read_text(encoding="utf-8")
-    written = runpy.run_path(str(ROOT / "docs/world_labels.py"))
-    assert written["with_table"](page) == page, "run: python docs/world_labels.py"
-    part = page.partition("<!-- labels")[2]
-    pairs = re.findall(r"(\w+) `(\w{3}_\w{4})`", part.partition("|---|---|")[2])
-    assert len(pairs) > 50
-    for code, label in pairs:
-        assert languages.from_lid(label, "glotlid") == code
-        assert not languages.get(code).lid176
-
-
-KEA = {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"], "family": "Indo-European"}
 
 
 def sections(folder: Path, **added: Any) -> dict[str, Any]:
@@ -294,25 +217,17 @@ def test_all_mistakes_of_added_languages_are_named_at_once(world: Path) -> None:
     }
     with pytest.raises(UserError) as refused:
         load_recipe(sections(world, **wrong))
-    text = "\n".join(refused.value.problems)
+    problems = "\n".join(refused.value.problems)
     for words in (
-        "languages.add.sw: is an installed language (Swahili)",
-        "languages.add.merged: is not a code",
-        "languages.add.Kea-CV: is not a code",
-        'languages.add.Kea-CV.name = "": must be the English name',
-        'languages.add.Kea-CV.script = "latin": must be the ISO 15924 code',
-        'languages.add.kea.iso639_3: "por" belongs to pt',
-        'languages.add.kea.iso639_3: "kea" belongs to krio',
-        'languages.add.krio.iso639_3: "kea" belongs to kea',
-        'languages.add.kea.iso639_3: "__label__kea_Latn" is not a code or label',
-        'languages.add.kea.wikipedia: "pt" belongs to pt',
-        'languages.add.krio.lid176: "pt" belongs to pt',
-    ):
-        assert words in text, f"{words} is not in\n{text}"
-    with pytest.raises(UserError, match=r"unknown key languages.add.kea.skript; did you mean script\?"):
-        load_recipe(sections(world, kea={"name": "x", "skript": "Latn"}))
-    with pytest.raises(UserError, match=r"languages.add.kea = 3: must be a section, \[languages.add.kea\]"):
-        load_recipe(sections(world, kea=3))
+        "sw: is an installed language", "merged: is not a code", "Kea-CV: is not a code", "Kea-CV.name",
+        "Kea-CV.script", 'kea.iso639_3: "por" belongs to pt', 'krio.iso639_3: "kea" belongs to kea',
+        'kea.wikipedia: "pt" belongs to pt', 'kea.iso639_3: "__label__kea_Latn" is not a code',
+        'krio.lid176: "pt" belongs to pt',
+    ):  # fmt: skip
+        assert f"languages.add.{words}" in problems
+    for kea, message in (({"name": "x", "skript": "Latn"}, r"kea\.skript; did you mean script"), (3, "a section")):
+        with pytest.raises(UserError, match=message):
+            load_recipe(sections(world, kea=kea))
 
 
 def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
@@ -326,3 +241,168 @@ def test_changed_row_rebuilds_its_list_alone(world: Path) -> None:
     finish("metadata", recipe("icu"), world / "run", QUIET)
     written = modified(world / "run/metadata", "*.parquet").items() - before.items()
     assert [path.stem for path, _ in written] == ["kea"]
+
+
+# --- characters and words ---------------------------------------------------------------------------------------------
+
+MARKS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+UNSPACED = "猫กກကកཀ"
+
+
+@pytest.mark.parametrize(
+    ("classes_of", "characters", "expected"),
+    [
+        (tokens.spaced_classes, "azAZ09ね", WORD),  # kana is not in the recipe's set
+        (tokens.spaced_classes, UNSPACED, ALONE),
+        (tokens.spaced_classes, " \t\u00a0\u3000\x1f", JOINT),
+        (tokens.spaced_classes, f"{MARKS}，。“”’།\n\r\x0b\x0c\x85\u2028", BARRIER),
+        (tokens.ascii_classes, "a9é»।±", WORD),  # the reference knows no punctuation but that of ASCII
+        (tokens.ascii_classes, "猫，。—”།", ALONE),
+        (tokens.ascii_classes, " \u00a0\x1f", JOINT),
+        (tokens.ascii_classes, f"{MARKS}\n", BARRIER),
+        (tokens.segmented_classes, f"{UNSPACED}ね", WORD),
+        (tokens.segmented_classes, "\x1f", JOINT),
+        (tokens.segmented_classes, " \u3000\n，", BARRIER),
+        (tokens.tsheg_classes, "\u0f0b\u0f0c", JOINT),
+    ],
+)
+def test_classes_of_characters(classes_of: Callable[[], np.ndarray], characters: str, expected: int):
+    assert {int(classes_of()[ord(x)]) for x in characters} == {expected}
+
+
+def test_schemes_of_wikipedias():
+    assert scheme_of("sw", punctuation="ascii") is tokens.ASCII_SPACES
+    assert scheme_of("th", punctuation="ascii") == scheme_of("th"), "segmenters are not the reference's"
+    assert scheme_of("bo") == scheme_of("dz") == TSHEGS
+    assert (TSHEGS.joiner, scheme_of("zh").locale) == ("\u0f0b", "zh")
+
+
+WORDS = {"zh": "我 喜欢 北京 大学 。", "th": "แมว กิน ปลา", "ja": "猫 が 好き です 。", "lo": "ປະເທດ ລາວ",
+         "km": "ប្រទេស កម្ពុជា", "my": "ကျောင်းသား များ"}  # fmt: skip
+
+
+def test_icu_finds_the_words():
+    for wiki, found in WORDS.items():
+        text = pa.array([found.replace(" ", "")], pa.large_string())
+        assert tokens.segment(text, scheme_of(wiki)).to_pylist() == [found.replace(" ", "\x1f")]
+
+
+# Of Unicode 15.0 and 15.1, newer than the table: letters, a mark, punctuation, a digit.
+NEW_HAN, NEW_LAO_MARK, NEW_KANNADA_MARK, NEW_CYRILLIC = "\U00031350", "\u0ece", "\u0cf3", "\U0001e030"
+NEW_PUNCTUATION, NEW_DIGIT = "\U00011b00", "\U00011f50"
+NEWER = (NEW_HAN, NEW_LAO_MARK, NEW_KANNADA_MARK, NEW_CYRILLIC, NEW_PUNCTUATION, NEW_DIGIT)
+EVERY = [chr(c) for c in range(0x110000)]
+
+
+@pytest.fixture(scope="module")
+def known() -> list[str]:
+    """The characters that the table has."""
+    return [EVERY[c] for c in np.flatnonzero(~characters.is_in("Cn")).tolist()]
+
+
+def test_interpreter_agrees_on_every_character_of_the_table(known: list[str]) -> None:
+    """A later Python that fails here gives other lists: its answers must then come from the table as well."""
+    categories = load_categories()
+    assert [x for x in known if unicodedata.category(x) != CATEGORIES[categories[ord(x)]]] == []
+    blanks = [x for x in EVERY if x.isspace()]
+    assert "".join(blanks) == characters.WHITESPACE
+    assert "".join(x for x in EVERY if re.match(r"\s", x)) == characters.WHITESPACE
+    assert [x for x in known if x.isalnum() != (CATEGORIES[categories[ord(x)]][0] in "LN")] == []
+    text = "".join(known)
+    assert re.sub(f"[{characters.word_class()}]", "", text) == re.sub(r"\w", "", text)
+    assert re.sub(f"[{characters.digit_class()}]", "", text) == re.sub(r"\d", "", text)
+
+
+def test_characters_and_texts_change_as_in_str(known: list[str]) -> None:
+    text = "ΟΔΟΣ ΣΑΣ'Σ istanbul İ ǆ ß\u0301"
+    for name in ("lower", "upper", "casefold", "title"):
+        change = getattr(characters, name)
+        assert [x for x in known if change(x) != getattr(x, name)()] == []
+        assert name == "title" or change(text) == getattr(text, name)()
+
+
+@pytest.mark.parametrize("x", NEWER)
+def test_newer_characters_have_no_properties_and_end_the_context_of_a_change(x: str) -> None:
+    assert CATEGORIES[load_categories()[ord(x)]] == "Cn"
+    for change in (characters.lower, characters.upper, characters.title, characters.casefold, characters.nfc):
+        assert change(x) == x
+    assert not re.match(f"[{characters.word_class()}{characters.digit_class()}]", x)
+    assert tokens.spaced_classes()[ord(x)] not in (WORD, ALONE)
+    assert not is_punctuation(x)
+    assert not is_punctuation(f"!{x}")
+    assert title_case(f"{x}a", "en") == f"{x}a"
+    assert dumps._redirect().match(f"#REDIRECT{x} [[x]]") is None
+    assert characters.lower(f"ΟΔΟΣ{x}Σ") == f"οδος{x}σ"
+    assert normalise(f"E\u0301{x}\u0301 STRASSE\u0307", "unicode_fold") == f"\xe9{x}\u0301 strass\u0117"
+
+
+NORMAL = [  # text, and the same under unicode and unicode_fold
+    ("  Cafe\u0301\u3000\u00a0 au  LAIT\n", "Café au LAIT", "café au lait"),
+    ("Straße \u0130stanbul", "Straße \u0130stanbul", "strasse i\u0307stanbul"),
+    ("\x1cx\x1f", "\x1cx\x1f", "\x1cx\x1f"),
+    (" \u2028 ", "", ""),
+    ("\u0958", "\u0915\u093c", "\u0915\u093c"),
+]
+
+
+def test_profiles_space_marks_or_compose_and_collapse_whitespace():
+    reference = normalise("\u00a0Hi,there. x;y:z?!`'\t\n\r(ok)\x1c", "reference")
+    assert reference == " Hi , there .  x ; y : z ?  !  ` '   (ok) "
+    for text, unicode, folded in NORMAL:
+        assert (normalise(text, "unicode"), normalise(text, "unicode_fold")) == (unicode, folded)
+
+
+# language -> (text, entries in it, entries that are not: half a word or syllable, an inflected form, another case)
+FOUND_AND_NOT = {
+    "blanks, digits, emoji": ("red\u00a0\u3000 apple, the 2nd ❤️", "red apple | ❤️", "2 | ❤ | apple the"),
+    "en": (
+        'A "cat" (black), the dog\'s bed - made in the U.S. by Dr.\u00a0Who',
+        "cat | black | dog | dog's bed | the dog | U | U.S. | Dr. | Dr. Who | s | made in",
+        "ca | lack | Cat | bed made | in by | Wh",
+    ),
+    "tr": (
+        "Kedi'nin oyuncağı, İstanbul'da bir köpek ve kediler.",
+        "Kedi | İstanbul | köpek | kediler | da | bir köpek",
+        "kedi | oyuncak | Istanbul | istanbul | kedil",
+    ),
+    "vi": (
+        "Con me\u0300o đen ngồi trên ghế, cạnh cửa sổ.",
+        "mèo | mèo đen | ghế | cửa sổ | Con mèo",
+        "meo | me | gh | cửa s | con",
+    ),
+    "ar": ("قطة، كلب؛ هل هذا حصان؟", "قطة | كلب | حصان | هل هذا حصان", "قط | صان | قطة كلب | هذا كلب"),
+    "fa": (
+        "گربه\u200cها و سگ، «کتاب» روی میز۔",
+        "گربه | ها | گربه\u200cها | سگ | کتاب | روی میز",
+        "گربهها | می | تاب | سگ کتاب",
+    ),
+    "hi": ("यह बिल्ली है। काला कुत्ता, लाल सेब॥", "बिल्ली | काला कुत्ता | लाल सेब | सेब | है", "बिल | बिल्ल | बिल् | काल | कुत्त | ल"),
+    "ta": ("பூனை, நாய்; மரம்.", "பூனை | நாய் | மரம் | பூனை,", "நாய | பூ | மரம | ூனை"),
+    "am": ("ድመት። ውሻ፣ዛፍ", "ድመት | ውሻ | ዛፍ | ውሻ፣ዛፍ", "ድመ | መት | ድመት ውሻ"),
+    "ko": (
+        '고양이와 개가 "\u1100\u1169\u11bc\u110b\u116f\u11ab"에서 (놀아요).',
+        "고양이와 | 개가 | 공원 | 놀아요 | 에서",
+        "고양이 | 개 | 놀아 | 원 | 공원에서",
+    ),
+    "th": ("แมวดำนั่งบนโต๊ะ", "แมว | แมวดำ | ดำ | นั่ | นั่ง | บน | โต๊ะ | บนโต๊ะ | มว", "นั | โต | น้ำ | แมว ดำ | นัง"),
+    "my": ("ကြောင်နက်", "ကြော | ကြောင် | နက် | ကြောင်နက်", "က | ကြောင | န်"),
+    "bo": ("ཞི་མི་ནག་པོ།", "ཞི་མི | ནག་པོ | ནག | ཞི | ཞི་མི་", "ཞ | མིག | པ"),
+    "zh": (
+        "一只黑猫坐在2個红苹果旁边,很Good。",
+        "黑猫 | 猫 | 2個 | 2 | 红苹果 | 苹果旁边 | Good | 很Good | 一",
+        "黑狗 | 红 苹果 | Goo | ood | good",
+    ),
+    "ja": (
+        "黒いねこのカメラ、Nikonの写真ｶﾒﾗとか\u3099っこう",
+        "ねこ | カメラ | メラ | Nikon | の写真 | ｶﾒﾗ | がっこう | 黒いねこ",
+        "か | Niko | ニコン | ネコ | かっこう | カメラ Nikon",
+    ),
+}
+
+
+@pytest.mark.parametrize("lang", FOUND_AND_NOT)
+def test_unicode_profile_finds_the_entries_a_reader_finds(lang):
+    text, in_it, not_in_it = FOUND_AND_NOT[lang]
+    found, not_found = in_it.split(" | "), not_in_it.split(" | ")
+    entries = [*found, *not_found]
+    assert [entries[i] for i in Matcher.build(entries, "unicode").match(text)] == found

@@ -1,38 +1,37 @@
-"""The stage: order of sources, what is missing, merges, provenance, skip-if-done, matchers; all languages."""
+"""The stage: order of sources, what is missing, merges, provenance, skip-if-done, matchers, the source `pool`."""
 
 import csv
-import itertools
-import operator
+import json
+import math
 import re
 import shutil
-import sys
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import entry_lists
-from entry_lists import QUIET, build, manifest_of, words, write_lists, write_texts, write_views, write_wordnet
+from entry_lists import QUIET, build, manifest_of, scores, words, write_lists, write_texts, write_views, write_wordnet
 from killed import contents, modified
-from stages import run_stage
+from pools import write_lines
+from stages import job_of, run_stage, why_run
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
-from worldclip.contracts.schemas import METADATA
-from worldclip.core.artifacts import read_json, read_table, write_table
-from worldclip.core.errors import UserError, install_hint
+from worldclip.contracts.schemas import MATCH_TEXTS
+from worldclip.core.artifacts import read_json, read_table
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.language import table as languages
 from worldclip.match.matcher import matcher
-from worldclip.metadata import matchers
+from worldclip.metadata import stage
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.source import Inputs, build_entries
-from worldclip.metadata.stage import merge_lists
+from worldclip.metadata.sources import pool
 from worldclip.recipe import run
+
+ROOT = Path(__file__).parents[2]
 
 
 def recipe(lists: dict[str, str], **sections: Any) -> Recipe:
@@ -41,12 +40,10 @@ def recipe(lists: dict[str, str], **sections: Any) -> Recipe:
 
 
 def test_sources_keep_order_of_registry_and_first_of_equal_entries_stays(tmp_path: Path) -> None:
-    config = MetadataConfig(
-        sources=("wordfreq", "wordnet", "number"),  # the order here says nothing
-        wordnets={"sv": write_wordnet(tmp_path / "wn.tab", "swe", "katt", "7", "z" * 300)},
-        wordfreq_top=20,
-    )
-    table = build_entries(Inputs(lang="sv", config=config)).table().to_pydict()
+    wordnets = {"sv": write_wordnet(tmp_path / "wn.tab", "swe", "katt", "7", "z" * 300)}
+    sources = ("wordfreq", "wordnet", "number")  # the order here says nothing
+    build(entry_lists.recipe(["sv"], sources=sources, wordnets=wordnets, wordfreq_top=20), tmp_path / "run")
+    table = metadata.read_entries(tmp_path / "run", "sv").to_pydict()
     where = dict(zip(table["entry"], table["source"], strict=True))
     assert table["entry"][:100] == [str(number) for number in range(100)]
     assert (where["7"], where["katt"], where["Och"]) == ("number", "wordnet", "wordfreq")
@@ -56,70 +53,32 @@ def test_sources_keep_order_of_registry_and_first_of_equal_entries_stays(tmp_pat
 
 
 def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path / "in", sw=["simba", "paka mweusi", "Simba"], th=["แมว", "หมา"])
-    report = build(recipe(lists), tmp_path)
-    assert words(tmp_path, "sw") == ["simba", "paka mweusi", "Simba"]
-    assert report["lists"]["sw"]["by_source"] == {"list": 3}
-    assert metadata.load_matcher(tmp_path, "sw", "unicode").match("Simba na paka mweusi").tolist() == [1, 2]
-    assert manifest_of(tmp_path)["counts"] == {"sw": 3, "th": 2}
+    lists = write_lists(tmp_path / "in", sw=["simba", "paka mweusi", "Simba", "caf\u00e9", "cafe\u0301"], th=["แมว"])
+    for fold_case, dead in ((False, {"unicode": 1}), (True, {"unicode_fold": 2})):
+        report = build(recipe(lists, match={"fold_case": fold_case}), tmp_path)
+        assert report["lists"]["sw"]["dead"] == dead  # they keep their id
+    assert words(tmp_path, "sw") == ["simba", "paka mweusi", "Simba", "caf\u00e9", "cafe\u0301"]
+    assert metadata.load_matcher(tmp_path, "sw", "unicode_fold").match("SIMBA na paka mweusi").tolist() == [0, 1]
+    assert report["lists"]["sw"]["by_source"] == {"list": 5}
+    assert manifest_of(tmp_path)["counts"] == {"sw": 5, "th": 1}
     assert read_json(tmp_path / "metadata/report.json") == report
 
 
-def test_dead_entries_keep_their_id_and_are_counted(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path / "in", sw=["caf\u00e9", "cafe\u0301", "Simba", "simba"])
-    for fold_case, dead in ((False, {"unicode": 1}), (True, {"unicode_fold": 2})):
-        report = build(recipe(lists, match={"fold_case": fold_case}), tmp_path)
-        assert report["lists"]["sw"]["dead"] == dead
-    assert len(words(tmp_path, "sw")) == 4
-    assert metadata.load_matcher(tmp_path, "sw", "unicode_fold").match("SIMBA").tolist() == [2]
-
-
 def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path / "in", en=["cat\t1", "sofa\t2"], de=["Katze\t3", "sofa\t4"])
-    report = build(recipe(lists, match={"isolate": "merged"}), tmp_path)
+    lists = write_lists(tmp_path / "in", en=["cat\t1", "sofa\t2"], de=["Katze\t3", "sofa\t4", "7"])
+    loaded = entry_lists.recipe(["de", "en", "sw"], {"match": {"isolate": "merged"}}, sources=["number"], lists=lists)
+    report = build(loaded, tmp_path)
     table = metadata.read_entries(tmp_path, "merged").to_pydict()
-    assert table["entry"] == ["Katze", "sofa", "cat"]
-    assert table["score"] == [3.0, 4.0, 1.0]
-    assert table["entry_id"] == [0, 1, 2]
-    assert report["lists"]["merged"]["rules"]["list"] == {"in": 4, "kept": 3}
-    assert metadata.load_matcher(tmp_path, "merged", "unicode").match("a cat, a sofa").tolist() == [1, 2]
+    assert table["entry"][:6] == ["Katze", "sofa", "7", "cat", "0", "1"]
+    assert table["score"][:5] == [3.0, 4.0, None, 1.0, None]
+    assert table["source"][2:5] == ["list", "list", "number"]
+    assert table["entry_id"] == list(range(103))
+    assert report["lists"]["merged"]["rules"] == {"list": {"in": 5, "kept": 4}, "number": {"in": 100, "kept": 99}}
+    assert metadata.load_matcher(tmp_path, "merged", "unicode").match("a cat, a sofa").tolist() == [1, 3]
     assert not (tmp_path / "metadata/en.matcher").exists()
-
-
-ENTRIES = st.sampled_from(["", "a", "猫", "aa"]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
-
-ROWS = st.lists(
-    st.tuples(ENTRIES, st.sampled_from(["list", "wordfreq"])), max_size=40, unique_by=operator.itemgetter(0)
-)
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(ROWS, min_size=1, max_size=5))
-def test_only_the_first_of_equal_entries_is_merged_and_all_are_counted_by_source(
-    tmp_path: Path, lists: list[list[tuple[str, str]]]
-) -> None:
-    paths = [tmp_path / f"{number}.parquet" for number in range(len(lists))]
-    for path, rows in zip(paths, lists, strict=True):
-        table = [{"entry_id": i, "entry": entry, "source": source} for i, (entry, source) in enumerate(rows)]
-        write_table(path, pa.Table.from_pylist(table, METADATA), METADATA)
-    counts = merge_lists(paths, tmp_path / "merged.parquet")
-    source_of: dict[str, str] = {}
-    for entry, source in itertools.chain(*lists):
-        source_of.setdefault(entry, source)
-    merged = read_table(tmp_path / "merged.parquet", METADATA).to_pydict()
-    assert list(zip(merged["entry"], merged["source"], strict=True)) == list(source_of.items())
-    assert merged["entry_id"] == list(range(len(source_of)))
-    kept = Counter(source_of.values())
-    went_in = Counter(source for _, source in itertools.chain(*lists))
-    assert counts == {source: {"in": number, "kept": kept[source]} for source, number in went_in.items()}
-    assert pq.read_schema(tmp_path / "merged.parquet").equals(METADATA, check_metadata=True)
-
-
-def test_isolate_english_builds_english_list_for_all_texts(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path / "in", en=["cat"], de=["Katze"])
-    build(recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]}), tmp_path)
-    assert metadata.load_matcher(tmp_path, "en", "unicode").match("cat").tolist() == [0]
-    assert not (tmp_path / "metadata/de.matcher").exists()
+    build(recipe(lists, match={"isolate": "english"}, languages={"codes": ["de"]}), tmp_path / "english")
+    assert metadata.load_matcher(tmp_path / "english", "en", "unicode").match("cat").tolist() == [0]
+    assert not (tmp_path / "english/metadata/de.matcher").exists()
 
 
 # --- what is missing --------------------------------------------------------------------------------------------------
@@ -152,23 +111,16 @@ def test_languages_that_a_source_lacks_are_named_and_the_run_goes_on(
     config["wordnets"] = {"en": write_wordnet(tmp_path / "wn.tab", "eng", "dog")}
     for wiki, text in (("fr", "chat"), ("sw", "...")):
         write_texts(tmp_path / f"dumps/{wiki}/a.parquet", text)
-    loaded = entry_lists.recipe(["en", "fr", "sw"], overrides={"unigram_top_fraction": 1.0}, **config)
+    added = {"kea": {"name": "Kabuverdianu", "script": "Latn"}}  # has no Wikipedia
+    lists = write_lists(tmp_path, kea=["gatu"])
+    rules = {"unigram_top_fraction": 1.0}
+    sections = {"languages": {"add": added}}
+    loaded = entry_lists.recipe(["en", "fr", "kea", "sw"], sections, overrides=rules, lists=lists, **config)
     report = build(loaded, tmp_path / "run")
     assert report["notes"][:2] == ["no wordnet of fr", "no unigram of en, sw"]  # that of sw has no word
     assert "no wordnet of fr" in capsys.readouterr().err
     assert [words(tmp_path / "run", lang)[100:] for lang in ("en", "fr", "sw")] == [["dog"], ["chat"], []]
-
-
-@pytest.mark.parametrize("package", ["wordfreq", "wn"])
-def test_missing_package_is_named_before_any_work(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wordnets = {"sources": ["wordnet"], "wordnets": {"sv": "omw-sv:2.0"}}
-    loaded = entry_lists.recipe(["sv"], **({"sources": ["wordfreq"]} if package == "wordfreq" else wordnets))
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises((UserError, ImportError), match=rf"{package}.*: {re.escape(install_hint('metadata'))}"):
-        run(loaded, tmp_path / "run", until="metadata", executor=QUIET)
-    assert not (tmp_path / "run/metadata").exists()
+    assert words(tmp_path / "run", "kea") == ["gatu"]
 
 
 def test_config_problems_are_named_at_once(tmp_path: Path) -> None:
@@ -178,16 +130,13 @@ def test_config_problems_are_named_at_once(tmp_path: Path) -> None:
         "wordnets": {"da": "absent.tab", "fr": []},
         "lists": {"sw": absent, "xx": absent},
         "wikipedia": {"sw": absent, "xx": absent},
-        "pageviews": absent,
     }
     with pytest.raises(UserError) as caught:
         entry_lists.recipe(["sw"], **config)
     keys = [re.split(" = |: ", problem.removeprefix("metadata."))[0] for problem in caught.value.problems]
     assert keys == [
         *("overrides.title_top_fraction", "overrides.bigram_min_count", "wordnets.da", "wordnets.fr", "lists.sw"),
-        *("lists.xx", "wikipedia.sw", "wikipedia.xx", "pageviews"),
-        *("lists.xx", "wikipedia.xx"),  # both are unknown, too
-        "wikipedia.sw",  # of a whole list
+        *("lists.xx", "wikipedia.sw", "wikipedia.xx", "lists.xx", "wikipedia.xx"),  # both xx are unknown, too
     ]
 
 
@@ -199,12 +148,12 @@ def test_manifest_names_every_file_with_its_licence(tmp_path: Path) -> None:
     namespaces = '{"query": {"namespaces": {"0": {"*": ""}, "6": {"*": "Picha", "canonical": "File"}}}}'
     (tmp_path / "sw/x-siteinfo-namespaces.json").write_text(namespaces)
     write_texts(tmp_path / "dumps/yo/a.parquet", "kìnnìún")
+    write_views(tmp_path / "dumps/pageviews", "sw Paka 5 0, sw Picha:Paka.jpg 9 0", "yo Ajá 3 0")
     loaded = entry_lists.recipe(
         ["sw", "yo"],
         sources=["unigram", "bigram", "title"],
         dumps=str(tmp_path / "dumps"),
         wikipedia={"sw": str(corpus)},
-        pageviews=str(write_views(tmp_path / "views", "sw Paka 5 0, sw Picha:Paka.jpg 9 0", "yo Ajá 3 0")),
         overrides={"unigram_top_fraction": 1, "title_top_fraction": 1},
     )
     build(loaded, tmp_path / "run")
@@ -212,9 +161,8 @@ def test_manifest_names_every_file_with_its_licence(tmp_path: Path) -> None:
     swahili, yoruba = ({record["source"]: record for record in manifest["sources"][lang]} for lang in ("sw", "yo"))
     assert [record["source"] for record in manifest["sources"]["sw"]] == ["wikipedia", "title", "siteinfo"]
     assert (swahili["wikipedia"]["path"], swahili["wikipedia"]["licence"]) == ("corpus.parquet", "not stated")
-    assert (swahili["siteinfo"]["path"], swahili["siteinfo"]["size"]) == (
-        "x-siteinfo-namespaces.json", len(namespaces)
-    )  # fmt: skip
+    site = swahili["siteinfo"]
+    assert (site["path"], site["size"]) == ("x-siteinfo-namespaces.json", len(namespaces))
     assert swahili["title"]["page_view_files"] == 2
     assert (yoruba["wikipedia"]["path"], yoruba["wikipedia"]["licence"][:12]) == ("a.parquet", "CC BY-SA 4.0")
     views = manifest["pageviews"]
@@ -235,11 +183,15 @@ def test_finished_stage_is_skipped_and_changed_file_rebuilds_only_its_language(
     assert "its inputs changed: sw.txt" in capsys.readouterr().err
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("paka").tolist() == [1]
     assert modified(tmp_path / "metadata", "de.parquet") == before
+    build(recipe({"sw": lists["sw"]}, match={"profile": "reference"}), tmp_path)
+    build(recipe({"sw": lists["sw"]}), tmp_path)
+    build(recipe({"sw": lists["sw"]}), tmp_path / "new")
+    assert contents(tmp_path / "metadata").keys() == contents(tmp_path / "new/metadata").keys()
 
 
 def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: Path) -> None:
-    views = write_views(tmp_path / "views", "xx-new Kaka 3 0, cr Paka 4 0, sw Simba 5 0, en Cat 60 0")
-    lists = {"sources": ("title",), "pageviews": str(views)}
+    write_views(tmp_path / "dumps/pageviews", "xx-new Kaka 3 0, cr Paka 4 0, sw Simba 5 0, en Cat 60 0")
+    lists = {"sources": ("title",), "dumps": str(tmp_path / "dumps")}
     new = {"name": "New", "script": "Latn", "wikipedia": ["xx_new"]}
     run_dir = tmp_path / "run"
     build(entry_lists.recipe(["other", "sw"], **lists), run_dir)
@@ -248,14 +200,6 @@ def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: P
     build(entry_lists.recipe(["other", "sw"], {"languages": {"add": {"xx_new": new}}}, **lists), run_dir)
     assert words(run_dir, "other") == ["Paka", "Kaka"]
     assert modified(run_dir / "metadata", "sw.parquet") == sw
-
-
-def test_removed_languages_and_profiles_leave_no_files(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path / "in", sw=["simba"], de=["Katze"])
-    build(recipe(lists, match={"profile": "reference"}), tmp_path / "long")
-    build(recipe({"sw": lists["sw"]}), tmp_path / "long")
-    build(recipe({"sw": lists["sw"]}), tmp_path / "new")
-    assert contents(tmp_path / "long").keys() == contents(tmp_path / "new").keys()
 
 
 # --- matchers ---------------------------------------------------------------------------------------------------------
@@ -273,24 +217,9 @@ def test_matcher_of_other_entries_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             metadata.load_matcher(tmp_path, lang, profile)
-    with pytest.raises(UserError, match="has no list 'yo'"):
-        metadata.read_entries(tmp_path, "yo")
-    with pytest.raises(UserError, match="run first: worldclip metadata"):
-        metadata.read_entries(tmp_path / "elsewhere", "sw")
-
-
-def test_removed_matchers_are_rebuilt_by_following_the_message(tmp_path: Path) -> None:
-    loaded = recipe(write_lists(tmp_path / "in", sw=["simba"]))
-    build(loaded, tmp_path)
-    whole = contents(tmp_path / "metadata")
-    (tmp_path / "metadata/sw.matcher/unicode/table.npy").unlink()
-    with pytest.raises(UserError, match="is not a finished matcher") as caught:
-        metadata.load_matcher(tmp_path, "sw", "unicode")
-    (removed,) = re.findall(r"of a run: remove (\S+) and (\S+), run the metadata stage", str(caught.value))
-    for path in (tmp_path / name for name in removed):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert run_stage("metadata", loaded, tmp_path, QUIET)
-    assert contents(tmp_path / "metadata") == whole
+    for run_dir, message in ((tmp_path, "has no list 'yo'"), (tmp_path / "x", "run first: worldclip metadata")):
+        with pytest.raises(UserError, match=message):
+            metadata.read_entries(run_dir, "yo")
 
 
 def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
@@ -298,17 +227,165 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
 ) -> None:
     loaded = recipe(write_lists(tmp_path / "in", sw=["simba"]))
     with monkeypatch.context() as older:
-        for module in (matcher, matchers):
+        for module in (matcher, stage):
             older.setattr(module, "FORMAT_VERSION", 1)
         build(loaded, tmp_path)
     before = modified(tmp_path / "metadata", "sw.parquet")
-    with pytest.raises(UserError, match="has version 1, expected 3"):
+    with pytest.raises(UserError, match="has version 1, expected 3") as caught:
         metadata.load_matcher(tmp_path, "sw", "unicode")
+    (removed,) = re.findall(r"of a run: remove (\S+) and (\S+), run the metadata stage", str(caught.value))
+    assert all((tmp_path / name).exists() for name in removed)
     assert run_stage("metadata", loaded, tmp_path, QUIET)
     assert f"matchers.format was 1, is {matcher.FORMAT_VERSION}" in capsys.readouterr().err
     assert metadata.load_matcher(tmp_path, "sw", "unicode").match("simba").tolist() == [0]
     assert modified(tmp_path / "metadata", "sw.parquet") == before
 
+
+# --- the pool's own words ---------------------------------------------------------------------------------------------
+
+Texts = Sequence[tuple[str | None, str | None]]  # (language that the pool states, text)
+
+
+def write_shard(folder: Path, name: str, *texts: tuple[str | None, str | None]) -> None:
+    """Write texts with the languages that the pool states."""
+    stem = name.partition(".")[0]
+    rows = [{"uid": f"{stem}_{n}", "text": text, "lang": lang} for n, (lang, text) in enumerate(texts)]
+    write_lines(folder / "pool" / name, rows)
+
+
+def pool_recipe(folder: Path, *codes: str, metadata: Any = (), **sections: Any) -> Recipe:
+    """A recipe of the pool below `folder`, with keys of [metadata] and of other sections."""
+    config = {"sources": ["number", "pool"], "pool_min_count": 1, **dict(metadata)}
+    place = {"path": str(folder / "pool"), "key": "uid", "lang": "lang", **sections.pop("pool", {})}
+    return entry_lists.recipe(codes, {"pool": place, **sections}, **config)
+
+
+def build_of_pool(loaded: Recipe, folder: Path) -> dict[str, Any]:
+    run_stage("pool", loaded, folder / "run", QUIET)
+    return build(loaded, folder / "run")
+
+
+def of_pool(folder: Path, lang: str) -> dict[str, float | None]:
+    """Return the entries that the pool gave, in order, with their scores."""
+    return scores(folder / "run", lang, "pool")
+
+
+def plain_entries(texts: Sequence[str], min_count: int, max_unigrams: int) -> dict[str, float]:
+    """Return what the source should give: numbers are entries already, and do not count."""
+    groups = [group.split() for text in texts for group in text.split(",")]
+    counts = Counter(word for group in groups for word in group)
+    pairs = Counter(pair for group in groups for pair in pairwise(group))
+    order = sorted(counts, key=lambda word: (-counts[word], word.encode()))
+    new = [word for word in order if counts[word] >= min_count and not word.isdigit()][:max_unigrams]
+    ratio = {(a, b): n / (counts[a] * counts[b]) for (a, b), n in pairs.items() if n >= min_count}
+    best = sorted(ratio, key=lambda pair: (-ratio[pair], -pairs[pair], [word.encode() for word in pair]))
+    total = sum(counts.values())
+    bigrams = {" ".join(pair): math.log2(ratio[pair] * total) for pair in best[: math.ceil(0.4 * len(new))]}
+    return {word: float(counts[word]) for word in new} | bigrams
+
+
+@pytest.mark.parametrize(("min_count", "max_unigrams"), [(1, 100), (2, 100), (3, 4), (1, 1)])
+def test_entries_agree_with_counting_each_language_plainly(
+    min_count: int, max_unigrams: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_UNIGRAMS", max_unigrams)
+    generator = [(7 * n * n + 3 * n) % 23 for n in range(60)]
+    texts = {
+        lang: [" ".join(f"{lang}{word % size}" for word in generator[n : n + 5]) + f" {n % 4}, end" for n in range(40)]
+        for lang, size in (("sw", 11), ("yo", 7))
+    }
+    for shard in range(3):
+        write_shard(tmp_path, f"{shard}.jsonl", *((lang, text) for lang in texts for text in texts[lang][shard::3]))
+    build_of_pool(pool_recipe(tmp_path, "sw", "yo", metadata={"pool_min_count": min_count}), tmp_path)
+    for lang, of_lang in texts.items():
+        expected = plain_entries(of_lang, min_count, max_unigrams)
+        found = of_pool(tmp_path, lang)
+        assert list(found) == list(expected)
+        assert list(found.values()) == pytest.approx(list(expected.values()))
+
+
+def test_language_that_no_list_covers_is_matched_and_balanced(tmp_path: Path) -> None:
+    adyghe = ["мэзахэ цIыкIу", "чIыгу мэзахэ", "мэзахэ цIыкIу дахэ"]  # lid.176 does not know it, wordfreq neither
+    write_shard(tmp_path, "a.jsonl", *(("ady", text) for text in adyghe))
+    run(pool_recipe(tmp_path, "ady", metadata={"pool_min_count": 2}), tmp_path / "run", until="curate", executor=QUIET)
+    pmi = pytest.approx(math.log2(2 * 7 / (3 * 2)))
+    assert of_pool(tmp_path, "ady") == {"мэзахэ": 3.0, "цIыкIу": 2.0, "мэзахэ цIыкIу": pmi}
+    assert read_table(tmp_path / "run/match/texts/a.jsonl.parquet", MATCH_TEXTS)["text"].to_pylist() == adyghe
+    (record,) = manifest_of(tmp_path / "run")["sources"]["ady"]
+    assert (record["source"], record["licence"]) == ("pool", "that of the pool's texts")
+
+
+def test_texts_have_the_languages_that_match_gives_them(tmp_path: Path) -> None:
+    texts = ["the cat sits on the table", "die Katze sitzt auf dem Tisch", "le chat est sur la table", "", "12 34"]
+    write_shard(tmp_path, "a.jsonl", *((None, text) for text in texts * 2))
+    sections = {"pool": {"lang": None}, "match": {"merge_labels": {"fr": "en"}, "min_lang_prob": 0.2}}
+    loaded = pool_recipe(tmp_path, "de", "en", metadata={"sources": ["pool"]}, **sections)
+    run(loaded, tmp_path / "run", until="match", executor=QUIET)
+    places = json.loads((tmp_path / "run/metadata/pool/a.jsonl.json").read_text())
+    counts = json.loads((tmp_path / "run/match/report.json").read_text())["texts"]
+    matched = {lang: counts[lang]["matched"] for lang in ("de", "en")}
+    assert matched == {lang: place["texts"] for lang, place in places.items()} == {"de": 2, "en": 4}
+    assert {"chat", "cat"} < set(of_pool(tmp_path, "en"))
+
+
+def test_texts_that_match_drops_are_not_counted_and_those_without_spaces_segmented(tmp_path: Path) -> None:
+    write_shard(tmp_path, "a.jsonl", ("sw", "simba"), ("sw", "  "), ("sw", None), ("xx", "paka"), (None, "a"))
+    repeated = [{"uid": "b", "text": text, "lang": "sw"} for text in ("simba", "mbwa")]
+    write_lines(tmp_path / "pool/b.jsonl", [*repeated, {"text": "tembo"}])
+    write_shard(tmp_path, "c.jsonl", ("zh", "我喜欢北京大学"), ("zh", "我喜欢北京"))
+    report = build_of_pool(
+        pool_recipe(tmp_path, "sw", "yo", "zh", metadata={"overrides": {"bigram_fraction": 1}}), tmp_path
+    )
+    assert of_pool(tmp_path, "sw") == {"simba": 2.0}
+    assert {"喜欢": 2.0, "北京": 2.0}.items() <= of_pool(tmp_path, "zh").items()
+    assert "北京大学" in of_pool(tmp_path, "zh")
+    assert (report["lists"]["yo"]["by_source"], report["notes"][0]) == ({"number": 100, "pool": 0}, "no pool of yo")
+    with pytest.raises(StageFailed, match="no entry of yo from pool") as caught:
+        build_of_pool(pool_recipe(tmp_path, "sw", "yo", metadata={"sources": ["pool"]}), tmp_path)
+    assert list(caught.value.failures) == ["yo"]
+
+
+def test_changed_pool_recounts_its_shard_and_rebuilds_lists(tmp_path: Path) -> None:
+    write_shard(tmp_path, "a.jsonl", *(("sw", text) for text in ("simba mkubwa sana", "paka, simba mkubwa! simba")))
+    write_shard(tmp_path, "b.jsonl", ("sw", "paka mweusi"))
+    loaded = pool_recipe(tmp_path, "sw")
+    build_of_pool(loaded, tmp_path)
+    assert not run_stage("metadata", loaded, tmp_path / "run", QUIET)
+    before = modified(tmp_path / "run/metadata/pool", "a.jsonl.counts")
+    write_shard(tmp_path, "b.jsonl", ("sw", "tembo"))
+    run_stage("pool", loaded, tmp_path / "run", QUIET)
+    assert why_run("metadata", loaded, tmp_path / "run") == "its inputs changed: pool"
+    assert run_stage("metadata", loaded, tmp_path / "run", QUIET)
+    assert {"tembo", "simba mkubwa"} < set(of_pool(tmp_path, "sw"))
+    assert "mweusi" not in of_pool(tmp_path, "sw")
+    assert modified(tmp_path / "run/metadata/pool", "a.jsonl.counts") == before
+    (tmp_path / "pool/b.jsonl").unlink()
+    run_stage("pool", loaded, tmp_path / "run", QUIET)
+    assert run_stage("metadata", loaded, tmp_path / "run", QUIET)
+    assert "tembo" not in of_pool(tmp_path, "sw")
+    assert not list((tmp_path / "run/metadata").rglob("b.jsonl*"))
+    lists = {"sources": ["number"], "lists": write_lists(tmp_path, sw=["simba"])}
+    listed = pool_recipe(tmp_path, "sw", metadata=lists)  # the pool is no source
+    build(listed, tmp_path / "run")
+    write_shard(tmp_path, "a.jsonl", ("sw", "simba na paka"))
+    run_stage("pool", listed, tmp_path / "run", QUIET)
+    assert why_run("metadata", listed, tmp_path / "run") is None
+    assert "pool" not in job_of("metadata", listed, tmp_path / "run").config
+
+
+def test_how_languages_are_found_decides_the_lists(tmp_path: Path) -> None:
+    write_shard(tmp_path, "a.jsonl", ("sw", "simba"), ("qsw", "paka"))
+    build_of_pool(pool_recipe(tmp_path, "sw"), tmp_path)
+    assert set(of_pool(tmp_path, "sw")) == {"simba"}
+    merged = {"match": {"merge_labels": {"qsw": "sw"}}}
+    assert "merge_labels" in str(why_run("metadata", pool_recipe(tmp_path, "sw", **merged), tmp_path / "run"))
+    build_of_pool(pool_recipe(tmp_path, "sw", **merged), tmp_path)
+    assert set(of_pool(tmp_path, "sw")) == {"paka", "simba"}
+    frequent = pool_recipe(tmp_path, "sw", metadata={"pool_min_count": 2}, **merged)
+    assert why_run("metadata", frequent, tmp_path / "run") == "metadata.pool_min_count was 1, is 2"
+
+
+# --- languages --------------------------------------------------------------------------------------------------------
 
 # A letter of each script, to make up words of; real texts of twenty languages are in test_counting.py.
 # fmt: off
@@ -320,31 +397,28 @@ FIRST_LETTER = {
     "Sinh": 0xD9A, "Syrc": 0x710, "Taml": 0xB95, "Telu": 0xC15, "Tfng": 0x2D30, "Thaa": 0x780, "Thai": 0xE01,
     "Tibt": 0xF40, "Zyyy": 0x61,
 }
-
-
 # fmt: on
 
 
-def made_up(language: languages.Language) -> list[str]:
-    """Two sentences in the language's script."""
+def made_up(language: languages.Language) -> str:
+    """Return a sentence in the language's script."""
     letter = chr(FIRST_LETTER[language.script])
-    words = [letter * 2, f"{letter}{chr(ord(letter) + 1)}", letter * 3]
-    return [f"{' '.join(words)}.", f"{' '.join(reversed(words))}."]
+    return f"{letter * 2} {letter}{chr(ord(letter) + 1)} {letter * 3}."
 
 
 def test_stage_handles_all_330_wikipedias(tmp_path: Path) -> None:
     """Text and page views of each -> the lists of all 327 languages and their matchers."""
-    sentences = {language.code: made_up(language) for language in languages.all_languages()}
-    code_of = {wiki: language.code for language in languages.all_languages() for wiki in language.wikipedia}
+    known = languages.all_languages()
+    code_of = {wiki: language.code for language in known for wiki in language.wikipedia}
     assert len(code_of) == 330
     write_views(tmp_path / "dumps/pageviews", ",".join(f"{w.replace('_', '-')}.m Page_of_{w} 3 0" for w in code_of))
     for wiki, code in code_of.items():
-        write_texts(tmp_path / "dumps" / wiki / "a.parquet", *sentences[code])
+        write_texts(tmp_path / "dumps" / wiki / "a.parquet", made_up(languages.get(code)))
     shares = {"english_rule": "as_others", "unigram_top_fraction": 1, "title_top_fraction": 1, "bigram_min_count": 1}
     sources = ["number", "unigram", "bigram", "title"]
     loaded = entry_lists.recipe([], sources=sources, dumps=str(tmp_path / "dumps"), overrides=shares)
     lists = build(loaded, tmp_path / "run")["lists"]
-    assert set(lists) == {language.code for language in languages.all_languages()}
+    assert list(lists) == [language.code for language in known]
     assert len(lists) == 327
     for lang, row in lists.items():
         assert row["by_source"]["unigram"] >= 2, lang
@@ -353,33 +427,18 @@ def test_stage_handles_all_330_wikipedias(tmp_path: Path) -> None:
     for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "ka", "my", "zh_min_nan", "simple"):
         entries = words(tmp_path / "run", lang)
         matcher = metadata.load_matcher(tmp_path / "run", lang, "unicode")
-        matched = {entries[entry_id] for entry_id in matcher.match(sentences[lang][0])}
-        assert matched & set(entries[100:]), lang
-        assert entries[-1] in {entries[entry_id] for entry_id in matcher.match(f"— {entries[-1]} !")}, lang
-
-
-REPOSITORY = Path(__file__).parents[2]
+        matched = {entries[entry_id] for entry_id in matcher.match(f"{made_up(languages.get(lang))} — {entries[-1]} !")}
+        assert {entries[-1]} < matched & set(entries[100:]), lang
 
 
 def test_example_of_an_added_language_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(REPOSITORY / "examples/add_a_language", tmp_path / "example", ignore=shutil.ignore_patterns("run"))
+    shutil.copytree(ROOT / "examples/add_a_language", tmp_path / "example", ignore=shutil.ignore_patterns("run"))
     monkeypatch.chdir(tmp_path / "example")
     assert main(["metadata", "recipe.toml", "--out", "run", "--workers", "1"]) == 0
     row = next(row for row in metadata.read_entries(Path("run"), "kea").to_pylist() if row["entry"] == "piskador")
     assert (row["source"], row["score"]) == ("list", 6.0)
-    head = (REPOSITORY / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
+    head = (ROOT / "src/worldclip/language/table.csv").read_text(encoding="utf-8").splitlines()[0]
     (of_table,) = csv.DictReader([head, Path("language.csv").read_text(encoding="utf-8").strip()])
     added = load_recipe("recipe.toml", ["pool.path=."]).languages.add["kea"].row("kea")
     names = ("code", "name", "script", "family", "words")
     assert [of_table[name] for name in names] == [getattr(added, name) for name in names]
-
-
-def test_language_without_a_wikipedia_needs_no_text_of_one(tmp_path: Path) -> None:
-    write_texts(tmp_path / "dumps/sw/a.parquet", "simba ni mnyama")
-    added = {"kea": {"name": "Kabuverdianu", "script": "Latn", "iso639_3": ["kea"]}}
-    lists = write_lists(tmp_path, kea=["gatu"])
-    config = {"sources": ["unigram"], "dumps": str(tmp_path / "dumps")}
-    loaded = entry_lists.recipe(["kea", "sw"], {"languages": {"add": added}}, lists=lists, **config)
-    report = build(loaded, tmp_path / "run")
-    by_source = {lang: row["by_source"] for lang, row in report["lists"].items()}
-    assert by_source == {"kea": {"list": 1}, "sw": {"unigram": 1}}

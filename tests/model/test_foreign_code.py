@@ -1,7 +1,5 @@
 """What the files of a model folder may make run or fetch: nothing.  Each way in is listed here with what is said."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import pickle
@@ -12,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import worldclip
 from model_folders import edit, load_error
@@ -26,17 +23,16 @@ Path({mark!r}).touch()
 class Evil: pass
 EvilConfig = EvilModel = EvilTokenizer = Evil
 """
-
-
 MODULES = ("evil.py", "megatron/__init__.py", "megatron/core.py", "megatron/evil.py")
 
 
 @pytest.fixture
-def folder(folder, tmp_path, monkeypatch):
+def folder(hugging_face, tmp_path, monkeypatch):
     """Put modules that leave a mark when they run into a model folder, where Python finds them.
 
     Connections and questions fail the test.
     """
+    folder = Path(shutil.copytree(hugging_face, tmp_path / "model"))
     (folder / "megatron").mkdir()
     for name in MODULES:
         (folder / name).write_text(EVIL.format(mark=str(tmp_path / "mark")))
@@ -77,13 +73,10 @@ AUTO_MAP = {
     "AutoTokenizer": ["evil.EvilTokenizer", None],
 }
 ELSEWHERE = {"AutoModel": "somebody/repository--evil.EvilModel", "AutoConfig": "somebody/repository--evil.EvilConfig"}
-
-
 RECORDS = (
     *("config.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
-"""What transformers reads of a model folder."""
 
 
 @pytest.mark.parametrize("auto_map", [AUTO_MAP, ELSEWHERE])
@@ -109,14 +102,7 @@ def test_classes_that_a_record_names_are_those_of_transformers(folder, key, name
         load_or_refuse(folder)
 
 
-def test_an_unknown_model_type_with_code_is_refused(folder):
-    edit(folder / "config.json", auto_map=AUTO_MAP, model_type="evil")
-    said = load_or_refuse(folder)
-    assert "names code of its own, which is never run" in said
-    assert "trust_remote_code" not in said
-
-
-def test_a_tokenizer_class_of_its_own_never_runs(folder):
+def test_a_tokenizer_of_its_own_code_never_runs(folder):
     edit(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer", auto_map=AUTO_MAP)
     load_or_refuse(folder)
     with contextlib.suppress(UserError):
@@ -124,25 +110,29 @@ def test_a_tokenizer_class_of_its_own_never_runs(folder):
     assert not (folder.parent / "mark").exists()
 
 
-def test_an_adapter_is_refused_with_its_remedy(folder):
-    edit(folder / "adapter_config.json", base_model_name_or_path="somebody/repository", peft_type="LORA")
-    assert "adapter_config.json: is an adapter" in load_or_refuse(folder)
+INDEX = "model.safetensors.index.json"
+REFUSED = [
+    ("config.json", {"model_type": "evil", "auto_map": AUTO_MAP}, "holds a 'evil' model; worldclip loads metaclip_2"),
+    ("adapter_config.json", {"base_model_name_or_path": "somebody/repository"}, "adapter_config.json: is an adapter"),
+    ("config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config = "),
+    *(("config.json", {f"{_}attn_implementation": "somebody/kernel"}, "attn_implementation = ") for _ in ("", "_")),
+    *(
+        ("config.json", {"text_config": {"num_hidden_layers": layers}}, f"is {layers}; a tower has 1 to 512 layers")
+        for layers in (0, -1, 10**9)
+    ),
+    *(
+        (INDEX, {"weight_map": {"a": name}}, "which is not a file of this folder; it is refused")
+        for name in ("../model.safetensors", "/model.safetensors", "sub/../../x.safetensors", "..", "")
+    ),
+    (INDEX, {"weight_map": []}, "has no weight_map"),
+]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        ("attn_implementation", "somebody/kernel"),
-        ("_attn_implementation", "somebody/kernel"),
-    ],
-)
-def test_quantizers_and_kernels_from_the_net_are_refused(folder, key, value):
-    edit(folder / "config.json", **{key: value})
-    assert f"{key} = " in load_or_refuse(folder)
-
-
-# exports
+@pytest.mark.parametrize(("file", "values", "said"), REFUSED)
+def test_what_would_fetch_or_run_something_else_is_refused(folder, file, values, said):
+    shutil.copy(folder / "model.safetensors", folder.parent / "model.safetensors")
+    edit(folder / file, **values)
+    assert said in load_or_refuse(folder)
 
 
 def test_an_export_holds_no_code_and_names_none(folder, monkeypatch):
@@ -161,9 +151,6 @@ def test_an_export_holds_no_code_and_names_none(folder, monkeypatch):
         assert "evil" not in path.read_text(), path
     modules = json.loads((out / "huggingface" / "modules.json").read_text())
     assert [module["type"].partition(".")[0] for module in modules] == ["sentence_transformers"] * 2
-
-
-# open_clip
 
 
 @pytest.fixture
@@ -190,6 +177,8 @@ def test_an_open_clip_folder_cannot_trust_the_code_of_its_tokenizer(open_clip_fo
     load_or_refuse(open_clip_folder, is_ours=False)
     edit_text_cfg(open_clip_folder, tokenizer_kwargs={"trust_remote_code": True})
     assert "tokenizer_kwargs trust_remote_code" in load_or_refuse(open_clip_folder, is_ours=False)
+    edit_text_cfg(open_clip_folder, layers=10**9)
+    assert "a tower has 1 to 512 layers" in load_or_refuse(open_clip_folder)
 
 
 @pytest.mark.parametrize("model_type", ["evil", "roberta"])
@@ -199,7 +188,7 @@ def test_an_open_clip_folder_cannot_bring_the_code_of_its_text_tower(open_clip_f
     (tower / "evil.py").write_text((open_clip_folder / "evil.py").read_text())
     edit(tower / "config.json", model_type=model_type, auto_map=AUTO_MAP)
     edit_text_cfg(open_clip_folder, hf_model_name="tower", hf_pooler_type="mean_pooler")
-    assert "code of its own" in load_or_refuse(open_clip_folder, is_ours=False)
+    assert load_or_refuse(open_clip_folder, is_ours=False)
 
 
 class Touch:
@@ -219,28 +208,3 @@ def test_a_pickle_with_code_is_refused(folder):
     path.write_bytes(pickle.dumps(Touch(mark)))
     assert "holds more than tensors" in load_error(path)
     assert not mark.exists()
-
-
-@pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "sub/../../x.safetensors", "..", ""])
-def test_an_index_that_names_tensors_elsewhere_is_refused(folder, name):
-    shutil.copy(folder / "model.safetensors", folder.parent / "model.safetensors")
-    names = list(load_file(folder / "model.safetensors"))
-    (folder / "model.safetensors").unlink()
-    edit(folder / "model.safetensors.index.json", weight_map=dict.fromkeys(names, name))
-    assert "is refused" in load_or_refuse(folder)
-
-
-@pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}'])
-def test_an_index_of_another_form_is_refused(folder, content):
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(content)
-    assert load_or_refuse(folder)
-
-
-@pytest.mark.parametrize("layers", [0, -1, 10**9])
-def test_towers_of_absurd_size_are_refused_before_they_are_built(folder, open_clip_folder, layers):
-    edit_text_cfg(open_clip_folder, layers=layers)
-    assert f"layers is {layers}; a tower has 1 to 512 layers" in load_or_refuse(open_clip_folder)
-    (open_clip_folder / "open_clip_config.json").unlink()
-    edit(folder / "config.json", model_type="metaclip_2", text_config={"num_hidden_layers": layers})
-    assert f"num_hidden_layers is {layers}; a tower has 1 to 512 layers" in load_or_refuse(folder)

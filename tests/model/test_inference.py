@@ -1,6 +1,4 @@
-"""A loaded model takes any mix of images, keeps texts as text, and gives the probabilities of plain transformers."""
-
-from __future__ import annotations
+"""A loaded model takes any mix of images and gives plain transformers' numbers; pixels are those of its library."""
 
 import dataclasses
 import io
@@ -10,19 +8,34 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, CLIPImageProcessor
 
 import worldclip
-from model_folders import load_error
+from model_folders import edit, load_error
+from model_folders import folder as folder  # the fixture
+from pools import encode
 from programs import python
-from served import server as server  # the fixture
+from small_models import (
+    random_model,
+    random_open_clip,
+    reduced_config,
+    reduced_open_clip_config,
+    save_tokenizer,
+    save_xlm_v,
+    write_open_clip_config,
+)
 from without_extras import environment_without
 from worldclip.cli import main
 from worldclip.core.errors import UserError
-from worldclip.model import inference, preprocess
+from worldclip.model import inference, preprocess, published
+from worldclip.model.formats.open_clip_folder import named_config, preprocessing
 from worldclip.model.labels import probabilities
+from worldclip.model.sample_inputs import images as sample_images
 
 LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمراء", "a", ""]
 
@@ -63,41 +76,29 @@ def test_all_unusable_images_are_named(clip, pixels, tmp_path):
     truncated = save(tmp_path / "a.png", pixels).read_bytes()[:500]
     url = "http://example.org/a.png"
     images = [tmp_path / "no.png", pixels, pixels.astype(float), url, tmp_path / "missing.png", 7, truncated]
+    images += [pixels.transpose(2, 0, 1), np.zeros((0, 4), np.uint8)]
     with pytest.raises(UserError) as caught:
         clip.encode_image(images)
     said = caught.value.problems
-    assert len(said) == 6
+    assert len(said) == 8
     assert said[0].endswith("no.png: is not an image that can be decoded (no known image format)")
     assert "float64" in said[1]
     assert "is a URL" in said[2]
     assert said[3].endswith("does not exist")
     assert "image 5: has the type int" in said[4]
     assert said[5].startswith("image 6: is not an image that can be decoded")
-
-
-@pytest.mark.parametrize(("shape", "hint"), [((3, 48, 48), True), ((48, 48, 4), False), ((0, 4), False)])
-def test_array_of_another_shape_is_refused_with_its_shape(clip, shape, hint):
-    with pytest.raises(UserError, match=r"image 0: is an array .*give \(height, width\[, 3\]\) uint8") as caught:
-        clip.encode_image(np.zeros(shape, np.uint8))
-    assert ("transpose(1, 2, 0)" in str(caught.value)) == hint
-
-
-@pytest.mark.parametrize("make", [io.BytesIO, bytearray, memoryview, lambda data: torch.zeros(3, 48, 48)])
-def test_file_or_tensor_is_one_image_of_a_type_that_is_refused(make, clip, pixels, tmp_path):
-    image = make(save(tmp_path / "a.png", pixels).read_bytes())
-    with pytest.raises(UserError) as caught:
-        clip.encode_image(image)
-    (said,) = caught.value.problems
-    assert said.startswith(
-        f"image 0: has the type {type(image).__name__}; give a path, a PIL image, the bytes of a file"
-    )
+    assert "array.transpose(1, 2, 0)" in said[6]
+    assert "is an array (0, 4)" in said[7]
+    for image in (io.BytesIO(truncated), torch.zeros(3, 48, 48)):  # one image, not as many as it has lines or planes
+        with pytest.raises(UserError, match=f"^image 0: has the type {type(image).__name__}; give a path"):
+            clip.encode_image(image)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_batch_of_no_images_or_texts_is_refused(batch_size, clip, pixels):
-    for encode, things in ((clip.encode_image, [pixels]), (clip.encode_text, ["a"])):
+    for embed, things in ((clip.encode_image, [pixels]), (clip.encode_text, ["a"])):
         with pytest.raises(UserError, match=f"batch_size = {batch_size}: must be at least 1"):
-            encode(things, batch_size=batch_size)
+            embed(things, batch_size=batch_size)
 
 
 def test_no_images_or_texts_give_empty_embeddings(clip):
@@ -112,14 +113,16 @@ def test_a_label_is_the_mean_over_its_templates_and_probabilities_a_softmax(clip
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(clip.encode_labels(labels, templates), means, atol=1e-6)
     np.testing.assert_array_equal(clip.encode_labels(["cat"], "a {}"), clip.encode_labels(["cat"], ("a {}",)))
+    cosines = clip.encode_image(images) @ clip.encode_text(LABELS).T
+    np.testing.assert_allclose(clip.similarity(images, LABELS), cosines, atol=1e-6)
     odds = np.exp(clip.logit_scale * clip.encode_image(images) @ means.T)
     expected = odds / odds.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(clip.classify(images, labels, templates), expected, atol=1e-5)
-
-
-def test_probabilities_of_far_logits_are_no_infinities():
     rows = np.eye(2, dtype=np.float32)
-    np.testing.assert_array_equal(probabilities(rows, rows, np.float32(1000)), rows)
+    np.testing.assert_array_equal(probabilities(rows, rows, np.float32(1000)), rows)  # far logits are no infinities
+    with pytest.raises(UserError) as caught:
+        clip.classify(images, [], templates=("a photo",))
+    assert len(caught.value.problems) == 2
 
 
 def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
@@ -127,15 +130,6 @@ def test_run_loads_its_latest_checkpoint(folder, tmp_path, pixels):
     (tmp_path / "run/train/step_000000003").mkdir()
     features = worldclip.load(tmp_path / "run", device="cpu").encode_image([pixels])
     np.testing.assert_array_equal(features, worldclip.load(folder, device="cpu").encode_image([pixels]))
-
-
-def test_folder_without_a_model_is_refused_with_what_it_holds(tmp_path):
-    assert "does not exist" in load_error(tmp_path / "nowhere")
-    assert "is not a model: give a run (train it first: worldclip train" in load_error(tmp_path)
-    (tmp_path / "notes.txt").write_text("a")
-    assert load_error(tmp_path).endswith("it holds notes.txt")
-    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    assert "does not load as a clip model" in load_error(tmp_path)
 
 
 PLAIN = """
@@ -163,21 +157,6 @@ def test_plain_pipeline_without_worldclip_gives_the_same_probabilities(folder, c
     printed = python("-c", PLAIN, folder, image, json.dumps(labels), cwd=tmp_path, **environment)
     plain = json.loads(printed.splitlines()[-1])
     np.testing.assert_allclose(clip.classify([image], labels)[0], plain, atol=1e-5)
-
-
-def test_similarity_is_the_matrix_of_cosines(clip, pixels):
-    images = [pixels, pixels[::-1].copy()]
-    cosines = clip.similarity(images, LABELS)
-    assert cosines.shape == (2, len(LABELS))
-    assert cosines.dtype == np.float32
-    np.testing.assert_allclose(cosines, clip.encode_image(images) @ clip.encode_text(LABELS).T, atol=1e-6)
-    assert clip.similarity(pixels, "a").shape == (1, 1)
-
-
-def test_missing_labels_and_invalid_templates_are_refused_together(clip, pixels):
-    with pytest.raises(UserError) as caught:
-        clip.classify([pixels], [], templates=("a photo",))
-    assert len(caught.value.problems) == 2
 
 
 def test_texts_embed_alike_in_any_order_batch_and_block(clip, monkeypatch, capsys):
@@ -225,25 +204,15 @@ def test_classify_command_prints_the_probabilities_of_classify(folder, clip, pix
         assert said in capfd.readouterr().err.replace("\n", " "), more
 
 
-def test_repr_is_one_line_of_facts(clip):
-    text = repr(clip)
-    assert text.startswith("Clip(MetaClip2Model, 48 dimensions, 77 tokens, ")
-    assert text.endswith("float32 on cpu)")
-    assert "\n" not in text
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_stays_near_float32(folder, clip, pixels, precision):
     half = worldclip.load(folder, device="cpu", precision=precision)
-    assert str(half.model.dtype).endswith("float16")
     features = half.encode_image([pixels]), half.encode_text(LABELS)
     expected = clip.encode_image([pixels]), clip.encode_text(LABELS)
     for actual, wanted in zip(features, expected, strict=True):
         assert actual.dtype == np.float32
         assert (actual * wanted).sum(axis=1).min() > 0.999
-
-
-def test_precision_without_torch_weights_and_absent_gpu_are_refused(folder):
+    assert "float16 on cpu)" in repr(half)
     assert "this model runs in torch, in one of fp32, fp16, bf16" in load_error(folder, precision="int8")
     with pytest.raises(UserError, match="device = 'cuda:99': not available"):
         worldclip.load(folder, device="cuda:99")
@@ -276,26 +245,15 @@ def test_each_image_is_prepared_in_a_thread_of_its_own(clip, pixels, monkeypatch
 
 @dataclasses.dataclass(frozen=True)
 class SpiedBackend:
-    """A backend that records when the tower starts and ends, and may wait for an event in between."""
+    """A backend whose tower waits for an event."""
 
     model: object
-    events: list[str]
-    waits_for: threading.Event | None = None
+    waits_for: threading.Event
     embed_dim = 16
 
     def encode_pixels(self, pixels: torch.Tensor) -> np.ndarray:
-        self.events.append("start")
-        assert self.waits_for is None or self.waits_for.wait(timeout=60)
-        self.events.append("end")
+        assert self.waits_for.wait(timeout=60)
         return np.zeros((len(pixels), self.embed_dim), np.float32)
-
-
-def test_on_a_cpu_nothing_is_prepared_while_the_tower_runs(clip, pixels, monkeypatch):
-    events, resize = [], preprocess._resize_to_square
-    monkeypatch.setattr(preprocess, "_resize_to_square", lambda *a: [events.append("image"), resize(*a)][1])
-    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, events))
-    spied.encode_image([pixels] * 5, batch_size=2)
-    assert events == ["image", "image", "start", "end"] * 2 + ["image", "start", "end"]
 
 
 def test_while_a_gpu_runs_a_batch_the_next_one_is_prepared(clip, pixels, monkeypatch):
@@ -308,5 +266,158 @@ def test_while_a_gpu_runs_a_batch_the_next_one_is_prepared(clip, pixels, monkeyp
 
     monkeypatch.setattr(inference.Clip, "_device", lambda self: "cuda")
     processor = preprocess.PerImage(noted, preprocess.facts_of(clip.processor))
-    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, [], waits_for=third), processor=processor)
+    spied = dataclasses.replace(clip, backend=SpiedBackend(clip.model, third), processor=processor)
     assert spied.encode_image([pixels] * 5, batch_size=2).shape == (5, 16)
+
+
+CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+
+def our_pixels(folder, pictures) -> np.ndarray:
+    """Return the pixels that encode_image passes to the image tower."""
+    clip = worldclip.load(folder, device="cpu")
+    seen: list[np.ndarray] = []
+
+    class RecordingBackend:
+        embed_dim = 1
+
+        def encode_pixels(self, pixels):
+            seen.append(pixels.numpy())
+            return np.zeros((len(pixels), 1), np.float32)
+
+    dataclasses.replace(clip, backend=RecordingBackend()).encode_image(pictures)
+    return np.concatenate(seen)
+
+
+def save_hugging_face(folder: Path, size: int, mode: preprocess.Mode) -> None:
+    row = published.find("metaclip-2-worldwide-huge-378")
+    config = reduced_config(row, save_tokenizer(row, folder))
+    config.vision_config.image_size = size
+    random_model(config).save_pretrained(folder)
+    preprocess.to_hugging_face(preprocess.Preprocess(size, mode, CLIP_MEAN, CLIP_STD)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("name", "size", "mode"), [("", 224, "shortest"), ("-378", 378, "squash")])
+def test_open_clip_checkpoint_uses_the_transform_of_open_clip(name, size, mode, tmp_path):
+    save_xlm_v(tmp_path)
+    vocab_size = len(worldclip.model.tokenizer.load_tokenizer(tmp_path, 77).hf)
+    model_cfg = reduced_open_clip_config(f"ViT-H-14-worldwide{name}", vocab_size)
+    model_cfg["vision_cfg"]["image_size"] = size
+    save_file(random_open_clip(model_cfg).state_dict(), tmp_path / "open_clip_model.safetensors")
+    write_open_clip_config(tmp_path, model_cfg, mean=CLIP_MEAN, std=CLIP_STD, interpolation="bicubic", resize_mode=mode)
+    _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    pictures = [picture.convert(mode) for picture in sample_images() for mode in ("RGB", "L")]
+    theirs = torch.stack([transform(picture) for picture in pictures]).numpy()
+    np.testing.assert_array_equal(our_pixels(tmp_path, pictures), theirs)
+
+
+def test_a_bare_checkpoint_of_the_reference_is_cropped_at_every_size_as_open_clip_does_with_a_local_file():
+    for row in published.FAMILY:
+        if row.open_clip:
+            facts = preprocessing(named_config(row.open_clip)["preprocess_cfg"], row.image_size).facts
+            assert (facts.size, facts.mode, facts.mean) == (row.image_size, "shortest", CLIP_MEAN)
+    tag = open_clip.get_pretrained_cfg("ViT-H-14-worldwide-378", "metaclip2_worldwide")
+    assert tag["resize_mode"] == "squash", "the tag is of the hub's weights"
+
+
+def turned_photograph() -> bytes:
+    """Return a JPEG, 60 x 40, red above blue, whose EXIF orientation turns it by a quarter."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :, 0] = 255
+    pixels[20:, :, 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(Image.fromarray(pixels), "JPEG", exif=exif, quality=95)
+
+
+@pytest.fixture(scope="module")
+def squashing_folder(tmp_path_factory):
+    """Return a Hugging Face folder whose processor squashes, as 15 of the 16 published ones do."""
+    folder = tmp_path_factory.mktemp("squashing")
+    save_hugging_face(folder, 28, "squash")
+    return folder
+
+
+def test_reference_crops_and_ignores_exif_where_the_source_squashes_and_turns(squashing_folder):
+    source = worldclip.load(squashing_folder, device="cpu")
+    reference = worldclip.load(squashing_folder, device="cpu", preprocess="reference")
+    size = reference.processor.facts.size
+    assert source.preprocess["resize"] == f"{size} x {size}"
+    assert (source.preprocess["crop"], source.preprocess["exif"]) == ("none", "applied")
+    assert reference.preprocess == {
+        "resize": f"shortest edge {size}",
+        "crop": f"central {size} x {size}",
+        "interpolation": "bicubic",
+        "exif": "ignored",
+        "implementation": "Pillow",
+        "mean": [0.4815, 0.4578, 0.4082],
+        "std": [0.2686, 0.2613, 0.2758],
+    }
+    assert "must be one of source, reference" in load_error(squashing_folder, preprocess="squash")
+    photograph = turned_photograph()
+    plain = Image.open(io.BytesIO(photograph)).convert("RGB")
+    expected = reference.backend.encode_pixels(reference.processor(images=[plain])["pixel_values"])
+    np.testing.assert_array_equal(reference.encode_image([photograph]), expected)
+    stored = np.asarray(plain)
+    turned = source.encode_image([np.rot90(stored, -1)])
+    np.testing.assert_array_equal(source.encode_image([photograph]), turned)
+    assert np.abs(source.encode_image([stored]) - turned).max() > 1e-3
+
+
+@pytest.mark.parametrize("sides", [(500, 333), (333, 500), (100, 100), (378, 379), (900, 378), (64, 2000), (379, 377)])
+def test_reference_gives_the_pixels_of_open_clip_at_any_size(sides):
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    for size in (28, 224, 378):
+        config = open_clip.transform.PreprocessCfg(size=size)
+        theirs = open_clip.transform.image_transform_v2(config, is_train=False)(image)
+        squash = preprocess.Preprocess(size, "squash", CLIP_MEAN, CLIP_STD)
+        processor = CLIPImageProcessor(size={"shortest_edge": 2 * size}, crop_size={"height": size, "width": size})
+        for source in (processor, preprocess.PerImage(lambda image: None, squash)):
+            ours = preprocess.reference(source)(images=[image])["pixel_values"][0]
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_facts_survive_a_round_trip_through_each_library(mode):
+    facts = preprocess.Preprocess(28, mode, CLIP_MEAN, CLIP_STD)
+    assert preprocess.facts_of(preprocess.to_hugging_face(facts)) == facts
+    assert preprocessing(preprocess.to_open_clip(facts), 28).facts == facts
+    stated = preprocess.describe(preprocess.PerImage(lambda image: None, facts), applies_exif=True)
+    resize, crop = ("28 x 28", "none") if mode == "squash" else ("shortest edge 28", "central 28 x 28")
+    assert (stated["resize"], stated["crop"], stated["interpolation"]) == (resize, crop, "bicubic")
+    assert repr(facts).startswith(f"Preprocess(size=28, mode='{mode}', mean=("), "the key of cached features"
+
+
+def test_settings_of_few_folders_are_read_or_refused(squashing_folder, tmp_path):
+    one_mean = preprocess.facts_of(CLIPImageProcessor(image_mean=[0.5], image_std=0.5))
+    assert (one_mean.mean, one_mean.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert preprocessing({"mean": None, "std": None, "mode": "RGB"}, 28).facts.mean == tuple(CLIP_MEAN)
+    with pytest.raises(UserError, match="mode 'L'; models of this family see 'RGB'"):
+        preprocessing({"mode": "L"}, 28)
+    crop = {"height": 28, "width": 28}
+    for values in ({"size": {"shortest_edge": 40}, "crop_size": crop}, {"resample": 2}, {"do_normalize": False}):
+        processor = CLIPImageProcessor(**values)
+        assert preprocess.square_of(processor) is None, "it makes its own batches"
+        with pytest.raises(ValueError, match="only a bicubic resize"):
+            preprocess.facts_of(processor)
+    folder = Path(shutil.copytree(squashing_folder, tmp_path / "cropped"))
+    edit(folder / "preprocessor_config.json", size={"height": 32, "width": 32}, do_center_crop=True, crop_size=crop)
+    clip = worldclip.load(folder, device="cpu")
+    assert (clip.preprocess["resize"], clip.preprocess["crop"]) == ("32 x 32", "central 28 x 28")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    theirs = AutoImageProcessor.from_pretrained(folder)(images=[picture], return_tensors="pt")["pixel_values"]
+    np.testing.assert_array_equal(clip.encode_image(picture), clip.backend.encode_pixels(theirs))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_squares_made_one_by_one_are_those_of_hugging_face(mode):
+    facts = preprocess.Preprocess(32, mode, CLIP_MEAN, CLIP_STD)
+    processor = preprocess.to_hugging_face(facts)
+    shapes = [(32, 32), (33, 47), (47, 33), (31, 200), (64, 64), (5, 9), (100, 32)]
+    images = [np.random.default_rng(n).integers(0, 256, (*shape, 3), np.uint8) for n, shape in enumerate(shapes)]
+    to_square = preprocess.square_of(processor)
+    squares = torch.stack([to_square(image) for image in images])
+    assert squares.dtype == torch.uint8
+    theirs = processor(images=[Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
+    assert torch.equal(preprocess.normalise_squares(squares, facts), theirs)

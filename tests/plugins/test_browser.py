@@ -16,7 +16,6 @@ from served import static_host
 from serving import data_url
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
-from worldclip.export.stage import _writer
 from worldclip.plugins.browser import web_folder
 from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import search
@@ -108,8 +107,7 @@ def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
 def test_a_folder_of_another_model_and_an_installation_without_transformers_js_are_refused(
     embedded_world, clip, monkeypatch, tmp_path
 ):
-    config = ExportConfig(formats=("web",), embedded=str(embedded_world / "embedded"))
-    assert set(_writer("web", clip, config).pool) == {"images", "texts"}
+    assert set(web_folder.writer(clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
     shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
     np.save(tmp_path / "embedded" / "probe.npy", -np.load(tmp_path / "embedded" / "probe.npy"))
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,10 @@ import pytest
 from killed import contents, modified
 from miniature import write_files
 from pools import encode, rows_of_tar
-from served import Server
-from served import server as server  # the fixture
 from stages import QUIET
-from tars import zip_of
 from world_parts import packed, write_appstream, write_fluent, write_json, write_rcc, write_stamps, write_xml
 from worldclip.core.artifacts import read_json
-from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.preflight import is_installed
 from worldclip.core.safe_path import UnsafeName
@@ -25,12 +22,10 @@ from worldclip.evaluate.datasets import load
 from worldclip.plugins.drawings import openmoji_files
 from worldclip.plugins.emoji.build import POOL_EMOJI
 from worldclip.plugins.world import build, gcompris, packages
-from worldclip.plugins.world import fetch_cldr as module
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
 from worldclip.plugins.world.commands import pool_world
 from worldclip.plugins.world.draw import UNDRAWABLE, draw, draw_file
-from worldclip.plugins.world.fetch_cldr import fetch_cldr
 from worldclip.plugins.world.gcompris import read_gcompris, read_resources
 from worldclip.plugins.world.parts import Picture, char_of, flag_of
 from worldclip.plugins.world.sets import REQUIRES
@@ -355,88 +350,3 @@ def test_stamps_are_trained_on_only_if_asked_for_and_read_below_their_folder(tmp
     picture = Picture(key="k", subject="k", kind="stamp", part="stamps", file="../secret.png")
     with pytest.raises(UnsafeName):
         draw(picture, {"stamps": tmp_path}, 16)
-
-
-# fetch cldr
-Members = dict[str, str | bytes]
-ARCHIVE = "/unicode.org/Public/cldr/48/core.zip"
-DTD = '<!ATTLIST version cldrVersion CDATA #FIXED "{}" >'
-
-
-@pytest.fixture
-def members(tmp_path) -> Members:
-    """The members of a small archive in CLDR's layout."""
-    for locale, name in (("en", "red apple"), ("de", "roter Apfel")):
-        for is_derived in (False, True):
-            write_xml(tmp_path / "source", locale, {"\U0001f34e": (name, ["fruit"])}, derived=is_derived)
-    paths = sorted((tmp_path / "source").rglob("*.xml"))
-    files = {f"common/{path.relative_to(tmp_path / 'source').as_posix()}": path.read_bytes() for path in paths}
-    other = {"common/main/de.xml": "<ldml/>", "common/annotations/README": "x", "unicode-license.txt": "x"}
-    return {**files, "common/dtd/ldml.dtd": DTD.format("48"), **other}
-
-
-def fetch(server: Server, out: Path, version: str = "48") -> dict[str, int]:
-    return fetch_cldr(out, version=version, mirror=server.url, pause=lambda seconds: None)
-
-
-def test_annotations_alone_are_unpacked_for_the_pool(server, members, tmp_path):
-    server.files[ARCHIVE] = zip_of(members)
-    out = tmp_path / "cldr"
-    assert fetch(server, out) == {"files": 4, "bytes": len(server.files[ARCHIVE]), "there_already": 0}
-    below = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    derived = [f"annotationsDerived/{lang}.xml" for lang in ("de", "en")]
-    assert below == ["annotations/de.xml", "annotations/en.xml", *derived, "fetched.json", "ldml.dtd"]
-    part = read_cldr(out, {"1F34E"})
-    assert (part.version, len(part.texts), part.problems) == ("48", 2, {})
-    record = read_json(out / "fetched.json")
-    assert (record["version"], record["files"], len(record["sha256"])) == ("48", 4, 64)
-    assert fetch(server, out) == {"files": 0, "bytes": 0, "there_already": 4}
-    assert len(server.requests) == 1
-    with pytest.raises(UserError, match="holds CLDR 48; choose another folder for 47"):
-        fetch(server, out, "47")
-    write_files(tmp_path / "coco", {"annotations/instances.json": "of COCO"})
-    with pytest.raises(UserError, match="holds 'annotations', which would be replaced"):
-        fetch(server, tmp_path / "coco")
-    assert (tmp_path / "coco/annotations/instances.json").exists()
-
-
-def zeroed(members: Members) -> bytes:
-    """Return an archive with zeros in a member's compressed bytes."""
-    whole = zip_of(members)
-    start = whole.index(b"common/annotations/de.xml") + 40
-    return whole[:start] + bytes(20) + whole[start + 20 :]
-
-
-def with_member(name: str, content: str = "<ldml/>") -> Callable[[Members], bytes]:
-    return lambda members: zip_of({**members, name: content})
-
-
-BROKEN: dict[str, tuple[Callable[[Members], bytes], str]] = {
-    "half": (lambda members: zip_of(members)[: len(zip_of(members)) // 2], "not a zip file"),
-    "damaged member": (zeroed, "core-48.zip"),
-    "other version": (with_member("common/dtd/ldml.dtd", DTD.format("46")), "46, not 48"),
-    "no annotations": (lambda members: zip_of({"common/main/de.xml": "<ldml/>"}), "holds no annotations"),
-    "file of many bytes": (
-        with_member("common/annotations/xx.xml", "x" * 1_000_000),
-        "unpacks to more than 10,000 bytes",
-    ),
-    "many members": (lambda members: zip_of({**members, **dict.fromkeys("abcdefgh", "")}), "more than 12 members"),
-    "parent": (with_member("../../annotations/evil.xml"), "no path below"),
-    "root": (with_member("/common/annotations/evil.xml"), "no path below"),
-    "backslash": (with_member("common\\annotations\\..\\evil.xml"), "no path below"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_archive_is_refused_and_a_whole_one_then_accepted(case, server, members, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10_000)
-    monkeypatch.setattr(module, "MAX_MEMBERS", 12)
-    make, reason = BROKEN[case]
-    server.files[ARCHIVE] = make(members)
-    out = tmp_path / "a" / "cldr"
-    with pytest.raises(StageFailed, match=reason):
-        fetch(server, out)
-    written = [path for path in tmp_path.rglob("*") if path.is_file() and "source" not in path.parts]
-    assert written == []  # nothing that a pool would read, here or elsewhere
-    server.files[ARCHIVE] = zip_of(members)
-    assert fetch(server, out)["files"] == 4

@@ -1,23 +1,25 @@
-"""The pool stage: which files are shards, their index, one report of all problems."""
-
-from __future__ import annotations
+"""The pool stage: which files are shards, their index, mistakes of the recipe, and what a changed key redoes."""
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pools import pool_recipe, run_pool, write_table
-from stages import context, why_run
+from killed import contents
+from pools import parquet_of, pool_recipe, run_pool, structs, write_lines, write_table
+from stages import QUIET, context, run_stage, why_run
 from tars import sample, write_tar
 from worldclip import pool
-from worldclip.core import inputs
+from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.settings import deciding
 from worldclip.pool import listing
 from worldclip.pool.config import PoolConfig
 
@@ -32,22 +34,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pool"
 
 
-def test_shards_are_tars_sorted_by_relative_path(folder: Path, tmp_path: Path) -> None:
-    shards = pool.shards(context(pool_recipe(path=str(folder)), tmp_path / "run"))
+def test_names_of_several_folders_begin_with_the_folders_name(folder: Path, tmp_path: Path) -> None:
+    shards = pool.list_shards(PoolConfig(path=str(folder)))
     assert [shard.name for shard in shards] == ["00001.tar", "sub/00000.tar"]
     assert [Path(shard.path) for shard in shards] == [folder / "00001.tar", folder / "sub" / "00000.tar"]
     assert shards[0].fingerprint["size"] == (folder / "00001.tar").stat().st_size
-
-
-def test_names_of_several_folders_begin_with_the_folders_name(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
-    recipe = pool_recipe(path=[str(folder), f"{tmp_path}/other/"])
-    shards = pool.shards(context(recipe, tmp_path / "run"))
-    assert [shard.name for shard in shards] == [
-        *("other/00001.tar", "other/sub/00000.tar", "pool/00001.tar", "pool/sub/00000.tar")
+    config = PoolConfig(path=(str(folder), f"{tmp_path}/other/"))
+    keys = {shard.name: pool.read_texts(shard, config).key.to_pylist() for shard in pool.list_shards(config)}
+    assert list(keys.items()) == [
+        *(("other/00001.tar", ["other/000010000"]), ("other/sub/00000.tar", ["other/sub/000000000"])),
+        *(("pool/00001.tar", ["pool/000010000"]), ("pool/sub/00000.tar", ["pool/sub/000000000"])),
     ]
-    keys = [pool.read_texts(shard, recipe.pool).key.to_pylist() for shard in shards]
-    assert keys == [["other/000010000"], ["other/sub/000000000"], ["pool/000010000"], ["pool/sub/000000000"]]
     shutil.copytree(folder, tmp_path / "deep" / "pool")
     with pytest.raises(UserError, match=r"several folders are named pool"):
         pool.list_shards(PoolConfig(path=(str(folder), str(tmp_path / "deep/pool"))))
@@ -56,18 +54,48 @@ def test_names_of_several_folders_begin_with_the_folders_name(folder: Path, tmp_
 def test_problems_of_all_folders_are_reported_together(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_tar(folder / "old" / "1.tar.gz", [])
-    paths = [str(tmp_path / "missing"), str(tmp_path / "empty"), str(folder)]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+    paths = [str(tmp_path / name) for name in ("missing", "empty", "pool", "images")]
     with pytest.raises(UserError) as error:
-        pool.shards(context(pool_recipe(path=paths), tmp_path / "run"))
-    for path, problem in zip(paths, error.value.problems, strict=True):
+        pool.list_shards(PoolConfig(path=tuple(paths)))
+    words = ("no such folder", "nothing in it", "unpack them", "worldclip pool pack")
+    for path, word, problem in zip(paths, words, error.value.problems, strict=True):
         assert problem.startswith(f"pool.path = {path!r}")
-    assert "unpack" in error.value.problems[2]
+        assert word in problem
 
 
-def test_folder_without_shards_lists_the_suffixes_in_it(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(UserError, match=r"no \.tar, \.parquet, .* files, only \.jpg"):
-        pool.list_shards(PoolConfig(path=str(tmp_path)))
+def test_linked_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "elsewhere" / "deep" / "1.tar", sample("1", "one"))
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "again").symlink_to(folder / "sub")
+    (folder / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "elsewhere" / "deep" / "loop").symlink_to(tmp_path / "elsewhere")
+    names = [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))]
+    assert names == ["00001.tar", "linked/deep/1.tar", "sub/00000.tar"]
+
+
+def test_what_is_left_out_is_hidden_or_said(folder: Path, monkeypatch, capsys) -> None:
+    write_tar(folder / ".trash" / "0.tar", sample("0", "gone"))
+    write_tar(folder / ".hidden.tar", sample("0", "gone"))
+    for name in ("other.parquet", "a.jpg"):
+        (folder / name).touch()
+    plain = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listing._say_left_out.cache_clear()
+    assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))] == ["00001.tar"]
+    said = capsys.readouterr().err
+    for part in ("sub: left out, cannot be entered (Permission denied)", ".parquet", "worldclip pool pack FOLDER"):
+        assert part in said
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
 
 
 def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_path: Path) -> None:
@@ -76,6 +104,9 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
     assert not run_pool(run_dir, path=str(folder))
     keys = [pool.read_index(run_dir, shard)["key"].to_pylist() for shard in pool.shards(context(recipe, run_dir))]
     assert keys == [["000010000"], ["sub/000000000"]]
+    assert set(read_json(run_dir / "pool/manifest.json")["inputs"]["shards"]) == {"number", "digest"}, (
+        "no list of shards"
+    )
     assert read_json(run_dir / "pool" / "report.json") == {
         "shards": 2,
         "samples": 2,
@@ -98,19 +129,6 @@ def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Pat
     assert not list(run_dir.rglob("*00000*"))
 
 
-def test_a_part_of_the_index_looks_at_its_own_files_only(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
-    write_tar(folder / "00002.tar", sample("000020000", "two"))
-    looked_at = set()
-    fingerprint_of = inputs.fingerprint_of
-    monkeypatch.setattr(inputs, "fingerprint_of", lambda path, name: looked_at.add(name) or fingerprint_of(path, name))
-    run = context(recipe, run_dir)
-    run.part = slice(0, None, 2)
-    pool.index(dataclasses.replace(run, preflight=[]))
-    pool.index(run)
-    assert looked_at == {"00001.tar", "sub/00000.tar"}
-
-
 @pytest.mark.parametrize("part", [slice(None), slice(0, None, 2)])
 def test_shards_that_changed_after_the_index_are_named(folder: Path, tmp_path: Path, part: slice) -> None:
     recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
@@ -122,122 +140,38 @@ def test_shards_that_changed_after_the_index_are_named(folder: Path, tmp_path: P
             pool.indexed_shards(context(recipe, run_dir), part)
 
 
-def test_the_manifest_of_a_pool_does_not_grow_with_its_shards(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    run_dir = tmp_path / "run"
-    run_pool(run_dir, path=str(folder))
-    before = read_json(run_dir / "pool" / "manifest.json")
-    assert set(before["inputs"]["shards"]) == {"number", "digest"}
-    write_tar(folder / "00002.tar", sample("000020000", "two"))
-    assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: 00002.tar (new)"
-    (run_dir / "pool" / "shards.parquet").unlink()
-    assert why_run("pool", pool_recipe(path=str(folder)), run_dir) == "its inputs changed: shards"
-
-
-def test_truncated_tar_fails_alone_with_its_reason(folder: Path, tmp_path: Path) -> None:
-    whole = (folder / "00001.tar").read_bytes()
-    (folder / "00001.tar").write_bytes(whole[:700])
-    with pytest.raises(StageFailed) as failed:
-        run_pool(tmp_path / "run", path=str(folder))
-    assert list(failed.value.failures) == ["00001.tar"]
-    assert "cut off" in failed.value.failures["00001.tar"]
-    assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
-
-
-def names_and_said(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
-    listing._say_left_out.cache_clear()
-    shards = pool.list_shards(PoolConfig(path=str(path)))
-    return [shard.name for shard in shards], capsys.readouterr().err
-
-
-def test_linked_folders_are_followed_once(folder: Path, tmp_path: Path, capsys) -> None:
-    write_tar(tmp_path / "elsewhere" / "deep" / "1.tar", sample("1", "one"))
-    (folder / "linked").symlink_to(tmp_path / "elsewhere")
-    (folder / "again").symlink_to(folder / "sub")
-    (folder / "sub" / "up").symlink_to(tmp_path)
-    (tmp_path / "elsewhere" / "deep" / "loop").symlink_to(tmp_path / "elsewhere")
-    assert names_and_said(folder, capsys)[0] == ["00001.tar", "linked/deep/1.tar", "sub/00000.tar"]
-
-
-def test_hidden_folders_and_files_are_left_out(folder: Path, capsys) -> None:
-    write_tar(folder / ".trash" / "0.tar", sample("0", "gone"))
-    write_tar(folder / ".hidden.tar", sample("0", "gone"))
-    assert names_and_said(folder, capsys)[0] == ["00001.tar", "sub/00000.tar"]
-
-
-def test_folder_that_may_not_be_entered_is_said(folder: Path, monkeypatch, capsys) -> None:
-    plain = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("sub"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return plain(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    names, said = names_and_said(folder, capsys)
-    assert names == ["00001.tar"]
-    assert "sub: left out, cannot be entered (Permission denied)" in said
-
-
-def test_dangling_link_to_a_shard_fails_alone(folder: Path, tmp_path: Path) -> None:
+def test_shards_that_cannot_be_read_fail_alone_with_their_reason(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    (folder / "00001.tar").write_bytes((folder / "00001.tar").read_bytes()[:700])
     (folder / "00002.tar").symlink_to(tmp_path / "gone.tar")
     (folder / "part").symlink_to(tmp_path / "not mounted")
-    with pytest.raises(StageFailed) as failed:
-        run_pool(tmp_path / "run", path=str(folder))
-    assert failed.value.failures == {"00002.tar": "cannot be read (No such file or directory)"}
-    assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
-
-
-def test_unreadable_shard_fails_alone(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    (folder / "00001.tar").chmod(0)
+    write_tar(folder / "00003.tar", sample("3", "three"))
     plain = os.open
 
     def refuse(path, *args, **kwargs):
-        if str(path).endswith("00001.tar"):  # a superuser may read it all the same
+        if str(path).endswith("00003.tar"):  # a superuser may read it all the same
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return plain(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StageFailed) as failed:
         run_pool(tmp_path / "run", path=str(folder))
-    assert failed.value.failures == {"00001.tar": "cannot be read (Permission denied)"}
+    reasons = {"00001.tar": "cut off", "00002.tar": "No such file or directory", "00003.tar": "Permission denied"}
+    assert failed.value.failures.keys() == reasons.keys()
+    assert all(reasons[name] in reason for name, reason in failed.value.failures.items())
     assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
 
 
-def test_tables_without_a_tar_of_their_name_are_said(folder: Path, capsys) -> None:
-    (folder / "other.parquet").write_bytes(b"beside")
-    names, said = names_and_said(folder, capsys)
-    assert names == ["00001.tar", "sub/00000.tar"]
-    assert "1 files such as other.parquet: the pool is its .tar files, see pool.format" in said
-
-
-def test_image_files_outside_of_tars_name_the_way_to_tars(tmp_path: Path, capsys) -> None:
-    (tmp_path / "pool" / "00000").mkdir(parents=True)
-    for suffix in ("jpg", "txt", "json"):
-        (tmp_path / "pool" / "00000" / f"000000000.{suffix}").touch()
-    problem = r"1 image files such as 00000/000000000\.jpg lie outside .* worldclip pool pack"
-    with pytest.raises(UserError, match=problem):
-        pool.list_shards(PoolConfig(path=str(tmp_path / "pool")))
-    (tmp_path / "pool" / "00000.parquet").touch()  # img2dataset's metadata
-    names, said = names_and_said(tmp_path / "pool", capsys)
-    assert names == ["00000.parquet"]
-    assert "worldclip pool pack FOLDER" in said
-
-
-@pytest.mark.parametrize("settings", [{}, {"key": "json:x", "lang": "json:x"}, {"format": "jsonl", "key": "x"}])
+@pytest.mark.parametrize("settings", [{}, {"key": "json:x", "lang": "json:x"}, {"path": "lines", "key": "x"}])
 def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> None:
     """It tells nothing of the fields: a call with --shards may have such shards alone."""
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
-    (tmp_path / "pool" / "0.jsonl").touch()
+    write_lines(tmp_path / "lines" / "0.jsonl", [])
+    path = str(tmp_path / settings.get("path", "pool"))
     with pytest.raises(UserError, match="1 shards without any pair"):
-        run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **{"format": "tar"} | settings)
+        run_pool(tmp_path / "run", **settings | {"path": path})
 
 
-def test_a_key_that_is_a_list_is_named_where_no_pair_has_an_image(tmp_path: Path, capsys) -> None:
-    write_tar(tmp_path / "pool/0.tar", [("a.jpg", b"A"), ("a.txt", b"one"), ("a.json", b'{"tags": ["x"]}')])
-    run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="json:tags")
-    said = capsys.readouterr().err
-    assert "no pair has an image" in said
-    assert "or pool.key = 'json:tags' holds no string or integer" in said
+# --- mistakes of the recipe -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("out", "is_refused"), [("pool/run", True), ("pool/.run", False), ("poo", False)])
@@ -248,26 +182,137 @@ def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_ref
         run_pool(tmp_path / out, path=str(tmp_path / "pool"), key="uid")
 
 
-NO_FIELD: list[dict] = [{"key": "json:x"}, {"lang": "json:x"}, {"texts": ["json:x"]}]
-
-
-@pytest.mark.parametrize("settings", NO_FIELD)
-def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Path, settings: dict) -> None:
-    with pytest.raises(UserError, match=rf"pool\.{next(iter(settings))}: no column or field 'x'; there is: nothing"):
-        run_pool(tmp_path / "run", path=str(folder), **settings)
+@pytest.mark.parametrize("key", ["key", "lang", "texts"])
+def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Path, key: str) -> None:
+    with pytest.raises(UserError, match=rf"pool\.{key}: no column or field 'x'; there is: nothing"):
+        run_pool(tmp_path / "run", path=str(folder), **{key: ["json:x"] if key == "texts" else "json:x"})
+    with pytest.raises(UserError, match="only Parquet files have columns of images"):
+        run_pool(tmp_path / "run", path=str(folder), image_field="jpg")
 
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
         ({}, "now set: none"),
-        ({"path": "a", "build": "emoji"}, "now set: both"),
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
-        ({"path": "a", "format": "xml"}, r'pool\.format = "xml": unknown pool format; known: tar'),
-        ({"build": "emoji", "image_px": 64}, r"unknown key pool\.image_px"),
+        ({"build": "emoji", "parts": {"cldr": "x"}}, r"pool\.parts\.cldr = .* is no part of the emoji pool"),
     ],
 )
 def test_config_problems_are_reported(settings: dict, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         pool_recipe(**settings)
+
+
+# --- a changed key of [pool]: every stage that reads it runs again ----------------------------------------------------
+
+
+WORDS = ("red", "green", "blue", "house", "cat", "dog")
+Settings = dict[str, Any]
+
+
+def rows(name: str, number: int) -> list[Settings]:
+    """Return pairs whose every column differs from row to row and from shard to shard."""
+    return [
+        {
+            "uid": f"{name}{i}",
+            "other": f"other_{name}{i}",
+            "text": f"{WORDS[(i + number) % 6]} {WORDS[i % 3]}",
+            "alt": f"{WORDS[(i + 2) % 6]} thing",
+            "lang": "en" if i % 2 else "de",
+            "lang2": "de" if i % 3 else "en",
+            "width": 100 * i,
+        }
+        for i in range(number + 5)
+    ]
+
+
+def parquet(pairs: list[Settings]) -> bytes:
+    columns = {name: [pair[name] for pair in pairs] for name in pairs[0]}
+    for name in ("photo", "scan"):
+        columns[name] = structs([f"{name} {i}".encode() for i in range(len(pairs))])
+    return parquet_of(columns)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: pools in several formats, lists of entries and keys."""
+    folder = tmp_path / "world"
+    write_lines(folder / "one" / "j.jsonl", rows("j", 2))
+    (folder / "two").mkdir()
+    (folder / "csv").mkdir()
+    for place, shards in (("one", "ab"), ("two", "bc")):
+        for number, shard in enumerate(shards):
+            (folder / place / f"{shard}.parquet").write_bytes(parquet(rows(shard, number)))
+    for number, shard in enumerate("ab"):
+        with open(folder / "csv" / f"{shard}.csv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(pair.values() for pair in rows(shard, number))
+    for lang in ("en", "de"):
+        (folder / f"{lang}.txt").write_text("\n".join(WORDS if lang == "en" else WORDS[::2]))
+    for name, keys in (("few", ["a1", "a2", "b3"]), ("fewer", ["a1", "b3"])):
+        write_table(folder / f"{name}.parquet", {"key": keys})
+    monkeypatch.chdir(folder)
+    return folder
+
+
+CSV: Settings = {"path": "csv", "image_field": None}
+PLACES: Settings = {"texts": ["text", "alt"]}
+# key of [pool] -> its settings before and after, in addition to those of `recipe_of`
+CASES: dict[str, tuple[Settings, Settings]] = {
+    "path": ({}, {"path": "two"}),
+    "columns": (
+        CSV | {"columns": ["uid", "other", "text", "alt", "lang", "lang2", "width"]},
+        CSV | {"columns": ["uid", "other", "alt", "text", "lang", "lang2", "width"]},
+    ),
+    "key": ({}, {"key": "other"}),
+    "texts": ({}, PLACES),
+    "text_weights": (PLACES, PLACES | {"text_weights": [0.5, 1.0]}),
+    "lang": ({}, {"lang": "lang2"}),
+    "image_field": ({}, {"image_field": "scan"}),
+    "where": ({}, {"where": [["width", ">=", 200]]}),
+    "valid_keys": ({"valid_keys": "few.parquet"}, {"valid_keys": "fewer.parquet"}),
+    "deny_keys": ({"deny_keys": ["few.parquet"]}, {"deny_keys": ["fewer.parquet"]}),
+}
+
+
+def recipe_of(settings: Settings) -> Recipe:
+    values = {"path": "one", "key": "uid", "texts": ["text"], "lang": "lang", "image_field": "photo"} | settings
+    pooled = {name: value for name, value in values.items() if value is not None}
+    metadata = {"sources": ["number", "pool"], "lists": {"de": "de.txt"}, "pool_min_count": 1}
+    more = {"languages": {"codes": ["en", "de"]}, "balance": {"tail_fraction": 0.5}}
+    return load_recipe({"pool": pooled, "metadata": metadata, **more})
+
+
+def run_all(recipe: Recipe, run_dir: Path) -> None:
+    for stage in ("pool", "metadata", "match", "balance", "curate"):
+        run_stage(stage, recipe, run_dir, QUIET)
+
+
+def test_every_key_of_the_pool_has_a_case() -> None:
+    built = {"build", "parts"}  # a builder says itself what decides its pool
+    assert {*CASES} | built == {field.name for field in dataclasses.fields(PoolConfig)}
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_path: Path) -> None:
+    before, after = map(recipe_of, CASES[key])
+    assert getattr(before.pool, key) != getattr(after.pool, key)
+    run_all(before, tmp_path / "run")
+    old = contents(tmp_path / "run", ["recipe.toml"])
+    (tmp_path / "run" / "recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
+    if before.pool.place != after.pool.place:
+        with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
+            run_all(after, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run" / "pool")
+    run_all(after, tmp_path / "run")
+    run_all(after, tmp_path / "fresh")
+    new, fresh = (contents(tmp_path / name, ["recipe.toml"]) for name in ("run", "fresh"))
+    assert new != old, f"the case of pool.{key} changes nothing"
+    assert sorted(new) == sorted(fresh)
+    assert [name for name in new if new[name] != fresh[name]] == []
+
+
+def test_section_within_a_section_has_marks_of_its_own() -> None:
+    sections = {"pool": {"path": "p"}, "train": {"pool": {"path": "q", "key": "uid"}}}
+    recipe = load_recipe({**sections, "balance": {"tail_fraction": 0.1}})
+    assert deciding(recipe.train, "train")["pool"] == {"key": "uid"}

@@ -1,6 +1,4 @@
-"""Pools at URLs: memory, a local HTTP server, and S3 as moto emulates it."""
-
-from __future__ import annotations
+"""Pools at URLs: memory, a local HTTP server, S3 as moto emulates it, and the hub's client against a local server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +8,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pools import pool_recipe, run_pool, write_lines, write_table
+from fake_hub import FakeHub, serve_datasets
+from pools import parquet_of, pool_recipe, run_pool, structs, write_lines, write_table
 from served import static_host
 from stages import QUIET, context
-from tars import PNG, sample, write_tar
+from tars import sample, write_tar
 from toy import encode_png
 from worldclip import pool
 from worldclip.check import CheckConfig, check
-from worldclip.core.errors import UserError
+from worldclip.core import remote
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute.shard_list import read_shards
+from worldclip.pool import listing
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.listing import list_files
 
 
 @pytest.fixture
@@ -33,12 +34,6 @@ def folder(tmp_path: Path) -> Path:
     write_table(tmp_path / "tables" / "0.parquet", {"uid": ["a", "b"], "text": ["red", None]})
     write_lines(tmp_path / "lines" / "0.jsonl", [{"uid": "a", "text": "red"}, {"uid": "b"}])
     return tmp_path
-
-
-@pytest.fixture
-def at_http(folder: Path) -> Iterator[str]:
-    with static_host(folder) as address:
-        yield address
 
 
 @pytest.fixture
@@ -68,8 +63,12 @@ def at_s3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture(params=["in_memory", "at_http", "at_s3"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
+def url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    if request.param == "at_http":
+        with static_host(folder) as address:
+            yield address
+    else:
+        yield request.getfixturevalue(request.param)
 
 
 def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
@@ -103,15 +102,6 @@ def test_a_shard_costs_two_requests_per_stage(at_s3: str, tmp_path: Path, monkey
         assert heads
 
 
-def test_images_of_remote_pool_are_read_by_offset(url: str, tmp_path: Path) -> None:
-    recipe = pool_recipe(path=f"{url}/tars")
-    run_pool(tmp_path / "run", path=f"{url}/tars")
-    shard = pool.shards(context(recipe, tmp_path / "run"))[0]
-    index = pool.read_index(tmp_path / "run", shard).to_pylist()
-    assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [PNG + b"000", PNG + b"001"]
-    assert not run_pool(tmp_path / "run", path=f"{url}/tars")
-
-
 def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
     results = []
     for number, place in enumerate((url, folder)):
@@ -126,17 +116,138 @@ def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path,
 
 
 @pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])
-def test_url_that_cannot_be_listed_is_an_error(path: str, tmp_path: Path) -> None:
+def test_url_that_cannot_be_listed_is_an_error(path: str) -> None:
     with pytest.raises(UserError, match=r"pool\.path = '.*': (cannot be listed|no files)"):
-        pool.shards(context(pool_recipe(path=path), tmp_path / "run"))
+        pool.list_shards(PoolConfig(path=path))
 
 
-def test_a_store_that_cannot_be_reached_is_an_error_in_words(monkeypatch):
-    """The hub's HTTP library raises errors that are no OSError."""
+@pytest.fixture
+def hub(monkeypatch):
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    monkeypatch.setattr(remote, "BUSY_S", 0.0)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    with serve_datasets(monkeypatch) as served:
+        yield served
 
-    def fail(url: str) -> None:
+
+def parquet(texts: list[str]) -> bytes:
+    images = structs([bytes([number]) * 50 for number in range(len(texts))])
+    return parquet_of({"id": texts, "text": texts, "image": images}, row_group_size=2)
+
+
+FILES = {
+    "README.md": b"---\n---\n",
+    "data/train-00000.parquet": parquet(["a", "b", "c"]),
+    "data/train-00001.parquet": parquet(["d", "e"]),
+    "data/test-00000.parquet": parquet(["f"]),
+}
+TRAIN = ["data/train-00000.parquet", "data/train-00001.parquet"]
+
+
+def names(path: str) -> list[str]:
+    return [shard.name for shard in pool.list_shards(PoolConfig(path=path, key="id"))]
+
+
+def test_address_names_a_revision_a_folder_a_file_a_pattern_or_the_training_files(hub: FakeHub) -> None:
+    first = hub.commit("o/n", FILES)
+    assert names("hf://datasets/o/n") == TRAIN
+    assert names("hf://datasets/o/n/data") == ["test-00000.parquet", "train-00000.parquet", "train-00001.parquet"]
+    assert names("hf://datasets/o/n/data/test-00000.parquet") == ["test-00000.parquet"]
+    assert names("hf://datasets/o/n/**/*-00000.parquet") == ["data/test-00000.parquet", "data/train-00000.parquet"]
+    hub.commit("o/n", {"0.parquet": FILES[TRAIN[0]], "sub/1.parquet": FILES[TRAIN[1]], ".hidden/2.parquet": b""})
+    assert names("hf://datasets/o/n") == ["0.parquet", "sub/1.parquet"]
+    assert names(f"hf://datasets/o/n@{first}/") == TRAIN
+    with pytest.raises(UserError, match="is hf://datasets/OWNER/NAME"):
+        names("hf://datasets/squad")
+
+
+def test_card_says_the_data_files(hub: FakeHub) -> None:
+    splits = [{"split": "gold", "path": ["gold/de.parquet", "no/such"]}, {"split": "train", "path": "de/*.parquet"}]
+    configs = [{"config_name": "de", "data_files": splits}, {"config_name": "all", "data_files": "**/*.parquet"}]
+    broken = [{"config_name": 7}, "broken"]
+    files = dict.fromkeys(("de/0.parquet", "de/sub/1.parquet", "gold/de.parquet", "fr/0.parquet"), b"")
+    hub.commit("o/n", files, {"configs": configs + broken})
+    with pytest.raises(UserError, match=r"has 2 configs; add the path of one to the address: de: .*all: "):
+        names("hf://datasets/o/n")
+    hub.commit("o/n", files, {"configs": [configs[0], *broken]})
+    assert names("hf://datasets/o/n") == ["de/0.parquet"]
+    hub.commit("o/n", files, {"configs": [{"config_name": "one", "data_files": splits[:1]}]})
+    assert names("hf://datasets/o/n") == ["gold/de.parquet"]
+    hub.commit("o/n", files, {"configs": [configs[0], {**configs[1], "default": True}]})
+    assert len(names("hf://datasets/o/n")) == 4
+
+
+def test_pool_of_the_hub_is_read_like_a_local_one(hub: FakeHub, tmp_path: Path) -> None:
+    hub.commit("o/n", FILES)
+    (tmp_path / "pool" / "data").mkdir(parents=True)
+    for name in TRAIN:
+        (tmp_path / "pool" / name).write_bytes(FILES[name])
+    configs = [PoolConfig(path=path, key="id") for path in (str(tmp_path / "pool"), "hf://datasets/o/n")]
+    for shards in zip(*map(pool.list_shards, configs), strict=True):
+        here, there = (pool.read_texts(shard, configs[0]) for shard in shards)
+        assert here.text.equals(there.text)
+        images = [list(pool.read_images(shard, configs[0])[1]) for shard in shards]
+        assert images[0] == images[1]
+    assert hub.tokens == {"Bearer hf_of_the_test"}
+
+
+def test_tars_of_the_hub_are_read_by_range(hub: FakeHub, tmp_path: Path) -> None:
+    members = [*sample("000", "zero"), ("001.jpg", bytes(10**6)), ("001.txt", b"one")]
+    hub.commit("o/n", {"train-0.tar": write_tar(tmp_path / "0.tar", members).read_bytes()})
+    (shard,) = pool.list_shards(PoolConfig(path="hf://datasets/o/n"))
+    index, _ = pool.index_of(shard, PoolConfig(path="pool"))
+    hub.bytes_sent = 0
+    row = index.to_pylist()[0]
+    assert pool.read_member(shard.path, row["offset"], row["size"]).endswith(b"000")
+    assert hub.bytes_sent < 1_000
+
+
+def recorded(run: Path) -> dict[str, dict]:
+    """Return the fingerprints of the indexed shards by name."""
+    return {shard.name: shard.fingerprint for shard in read_shards(run / "pool/shards.parquet")}
+
+
+def test_files_are_listed_once_and_never_asked_for_again(hub: FakeHub, tmp_path: Path) -> None:
+    first = hub.commit("o/n", FILES)
+    run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
+    assert hub.asked["tree"] == 1
+    assert hub.asked["paths-info"] == 0
+    shards = recorded(tmp_path / "run")
+    assert [shard["path"] for shard in shards.values()] == TRAIN
+    assert all(len(shard["stamp"]) == 40 for shard in shards.values())
+    hub.asked.clear()
+    assert not run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
+    assert hub.asked.total() == hub.asked["info"] == 1
+
+    hub.commit("o/n", FILES | {TRAIN[1]: parquet(["d", "x"])})
+    assert run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
+    changed = recorded(tmp_path / "run")
+    assert [name for name in TRAIN if shards[name] != changed[name]] == [TRAIN[1]]
+    assert run_pool(tmp_path / "run", path=f"hf://datasets/o/n@{first}", key="id")
+    assert recorded(tmp_path / "run") == shards
+
+
+def test_refused_file_fails_alone(hub: FakeHub, tmp_path: Path) -> None:
+    hub.commit("o/n", FILES)
+    hub.refusals[f"o/n/{TRAIN[1]}"] = (403, {"X-Error-Code": "GatedRepo"})
+    with pytest.raises(StageFailed, match="access is gated") as error:
+        run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
+    assert list(error.value.failures) == [TRAIN[1]]
+    hub.refusals = {"o/n": (404, {"X-Error-Code": "RevisionNotFound"})}
+    with pytest.raises(UserError, match=r"pool\.path = 'hf://datasets/o/n': .*no such repository, revision"):
+        names("hf://datasets/o/n")
+    hub.refusals.clear()
+    assert run_pool(tmp_path / "run", path="hf://datasets/o/n", key="id")
+
+
+def test_errors_of_a_stores_http_library_are_messages(hub: FakeHub, monkeypatch) -> None:
+    """They are no OSError."""
+
+    def offline(*_: object, **__: object) -> None:
         raise RuntimeError("[Errno -2] Name or service not known")
 
-    monkeypatch.setattr(fsspec, "url_to_fs", fail)
-    with pytest.raises(UserError, match=r"'hf://nobody/nothing': cannot be listed .* Name or service not known"):
-        list_files("hf://nobody/nothing")
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
+    monkeypatch.setattr(listing.fsspec, "url_to_fs", offline)
+    for path in ("hf://datasets/a/b", "s3://bucket/pool"):
+        with pytest.raises(UserError, match=rf"'{path}': .*Name or service not known"):
+            names(path)

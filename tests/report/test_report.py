@@ -278,7 +278,7 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
     write_files(tmp_path / "data/xm3600", caption_files(("cat", "dog"), langs=("en", "sw")))
     monkeypatch.setattr(model_load, "load", lambda source, **options: WordModel())
     arguments = ["evaluate", "me/model", "--out", str(tmp_path / "out"), "--suite", "paper"]
-    arguments += ["--classes", "folder"]  # SLIP's names need all 37 breeds
+    arguments += ["--protocol", "own"]  # SLIP's names need all 37 breeds
     assert main(arguments) == 2
     assert 'evaluate.data = "": must be the folder of' in capsys.readouterr().err
     assert main([*arguments, "--data", str(tmp_path / "data"), "--allow-missing"]) == 0

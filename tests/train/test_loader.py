@@ -1,7 +1,5 @@
 """The loader gives the plan's pairs with their images, for any world size, first step and broken images."""
 
-from __future__ import annotations
-
 import functools
 import threading
 import time
@@ -10,18 +8,30 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resized_crop
 
 import trainings
 from calls import before, calls_of
 from small_world import COLOURS, TEXTS, write_world
 from trainings import pairs_of, read
+from worldclip.core.coin import CROP, uniform
 from worldclip.core.errors import UserError
 from worldclip.model.decode import UNDECODABLE
 from worldclip.train import loader as loaders
-from worldclip.train.augment import Warps
-from worldclip.train.config import TrainPoolConfig
+from worldclip.train.augment import (
+    CROP_DRAWS,
+    WARP_DRAWS,
+    Warps,
+    crop_box,
+    crop_draws,
+    kept_patches,
+    random_resized_crop,
+    warp,
+)
 from worldclip.train.distributed import World
-from worldclip.train.loader import NEAR_REPLACEMENTS, Batch
 from worldclip.train.plan import replacement
 
 
@@ -39,14 +49,6 @@ def loader_of(run_dir, broken=(), without_image=(), **options):
     return make_loader(run_dir, **options)
 
 
-def assert_equal(batches, others):
-    for batch, other in zip(batches, others, strict=True):
-        assert pairs_of(batch) == pairs_of(other)
-        np.testing.assert_array_equal(batch.images.numpy(), other.images.numpy())
-        np.testing.assert_array_equal(batch.tokens.ids, other.tokens.ids)
-        assert batch.bad == other.bad
-
-
 def test_each_epoch_has_each_pair_exactly_once_and_batches_span_epochs(run_dir):
     loader = loader_of(run_dir)
     assert loader.epoch_length == 72
@@ -57,11 +59,14 @@ def test_each_epoch_has_each_pair_exactly_once_and_batches_span_epochs(run_dir):
     assert epochs[0] != epochs[1]
 
 
-def test_windows_are_read_one_after_another(run_dir):
+def test_windows_are_read_one_after_another_and_the_next_one_in_the_background(run_dir, monkeypatch):
     loader = loader_of(run_dir, shuffle_shards=1)
-    shards = [int(key) // 8 for key, _ in read(loader, 7)]
+    readers = []
+    before(monkeypatch.setattr, loader.source, "read_shard", lambda *_: readers.append(threading.current_thread().name))
+    shards = [int(key) // 8 for key, _ in read(loader, 7)]  # 70 of 72 pairs, in windows of 24
     assert sorted(set(shards[:24])) != [0, 1, 2]
     assert [len(set(shards[start : start + 24])) for start in (0, 24)] == [1, 1]
+    assert [name.partition("_")[0] for name in readers] == [threading.current_thread().name, "window", "window"]
 
 
 def test_batches_come_in_order_whatever_order_they_are_made_in(run_dir, monkeypatch):
@@ -72,7 +77,7 @@ def test_batches_come_in_order_whatever_order_they_are_made_in(run_dir, monkeypa
     is_made = [threading.Event() for _ in range(8)]
     make_batch, order = loader.batch, []
 
-    def make_later_ones_first(step: int) -> Batch:
+    def make_later_ones_first(step):
         batch = make_batch(step)
         if step % 2 == 0:
             assert is_made[step + 1].wait(60), "one batch at a time"
@@ -83,23 +88,28 @@ def test_batches_come_in_order_whatever_order_they_are_made_in(run_dir, monkeypa
     monkeypatch.setattr(loader, "batch", make_later_ones_first)
     batches = list(loader.batches(0, 8))
     assert order != sorted(order)
-    assert_equal(expected, batches)
+    for batch, other in zip(expected, batches, strict=True):
+        assert pairs_of(batch) == pairs_of(other)
+        np.testing.assert_array_equal(batch.images.numpy(), other.images.numpy())
+        np.testing.assert_array_equal(batch.tokens.ids, other.tokens.ids)
+        assert batch.bad == other.bad
 
 
-def test_batches_made_ahead_are_bounded_in_number_and_memory(run_dir, monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "num_ahead"),
+    [(10 * 7_680, 10), (1, loaders.BATCHES_AT_ONCE), (1 << 40, loaders.BATCHES_AHEAD)],  # bytes of a batch's images
+)
+def test_batches_made_ahead_are_bounded_in_number_and_memory(run_dir, monkeypatch, limit, num_ahead):
+    monkeypatch.setattr(loaders, "AHEAD_BYTES", limit)
     loader = loader_of(run_dir, decode_threads=2)
     made = calls_of(monkeypatch.setattr, loader, "batch")
     batches = loader.batches(0, 1000)
     next(batches)
     deadline = time.monotonic() + 60
-    while len(made) < loaders.BATCHES_AHEAD and time.monotonic() < deadline:
+    while len(made) < num_ahead and time.monotonic() < deadline:
         time.sleep(0.01)
     batches.close()
-    assert len(made) in (loaders.BATCHES_AHEAD, loaders.BATCHES_AHEAD + 1)
-    batch_bytes = 10 * 3 * 16 * 16
-    for limit, expected in ((10 * batch_bytes, 10), (1, loaders.BATCHES_AT_ONCE), (1 << 40, loaders.BATCHES_AHEAD)):
-        monkeypatch.setattr(loaders, "AHEAD_BYTES", limit)
-        assert loader._num_ahead() == expected
+    assert len(made) in (num_ahead, num_ahead + 1)
 
 
 def test_operations_of_loader_threads_use_one_thread_and_those_of_the_step_their_own(run_dir, monkeypatch):
@@ -130,8 +140,7 @@ def test_batches_in_the_making_are_given_up_when_the_loop_stops(run_dir, monkeyp
 
 
 def test_images_match_their_texts(run_dir):
-    loader = loader_of(run_dir)
-    batch = loader.batch(3)
+    batch = loader_of(run_dir).batch(3)
     for image, key, ids in zip(
         batch.images, batch.keys, np.split(batch.tokens.ids, batch.tokens.offsets[1:-1]), strict=True
     ):
@@ -142,41 +151,33 @@ def test_images_match_their_texts(run_dir):
     assert batch.langs == Counter(list(TEXTS)[i] for i in batch.text_idx)
 
 
-def test_an_undecodable_image_is_replaced_and_counted(run_dir):
-    loader = loader_of(run_dir, broken={5})
-    whole = loader_of(run_dir.parent / "whole/run")
-    bad: Counter[str] = Counter()
-    num_changed = 0
-    for step in range(7):
-        batch, planned_batch = loader.batch(step), whole.batch(step)
-        assert "00005" not in batch.keys
-        for pair, planned in zip(pairs_of(batch), pairs_of(planned_batch), strict=True):
-            num_changed += pair != planned
-            assert pair == planned or planned[0] == "00005"
-        bad += batch.bad.counts
-    assert num_changed == 3 - pairs_of(whole.batch(7))[:2].count("00005")
-    assert bad[UNDECODABLE] >= num_changed > 0
-
-
 @pytest.mark.parametrize(
     ("broken", "shuffle_shards", "num_near", "range_of"),
     [
         # windows of two shards and of one
         (range(1, 24, 2), 2, 0, lambda position: (0, 48) if position < 48 else (48, 24)),
         # a window without any image: after the near draws, those of the whole epoch
-        (range(8), 1, NEAR_REPLACEMENTS, lambda position: (0, 72)),
+        (range(8), 1, loaders.NEAR_REPLACEMENTS, lambda position: (0, 72)),
     ],
 )
-def test_a_replacement_is_the_first_drawn_pair_that_decodes(run_dir, broken, shuffle_shards, num_near, range_of):
+def test_an_undecodable_image_is_counted_and_replaced_by_the_first_drawn_pair_that_decodes(
+    run_dir, broken, shuffle_shards, num_near, range_of
+):
     planned = read(loader_of(run_dir.parent / "whole/run", shuffle_shards=shuffle_shards), 8)
-    pairs = read(loader_of(run_dir, broken=broken, shuffle_shards=shuffle_shards), 7)
-    for position, pair in enumerate(pairs):
+    loader = loader_of(run_dir, broken=broken, shuffle_shards=shuffle_shards)
+    batches = [loader.batch(step) for step in range(7)]
+    num_bad = 0
+    for position, pair in enumerate(pair for batch in batches for pair in pairs_of(batch)):
         start, length = range_of(position)
         expected, draw = planned[position], num_near
+        if int(expected[0]) in broken:
+            num_bad += 1 + num_near
         while int(expected[0]) in broken:
             draw += 1
             expected = planned[start + replacement(position, draw, length, 1, 0)]
+            num_bad += int(expected[0]) in broken
         assert pair == expected
+    assert sum((batch.bad.counts for batch in batches), Counter()) == {UNDECODABLE: num_bad}
 
 
 def test_one_bad_image_reads_no_further_window(run_dir, monkeypatch):
@@ -186,35 +187,11 @@ def test_one_bad_image_reads_no_further_window(run_dir, monkeypatch):
     assert sorted(reads) == [(shard, 0) for shard in range(3)]
 
 
-def test_the_next_window_is_read_in_the_background(run_dir, monkeypatch):
-    loader = loader_of(run_dir, shuffle_shards=1)
-    readers = []
-    before(monkeypatch.setattr, loader.source, "read_shard", lambda *_: readers.append(threading.current_thread().name))
-    read(loader, 7)  # 70 of 72 pairs, in windows of 24
-    assert [name.partition("_")[0] for name in readers] == [threading.current_thread().name, "window", "window"]
-
-
-def test_a_pool_of_broken_images_is_an_error(run_dir):
-    loader = loader_of(run_dir, broken=range(24))
+def test_a_pool_without_any_usable_image_is_an_error(run_dir):
     with pytest.raises(UserError, match="none of the 1000 images drawn to replace position 0 can be used"):
-        next(iter(loader.batches(0, 1)))
-
-
-def test_pairs_without_any_image_are_an_error(run_dir):
-    with pytest.raises(UserError, match="contains no pair with an image"):
+        next(iter(loader_of(run_dir, broken=range(24)).batches(0, 1)))
+    with pytest.raises(UserError, match=r"no pair with an image .*train\.pool"):
         loader_of(run_dir, without_image=range(24))
-    with pytest.raises(UserError, match=r"train\.pool must hold images with these keys"):
-        trainings.make_loader(run_dir, pool=TrainPoolConfig(path="images"))
-
-
-def test_warps_depend_only_on_the_pair(run_dir):
-    write_world(run_dir)
-    loaders = [make_loader(run_dir) for _ in range(2)]
-    for loader in loaders:
-        loader.warps = Warps(rotate_deg=15, zoom_out_min=0.7, backdrop_min=0.5)
-    first, second = (loader.batch(3) for loader in loaders)
-    np.testing.assert_array_equal(first.images.numpy(), second.images.numpy())
-    assert (first.images != make_loader(run_dir).batch(3).images).any()
 
 
 @pytest.mark.parametrize(
@@ -230,3 +207,114 @@ def test_windows_of_a_large_pool_hold_no_shard_beside_the_window(run_dir, shuffl
     loader = loader_of(run_dir, shuffle_shards=shuffle_shards)
     read(loader, 7)
     assert loader.source._curated.cache_info().currsize == held
+
+
+# crops, warps and patch dropout: drawn from the hash of the pair
+
+
+def test_crop_draws_are_splitmix64_of_the_hash_of_pair_seed_and_epoch():
+    keys, text_idx, epochs = ["a", "b", "a"], np.array([4, 0, 4]), np.array([3, 0, 1])
+    draws = crop_draws(keys, text_idx, 1, epochs)
+    assert draws.shape == (3, CROP_DRAWS + WARP_DRAWS)
+    assert ((draws >= 0) & (draws < 1)).all()
+    np.testing.assert_array_equal(draws[1:], crop_draws(keys[1:], text_idx[1:], 1, epochs[1:]))
+    assert len(np.unique(draws)) == draws.size
+    h = (int(uniform("a", 4, 1, 3, CROP) * 2**53) + 1 + 0x9E3779B97F4A7C15) % 2**64
+    h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    h = (h ^ h >> 27) * 0x94D049BB133111EB % 2**64
+    assert draws[0, 0] == ((h ^ h >> 31) >> 11) * 2.0**-53
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0.05, 1), st.integers(0, 10**6))
+def test_a_crop_lies_within_the_image(height, width, scale_min, key):
+    (draws,) = crop_draws([str(key)], np.array([0]), 0, np.array([0]))
+    top, left, crop_height, crop_width = crop_box(draws, height, width, scale_min)
+    assert top >= 0
+    assert left >= 0
+    assert 1 <= crop_height <= height - top
+    assert 1 <= crop_width <= width - left
+
+
+def test_crops_have_the_configured_areas_and_aspects_and_reach_every_edge():
+    draws = crop_draws([str(n) for n in range(500)], np.zeros(500, int), 0, np.zeros(500, int))
+    boxes = np.array([crop_box(row, 400, 400, 0.5) for row in draws])
+    areas, aspects = boxes[:, 2] * boxes[:, 3] / 160_000, boxes[:, 3] / boxes[:, 2]
+    assert areas.min() > 0.495
+    assert areas.max() == pytest.approx(1, abs=0.05)
+    assert areas.mean() == pytest.approx(0.72, abs=0.05)  # below 0.75: large crops fit less often
+    assert aspects.min() > 0.74
+    assert aspects.max() < 1.35
+    assert np.log(aspects).mean() == pytest.approx(0, abs=0.03)
+    small = np.array([crop_box(row, 8, 8, 0.3) for row in draws])
+    small = small[(small[:, 2] < 8) & (small[:, 3] < 8)]
+    for start, length in ((0, 2), (1, 3)):
+        assert small[:, start].min() == 0
+        assert (small[:, start] + small[:, length]).max() == 8
+
+
+def test_an_image_that_no_try_fits_is_cropped_at_its_centre():
+    draws = np.full(CROP_DRAWS, 0.999)
+    assert crop_box(draws, 10, 100, 0.9) == (0, 43, 10, 13)
+    assert crop_box(draws, 100, 10, 0.9) == (43, 0, 13, 10)
+
+
+def test_crops_equal_those_of_torchvision():
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 50, 70), dtype=np.uint8))
+    (draws,) = crop_draws(["k"], np.array([0]), 0, np.array([0]))
+    box = crop_box(draws, 50, 70, 0.5)
+    expected = resized_crop(image, *box, [24, 24], InterpolationMode.BICUBIC, antialias=True)
+    np.testing.assert_array_equal(random_resized_crop(image, draws, 0.5, 24).numpy(), expected.numpy())
+
+
+def test_kept_patches_depend_only_on_pair_and_epoch():
+    keys, text_idx, epoch = [f"k{i}" for i in range(200)], np.zeros(200, np.int64), np.repeat([0, 1], 100)
+    kept = kept_patches(keys, text_idx, 3, epoch, 16, 0.25)
+    assert kept.shape == (200, 12)
+    assert (np.diff(kept, axis=1) > 0).all()
+    np.testing.assert_allclose(np.bincount(kept.ravel()) / 200, 0.75, atol=0.12)
+    again = kept_patches(keys[50:150], text_idx[50:150], 3, epoch[50:150], 16, 0.25)
+    np.testing.assert_array_equal(again, kept[50:150])
+    assert not np.array_equal(kept[:100], kept_patches(keys[:100], text_idx[:100], 3, epoch[:100] + 1, 16, 0.25))
+
+
+def warp_draws(**changes):
+    """Return one row of draws.  Without changes: angle 0, the same size and colours, and a warp at any share."""
+    row = np.zeros((1, CROP_DRAWS + WARP_DRAWS))
+    neutral = {"angle": 0.5, "size": 1.0, "red": 1.0, "green": 1.0, "blue": 1.0, "chance": 0.0}
+    row[0, CROP_DRAWS:] = list((neutral | changes).values())
+    return row
+
+
+def test_a_warp_rotates_shrinks_and_tints_the_background():
+    image = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
+    image[:, :, 8:24, 8:24] = 0  # a black square of 16 pixels
+    warps = Warps(rotate_deg=45, zoom_out_min=0.5, backdrop_min=0.5)
+    assert torch.equal(warp(image, warp_draws(), warps), image)
+    small = warp(image, warp_draws(size=0.0), warps)[0]
+    assert (small[0] < 100).sum().item() == 64
+    assert (small[0, 0] == 200).all()
+    image[:, :, 16, 16] = 180
+    red = warp(image, warp_draws(green=0.0, blue=0.0), warps)[0]
+    assert red[:, 0, 0].tolist() == [200, 100, 100]
+    assert red[:, 16, 16].tolist() == [180, 180, 180]  # inside the square: not background
+    image[:, :, 0, 0] = 90
+    assert torch.equal(warp(image, warp_draws(green=0.0), warps), image)  # no background: the corners differ
+    image[:, :, 0, 0], image[:, :, 16, 16] = 200, 0
+    turned = warp(image, warp_draws(angle=0.0), warps)[0, 0]
+    assert turned[16, 7] < 100 < turned[9, 9]  # a square on its corner
+    assert (turned < 100).sum().item() == pytest.approx(256, rel=0.05)
+
+
+def test_a_share_of_the_images_is_warped_as_their_pairs_decide(run_dir):
+    images = torch.zeros((2, 3, 16, 16), dtype=torch.uint8)
+    images[:, :, :8] = 250
+    draws = np.concatenate([warp_draws(angle=0.0, chance=0.39), warp_draws(angle=0.0, chance=0.41)])
+    warped = warp(images, draws, Warps(rotate_deg=90, share=0.4))
+    assert (warped[0, 0, :, :7] != images[0, 0, :, :7]).any()
+    assert torch.equal(warped[1], images[1])
+    write_world(run_dir)
+    opened = [make_loader(run_dir, augment=augment) for augment in ("drawings", "drawings", "crop")]
+    first, second, plain = (torch.cat([loader.batch(step).images for step in range(4)]) for loader in opened)
+    assert torch.equal(first, second)
+    assert (first != plain).any()

@@ -1,13 +1,9 @@
-"""The join by key of a training pool of tars, as a downloader writes it, with a matched pool of tables."""
-
-from __future__ import annotations
+"""The join by key of a training pool, as a downloader writes it, with a matched pool of tables."""
 
 import dataclasses
 import json
 import random
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,75 +13,77 @@ from torchvision.io import ImageReadMode, decode_image
 
 import killed
 from killed import modified
+from plain_recipe import LISTS, make_text, run_stages, write_metadata
 from pools import write_parquet
 from small_world import COLOURS, FORMS, TRAIN, finish_curate, picture
 from stages import QUIET, context, finish
-from tars import as_json, write_tar
+from tars import as_json, wat_of, write_tar
 from trainings import make_loader, read, write_matched
-from worldclip import pool
-from worldclip.config import Recipe, load_recipe
+from worldclip import curate, pool
+from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
+from worldclip.plugins.crawl.urls import key_of_url
+from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.row_groups import ROW_BITS
 from worldclip.train import pool_join
+from worldclip.train.pairs import PairSource
 from worldclip.train.pool_join import image_shards, join_images, read_places
 from worldclip.train.stage import plan_lines
 
 NUM_KEYS = 24
 
 
-def image_bytes(n: int) -> bytes:
+def image_bytes(n):
     return picture(list(COLOURS)[n % 4], FORMS[n % 3])
 
 
-def members_of(stem: str, uid: str | None, image: bytes) -> list[tuple[str, bytes]]:
-    """Return a sample as img2dataset writes it; an image that could not be downloaded has none."""
-    return [(f"{stem}.png", image), (f"{stem}.json", as_json({"uid": uid, "key": stem}))]
+def sample_of(stem, image, **record):
+    """Return a sample as img2dataset --save_additional_columns writes it, renumbered."""
+    return [(f"{stem}.png", image), (f"{stem}.json", as_json({"key": stem, "status": "success"} | record))]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> tuple[Path, Recipe, list[tuple[str, str, bytes]]]:
+def world(tmp_path):
     """Return (run after curate, recipe, (tar, key, bytes) of the images).  Keys 5 and 20 have no image."""
     run = tmp_path / "run"
+    (tmp_path / "tables").mkdir()
     for shard in range(2):
         numbers = range(shard * 12, shard * 12 + 12)
         rows = [(f"u{n}", i, f"a picture {n}", "en", 1.0) for n in numbers for i in range(1 + n % 2)]
         columns = dict(zip(schemas.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
         artifacts.write_table(run / "curate" / f"{shard:03}.parquet.parquet", pa.table(columns), schemas.CURATED)
         table = pa.table({"uid": [f"u{n}" for n in numbers], "texts": [["a picture", "another"]] * 12})
-        (tmp_path / "tables").mkdir(exist_ok=True)
         pq.write_table(table, tmp_path / "tables" / f"{shard:03}.parquet")
     numbers = random.Random(0).sample([n for n in range(NUM_KEYS) if n not in (5, 20)], NUM_KEYS - 2)
-    parts = {"00000.tar": numbers[:9], "00001.tar": numbers[9:], "again/00000.tar": numbers[:2]}
     images = []
-    for name, tar_numbers in parts.items():
-        samples = [(f"{place:05}", f"u{n}", image_bytes(n)) for place, n in enumerate(tar_numbers)]
+    for name, own in {"00000.tar": numbers[:9], "00001.tar": numbers[9:], "again/00000.tar": numbers[:2]}.items():
+        samples = [(f"{place:05}", f"u{n}", image_bytes(n)) for place, n in enumerate(own)]
         samples += [("99998", "unknown", image_bytes(0)), ("99999", None, image_bytes(0))]
-        write_tar(tmp_path / "tars" / name, [member for sample in samples for member in members_of(*sample)])
-        images += [(name, f"u{n}", image_bytes(n)) for n in tar_numbers]
-    settings = {"path": str(tmp_path / "tars"), "key": "json:uid"}
-    recipe = load_recipe(
-        {
-            "pool": {"path": str(tmp_path / "tables"), "key": "uid"},
-            "balance": {"tail_fraction": 0.1},
-            "train": TRAIN | {"samples_seen": 64, "pool": settings},
-        }
-    )
+        members = [member for stem, uid, image in samples for member in sample_of(stem, image, uid=uid)]
+        write_tar(tmp_path / "tars" / name, members)
+        images += [(name, f"u{n}", image_bytes(n)) for n in own]
+    values = {"pool": {"path": str(tmp_path / "tables"), "key": "uid"}, "balance": {"tail_fraction": 0.1}}
+    values["train"] = TRAIN | {"samples_seen": 64, "pool": {"path": str(tmp_path / "tars"), "key": "json:uid"}}
+    recipe = load_recipe(values)
     finish_curate(run, recipe.pool, recipe.curate)
     return run, recipe, images
 
 
-def with_files(recipe: Recipe, folder: Path) -> Recipe:
+def changed(recipe, **train):
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **train))
+
+
+def with_files(recipe, folder):
     """Return the recipe with the Parquet files of a folder as train.pool."""
-    settings = dataclasses.replace(recipe.train.pool, path=str(folder), key="uid")
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, pool=settings))
+    return changed(recipe, pool=dataclasses.replace(recipe.train.pool, path=str(folder), key="uid"))
 
 
-def join(run: Path, recipe: Recipe, executor: LocalExecutor = QUIET) -> list[dict[str, Any]]:
+def join(run, recipe, executor=QUIET):
     """Join the images, and return the places of all shards: key, file, offset, size, and the name of the shard."""
     shards = pool.shards(context(recipe, run))
     join_images(context(recipe, run, executor), shards, image_shards(recipe.train))
@@ -93,24 +91,14 @@ def join(run: Path, recipe: Recipe, executor: LocalExecutor = QUIET) -> list[dic
     return [{**row, "shard": shard.name} for shard, rows in places for row in rows]
 
 
-def read_image(recipe: Recipe, place: dict[str, Any]) -> bytes:
+def read_image(recipe, place):
     (path,) = (tar.path for tar in image_shards(recipe.train) if tar.name == place["file"])
     return pool.read_member(path, place["offset"], place["size"])
 
 
-def test_a_dry_run_says_that_the_matched_pool_has_no_images(world) -> None:
-    run, recipe, _ = world
-    alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
-    assert next(iter(plan_lines(context(alone, run)))).startswith("images      train.pool is unset")
-    assert not any(line.startswith("images") for line in plan_lines(context(recipe, run)))
-    above = context(alone, run)
-    above.reports["pool"] = {"would_run": True}  # it may be another pool than that of the index
-    assert not any(line.startswith("images") for line in plan_lines(above))
-
-
-def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
+def test_each_kept_key_has_the_place_of_its_first_image(world):
     run, recipe, images = world
-    first: dict[str, tuple[str, bytes]] = {}
+    first = {}
     for tar, key, image in images:
         first.setdefault(key, (tar, image))
     places = {row["key"]: (row["file"], read_image(recipe, row)) for row in join(run, recipe)}
@@ -118,11 +106,11 @@ def test_each_kept_key_has_the_place_of_its_first_image(world) -> None:
     assert len(places) == NUM_KEYS - 2
 
 
-def test_images_in_parquet_files_join_by_the_first_row_of_each_key_that_has_one(world, tmp_path) -> None:
+def test_images_in_parquet_files_join_by_the_first_row_of_each_key_that_has_one(world, tmp_path):
     """Of a key that a file has twice, the first row counts, with or without an image."""
     run, recipe, _ = world
     draw = random.Random(3)
-    expected: dict[str, tuple[str, int]] = {}
+    expected = {}
     for number in range(4):
         uids = [draw.choice([None, *(f"u{n}" for n in range(NUM_KEYS + 9))]) for _ in range(20)]
         images = [None if draw.random() < 0.2 else image_bytes(row) for row in range(20)]
@@ -138,7 +126,7 @@ def test_images_in_parquet_files_join_by_the_first_row_of_each_key_that_has_one(
         assert read_image(recipe, row) == image_bytes(expected[row["key"]][1])
 
 
-def test_online_curation_joins_the_keys_of_all_epochs(world) -> None:
+def test_online_curation_joins_the_keys_of_all_epochs(world):
     """The list is what epoch 0 keeps; later epochs keep other keys of the matched texts."""
     run, recipe, images = world
     write_matched(run, recipe, lambda key: 0)
@@ -146,27 +134,26 @@ def test_online_curation_joins_the_keys_of_all_epochs(world) -> None:
         path = layout.curated(run, shard.name)
         artifacts.write_table(path, artifacts.read_table(path, schemas.CURATED).slice(0, 1), schemas.CURATED)
     artifacts.write_manifest(run / "curate", config={}, inputs={"of": "one pair per shard"}, counts={})
-
-    def joined_keys(curation: str) -> set[str]:
-        online = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, curation=curation))
-        return {row["key"] for row in join(run, online)}
-
-    assert joined_keys("offline") == {"u0", "u12"}
-    assert joined_keys("online") == {key for _, key, _ in images}
-    assert joined_keys("offline") == {"u0", "u12"}
+    all_keys, kept = {key for _, key, _ in images}, {"u0", "u12"}
+    for curation, expected in (("offline", kept), ("online", all_keys), ("offline", kept)):
+        assert {row["key"] for row in join(run, changed(recipe, curation=curation))} == expected
 
 
-@pytest.mark.parametrize(
-    ("folder", "message"),
-    [("tables", r"train\.pool: 000\.parquet holds no images"), ("none", r"train\.pool\.path.*no such folder")],
-)
-def test_a_training_pool_without_images_is_an_error(world, tmp_path, folder, message) -> None:
-    _, recipe, _ = world
-    with pytest.raises(UserError, match=message):
-        image_shards(with_files(recipe, tmp_path / folder).train)
+def test_pools_without_images_are_an_error_that_names_the_keys_to_set(world, tmp_path):
+    run, recipe, _ = world
+    with pytest.raises(UserError, match=r"train\.pool: 000\.parquet holds no images"):
+        image_shards(with_files(recipe, tmp_path / "tables").train)
+    alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
+    with pytest.raises(UserError, match=r"train\.pool is unset"):
+        finish("train", alone, run, QUIET)
+    assert next(iter(plan_lines(context(alone, run)))).startswith("images      train.pool is unset")
+    assert not any(line.startswith("images") for line in plan_lines(context(recipe, run)))
+    above = context(alone, run)
+    above.reports["pool"] = {"would_run": True}  # it may be another pool than that of the index
+    assert not any(line.startswith("images") for line in plan_lines(above))
 
 
-def test_places_do_not_depend_on_workers_or_memory(world, monkeypatch) -> None:
+def test_places_do_not_depend_on_workers_or_memory(world, monkeypatch):
     run, recipe, _ = world
     before = join(run, recipe)
     shutil.rmtree(run / "train/join/places")
@@ -176,37 +163,22 @@ def test_places_do_not_depend_on_workers_or_memory(world, monkeypatch) -> None:
     assert not (run / "train/join/.spilled").exists()
 
 
-def test_loader_reads_the_joined_images_and_counts_missing_ones(world) -> None:
-    run, recipe, _ = world
-    join(run, recipe)
-    images = image_shards(recipe.train)
-    model = ModelConfig(preset="tiny", image_size=32)
-    loader = make_loader(run, recipe, global_batch_size=11, images=images, model=model, crop_scale_min=1.0)
-    kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]
-    assert loader.epoch_length == len(kept) == 33
-    assert loader.num_without_image == 3
-    assert sorted(read(loader, 3)) == sorted(kept)
-    for batch in loader.batches(0, 3):
-        for key, image in zip(batch.keys, batch.images, strict=True):
-            encoded = torch.frombuffer(bytearray(image_bytes(int(key[1:]))), dtype=torch.uint8)
-            expected = decode_image(encoded, ImageReadMode.RGB)
-            assert (image.int() - expected.int()).abs().max() <= 1
-
-
-def test_a_run_trains_on_the_joined_pool_and_does_not_join_again(world) -> None:
+def test_a_run_trains_on_the_joined_images_counts_missing_ones_and_does_not_join_again(world):
     run, recipe, _ = world
     report = finish("train", recipe, run, QUIET)
     assert (report["pairs"], report["no_image"], report["bad"]) == (33, 3, {})
     before = modified(run / "train" / "join")
     assert finish("train", recipe, run, QUIET)["steps"] == report["steps"]
     assert modified(run / "train" / "join") == before
-
-
-def test_a_pool_of_tables_without_images_names_the_keys_to_set(world) -> None:
-    run, recipe, _ = world
-    alone = load_recipe({"pool": {"path": recipe.pool.path, "key": "uid"}, "balance": {"tail_fraction": 0.1}})
-    with pytest.raises(UserError, match=r"train\.pool is unset"):
-        finish("train", alone, run, QUIET)
+    images, model = image_shards(recipe.train), ModelConfig(preset="tiny", image_size=32)
+    loader = make_loader(run, recipe, global_batch_size=11, images=images, model=model, crop_scale_min=1.0)
+    kept = [(f"u{n}", i) for n in range(NUM_KEYS) for i in range(1 + n % 2) if n not in (5, 20)]
+    assert sorted(read(loader, 3)) == sorted(kept)
+    for batch in loader.batches(0, 3):
+        for key, image in zip(batch.keys, batch.images, strict=True):
+            encoded = torch.frombuffer(bytearray(image_bytes(int(key[1:]))), dtype=torch.uint8)
+            expected = decode_image(encoded, ImageReadMode.RGB)
+            assert (image.int() - expected.int()).abs().max() <= 1
 
 
 _JOIN = """
@@ -226,6 +198,55 @@ join_images(context, pool.shards(context), image_shards(recipe.train))
 """
 
 
-def test_a_killed_join_resumes_to_the_same_bytes(world, tmp_path: Path) -> None:
+def test_a_killed_join_resumes_to_the_same_bytes(world, tmp_path):
     run, recipe, _ = world
     killed.check(_JOIN, tmp_path / "killed", run, json.dumps(to_dict(recipe)))
+
+
+# from Common Crawl to training: WAT -> Parquet -> match, balance, curate -> download -> tars, joined by key
+
+NUM_IMAGES, LOST = 40, {3, 17, 22}  # images that could not be downloaded
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_path, policy):
+    rng, run = random.Random(policy), tmp_path / "run"
+    links = [
+        {"path": "IMG@/src", "url": f"/{n}.jpg", "alt": make_text(rng, "en"), "title": make_text(rng, "zh")}
+        for n in range(NUM_IMAGES)
+    ]
+    (tmp_path / "0.warc.wat.gz").write_bytes(wat_of(links))
+    build_wat([str(tmp_path / "0.warc.wat.gz")], tmp_path / "wat_pool", num_shards=3, executor=QUIET)
+    recipe = load_recipe(
+        {
+            "pool": {"path": str(tmp_path / "wat_pool"), "key": "uid", "texts": ["texts"]},
+            "languages": {"codes": list(LISTS)},
+            "balance": {"tail_fraction": 0.3},
+            "curate": {"text_policy": policy},
+            "train": {"pool": {"path": str(tmp_path / "tars"), "key": "json:uid"}},
+        }
+    )
+    write_metadata(run, LISTS)
+    before = run_stages(recipe, run)["curate"]["total"]
+    assert 0 < before["pairs_out"] < before["pairs_in"]
+    shards = pool.shards(context(recipe, run))
+    kept = [row for shard in shards for row in curate.read_curated(run, shard).to_pylist()]
+    keys = [key_of_url(f"http://example.org/{n}.jpg") for n in range(NUM_IMAGES)]
+    image_of = {key: picture("red", "cross", side=16 + n) for n, key in enumerate(keys)}
+    lost = {keys[n] for n in LOST}
+    keys = [key for key in keys if key not in lost]
+    for number in range(0, len(keys), 12):
+        own = keys[number : number + 12]
+        samples = [sample_of(f"{number + i:09}", image_of[key], uid=key) for i, key in enumerate(own)]
+        write_tar(tmp_path / "tars" / f"{number:05}.tar", [member for members in samples for member in members])
+    images = image_shards(recipe.train)
+    join_images(context(recipe, run, QUIET), shards, images)
+    source, read = PairSource(run, shards, images, num_cached=4), []
+    for position, _ in enumerate(shards):
+        pairs = source.read_shard(position, epoch=0)
+        read += zip(pairs.keys.to_pylist(), pairs.text_idx.tolist(), pairs.texts.to_pylist(), strict=True)
+        for key, file, offset, size in zip(pairs.keys.to_pylist(), pairs.shard, pairs.offset, pairs.size, strict=True):
+            assert pool.read_member(images[file].path, int(offset), int(size)) == image_of[key]
+    expected = [(row["key"], row["text_idx"], row["text"]) for row in kept if row["key"] not in lost]
+    assert source.counts(0)[1] == len(kept) - len(expected) > 0
+    assert read == expected

@@ -1,7 +1,5 @@
 """The recipes at scale load, and a dry run prints their memory and hours on the devices that they name."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from worldclip.core.settings import to_dict
 from worldclip.metadata.config import RULES
 from worldclip.model import published
 from worldclip.model.clip import model_config
-from worldclip.model.config import ModelConfig
-from worldclip.train.budget import estimate, find_vocab_size, planned_device
+from worldclip.train.budget import count_parameters, find_vocab_size
 from worldclip.train.schedule import plan_schedule
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -32,7 +29,6 @@ OF_THE_PAPER = {
     "metadata.lists": {},
     "metadata.rules": "paper",
     "metadata.overrides": {},
-    "metadata.max_chars": 256,
     "languages.codes": [],
     "match.profile": "reference",
     "match.fold_case": False,
@@ -49,9 +45,7 @@ OF_THE_PAPER = {
     "train.curation": "online",
     "train.loss": "contrastive",
     "train.warmup_samples": 2_000 * 32_768,
-    "train.beta1": 0.9,
     "train.beta2": 0.95,
-    "train.eps": 1e-6,
     "train.weight_decay": 0.1,
     "train.max_grad_norm": 0.0,
     "train.precision": "bf16",
@@ -112,13 +106,6 @@ def load(name: str):
     return load_recipe(RECIPES / f"{name}.toml")
 
 
-def test_all_recipes_at_scale_exist():
-    names = {f"vit_{size}_worldwide" for size in ("b32", "l14", "h14", "bigg14")} | set(IN_PLACE_OF_WORLDWIDE)
-    names |= {f"commonpool_{size}_worldwide" for size in ("small", "medium")}
-    names |= {f"b32_ablation_{arm}" for arm in ARMS} | {f"b32_tokenizer_{name}" for name in TOKENIZERS}
-    assert set(AT_SCALE) == names
-
-
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a recipe's values by dotted keys; a table is there too, for those that are one value."""
     keys = {}
@@ -133,37 +120,30 @@ def values_of(name: str) -> dict[str, Any]:
     return flat(to_dict(load(name)))
 
 
-HOURS = "train.hardware.utilisation"
-
-
 def differing_keys(*names: str) -> set[str]:
     """Return the keys in which recipes differ, but tables and what --dry-run alone reads."""
     recipes = [values_of(name) for name in names]
     keys = {key for recipe in recipes for key, value in recipe.items() if not isinstance(value, dict)}
-    return {key for key in keys if len({str(recipe.get(key)) for recipe in recipes}) > 1} - {HOURS}
+    differing = {key for key in keys if len({str(recipe.get(key)) for recipe in recipes}) > 1}
+    return differing - {"train.hardware.devices", "train.hardware.utilisation"}
 
 
 @pytest.mark.parametrize("size", OF_SIZE)
 def test_recipes_of_the_paper_have_its_values_key_by_key(size: str):
     values, expected = values_of(f"{size}_worldwide"), OF_THE_PAPER | OF_SIZE[size]
     assert {key: values.get(key) for key in expected} == expected
+    tokenizer = published.find("metaclip-2-worldwide-b32").tokenizer
+    config = model_config(load(f"{size}_worldwide").train.model, tokenizer)
+    assert {config.vision_config.hidden_act, config.text_config.hidden_act} == {"quick_gelu"}
 
 
 @pytest.mark.parametrize(("name", "own"), IN_PLACE_OF_WORLDWIDE.items(), ids=IN_PLACE_OF_WORLDWIDE)
 def test_a_recipe_differs_from_the_worldwide_one_in_what_it_asks(name: str, own: dict[str, Any]):
     size, values = "_".join(name.split("_")[:2]), values_of(name)
     assert {key: values[key] for key in own} == own
-    differing = differing_keys(name, f"{size}_worldwide") - {"train.hardware.devices"}
+    differing = differing_keys(name, f"{size}_worldwide")
     assert {key for key in differing if not key.startswith("train.scale.")} == set(own)
     assert values.get("train.scale.english_samples_seen") is None
-
-
-@pytest.mark.parametrize("preset", ["vit_b32", "vit_l14"])
-def test_the_activation_of_a_model_is_the_recipes_else_that_of_the_published_weights(preset: str):
-    tokenizer = published.find("metaclip-2-worldwide-b32").tokenizer
-    for activation, expected in ((None, "gelu"), ("quick_gelu", "quick_gelu"), ("gelu", "gelu")):
-        config = model_config(ModelConfig(preset=preset, activation=activation), tokenizer)
-        assert {config.vision_config.hidden_act, config.text_config.hidden_act} == {expected}
 
 
 def test_paper_rules_are_those_of_the_guide_and_reference_rules_those_of_the_code():
@@ -171,9 +151,6 @@ def test_paper_rules_are_those_of_the_guide_and_reference_rules_those_of_the_cod
     caps = {"max_unigrams": 251_465, "max_bigrams": 100_646, "max_titles": 61_235}
     english = {
         "english_rule": "v1",
-        "english_min_unigram_count": 100,
-        "english_min_line_views": 50,
-        "english_min_title_views": 70,
     }
     both = {**shares, **caps, **english, "bigram_min_pmi": 30.0}
     rules = {name: dataclasses.asdict(rules) for name, rules in RULES.items()}
@@ -210,18 +187,7 @@ def test_a_dry_run_of_each_recipe_prints_parameters_and_memory(name, tmp_path, c
     assert not (tmp_path / "run").exists()
     if name in AT_SCALE:
         assert "79.0 GiB: fits" in output
-        assert "device hours" in output
-
-
-@pytest.mark.parametrize("name", AT_SCALE)
-def test_a_recipe_at_scale_fits_the_devices_it_names(name, tmp_path):
-    config = load(name).train
-    schedule = plan_schedule(config, tmp_path, config.hardware.devices)
-    memory_bytes, flops_per_s = planned_device(config)
-    budget = estimate(config, find_vocab_size(config, tmp_path), schedule, config.hardware.devices)
-    assert budget.memory_bytes < 0.9 * memory_bytes  # a tenth for the context and the allocator's gaps
-    assert flops_per_s == 9.89e14
-    assert schedule.global_batch_size % (config.hardware.devices * config.accum_steps) == 0
+        assert "of 989 TFLOP/s" in output
 
 
 def test_the_main_model_has_the_numbers_of_the_paper(tmp_path):
@@ -232,9 +198,9 @@ def test_the_main_model_has_the_numbers_of_the_paper(tmp_path):
     assert schedule.global_batch_size == 48 * 8 * 196
     assert schedule.warmup_steps == 2_000
     assert schedule.num_steps == pytest.approx(12.8e9 / 32_768, rel=2e-3)
-    budget = estimate(config, find_vocab_size(config, tmp_path), schedule, 384)
-    assert budget.parameters["model"]["token table"] == 901_629 * 1024
-    assert sum(budget.parameters["model"].values()) == pytest.approx(1.86e9, rel=0.01)
+    parameters = count_parameters(config.model.architecture(), find_vocab_size(config, tmp_path))
+    assert parameters["token table"] == 901_629 * 1024
+    assert sum(parameters.values()) == pytest.approx(1.86e9, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "samples"), [("small", 12_800_000), ("medium", 128_000_000)])
@@ -242,15 +208,7 @@ def test_commonpool_has_the_fixed_settings_of_its_track(name, samples, tmp_path)
     config = load(f"commonpool_{name}_worldwide").train
     schedule = plan_schedule(config, tmp_path, 1)
     assert (schedule.global_batch_size, schedule.num_steps, schedule.warmup_steps) == (4_096, samples // 4_096, 500)
-    assert (config.lr, config.beta1, config.beta2, config.eps, config.weight_decay) == (5e-4, 0.9, 0.98, 1e-6, 0.2)
+    assert (config.lr, config.beta2, config.weight_decay) == (5e-4, 0.98, 0.2)
     assert config.model.architecture().patch_size == 32
-    parameters = estimate(config, 49_408, schedule, 1).parameters["model"]
+    parameters = count_parameters(config.model.architecture(), 49_408)
     assert sum(parameters.values()) == pytest.approx(151.3e6, rel=1e-3)
-
-
-def test_three_lists_of_one_pool_differ_in_two_keys():
-    path = RECIPES / "commonpool_small_worldwide.toml"
-    english = load_recipe(path, ['curate.include=["en"]'])
-    everything = load_recipe(path, ["balance.tail_fraction=none", "balance.english_threshold=1000000000"])
-    assert english.train == everything.train == load_recipe(path).train
-    assert english.match == everything.match == load_recipe(path).match

@@ -1,33 +1,41 @@
-"""However often training is interrupted, it ends with the bytes of an uninterrupted run."""
-
-from __future__ import annotations
+"""However often training is interrupted, it ends with the bytes of an uninterrupted run; checkpoints are whole."""
 
 import itertools
 import json
 import math
+import os
 import random
 import re
 import shutil
 import signal
 import time
-from pathlib import Path
+from threading import Event
+from unittest.mock import Mock
 
 import pytest
 import safetensors.torch
 import torch
 
-import trainings
 from calls import before, calls_of, fail_at
-from on_ranks import Rank, run_on_ranks, start_ranks
+from on_ranks import run_on_ranks, start_ranks
 from small_world import TRAIN, write_world
 from trainings import losses, result_bytes, steps_of, train, train_until
+from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints, latest_checkpoint, step_of
-from worldclip.core import artifacts
+from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError
 from worldclip.model import clip
-from worldclip.model.config import ModelConfig
-from worldclip.train import loop, stage
-from worldclip.train.checkpoint import read_state
+from worldclip.train import checkpoint, checkpoint_writer, loop, stage
+from worldclip.train.checkpoint import (
+    CheckpointReader,
+    consolidate,
+    find_corruption,
+    read_state,
+    remove_old,
+    write_digests,
+)
+from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, _write_index, _write_shard, cut_share
+from worldclip.train.distributed import ALONE, World
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
 from worldclip.train.signals import TERMINATED
@@ -43,20 +51,25 @@ def whole(tmp_path_factory):
     return run_dir
 
 
-def test_the_model_learns(whole):
+def test_the_model_learns_and_keeps_the_newest_checkpoints_without_pickle(whole):
     first, *_, last = losses(whole).values()
     assert last < first - 0.2
+    assert steps_of(whole / "train") == [20, 24]
+    suffixes = {path.suffix for path in latest_checkpoint(whole).rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors"}
 
 
 @pytest.mark.parametrize("interruptions", [(3,), (7, 1, 9), (23,)])
-def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, interruptions):
+def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, interruptions):
     for num_steps in interruptions:
         train_until(num_steps, tmp_path / "run", broken={4})
+    if steps_of(tmp_path / "run/train"):
+        monkeypatch.setattr(clip, "_initialise", None)  # a resume draws no weights
     report = train(tmp_path / "run")
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
     assert losses(tmp_path / "run") == losses(whole)
-    assert report["seen"] == artifacts.read_json(whole / "train" / "report.json")["seen"]
-    assert report["bad"] == artifacts.read_json(whole / "train" / "report.json")["bad"] != {}
+    assert report["seen"] == read_json(whole / "train" / "report.json")["seen"]
+    assert report["bad"] == read_json(whole / "train" / "report.json")["bad"] != {}
 
 
 def test_a_run_goes_on_in_the_precision_that_auto_took_first(tmp_path, monkeypatch):
@@ -67,7 +80,7 @@ def test_a_run_goes_on_in_the_precision_that_auto_took_first(tmp_path, monkeypat
     monkeypatch.setattr(stage, "bf16_hardware", lambda device: "")
     train(moved, precision="auto")
     train(plain, precision="auto")
-    schedules = [artifacts.read_json(run_dir / "train/report.json")["schedule"] for run_dir in (moved, plain)]
+    schedules = [read_json(run_dir / "train/report.json")["schedule"] for run_dir in (moved, plain)]
     assert [schedule["precision"] for schedule in schedules] == ["bf16", "fp32"]
     assert [schedule["precision_by"] for schedule in schedules] == ["amx_bf16", ""]
     assert result_bytes(moved) == result_bytes(whole) != result_bytes(plain)
@@ -79,30 +92,22 @@ def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
     for place in places:
         recipe = {"pool": {"path": str(write_world(place / "run"))}, "balance": {"tail_fraction": 0.1}}
         (place / "recipe.json").write_text(json.dumps({**recipe, "train": TRAIN | {"samples_seen": 60 * 16}}))
-    (killed,) = start_ranks("train", places[0], 1)
-    _await_checkpoint(run_dir, killed)
-    time.sleep(random.Random(tmp_path.name).random() * 0.2)
-    killed.send_signal(signal.SIGKILL)
-    _, errors = killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, errors
-    after_kill = latest_checkpoint(run_dir)
-    (terminated,) = start_ranks("train", places[0], 1)
-    _await_checkpoint(run_dir, terminated, newer_than=after_kill)
-    terminated.send_signal(signal.SIGTERM)
-    _, errors = terminated.communicate()
-    assert terminated.returncode == TERMINATED, errors
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, TERMINATED)):
+        newest = latest_checkpoint(run_dir)
+        (process,) = start_ranks("train", places[0], 1)
+        while latest_checkpoint(run_dir) == newest:
+            assert process.returncode is None, process.communicate()[1]
+            time.sleep(0.01)
+        time.sleep(random.Random(tmp_path.name).random() * 0.2)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode == code, errors
     assert "SIGTERM: step" in errors
     assert not (run_dir / "train" / "manifest.json").exists()
     for place in places:
         run_on_ranks("train", place, 1)
     assert result_bytes(run_dir) == result_bytes(whole)
     assert losses(run_dir) == losses(whole)
-
-
-def _await_checkpoint(run_dir: Path, process: Rank, newer_than: Path | None = None) -> None:
-    while latest_checkpoint(run_dir) in (None, newer_than):
-        assert process.returncode is None, process.communicate()[1]
-        time.sleep(0.01)
 
 
 def test_a_corrupt_checkpoint_is_skipped_with_a_warning(whole, tmp_path, capsys):
@@ -119,23 +124,6 @@ def test_a_corrupt_checkpoint_is_skipped_with_a_warning(whole, tmp_path, capsys)
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
 
 
-def test_a_resume_draws_no_weights(whole, tmp_path, monkeypatch):
-    train_until(7, tmp_path / "run", broken={4})
-    monkeypatch.setattr(clip, "_initialise", None)
-    train(tmp_path / "run")
-    assert result_bytes(tmp_path / "run") == result_bytes(whole)
-
-
-def test_an_empty_model_holds_all_that_a_checkpoint_does_not():
-    tokenizer = trainings.tokenizer()
-    config = clip.model_config(ModelConfig(preset="tiny", image_size=16, context_length=40), tokenizer)
-    drawn, empty = clip.create_model(config, 0), clip.create_empty_model(config)
-    empty.load_state_dict(drawn.state_dict())
-    pixels, ids = torch.rand(2, 3, 16, 16), torch.tensor([[5, 6, tokenizer.eos_id], [7, tokenizer.eos_id, 1]])
-    outputs = [model.eval()(pixel_values=pixels, input_ids=ids).logits_per_image for model in (drawn, empty)]
-    assert torch.equal(*outputs)
-
-
 def test_only_corrupt_checkpoints_are_an_error(tmp_path):
     train(tmp_path / "run", samples_seen=64)
     for folder in checkpoints(tmp_path / "run" / "train"):
@@ -144,24 +132,14 @@ def test_only_corrupt_checkpoints_are_an_error(tmp_path):
         train(tmp_path / "run", samples_seen=64)
 
 
-def test_a_finished_run_takes_no_further_step(whole, monkeypatch):
+# keys that change at a resume
+
+
+def test_keys_that_do_not_affect_weights_may_change_and_a_finished_run_takes_no_step(whole, monkeypatch):
     before = result_bytes(whole)
     monkeypatch.setattr(loop, "launch_step", None)
-    train(whole)
+    train(whole, keep_last=5, checkpoint_every_samples=1_000, hardware={"devices": 9})
     assert result_bytes(whole) == before
-
-
-def test_a_changed_config_is_an_error_that_names_the_key(whole):
-    before = result_bytes(whole)
-    with pytest.raises(UserError, match=r"(?s)train\.model\.embed_dim was 16, is 8.*--from train"):
-        train(whole, model=TRAIN["model"] | {"embed_dim": 8})
-    assert result_bytes(whole) == before
-
-
-def remove_after(run_dir: Path, step: int) -> None:
-    for checkpoint in checkpoints(run_dir / "train"):
-        if step_of(checkpoint) > step:
-            shutil.rmtree(checkpoint)
 
 
 def test_after_checkpoints_are_removed_training_goes_on_at_another_rate_without_a_stretch(tmp_path, capfd):
@@ -171,7 +149,9 @@ def test_after_checkpoints_are_removed_training_goes_on_at_another_rate_without_
     for run_dir in run_dirs:
         train(run_dir, keep_last=99)
     for run_dir in run_dirs[1:]:
-        remove_after(run_dir, 10)
+        for newer in checkpoints(run_dir / "train"):
+            if step_of(newer) > 10:
+                shutil.rmtree(newer)
     train(run_dirs[1], **changed)
     said = capfd.readouterr().err
     assert "from step 10 on train.lr was 0.002, is 0.001" in said
@@ -179,7 +159,7 @@ def test_after_checkpoints_are_removed_training_goes_on_at_another_rate_without_
     train_until(7, run_dirs[2], **changed)
     train(run_dirs[2], **changed)
     assert result_bytes(run_dirs[2]) == result_bytes(run_dirs[1]) != result_bytes(run_dirs[0])
-    record = artifacts.read_json(run_dirs[2] / "train/config.json")
+    record = read_json(run_dirs[2] / "train/config.json")
     assert record["config"]["train"]["lr"] == 1e-3
     keys = {"train.lr": [2e-3, 1e-3], "train.skip_samples": [None, [[160, 176]]]}
     assert record["changes"] == [{"from_step": 10, "keys": keys}]
@@ -193,56 +173,27 @@ def test_a_finished_run_trains_longer_as_if_stopped_before(whole, tmp_path):
     report = train(longer, samples_seen=30 * 16)
     assert (report["steps"], report["samples_seen"]) == (30, 480)
     assert losses(longer)[20] == losses(whole)[20]
-    assert artifacts.read_json(longer / "train/config.json")["schedule"]["num_steps"] == 30
+    assert read_json(longer / "train/config.json")["schedule"]["num_steps"] == 30
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"lr": 1e-3},
-            "train.lr was 0.002, is 0.001: 384 samples are seen already; raise train.samples_seen",
-        ),
+        ({"lr": 1e-3}, "train.lr was 0.002, is 0.001: 384 samples are seen already"),
         ({"samples_seen": 20 * 16}, "384 samples are seen already"),
-        ({"samples_seen": 480, "skip_samples": [[8, 16]]}, "samples before 384 are seen already; change only later"),
+        ({"samples_seen": 480, "skip_samples": [[8, 16]]}, "samples before 384 are seen already"),
         ({"samples_seen": 480, "beta2": 0.98}, "train.beta2 was 0.95, is 0.98"),
+        ({"model": TRAIN["model"] | {"embed_dim": 8}}, "train.model.embed_dim was 16, is 8"),
     ],
 )
-def test_a_change_without_a_step_to_come_is_refused_and_changes_nothing(whole, changes, message):
-    before = artifacts.read_json(whole / "train/config.json")
+def test_a_change_that_cannot_apply_is_refused_and_changes_nothing(whole, changes, message):
+    before = read_json(whole / "train/config.json")
     with pytest.raises(UserError, match=re.escape(message)):
         train(whole, **changes)
-    assert artifacts.read_json(whole / "train/config.json") == before
+    assert read_json(whole / "train/config.json") == before
 
 
-def test_keys_that_do_not_affect_weights_may_change(whole):
-    free = {"checkpoint_every_samples": 1_000, "checkpoint_every_minutes": 1.0, "hardware": {"devices": 9}}
-    train(whole, keep_last=5, **free)
-
-
-def test_only_the_newest_checkpoints_are_kept(whole):
-    assert steps_of(whole / "train") == [20, 24]
-
-
-def test_checkpoints_are_also_written_by_time(tmp_path):
-    rare = {"checkpoint_every_samples": 10**9, "checkpoint_every_minutes": 1e-9, "keep_last": 99}
-    train(tmp_path / "run", samples_seen=64, **rare)
-    assert steps_of(tmp_path / "run/train") == [1, 2, 3, 4]
-
-
-def test_a_disk_that_does_not_take_the_last_checkpoint_ends_training(tmp_path, monkeypatch):
-    full = OSError(28, "No space left on device")
-    fail_at(monkeypatch.setattr, safetensors.torch, "save_file", 9, full)  # two files each
-    launched = calls_of(monkeypatch.setattr, loop, "launch_step")
-    with pytest.raises(OSError, match="No space left"):
-        train(tmp_path / "run")
-    assert len(launched) == 24
-    assert not (tmp_path / "run/train/manifest.json").exists()
-
-
-def test_a_checkpoint_contains_no_pickle(whole):
-    suffixes = {path.suffix for path in latest_checkpoint(whole).rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".safetensors"}
+# steps whose loss is not finite, and steps that are read late
 
 
 @pytest.fixture(params=[0, 1], ids=["read at once", "read a step late"])
@@ -261,7 +212,7 @@ def spoil_losses(request, monkeypatch):
 
 
 def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path, monkeypatch, spoil_losses):
-    original_step, is_unchanged = loop.launch_step, []
+    original_step, is_unchanged, updates = loop.launch_step, [], set()
 
     def launch_step(state, *args, **kwargs):
         before = copy_to_cpu(state)
@@ -276,13 +227,20 @@ def test_steps_with_a_non_finite_loss_change_no_weight_and_are_counted(tmp_path,
         updates.add(max(int(values["step"]) for values in state.optimizer.state.values()))
         return launched
 
-    updates: set[int] = set()
     spoil_losses({1, 3, 4})
     monkeypatch.setattr(loop, "launch_step", launch_step)
     report = train(tmp_path / "run", samples_seen=6 * 16, max_grad_norm=0.1)
     assert report["skipped_steps"] == 3
     assert is_unchanged == [True, False, True, True, False, False]
     assert updates == {0, 1, 2, 3}
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, spoil_losses):
+    spoil_losses(range(7, 99))
+    with pytest.raises(UserError, match=r"train\.lr = 0\.002: .* not finite for 10 steps in a row, up to step 16"):
+        train(tmp_path / "run", checkpoint_every_samples=5 * 16)
+    assert not (tmp_path / "run" / "train" / "manifest.json").exists()
+    assert read_state(checkpoints(tmp_path / "run" / "train")[0])["step"] <= 10
 
 
 def test_numbers_read_a_step_late_change_nothing(whole, tmp_path, monkeypatch):
@@ -302,14 +260,176 @@ def test_numbers_read_a_step_late_change_nothing(whole, tmp_path, monkeypatch):
     assert late == expected
 
 
-def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, spoil_losses):
-    spoil_losses(range(7, 99))
-    with pytest.raises(UserError, match=r"train\.lr = 0\.002: .* not finite for 10 steps in a row, up to step 16"):
-        train(tmp_path / "run", checkpoint_every_samples=5 * 16)
-    assert not (tmp_path / "run" / "train" / "manifest.json").exists()
-    assert read_state(checkpoints(tmp_path / "run" / "train")[0])["step"] <= 10
+# checkpoints: when they are written, and what a failing disk costs
+
+EIO = safetensors.SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+FULL = OSError(28, "No space left on device", "folder")
 
 
-def test_an_incomplete_last_line_of_a_log_is_ignored(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st', encoding="utf-8")
-    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}]
+def test_checkpoints_are_also_written_by_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_S_WITHOUT_CHECKPOINT", 0.0)
+    train(tmp_path / "run", samples_seen=64, checkpoint_every_samples=10**9, keep_last=99)
+    assert steps_of(tmp_path / "run/train") == [1, 2, 3, 4]
+
+
+def test_a_disk_that_does_not_take_the_last_checkpoint_ends_training(tmp_path, monkeypatch):
+    fail_at(monkeypatch.setattr, safetensors.torch, "save_file", 9, FULL)  # two files each
+    launched = calls_of(monkeypatch.setattr, loop, "launch_step")
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path / "run")
+    assert len(launched) == 24
+    assert not (tmp_path / "run/train/manifest.json").exists()
+
+
+def save(writer, step, fails=False):
+    weights = {"weights.a": LocalTensor(torch.arange(6.0), (6,), 0)}
+    write_model = Mock(side_effect=FULL if fails else None)
+    writer.start(step, weights, {"samples_seen": 10 * step, "updates": step}, write_model)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    return CheckpointWriter(tmp_path, ALONE, keep_last=9)
+
+
+def test_a_failed_checkpoint_is_warned_about_and_the_third_in_a_row_ends_training(writer, tmp_path, capfd):
+    for step, fails in ((1, False), (2, True), (3, True), (4, False), (5, True), (6, False)):
+        save(writer, step, fails)
+    writer.wait()
+    assert capfd.readouterr().err.count("WARNING: a checkpoint was not written") == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:09}" for step in (1, 4, 6)]
+    for step in (7, 8, 9):
+        save(writer, step, fails=True)
+    with pytest.raises(OSError, match="No space left"):
+        save(writer, 10)
+
+
+@pytest.mark.parametrize(
+    ("place", "error"), [("safetensors.torch.save_file", EIO), ("pathlib.Path.mkdir", FULL)], ids=["file", "folder"]
+)
+def test_an_error_of_the_disk_costs_one_checkpoint(writer, tmp_path, monkeypatch, capfd, place, error):
+    with monkeypatch.context() as patch:
+        patch.setattr(place, Mock(side_effect=error))
+        save(writer, 1)
+        with pytest.raises(type(error)):
+            writer._running.result()
+    save(writer, 2)
+    writer.wait()
+    assert steps_of(tmp_path) == [2]
+    assert "WARNING" in capfd.readouterr().err
+
+
+def test_a_checkpoint_gets_its_name_when_its_files_and_their_digests_are_on_disk(writer, tmp_path, monkeypatch):
+    """A kill after the rename would leave a checkpoint that nobody can check."""
+    flushed = calls_of(monkeypatch.setattr, checkpoint, "flush_to_disk")
+    unsafe = []
+
+    def check(source, target):
+        if target == layout.step_folder(tmp_path, 1):
+            files = {path for path in source.rglob("*") if path.is_file()}
+            digests = source / checkpoint.FILES
+            recorded = {source / name for name in read_json(digests)} if digests.exists() else set()
+            on_disk = {path for (path,) in flushed}
+            unsafe.append(sorted(path.name for path in files - {digests} if path not in recorded & on_disk))
+
+    before(monkeypatch.setattr, os, "replace", check)
+    save(writer, 1)
+    writer.wait()
+    assert unsafe == [[]]
+    assert find_corruption(layout.step_folder(tmp_path, 1)) is None
+
+
+def test_the_first_checkpoint_of_each_interval_is_kept_for_good(tmp_path):
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=2, keep_every_samples=100)
+    for step in range(3, 60, 3):  # 30, 60, ... samples
+        save(writer, step)
+    writer.wait()
+    assert steps_of(tmp_path) == [12, 21, 30, 42, 51, 54, 57]
+
+
+def test_students_keep_the_steps_that_the_run_has(tmp_path):
+    for folder, kept in ((tmp_path, (2, 4, 6)), (tmp_path / "students/small", (2, 4, 6, 8))):
+        for step in kept:
+            layout.step_folder(folder, step).mkdir(parents=True)
+    write_json(tmp_path / "best.json", {"step": 2})
+    remove_old(tmp_path, keep_last=1)
+    assert steps_of(tmp_path) == [2, 6]
+    assert steps_of(tmp_path / "students/small") == [2, 6, 8], "the run's step 8 is being written"
+
+
+# checkpoints of several ranks
+
+
+def rows_of(rank):
+    return {f"weights.{name}": LocalTensor(torch.full((2, 3), float(rank)), (4, 3), 2 * rank) for name in "abcdefgh"}
+
+
+def write_sharded(folder, tensors_of_rank):
+    """Write a checkpoint of several ranks, without a model's configuration.  Return the digests of the ranks' files."""
+    write_json(folder / "trainer" / "state.json", {"updates": 1})
+    shards, num_ranks = folder / checkpoint.SHARDS, len(tensors_of_rank)
+    shards.mkdir()
+    for rank, tensors in reversed(list(enumerate(tensors_of_rank))):
+        _write_shard(shards, tensors, World(rank, num_ranks))
+    return _write_index(shards, World(0, num_ranks), math.inf, Event())
+
+
+@pytest.mark.parametrize("error", [FULL, EIO], ids=["full disk", "EIO"])
+def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypatch, error):
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", Mock(side_effect=error))
+        with pytest.raises(type(error)):
+            _write_shard(tmp_path, rows_of(1), World(1, 2))
+    _write_shard(tmp_path, rows_of(0), World(0, 2))
+    with pytest.raises(OSError, match=r"rank 1: .*(No space left|os error 5)"):
+        _write_index(tmp_path, World(0, 2), math.inf, Event())
+
+
+def test_a_writer_that_closes_waits_shortly_for_a_dead_rank(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_writer, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(checkpoint_writer, "barrier", lambda world: None)
+    writer = CheckpointWriter(tmp_path, World(0, 2), keep_last=1)
+    save(writer, 1)
+    start = time.monotonic()
+    writer.close()
+    assert time.monotonic() - start < 5
+    with pytest.raises(TimeoutError, match="rank 1 has not written"):
+        writer.wait()
+
+
+def test_each_file_of_a_sharded_checkpoint_is_opened_once_and_missing_rows_are_named(tmp_path, monkeypatch):
+    write_sharded(tmp_path / "whole", [rows_of(0), rows_of(1)])
+    opened = calls_of(monkeypatch.setattr, safetensors, "safe_open")
+    reader = CheckpointReader(tmp_path / "whole")
+    for name in rows_of(0):
+        assert reader.read(name)[:, 0].tolist() == [0, 0, 1, 1]
+        assert reader.read(name, slice(1, 3))[:, 0].tolist() == [0, 1]
+    assert len(opened) == 2
+    write_sharded(tmp_path / "cut", [rows_of(1)])
+    with pytest.raises(UserError, match=r"2 of 4 rows of weights\.a; the checkpoint is incomplete"):
+        CheckpointReader(tmp_path / "cut").read("weights.a")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
+def test_shares_cover_each_row_once_and_are_equal_up_to_a_row(count):
+    tensors = {"table": torch.arange(70.0).reshape(14, 5), "gain": torch.arange(7.0), "scale": torch.tensor(3.0)}
+    held = {name: LocalTensor(tensor, tuple(tensor.shape), 0) for name, tensor in tensors.items()}
+    shares = [cut_share(held, index, count) for index in range(count)]
+    for name, tensor in tensors.items():
+        parts = [share[name] for share in shares if name in share]
+        assert [part.first_row for part in parts] == [sum(p.num_rows for p in parts[:i]) for i in range(len(parts))]
+        assert torch.equal(torch.cat([part.tensor.reshape(-1) for part in parts]), tensor.reshape(-1))
+    sizes = [sum(local.tensor.nbytes for local in share.values()) for share in shares]
+    assert max(sizes) - min(sizes) <= 2 * tensors["table"][0].nbytes
+    assert sum(map(len, shares)) < len(tensors) + count  # most tensors are in one file
+
+
+def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
+    write_digests(tmp_path, write_sharded(tmp_path, [rows_of(0), rows_of(1)]))
+    assert find_corruption(tmp_path) is None
+    path = tmp_path / "trainer" / "shards" / "00001_of_00002.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    consolidate(tmp_path)
+    assert find_corruption(tmp_path) == f"trainer/shards/{path.name} differs from its digest"

@@ -1,32 +1,55 @@
-"""Options of training in whole runs: evaluation, initial weights, logs, held-out pairs, garbage."""
+"""Options in whole runs: evaluation, initial weights, LoRA, students, held-out pairs, logs, the run's tokenizer."""
 
-from __future__ import annotations
-
+import dataclasses
 import gc
-import json
+import shutil
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
+import peft
+import pyarrow as pa
 import pytest
 import torch
+from transformers import AutoModel
 
 import worldclip
-from calls import before
-from small_world import TRAIN, picture, write_shapes
-from tars import write_tar
-from trainings import forget_checkpoints, losses, result_bytes, steps_of, stored, train, train_until
-from worldclip.contracts.layout import best_checkpoint, latest_checkpoint
+from calls import before, calls_of
+from small_world import TRAIN, write_shapes
+from trainings import (
+    Interruption,
+    bytes_of,
+    forget_checkpoints,
+    losses,
+    result_bytes,
+    steps_of,
+    stored,
+    train,
+    train_until,
+)
+from worldclip.config import load_recipe
+from worldclip.contracts import schemas
+from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
+from worldclip.core.settings import load_config, to_toml
 from worldclip.evaluate import engine
+from worldclip.evaluate.config import EvaluateConfig
+from worldclip.export import ExportConfig, export_model
+from worldclip.model.config import TokenizerConfig
 from worldclip.model.resolution import patches_per_side, resize_positions
-from worldclip.train import garbage, loop
+from worldclip.train import distill, garbage, loop
+from worldclip.train.checkpoint_writer import CheckpointWriter
+from worldclip.train.config import TrainConfig
+from worldclip.train.distributed import ALONE
 from worldclip.train.log import read_log
+from worldclip.train.scores import config_of_scores
 from worldclip.train.start import split_shards
+from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, run_tokenizer, training_texts
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
-EVERY_STEP = {"checkpoint_every_samples": 16, "keep_last": 99}
 
 
 def run(run_dir, **changes):
@@ -37,15 +60,16 @@ def run(run_dir, **changes):
 
 @pytest.fixture(scope="module")
 def plain_run(tmp_path_factory):
-    """Return the folder of a run without options, with a checkpoint of every step."""
-    return run(tmp_path_factory.mktemp("plain") / "run", **EVERY_STEP)
+    """Return the folder of a run without options."""
+    return run(tmp_path_factory.mktemp("plain") / "run")
 
+
+# evaluation of checkpoints
 
 SCORES = {3: 0.2, 6: 0.4, 9: 0.4, 12: 0.3}  # of steps; of equal ones the earlier is the best
-EVALUATED = {"evaluate_every_samples": 3 * 16, "evaluate_datasets": ["shapes"], "keep_last": 1}
 
 
-def run_with_scores(run_dir, evaluate):
+def run_with_scores(run_dir):
     """Train with a checkpoint at each step and the mean scores SCORES."""
     plain = engine.evaluate
 
@@ -54,16 +78,17 @@ def run_with_scores(run_dir, evaluate):
         score = SCORES[int(model_id["model"][-9:])]
         return [{**record, "metrics": {"acc1": score}} for record in records], features, texts
 
+    evaluate = write_shapes(run_dir.parent / "shapes")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(engine, "evaluate", evaluate_as_told)
-        run(run_dir, evaluate=evaluate, **EVALUATED, checkpoint_every_samples=16)
+        run(run_dir, evaluate=evaluate, evaluate_every_samples=3 * 16, keep_last=1, checkpoint_every_samples=16)
 
 
 @pytest.fixture(scope="module")
 def evaluated_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluated")
-    run_with_scores(folder / "run", write_shapes(folder / "shapes"))
-    return folder / "run"
+    run_dir = tmp_path_factory.mktemp("evaluated") / "run"
+    run_with_scores(run_dir)
+    return run_dir
 
 
 def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(evaluated_run):
@@ -74,25 +99,14 @@ def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(evaluated_run)
     assert best_checkpoint(evaluated_run).name == "step_000000006"
     loaded, best = (worldclip.load(path) for path in (evaluated_run, best_checkpoint(evaluated_run)))
     assert (loaded.encode_text(["a red bar"]) == best.encode_text(["a red bar"])).all()
+    config = EvaluateConfig(datasets=("shapes",), also=("alignment",))
+    assert config_of_scores(config).also == (), "a distance: the smaller, the better"
 
 
-def test_additional_measures_choose_no_checkpoint(tmp_path):
-    """Alignment is a distance: the smaller, the better."""
-    texts = {
-        "0.json": {"caption": ["a red square", "a red form"], "lang_truth": "en"},
-        "1.json": {"caption": "ein grüner Balken", "lang_truth": "de"},
-    }
-    images = {"0.png": picture("red", "square"), "1.png": picture("green", "bar")}
-    members = [*images.items(), *((name, json.dumps(record).encode()) for name, record in texts.items())]
-    write_tar(tmp_path / "held" / "0.tar", sorted(members))
-    scores = []
-    for also in ([], ["alignment"]):
-        run_dir = tmp_path / "_".join(["run", *also]) / "run"
-        evaluate = {"folders": {"held": f"pool:{tmp_path / 'held'}"}, "device": "cpu", "also": also}
-        run(run_dir, evaluate=evaluate, evaluate_every_samples=6 * 16, evaluate_datasets=["held"])
-        scores.append([artifacts.read_json(path)["scores"] for path in sorted(run_dir.rglob("scores.json"))])
-    assert len(scores[0]) == 2
-    assert scores[0] == scores[1]
+def test_a_best_checkpoint_that_was_removed_by_hand_is_none(evaluated_run, tmp_path):
+    copy = shutil.copytree(evaluated_run, tmp_path / "run")
+    shutil.rmtree(copy / "train/step_000000006")
+    assert best_checkpoint(copy).name == "step_000000012"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +120,6 @@ def test_additional_measures_choose_no_checkpoint(tmp_path):
 )
 def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_path, evaluated_run, step, file):
     """Killed before `file` is written.  The better checkpoint would be removed at the next save."""
-    evaluate = write_shapes(tmp_path / "shapes")
     train_dir = tmp_path / "run" / "train"
 
     def die_at_step(path, fill):
@@ -116,12 +129,14 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     with pytest.MonkeyPatch.context() as patched:
         before(patched.setattr, artifacts, "write_artifact", die_at_step)
         with pytest.raises(KeyboardInterrupt):
-            run_with_scores(tmp_path / "run", evaluate)
-    run_with_scores(tmp_path / "run", evaluate)
-    expected_dir = evaluated_run / "train"
+            run_with_scores(tmp_path / "run")
+    run_with_scores(tmp_path / "run")
     for name in ("best.json", *(f"evaluate/step_{at:09}/scores.json" for at in SCORES)):
-        assert artifacts.read_json(train_dir / name) == artifacts.read_json(expected_dir / name), name
-    assert steps_of(train_dir) == steps_of(expected_dir)
+        assert artifacts.read_json(train_dir / name) == artifacts.read_json(evaluated_run / "train" / name), name
+    assert steps_of(train_dir) == steps_of(evaluated_run / "train")
+
+
+# initial weights and LoRA
 
 
 def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_resolution(tmp_path, plain_run):
@@ -137,66 +152,74 @@ def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_re
     assert all(torch.equal(initial[name], trained[name]) for name in frozen)
     projection = "visual_projection.weight"
     torch.testing.assert_close(initial[projection], trained[projection], rtol=0, atol=1e-6)
-    assert worldclip.load(tmp_path / "run").encode_text(["a red bar"]).shape == (1, 16)
     with pytest.raises(UserError, match=r"train\.initial_weights = .*its architecture differs \(.*there, .*here"):
         run(tmp_path / "other" / "run", **settings, model=TRAIN["model"] | {"embed_dim": 8})
 
 
-def test_pairs_seen_are_logged_by_language(tmp_path):
-    run_dir = run(tmp_path / "run", checkpoint_every_samples=4 * 16, patch_dropout=0.5, num_streams=2)
-    report = artifacts.read_json(run_dir / "train" / "report.json")
-    records = read_log(run_dir / "train" / "seen.jsonl")
-    assert [record["step"] for record in records] == [4, 8, 12]
-    assert all(sum(record["seen"].values()) == record["samples_seen"] for record in records)
-    assert records[-1]["seen"] == report["seen"]
-    steps = read_log(run_dir / "train" / "log.jsonl")
-    assert all(record["memory_bytes"] > 0 and record["flop_utilisation"] is None for record in steps)
+RANK = 4
 
 
-CURVES = {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"}
+def lora_of(run_dir):
+    base = str(latest_checkpoint(run_dir))
+    return {"initial_weights": base, "tokenizer": {"path": base}, "lora_rank": RANK, "lr": 1e-2}
 
 
-def run_in_two_parts(run_dir, **changes):
-    """Train for 20 steps, and again as if killed after the first ten."""
-    settings = {"samples_seen": 20 * 16, "checkpoint_every_samples": 10 * 16, **changes}
-    run(run_dir, **settings)
-    forget_checkpoints(run_dir, 1)
-    run(run_dir, **settings)
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory, plain_run):
+    return run(tmp_path_factory.mktemp("lora") / "run", **lora_of(plain_run))
 
 
-def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, monkeypatch):
-    """Use the calls that wandb documents: init with an id to resume by, log by step, finish."""
-    calls = []
+def test_adapters_and_projections_learn_and_everything_else_stays(plain_run, lora_run):
+    base, (model, trainer) = stored(plain_run)[0], stored(lora_run)
+    projections = {"visual_projection.weight", "text_projection.weight"}
+    changed = {name for name in base if not torch.equal(base[name], model[name])}
+    layers, moments, adapters = (
+        {name.removeprefix(kind) for name in trainer if name.startswith(kind)}
+        for kind in ("base.", "exp_avg.", "adapter.")
+    )
+    assert len(layers) == 2 * 6  # two towers of one block
+    assert changed == layers | projections
+    assert moments == adapters | projections
+    for layer in layers:
+        a, b = (trainer[f"adapter.{layer.removesuffix('.weight')}.lora_{side}.weight"] for side in "AB")
+        assert a.shape[0] == b.shape[1] == RANK
+        assert torch.equal(trainer[f"base.{layer}"], base[layer])
+        torch.testing.assert_close(model[layer], base[layer] + b @ a, rtol=0, atol=1e-6)
 
-    class FakeRun:
-        def log(self, values, step):
-            calls.append(("log", step, values))
 
-        def finish(self):
-            calls.append(("finish",))
+def test_an_interrupted_lora_run_ends_with_the_same_bytes_without_its_initial_weights(plain_run, lora_run, tmp_path):
+    """A hub id may give other weights by then; the checkpoint holds what the adapters are added to."""
+    base = shutil.copytree(latest_checkpoint(plain_run), tmp_path / "base")
+    changes = SHORT | lora_of(plain_run) | {"initial_weights": str(base), "checkpoint_every_samples": 5 * 16}
+    train_until(8, tmp_path / "run", **changes)
+    assert steps_of(tmp_path / "run/train") == [5]
+    shutil.rmtree(base)
+    train(tmp_path / "run", **changes)
+    assert result_bytes(tmp_path / "run") == result_bytes(lora_run)
 
-    def init(**options):
-        calls.append(("init", options["project"], options["id"], options["resume"]))
-        return FakeRun()
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    run_in_two_parts(tmp_path / "run", wandb="tests")
-    inits = [call for call in calls if call[0] == "init"]
-    assert inits[0][1] == "tests"
-    assert inits[0][3] == "allow"
-    assert len(inits) == 2
-    assert len({call[2] for call in inits}) == 1
-    curves = {name: call[1] for call in calls if call[0] == "log" for name in call[2]}
-    assert set(curves) >= CURVES
-    assert curves["loss"] == 20
-    assert calls[-1] == ("finish",)
+def test_peft_and_exported_folders_hold_the_sum(plain_run, lora_run, tmp_path):
+    checkpoint = latest_checkpoint(lora_run)
+    merged, adapted = AutoModel.from_pretrained(checkpoint), AutoModel.from_pretrained(latest_checkpoint(plain_run))
+    adapted = peft.PeftModel.from_pretrained(adapted, checkpoint / "adapters").merge_and_unload()
+    assert adapted.state_dict().keys() == merged.state_dict().keys()
+    for name, tensor in adapted.state_dict().items():
+        torch.testing.assert_close(tensor, merged.state_dict()[name], rtol=0, atol=1e-6)
+    export_model(lora_run, tmp_path / "out", ExportConfig(formats=("huggingface", "open_clip")))
+    expected = worldclip.load(lora_run, device="cpu").encode_text(["a red bar"])
+    for name in ("huggingface", "open_clip"):
+        clip = worldclip.load(tmp_path / "out" / name, device="cpu")
+        np.testing.assert_allclose(clip.encode_text(["a red bar"]), expected, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
-def test_compiled_encoders_give_the_same_loss(tmp_path):
-    plain = run(tmp_path / "plain" / "run", patch_dropout=0.5)
-    compiled = run(tmp_path / "compiled" / "run", patch_dropout=0.5, compile=True)
-    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
+@pytest.mark.parametrize("changes", [{"compile": True}, {"precision": "bf16", "activation_checkpointing": True}])
+def test_options_of_the_towers_give_nearly_the_same_loss(plain_run, lora_run, tmp_path, changes):
+    tolerance = 0.02 if changes.get("precision") else 1e-3
+    lora = run(tmp_path / "lora" / "run", **lora_of(plain_run), **changes)
+    assert losses(lora) == pytest.approx(losses(lora_run), rel=tolerance)
+    dropped = [run(tmp_path / name / "run", patch_dropout=0.5, **own) for name, own in (("a", {}), ("b", changes))]
+    assert losses(dropped[1]) == pytest.approx(losses(dropped[0]), rel=tolerance)
 
 
 @pytest.mark.gpu
@@ -204,13 +227,84 @@ def test_compiled_encoders_give_the_same_loss(tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16", "compile": True}, {"accum_steps": 2}])
 def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     tolerance = 0.05 if changes.get("precision") == "bf16" else 1e-3
-    gpu = run(tmp_path / "run", device="cuda", **changes)
-    assert losses(gpu) == pytest.approx(losses(plain_run), rel=tolerance)
+    assert losses(run(tmp_path / "run", device="cuda", **changes)) == pytest.approx(losses(plain_run), rel=tolerance)
+
+
+# a teacher and further students
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """Return the settings of a run with a teacher of 48 px and another width, and a student with its tokenizer."""
+    model = TRAIN["model"] | {"image_size": 48, "text_width": 128}
+    teacher = str(latest_checkpoint(run(tmp_path_factory.mktemp("teacher") / "run", model=model)))
+    small = {"model": TRAIN["model"] | {"image_size": 16, "embed_dim": 8}, "tokenizer": {"path": teacher}}
+    steps = {"samples_seen": 8 * 16, "checkpoint_every_samples": 2 * 16, "warmup_samples": 16}
+    return steps | {"distill": {"teacher": teacher, "teacher_scale": 30.0, "students": {"small": small}}}
+
+
+def student_bytes(run_dir):
+    return bytes_of(checkpoints(run_dir / "train/students/small")[-1])
+
+
+@pytest.fixture(scope="module")
+def taught_run(tmp_path_factory, taught):
+    run_dir = tmp_path_factory.mktemp("taught") / "run"
+    train(run_dir, **taught)
+    return run_dir
+
+
+def test_students_of_other_sizes_resume_to_the_same_bytes(taught, taught_run, tmp_path, monkeypatch):
+    steps = calls_of(monkeypatch.setattr, loop, "launch_step")
+    train_until(5, tmp_path / "run", **taught)
+    train(tmp_path / "run", **taught)
+    shapes = {(batch.images.shape[2:], features[0].shape) for _, batch, _, features, *_ in steps}
+    assert shapes == {((32, 32), (16, 16))}
+    assert student_bytes(tmp_path / "run") == student_bytes(taught_run)
+    assert result_bytes(tmp_path / "run") == result_bytes(taught_run)
+    student = worldclip.load(checkpoints(taught_run / "train" / "students" / "small")[-1])
+    assert student.encode_text(["a red square"]).shape == (1, 8)
+    assert student.encode_image([np.zeros((20, 20, 3), np.uint8)]).shape == (1, 8)
+
+
+def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(taught, taught_run, tmp_path):
+    def die(writer, step, *_):
+        if writer.train_dir.name == "train" and step == 4:
+            raise Interruption
+
+    killed, changed = tmp_path / "run", taught | {"keep_last": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        before(patch.setattr, CheckpointWriter, "start", die)
+        with pytest.raises(Interruption):
+            train(killed, **changed)
+    small = killed / "train/students/small"
+    assert steps_of(killed / "train") == [2]
+    assert steps_of(small) == [2, 4]
+    (small / ".step_000000006.tmp").mkdir()
+    train(killed, **changed)
+    assert student_bytes(killed) == student_bytes(taught_run)
+    assert sorted(path.name for path in small.iterdir()) == ["step_000000008"]
+
+
+def test_freeze_keeps_the_towers_of_the_run_and_not_those_of_its_students(taught, tmp_path):
+    config = load_config(TrainConfig, TRAIN | taught | {"freeze": ["vision", "text"]})
+    (student,) = distill.create_students(config, tmp_path, ALONE, torch.device("cpu"), step=0)
+    assert all(weights.requires_grad for weights in student.state.model.parameters())
+
+
+def test_the_skipped_steps_of_a_student_are_counted_and_end_training(taught, tmp_path, monkeypatch):
+    original_step = distill.train_step
+
+    def train_step(*args):
+        return dataclasses.replace(original_step(*args), is_applied=False)
+
+    monkeypatch.setattr(distill, "train_step", train_step)
+    assert train(tmp_path / "run", **taught)["skipped_steps_of_students"] == {"small": 8}
+    with pytest.raises(UserError, match=r"the loss of student small .* for 10 steps in a row, up to step 10"):
+        train(tmp_path / "run", **taught | {"samples_seen": 12 * 16})  # the count outlives a restart
 
 
 # held-out pairs
-
-HELD_OUT = {"validation_shards": 1, "samples_seen": 10 * 16}
 
 
 def test_shards_are_held_out_by_the_hash_and_never_all():
@@ -218,7 +312,6 @@ def test_shards_are_held_out_by_the_hash_and_never_all():
     training, held_out = split_shards(shards[::-1], 3)
     assert len(held_out) == 3
     assert sorted(shard.name for shard in [*training, *held_out]) == [shard.name for shard in shards]
-    assert split_shards(shards, 4)[1] != held_out
     assert {shard.name for shard in held_out} < {shard.name for shard in split_shards(shards, 4)[1]}
     with pytest.raises(UserError, match=r"train\.validation_shards = 20: the pool has only 20 shards"):
         split_shards(shards, 20)
@@ -226,49 +319,125 @@ def test_shards_are_held_out_by_the_hash_and_never_all():
 
 @pytest.mark.parametrize("changes", [{}, {"accum_steps": 2, "patch_dropout": 0.5}])
 def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path, changes):
-    run_dirs = [tmp_path / name / "run" for name in ("never", "often")]
-    reports = [
-        train(run_dir, **HELD_OUT, **changes, validate_every_samples=every)
-        for run_dir, every in zip(run_dirs, (0, 2 * 16), strict=True)
-    ]
-    assert [report["pairs"] for report in reports] == [48, 48]  # of 72
+    settings = {"validation_shards": 1, "samples_seen": 10 * 16, **changes}
+    run_dirs = [tmp_path / name / "run" for name in ("rarely", "often")]
+    for run_dir, every in zip(run_dirs, (10**9, 2 * 16), strict=True):
+        assert train(run_dir, **settings, checkpoint_every_samples=every)["pairs"] == 48  # of 72
     assert result_bytes(run_dirs[0]) == result_bytes(run_dirs[1])
     records = read_log(run_dirs[1] / "train" / "validation.jsonl")
     assert [record["step"] for record in records] == [2, 4, 6, 8, 10]
     assert records[-1]["loss"] < records[0]["loss"]
-    cut = tmp_path / "cut" / "run"
-    train_until(7, cut, **HELD_OUT, **changes, validate_every_samples=2 * 16)
-    train(cut, **HELD_OUT, **changes, validate_every_samples=2 * 16)
-    assert read_log(cut / "train" / "validation.jsonl") == records
-
-
-def test_held_out_pairs_must_fill_a_batch(tmp_path):
+    train_until(7, tmp_path / "cut" / "run", **settings, checkpoint_every_samples=2 * 16)
+    train(tmp_path / "cut" / "run", **settings, checkpoint_every_samples=2 * 16)
+    assert read_log(tmp_path / "cut" / "run" / "train" / "validation.jsonl") == records
     with pytest.raises(UserError, match="they hold 24 pairs, fewer than a batch of 32; hold out more"):
-        train(tmp_path / "run", validation_shards=1, validate_every_samples=64, global_batch_size=32)
+        train(tmp_path / "large" / "run", validation_shards=1, global_batch_size=32)
 
 
-# garbage: collected at the same steps on every rank
+# logs and garbage
 
 
-def test_garbage_is_collected_by_step_and_after_checkpoints_and_at_will_again_afterwards(tmp_path, monkeypatch):
-    collected, is_enabled = [], []
+def test_pairs_seen_are_logged_by_language(tmp_path):
+    run_dir = run(tmp_path / "run", checkpoint_every_samples=4 * 16, patch_dropout=0.5, num_streams=2)
+    records = read_log(run_dir / "train" / "seen.jsonl")
+    assert [record["step"] for record in records] == [4, 8, 12]
+    assert all(sum(record["seen"].values()) == record["samples_seen"] for record in records)
+    assert records[-1]["seen"] == artifacts.read_json(run_dir / "train" / "report.json")["seen"]
+    steps = read_log(run_dir / "train" / "log.jsonl")
+    assert all(record["memory_bytes"] > 0 and record["flop_utilisation"] is None for record in steps)
+
+
+CURVES = {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"}
+
+
+def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, monkeypatch):
+    """Use the calls that wandb documents: init with an id to resume by, log by step, finish."""
+    inits, curves, ends = [], {}, []
+
+    def log(values, step):
+        curves.update(dict.fromkeys(values, step))
+
+    def init(**options):
+        inits.append((options["project"], options["resume"], options["id"]))
+        return SimpleNamespace(log=log, finish=lambda: ends.append(len(curves)))
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for _ in range(2):  # for 20 steps, and again as if killed after the first ten
+        run(tmp_path / "run", samples_seen=20 * 16, checkpoint_every_samples=10 * 16, wandb="tests")
+        forget_checkpoints(tmp_path / "run", 1)
+    assert inits == [("tests", "allow", inits[0][2])] * 2
+    assert set(curves) >= CURVES
+    assert curves["loss"] == 20
+    assert len(ends) == 2
+
+
+def test_garbage_is_collected_at_the_same_steps_on_all_ranks_and_no_step_leaves_tensors(tmp_path, monkeypatch):
+    """Tensors that a step leaves would grow the memory for garbage.EVERY_STEPS."""
+    collected, is_enabled, num_tensors = [], [], []
     monkeypatch.setattr(garbage, "EVERY_STEPS", 4)
-    before(monkeypatch.setattr, loop, "launch_step", lambda *_, **__: is_enabled.append(gc.isenabled()))
+
+    def count(*_, **__):
+        is_enabled.append(gc.isenabled())
+        num_tensors.append(sum(isinstance(item, torch.Tensor) for item in gc.get_objects()))
+
+    before(monkeypatch.setattr, loop, "launch_step", count)
     before(monkeypatch.setattr, gc, "collect", lambda generation=2: collected.append((len(is_enabled), generation)))
     train(tmp_path / "run", samples_seen=12 * 16, checkpoint_every_samples=5 * 16)
     assert is_enabled == [False] * 12
     assert [call for call in collected if call[0]] == [(4, 1), (5, 2), (8, 1), (10, 2), (12, 2)]
+    assert max(num_tensors[2:5]) <= num_tensors[1] + 8, num_tensors
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
 
 
-def test_no_step_leaves_tensors_to_be_collected(tmp_path, monkeypatch):
-    """Else memory would grow for garbage.EVERY_STEPS."""
-    num_tensors = []
+# the run's tokenizer: texts balanced by language, a folder that is never overwritten
 
-    def count(*_, **__):
-        num_tensors.append(sum(isinstance(item, torch.Tensor) for item in gc.get_objects()))
+COUNTS = {"en": 4_000, "de": 400, "sw": 40}
 
-    before(monkeypatch.setattr, loop, "launch_step", count)
-    train(tmp_path / "run", samples_seen=8 * 16, checkpoint_every_samples=10**9)
-    assert max(num_tensors[2:]) <= num_tensors[1] + 8, num_tensors
+
+@pytest.fixture(scope="module")
+def tokenized_run(tmp_path_factory):
+    """Return the folder of a run of one shard that has finished curate."""
+    run_dir = tmp_path_factory.mktemp("tokenized") / "run"
+    texts = [
+        (f"{lang}{n:05}", f"{lang} picture number {n} of a house", lang) for lang in COUNTS for n in range(COUNTS[lang])
+    ]
+    rows = [(key, 0, text, lang, 1.0) for key, text, lang in sorted(texts)]
+    columns = dict(zip(schemas.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
+    artifacts.write_table(run_dir / "curate" / "0.tar.parquet", pa.table(columns), schemas.CURATED)
+    artifacts.write_manifest(run_dir / "curate", config={}, inputs={}, counts={})
+    recipe = load_recipe({"pool": {"path": "pool"}, "balance": {"tail_fraction": 0.1}})
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(recipe))
+    return run_dir
+
+
+def by_language(texts):
+    return Counter(text.split()[0] for text in texts)
+
+
+def test_lang_exponent_decides_how_often_a_language_is_used(tokenized_run):
+    assert by_language(training_texts(tokenized_run, ["0.tar"], lang_exponent=1.0)) == COUNTS
+    balanced = by_language(training_texts(tokenized_run, ["0.tar"], lang_exponent=0.3))
+    for lang, repeats in repeats_by_language(COUNTS, 0.3).items():
+        assert balanced[lang] == pytest.approx(COUNTS[lang] * repeats, rel=0.1)
+    assert balanced["en"] < COUNTS["en"]
+    assert balanced["sw"] == MAX_REPEATS * COUNTS["sw"]
+    counts = {"en": 1_000_000, "de": 300_000, "sw": 100_000}
+    repeats = repeats_by_language(counts, 0.3, max_texts=700_000)
+    used = {lang: counts[lang] * repeats[lang] for lang in counts}
+    assert sum(used.values()) == pytest.approx(700_000)
+    assert used["en"] / used["sw"] == pytest.approx(10**0.3)
+
+
+def test_texts_are_the_same_each_time_and_limited_in_number_and_the_tokenizer_is_made_once(tokenized_run):
+    first, second = (list(training_texts(tokenized_run, ["0.tar"], 0.3, max_texts=500)) for _ in range(2))
+    assert first == second
+    assert len(first) == pytest.approx(500, rel=0.15)
+    for vocab_size in (60, 40):
+        config = TrainConfig(tokenizer=TokenizerConfig(vocab_size=vocab_size))
+        tokenizer = run_tokenizer(config, tokenized_run, ["0.tar"])
+        written = {path.name: path.read_bytes() for path in (tokenized_run / "train" / "tokenizer").iterdir()}
+        if vocab_size == 60:
+            expected = tokenizer.vocab_size, written
+    assert (tokenizer.vocab_size, written) == expected
+    assert expected[0] > 40

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.balance.config import BalanceConfig as BalanceConfig
     from worldclip.balance.formulas import entry_probs as entry_probs
     from worldclip.balance.formulas import tail_fraction as tail_fraction
     from worldclip.balance.formulas import threshold_for as threshold_for

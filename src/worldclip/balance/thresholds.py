@@ -11,7 +11,7 @@ import numpy as np
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction, threshold_for
-from worldclip.contracts.records import Thresholds
+from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
 from worldclip.match.config import EntryLists
 
@@ -82,7 +82,7 @@ def thresholds_record(
     thresholds: Mapping[str, int | None],
     config: BalanceConfig,
     entry_lists: EntryLists,
-) -> Thresholds:
+) -> Json:
     """Return what thresholds.json holds: english_threshold and tail_fraction in effect, and one row per list."""
     english_threshold = config.english_threshold
     if english_threshold is None:

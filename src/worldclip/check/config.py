@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from worldclip.core.settings import Between, Config, Place, Problems
+from worldclip.core.settings import Between, Config, Place
 
 MAX_RADIUS = 16  # beyond it a quarter of all bits may differ, so that unrelated photographs match
 
@@ -22,10 +22,9 @@ class CheckConfig(Config):
     """near: remove images that look the same; bytes: remove identical files; keep: remove none."""
     radius: Annotated[int, _Radius] = 4
     """Maximum number of differing bits, of 64, between near duplicates (docs/pool_check.md: what each radius finds)."""
-    hash: Literal["phash", "embedding"] = "phash"
-    """The values to compare: perceptual hashes, or the signs of a random projection of a model's image embeddings."""
     embedding_model: Annotated[str | None, Place(or_name=True)] = None
-    """For hash = "embedding": a run, a Hugging Face folder or a hub id."""
+    """Compare the signs of a random projection of the image embeddings of this model: a run, a Hugging Face folder or a
+    hub id.  Unset: compare perceptual hashes."""
     against: Annotated[dict[str, str], Place()] = field(default_factory=dict)
     """Decontamination: name = folder of images, tars or Parquet files with images, or one .tar or .parquet."""
     against_datasets: tuple[str, ...] = ()
@@ -34,8 +33,3 @@ class CheckConfig(Config):
     """Folder of these datasets, DATA/<name> (default: evaluate.data of the recipe)."""
     against_radius: Annotated[int | None, _Radius] = None
     """Maximum number of differing bits between an image and an evaluation image (default: radius)."""
-
-    def own_problems(self) -> Problems:
-        """Yield a hash of embeddings without a model, and a model without it."""
-        if (self.hash == "embedding") != (self.embedding_model is not None):
-            yield "hash", 'hash = "embedding" and embedding_model need each other; set both or neither'

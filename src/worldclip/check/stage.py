@@ -113,7 +113,7 @@ def _plan(
     sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
     problems = [*rules.problems(), *sets.problems(), *missing_packages("pool check", ["PIL"], extra="pool")]
     if rules.embedding_model is not None:
-        problems += missing_packages('hash = "embedding"', TORCH.modules, extra=TORCH.extra)
+        problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
     if problems:
         raise UserError(problems)
     shards = pools.shards(run, part)
@@ -221,7 +221,8 @@ def _say_cautions(work: _Work, report: CheckReport) -> None:
     if num_near:
         radius, largest = report["radius"], report["largest_distance"]
         chains = f", above the radius of {radius} through chains of near pairs" if largest > radius else ""
-        colours = " (the hash sees grey: two colours of one shape are near)" if work.config.hash == "phash" else ""
+        is_grey = work.config.embedding_model is None
+        colours = " (the hash sees grey: two colours of one shape are near)" if is_grey else ""
         cautions.append(
             f"{num_near:,} near duplicates{colours}; largest distance to the pair that stays: {largest} of 64 bits"
             f"{chains}. Look at the groups before you use the list: {layout.report_html(work.folder)}"

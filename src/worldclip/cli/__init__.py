@@ -113,7 +113,7 @@ def _choose_level(arguments: Sequence[str]) -> list[str]:
 def _dispatch(arguments: Sequence[str]) -> int:
     command, *rest = arguments or ["--help"]
     if command in ("-h", "--help"):
-        print(to_text(shows_all="--all" in rest))
+        print(to_text())
         return 0
     if command == "--version":
         from worldclip.tools.doctor import version_text

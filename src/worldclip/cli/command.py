@@ -108,12 +108,12 @@ def parse_command(
         summary += examples_text(command.function) or examples_text(type(config))
         print(help_text(flags, summary, prog))
         raise SystemExit(0)
-    given = parse_flags(flags, arguments, prog, command.remedy_of)
-    plain = [one for one in given if not one.flag.is_key]
+    given = parse_flags(flags, arguments, prog)
+    plain = [one for one in given if not one[0].is_key]
     parameter_flags = [flag for flag in flags if not flag.is_key]
     parsed = {flag.key: flag.default for flag in parameter_flags}
     parsed |= read_values(plain, f"; {prog} --help lists the flags")
-    if problems := [*_url_problems(parameter_flags, parsed), *_kind_problems(parameter_flags, parsed)]:
+    if problems := list(_path_problems(parameter_flags, parsed)):
         raise UserError(problems)
     parameters = inspect.signature(command.function).parameters
     values |= {name: value for name, value in parsed.items() if name in parameters and name != "executor"}
@@ -196,27 +196,21 @@ def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[F
     return [*flags, *nested]
 
 
-def _url_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with each URL given for a path: of a flag that is parsed as one, or of one in WRITTEN."""
+def _path_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each URL given for a path, each folder for a file to write, and each file for a folder to write."""
     for flag in flags:
-        value = values[flag.key]
+        value, is_written = values[flag.key], flag.key in WRITTEN
         for path in value if isinstance(value, tuple) else (value,):
-            is_local = isinstance(path, Path) or (flag.key in WRITTEN and isinstance(path, str))
-            if is_local and (problem := url_problem(path, flag.word.partition(" ")[0])):
+            is_local = isinstance(path, Path) or (is_written and isinstance(path, str))
+            if not is_local:
+                continue
+            if problem := url_problem(path, flag.word.partition(" ")[0]):
                 yield problem
-
-
-def _kind_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each folder given for a file to write, and each file given for a folder to write."""
-    for flag in flags:
-        value = values[flag.key]
-        if flag.key not in WRITTEN or flag.is_positional or value is None:
-            continue
-        path = Path(value)
-        if flag.help.lower().startswith("folder") and path.is_file():
-            yield f"{flag.word} {path} is a file; give the folder to write"
-        elif flag.metavar != "DIR" and path.is_dir():
-            yield f"{flag.word} {path} is a folder; give the file to write"
+            elif is_written and not flag.is_positional:
+                if flag.help.lower().startswith("folder") and Path(path).is_file():
+                    yield f"{flag.word} {path} is a file; give the folder to write"
+                elif flag.metavar != "DIR" and Path(path).is_dir():
+                    yield f"{flag.word} {path} is a folder; give the file to write"
 
 
 def described_parameters(function: Callable[..., Any]) -> dict[str, str]:

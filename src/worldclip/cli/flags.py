@@ -10,10 +10,10 @@ import difflib
 import json
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeAlias
 
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Place, Repeated
@@ -84,10 +84,6 @@ class Flag:
         return self.hint is bool and not self.is_key
 
     @property
-    def takes_commas(self) -> bool:
-        return is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal
-
-    @property
     def value_name(self) -> str:
         """The name of the value in the help: the metavar, the choices, or the name of the type."""
         if items := next((mark for mark in self.marks if isinstance(mark, ItemOf)), None):
@@ -112,7 +108,7 @@ class Flag:
         """Return the value of a parameter.  Raises TypeError."""
         if self.is_switch:
             return True
-        if self.takes_commas:
+        if is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal:
             words = [name for word in words for name in word.split(",") if name]
         if self.element is not None:
             return tuple(_read_word(word, self.element) for word in words)
@@ -138,24 +134,14 @@ def _read_word(word: str, hint: Any) -> Any:
     return Path(word) if Path in options else convert(Text(word), hint)
 
 
-class Given(NamedTuple):
-    """A flag of the command line."""
-
-    flag: Flag
-    name: str
-    """As typed: `--folders.pets`, an item of the table `--folders`."""
-    words: Sequence[str]
+Given: TypeAlias = tuple[Flag, str, Sequence[str]]
+"""A flag of the command line, its name as typed (`--folders.pets`, an item of the table `--folders`), its words."""
 
 
-def parse_flags(
-    flags: Sequence[Flag],
-    arguments: Sequence[str],
-    prog: str,
-    remedy_of: Callable[[str], str] | None = None,
-) -> list[Given]:
+def parse_flags(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> list[Given]:
     """Return the flags and positional arguments that are given, in their order.
 
-    remedy_of: of core.command.Command.  Raises UserError with each wrong flag and its remedy.
+    Raises UserError with each wrong flag and its remedy.
     """
     pointer = f"; {prog} --help lists the flags"
     problems: list[str] = []
@@ -177,8 +163,7 @@ def parse_flags(
         values = [value] if equals else _take(words, most)
         if flag is None:
             near = difflib.get_close_matches(name, [item.word for item in flags if not item.is_positional], n=1)
-            remedy = remedy_of(name) if remedy_of is not None else ""
-            problems.append(f"unknown flag {word!r}{remedy or (f'; did you mean {near[0]}?' if near else pointer)}")
+            problems.append(f"unknown flag {word!r}{f'; did you mean {near[0]}?' if near else pointer}")
         elif flag.is_switch and equals:
             problems.append(f"{flag.word} takes no value{pointer}")
         elif flag.metavar == "KEY=VALUE" and "=" not in "".join(values):
@@ -186,10 +171,10 @@ def parse_flags(
         elif not values and most == 1:
             problems.append(f"{flag.word} has no value; give one{pointer}")
         else:
-            given.append(Given(flag, _with_hyphens(name), values))
+            given.append((flag, _with_hyphens(name), values))
     given += _assign(free, flags)
     problems += [f"unknown argument {word!r}{pointer}" for word in free]
-    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one.flag is flag for one in given)]
+    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one is flag for one, *_ in given)]
     problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
     if problems:
         raise UserError(problems)
@@ -229,7 +214,7 @@ def _assign(free: list[str], flags: Sequence[Flag]) -> Iterator[Given]:
     for flag in flags:
         if flag.is_positional and (free or (flag.is_many and flag.default is REQUIRED)):
             number = len(free) if flag.is_many else 1
-            yield Given(flag, flag.word, free[:number])
+            yield flag, flag.word, free[:number]
             del free[:number]
 
 

@@ -18,8 +18,6 @@ from worldclip.recipe import STEPS, stage_names
 COMMANDS = Registry("command", "worldclip.commands", is_open=True)
 ANY_MODEL = " MODEL"
 """End of the name of a command that takes any model in place of a recipe or a run."""
-RARE = frozenset({"consolidate", "pool wat", "pool pack", "fetch cldr"})
-"""Commands that only `worldclip --help --all` lists."""
 REMARKS = {
     "Recipe": " (RECIPE is a .toml file or the folder of a run)",
     "Models": " (MODEL is a run, a checkpoint, a folder of another library, or a hub id)",
@@ -39,23 +37,18 @@ def sections() -> dict[str, dict[str, str]]:
     return by_title
 
 
-def to_text(*, shows_all: bool = False) -> str:
-    """Return the overview: the commands by section, in aligned columns.  shows_all: the RARE ones, too."""
-    rows = {
-        title: {name: summary for name, summary in summaries.items() if shows_all or name not in RARE}
-        for title, summaries in sections().items()
-    }
+def to_text() -> str:
+    """Return the overview: the commands by section, in aligned columns."""
+    rows = sections()
     width = max(len(name) for summaries in rows.values() for name in summaries)
     lines = [
         "usage: worldclip COMMAND ...",
         "",
         "worldclip COMMAND --help lists the flags of a command, with examples.",
-        *([] if shows_all else ["worldclip --help --all lists rare commands, too."]),
         "--quiet shows only errors, --verbose each shard too; a run keeps all lines in RUN/log.txt.",
     ]
     for title, summaries in rows.items():
-        if summaries:
-            lines += ["", f"{title}:", *_aligned(summaries, width)]
+        lines += ["", f"{title}:", *_aligned(summaries, width)]
     return "\n".join([*lines, "", *_aligned({"--version": "Print versions, extras and device"}, width)])
 
 

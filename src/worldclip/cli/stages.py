@@ -6,13 +6,13 @@ The flags of a stage's command are the fields of its config: each is an override
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip.cli import command
-from worldclip.cli.ending import run_ending
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
@@ -84,15 +84,7 @@ def _own_folder(recipe: str, out: str | None) -> Path:
     return folder
 
 
-def _key_of_flag(flag: str) -> str:
-    """Return how `run`, which has no flags of stages, sets the key that a stage has a flag for; "" for other flags."""
-    name = flag.removeprefix("--").replace("-", "_")
-    flags = {item.key.removeprefix("config."): item for item in command.config_flags(Recipe())}
-    keys = [f"--set {key}={item.value_name}" for key, item in flags.items() if key.partition(".")[2] == name]
-    return f"; it is a key of the recipe: {' or '.join(keys)}" if keys else ""
-
-
-RUN = Command(run_recipe, remedy_of=_key_of_flag)
+RUN = Command(run_recipe)
 """Run a whole recipe; skip finished and unchanged stages."""
 
 
@@ -105,9 +97,26 @@ def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[di
     reports = {stage: read_json(path) if path.exists() else None for stage, path in paths.items()}
     table = layout.results_table(run_dir)
     text = table.read_text(encoding="utf-8") if "evaluate" in stages and table.exists() else ""
-    for line in run_ending(run_dir, stages[-1], time.perf_counter() - started_at):
+    for line in _ending(run_dir, stages[-1], time.perf_counter() - started_at):
         note(line)
     return {"run": str(run_dir), "stages": reports}, text
+
+
+def _ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
+    """Yield how long the call took, what its last stage has, in which folder, and what to do next."""
+    from worldclip.report.numbers import duration
+    from worldclip.tools.status import counts_text, stage_status
+
+    yield f"done in {duration(seconds)}: {counts_text(stage_status(run_dir, stage)) or stage}; in {run_dir / stage}"
+    if layout.report_html(run_dir).exists():
+        yield f"report: {layout.report_html(run_dir)}"
+    run = shlex.quote(str(run_dir))
+    if stage == "curate":
+        yield f"next: worldclip explore {run} --out explorer"
+    elif stage in ("train", "evaluate", "export"):
+        yield f"next: worldclip embed {run} POOL --out embedded"
+    elif not layout.stage_report(run_dir, "curate").exists():
+        yield f"next: worldclip run {run}"
 
 
 def run_stage(

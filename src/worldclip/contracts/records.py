@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import Json, read_json
+from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
 
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
@@ -53,36 +53,8 @@ class MatchAccounting(TypedDict):
 
 
 def read_accounting(run_dir: Path) -> MatchAccounting:
-    """Read what match says of the pairs that it settled.  Raises UserError for a match without it."""
-    path = layout.match_accounting(run_dir)
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing (an older worldclip wrote this match); run: worldclip run {run_dir} --from match"
-        )
-    return cast(MatchAccounting, read_json(path))
-
-
-class MatchReport(MatchAccounting):
-    """RUN/match/report.json."""
-
-    num_matched_texts: int
-    num_matched_keys: int
-    labels_without_language: dict[str, int]
-    labels_of_words: dict[str, int]
-    """Of these, texts that are likely to be of the label's language: no file names."""
-
-
-# balance
-
-
-class Thresholds(TypedDict):
-    """RUN/balance/thresholds.json."""
-
-    english_threshold: int | None
-    tail_fraction: float | None
-    lists: dict[
-        str, Json
-    ]  # threshold (None without a match), tail_fraction, num_entries, num_matched_entries, num_matches
+    """Return what match says of the pairs that it settled."""
+    return cast(MatchAccounting, read_json(layout.match_accounting(run_dir)))
 
 
 # curate
@@ -102,20 +74,6 @@ class PairCounts(TypedDict):
     sampled_out: int
     pairs_out: int
     expected_pairs: float
-
-
-class CurateReport(TypedDict):
-    """RUN/curate/report.json."""
-
-    text_policy: str
-    languages: dict[str, PairCounts]
-    total: PairCounts
-    caps: dict[str, Json]  # {language over its cap: max_pairs, factor}
-    num_keys_in_list: int | None  # keys in keys.npy; None without that file
-    effect: dict[str, Json]  # {list: matches before and after sampling, by rank}
-    samples: Json  # {column of the reason: examples}
-    tars: NotRequired[dict[str, int]]  # {samples, no_image, cut_image}
-    parquet: NotRequired[dict[str, int]]  # {rows}
 
 
 # evaluate

@@ -164,12 +164,12 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
     Only columns whose values repeat get a dictionary: of keys and texts it costs time and room.
     """
     encodings = {path: name for path, name in _ENCODINGS.items() if path.partition(".")[0] in schema.names}
-    repeated = [field.name for field in schema if field.name not in encodings and _may_repeat(field.type)]
+    repeated = [
+        field.name
+        for field in schema
+        if field.name not in encodings and (pa.types.is_dictionary(field.type) or pa.types.is_integer(field.type))
+    ]
     return {"compression": "zstd", "use_dictionary": repeated, "column_encoding": encodings}
-
-
-def _may_repeat(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_dictionary(kind) or pa.types.is_integer(kind))
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:

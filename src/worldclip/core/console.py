@@ -26,19 +26,10 @@ class _ToTerminal(logging.Handler):
 def _print_line(head: str, message: str, style: str = "bold") -> None:
     """Print a message after its head: one line in a file, on a terminal cut between words and never within a flag."""
     from rich.console import Console  # not at the top: `worldclip --help` needs only the level
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console.print(Text.assemble((head, style), message), soft_wrap=True)
-        return
-    grid = Table.grid()
-    if head:
-        grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row(*([Text(head, style=style)] if head else []), Text(message))
-    console.print(grid)
+    console.print(Text.assemble((head, style), message), soft_wrap=not console.is_terminal)
 
 
 _TERMINAL = _ToTerminal(logging.INFO)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import csv
-import itertools
-import threading
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 DELIMITERS = ("\t", ",", ";", "|")  # tried in this order: a tab within a field is rarer than a comma
-MAX_FIELD_CHARS = 1 << 30
-ROWS_AT_ONCE = 1_000
-_FIELD_LIMIT = threading.Lock()  # the limit of the module csv is one for the whole process
+csv.field_size_limit(1 << 30)  # one limit for the whole process; captions of a megabyte exist
 
 
 def find_delimiter(text: str, num_columns: int = 0) -> str | None:
@@ -36,17 +32,9 @@ def read_rows(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     file: opened with newline="".  Raises csv.Error that names the line.
     """
     reader = csv.reader(file, delimiter=delimiter)
-    while rows := _next_rows(reader):
-        yield from ((line, row) for line, row in rows if row)
-
-
-def _next_rows(reader: Any) -> list[tuple[int, list[str]]]:
-    """Return the next ROWS_AT_ONCE rows; other readers of the process find csv's limit of a field as it was."""
-    with _FIELD_LIMIT:
-        older = csv.field_size_limit(MAX_FIELD_CHARS)
-        try:
-            return [(reader.line_num, row) for row in itertools.islice(reader, ROWS_AT_ONCE)]
-        except csv.Error as error:
-            raise csv.Error(f"line {reader.line_num:,}: {error}") from error
-        finally:
-            csv.field_size_limit(older)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise csv.Error(f"line {reader.line_num:,}: {error}") from error

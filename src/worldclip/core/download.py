@@ -6,7 +6,6 @@ the next call resumes.  A file without a published checksum starts anew: its res
 
 from __future__ import annotations
 
-import email.utils
 import errno
 import gzip
 import hashlib
@@ -18,7 +17,6 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -178,16 +176,8 @@ def _check_length(num_bytes: int, start: int, answer: http.client.HTTPResponse) 
 
 
 def _retry_after(header: str | None) -> float:
-    """Return the seconds that the server asks to wait (a number or an HTTP date); 0 if missing or invalid."""
-    if header is None:
-        return 0.0
-    if header.isdecimal():
-        return float(header)
-    try:
-        date = email.utils.parsedate_to_datetime(header)
-    except ValueError:
-        return 0.0
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    """Return the seconds that the server asks to wait; 0 if it does not say, or says it as a date."""
+    return float(header) if header is not None and header.isdecimal() else 0.0
 
 
 def _problem_of(part: Path, download: Download) -> str:

@@ -92,11 +92,6 @@ class Job:
         more = f" and {len(changes) - NUM_NAMED} more" if len(changes) > NUM_NAMED else ""
         return f"its inputs changed: {name_changes(changes)}{more}" if changes else None
 
-    def is_finished_under_config(self) -> bool:
-        """Return whether the folder is done under the present config, whatever became of its inputs."""
-        manifest = read_manifest(self.folder)
-        return manifest is not None and not changed_keys(manifest["config"], self.config)
-
     def run(self, work: Callable[[], Result]) -> Report:
         """Do the work, remove stale files, write report.json, and the manifest last.  Raises StageFailed.
 
@@ -219,7 +214,8 @@ class Run:
             return False
         job = self.job(name, inputs, config, changes)
         if self.preflight is not None:
-            if needs is not None and (name in self.restarted or not job.is_finished_under_config()):
+            manifest = None if name in self.restarted else read_manifest(job.folder)
+            if needs is not None and (manifest is None or changed_keys(manifest["config"], job.config)):
                 self.preflight += needs(self)
             return False
         if self.is_dry:
@@ -298,12 +294,9 @@ class RunLock:
     The lock goes with the process, however it ends.
     """
 
-    def __init__(self, run_dir: Path, is_shared: bool = False, name: str = ".lock", owner: str = "") -> None:
-        """name: of the file; the process that watches a run has a lock of its own.
-
-        owner: name of the tool whose folder it is, which the file keeps: `owner_of` an unfinished folder.
-        """
-        self.path, self.run_dir, self.is_shared, self.owner = run_dir / name, run_dir, is_shared, owner
+    def __init__(self, run_dir: Path, is_shared: bool = False, owner: str = "") -> None:
+        """owner: name of the tool whose folder it is, which the file keeps: `owner_of` an unfinished folder."""
+        self.path, self.run_dir, self.is_shared, self.owner = job_files.lock(run_dir), run_dir, is_shared, owner
 
     def __enter__(self) -> RunLock:
         require_local(self.run_dir, "--out")

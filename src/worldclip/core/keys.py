@@ -6,6 +6,7 @@ import csv
 import fcntl
 import functools
 import io
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,10 @@ def _schema(path: Path) -> pa.Schema:
     return pq.read_schema(path)
 
 
+# pa.ArrowInvalid is a ValueError; the last three are those of a damaged header of an array.
+_DAMAGE = (OSError, ValueError, csv.Error, BadShard, EOFError, SyntaxError, tokenize.TokenError)
+
+
 def _problem_with(path: Path) -> str | None:
     """Return why a file is not a list of keys that fits the memory; None if it is one."""
     if not path.is_file():
@@ -174,7 +179,7 @@ def _problem_with(path: Path) -> str | None:
             dtype = np.load(path, mmap_mode="r", allow_pickle=False).dtype
             return None if dtype == HEX_PAIR else f"holds {dtype}"
         schema = _schema(path)
-    except (OSError, ValueError, csv.Error, BadShard) as error:  # pa.ArrowInvalid is a ValueError
+    except _DAMAGE as error:
         return f"cannot be read ({error})"
     if schema.names.count("key") != 1:
         return f"has the columns {', '.join(schema.names)}"

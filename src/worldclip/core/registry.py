@@ -98,23 +98,19 @@ class Registry:
 
 @dataclass(frozen=True)
 class ItemOf:
-    """Mark of a config field: its string, or each of its list, names an item of a registry.
-
-    also: values that are allowed besides the items, such as `auto`.
-    """
+    """Mark of a config field: its string, or each of its list, names an item of a registry."""
 
     registry: Registry
-    also: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """Return all allowed values."""
-        return (*self.also, *self.registry.names())
+        return tuple(self.registry.names())
 
     def violation(self, value: Any) -> str | None:
         """Return what is wrong with a value, or None."""
         values = value if isinstance(value, tuple | list) else (value,)
         for name in values:
-            if name not in self.also and (problem := self.registry.problem(str(name))):
+            if problem := self.registry.problem(str(name)):
                 return f'"{name}": {problem}' if values is value else problem
         return None
 

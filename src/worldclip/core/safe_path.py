@@ -1,6 +1,6 @@
 """Join names that others wrote: listings, archives, manifests, language codes and index files come from the net.
 
-`safe_join` is the only way to make a path of such a name; tests/core/test_safe_names.py has the modules that do.
+`safe_join` is the only way to make a path of such a name.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_shards
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import BadText, CurateReport, PairCounts, UnmatchedSample, read_accounting
+from worldclip.contracts.records import BadText, PairCounts, UnmatchedSample, read_accounting
 from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.artifacts import Json
@@ -103,13 +103,12 @@ def _curate(run: Run, job: Job) -> Result:
         Reason.BAD_PAIR.column: accounting["bad"],
         **accounting["samples"],
     }
-    num_keys = write_keys(run.dir, shards if config.write_keys else [])
-    report: CurateReport = {
+    report: Report = {
         "text_policy": config.text_policy,
         "languages": languages,
         "total": total,
         "caps": {lang: {"max_pairs": config.cap_of(lang), "factor": factor} for lang, factor in work.factors.items()},
-        "num_keys_in_list": num_keys,
+        "num_keys_in_list": write_keys(run.dir, shards),
         "effect": _sampled_curves(run, num_entries, shards),
         "samples": merge_samples(run.dir, reports, dropped_samples, work.key_lists),
     }

@@ -41,8 +41,7 @@ def write_parquet(
 def _write_shard(shard: Shard, *, run_dir: Path, pool_config: PoolConfig) -> Report:
     texts = _texts_by_key(read_curated(run_dir, shard))
     rows = pool.rows_of_keys(shard, pool_config, texts.column("key"))
-    texts = texts.take(pa.array(np.argsort(rows))).drop_columns(["key"])
-    rows = np.sort(rows)
+    texts = texts.drop_columns(["key"])
 
     def write(aside: Path) -> None:
         with open_file(shard.path) as source, pq.ParquetFile(source) as file:

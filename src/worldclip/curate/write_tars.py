@@ -94,7 +94,7 @@ def _write_tar(output: Shard, *, run_dir: Path, pool_config: PoolConfig) -> Repo
 
 def _other_fields(shard: Shard, config: PoolConfig) -> dict[str, Json]:
     """Return, per key, the fields or columns of the pool that hold no texts and no images."""
-    keys, records = pool.read_records(shard, config, None)
+    keys, records = pool.read_records(shard, config)
     fields: dict[str, Json] = {}
     for key, record in zip(keys, records, strict=True):
         fields.setdefault(key, without_texts(record, config))  # the first of a repeated key is the pair

@@ -38,19 +38,11 @@ class EvaluateConfig(Config):
     """Skip datasets of the suite that are not in evaluate.data; the table names them."""
     folders: Annotated[dict[str, str], Place(prefix_until=":")] = field(default_factory=dict)
     """Datasets in folders, `name = "layout:path"`; docs/6_evaluate.md has the layouts."""
-    classes: Literal["folder", "slip"] | None = None
-    """Names of the classes of SLIP-26's datasets: the folder's, or SLIP's own names and templates in a second task.
-    Unset: slip under the paper's protocol, else folder."""
     prompts: Literal["none", "english", "nllb"] = "none"
     """Templates around the labels of Babel-ImageNet: none, OpenAI's 80 in English, or their translations."""
     protocol: Literal["auto", "own", "paper"] = "auto"
-    """Defaults of classes, ties and preprocess: own, or the paper's (arXiv:2507.22062); auto: paper for suite
-    paper."""
-    ties: Literal["auto", "against", "first"] = "auto"
-    """Of equal scores: a wrong candidate wins (against, our own), or the first (the paper's); auto: by the protocol."""
-    preprocess: Literal["auto", "source", "reference"] = "auto"
-    """Images to pixels: as the model's folder states (source, our own), or reference (the paper's: bicubic, shortest
-    side, central square, EXIF ignored); auto: by the protocol."""
+    """Our own protocol, or the paper's (arXiv:2507.22062): of equal scores the first candidate wins, the reference's
+    preprocessing, and SLIP's class names for SLIP-26's datasets too; auto: paper for suite paper."""
     also: tuple[Literal["alignment", "few_shot", "linear_probe"], ...] = ()
     """Additional measures: alignment and uniformity, few-shot and linear probes."""
     languages: tuple[str, ...] = ()
@@ -72,27 +64,18 @@ class EvaluateConfig(Config):
 
     @property
     def is_paper(self) -> bool:
-        """Return whether the paper's protocol is asked for."""
+        """Return whether the paper's protocol holds."""
         return self.protocol == "paper" or (self.protocol == "auto" and self.suite == "paper")
 
     @property
     def tie_rule(self) -> Literal["against", "first"]:
-        """Return `ties`, or what the protocol says."""
-        if self.ties != "auto":
-            return self.ties
+        """Return who wins among equal scores: a wrong candidate (against), or the first."""
         return "first" if self.is_paper else "against"
 
     @property
     def preprocess_rule(self) -> Literal["source", "reference"]:
-        """Return `preprocess`, or what the protocol says."""
-        if self.preprocess != "auto":
-            return self.preprocess
+        """Return the preprocessing: as the model's folder states (source), or the paper's."""
         return "reference" if self.is_paper else "source"
-
-    @property
-    def uses_slip_names(self) -> bool:
-        """Return whether SLIP-26's datasets are asked with SLIP's names too."""
-        return (self.classes or ("slip" if self.is_paper else "folder")) == "slip"
 
     def folder_of(self, name: str) -> Path:
         """Return the folder of a dataset of the catalog."""

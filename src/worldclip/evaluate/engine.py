@@ -5,7 +5,7 @@ N images of a dataset, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +49,6 @@ class TextFeatures:
             self._told = lang, TextFeatures(nllb.in_language(self._model, lang), self._batch_size)
         return self._told[1]
 
-    def encode_of(self, pairs: Sequence[Pair]) -> None:
-        """Encode the texts of several languages together; a model that is told the language encodes them later."""
-        if not nllb.is_told_language(self._model):
-            self.encode(texts_of(pairs))
-
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, D) float32."""
         self.encode(texts)
@@ -92,9 +87,10 @@ def evaluate(
     removes their files.
     """
     pairs = list_pairs(datasets, languages)
-    model_id = identify(model, model_id)
+    model_id = {**model_id, "preprocess": preprocess_of(model)}
     slices = sorted(results_path.parent.glob("slice_*_of_*.jsonl"))
-    records = by_digest(record for path in [results_path, *slices] for record in read_results(path))
+    stored = [record for path in [results_path, *slices] for record in read_results(path)]
+    records = {record["digest"]: record for record in stored}
     if part is not None:
         pairs = pairs_of_part(pairs, datasets, part)
         names = {dataset.name for dataset, _ in pairs}
@@ -114,20 +110,22 @@ def evaluate(
     num_done = 0
     for group in grouped(todo):
         # All texts of the group first: batches of similar length from several languages waste no padding.
-        encode_text.encode_of(group)
+        if not nllb.is_told_language(model):
+            encode_text.encode(texts_of(group))
         for pair in group:
             score_pair(model_id, pair, features[pair[0].name].features_ND, encode_text, results_path.parent, records)
-        write_results(results_path, records, datasets)
+        write_json_lines(results_path, _in_order(records, datasets))
         num_done += len(group)
         say(f"{num_done:,} of {len(todo):,} languages scored, the last is {group[-1][1]} of {group[-1][0].name}")
     # Without records of another model or other data.
     records = {key: records[key] for pair in pairs for key in keys_of(model_id, pair)}
     if not todo:
         say(f"nothing to do: results.jsonl has all {len(records):,} records")
-    write_results(results_path, records, datasets)
+    in_order = _in_order(records, datasets)
+    write_json_lines(results_path, in_order)
     for path in slices if part is None else ():
         path.unlink()
-    return _in_order(records, datasets), features, encode_text
+    return in_order, features, encode_text
 
 
 def pairs_of_part(pairs: Sequence[Pair], datasets: Sequence[Dataset], part: tuple[int, int]) -> list[Pair]:
@@ -136,16 +134,6 @@ def pairs_of_part(pairs: Sequence[Pair], datasets: Sequence[Dataset], part: tupl
     place = {dataset.name: i for i, dataset in enumerate(datasets)}
     by_dataset = sorted(pairs, key=lambda pair: place[pair[0].name])
     return by_dataset[len(pairs) * (index - 1) // number : len(pairs) * index // number]
-
-
-def identify(model: Model, model_id: Json) -> Json:
-    """Return `model_id`, the model and model_digest of records, with what the model does to images.
-
-    The digest of a model that is told languages differs from that of the same files under one language for all texts.
-    """
-    rule = "told, the pivot of a comparison too"  # records of an earlier rule are evaluated again
-    told = {"model_digest": digest([model_id.get("model_digest"), rule])} if nllb.is_told_language(model) else {}
-    return {**model_id, "preprocess": preprocess_of(model), **told}
 
 
 def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pair]:
@@ -168,17 +156,11 @@ def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pa
     return pairs
 
 
-def tasks_of(pair: Pair) -> Sequence[Task]:
-    """Return the tasks of a dataset in a language."""
-    dataset, lang = pair
-    return dataset.tasks(lang)
-
-
 def texts_of(pairs: Sequence[Pair]) -> list[str]:
     """Return the texts that the tasks of some pairs encode."""
     texts: list[str] = []
-    for pair in pairs:
-        for task in tasks_of(pair):
+    for dataset, lang in pairs:
+        for task in dataset.tasks(lang):
             texts += task.texts_to_encode()
     return texts
 
@@ -200,7 +182,8 @@ def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
 
 def keys_of(model_id: Json, pair: Pair) -> list[str]:
     """Return the digests of the records of a pair's tasks."""
-    return [digest(_identity(model_id, pair, task)) for task in tasks_of(pair)]
+    dataset, lang = pair
+    return [digest(_identity(model_id, pair, task)) for task in dataset.tasks(lang)]
 
 
 def score_pair(
@@ -213,7 +196,7 @@ def score_pair(
 ) -> None:
     """Add the records of a pair's tasks that `records` (by digest) lacks, and write their ranks below `folder`."""
     dataset, lang = pair
-    for task in tasks_of(pair):
+    for task in dataset.tasks(lang):
         identity = _identity(model_id, pair, task)
         if digest(identity) in records:
             continue
@@ -237,7 +220,7 @@ def _record(identity: Json, score: Score) -> ResultRecord:
 
 
 def _identity(model_id: Json, pair: Pair, task: Task) -> Json:
-    """Return the fields of a record that say what was measured.  model_id: of `identify`."""
+    """Return the fields of a record that say what was measured."""
     dataset, lang = pair
     identity = dict(model_id)
     preprocess = identity.pop("preprocess")
@@ -264,16 +247,6 @@ def ranks_path(folder: Path, record: ResultRecord, kind: str) -> Path:
 def images_path(folder: Path, record: ResultRecord, kind: str) -> Path:
     """Return the path of the image that each of these ranks is about, as its position in the dataset."""
     return ranks_path(folder, record, kind).with_suffix(".images.npy")
-
-
-def by_digest(records: Iterable[ResultRecord]) -> dict[str, ResultRecord]:
-    """Return {digest: record}."""
-    return {record["digest"]: record for record in records}
-
-
-def write_results(path: Path, records: Mapping[str, ResultRecord], datasets: Sequence[Dataset]) -> None:
-    """Write results.jsonl: `records` by digest, in the order of the datasets."""
-    write_json_lines(path, _in_order(records, datasets))
 
 
 def _in_order(records: Mapping[str, ResultRecord], datasets: Sequence[Dataset]) -> list[ResultRecord]:

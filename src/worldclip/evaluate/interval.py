@@ -8,7 +8,7 @@ n queries, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)  # 1.96
 NUM_RESAMPLES = 2_000  # resamples of clusters; single queries need none, see mean_interval
-NUM_STATISTIC_RESAMPLES = 500  # resamples for statistics that need a pass over all queries, see statistic_interval
+NUM_CLASS_RESAMPLES = 500  # see class_mean_interval
 
 Interval = tuple[float, float]
 
@@ -56,29 +56,11 @@ def class_mean_interval(num_right: np.ndarray, num_images: np.ndarray) -> Interv
         return extreme_interval(mean, _num_independent(num_images))
     random = np.random.default_rng(0)
     share = num_images / num_images.sum()
-    drawn_RC = random.multinomial(int(num_images.sum()), share, NUM_STATISTIC_RESAMPLES)
+    drawn_RC = random.multinomial(int(num_images.sum()), share, NUM_CLASS_RESAMPLES)
     right_RC = random.binomial(drawn_RC, num_right / num_images)
     has_image_RC = drawn_RC > 0
     recall_RC = np.divide(right_RC, drawn_RC, out=np.zeros(drawn_RC.shape), where=has_image_RC)
     return quantiles(recall_RC.sum(axis=1) / has_image_RC.sum(axis=1))
-
-
-def statistic_interval(statistic: Callable[[np.ndarray], float], num_queries: int) -> Interval:
-    """Return the interval of any statistic of weighted queries.
-
-    statistic: takes (num_queries,) how often each query is in a resample.  Resamples that give NaN (with one class
-    only, say) do not count.
-    """
-    random = np.random.default_rng(0)
-    values = np.empty(NUM_STATISTIC_RESAMPLES)
-    for i in range(NUM_STATISTIC_RESAMPLES):
-        values[i] = statistic(draw_with_replacement(random, num_queries))
-    return quantiles(values[~np.isnan(values)])
-
-
-def weighted_mean_interval(values: np.ndarray) -> Interval:
-    """Return the interval of the mean of any values, (n,) float."""
-    return statistic_interval(lambda times: float(np.average(values, weights=times)), len(values))
 
 
 def mean_of_shares_interval(values: Sequence[float], num_queries: Sequence[int]) -> Interval:

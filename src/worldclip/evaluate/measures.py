@@ -8,7 +8,6 @@ N images or pairs, D embed_dim; features are of unit length.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ import numpy as np
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
-from worldclip.evaluate.interval import statistic_interval, weighted_mean_interval
 from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough
 from worldclip.evaluate.tasks import Dataset, Encode, Retrieval, Score, Task, decoded
 from worldclip.report.results import NO_LANGUAGE
@@ -67,28 +65,18 @@ def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:
 # --- alignment and uniformity
 
 
-def squared_distances(image_ND: np.ndarray, text_ND: np.ndarray) -> np.ndarray:
-    """Return (N,) the squared distance of each image to its text; the mean is the alignment (alpha = 2)."""
-    distances: np.ndarray = np.square(image_ND - text_ND).sum(axis=1)
-    return distances
+def alignment(image_ND: np.ndarray, text_ND: np.ndarray) -> float:
+    """Return the mean squared distance of each image to its text (alpha = 2)."""
+    return float(np.square(image_ND - text_ND).sum(axis=1).mean())
 
 
-def potentials(features_ND: np.ndarray) -> np.ndarray:
-    """Return (N, N) float32 exp(-2 |x - y|^2) of all pairs, 0 on the diagonal, as a pair is two points."""
+def uniformity(features_ND: np.ndarray) -> float:
+    """Return the log of the mean of exp(-2 |x - y|^2) over all pairs of different points, of which there are some."""
     # For unit vectors |x - y|^2 = 2 - 2 x.y; rounding may take x.y above 1, hence the minimum.
-    potential_NN: np.ndarray = np.exp(np.minimum(2 * SCALE * (features_ND @ features_ND.T - 1), 0), dtype=np.float32)
+    potential_NN = np.exp(np.minimum(2 * SCALE * (features_ND @ features_ND.T - 1), 0), dtype=np.float32)
     np.fill_diagonal(potential_NN, 0)
-    return potential_NN
-
-
-def uniformity(potential_NN: np.ndarray, times: np.ndarray | None = None) -> float:
-    """Return the log of the mean potential over pairs of different points; NaN if there is only one point.
-
-    times: (N,) how often each point counts (default: once).
-    """
-    times = np.ones(len(potential_NN)) if times is None else times.astype(float)
-    num_pairs = times.sum() ** 2 - np.square(times).sum()
-    return float(np.log(times @ (potential_NN @ times) / num_pairs)) if num_pairs else float("nan")
+    times = np.ones(len(features_ND))
+    return float(np.log(times @ (potential_NN @ times) / (len(features_ND) * (len(features_ND) - 1))))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,13 +101,7 @@ class Geometry:
         chosen = sorted(by_hash[:NUM_PAIRS])
         image_nD = image_ND[self.image_idx[chosen]]
         text_nD = encode([self.texts[row] for row in chosen])
-        distance = squared_distances(image_nD, text_nD)
-        metrics = {"alignment": float(distance.mean())}
-        interval = {"alignment": weighted_mean_interval(distance)}
+        metrics = {"alignment": alignment(image_nD, text_nD)}
         if len(chosen) > 1:
-            for side, features in (("image", image_nD), ("text", text_nD)):
-                potential = potentials(features)
-                metrics[f"uniformity_{side}"] = uniformity(potential)
-                statistic = functools.partial(uniformity, potential)
-                interval[f"uniformity_{side}"] = statistic_interval(statistic, len(chosen))
-        return Score(n=len(chosen), metrics=metrics, chance={}, interval=interval)
+            metrics |= {"uniformity_image": uniformity(image_nD), "uniformity_text": uniformity(text_nD)}
+        return Score(n=len(chosen), metrics=metrics, chance={})

@@ -35,13 +35,11 @@ def ranks(
 
     query_QD, candidate_CD: (Q, D), (C, D) float32 features.  right_query, right_candidate: (num_right,) integer pairs
     (q, c): c is right for q.  Returns (Q,) int64: 0 = first; -1 if no candidate is right (such a query does not count).
-    A score of NaN ranks its query last.  Raises ValueError for pairs out of range.
+    A score of NaN ranks its query last.
     """
     num_queries = len(query_QD)
     right_query = np.asarray(right_query, np.int64)
     right_candidate = np.asarray(right_candidate, np.int64)
-    _check_range("query", right_query, num_queries)
-    _check_range("candidate", right_candidate, len(candidate_CD))
     # Sorted by query, the right pairs of a block of queries are one slice.
     order = np.argsort(right_query, kind="stable")
     right_query = right_query[order]
@@ -98,21 +96,9 @@ def distinct_rows(features_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(row_C, return_index=True)[1], row_C
 
 
-def _check_range(kind: str, idx: np.ndarray, num: int) -> None:
-    invalid = idx[(idx < 0) | (idx >= num)]
-    if len(invalid):
-        raise ValueError(f"{kind} {invalid[0]} is not one of the {num}")
-
-
 def share_within(rank_Q: np.ndarray, k: int) -> float:
-    """Return the share (0 to 1) of queries with a right candidate among their first k.
-
-    Queries without a right candidate do not count.  Raises ValueError if none is left.
-    """
-    rank_Q = rank_Q[rank_Q >= 0]
-    if not len(rank_Q):
-        raise ValueError("no query has a right candidate; there is nothing to measure")
-    return float((rank_Q < k).mean())
+    """Return the share (0 to 1) of the queries that have a right candidate with one among their first k."""
+    return float((rank_Q[rank_Q >= 0] < k).mean())
 
 
 def top(query_QD: np.ndarray, candidate_CD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from worldclip.core.artifacts import Json
-from worldclip.evaluate.interval import mean_interval, weighted_mean_interval
+from worldclip.evaluate.interval import mean_interval
 from worldclip.evaluate.ranking import Ties, rank_scores
 from worldclip.evaluate.tasks import Encode, Score, decoded, rows_left, score_slices
 
@@ -89,7 +89,6 @@ class Association:
             n=len(rows),
             metrics={"jaccard": float(jaccard.mean())},
             chance={},
-            interval={"jaccard": weighted_mean_interval(jaccard)},
             slices=score_slices(slices, is_good, lambda part: {"jaccard": float(jaccard[part].mean())}),
         )
 

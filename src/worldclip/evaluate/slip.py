@@ -1,4 +1,4 @@
-"""SLIP's own class names and templates (arXiv:2112.12750) for the datasets of its suite: evaluate.classes = "slip".
+"""SLIP's own class names and templates (arXiv:2112.12750) for the datasets of its suite, in the paper's protocol.
 
 They are a second English task of a dataset, next to that of the folder's names: the mean over SLIP-26 takes the former,
 the mean over DataComp's datasets the latter.  slip.toml holds them, with their source.
@@ -20,10 +20,6 @@ from worldclip.evaluate.tasks import Classification, Dataset, Task
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 
 SOURCE = "facebookresearch/SLIP"
-REMEDY = (
-    "name the classes in classnames.txt as src/worldclip/evaluate/slip.toml does, in the order of the labels, or set "
-    'evaluate.classes = "folder"'
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,20 +84,20 @@ def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:
 
     Names are compared only by their letters and digits.  Raises UserError unless each class has exactly one partner.
     """
-    positions = range(len(names.classes))
-    if names.is_by_position:
-        if len(class_names) != len(positions):
-            raise UserError(f"the folder has {len(class_names)} classes, SLIP's dataset {len(positions)}; {REMEDY}")
-        return list(positions)
+    positions = list(range(len(names.classes)))
     position_of = {letters(name): position for position, name in enumerate(names.copies)}
     position_of |= {letters(synonyms[0]): position for position, synonyms in enumerate(names.classes)}
-    unknown = [name for name in class_names if letters(name) not in position_of]
-    order = [position_of[letters(name)] for name in class_names if letters(name) in position_of]
-    unused = [names.classes[position][0] for position in positions if position not in order]
-    if unknown or unused or len(order) != len(positions):
+    order = [position_of.get(letters(name), -1) for name in class_names]
+    if names.is_by_position:
+        order = list(range(len(class_names)))
+    if sorted(order) != positions:
+        unknown = [name for name, position in zip(class_names, order, strict=True) if position not in positions]
+        unused = [names.classes[position][0] for position in positions if position not in order]
         raise UserError(
             f"{len(class_names)} classes in the folder, {len(positions)} of SLIP's. Only in the folder: "
-            f"{_some(unknown)}. Only in SLIP's: {_some(unused)}. {REMEDY[0].upper()}{REMEDY[1:]}"
+            f"{', '.join(unknown[:5]) or 'none'}. Only in SLIP's: {', '.join(unused[:5]) or 'none'}. Name the classes "
+            "in classnames.txt as src/worldclip/evaluate/slip.toml does, in the order of the labels, or set "
+            'evaluate.protocol = "own"'
         )
     return order
 
@@ -109,9 +105,3 @@ def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:
 def letters(name: str) -> str:
     """Return the letters and digits of a name, in lower case."""
     return "".join(character for character in name.casefold() if character.isalnum())
-
-
-def _some(class_names: Sequence[str]) -> str:
-    if len(class_names) > 5:
-        return f"{', '.join(class_names[:5])}, ... ({len(class_names)})"
-    return ", ".join(class_names) or "none"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from worldclip.contracts.layout import best_checkpoint, checkpoints, train_dir
+from worldclip.contracts.layout import best_checkpoint
 from worldclip.contracts.records import read_results
-from worldclip.core.artifacts import Json, digest, fingerprint, read_manifest, write_json, write_text
+from worldclip.core.artifacts import Json, read_manifest, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Job, Result, Run
@@ -19,10 +18,10 @@ from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import NO_DATASET, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
-from worldclip.evaluate.image_features import Model
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.config import LanguagesConfig, languages_of
-from worldclip.language.table import INSTALLED, Language, Languages
+from worldclip.language.table import Language, Languages
+from worldclip.model import load as model_load
 from worldclip.model.clip import device_problems
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.builders import read_held_out
@@ -31,28 +30,6 @@ from worldclip.report.metrics import CLASSIFICATION
 from worldclip.report.results import LOCAL, NO_LANGUAGE, ResultRecord, by_dataset
 
 GALLERY_LANGUAGES = 10
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """A model on the datasets of a config."""
-
-    source: str | Path
-    model_id: Json
-    """The fields model and model_digest of records."""
-    config: EvaluateConfig
-    run_dir: Path
-    """The folder with the emoji pool."""
-    languages: Languages = INSTALLED
-    """Of the recipe."""
-
-    def load_model(self) -> Model:
-        """Return the model, which turns images into pixels as the config says."""
-        from worldclip.model.load import load
-
-        rule = self.config.preprocess_rule
-        return load(self.source, device=self.config.device, preprocess=rule, tells_language=True)
 
 
 def evaluate(run: Run) -> None:
@@ -81,18 +58,13 @@ def _check(run: Run, job: Job) -> None:
         engine.list_pairs(loaded, config.languages)
 
 
-def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:
-    if "linear_probe" in config.also:
-        yield from missing_packages('evaluate.also = "linear_probe"', ("sklearn",), extra="train")
-
-
 def _config(run: Run) -> Json:
     config = run.section(EvaluateConfig)
     keys = run.deciding("evaluate")
     keys["evaluate"] |= {
         "datasets": list(config.dataset_names),
         "folders": {name: config.folders[name] for name in config.dataset_names if name in config.folders},
-        "classes": "slip" if config.uses_slip_names else "folder",
+        "protocol": "paper" if config.is_paper else "own",
         "against": config.against if config.suite == "paper" else "",
     }
     return keys
@@ -100,7 +72,7 @@ def _config(run: Run) -> Json:
 
 def _inputs(run: Run) -> Json:
     """Return the checkpoint's digest, and the manifests that the datasets of a run depend on."""
-    inputs: Json = {"checkpoint": model_digest(checkpoint_folder(run.dir))}
+    inputs: Json = {"checkpoint": model_load.checkpoint_of(run.dir).digest()}
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
@@ -110,21 +82,16 @@ def _inputs(run: Run) -> Json:
 def _evaluate(run: Run, job: Job) -> Result:
     config = run.section(EvaluateConfig)
     section = run.section(LanguagesConfig)
-    checkpoint = checkpoint_folder(run.dir)
-    model_id = {"model": checkpoint.relative_to(run.dir).as_posix(), "model_digest": model_digest(checkpoint)}
-    sweep = Sweep(checkpoint, model_id, config, run.dir, section.table)
+    source = model_load.checkpoint_of(run.dir)
     loaded = _load_all(config.dataset_names, config, run.dir, section.table)
-    report = _measure(sweep, loaded, job.folder, section.codes)
+    name = source.path.relative_to(run.dir).as_posix()
+    report = _measure(source, name, config, loaded, run.dir, job.folder, section.codes)
     num_records = len(read_results(job.folder / "results.jsonl"))
     return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
 
 
 def evaluate_model(
-    source: str | Path,
-    config: EvaluateConfig,
-    out: Path,
-    *,
-    part: tuple[int, int] | None = None,
+    model: str | Path, config: EvaluateConfig, out: Path, *, part: tuple[int, int] | None = None
 ) -> Json:
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
@@ -139,24 +106,14 @@ def evaluate_model(
     if not config.dataset_names:
         missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
         raise UserError(f"{missing}{NO_DATASET}")
-    pool_dir = out if best_checkpoint(Path(source)) is None else Path(source)
-    languages = languages_of(pool_dir)
-    loaded = _load_all(config.dataset_names, config, pool_dir, languages)
-    path, source_digest = _identify(source)
-    model_id = {"model": str(source), "model_digest": source_digest}
-    sweep = Sweep(path, model_id, config, pool_dir, languages)
-    return _measure(sweep, loaded, out, part=part)
+    pool_dir = out if best_checkpoint(Path(model)) is None else Path(model)
+    loaded = _load_all(config.dataset_names, config, pool_dir, languages_of(pool_dir))
+    return _measure(model_load.find(model), str(model), config, loaded, pool_dir, out, part=part)
 
 
-def _identify(source: str | Path) -> tuple[Path, str]:
-    """Return the path of a model, downloaded if needed, and the digest of its files or commit."""
-    from worldclip.model.load import find
-
-    path = best_checkpoint(Path(source)) or Path(source)
-    if path in checkpoints(path.parent):
-        return path, model_digest(path)
-    found = find(source)
-    return found.path, found.digest()
+def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:
+    if "linear_probe" in config.also:
+        yield from missing_packages('evaluate.also = "linear_probe"', ("sklearn",), extra="train")
 
 
 @contextmanager
@@ -171,24 +128,28 @@ def _naming_bad_images() -> Iterator[None]:
 
 @_naming_bad_images()
 def _measure(
-    sweep: Sweep,
+    source: model_load.Source,
+    model: str,
+    config: EvaluateConfig,
     loaded: Sequence[Dataset],
+    run_dir: Path,
     folder: Path,
     codes: Sequence[str] = (),
     part: tuple[int, int] | None = None,
 ) -> Json:
-    """Write records, tables and report of a sweep into `folder`, and return the report.
+    """Write records, tables and report of a model on datasets into `folder`, and return the report.
 
-    codes: see _languages.  part: of engine.evaluate; only records are written.
+    model: its name in records.  run_dir: the folder with the held-out sets.  codes: see _languages.  part: of
+    engine.evaluate; only records are written.
     """
-    config = sweep.config
+    model_id = {"model": model, "model_digest": source.digest()}
     records: list[ResultRecord] = []
-    summary: Json = {**sweep.model_id, "datasets": {}, "gallery": []}
+    summary: Json = {**model_id, "datasets": {}, "gallery": []}
     if loaded:
         langs = _languages(config, codes, loaded)
         records, features, encode_text = engine.evaluate(
-            sweep.load_model(),
-            sweep.model_id,
+            model_load.load(source.path, device=config.device, preprocess=config.preprocess_rule, tells_language=True),
+            model_id,
             loaded,
             langs,
             folder / "results.jsonl",
@@ -204,14 +165,14 @@ def _measure(
             images = features[dataset.name]
             tasks = grouped.get(dataset.name, {})
             summary["datasets"][dataset.name] = {
-                **_about(dataset.name, sweep.run_dir),
+                **_about(dataset.name, run_dir),
                 "num_images": len(dataset.image_keys),
                 "num_bad_images": len(images.bad),
                 "bad_images": images.bad[:20],
                 "tasks": {task: report.task_result(dataset.name, task, by_lang) for task, by_lang in tasks.items()},
             }
             wanted = [lang for lang in dataset.languages if not langs or lang in langs]
-            shown_langs = _gallery_languages(wanted, sweep.languages)
+            shown_langs = _gallery_languages(wanted, languages_of(run_dir))
             summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs)
         by_lang_of = {name: tasks[CLASSIFICATION] for name, tasks in grouped.items() if CLASSIFICATION in tasks}
         if combinations := report.held_out_combinations(by_lang_of):
@@ -278,28 +239,6 @@ def _write_tables(folder: Path, records: Sequence[ResultRecord], config: Evaluat
     run = place.parent.name if place.name == "evaluate" else place.name  # a stage of a run, or any folder
     write_text(folder / "results.csv", tables.csv_text(run, records))
     return fields
-
-
-def checkpoint_folder(run_dir: Path) -> Path:
-    """Return the best checkpoint of training, else the last one.  Raises UserError if a run has none."""
-    checkpoint = best_checkpoint(run_dir)
-    if checkpoint is None:
-        remedy = f"worldclip train {run_dir}, or of a recipe worldclip run RECIPE --out {run_dir}"
-        raise UserError(f"{train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
-    return checkpoint
-
-
-def model_digest(place: Path) -> str:
-    """Return 32 hex digits over what decides a model's features: a file, or a folder's weights, config and tokenizer.
-
-    In a folder that is not Hugging Face's (open_clip, ONNX) all files count.
-    """
-    if place.is_file():
-        return digest([fingerprint(place, place.parent)])
-    files = [place / name for name in MODEL_FILES if (place / name).exists()]
-    if place / "model.safetensors" not in files:
-        files = sorted(path for path in place.rglob("*") if path.is_file())
-    return digest([fingerprint(path, place) for path in files])
 
 
 def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Dataset]) -> list[str]:

@@ -26,7 +26,7 @@ from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worldclip.report.results import ResultRecord
 
 AGREES_WITHIN_PCT = 0.2  # a larger difference from the published number is flagged
-SLIP_NAMED = ("slip26", "paper")  # suites whose numbers are those with SLIP's names, see evaluate.classes
+SLIP_NAMED = ("slip26", "paper")  # suites whose numbers are those with SLIP's names, as the paper's protocol asks
 AVERAGED = ("imagenet", "slip26", "datacomp38")  # suites with one number: the plain mean over datasets
 
 
@@ -133,28 +133,13 @@ def _mean(numbers: Sequence[float | None]) -> float | None:
 # --- published numbers
 
 
-def figures() -> list[dict[str, str]]:
-    """Return the rows of figures.csv: the measure in each column of a paper's table."""
-    return read_csv("figures.csv")
-
-
-def published() -> list[dict[str, str]]:
-    """Return the rows of published.csv."""
-    return read_csv("published.csv")
-
-
-def of_model(model: str) -> dict[str, dict[str, str]]:
-    """Return a model's rows of published.csv by figure."""
-    return {row["figure"]: row for row in published() if row["model"] == model}
-
-
 def beside(records: Sequence[ResultRecord], against: str) -> list[Json]:
     """Return a row for each figure that was measured or that `against` has published.
 
     Values are in percent, None where the model has none.
     """
-    theirs = of_model(against)
-    rows = [_published_row(figure, records, theirs.get(figure["figure"])) for figure in figures()]
+    theirs = {row["figure"]: row for row in read_csv("published.csv") if row["model"] == against}
+    rows = [_published_row(figure, records, theirs.get(figure["figure"])) for figure in read_csv("figures.csv")]
     return [row for row in rows if (row["ours_pct"], row["published_pct"]) != (None, None)]
 
 

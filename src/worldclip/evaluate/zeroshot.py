@@ -78,11 +78,8 @@ def class_embeddings(
 ) -> np.ndarray:
     """Return (C, D) float32: the normalised mean over templates x synonyms of normalised embeddings (CLIP's protocol).
 
-    class_names: the synonyms of each class, at least one; templates hold one `{}` each.  Raises ValueError for a class
-    without a name.
+    class_names: the synonyms of each class, at least one; templates hold one `{}` each.
     """
-    if not all(class_names):
-        raise ValueError(f"class {[bool(names) for names in class_names].index(False)} has no name")
     features = np.asarray(encode(class_texts(class_names, templates)), np.float32)
     num_texts = np.array([len(names) * len(templates) for names in class_names])
     starts = np.concatenate(([0], num_texts.cumsum()[:-1]))

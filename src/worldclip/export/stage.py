@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.contracts.layout import best_checkpoint, is_run
+from worldclip.contracts.layout import is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
 from worldclip.core.console import say
@@ -25,7 +25,6 @@ from worldclip.export.config import ExportConfig
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
-from worldclip.model.formats import huggingface_folder
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import open_embedded
@@ -70,7 +69,7 @@ def _format_problems(config: ExportConfig) -> Iterator[str]:
 def _inputs(run: Run) -> Report:
     """Return fingerprints of the checkpoint, of the results on the model card, of a pruned vocabulary's corpus."""
     config = run.section(ExportConfig)
-    checkpoint = _checkpoint(run.dir)
+    checkpoint = model_load.checkpoint_of(run.dir).path
     results = layout.results(run.dir)
     inputs: Report = {
         "checkpoint": artifacts.fingerprint(checkpoint / "model.safetensors", run.dir),
@@ -85,14 +84,13 @@ def _inputs(run: Run) -> Report:
 
 
 def _export_run(run: Run, job: Job) -> Result:
-    checkpoint = _checkpoint(run.dir)
-    source = model_load.Source("huggingface", checkpoint)
+    source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     clip = model_load.read(source, LoadOptions(device="cpu"))
-    card = cards.of_run(run.dir, checkpoint)
+    card = cards.of_run(run.dir, source.path)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    written = _export(source, clip, job.folder, config, card, codes, run.dir)
-    return Result(report={"checkpoint": checkpoint.name, **written}, counts=written["formats"])
+    written = _export(clip, job.folder, config, card, codes, run.dir)
+    return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
 
 def export_model(
@@ -124,7 +122,7 @@ def export_model(
         card, languages = cards.of_model(str(source), recognised.layout), INSTALLED
     else:
         card, languages = cards.of_run(run_dir, recognised.path), languages_of(run_dir)
-    written = _export(recognised, clip, Path(out), config, card, _codes(config, languages), run_dir)
+    written = _export(clip, Path(out), config, card, _codes(config, languages), run_dir)
     report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
@@ -140,7 +138,6 @@ def _folders_of_others(out: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def _export(
-    source: model_load.Source,
     clip: Clip,
     out: Path,
     config: ExportConfig,
@@ -151,7 +148,9 @@ def _export(
     """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
     report: Report = {"formats": {}}
     names = config.formats
-    writers = {name: _writer(name, clip, config) for name in names}
+    writers: dict[str, Any] = {name: import_module(MODULES[name]) for name in names}
+    if "web" in names:
+        writers["web"] = writers["web"].writer(clip, config.embedded)  # refuses a pool that another model embedded
     if codes:
         clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary
@@ -159,11 +158,7 @@ def _export(
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
     for name in names:
         with _aside(out / name) as folder:
-            # a Hugging Face folder goes out as it is: the bytes of an unchanged checkpoint stay
-            if name == source.layout == "huggingface" and not codes:
-                huggingface_folder.copy(source.path, folder, clip)
-            else:
-                writers[name].write(clip, folder, config.onnx_precisions)
+            writers[name].write(clip, folder, config.onnx_precisions)
             checked = writers[name].compare(clip, folder, config.onnx_precisions)
             artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
             if run_dir is not None and recipe_of(run_dir).exists():
@@ -176,12 +171,6 @@ def _export(
         "--private does not change a repository that exists)",
     )
     return report
-
-
-def _writer(name: str, clip: Clip, config: ExportConfig) -> Any:
-    """Return what writes and compares a format.  Raises UserError where another model embedded the page's pool."""
-    module = import_module(MODULES[name])
-    return module.writer(clip, config.embedded) if name == "web" else module
 
 
 def _codes(config: ExportConfig, languages: Languages) -> list[str]:
@@ -215,11 +204,3 @@ def _aside(folder: Path) -> Iterator[Path]:
         raise UserError([f"export to {folder}: {problem}" for problem in error.problems]) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _checkpoint(run_dir: Path) -> Path:
-    checkpoint = best_checkpoint(run_dir)
-    if checkpoint is None:
-        remedy = f"worldclip train {run_dir}, or of a recipe worldclip run RECIPE --out {run_dir}"
-        raise UserError(f"{layout.train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
-    return checkpoint

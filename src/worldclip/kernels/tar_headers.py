@@ -16,7 +16,7 @@ from worldclip.kernels.read_at import WINDOW_BYTES, Window, hold
 
 BLOCK = 512
 (OK, FULL, UNREADABLE, CUT_HEADER, BAD_CHECKSUM, CUT_MEMBER, NO_END, DATA_AFTER_END, BAD_NUMBER, BAD_EXTRA,
- TWO_EXTRAS, LONG_EXTRA, GLOBAL_EXTRA, SPARSE) = range(14)  # fmt: skip
+ SPARSE) = range(11)  # fmt: skip
 _MEANING = {
     CUT_HEADER: "cut off in the header at byte {at:,}",
     BAD_CHECKSUM: "not a tar, or damaged: the header at byte {at:,} has a wrong checksum",
@@ -24,10 +24,7 @@ _MEANING = {
     NO_END: "cut off: ends at byte {at:,} without the end mark (two blocks of zeros)",
     DATA_AFTER_END: "has data after the end mark at byte {at:,}; if two tars were joined, split them",
     BAD_NUMBER: "damaged: the header at byte {at:,} has a size that is not a number",
-    BAD_EXTRA: "damaged: the pax or long-name header at byte {at:,} cannot be read",
-    TWO_EXTRAS: "damaged: the header at byte {at:,} names or sizes a member for the second time",
-    LONG_EXTRA: f"damaged: the pax or long-name header at byte {{at:,}} has more than {WINDOW_BYTES:,} bytes",
-    GLOBAL_EXTRA: "the global pax header at byte {at:,} names or sizes every member, which is not supported",
+    BAD_EXTRA: "damaged or unusual: the pax or long-name header at byte {at:,} cannot be read",
     SPARSE: "the member at byte {at:,} is stored as a sparse file; pack the tar without --sparse",
 }
 # State of a scan between calls: where the next header is, members and bytes of names so far, then what the extra
@@ -159,7 +156,7 @@ _PATH, _PAX_SIZE, _GNU_SPARSE = b"path=", b"size=", b"GNU.sparse."
 
 @inner
 def _read_pax(data, at, size, is_global, extra, state):
-    """Read a pax header into `extra` and `state`: OK, BAD_EXTRA, TWO_EXTRAS, GLOBAL_EXTRA or SPARSE.
+    """Read a pax header into `extra` and `state`: OK, BAD_EXTRA or SPARSE.
 
     Each record is "LENGTH KEY=VALUE\\n", and LENGTH counts all of it.  Of records with one key the last one counts.
     """
@@ -191,9 +188,9 @@ def _read_pax(data, at, size, is_global, extra, state):
                 stated_size = stated_size * 10 + int(data[digit]) - 48
         position = record_end
     if is_global:
-        return GLOBAL_EXTRA if path_at >= 0 or stated_size >= 0 else OK
+        return BAD_EXTRA if path_at >= 0 or stated_size >= 0 else OK
     if (path_at >= 0 and state[_LONG_BYTES] >= 0) or (stated_size >= 0 and state[_LONG_SIZE] >= 0):
-        return TWO_EXTRAS
+        return BAD_EXTRA
     if path_at >= 0:
         while path_bytes > 0 and data[path_at + path_bytes - 1] == 47:  # "/"
             path_bytes -= 1
@@ -208,7 +205,7 @@ def _read_pax(data, at, size, is_global, extra, state):
 def _read_extra(window, position, kind, at, size, extra, state):
     """Read a header about the next member: "L" GNU's long name, "x", "X", "g" pax, "K" a link's target."""
     if size > WINDOW_BYTES - BLOCK:
-        return LONG_EXTRA
+        return BAD_EXTRA
     padded = (size + BLOCK - 1) // BLOCK * BLOCK
     if padded > window.size - at:
         return CUT_MEMBER
@@ -222,7 +219,7 @@ def _read_extra(window, position, kind, at, size, extra, state):
         return OK
     if kind == 76:
         if state[_LONG_BYTES] >= 0:
-            return TWO_EXTRAS
+            return BAD_EXTRA
         state[_LONG_BYTES] = _length(data, offset, size)
         _copy(data, offset, state[_LONG_BYTES], extra, 0)
         return OK

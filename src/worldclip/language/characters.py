@@ -3,7 +3,7 @@
 `str` and `unicodedata` know the characters of the interpreter's Unicode version: 14.0 on Python 3.11, 15.1 on 3.13.  A
 character that was assigned after the table's version has no properties here: it is no letter, no punctuation, has no
 case, and composes with nothing.  What Unicode says of older characters has not changed since
-(tests/language/test_segment.py compares interpreters), so `str` may answer for those.
+(tests/language/test_table.py compares interpreters), so `str` may answer for those.
 
 Whitespace has not changed either: `str.strip`, `str.split`, `str.isspace` and `\\s` may be used as they are.
 """

@@ -4,67 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from worldclip.core import job_files
 from worldclip.core.errors import UserError
 from worldclip.core.job import Run
 from worldclip.core.settings import Config, Decides, Place, Problems, load_config, read_sections
-from worldclip.language.table import INSTALLED, Language, Languages
+from worldclip.language.table import INSTALLED, NAME_COLUMNS, AddedLanguage, Language, Languages, how_to_know
 
 RESERVED = frozenset({"local", "merged", "und"})  # names of lists and of results that are no language
 _CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-_LABEL = re.compile(r"[A-Za-z0-9_-]+")
-_SCRIPT = re.compile(r"[A-Z][a-z]{3}")
-_NAME_COLUMNS = ("wikipedia", "lid176", "iso639_3", "wordnet")  # each name means one language
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AddedLanguage(Config):
-    """A language that language/table.csv lacks: its row there, in the recipe."""
-
-    name: str = ""
-    """English name."""
-    script: str = ""
-    """ISO 15924 code of its script, e.g. `Latn`."""
-    lid176: tuple[str, ...] = ()
-    """Labels of lid.176 that mean it."""
-    iso639_3: tuple[str, ...] = ()
-    """ISO 639-3 codes, or codes with script (`kea_Latn`), by which GlotLID, OpenLID and similar models call it."""
-    wikipedia: tuple[str, ...] = ()
-    """Codes of its Wikipedias, or of corpora of your own, for metadata.wikipedia."""
-    wordnet: tuple[str, ...] = ()
-    """Codes of its Open Multilingual Wordnets."""
-    wordfreq: str | None = None
-    """Code in the package wordfreq."""
-    cldr: tuple[str, ...] = ()
-    """Locales of CLDR, which the package babel carries, e.g. `kea`."""
-    words: Literal["space", "icu", "tsheg"] = "space"
-    """How words are found: between spaces, by ICU's dictionaries, or at the Tibetan mark."""
-    resource_level: Literal["high", "mid", "low"] = "low"
-    """How much text there is, for the groups of the report."""
-    family: str = ""
-    """Language family, for the groups of the report."""
-
-    def own_problems(self) -> Problems:
-        """Yield a missing name, and a script or labels of another form."""
-        if not self.name.strip() or not self.name.isprintable():
-            yield "name", 'must be the English name of the language, e.g. "Kabuverdianu"'
-        if not _SCRIPT.fullmatch(self.script):
-            yield "script", 'must be the ISO 15924 code of the script, e.g. "Latn" or "Cyrl"'
-        for key in _NAME_COLUMNS:
-            for name in getattr(self, key):
-                if not _LABEL.fullmatch(name) or name.startswith("__label__"):
-                    yield key, f'"{name}" is not a code or label; write it without "__label__", blanks and marks'
-
-    def row(self, code: str) -> Language:
-        """Return the row of the table."""
-        columns = {name: getattr(self, name) for name in self.__slots__}
-        return Language(code=code, **columns)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,10 +38,7 @@ class LanguagesConfig(Config):
             yield "codes", f'duplicate language "{code}"; list it once'
         languages = self.table.by_code()
         for code in (code for code in self.codes if code not in languages):
-            meant = self.table.nearest(code)
-            remedy = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
-            remedy += f" ([languages.add.{code}] adds a language)" if _CODE.fullmatch(code) else ""
-            yield "codes", f'unknown language "{code}"; {remedy}'
+            yield "codes", f'unknown language "{code}"; {how_to_know(code, self.table)}'
         # os.path is False for a name too long, where Path raises.
         if self.lid_model != "lid176" and not os.path.isfile(self.lid_model):
             yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
@@ -103,13 +52,12 @@ class LanguagesConfig(Config):
             elif code in RESERVED or not _CODE.fullmatch(code):
                 yield f"add.{code}", "is not a code: small letters, digits and _, beginning with a letter"
         rows = [*installed.values(), *self._added_rows()]
-        for column in _NAME_COLUMNS:
-            owners = Counter(name for row in rows for name in getattr(row, column))
-            for code, language in self.add.items():
-                for name in getattr(language, column):
-                    if owners[name] > 1:
-                        others = [row.code for row in rows if name in getattr(row, column) and row.code != code]
-                        yield f"add.{code}.{column}", f'"{name}" belongs to {others[0] if others else code} already'
+        for column in NAME_COLUMNS:
+            owners: dict[str, str] = {}
+            for row in rows:
+                for name in getattr(row, column):
+                    if owners.setdefault(name, row.code) != row.code:
+                        yield f"add.{row.code}.{column}", f'"{name}" belongs to {owners[name]} already'
 
     def _added_rows(self) -> Iterator[Language]:
         return (language.row(code) for code, language in self.add.items())

@@ -1,4 +1,4 @@
-"""Unicode's CLDR data of a locale, as the package babel carries it."""
+"""What entry lists and drawn pools share: CLDR data of a locale, as the package babel carries it, facts about emoji."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import pickle
 from typing import Any
 
 from worldclip.core.errors import require
+
+TONES = frozenset(chr(code) for code in range(0x1F3FB, 0x1F400))
+"""EMOJI MODIFIER FITZPATRICK TYPE-1-2 to TYPE-6."""
+NAMED_IN = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
+"""Languages in which the package `emoji` names all emoji."""
 
 
 def read_own_data(locale: str, *, extra: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-from worldclip.core.errors import UserError
 from worldclip.language.characters import casefold, nfc
 
 PROFILES = ("reference", "unicode", "unicode_fold")
@@ -16,15 +15,6 @@ PROFILES = ("reference", "unicode", "unicode_fold")
 _SPACED_MARKS = re.compile("[,.;:?!`]")
 _REFERENCE_BLANKS = str.maketrans("\t\n\r", "   ")
 _WHITESPACE = re.compile(r"[^\S\x1c-\x1f]+")  # Unicode's White_Space: all of `str.isspace` except U+001C-001F
-
-
-def profile_name(profile: str, fold_case: bool = False) -> str:
-    """Return one of PROFILES for a profile and the option of case folding.  Raises UserError if they do not combine."""
-    if profile not in PROFILES:
-        raise UserError(f"match.profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
-    if fold_case and profile == "reference":
-        raise UserError("match.fold_case is true with match.profile 'reference'; only profile 'unicode' folds case")
-    return "unicode_fold" if fold_case else profile
 
 
 def normalise(text: str, profile: str) -> str:

@@ -11,8 +11,3 @@ NAMES = {
     "Orya": "Odia", "Sinh": "Sinhala", "Syrc": "Syriac", "Taml": "Tamil", "Telu": "Telugu", "Tfng": "Tifinagh",
     "Thaa": "Thaana", "Thai": "Thai", "Tibt": "Tibetan", "Zyyy": "no script of its own",
 }  # fmt: skip
-
-
-def script_name(code: str) -> str:
-    """Return the English name of a script; the code itself if the table of languages has none of it."""
-    return NAMES.get(code, code)

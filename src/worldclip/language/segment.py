@@ -42,7 +42,6 @@ LINE_ENDS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"  # the line ends of str.split
 class Scheme:
     """How a language is cut into tokens, and how the two words of a bigram are written."""
 
-    name: str  # name in language/table.csv, column `words`
     joiner: str  # stands between the words of a bigram
     classes: Callable[[], np.ndarray]  # class of each code point, (0x110000,) uint8
     locale: str | None = None  # ICU locale whose word dictionary finds the words; None: whitespace and marks do
@@ -103,33 +102,25 @@ def tsheg_classes() -> np.ndarray:
     return classes
 
 
-SPACES = Scheme(name="space", joiner=" ", classes=spaced_classes)
-ASCII_SPACES = Scheme(name="space", joiner=" ", classes=ascii_classes)
-TSHEGS = Scheme(name="tsheg", joiner=TSHEG, classes=tsheg_classes)
-
-
-def _icu(locale: str) -> Scheme:
-    return Scheme(name="icu", joiner="", classes=segmented_classes, locale=locale)
-
-
-# Column `words` of language/table.csv -> the scheme of a language of that kind, by its code.
-SCHEMES: dict[str, Callable[[str], Scheme]] = {"space": lambda _: SPACES, "tsheg": lambda _: TSHEGS, "icu": _icu}
+SPACES = Scheme(joiner=" ", classes=spaced_classes)
+ASCII_SPACES = Scheme(joiner=" ", classes=ascii_classes)
+TSHEGS = Scheme(joiner=TSHEG, classes=tsheg_classes)
 
 
 def scheme_of(
-    wiki_lang: str, punctuation: Literal["unicode", "ascii"] = "unicode", languages: Languages = INSTALLED
+    code: str, languages: Languages = INSTALLED, punctuation: Literal["unicode", "ascii"] = "unicode"
 ) -> Scheme:
-    """Return the scheme of a Wikipedia, by its code (`zh_yue`).
+    """Return the scheme of a language.
 
     punctuation: what ends a bigram in a language written with spaces: every token without letter, mark or digit, or
     ASCII's marks only.
     """
-    scheme = scheme_of_code(languages.from_wikipedia(wiki_lang), languages)
-    return ASCII_SPACES if scheme is SPACES and punctuation == "ascii" else scheme
-
-
-def scheme_of_code(code: str, languages: Languages = INSTALLED) -> Scheme:
-    return SCHEMES[languages.get(code).words](code)
+    words = languages.get(code).words
+    if words == "icu":
+        return Scheme(joiner="", classes=segmented_classes, locale=code)
+    if words == "tsheg":
+        return TSHEGS
+    return ASCII_SPACES if punctuation == "ascii" else SPACES
 
 
 def icu_version() -> str:

@@ -1,21 +1,8 @@
 """Look languages up: our code <-> Wikipedia, LID labels, WordNet code, script, word spacing, resource level.
 
-language/table.csv has one row per metadata language:
-    code            ours: the code of its Wikipedia (`other`: all without a list of their own)
-    wikipedia       Wikipedias that its entries come from; several are merged into one list
-    lid176          labels of fastText's lid.176 that mean it
-    iso639_3        ISO 639-3 codes (or code_Script) whose labels in GlotLID, OpenLID and similar models mean it.  A
-                    member of a macrolanguage without a list of its own belongs to the macrolanguage's list
-    wordnet         codes of the Open Multilingual Wordnet.  Its `als` is Tosk Albanian and belongs to sq
-    wordfreq        code in the package wordfreq
-    cldr            locales of CLDR (package babel) that name things in it, of languages with 100 names or more
-    script          ISO 15924, of the Wikipedia's own text
-    words           how words are found: `space`, `icu` (dictionaries of ICU) or `tsheg` (the Tibetan mark)
-    resource_level  by wordfreq's lists: `high` a large one (words to 1e-8), `mid` a small one (to 1e-6), `low` none
-    family          top-level family of Glottolog; `Constructed` of made languages, empty for `other`
-
-A recipe adds languages for its own run (`[languages.add.kea]`, language/config.py): its table is a value, `Languages`.
-The functions of this module, such as `get`, answer from the installed languages only.
+language/table.csv has one row per metadata language, `Language`.  A recipe adds languages for its own run
+(`[languages.add.kea]`, `AddedLanguage`): its table is a value, `Languages`.  The functions of this module, such as
+`get`, answer from the installed languages only.
 """
 
 from __future__ import annotations
@@ -23,10 +10,13 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
+import re
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Literal, NamedTuple
+
+from worldclip.core.settings import Config, Problems
 
 Scheme = Literal["lid176", "glotlid", "openlid"]
 OTHER = "other"
@@ -37,25 +27,60 @@ OTHER_TAGS = {
     "wel": "cy",
 }  # fmt: skip
 """Withdrawn codes, Wikipedia's own, short names and ISO 639-2/B, which no column of the table has -> our code."""
+NAME_COLUMNS = ("wikipedia", "lid176", "iso639_3")  # each name means one language
 UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Language:
-    """A row of the table; the module's docstring describes its columns."""
+class AddedLanguage(Config):
+    """A language that language/table.csv lacks: its row there, in the recipe."""
+
+    name: str = ""
+    """English name."""
+    script: str = ""
+    """ISO 15924 code of its script, e.g. `Latn`; of the Wikipedia's own text."""
+    lid176: tuple[str, ...] = ()
+    """Labels of lid.176 that mean it."""
+    iso639_3: tuple[str, ...] = ()
+    """ISO 639-3 codes, or codes with script (`kea_Latn`), by which GlotLID, OpenLID and similar models call it.  A
+    member of a macrolanguage without a list of its own belongs to the macrolanguage's list."""
+    wikipedia: tuple[str, ...] = ()
+    """Codes of its Wikipedias, or of corpora of your own, for metadata.wikipedia; several are merged into one list."""
+    cldr: tuple[str, ...] = ()
+    """Locales of CLDR, which the package babel carries, e.g. `kea`; in the table those with 100 names or more."""
+    words: Literal["space", "icu", "tsheg"] = "space"
+    """How words are found: between spaces, by ICU's dictionaries, or at the Tibetan mark."""
+    family: str = ""
+    """Language family, for the groups of the report: Glottolog's top level, or `Constructed`."""
+
+    def own_problems(self) -> Problems:
+        """Yield a missing name, and a script or labels of another form."""
+        if not self.name.strip() or not self.name.isprintable():
+            yield "name", 'must be the English name of the language, e.g. "Kabuverdianu"'
+        if not re.fullmatch("[A-Z][a-z]{3}", self.script):
+            yield "script", 'must be the ISO 15924 code of the script, e.g. "Latn" or "Cyrl"'
+        for key in NAME_COLUMNS:
+            for name in getattr(self, key):
+                if not re.fullmatch("[A-Za-z0-9_-]+", name) or name.startswith("__label__"):
+                    yield key, f'"{name}" is not a code or label; write it without "__label__", blanks and marks'
+
+    def row(self, code: str) -> Language:
+        """Return the row of the table."""
+        return Language(code=code, **{column.name: getattr(self, column.name) for column in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Language(AddedLanguage):
+    """A row of the table."""
 
     code: str
-    name: str
-    wikipedia: tuple[str, ...]
-    lid176: tuple[str, ...]
-    iso639_3: tuple[str, ...]
-    wordnet: tuple[str, ...]
-    wordfreq: str | None
-    cldr: tuple[str, ...]
-    script: str
-    words: Literal["space", "icu", "tsheg"]
-    resource_level: Literal["high", "mid", "low"]
-    family: str
+    """Ours: the code of its Wikipedia (`other`: all without a list of their own)."""
+    wordnet: tuple[str, ...] = ()
+    """Codes of the Open Multilingual Wordnet.  Its `als` is Tosk Albanian and belongs to sq."""
+    wordfreq: str | None = None
+    """Code in the package wordfreq."""
+    resource_level: Literal["high", "mid", "low"] = "low"
+    """By wordfreq's lists: `high` a large one (words to 1e-8), `mid` a small one (to 1e-6), `low` none."""
 
     @property
     def in_packages(self) -> tuple[str, ...]:
@@ -127,10 +152,6 @@ class Languages:
         """Return our code of each Wikipedia."""
         return _tables(self.added).by_wikipedia
 
-    def from_wikipedia(self, code: str) -> str:
-        """Return our code of a Wikipedia: its own, or the language it is merged into.  Raises KeyError if unknown."""
-        return self.by_wikipedia()[code]
-
     def from_wordnet(self, code: str) -> str:
         """Return our code of an Open Multilingual Wordnet code (`als` is Albanian there).
 
@@ -186,7 +207,6 @@ get = INSTALLED.get
 by_code = INSTALLED.by_code
 all_languages = INSTALLED.all_languages
 from_lid = INSTALLED.from_lid
-from_wikipedia = INSTALLED.from_wikipedia
 from_wordnet = INSTALLED.from_wordnet
 wikipedias = INSTALLED.wikipedias
 
@@ -206,9 +226,9 @@ def code_of_stated(label: str, codes: Container[str], table: Languages) -> str:
     return code if code != OTHER else table.from_tag(label) or OTHER
 
 
-def how_to_know(code: str) -> str:
+def how_to_know(code: str, table: Languages = INSTALLED) -> str:
     """Return how a language whose code is unknown becomes known."""
-    meant = INSTALLED.from_tag(code)
+    meant = table.nearest(code)
     known = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
     return f"{known} ([languages.add.{code}] adds a language)"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.contracts.reasons import MATCHED, REASONS, Reason
-from worldclip.contracts.records import BadText, MatchAccounting, MatchReport, ReasonCounts, UnmatchedSample
+from worldclip.contracts.records import BadText, MatchAccounting, ReasonCounts, UnmatchedSample
 from worldclip.core import coin
 from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Report, Shard
@@ -111,7 +111,7 @@ def _sample_texts(
 # the sum over shards
 
 
-def sum_reports(reports: Iterable[Report]) -> MatchReport:
+def sum_reports(reports: Iterable[Report]) -> Report:
     """Sum the reports of all shards in one pass, in their order; examples are chosen by hash.
 
     Reports of very many shards do not fit in memory, so each is read once and only the best examples are kept.
@@ -136,7 +136,7 @@ def sum_reports(reports: Iterable[Report]) -> MatchReport:
             candidates = [*samples[reason], *report["samples"][reason]]
             samples[reason] = heapq.nsmallest(NUM_SAMPLES, candidates, key=operator.itemgetter("number", "shard"))
     return {
-        **totals,  # type: ignore[typeddict-item]
+        **totals,
         "texts": _sorted(tables["texts"]),
         "keys": _sorted(tables["keys"]),
         "labels_without_language": _most_first(labels["labels_without_language"]),
@@ -150,9 +150,9 @@ def _most_first(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def accounting_of(report: MatchReport) -> MatchAccounting:
+def accounting_of(report: Report) -> MatchAccounting:
     """Return what curate and estimate need of the report."""
-    return cast(MatchAccounting, {name: report[name] for name in MatchAccounting.__annotations__})  # type: ignore[literal-required]
+    return cast(MatchAccounting, {name: report[name] for name in MatchAccounting.__annotations__})
 
 
 _Table = dict[str, Counter[str]]

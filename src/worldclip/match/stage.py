@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
 from worldclip.contracts.reasons import MATCHED, Reason
-from worldclip.contracts.records import MatchReport
 from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
@@ -37,7 +36,6 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, not_of_the_run, scheme_of
 from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
-from worldclip.match.listed import say_listed
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.match.texts import match_texts as match_entries
@@ -84,7 +82,7 @@ def _match(run: Run, job: Job) -> Result:
     )
 
 
-def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages) -> None:
+def _say_what_became(report: Report, langs: Sequence[str], table: Languages) -> None:
     """Print what became of the texts.  Raises UserError if none has a match."""
     dropped: Counter[Reason] = Counter()
     for counts in report["texts"].values():
@@ -142,7 +140,7 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     count = functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists)
     counts = run.executor.map(count, shards, label="count", done_dir=_done_dir(run.dir, "counts"), key=counted_by)
     if key_lists and run.part is None:
-        say_listed(run, shards, counts, _done_dir(run.dir, "keys"))
+        _say_listed(run, shards, counts, _done_dir(run.dir, "keys"))
     return reports
 
 
@@ -265,3 +263,49 @@ def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList
 def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
     artifacts.write_table(layout.match_counts(run_dir, shard.name), count_entries(texts), schemas.MATCH_COUNTS)
     return {"pairs": texts.num_rows}
+
+
+# --- keys of valid and deny lists -------------------------------------------------------------------------------------
+
+
+def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report], done_dir: Path) -> None:
+    """Say how many keys with a match each list names.  Raises UserError for lists that name no key of the pool.
+
+    reports: of count_shard.  done_dir: of the markers of shards whose keys are read for that.
+    """
+    key_lists, config = pool.key_lists(run), run.section(PoolConfig)
+    totals = _sum(reports, key_lists)
+    for key_list, total in zip(key_lists, totals, strict=True):
+        say("match", f"{_name(key_list)} ({key_list.num_keys:,} keys) names {total:,} keys with a match")
+    unused = [key_list for key_list, total in zip(key_lists, totals, strict=True) if not total and key_list.num_keys]
+    if not unused:
+        return
+    count = functools.partial(count_in_pool, config=config, key_lists=unused)
+    key = {"pool": config.identity, "key_lists": keys.digests(unused)}
+    reports = run.executor.map(count, shards, label="keys", done_dir=done_dir, key=key)
+    absent = [key_list for key_list, total in zip(unused, _sum(reports, unused), strict=True) if not total]
+    if absent:
+        example = "".join(map(repr, pool.read_keys(shards[0], config)[0][:1].to_pylist()))
+        raise UserError(
+            [
+                f"{_name(key_list)}: none of its {key_list.num_keys:,} keys is in the pool, whose keys look like "
+                f"{example} (pool.key = {config.key!r}); write them so, or leave out the list"
+                for key_list in absent
+            ]
+        )
+
+
+def _name(key_list: keys.KeyList) -> str:
+    return f"{key_list.setting} {key_list.path!r}"
+
+
+def _sum(reports: Iterable[Report], key_lists: Sequence[keys.KeyList]) -> np.ndarray:
+    return sum((np.array(report["listed"]) for report in reports), np.zeros(len(key_lists), np.int64))
+
+
+@reads_input
+def count_in_pool(shard: Shard, *, config: PoolConfig, key_lists: Sequence[keys.KeyList]) -> Report:
+    """Count the keys of a shard, with and without a match, that each list names."""
+    pool_keys, _, _ = pool.read_keys(shard, config)
+    listed = [int(keys.is_listed(pool_keys, key_list, shard.name).sum()) for key_list in key_lists]
+    return {"pairs": len(pool_keys), "listed": listed}

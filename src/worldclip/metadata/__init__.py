@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from worldclip.metadata.matchers import load_matcher as load_matcher
     from worldclip.metadata.stage import build as build
+    from worldclip.metadata.stage import load_matcher as load_matcher
     from worldclip.metadata.stage import read_entries as read_entries
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -68,12 +68,6 @@ class WikipediaRules:
     english_rule: Literal["v1", "as_others"] = "v1"
     """v1: English by counts, not shares, and no title with a colon, as in version 1 of the recipe; a small English
     corpus needs as_others."""
-    english_min_unigram_count: int = 100
-    """Minimum number of occurrences of an English word, under v1."""
-    english_min_line_views: int = 50
-    """Minimum number of views in an hour for the hour of an English title to count, under v1."""
-    english_min_title_views: int = 70
-    """Minimum number of views of an English title, under v1."""
 
     def share(self, fraction: float, total: int) -> int:
         """Return the share of a number of candidates, of the fraction as it is written: 0.07 of 100 are 7."""
@@ -116,9 +110,6 @@ class MetadataConfig(Config):
     pool_min_count: Annotated[int, AtLeast(1, "occurrences")] = 5
     """Minimum number of occurrences of a word, and of a pair of words, among the pool's texts of its language (source
     `pool`)."""
-    max_pool_unigrams: Annotated[int, AtLeast(1, "new entries")] = 100_000
-    """Maximum number of words of the pool per language that are not entries yet; bigram_fraction of metadata.rules says
-    how many pairs of words come with them."""
     lists: Annotated[dict[str, str] | str, _FILES, Place()] = field(default_factory=dict)
     """Whole list of a language, in place of all sources: of a run (RUN/metadata/CODE.parquet), one entry per line with
     optionally a tab and a score, or a JSON array (.json).  Or a folder RUN/metadata, for all lists in it.  Each may be
@@ -126,17 +117,14 @@ class MetadataConfig(Config):
     wikipedia: Annotated[dict[str, str], _FILES, Place()] = field(default_factory=dict)
     """Text of Wikipedias, by their own codes: a file, or a pattern, e.g. `zh_yue = "dumps/zh_yuewiki-*.xml.bz2"`."""
     dumps: Annotated[str, _FILES, Place()] = ""
-    """Folder with a subfolder of files per Wikipedia code, as `worldclip fetch metadata` writes it."""
-    pageviews: Annotated[str, _FILES, Place()] = ""
-    """Hourly page-view files: a folder or a pattern.  Default: the folder `pageviews` in metadata.dumps."""
+    """Folder with a subfolder of files per Wikipedia code, and hourly page views in `pageviews`, as `worldclip fetch
+    metadata` writes it."""
     rules: Literal["paper", "reference"] = "paper"
     """How much of a Wikipedia becomes entries: as the paper and its guide say, or as the reference code does (bigrams
     with a PMI above 30, no title with a colon, shares rounded down, only ASCII's marks as punctuation)."""
     overrides: dict[str, int | float | str] = field(default_factory=dict)
     """Single rules and caps in place of those of metadata.rules, e.g. `english_rule = "as_others"`; docs/1_metadata.md
     lists them."""
-    max_chars: Annotated[int, AtLeast(1, "characters")] = 256
-    """Maximum number of characters of an entry (WordNet's are exempt), as in the reference."""
 
     @property
     def wikipedia_rules(self) -> WikipediaRules:
@@ -155,8 +143,6 @@ class MetadataConfig(Config):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
         if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
             yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
-        if self.pageviews and not os.path.isdir(self.pageviews) and not glob.glob(self.pageviews):
-            yield "pageviews", "matches no file; set a folder or a pattern"
 
     def _wordnet_problems(self) -> Problems:
         if self.wordnets and "wordnet" not in self.sources:
@@ -179,7 +165,7 @@ class MetadataConfig(Config):
                 yield f"lists.{lang}", "no such file; set a file, or an address"
 
     def problems_with(self, languages: Languages) -> Problems:
-        """Yield files of languages and Wikipedias that [languages] does not know, and those of whole lists."""
+        """Yield files of languages and Wikipedias that [languages] does not know."""
         lists = {} if isinstance(self.lists, str) else self.lists
         for key, files in (("wordnets", self.wordnets), ("lists", lists)):
             for lang in files:
@@ -188,11 +174,6 @@ class MetadataConfig(Config):
         for wiki in self.wikipedia:
             if wiki not in languages.by_wikipedia():
                 yield f"wikipedia.{wiki}", "unknown Wikipedia; worldclip languages lists the known ones"
-        lang_of_file = {f"wordnets.{lang}": lang for lang in self.wordnets}
-        lang_of_file |= {f"wikipedia.{wiki}": languages.by_wikipedia().get(wiki, "") for wiki in self.wikipedia}
-        for key, lang in lang_of_file.items():
-            if lang in lists:
-                yield key, f"unused: metadata.lists.{lang} is the whole list of {lang}; remove one of the two"
 
 
 def _may_be_file(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Count words, bigrams and page views of Wikipedias, one file per shard, and take a language's candidates from them.
+"""Find the files of Wikipedias, count their words, bigrams and page views, and take candidates of entries from them.
 
 RUN/metadata/ngrams/<Wikipedia>/<file>.counts   runs of the file's words and bigrams, kept so that a new cap or language
                                                 recounts nothing
@@ -9,9 +9,12 @@ RUN/metadata/views/<file>/                      views of titles
 from __future__ import annotations
 
 import functools
+import glob
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,22 +22,148 @@ import pyarrow as pa
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, remove, write_json
-from worldclip.core.errors import StageFailed
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, reads_input
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
-from worldclip.language.table import INSTALLED, Languages
-from worldclip.metadata import ngrams
+from worldclip.language.table import Languages, Scheme
 from worldclip.metadata.config import MetadataConfig, WikipediaRules
-from worldclip.metadata.dump_files import DumpFiles
+from worldclip.metadata.ngrams import runs
+from worldclip.metadata.ngrams.counter import count_to_file
 from worldclip.metadata.sources import titles
 from worldclip.metadata.sources.dumps import read_texts, read_xml_namespaces
 
 NGRAMS, VIEWS = "ngrams", "views"
 ENGLISH = "en"
+# Of English under v1: occurrences of a word, views of a title in an hour for that hour to count, and in all hours.
+MIN_WORD_COUNT, MIN_LINE_VIEWS, MIN_TITLE_VIEWS = 100, 50, 70
 
 Candidates = Iterator[tuple[str, float | None]]
 Record = dict[str, Any]  # JSON-able
+NOT_STATED = "not stated"  # in place of a licence
+
+DUMP_FORMATS = (".xml", ".parquet")
+SITEINFO = "*siteinfo-namespaces.json*"
+# Day, kind and part of a dump: `swwiki-20240101-pages-articles.xml.bz2`, `...-pages-articles1.xml-p1p9.bz2`.
+_DUMP_NAME = re.compile(
+    r"\w+wiki-(?P<day>\d{8}|latest)-(?P<kind>pages-articles-multistream|pages-articles)(?P<part>\d*)"
+)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DumpFiles:
+    """The files of the Wikipedias that the run's languages are built from."""
+
+    wikis: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Per language, the Wikipedias that have files of text or of views, in the table's order."""
+    texts: dict[str, list[Shard]] = field(default_factory=dict)
+    """Per Wikipedia, the files of its text; shard names are `<Wikipedia>/<file>`."""
+    views: list[Shard] = field(default_factory=list)
+    """Page-view files."""
+    siteinfo: dict[str, Path] = field(default_factory=dict)
+    """Per Wikipedia, the file that names its namespaces, if there is one: the site's own list, else a dump."""
+
+    def text_shards(self) -> list[Shard]:
+        return [shard for shards in self.texts.values() for shard in shards]
+
+    def all_wikis(self) -> list[str]:
+        """Return the Wikipedias of all languages, sorted."""
+        return sorted({wiki for of_lang in self.wikis.values() for wiki in of_lang})
+
+
+def needs_text(config: MetadataConfig) -> bool:
+    """Return whether a source of the recipe reads the text of Wikipedias."""
+    return not {"unigram", "bigram"}.isdisjoint(config.sources)
+
+
+def needs_views(config: MetadataConfig) -> bool:
+    """Return whether a source of the recipe reads page views."""
+    return "title" in config.sources
+
+
+def find_dumps(config: MetadataConfig, codes: Sequence[str], scheme: Scheme, languages: Languages) -> DumpFiles:
+    """Return the files that the recipe's paths hold for the languages `codes`.
+
+    scheme: of the labels of language identification, which decides what belongs to `other`.  Raises UserError for a
+    missing folder and for files that hold the same articles.
+    """
+    if config.dumps and not Path(config.dumps).is_dir():
+        raise UserError(f"metadata.dumps = {config.dumps!r}: no such folder; run: worldclip fetch metadata RECIPE")
+    wikis = {code: languages.wikipedias(code, scheme) for code in codes}
+    views = _find_views(config) if needs_views(config) else []
+    texts: dict[str, list[Shard]] = {}
+    siteinfo: dict[str, Path] = {}
+    problems: list[str] = []
+    for wiki in DumpFiles(wikis=wikis).all_wikis():
+        files = _find_texts(config, wiki)
+        if files and needs_text(config):
+            problems += _report_repeated(wiki, files)
+            texts[wiki] = [_shard(f"{wiki}/{path.name}", path) for path in files]
+        if path := _find_siteinfo(config, wiki, files):
+            siteinfo[wiki] = path
+    if problems:
+        raise UserError(problems)
+    with_files = {code: tuple(wiki for wiki in of_lang if wiki in texts or views) for code, of_lang in wikis.items()}
+    return DumpFiles(wikis=with_files, texts=texts, views=views, siteinfo=siteinfo)
+
+
+def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
+    if wiki in config.wikipedia:
+        return [Path(path) for path in sorted(glob.glob(config.wikipedia[wiki]))]
+    if not config.dumps:
+        return []
+    files = sorted((Path(config.dumps) / wiki).glob("*"))
+    return [path for path in files if _is_dump(path.name) and path.is_file()]
+
+
+def _is_dump(name: str) -> bool:
+    """Tell files with articles from indexes and partial downloads in a folder of dumps."""
+    is_other = name.startswith(".") or name.endswith(".part") or "-index" in name
+    return not is_other and any(form in name for form in DUMP_FORMATS)
+
+
+def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> Path | None:
+    folders = [path.parent for path in files[:1]]
+    if config.dumps:
+        folders.append(Path(config.dumps) / wiki)
+    for folder in folders:
+        for path in sorted(folder.glob(SITEINFO)):
+            return path
+    return next((path for path in files if ".xml" in path.name), None)
+
+
+def _find_views(config: MetadataConfig) -> list[Shard]:
+    files = sorted(Path(config.dumps, "pageviews").glob("*.gz")) if config.dumps else []
+    return [_shard(path.name, path) for path in files if not path.name.startswith(".")]
+
+
+def _shard(name: str, path: Path) -> Shard:
+    return Shard.of_file(name, str(path), path.name)
+
+
+def _report_repeated(wiki: str, files: Sequence[Path]) -> list[str]:
+    """Report files with one name, else files whose names say that they hold the same articles.
+
+    These are dumps of two days, or two forms of one dump.
+    """
+    counts = Counter(path.name for path in files)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
+        return [
+            f"metadata.wikipedia.{wiki} matches {', '.join(repeated)} in more than one folder, but counts are stored"
+            " by file name; rename these files or change the pattern"
+        ]
+    first_of_dump: dict[tuple[str, str, bool], Path] = {}
+    for path in files:
+        name = _DUMP_NAME.match(path.name)
+        if name is not None:
+            first_of_dump.setdefault((name["day"], name["kind"], bool(name["part"])), path)
+    if len(first_of_dump) < 2:
+        return []
+    names = ", ".join(str(path) for path in first_of_dump.values())
+    return [f"{names}: several dumps of the Wikipedia {wiki}, whose articles would count twice; keep one of them"]
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -59,27 +188,19 @@ def _count_texts(
     shards: Sequence[Shard], rules: WikipediaRules, folder: Path, executor: Executor, languages: Languages
 ) -> dict[str, str]:
     """Count words and bigrams of each dump file; return the failures."""
-    key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": ngrams.RUNS_VERSION}
-    if rules.punctuation == "ascii":
-        key["punctuation"] = "ascii"
+    key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": runs.RUNS_VERSION}
+    key["punctuation"] = rules.punctuation
+    # A recipe may change how the words of a language are found that it adds.
+    key["cut"] = {language.code: language.words for language in languages.added if language.words != "space"}
     count = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, languages=languages)
-    words_of_added = {wiki: language.words for language in languages.added for wiki in language.wikipedia}
-    by_words: dict[str, list[Shard]] = {}
-    for shard in shards:
-        words = words_of_added.get(shard.name.partition("/")[0], "")
-        by_words.setdefault(words, []).append(shard)
-    failures: dict[str, str] = {}
-    for words, of_words in by_words.items():
-        own_key = key | ({"words": words} if words else {})  # a recipe may change how it finds the words
-        failures |= _map(executor, count, of_words, NGRAMS, folder, own_key)
-    return failures
+    return _map(executor, count, shards, NGRAMS, folder, key)
 
 
 def _count_views(
     shards: Sequence[Shard], wikis: Sequence[str], rules: WikipediaRules, folder: Path, executor: Executor
 ) -> dict[str, str]:
     """Sum the views of titles in each page-view file; return the failures."""
-    min_line_views = {ENGLISH: rules.english_min_line_views} if is_v1(ENGLISH, rules) else {}
+    min_line_views = {ENGLISH: MIN_LINE_VIEWS} if is_v1(ENGLISH, rules) else {}
     key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     count = functools.partial(count_page_views, folder=folder, wikis=wikis, min_line_views=min_line_views)
     return _map(executor, count, shards, VIEWS, folder, key)
@@ -99,15 +220,9 @@ def _map(
 
 
 @reads_input
-def count_text(
-    shard: Shard,
-    *,
-    folder: Path,
-    punctuation: Literal["unicode", "ascii"] = "unicode",
-    languages: Languages = INSTALLED,
-) -> Report:
+def count_text(shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"], languages: Languages) -> Report:
     """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>.counts."""
-    scheme = segment.scheme_of(shard.name.partition("/")[0], punctuation, languages)
+    scheme = segment.scheme_of(languages.by_wikipedia()[shard.name.partition("/")[0]], languages, punctuation)
     sizes = {"pairs": 0, "bytes": 0}
 
     def batches() -> Iterator[pa.Array]:
@@ -116,10 +231,10 @@ def count_text(
             sizes["pairs"] += len(texts)
             sizes["bytes"] += texts.nbytes
 
-    counts_path, places_path = ngrams.run_files(folder / NGRAMS, shard.name)
-    runs = ngrams.count_to_file(counts_path, batches(), scheme)
-    write_json(places_path, [run[1:] for run in runs])
-    return {**sizes, "runs": len(runs)}
+    counts_path, places_path = runs.run_files(folder / NGRAMS, shard.name)
+    of_file = count_to_file(counts_path, batches(), scheme)
+    write_json(places_path, [run[1:] for run in of_file])
+    return {**sizes, "runs": len(of_file)}
 
 
 @reads_input
@@ -134,7 +249,7 @@ def counted_files(folder: Path, files: DumpFiles) -> list[Path]:
     """Return all files of counts that belong to the run's sources, with their markers."""
     paths: list[Path] = []
     for shard in files.text_shards():
-        paths += [layout.marker(folder, shard.name, NGRAMS), *ngrams.run_files(folder / NGRAMS, shard.name)]
+        paths += [layout.marker(folder, shard.name, NGRAMS), *runs.run_files(folder / NGRAMS, shard.name)]
     for shard in files.views:
         paths += [layout.marker(folder, shard.name, VIEWS), *(folder / VIEWS / shard.name).rglob("*")]
     return paths
@@ -154,7 +269,7 @@ class WikipediaCounts:
 
     wiki: str
     rules: WikipediaRules
-    counts: ngrams.Counts
+    counts: runs.Counts
     joiner: str
     """Stands between the words of a bigram."""
     views: tuple[Path, ...]
@@ -164,10 +279,9 @@ class WikipediaCounts:
     def unigrams(self) -> tuple[Candidates, int]:
         """Return words by falling count, and how many new entries to take of them."""
         if is_v1(self.wiki, self.rules):
-            least = self.rules.english_min_unigram_count
-            return ngrams.iter_unigrams(self.counts, min_count=least), self.rules.max_unigrams
+            return runs.iter_unigrams(self.counts, min_count=MIN_WORD_COUNT), self.rules.max_unigrams
         num_wanted = self.rules.share(self.rules.unigram_top_fraction, len(self.counts.words))
-        return ngrams.iter_unigrams(self.counts), min(num_wanted, self.rules.max_unigrams)
+        return runs.iter_unigrams(self.counts), min(num_wanted, self.rules.max_unigrams)
 
     def max_bigrams(self, num_unigrams: int) -> int:
         """Return the cap, given the number of unigrams kept of this Wikipedia."""
@@ -182,7 +296,7 @@ class WikipediaCounts:
             rule = {"min_pmi": self.rules.bigram_min_pmi}
         elif self.rules.bigram_rule == "pmi":
             rule = {"min_pmi": math.nextafter(self.rules.bigram_min_pmi, math.inf)}  # must exceed it, not reach it
-        return ngrams.iter_bigrams_by_pmi(self.counts, self.joiner, first=num_wanted + num_entries, **rule)
+        return runs.iter_bigrams_by_pmi(self.counts, self.joiner, first=num_wanted + num_entries, **rule)
 
     def titles(self) -> tuple[Candidates, int] | None:
         """Return titles of articles by falling views, and how many new entries to take; None if there is no article."""
@@ -191,10 +305,9 @@ class WikipediaCounts:
         if not len(articles):
             return None
         if is_v1(self.wiki, self.rules):
-            least = self.rules.english_min_title_views
-            return ngrams.iter_words(views, articles, least), self.rules.max_titles
+            return runs.iter_words(views, articles, MIN_TITLE_VIEWS), self.rules.max_titles
         num_wanted = self.rules.share(self.rules.title_top_fraction, len(articles))
-        return ngrams.iter_words(views, articles), min(num_wanted, self.rules.max_titles)
+        return runs.iter_words(views, articles), min(num_wanted, self.rules.max_titles)
 
 
 def merge_counts(
@@ -206,13 +319,13 @@ def merge_counts(
     """
     counts = []
     for wiki in files.wikis[lang]:
-        runs = [run for shard in files.texts.get(wiki, ()) for run in read_runs(folder, shard.name)]
+        of_wiki = [run for shard in files.texts.get(wiki, ()) for run in read_runs(folder, shard.name)]
         counts.append(
             WikipediaCounts(
                 wiki=wiki,
                 rules=rules,
-                counts=ngrams.merge(runs, scratch / wiki),
-                joiner=segment.scheme_of(wiki, languages=languages).joiner,
+                counts=runs.merge(of_wiki, scratch / wiki),
+                joiner=segment.scheme_of(languages.by_wikipedia()[wiki], languages).joiner,
                 views=tuple(folder / VIEWS / shard.name for shard in files.views),
                 namespaces=_read_namespaces(wiki, files, rules),
             )
@@ -220,10 +333,10 @@ def merge_counts(
     return counts
 
 
-def read_runs(folder: Path, shard_name: str) -> list[ngrams.Run]:
+def read_runs(folder: Path, shard_name: str) -> list[runs.Run]:
     """Return the runs of a dump file."""
-    counts_path, places_path = ngrams.run_files(folder / NGRAMS, shard_name)
-    return [ngrams.Run(counts_path, *place) for place in read_json(places_path)]
+    counts_path, places_path = runs.run_files(folder / NGRAMS, shard_name)
+    return [runs.Run(counts_path, *place) for place in read_json(places_path)]
 
 
 def _read_namespaces(wiki: str, files: DumpFiles, rules: WikipediaRules) -> frozenset[str] | None:

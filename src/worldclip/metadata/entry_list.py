@@ -13,6 +13,7 @@ import pyarrow as pa
 from worldclip.language import characters
 from worldclip.metadata.counting import Candidates
 
+MAX_CHARS = 256  # of an entry, as in the reference
 RULES = ("empty", "punctuation", "too_long", "not_text", "duplicate")
 _ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
@@ -28,12 +29,13 @@ class EntryList:
     """One per entry; NaN if it has none."""
     rules: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, source: str, candidates: Candidates, max_chars: int | None, limit: int | None = None) -> int:
+    def add(
+        self, source: str, candidates: Candidates, limit: int | None = None, max_chars: int | None = MAX_CHARS
+    ) -> int:
         """Append the candidates that pass the rules; of equal entries the first stays, with its source and score.
 
-        max_chars: None for no limit.  limit: number of entries to keep, at which reading stops; candidates that are
-        entries already do not count.
-        Returns the number of entries kept.
+        limit: number of entries to keep, at which reading stops; candidates that are entries already do not count.
+        max_chars: None for no limit.  Returns the number of entries kept.
         """
         counts = self.rules.setdefault(source, dict.fromkeys(("in", *RULES, "kept"), 0))
         kept = 0

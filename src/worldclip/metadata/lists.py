@@ -25,12 +25,11 @@ from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import read_regular
-from worldclip.core.remote import patiently
+from worldclip.core.remote import patiently, read_whole
 from worldclip.match.config import MERGED
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.counting import Candidates, Record
+from worldclip.metadata.counting import NOT_STATED, Candidates, Record
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.source import NOT_STATED
 
 OF_A_RUN = ".parquet"
 Rules = dict[str, dict[str, int]]
@@ -63,20 +62,25 @@ def reads_list(file: str) -> list[Record]:
     return [{"source": "list", **fingerprint_of(file, file.rpartition("/")[2]), "licence": NOT_STATED}]
 
 
-def write_whole_list(file: str, path: Path, max_chars: int) -> tuple[pa.Table, Rules]:
+def write_whole_list(file: str, path: Path) -> tuple[pa.Table, Rules]:
     """Write a whole list as the table `path` (METADATA); return it, and what became of its entries by source.
 
     Raises BadShard if the file cannot be read or is not a list.
     """
     if file.endswith(OF_A_RUN):
         table = _copy_list(file, path)
-        sources = table["source"].cast(pa.string()).combine_chunks().value_counts().to_pylist()
-        return table, {row["values"]: {"in": row["counts"], "kept": row["counts"]} for row in sources}
+        return table, {source: {"in": number, "kept": number} for source, number in count_sources(table).items()}
     entries = EntryList()
-    entries.add("list", read_list(file), max_chars)
+    entries.add("list", read_list(file))
     table = entries.table()
     write_table(path, table, METADATA)
     return table, entries.rules
+
+
+def count_sources(table: pa.Table) -> dict[str, int]:
+    """Return the number of entries (METADATA) of each source."""
+    counts = table["source"].cast(pa.string()).combine_chunks().value_counts()
+    return {row["values"]: row["counts"] for row in counts.to_pylist()}
 
 
 def _copy_list(file: str, path: Path) -> pa.Table:
@@ -165,8 +169,7 @@ def _read(file: str) -> bytes:
     try:
         if not is_remote(file):
             return read_regular(file)
-        files, place = fsspec.url_to_fs(file)
-        return bytes(patiently(lambda: files.cat_file(place)))
+        return read_whole(file)
     except Exception as error:  # as in find_lists
         if not isinstance(error, OSError) and explain_answer(error) is None:
             raise

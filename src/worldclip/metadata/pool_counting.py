@@ -27,9 +27,10 @@ from worldclip.language import segment
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
-from worldclip.metadata import ngrams
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Record
+from worldclip.metadata.ngrams import runs
+from worldclip.metadata.ngrams.counter import Counter
 from worldclip.pool.config import PoolConfig
 
 POOL = "pool"
@@ -71,7 +72,7 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     """
     key = {**pool_config(run), **pool_inputs(run), "languages": run.deciding("metadata")["languages"]}
     key |= {"codes": list(codes), "built": list(counted_codes)}
-    key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": ngrams.RUNS_VERSION}
+    key |= {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": runs.RUNS_VERSION}
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
     shards = pool.indexed_shards(run)
@@ -96,7 +97,7 @@ def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
     """Return all files of a pool's counts, with their markers."""
     paths: list[Path] = []
     for name in counted.shard_names:
-        paths += [*ngrams.run_files(folder / POOL, name), layout.marker(folder, name, POOL)]
+        paths += [*runs.run_files(folder / POOL, name), layout.marker(folder, name, POOL)]
     return paths
 
 
@@ -108,7 +109,7 @@ def count_shard(
 
     One language is counted at a time, so besides the shard's texts the tables of one count are in memory.
     """
-    counts_path, places_path = ngrams.run_files(folder / POOL, shard.name)
+    counts_path, places_path = runs.run_files(folder / POOL, shard.name)
     places: Record = {}
     texts = pool.read_texts(shard, config)
 
@@ -117,8 +118,8 @@ def count_shard(
             for lang, of_lang in _by_language(texts, rules):
                 if lang not in codes:
                     continue
-                scheme = segment.scheme_of_code(lang, rules.table)
-                counter = ngrams.Counter(counts_path, file, scheme)
+                scheme = segment.scheme_of(lang, rules.table)
+                counter = Counter(counts_path, file, scheme)
                 counter.add(segment.segment(of_lang, scheme))
                 places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
 
@@ -135,11 +136,11 @@ def _by_language(texts: pool.PoolTexts, rules: LanguageRules) -> Iterator[tuple[
         yield rules.languages[position], texts.text.take(pa.array(np.flatnonzero(lang_T == position)))
 
 
-def merge_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, scratch: Path) -> ngrams.Counts:
+def merge_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, scratch: Path) -> runs.Counts:
     """Return the counts of a language, summed over the pool's shards; folder, scratch: see `counting.merge_counts`."""
-    runs: list[ngrams.Run] = []
+    of_lang: list[runs.Run] = []
     for name in shard_names:
-        counts_path, places_path = ngrams.run_files(folder / POOL, name)
-        if of_lang := read_json(places_path).get(lang):
-            runs += [ngrams.Run(counts_path, *place) for place in of_lang["runs"]]
-    return ngrams.merge(runs, scratch)
+        counts_path, places_path = runs.run_files(folder / POOL, name)
+        if found := read_json(places_path).get(lang):
+            of_lang += [runs.Run(counts_path, *place) for place in found["runs"]]
+    return runs.merge(of_lang, scratch)

@@ -1,23 +1,29 @@
-"""A source of entries, an item of the registry `worldclip.metadata_sources`, and lists made of them.
+"""Sources of entries, and which languages of a run get lists, from which files and packages.
 
-A source is a function that appends its entries of a language, with what must be known before it is called.
+A source is an item of the registry `worldclip.metadata_sources`: a function that appends its entries of a language,
+with what must be known before it is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from worldclip.core.errors import UserError
+from worldclip.core.job import Run
 from worldclip.core.registry import Requirement
-from worldclip.language.table import INSTALLED, Language, Languages
+from worldclip.language.config import LanguagesConfig
+from worldclip.language.table import INSTALLED, OTHER, Language, Languages, Scheme
+from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
-from worldclip.metadata.counting import Record, WikipediaCounts
-from worldclip.metadata.dump_files import DumpFiles
+from worldclip.metadata.counting import DumpFiles, Record, WikipediaCounts, find_dumps
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.ngrams import Counts
+from worldclip.metadata.lists import find_lists, reads_list
+from worldclip.metadata.ngrams.runs import Counts
+from worldclip.metadata.pool_counting import CountedPool
 
-NOT_STATED = "not stated"  # in place of a licence
 MAX_NAMED = 40  # languages in a message
 
 
@@ -86,3 +92,121 @@ def name_all(langs: Sequence[str]) -> str:
     """Return the codes as text, the first MAX_NAMED of many."""
     more = len(langs) - MAX_NAMED
     return ", ".join(langs[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- the plan of a run ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """The inputs of all lists: whole lists of some languages, sources for the others."""
+
+    config: MetadataConfig
+    codes: tuple[str, ...]
+    files: DumpFiles
+    lists: Mapping[str, str]
+    """The file of each whole list."""
+    languages: Languages
+    pool: CountedPool | None = None
+    """None: the pool is no source, or its texts are not counted yet."""
+
+    def built_codes(self) -> list[str]:
+        """Return the languages whose lists are built from sources."""
+        return [lang for lang in self.codes if lang not in self.lists]
+
+    def inputs(self, lang: str) -> Inputs:
+        """Return what the list of a language is built from."""
+        pool_digest = self.pool.digest if self.pool is not None else None
+        return Inputs(
+            lang=lang, config=self.config, files=self.files, languages=self.languages, pool_digest=pool_digest
+        )
+
+    def built_inputs(self) -> list[Inputs]:
+        """Return the inputs of each language whose list is built."""
+        return [self.inputs(lang) for lang in self.built_codes()]
+
+    def should_have(self, source: Source) -> list[str]:
+        """Return the languages whose lists are built and should have entries of a source."""
+        return [of_lang.lang for of_lang in self.built_inputs() if source.should_have(of_lang)]
+
+    def reads(self, lang: str) -> list[Record]:
+        """Return a record per file or package that the list of `lang` is made of, for the manifest."""
+        if lang in self.lists:
+            return reads_list(self.lists[lang])
+        records: list[Record] = []
+        for source in used_sources(self.config).values():
+            records += [record for record in source.reads(self.inputs(lang)) if record not in records]
+        return records
+
+    def fingerprint(self, lang: str) -> Record:
+        """Return what identifies all that the list of `lang` is made of."""
+        records = self.reads(lang)
+        identity: Record = {record["package"]: record["version"] for record in records if "package" in record}
+        identity["files"] = [record for record in records if "package" not in record]
+        if lang not in INSTALLED.by_code():  # how its words are found, and what its sources call it
+            identity["language"] = dataclasses.asdict(self.languages.get(lang))
+        return identity
+
+
+def plan_work(run: Run) -> Work:
+    """Find the lists and sources.  Raises UserError for missing files, and sources that leave languages out."""
+    config, section = run.section(MetadataConfig), run.section(LanguagesConfig)
+    codes, lists = run_codes(run), find_lists(config)
+    built = [code for code in codes if code not in lists]
+    files = find_dumps(config, built, label_scheme(section.lid_model, codes), section.table)
+    work = Work(config=config, codes=codes, files=files, lists=lists, languages=section.table)
+    if problems := [*_unread_problems(work), *_wordless_problems(work)]:
+        raise UserError(problems)
+    return work
+
+
+def _unread_problems(work: Work) -> Iterator[str]:
+    """Yield a problem for each source that should have languages of the run and reads nothing for any of them."""
+    for name, source in used_sources(work.config).items():
+        langs = work.should_have(source)
+        if langs and not any(source.reads(of_lang) for of_lang in work.built_inputs()):
+            yield (
+                f'metadata.sources has "{name}", and there is no file for {name_all(langs)}; {source.remedy};'
+                f' or remove "{name}" from metadata.sources'
+            )
+
+
+def _wordless_problems(work: Work) -> Iterator[str]:
+    """Yield a problem if languages have no source of words, unless numbers are the only source."""
+    sources = used_sources(work.config).values()
+    missing = [of_lang.lang for of_lang in work.built_inputs() if not any(source.reads(of_lang) for source in sources)]
+    if missing and set(work.config.sources) != {"number"}:
+        lang = missing[0]
+        yield (
+            f"metadata.sources = {list(work.config.sources)}: no source has words of {name_all(missing)}; set a list"
+            f" (metadata.lists.{lang} = FILE) or a WordNet (metadata.wordnets.{lang} = FILE) of each, or remove them"
+            " from languages.codes"
+        )
+
+
+def label_scheme(lid_model: str, codes: Collection[str]) -> Scheme:
+    """Return how the language-identification model writes its labels, on which only the list `other` depends."""
+    if lid_model == "lid176" or OTHER not in codes:
+        return "lid176"
+    from worldclip.language.identify import Identifier
+
+    return Identifier(lid_model).scheme
+
+
+def run_codes(run: Run) -> tuple[str, ...]:
+    """Return the run's languages (default: of a folder of lists, else all), and English if its list is the only one.
+
+    Raises UserError for a folder with a list of an unknown language, unless the recipe says which languages are meant.
+    """
+    config, metadata = run.section(LanguagesConfig), run.section(MetadataConfig)
+    codes = set(config.run_codes)
+    if isinstance(metadata.lists, str) and not config.codes:
+        codes = {*find_lists(metadata), *config.add}
+        if unknown := sorted(codes - set(config.table.by_code())):
+            raise UserError(
+                f"metadata.lists = {metadata.lists!r}: has lists of unknown languages {', '.join(unknown)}; add them"
+                f" ([languages.add.{unknown[0]}], as the recipe of that run does), or set languages.codes"
+            )
+    if run.section(MatchConfig).isolate == "english":
+        codes.add("en")
+    return tuple(sorted(codes))

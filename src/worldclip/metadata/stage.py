@@ -5,7 +5,7 @@ a dump, page views    counts       words and bigrams of the text, views of title
 a shard of the pool   counts       words and bigrams of its texts by language, for the source `pool` (pool_counting.py)
 a language            entries      candidates of all sources in order, filtered, the first of equal ones kept
 (match.isolate)       merged       all lists in sorted code order, the first of equal entries kept
-a list and profile    matcher      bound to the digest of the entries (matchers.py)
+a list and profile    matcher      bound to the digest of the entries
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import coin
-from worldclip.core.artifacts import read_table, require_manifest, write_table
+from worldclip.core.artifacts import folder_aside, read_table, replace_folder, require_manifest, write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, UserError
 from worldclip.core.execute import Report, Shard
@@ -31,22 +31,23 @@ from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import missing_packages
 from worldclip.core.settings import deciding
+from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import OTHER, Languages
 from worldclip.match.config import MERGED, MatchConfig
-from worldclip.match.matcher.matcher import entries_digest
+from worldclip.match.matcher.matcher import FORMAT_VERSION, Matcher, entries_digest
 from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import NGRAMS, merge_counts
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.lists import write_whole_list
-from worldclip.metadata.matchers import ENTRIES, MATCHERS, STAGE, compile_matchers, matchers_version
+from worldclip.metadata.lists import count_sources, write_whole_list
 from worldclip.metadata.pool_counting import POOL, merge_pool_counts
-from worldclip.metadata.source import build_entries, name_all, used_sources
+from worldclip.metadata.source import Work, build_entries, name_all, plan_work, run_codes, used_sources
 from worldclip.metadata.sources.wikipedia import describe_views
-from worldclip.metadata.work import Work, plan_work, run_codes
 
+STAGE = "metadata"
+ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over those that are matched
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 DEAD_NOTE = "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry"
 
@@ -69,7 +70,7 @@ def _needs(run: Run) -> Iterator[str]:
 
 def _config(run: Run) -> Record:
     metadata = run.section(MetadataConfig)
-    config = run.deciding("metadata") | {"matchers": matchers_version(), **_segmenter(metadata)}
+    config = run.deciding("metadata") | {"matchers": _matchers_version(), **_segmenter(metadata)}
     if POOL in metadata.sources:
         config[POOL] = pool_counting.pool_config(run)
     if OTHER in run_codes(run):  # the list `other` depends on the model's labels
@@ -99,7 +100,7 @@ def _build(run: Run, job: Job) -> Result:
     notes = _missing_notes(work, lists)
     for note in notes:
         say(STAGE, note)
-    matchers = compile_matchers(run, work.codes, lists)
+    matchers = _compile_matchers(run, work.codes, lists)
     report = _report(lists, matchers, notes, work.languages)
     return Result(
         report=report,
@@ -165,13 +166,8 @@ def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]
     kept = table.filter(pa.array(is_first))
     entry_ids = pa.array(np.arange(len(kept), dtype=np.int32))
     write_table(merged, kept.set_column(0, "entry_id", entry_ids), METADATA)
-    num_kept = _by_source(kept)
-    return {source: {"in": number, "kept": num_kept.get(source, 0)} for source, number in _by_source(table).items()}
-
-
-def _by_source(table: pa.Table) -> dict[str, int]:
-    counts = table["source"].cast(pa.string()).combine_chunks().value_counts()
-    return {row["values"]: row["counts"] for row in counts.to_pylist()}
+    num_kept = count_sources(kept)
+    return {source: {"in": number, "kept": num_kept.get(source, 0)} for source, number in count_sources(table).items()}
 
 
 def _language_shards(work: Work) -> list[Shard]:
@@ -183,7 +179,7 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
     lang = shard.name
     path = layout.entries(run_dir, lang)
     if lang in work.lists:
-        table, rules = write_whole_list(work.lists[lang], path, work.config.max_chars)
+        table, rules = write_whole_list(work.lists[lang], path)
     else:
         for wiki in work.files.wikis[lang]:
             if wiki in uncounted:
@@ -193,11 +189,7 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
         rules = built.rules
         write_table(path, table, METADATA)
     if not len(table):
-        too_long = sum(counts.get("too_long", 0) for counts in rules.values())
-        remedy = f"set metadata.lists.{lang}"
-        if too_long:
-            remedy = f"{too_long:,} are longer than metadata.max_chars = {work.config.max_chars}; raise it"
-        raise BadShard(f"no entry of {lang} from {', '.join(rules) or 'any source'}; {remedy}")
+        raise BadShard(f"no entry of {lang} from {', '.join(rules) or 'any source'}; set metadata.lists.{lang}")
     if work.fingerprint(lang) != shard.fingerprint:
         raise InputChanged("one of its files changed while it was read")
     described = _describe(table["entry"], rules)
@@ -253,6 +245,59 @@ def _report(
             row["matcher_bytes"][compiled["profile"]] = compiled["bytes"]
         report["lists"][name] = row
     return report
+
+
+# --- matchers ---------------------------------------------------------------------------------------------------------
+
+
+def _matchers_version() -> Record:
+    """Return what a compiled matcher depends on besides its entries; matchers of an older worldclip are recompiled."""
+    return {"format": FORMAT_VERSION, "unicode": UNICODE_VERSION}
+
+
+def _compile_matchers(run: Run, codes: Sequence[str], lists: Mapping[str, Report]) -> dict[str, Report]:
+    """Compile the matcher of each list that texts are matched against; return its report by the list's name."""
+    match = run.section(MatchConfig)
+    names = match.entry_lists.names(codes)
+    shards = []
+    for name in names:
+        fingerprint = {"digest": lists[name]["digest"]}
+        shards.append(Shard(name=f"{name}/{match.matcher_name}", path="", fingerprint=fingerprint))
+    compile_one = functools.partial(_compile_matcher, run_dir=run.dir)
+    done_dir = layout.done_dir(run.dir / STAGE, MATCHERS)
+    reports = run.executor.map(compile_one, shards, label=MATCHERS, done_dir=done_dir, key=_matchers_version())
+    return dict(zip(names, reports, strict=True))
+
+
+def _compile_matcher(shard: Shard, *, run_dir: Path) -> Report:
+    """Compile into a temporary folder, then rename it: a folder under its final name is whole."""
+    name, profile = shard.name.split("/")
+    path = layout.entries(run_dir, name)
+    entries = read_table(path, METADATA, ["entry"])["entry"]
+    matcher = Matcher.build(entries, profile)
+    if matcher.digest != shard.fingerprint["digest"]:
+        done = layout.done_dir(path.parent, ENTRIES)
+        raise BadShard(f"{path} changed after it was written; remove {done}, then run: worldclip metadata {run_dir}")
+    final = layout.matcher(run_dir, name, profile)
+    with folder_aside(final) as aside:
+        matcher.save(aside)
+        replace_folder(aside, final)
+    num_bytes = sum(path.stat().st_size for path in final.iterdir())
+    return {"profile": profile, "dead": matcher.num_dead, "bytes": num_bytes}
+
+
+def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
+    """Return the compiled matcher of a list, memory-mapped, after checking that it is of the manifest's entries."""
+    manifest = require_manifest(run_dir, STAGE)
+    if matcher_name not in manifest["dead"].get(lang, {}):
+        raise UserError(
+            f"{run_dir} has no matcher {matcher_name!r} of list {lang!r}; its recipe names languages (languages.codes)"
+            f" and one profile (match.profile); run: worldclip metadata {run_dir}"
+        )
+    return Matcher.load(layout.matcher(run_dir, lang, matcher_name), digest=manifest["digests"][lang])
+
+
+# --- for others -------------------------------------------------------------------------------------------------------
 
 
 def read_entries(run_dir: str | Path, lang: str) -> pa.Table:

@@ -71,9 +71,7 @@ class ModelConfig(Config):
     preset: PresetName = "vit_b32"
     """Named architecture that the other keys change; `tiny` trains on two CPU cores."""
     image_size: _Size = None
-    """Side of the square image that the model sees, in pixels; a multiple of patch_size."""
-    patch_size: _Size = None
-    """Side of a patch in pixels."""
+    """Side of the square image that the model sees, in pixels; a multiple of the preset's patch."""
     vision_layers: _Size = None
     """Transformer blocks of the image tower."""
     vision_width: _Size = None

@@ -6,7 +6,7 @@
 - On CPUs, images run in chunks whose activations stay in the processor's cache.  All chunks pass a block before the
   next block begins, so that oneDNN reorders each weight once for all of them.
 
-Features equal those of transformers' forward pass up to float32 rounding (tests/model/test_forward.py).  Training and
+Features equal those of transformers' forward pass up to float32 rounding (tests/model/test_clip.py).  Training and
 the export to ONNX run model/towers.py instead: it calls blocks as modules, which FSDP, recomputation, adapters,
 compilers and gradients need.  This takes 0.8 of its time for images, 0.7 for texts (benchmarks/results/encoders.md).
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.contracts.layout import TRAINER, best_checkpoint
+from worldclip.contracts.layout import TRAINER, best_checkpoint, train_dir
 from worldclip.core import artifacts
-from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.errors import UserError, require
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.clip import pick_device
@@ -31,6 +31,7 @@ from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.precision import pick_precision
 from worldclip.model.preprocess import RULES, Rule, reference
+from worldclip.model.records import library_faults
 
 if TYPE_CHECKING:
     import torch
@@ -128,11 +129,12 @@ def read(source: Source, options: LoadOptions) -> Clip:
         problems.append(f"arch = {options.arch!r}: only used for open_clip checkpoints; omit it")
     if problems:
         raise UserError(problems)
-    if source.layout == "onnx":
-        return onnx_folder.read(source.path, options)
-    dtype = None if options.precision is None else torch_dtype(options.precision)
-    read_folder = open_clip_folder.read if source.layout == "open_clip" else huggingface_folder.read
-    clip = read_folder(source.path, options)
+    readers = {"onnx": onnx_folder.read, "open_clip": open_clip_folder.read, "huggingface": huggingface_folder.read}
+    is_torch = source.layout != "onnx"
+    dtype = None if options.precision is None or not is_torch else torch_dtype(options.precision)
+    remedy = "do its weights and its configuration match? Copy or download it whole"
+    with library_faults(f"{source.path} does not load as a model in the layout {source.layout}", remedy):
+        clip = readers[source.layout](source.path, options)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     if getattr(clip.tokenizer, "nllb", None) is not None and not options.tells_language:
@@ -183,6 +185,15 @@ def find(source: str | Path, precision: str | None = None) -> Source:
     )
 
 
+def checkpoint_of(run_dir: Path) -> Source:
+    """Return the best checkpoint of a run, else its last one.  Raises UserError if it has none."""
+    checkpoint = best_checkpoint(run_dir)
+    if checkpoint is None:
+        remedy = f"worldclip train {run_dir}, or of a recipe worldclip run RECIPE --out {run_dir}"
+        raise UserError(f"{train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
+    return Source("huggingface", checkpoint)
+
+
 def _local_path(source: str | Path, precision: str | None) -> Path:
     """Return the path itself, or the local copy of a hub repository, downloaded if needed."""
     path = Path(str(source).removeprefix("local-dir:"))  # open_clip writes folders and hub ids with prefixes
@@ -209,26 +220,12 @@ def _download(hub_id: str, precision: str) -> Path:
     """Download the small files first, then the weights of the layout that they describe, and no others."""
     require("huggingface_hub", extra="train")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
-    try:
+    problem = f"{hub_id} is neither a local path nor a repository that the hub gives"
+    with library_faults(problem, "give a run, a model's folder or file, or a hub id (owner/name); check the network"):
         folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
         return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, precision)]))
-    except HFValidationError as error:
-        raise UserError(
-            f"{hub_id} does not exist; give a run, a model's folder or file, or a hub id (owner/name)"
-        ) from error
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{hub_id} is neither a local path nor a repository that the hub gives ({first_line(error)}); "
-            "check the name and the network"
-        ) from error
 
 
 def _weights_of(folder: Path, precision: str) -> list[str]:

@@ -170,7 +170,11 @@ def reference(processor: Any, *, is_numpy: bool = False) -> PerImage:
         size, mean, std = sides.pop(), per_channel(processor.image_mean), per_channel(processor.image_std)
     facts = Preprocess(size, "shortest", mean, std)
     pixels = partial(pillow_pixels, facts, round_offset=round)
-    return PerImage(pixels if is_numpy else partial(_in_torch, pixels), facts)
+    if is_numpy:
+        return PerImage(pixels, facts)
+    import torch
+
+    return PerImage(lambda image: torch.from_numpy(pixels(image)), facts)
 
 
 def square_of(processor: Any) -> Callable[[np.ndarray], torch.Tensor] | None:
@@ -229,12 +233,6 @@ def pillow_pixels(facts: Preprocess, image: Any, *, round_offset: Callable[[floa
     pixels_3SS = np.array(square).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (facts.mean, facts.std))
     return np.ascontiguousarray((pixels_3SS - mean) / std)
-
-
-def _in_torch(pixels: Callable[[Any], np.ndarray], image: Any) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(pixels(image))
 
 
 def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:

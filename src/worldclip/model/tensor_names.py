@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core.errors import UserError
-
 if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config
 
 Shape = tuple[int, ...]
-MAX_LISTED = 8  # tensor names in an error message; a wrong configuration would list hundreds
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +93,6 @@ def to_theirs(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[
 def to_ours(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return our state dict, in float32, from their tensors."""
     return {name: part.float() for rule in rules for name, part in rule.to_ours(state[rule.theirs]).items()}
-
-
-def check_tensors(
-    where: str, actual: Mapping[str, Shape], expected: Mapping[str, Shape], ignore: Sequence[str] = ()
-) -> None:
-    """Raise UserError that names each tensor that is missing, unknown, or of another shape than the model's.
-
-    actual, expected: name -> shape, by the file's names.  ignore: suffixes of unknown names that do no harm.
-    """
-    problems = [
-        f"{where}: tensor {name} has shape {tuple(actual[name])}, expected {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in actual and tuple(actual[name]) != tuple(shape)
-    ]
-    missing = [name for name in expected if name not in actual]
-    unknown = [name for name in actual if name not in expected and not name.endswith(tuple(ignore))]
-    for verb, names in (("lacks", missing), ("also holds", unknown)):
-        if names:
-            more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-            problems.append(f"{where} {verb} {len(names)} tensor(s): {', '.join(names[:MAX_LISTED])}{more}")
-    if problems:
-        remedy = "the weights do not belong to the configuration, or are incomplete; give those that belong together"
-        raise UserError([*problems[:MAX_LISTED], remedy])
 
 
 def shapes(state: Mapping[str, torch.Tensor]) -> dict[str, Shape]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, is_no_memory, require
-from worldclip.model.records import library_faults, tokenizer_faults
+from worldclip.model.records import library_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.weights import read_optional_config
 
@@ -122,18 +122,15 @@ class Tokenizer:
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Tokenise texts to at most context_length ids each; truncated texts end in the end token too.
 
-        Raises ValueError for a text that is not valid Unicode (a lone surrogate).
+        Raises UserError for a text that is not valid Unicode (a lone surrogate).
         """
         if not len(texts):
             return Tokens.of([], self.pad_id)
         max_length = self.context_length if self._adds_eos else self.context_length - 1
-        try:
+        with library_faults("the tokenizer refuses the texts", "give others"):
             cleaned = [self.clean(text) for text in texts]
-            with tokenizer_faults("texts"):
-                batch = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)
-            rows = batch["input_ids"]
-        except (TypeError, AttributeError, UnicodeEncodeError) as error:
-            raise ValueError(_reason_of_refusal(texts)) from error
+            batch = self.hf(cleaned, truncation=True, max_length=max_length, return_attention_mask=False)
+        rows = batch["input_ids"]
         if not self._adds_eos:
             rows = [[*row, self.eos_id] for row in rows]
         tokens = Tokens.of(rows, self.pad_id)
@@ -165,18 +162,6 @@ def adapt_tokenizer_config(folder: Path, context_length: int) -> None:
     write_json(path, config)
 
 
-def _reason_of_refusal(texts: Sequence[Any]) -> str:
-    """Return which text a tokenizer cannot take, and why."""
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            return f"text {i} is {type(text).__name__}, not a string"
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return f"text {i} is not valid Unicode: it holds a lone surrogate"
-    return "the tokenizer refused the texts"
-
-
 def load_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
     """Load a tokenizer by folder or hub id.  Raises UserError where there is none, or it lacks an end or pad token."""
     return Tokenizer(load_hugging_face(source), context_length)
@@ -188,7 +173,7 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
         raise UserError(f"tokenizer {str(source)!r}: no such folder; give a folder or a hub id (owner/name)")
     load = require_transformers().AutoTokenizer.from_pretrained
     problem, remedy = f"{str(source)!r} does not load as a tokenizer", "train.tokenizer.path takes a folder or a hub id"
-    with tokenizer_faults(source), library_faults(problem, remedy):
+    with library_faults(problem, remedy):
         tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
     return tokenizer

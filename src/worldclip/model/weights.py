@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core.errors import UserError, first_line, is_no_memory, require
+from worldclip.core.errors import UserError, first_line, is_no_memory
 from worldclip.core.regular_file import NotRegular, read_regular, what_is
 from worldclip.core.safe_path import is_safe_name
 
@@ -20,17 +20,15 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*PICKLES, ".safetensors")
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's prefixes
 
-OBJECT, COUNT, POSITIVE = "an object", "a whole number of at least 1", "a number above 0"
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    OBJECT: lambda value: isinstance(value, dict),
-    COUNT: lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-    POSITIVE: lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value > 0,
-}
-
 
 def read_json_config(path: Path) -> dict[str, Any]:
     """Return the JSON object of a configuration.  Raises UserError where the file holds anything else, or NaN."""
-    record = _read_json(path)
+    try:
+        record = json.loads(read_regular(path).decode(), parse_constant=_refuse_constant)
+    except NotRegular as error:
+        raise UserError(f"{path} {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
     if not isinstance(record, dict):
         raise UserError(f"{path} holds a JSON {type(record).__name__}, not an object; copy or download it again")
     return record
@@ -39,32 +37,6 @@ def read_json_config(path: Path) -> dict[str, Any]:
 def read_optional_config(path: Path) -> dict[str, Any]:
     """Return the JSON object of a configuration, {} where there is no file.  Raises UserError as read_json_config."""
     return read_json_config(path) if path.exists() else {}
-
-
-def require_values(record: Mapping[str, Any], kinds: Mapping[str, str], where: str | Path) -> None:
-    """Check values of a configuration.
-
-    kinds: OBJECT, COUNT or POSITIVE by place; `text_cfg.width` is width in the object text_cfg.  Raises UserError that
-    names every value of another kind.
-    """
-    problems = []
-    for place, kind in kinds.items():
-        value: Any = record
-        for key in place.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not _KINDS[kind](value):
-            problems.append(f"{where}: {place} is {value!r:.100}; it must be {kind}")
-    if problems:
-        raise UserError(problems)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_regular(path).decode(), parse_constant=_refuse_constant)
-    except NotRegular as error:
-        raise UserError(f"{path} {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); copy or download it again") from error
 
 
 def _refuse_constant(name: str) -> Any:
@@ -77,9 +49,6 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Raises UserError for a file that is cut, is not a checkpoint, or holds code besides tensors.
     """
     import torch
-
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is not a checkpoint; worldclip reads files that end in {', '.join(SUFFIXES)}")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -189,26 +158,6 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if missing := [shard for shard in names if not (folder / shard).exists()]:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which its index names; copy the whole model again")
     return [folder / shard for shard in names]
-
-
-def safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Return the shapes of a Hugging Face folder's tensors, from the files' headers; None without safetensors.
-
-    Raises UserError where a file is missing or cut.
-    """
-    files = weight_files(folder, "model.safetensors")
-    if not files:
-        return None  # also where the package safetensors is not installed: ONNX encoders do not need it
-    safetensors = require("safetensors", extra="train")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with safetensors.safe_open(file, "np") as opened:  # reads headers, which takes no torch
-                for name in opened.keys():  # noqa: SIM118
-                    shapes[name] = tuple(opened.get_slice(name).get_shape())
-        except safetensors.SafetensorError as error:
-            raise _corrupt(file, error) from error
-    return shapes
 
 
 def _corrupt(path: Path, error: Exception) -> UserError:

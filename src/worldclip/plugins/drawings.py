@@ -21,7 +21,7 @@ from worldclip.core.artifacts import write_artifact
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
 from worldclip.core.tars import add_member
-from worldclip.language.emoji import TONES
+from worldclip.language.locale_data import TONES
 
 PRESENTATION = "-FE0F"  # variation selector 16; file names of some drawings lack it
 TONE_FRACTION = 0.135  # share of the emoji with tones and a picture of their own that is held out: about 250 emoji

@@ -1,6 +1,15 @@
 """Pools that a run draws before it reads them: items of the registry `worldclip.pool_builders`.
 
-A builder writes a pool of tars and, next to it, evaluation folders of what it holds out:
+A builder is a module:
+
+    requires, OUTPUTS                   what it imports; files and folders below RUN/pool that it writes
+    HELD_OUT                            {dataset: one sentence about it, for readers of the report}
+    FOLDER_PARTS                        names that pool.parts may give folders
+    problems(config)                    yields what is missing on this machine
+    inputs(config)                      what decides the bytes of the pool: versions, digests of folders
+    build(folder, config, executor)     draws the pool into RUN/pool; finished tars are skipped
+
+It writes a pool of tars and, next to it, evaluation folders of what it holds out:
 
     RUN/pool/pairs/*.tar      the pool
     RUN/pool/<set>/           a held-out set: an evaluation folder in any layout of docs/6_evaluate.md
@@ -9,40 +18,15 @@ A builder writes a pool of tars and, next to it, evaluation folders of what it h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, Report
-from worldclip.core.job import Record
-from worldclip.core.registry import Requirement
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.pool.config import POOL_BUILDERS, PoolConfig
-
-
-class PoolBuilder(Protocol):
-    """A module that draws a pool; `pool.parts` and `pool.build_options` are its own keys."""
-
-    requires: Requirement
-    HELD_OUT: Mapping[str, str]
-    """Dataset -> one sentence about it, for readers of the report."""
-    OUTPUTS: tuple[str, ...]
-    """Files and folders below RUN/pool that it writes."""
-
-    def option_problems(self, config: PoolConfig) -> Iterator[tuple[str, str]]:
-        """Yield (key, what is wrong) of pool.parts and pool.build_options.  Looks at no file."""
-
-    def problems(self, config: PoolConfig) -> Iterator[str]:
-        """Yield what is missing on this machine, such as the folder of a part."""
-
-    def inputs(self, config: PoolConfig) -> Record:
-        """Return what decides the bytes of the pool: versions of packages, digests of folders."""
-
-    def build(self, folder: Path, config: PoolConfig, executor: Executor) -> Report:
-        """Draw the pool into RUN/pool; finished tars are skipped."""
 
 
 class HeldOut(NamedTuple):
@@ -53,12 +37,9 @@ class HeldOut(NamedTuple):
     about: str
 
 
-def builder_of(config: PoolConfig) -> PoolBuilder | None:
+def builder_of(config: PoolConfig) -> Any:
     """Return the builder of a pool that the run draws, None for a pool of files."""
-    if config.build is None:
-        return None
-    builder: PoolBuilder = POOL_BUILDERS.load(config.build)
-    return builder
+    return None if config.build is None else POOL_BUILDERS.load(config.build)
 
 
 def write_held_out(folder: Path, sets: Mapping[str, HeldOut]) -> None:

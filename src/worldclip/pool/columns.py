@@ -47,15 +47,25 @@ def choose_columns(names: Sequence[str], config: PoolConfig) -> tuple[str, tuple
     return key, columns
 
 
-def check_fields(names: Sequence[str], config: PoolConfig, texts: Sequence[str], lang: str | None = None) -> None:
-    """Raise WrongColumns if no record at the head of a shard has the key or the language, or none has any of `texts`.
+def check_key(names: Sequence[str], config: PoolConfig) -> None:
+    """Raise WrongColumns if a table with the columns `names` does not have what pool.key names."""
+    if problems := key_problems(names, bare(config.key)):
+        raise WrongColumns(problems)
+
+
+def check_fields(names: Sequence[str], config: PoolConfig, *, is_key_only: bool, has_txt: bool = False) -> None:
+    """Raise WrongColumns if no record at the head of a shard has the key or the language, or none has any text.
 
     names: fields of these records.  Records may differ in their fields, so one text field that occurs is enough.
+    has_txt: some of them have a .txt, the place `txt`.
     """
     problems = [] if config.key == "member" else key_problems(names, bare(config.key), has_rows=False)
-    fields = [bare(name) for name in texts]
-    named = [] if any(name in names for name in fields) else [("pool.texts", name) for name in fields]
-    named += [("pool.lang", bare(lang))] if lang is not None else []
+    named: list[tuple[str, str]] = []
+    if not is_key_only:
+        fields = [bare(name) for name in config.texts if name != "txt"]
+        if not any(name in names for name in fields) and not (has_txt and "txt" in config.texts):
+            named += [("pool.texts", name) for name in fields]
+        named += [("pool.lang", bare(config.lang))] if config.lang is not None else []
     problems += _missing(named, names)
     if problems:
         raise WrongColumns(problems)

@@ -26,20 +26,15 @@ class PoolConfig(Config):
     """
 
     path: Annotated[str | tuple[str, ...] | None, Decides(), Place()] = None
-    """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file; each .tar is a
-    shard.  A list joins several; the name of each folder then begins the names of its shards."""
+    """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file.  Its shards are the
+    files of the first format that there is of tar, parquet, jsonl, csv and tsv (the last three also as .gz).  A list
+    joins several; the name of each folder then begins the names of its shards."""
     build: Annotated[str | None, ItemOf(POOL_BUILDERS), Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
     parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
     """Folders that a builder draws from, part = folder; of the world pool: cldr, fluent, flags, appstream, stamps,
     gcompris."""
-    build_options: Annotated[dict[str, _Operand], Decides("pool.shards")] = field(default_factory=dict)
-    """Options of a builder; of the world pool: train_on_stamps (put stamps and photographs into the pool instead of
-    holding them out)."""
-    format: Annotated[str, ItemOf(POOL_FORMATS, also=("auto",)), Decides("pool.shards", "match.shards")] = "auto"
-    """Format of the shards; auto: the first of tar, parquet, jsonl, csv and tsv (the last three also as .gz) that there
-    is."""
     columns: Annotated[tuple[str, ...], Decides("pool", "match")] = ()
     """Names of the columns of CSV and TSV files without a header.  Unset: their first line has the names."""
     key: Annotated[str, Decides("pool", "match")] = "member"
@@ -96,10 +91,13 @@ class PoolConfig(Config):
             yield "text_weights", "must be numbers above 0; leave a place that gives no text out of pool.texts"
         if bool(self.paths) == bool(self.build):
             yield "", f"set exactly one of path and build; now set: {'both' if self.build else 'none'}"
+        if self.parts and self.build is None:
+            yield "parts", "needs pool.build, the builder that reads it"
         if self.build is not None and POOL_BUILDERS.problem(self.build) is None:
-            yield from POOL_BUILDERS.load(self.build).option_problems(self)
-        elif self.build is None and (self.parts or self.build_options):
-            yield "parts" if self.parts else "build_options", "needs pool.build, the builder that reads it"
+            known = POOL_BUILDERS.load(self.build).FOLDER_PARTS
+            for name in self.parts:
+                if name not in known:
+                    yield f"parts.{name}", f"is no part of the {self.build} pool; parts: {', '.join(known) or 'none'}"
         if not bare(self.key):
             yield "key", 'must be "member", "json:FIELD" or the name of a column'
         for condition in self.where or ():

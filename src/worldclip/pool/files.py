@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
 from worldclip.core.job import Job
 from worldclip.core.local_path import require_local
 from worldclip.core.regular_file import open_regular, open_regular_fd, read_regular
-from worldclip.core.remote import kept_file, patiently
+from worldclip.core.remote import patiently, read_kept, read_whole
 from worldclip.core.remote import read_range as read_remote_range
 from worldclip.kernels import read_at
 
@@ -147,11 +148,8 @@ def read_bytes(path: str) -> bytes:
 
 
 def _read_whole(url: str) -> bytes:
-    file = kept_file(url)
-    if file is not None and file.is_small:
-        return file.read(0, file.size)
-    files, place = fsspec.url_to_fs(url)
-    return bytes(patiently(lambda: files.cat_file(place)))  # S3 gives parts of a large file at once
+    content = read_kept(url)
+    return read_whole(url) if content is None else content
 
 
 @contextmanager
@@ -167,10 +165,10 @@ def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
 
 
 def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
+    content = read_kept(url)
+    if content is not None:
+        return io.BytesIO(content)
     is_exact = not reads_ahead and not url.startswith("http")  # some HTTP servers know no ranges
-    kept = kept_file(url)
-    if kept is not None and (kept.is_small or is_exact):
-        return kept.open()
     files, place = fsspec.url_to_fs(url)
     opened: BinaryIO = patiently(lambda: files.open(place, "rb", **({"cache_type": "none"} if is_exact else {})))
     return opened
@@ -178,15 +176,10 @@ def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read."""
-    return read_stamped(path, start, size)[0]
-
-
-def read_stamped(path: str, start: int, size: int) -> tuple[bytes, Stamp]:
-    """Return what `read_range` does, and the stamp after the read of the very file that was read; () for a URL."""
     if not is_remote(path):
-        return StampedFile(path).read(start, size)
+        return StampedFile(path).read(start, size)[0]
     with _saying_refusals():
-        return read_remote_range(path, start, start + size), ()
+        return read_remote_range(path, start, start + size)
 
 
 class StampedFile:

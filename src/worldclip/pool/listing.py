@@ -19,7 +19,7 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS
 from worldclip.core.safe_path import is_safe_name
 from worldclip.pool import hub
-from worldclip.pool.config import POOL_FORMATS, PoolConfig
+from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import pool_formats
 
@@ -41,7 +41,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     for name, path in zip(names, pool.paths, strict=True):
         prefix = f"{name}/" if len(names) > 1 else ""
         try:
-            shards = _shard_files(path, pool.format, setting)
+            shards = _shard_files(path, setting)
         except UserError as error:
             problems.append(f"{setting}.path = {error}")
             continue
@@ -52,25 +52,29 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     return ShardList.of_files(files[part])
 
 
-def _shard_files(path: str, wanted: str, setting: str) -> list[PoolFile]:
-    """Return the files of a pool format; under "auto", of the first of pool_formats() that has any."""
-    candidates = pool_formats() if wanted == "auto" else (POOL_FORMATS.load(wanted),)
+def _shard_files(path: str, setting: str) -> list[PoolFile]:
+    """Return the files of the first of pool_formats() that has any."""
     files = [file for file in list_files(path) if is_safe_name(file.name) and "/." not in f"/{file.name}"]
     compressed = sorted(file.name for file in files if file.name.endswith(COMPRESSED))
-    if compressed and wanted in ("auto", "tar"):
+    if compressed:
         # Images are read from the middle of a tar, which a compressed one does not allow.
         raise UserError(f"{path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar")
-    images = [file.name for file in files if file.name.lower().endswith(image_names.SUFFIXES)]
-    loose = f"{len(images):,} image files such as {images[0]} lie outside of tars; {LOOSE_IMAGES}" if images else ""
-    suffixes = tuple(suffix for pool_format in candidates for suffix in pool_format.suffixes)
-    for pool_format in candidates:
+    has_images = any(file.name.lower().endswith(image_names.SUFFIXES) for file in files)
+    for pool_format in pool_formats():
         if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
-            _say_left_out(setting, path, loose, _other_shards(files, shards, suffixes))
+            others = [file for file in files if not file.name.endswith(pool_format.suffixes)]
+            _say_left_out(setting, path, _kinds(others), LOOSE_IMAGES if has_images else "")
             return shards
-    kinds = ", ".join(sorted({PurePosixPath(file.name).suffix or file.name for file in files})[:5])
-    contents = f"only {kinds} files" if files else "nothing"
-    remedy = loose or "set it to the folder of the shards"
-    raise UserError(f"{path!r}: no {', '.join(suffixes)} files, {contents} in it; {remedy}")
+    suffixes = ", ".join(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
+    remedy = LOOSE_IMAGES if has_images else "set it to the folder of the shards"
+    contents = f"only {_kinds(files)}" if files else "nothing"
+    raise UserError(f"{path!r}: no {suffixes} files, {contents} in it; {remedy}")
+
+
+def _kinds(files: Sequence[PoolFile]) -> str:
+    """Return which kinds of files there are, `.json, .txt files`; empty for none."""
+    kinds = sorted({PurePosixPath(file.name).suffix or file.name for file in files})
+    return f"{', '.join(kinds[:5])} files" if kinds else ""
 
 
 @functools.cache
@@ -78,21 +82,6 @@ def _say_left_out(setting: str, path: str, *reasons: str) -> None:
     """Say once per process what is left out of a pool."""
     if any(reasons):
         say(setting, f"{path}: left out: {'; '.join(filter(None, reasons))}")
-
-
-def _other_shards(files: Sequence[PoolFile], shards: Sequence[PoolFile], suffixes: tuple[str, ...]) -> str:
-    """Describe the shards of later formats; one next to a shard of the same stem is its metadata."""
-    chosen = {file.name for file in shards}
-    stems = {_stem(file.name) for file in shards}
-    others = [file.name for file in files if file.name.endswith(suffixes) and file.name not in chosen]
-    count = sum(_stem(name) not in stems for name in others)
-    taken = PurePosixPath(shards[0].name).suffix
-    return f"{count:,} files such as {others[0]}: the pool is its {taken} files, see pool.format" if count else ""
-
-
-def _stem(name: str) -> str:
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.partition('.')[0]}"
 
 
 def list_files(path: str) -> list[PoolFile]:

@@ -28,9 +28,9 @@ def read_texts(shard: Shard, config: PoolConfig) -> PoolTexts:
     return format_of(shard.name).read_texts(shard, config)
 
 
-def read_records(shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> KeyedRecords:
-    """Return the key and the record of each pair; a record holds at least those `fields` of it (None: all)."""
-    return format_of(shard.name).read_records(shard, config, fields)
+def read_records(shard: Shard, config: PoolConfig) -> KeyedRecords:
+    """Return the key of each pair of a shard with images, and what JSON can hold of it."""
+    return format_of(shard.name).read_records(shard, config)
 
 
 def holds_images(shards: Sequence[Shard], config: PoolConfig) -> bool:

@@ -101,7 +101,8 @@ def _needs(run: Run) -> Iterator[str]:
 def _inputs(run: Run) -> Record:
     config = run.section(PoolConfig)
     if builder := builder_of(config):
-        return builder.inputs(config)
+        record: Record = builder.inputs(config)
+        return record
     return {"shards": shards(run).record}
 
 
@@ -127,24 +128,13 @@ def _index_pool(run: Run, job: Job) -> Result:
     has_images = holds_images(pool_shards, config)
     totals = add_counts(_index(run, pool_shards), INDEX_COUNTS)
     counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
-    if counts["samples"] == 0 and totals["left_out"]:
-        raise UserError(
-            f"all {totals['left_out']:,} rows are left out by pool.where; unset, those of img2dataset's tables need "
-            "status success"
-        )
+    left_out = f"; {totals['left_out']:,} left out by pool.where" if totals["left_out"] else ""
     if counts["samples"] == 0:
-        raise UserError(
-            f"pool.path: {len(pool_shards)} shards without any pair (tar members like 000000.jpg, 000000.txt; rows)"
-        )
+        members = "tar members like 000000.jpg, 000000.txt; rows, where img2dataset's status is success"
+        raise UserError(f"pool.path: {len(pool_shards)} shards without any pair ({members}){left_out}")
     without = counts["samples"] - totals["images"]
     note = f", {without:,} without an image" if has_images and without else ""
-    if totals["left_out"]:
-        note += f"; {totals['left_out']:,} left out by pool.where"
-    say("pool", f"{counts['samples']:,} pairs in {len(pool_shards):,} shards{note}")
-    if has_images and not totals["images"]:
-        why = "the pool's samples have no image members, or its image column no bytes"
-        no_key = "" if config.key == "member" else f"; or pool.key = {config.key!r} holds no string or integer"
-        say("pool", f"no pair has an image: {why}{no_key}")
+    say("pool", f"{counts['samples']:,} pairs in {len(pool_shards):,} shards{note}{left_out}")
     pool_shards.write(layout.pool_shards(run.dir))
     names = pool_shards.names()
     own: list[str | Path] = [
@@ -212,10 +202,8 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
         raise UserError("pool.where: only tables have rows to choose; list the keys of tars in pool.valid_keys")
     first: WrongColumns | None = None
     for shard in shards:
-        pool_format = format_of(shard.name)
-        check = pool_format.check_key if is_key_only else pool_format.check_columns
         try:
-            check(shard, pool)
+            format_of(shard.name).check_columns(shard, pool, is_key_only=is_key_only)
         except WrongColumns as error:
             first = first or error
         except BadShard:  # reported when the shard is indexed, or without pairs

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from worldclip.core.artifacts import Json
-from worldclip.language.scripts import script_name
+from worldclip.language import scripts
 from worldclip.language.table import OTHER, Language, Languages, scheme_of
 from worldclip.report.html import Html, join, tag
 from worldclip.report.language_map import language_map
@@ -132,7 +132,7 @@ def _hover(lang: str, metric: str, record: Json, languages: Languages) -> str:
 
 
 def _family_and_script(language: Language) -> str:
-    return f"{language.family or 'no family'}, {script_name(language.script)}"
+    return f"{language.family or 'no family'}, {scripts.NAMES.get(language.script, language.script)}"
 
 
 def _parts(task: Json) -> Html:

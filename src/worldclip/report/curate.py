@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.contracts.records import CurateReport
 from worldclip.contracts.summary import REMEDIES
 from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
@@ -43,7 +42,7 @@ LanguageRow: TypeAlias = Mapping[str, Any]
 """pairs_in, expected_pairs, and pairs by where they end (ENDS)."""
 
 
-def cards(report: CurateReport) -> list[Card]:
+def cards(report: Json) -> list[Card]:
     """Return the number of pairs and languages kept."""
     total = _total(report["languages"])
     pairs_in = total["pairs_in"]
@@ -56,7 +55,7 @@ def cards(report: CurateReport) -> list[Card]:
     ]
 
 
-def sections(report: CurateReport, languages: Languages) -> list[Section]:
+def sections(report: Json, languages: Languages) -> list[Section]:
     """Return what was kept, languages before and after, entries before and after, and examples."""
     parts = [
         _fates(report, languages),
@@ -71,7 +70,7 @@ def _total(rows: Mapping[str, LanguageRow]) -> dict[str, float]:
     return {key: sum(row.get(key, 0) for row in rows.values()) for key in ("pairs_in", "expected_pairs", *ENDS)}
 
 
-def _fates(report: CurateReport, languages: Languages) -> Section:
+def _fates(report: Json, languages: Languages) -> Section:
     """Return where pairs end, by language."""
     rows = report["languages"]
     counted = unit(report["text_policy"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from worldclip.contracts.reasons import MATCHED, Reason
-from worldclip.contracts.records import MatchReport
+from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
 from worldclip.report.numbers import count, percent, short
 from worldclip.report.page import Card, Section, first_and_more, language_column
@@ -14,13 +14,13 @@ from worldclip.report.table import Column, Table, text_column, to_html
 MAX_ROWS = 15  # languages in sight; the others are folded
 
 
-def cards(report: MatchReport) -> list[Card]:
+def cards(report: Json) -> list[Card]:
     """Return the number of texts with a match."""
     matched = short(report["num_matched_texts"])
     return [Card(matched, "texts with a match", f"of {count(report['pairs'])}")]
 
 
-def sections(report: MatchReport, languages: Languages) -> list[Section]:
+def sections(report: Json, languages: Languages) -> list[Section]:
     """Return match rates by language."""
     rows: list[list[Any]] = []
     known = languages.by_code()

@@ -23,7 +23,7 @@ from worldclip.core.settings import Config
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, how_to_know
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.dump_files import needs_text, needs_views
+from worldclip.metadata.counting import needs_text, needs_views
 from worldclip.metadata.lists import find_lists
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
@@ -140,7 +140,7 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
 
 def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
     """Return the Wikipedias of `langs`, or of all languages of the recipe without a whole list."""
-    from worldclip.metadata.work import label_scheme, run_codes
+    from worldclip.metadata.source import label_scheme, run_codes
 
     section, metadata = run.section(LanguagesConfig), run.section(MetadataConfig)
     codes = langs or sorted({*run_codes(run)} - {*find_lists(metadata)})

@@ -113,7 +113,6 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     record = {
         "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
         "rows": comparison.rows,
-        "by_language": comparison.by_language,
     }
     return record, comparison_text(comparison)
 

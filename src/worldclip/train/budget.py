@@ -7,8 +7,6 @@ rough: the tensors of the optimizer and the activations, without what libraries 
 from __future__ import annotations
 
 import contextlib
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.contracts import layout
@@ -30,28 +28,6 @@ BACKWARD = 2  # a backward pass multiplies twice as often as the forward pass: f
 BLOCK_BYTES, BLOCK_BYTES_BF16 = 64, 40
 DEVICES_PER_MACHINE = 8  # HSDP shards among them, in a plan for other machines
 USABLE = 0.9  # share of a device's memory, an assumption; CUDA, NCCL and gaps of the allocator take the rest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """The needs of a run, from `estimate`."""
-
-    parameters: dict[str, dict[str, int]]
-    """Numbers by model and part; the first model is the run's own."""
-    flops_per_pair: float
-    samples_seen: int
-    state_bytes: int
-    """Weights, gradients and moments of a process, of all students."""
-    activation_bytes: int
-    """Of the largest student: they run one after another."""
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.state_bytes + self.activation_bytes
-
-    def device_hours(self, flops_per_s: float, utilisation: float) -> float:
-        """Return the hours of all devices together, at a share `utilisation` of their peak rate."""
-        return self.flops_per_pair * self.samples_seen / (flops_per_s * utilisation) / 3600
 
 
 def count_parameters(sizes: Architecture, vocab_size: int, loss: str = "contrastive") -> dict[str, int]:
@@ -93,32 +69,20 @@ def _encoder_flops(width: int, layers: int, mlp_ratio: float, length: float) -> 
     return 2 * layers * (matrices + attention)
 
 
-def estimate(config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int) -> Budget:
-    """Return what a run needs: texts count at their full context length, a teacher and LoRA's adapters do not count.
+def memory_bytes(config: TrainConfig, vocab_size: int, batch_size: int, world_size: int) -> tuple[int, int]:
+    """Return (weights, gradients and moments of all students; activations of the largest) of a process, in bytes.
 
-    vocab_size: rows of the token table, also of every student's.
+    Students run one after another.  Texts count at their full context length, frozen towers as if they learned; a
+    teacher and adapters do not count.
     """
     models = _models(config)
-    parameters = {name: count_parameters(sizes, vocab_size, config.loss) for name, sizes in models.items()}
-    pairs = -(-schedule.global_batch_size // (world_size * config.accum_steps))
-    total, own = sum(sum(counts.values()) for counts in parameters.values()), parameters["model"]
-    trained = total
-    if config.lora_rank is not None or "vision" in config.freeze:
-        trained -= own["image encoder"]
-    if config.lora_rank is not None or "text" in config.freeze:
-        trained -= own["text encoder"] + own["token table"]
-    ranks_per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", DEVICES_PER_MACHINE))
-    shards = {"ddp": 1, "fsdp": world_size, "hsdp": min(world_size, ranks_per_machine)}[config.parallel]
-    state_bytes = FLOAT * (total + (1 + MOMENTS) * trained) // shards
+    parameters = [count_parameters(sizes, vocab_size, config.loss) for sizes in models.values()]
+    shards = {"ddp": 1, "fsdp": world_size, "hsdp": min(world_size, DEVICES_PER_MACHINE)}[config.parallel]
+    state_bytes = FLOAT * (2 + MOMENTS) * sum(sum(counts.values()) for counts in parameters) // shards
     if shards > 1:
-        state_bytes += 2 * FLOAT * own["token table"]  # whole in each step, with its gradient
-    return Budget(
-        parameters=parameters,
-        flops_per_pair=sum(flops_per_pair(sizes, sizes.context_length) for sizes in models.values()),
-        samples_seen=schedule.num_steps * schedule.global_batch_size,
-        state_bytes=state_bytes,
-        activation_bytes=max(_activation_bytes(config, sizes, pairs) for sizes in models.values()),
-    )
+        state_bytes += 2 * FLOAT * parameters[0]["token table"]  # whole in each step, with its gradient
+    pairs = -(-batch_size // (world_size * config.accum_steps))
+    return state_bytes, max(_activation_bytes(config, sizes, pairs) for sizes in models.values())
 
 
 def _models(config: TrainConfig) -> dict[str, Architecture]:
@@ -129,15 +93,13 @@ def _models(config: TrainConfig) -> dict[str, Architecture]:
 
 def _activation_bytes(config: TrainConfig, sizes: Architecture, pairs: int) -> int:
     """Return roughly what the backward pass reads again: each block's activations, or its input if it is recomputed."""
-    patches = round((sizes.image_size // sizes.patch_size) ** 2 * (1 - config.patch_dropout))
+    patches = (sizes.image_size // sizes.patch_size) ** 2
     block_bytes = BLOCK_BYTES_BF16 if config.precision == "bf16" else BLOCK_BYTES
     total = 0
-    for name, layers, values in (
-        ("vision", sizes.vision_layers, pairs * (patches + 1) * sizes.vision_width),
-        ("text", sizes.text_layers, pairs * sizes.context_length * sizes.text_width),
+    for layers, values in (
+        (sizes.vision_layers, pairs * (patches + 1) * sizes.vision_width),
+        (sizes.text_layers, pairs * sizes.context_length * sizes.text_width),
     ):
-        if name in config.freeze:
-            continue
         recomputed = config.recomputed_blocks(layers)
         stored = layers - recomputed + (recomputed > 0)  # one recomputed block at a time
         total += values * (stored * block_bytes + recomputed * FLOAT)
@@ -149,13 +111,8 @@ def checkpoint_bytes(config: TrainConfig, run_dir: Path) -> int:
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:
         return 0
-    parameters = sum(
-        sum(count_parameters(sizes, vocab_size, config.loss).values()) for sizes in _models(config).values()
-    )
-    return FLOAT * parameters * (1 + MOMENTS)
-
-
-# the lines of a plan
+    counts = [count_parameters(sizes, vocab_size, config.loss) for sizes in _models(config).values()]
+    return FLOAT * (1 + MOMENTS) * sum(sum(numbers.values()) for numbers in counts)
 
 
 def plan(config: TrainConfig, run_dir: Path) -> list[str]:
@@ -171,8 +128,7 @@ def plan(config: TrainConfig, run_dir: Path) -> list[str]:
         return ["batch size unknown: train.scale reads the share of English from the report of curate"]
     schedule = plan_schedule(config, run_dir, world_size)
     check_batch(schedule.global_batch_size, world_size, config.accum_steps)
-    memory_bytes, flops_per_s = planned_device(config)
-    return to_lines(config, vocab_size, schedule, world_size, memory_bytes=memory_bytes, flops_per_s=flops_per_s)
+    return to_lines(config, vocab_size, schedule, world_size)
 
 
 def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
@@ -196,61 +152,49 @@ def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
         return None
 
 
-def planned_device(config: TrainConfig) -> tuple[int | None, float | None]:
-    """Return (bytes of memory, peak FLOP/s) of train.hardware, else of this machine's device; None: unknown."""
+def planned_device(config: TrainConfig) -> tuple[float | None, float | None]:
+    """Return (GiB of memory, peak FLOP/s) of train.hardware, else of this machine's device; None: unknown."""
     memory_gib, flops_per_s = config.hardware.memory_gib, config.hardware.flops_per_s
-    memory = None if memory_gib is None else round(memory_gib * GIB)
-    if memory is None or flops_per_s is None:
+    if memory_gib is None or flops_per_s is None:
         with contextlib.suppress(ImportError, UserError):  # raised where the plan is for another machine
             from worldclip.model.clip import pick_device
 
             device = pick_device(config.device)
-            memory = device_memory_bytes(device) if memory is None else memory
+            memory_gib = memory_gib or device_memory_bytes(device) / GIB
             flops_per_s = flops_per_s or peak_flops(device, config.precision)
-    return memory, flops_per_s
+    return memory_gib, flops_per_s
 
 
-def to_lines(
-    config: TrainConfig,
-    vocab_size: int,
-    schedule: Schedule,
-    world_size: int,
-    *,
-    memory_bytes: int | None,
-    flops_per_s: float | None,
-) -> list[str]:
+def to_lines(config: TrainConfig, vocab_size: int, schedule: Schedule, world_size: int) -> list[str]:
     """Return the lines printed before training: parameters, FLOPs, memory and whether it fits, hours."""
-    budget = estimate(config, vocab_size, schedule, world_size)
-    total_flops = budget.flops_per_pair * budget.samples_seen
-    processes = f"{world_size:,} processes" if world_size > 1 else "one process"
-    lines = []
-    for name, counts in budget.parameters.items():
+    lines, flops = [], 0.0
+    for name, sizes in _models(config).items():
+        counts = count_parameters(sizes, vocab_size, config.loss)
         parts = ", ".join(f"{part} {count / 1e6:,.1f}M" for part, count in counts.items())
         lines.append(f"{name:<11} {sum(counts.values()) / 1e6:,.1f}M parameters: {parts}")
+        flops += flops_per_pair(sizes, sizes.context_length)
+    batch_size = schedule.global_batch_size
+    samples = schedule.num_steps * batch_size
+    state, activations = (size / GIB for size in memory_bytes(config, vocab_size, batch_size, world_size))
     lines += [
-        f"compute     {budget.flops_per_pair / 1e9:,.1f} GFLOP per pair of an image and "
-        f"{config.model.architecture().context_length} tokens, {budget.samples_seen:,} pairs: {total_flops:.2e} FLOP",
-        f"memory      about {_gib(budget.memory_bytes)} per process, "
-        f"{schedule.global_batch_size // world_size:,} pairs each ({processes}): {_gib(budget.state_bytes)} weights, "
-        f"gradients and moments, {_gib(budget.activation_bytes)} activations",
+        f"compute     {flops / 1e9:,.1f} GFLOP per pair of an image and {config.model.architecture().context_length} "
+        f"tokens, {samples:,} pairs: {flops * samples:.2e} FLOP",
+        f"memory      about {state + activations:,.1f} GiB per process ({world_size:,} in all), "
+        f"{batch_size // world_size:,} pairs each: {state:,.1f} GiB weights, gradients and moments, "
+        f"{activations:,.1f} GiB activations",
     ]
-    if memory_bytes is None:
+    memory_gib, flops_per_s = planned_device(config)
+    if memory_gib is None:
         lines.append("device      memory unknown; set train.hardware.memory_gib")
-    elif budget.memory_bytes <= USABLE * memory_bytes:
-        lines.append(f"device      {_gib(memory_bytes)}: fits")
+    elif state + activations <= USABLE * memory_gib:
+        lines.append(f"device      {memory_gib:,.1f} GiB: fits")
     else:
         keys = 'train.activation_checkpointing = true, a larger train.accum_steps, train.parallel = "fsdp"'
-        lines.append(f"device      {_gib(memory_bytes)}: DOES NOT FIT; {keys} or more devices need less memory")
-    if flops_per_s is None and config.hardware.devices is not None:
-        lines.append("hours       unknown; set train.hardware.flops_per_s to a device's peak")
+        lines.append(f"device      {memory_gib:,.1f} GiB: DOES NOT FIT; {keys} or more devices need less memory")
     if flops_per_s is not None:  # unknown for the CPU of this machine: the first steps show the speed
-        hours = budget.device_hours(flops_per_s, config.hardware.utilisation)
+        hours = flops * samples / (flops_per_s * config.hardware.utilisation) / 3600
         lines.append(
             f"hours       {hours:,.1f} device hours, {hours / world_size:,.1f} per device, at "
             f"{config.hardware.utilisation:.0%} of {flops_per_s / 1e12:,.0f} TFLOP/s"
         )
     return lines
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:,.1f} GiB"

@@ -203,7 +203,10 @@ def write_digests(folder: Path, digests: Digests) -> None:
 
 
 def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
-    """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`."""
+    """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`.
+
+    Those of further students go with them.  A student's may be newer than the run's newest: that is being written then.
+    """
     best, last_kept = best_of(train_dir), 0
     for old in checkpoints(train_dir)[:-keep_last]:
         if keep_every_samples:
@@ -213,14 +216,6 @@ def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> 
                 continue
         if old != best:
             remove(old)  # no folder called step_* is ever partial
-
-
-def remove_old_of_run(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
-    """Remove old checkpoints of a run, see remove_old, and those of its further students that the run has no more.
-
-    A student's may be newer than the run's newest, which is then being written.
-    """
-    remove_old(train_dir, keep_last, keep_every_samples)
     kept = [step_of(checkpoint) for checkpoint in checkpoints(train_dir)]
     for folder in train_dir.glob("students/*"):
         for old in checkpoints(folder):

@@ -30,7 +30,7 @@ from worldclip.train.checkpoint import (
     ShardRows,
     flush_to_disk,
     names_in_model,
-    remove_old_of_run,
+    remove_old,
     size_and_digest,
     write_digests,
 )
@@ -159,7 +159,7 @@ class CheckpointWriter:
                 os.replace(partial, folder)
                 flush_to_disk(self.train_dir)
                 if self.keep_last is not None:
-                    remove_old_of_run(self.train_dir, self.keep_last, self.keep_every_samples)
+                    remove_old(self.train_dir, self.keep_last, self.keep_every_samples)
         except BaseException:
             if self.world.is_first:
                 shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk

@@ -9,8 +9,6 @@ from worldclip.core.settings import Above, AtLeast, Between, Config, Decides, Pl
 from worldclip.model.config import ModelConfig, TokenizerConfig
 from worldclip.pool.config import PoolConfig
 
-_DECAY = Between(0, 1, below=True)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainPoolConfig(Config):
@@ -148,12 +146,8 @@ class TrainConfig(Config):
     """Samples of linear warm-up (under train.scale, the English run's), then cosine decay to 0."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.1
     """Weight decay of AdamW; not on one-dimensional parameters (gains, biases, class embedding, logit scale)."""
-    beta1: Annotated[float, _DECAY] = 0.9
-    """AdamW's decay of the mean of gradients."""
-    beta2: Annotated[float, _DECAY] = 0.95
-    """AdamW's decay of the mean of squared gradients."""
-    eps: Annotated[float, Above(0)] = 1e-6
-    """AdamW's epsilon."""
+    beta2: Annotated[float, Between(0, 1, below=True)] = 0.95
+    """AdamW's decay of the mean of squared gradients; that of gradients is 0.9, epsilon 1e-6."""
     max_grad_norm: Annotated[float, AtLeast(0, "0 for no clipping")] = 0.0
     """Maximum norm of the gradient; larger ones are scaled down to it.  0, as in the recipe: no clipping."""
     initial_weights: Annotated[str | None, Place(or_name=True)] = None
@@ -201,21 +195,16 @@ class TrainConfig(Config):
     decode_threads: Annotated[int | None, AtLeast(1, "threads"), Decides()] = None
     """Number of decoding threads (default: one per core, shared among the processes of a machine)."""
     checkpoint_every_samples: Annotated[int, AtLeast(1, "samples"), Decides()] = 50_000
-    """Samples between checkpoints."""
-    checkpoint_every_minutes: Annotated[float, Above(0), Decides()] = 10.0
-    """Maximum number of minutes without a checkpoint."""
+    """Samples between checkpoints; there is one after ten minutes without one, too."""
     keep_last: Annotated[int, AtLeast(1, "checkpoints"), Decides()] = 2
     """Number of checkpoints to keep, in addition to the best one where there are evaluations."""
     keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
     """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
-    """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
-    validate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for never"), Decides()] = 0
-    """Samples between measurements of the loss on held-out pairs, into RUN/train/validation.jsonl; 0: never."""
+    """Samples between evaluations on evaluate.datasets, each of a checkpoint; 0: no evaluation while training."""
     validation_shards: Annotated[int | None, AtLeast(1, "shards")] = None
-    """Number of shards whose pairs are not trained on, only validated.  Unset: none."""
-    evaluate_datasets: Annotated[tuple[str, ...], Decides()] = ()
-    """Datasets of these evaluations (default: evaluate.datasets)."""
+    """Number of shards whose pairs are not trained on; every checkpoint_every_samples the loss on them is measured,
+    into RUN/train/validation.jsonl.  Unset: none."""
     wandb: Annotated[str | None, Decides()] = None
     """Weights & Biases project to log to as well (package wandb).  Unset: none."""
 
@@ -239,8 +228,6 @@ class TrainConfig(Config):
         if self.warmup_samples >= max(1, samples):
             yield "warmup_samples", f"must be less than train.{key} ({samples})"
         yield from self._skip_problems()
-        if self.validate_every_samples and self.validation_shards is None:
-            yield "validate_every_samples", "needs pairs that are held out; set train.validation_shards"
         if self.distill.teacher is not None and self.patch_dropout:
             yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
 

@@ -49,11 +49,6 @@ class World:
         return self.size // self.local_size
 
     @property
-    def machine(self) -> int:
-        """Index of this rank's machine: torchrun numbers the ranks of a machine consecutively."""
-        return self.rank // self.local_size
-
-    @property
     def is_first(self) -> bool:
         """Whether this rank writes files and messages for all."""
         return self.rank == 0
@@ -133,13 +128,8 @@ def start_gathering(rows_BD: torch.Tensor, world: World) -> Gathering:
     return Gathering(rows_GD, dist.all_gather_into_tensor(rows_GD, rows_BD.contiguous(), async_op=True))
 
 
-def gather_rows(rows_BD: torch.Tensor, world: World) -> torch.Tensor:
-    """Return (world size * B, ...): the (B, ...) of all ranks, in rank order, on every rank."""
-    return start_gathering(rows_BD, world).wait()
-
-
 def reduce_scatter_rows(rows_GD: torch.Tensor, world: World) -> torch.Tensor:
-    """Return (B, ...): this rank's rows of the sum over ranks of (world size * B, ...), the adjoint of gather_rows."""
+    """Return (B, ...): this rank's rows of the sum over ranks of (world size * B, ...), the adjoint of gathering."""
     if world.size == 1:
         return rows_GD
     own_BD = rows_GD.new_empty((len(rows_GD) // world.size, *rows_GD.shape[1:]))

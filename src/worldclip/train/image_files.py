@@ -15,7 +15,7 @@ from worldclip.core.errors import BadShard, InputChanged, Unreadable
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import Stamp, fingerprint_of, is_remote, stamp_of
 from worldclip.core.retry import retry
-from worldclip.pool.files import StampedFile, read_stamped
+from worldclip.pool.files import StampedFile, read_range
 from worldclip.pool.row_groups import RowGroups
 
 RETRY_S, WAIT_S = 2.0, 0.5  # a file that cannot be read is tried again for so long, at first after this wait
@@ -92,7 +92,7 @@ class ImageFiles:
     def _read_once(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:
         path = self.shards[i].path
         if is_remote(path):
-            return read_stamped(path, offset, size)
+            return read_range(path, offset, size), ()
         try:
             return self._opened(i).read(offset, size)
         except BadShard:

@@ -161,9 +161,7 @@ class Loader:
         self.num_without_image = self.source.counts(0)[1]
         if self.epoch_length == 0:
             folder = layout.stage_dir(run_dir, "curate")
-            remedy = "raise balance.tail_fraction or use a larger pool"
-            if self.num_without_image and config.pool.as_pool() is not None:
-                remedy = f"train.pool must hold images with these keys (train.pool.key = {config.pool.key!r})"
+            remedy = "use a larger pool, or a train.pool that holds images with these keys (train.pool.key)"
             raise UserError(f"{folder} contains no pair with an image ({self.num_without_image} without): {remedy}")
 
     def epochs_of(self, samples_seen: int) -> float:
@@ -353,9 +351,8 @@ class Loader:
         data = content or self._read(int(shard), int(offset), int(size))
         if isinstance(data, BadImage):
             return data
-        image: torch.Tensor | BadImage
         try:
-            image = torch.from_numpy(decode(bytes(data), self._min_side)).permute(2, 0, 1)
+            image: torch.Tensor | BadImage = torch.from_numpy(decode(bytes(data), self._min_side)).permute(2, 0, 1)
         except BadImage as error:
             image = BadImage(error.reason, error.detail)  # a caught one keeps the bytes alive by its traceback
         num_bytes = image.numel() if isinstance(image, torch.Tensor) else 0
@@ -364,15 +361,11 @@ class Loader:
             self._cached_bytes += num_bytes
         return image
 
-    def _num_ahead(self) -> int:
-        """Return the number of batches to make ahead: BATCHES_AHEAD, or what AHEAD_BYTES hold."""
-        batch_bytes = self.global_batch_size // self.world.size * 3 * self.image_size**2
-        return min(BATCHES_AHEAD, max(BATCHES_AT_ONCE, AHEAD_BYTES // max(1, batch_bytes)))
-
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Yield batches first_step ... num_steps - 1, made ahead by threads, whose errors are raised here."""
         ahead: deque[Future[Batch]] = deque()
-        num_ahead = self._num_ahead()
+        batch_bytes = self.global_batch_size // self.world.size * 3 * self.image_size**2
+        num_ahead = min(BATCHES_AHEAD, max(BATCHES_AT_ONCE, AHEAD_BYTES // max(1, batch_bytes)))
         threads = _start_threads(min(BATCHES_AT_ONCE, self._num_threads), "loader")
         try:
             for step in range(first_step, num_steps):

@@ -46,9 +46,8 @@ class Log:
         first_step: int,
         device: torch.device,
         world: World,
-        hosts: Sequence[str] = ("",),
+        hosts: Sequence[str] = ("",),  # of each rank
     ) -> None:
-        """hosts: of each rank."""
         self.train_dir, self.config, self.schedule, self.first_step = train_dir, config, schedule, first_step
         self.device, self.hosts, self.num_devices, self.is_silent = device, hosts, world.size, not world.is_first
         self._summary = ""

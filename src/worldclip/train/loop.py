@@ -29,14 +29,9 @@ from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
-from worldclip.train.device import device_memory_bytes, keep_freed_memory, peak_flops
+from worldclip.train.device import keep_freed_memory
 from worldclip.train.distill import Student, create_students, encode_by_teacher, resize
-from worldclip.train.distributed import (
-    World,
-    barrier,
-    gather_records,
-    pick_rank_device,
-)
+from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
 from worldclip.train.garbage import collect_at, collected_by_step
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
@@ -53,6 +48,7 @@ from worldclip.train.train_state import copy_to_cpu, create_train_state, folder_
 MAX_SKIPPED_IN_A_ROW = 10
 MAX_UNREADABLE_SHARE = 0.01  # share of the samples between two checkpoints; more is a fault of the storage
 FEW_UNREADABLE = 20  # unreadable samples without an error: two checkpoints may be only one step apart
+MAX_S_WITHOUT_CHECKPOINT = 600.0
 VALIDATION_BATCHES = 8  # measured each time, always the same
 
 
@@ -85,10 +81,12 @@ class Trainer:
             keep_freed_memory()
         self.loader = self.open_loader(run, start)
         if world.is_first:  # before training allocates memory
-            self._say_budget()
+            own = replace(config, hardware=replace(config.hardware, memory_gib=None))
+            for line in budget.to_lines(own, tokenizer.vocab_size, self.schedule, world.size):
+                say("train", line)
         self.validation = create_validation_loader(run, start, tokenizer, world)
         self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
-        self.progress = read_progress(start.checkpoint, world, self.device)
+        self.progress = read_progress(start.checkpoint, world)
         if world.is_first:
             say("train", self._describe())
         self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
@@ -106,28 +104,13 @@ class Trainer:
         """Return the loader of the pairs to train on; benchmarks/gpu_check.py has another one."""
         return create_loader(run, start, self.tokenizer, self.world, pin_memory=self.device.type == "cuda")
 
-    def _say_budget(self) -> None:
-        config = self.config
-        lines = budget.to_lines(
-            config,
-            self.tokenizer.vocab_size,
-            self.schedule,
-            self.world.size,
-            memory_bytes=device_memory_bytes(self.device),
-            flops_per_s=config.hardware.flops_per_s or peak_flops(self.device, config.precision),
-        )
-        for line in lines:
-            say("train", line)
-
     def _describe(self) -> str:
         loader = self.loader
         missing = f", {loader.num_without_image:,} kept pairs without an image" if loader.num_without_image else ""
         processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
         num_parameters = count_parameters(self.state.model.clip)
-        num_trained = sum(p.numel() for p in self.state.model.clip.parameters() if p.requires_grad)
-        fixed = f" ({num_trained / 1e6:.2f}M of them trained)" if num_trained < num_parameters else ""
         return (
-            f"{num_parameters / 1e6:.1f}M parameters{fixed}, {self.tokenizer.vocab_size:,} tokens, "
+            f"{num_parameters / 1e6:.1f}M parameters, {self.tokenizer.vocab_size:,} tokens, "
             f"{self.schedule.num_steps:,} steps on {processes}{self.device.type}; "
             f"{loader.epoch_length:,} pairs per epoch{missing}"
         )
@@ -182,11 +165,11 @@ class Trainer:
         num_launched = self.progress.step + len(self.pending)
         is_last = num_launched == self.schedule.num_steps
         is_evaluated = crosses(num_launched, self.schedule, config.evaluate_every_samples)
-        is_due = is_last or is_evaluated or crosses(num_launched, self.schedule, config.checkpoint_every_samples)
-        is_validated = crosses(num_launched, self.schedule, config.validate_every_samples)
-        requests = self._read_steps(0 if is_due or is_validated else steps_ahead(self.device))
-        if is_validated:
-            self._validate()
+        is_by_samples = is_last or crosses(num_launched, self.schedule, config.checkpoint_every_samples)
+        is_due = is_by_samples or is_evaluated
+        requests = self._read_steps(0 if is_due else steps_ahead(self.device))
+        if is_by_samples and self.validation is not None:
+            self._validate(self.validation)
         if self.world.size == 1:  # nobody else is to agree
             requests = self._requests(exit_code_of_signal())
         is_saved = is_due or requests.is_overdue or requests.exit_code > 0
@@ -201,17 +184,16 @@ class Trainer:
         if requests.exit_code and not is_last:
             self._exit(requests.exit_code)
 
-    def _validate(self) -> None:
-        assert self.validation is not None
+    def _validate(self, held_out: Loader) -> None:
         step, batch_size = self.progress.step, self.schedule.global_batch_size
-        num_batches = min(VALIDATION_BATCHES, self.validation.epoch_length // batch_size)
-        loss = validation_loss(self.state, self.validation.batches(0, num_batches))
+        num_batches = min(VALIDATION_BATCHES, held_out.epoch_length // batch_size)
+        loss = validation_loss(self.state, held_out.batches(0, num_batches))
         self.log.write_validation(step, step * batch_size, loss)
         self.started_at = time.perf_counter()
 
     def _requests(self, exit_code: int) -> Requests:
         """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""
-        is_overdue = time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_every_minutes
+        is_overdue = time.monotonic() - self.saved_at >= MAX_S_WITHOUT_CHECKPOINT
         return Requests(is_overdue and self.world.is_first, exit_code)
 
     def _launch(self, batch: Batch, requests: Requests) -> None:
@@ -300,8 +282,7 @@ class Trainer:
         samples = progress.step * self.schedule.global_batch_size
         for student in self.students:
             student.save(progress.step, samples)
-        record = progress.to_record()
-        record |= {"samples_seen": samples, "threads": torch.get_num_threads(), "world_size": self.world.size}
+        record = progress.to_record() | {"samples_seen": samples}
         write_model = folder_writer(self.state, self.tokenizer)
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
         self.log.write_seen(progress.step, samples, progress.seen, progress.bad)
@@ -340,7 +321,7 @@ class Trainer:
         step = self.progress.step
         checkpoint = layout.step_folder(self.train_dir, step)
         consolidate(checkpoint)
-        config = config_of_scores(self.config, self.evaluate_config)
+        config = config_of_scores(self.evaluate_config)
         scores = score_checkpoint(checkpoint, self.run_dir, config, self.languages, device=self.config.device)
         self.log.draw({f"evaluate/{name}": score for name, score in scores.items()}, step)
         say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
@@ -380,10 +361,7 @@ class Trainer:
 
 
 def steps_ahead(device: torch.device) -> int:
-    """Return the number of steps that are launched before the numbers of the one before them are read.
-
-    Reading waits for a GPU, which would then idle until Python has launched the next step.
-    """
+    """Return how many steps are launched ahead of the one that is read: reading waits, and a GPU would idle."""
     return 1 if device.type == "cuda" else 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from worldclip.train.distributed import ALONE, Gathering, World, gather_rows, reduce_scatter_rows, start_gathering
+from worldclip.train.distributed import ALONE, Gathering, World, reduce_scatter_rows, start_gathering
 
 LOSS_CHUNK_ROWS = 256  # rows of logits at a time; smaller chunks are bound by memory bandwidth
 ChunkLoss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
@@ -84,8 +84,8 @@ def distillation_loss(
     """
     teacher_image_BE, teacher_text_BE = teacher_features
     chunk_losses = [
-        _teacher_chunk(teacher_scale * teacher_image_BE, gather_rows(teacher_text_BE, world)),
-        _teacher_chunk(teacher_scale * teacher_text_BE, gather_rows(teacher_image_BE, world)),
+        _teacher_chunk(teacher_scale * teacher_image_BE, start_gathering(teacher_text_BE, world).wait()),
+        _teacher_chunk(teacher_scale * teacher_text_BE, start_gathering(teacher_image_BE, world).wait()),
     ]
     return _chunked(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
 

@@ -34,11 +34,6 @@ def shard_order(names: Sequence[str], seed: int, epoch: int) -> np.ndarray:
     return np.argsort(uniform(names, 0, seed, epoch, ORDER), kind="stable")
 
 
-def windows(order: np.ndarray, shuffle_shards: int) -> list[np.ndarray]:
-    """Split `order` into runs of shuffle_shards, the last one possibly shorter."""
-    return [order[start : start + shuffle_shards] for start in range(0, len(order), shuffle_shards)]
-
-
 def pair_order(keys: pa.Array, text_idx: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """Return the order of pairs in a window: (n,) int64 indices.
 
@@ -183,7 +178,8 @@ class Windows(Order):
 
     def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the windows of an epoch (shard indices) and the position at which each starts."""
-        epoch_windows = windows(shard_order(self.names, self.seed, epoch), self.shuffle_shards)
+        order, size = shard_order(self.names, self.seed, epoch), self.shuffle_shards
+        epoch_windows = [order[start : start + size] for start in range(0, len(order), size)]  # the last may be shorter
         counts = self.source.counts(epoch)[0]
         lengths = [int(counts[window].sum()) for window in epoch_windows]
         return epoch_windows, np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)

@@ -6,8 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from worldclip.core.console import say
 from worldclip.core.job import Report
 from worldclip.train.checkpoint import read_state
@@ -76,20 +74,12 @@ class RankCounts:
         self.seen, self.bad = Counter(), BadImages()
 
 
-def read_progress(checkpoint: Path | None, world: World, device: torch.device) -> Progress:
-    """Return the progress at a checkpoint, and print where and how training resumes."""
+def read_progress(checkpoint: Path | None, world: World) -> Progress:
+    """Return the progress at a checkpoint, and print where training resumes."""
     if checkpoint is None:
         return Progress()
     record = read_state(checkpoint)
     del record["samples_seen"]
-    before = (record.pop("world_size"), record.pop("threads"))
-    now = (world.size, torch.get_num_threads())
     if world.is_first:
         say("train", f"resumes from {checkpoint.name}")
-        if device.type == "cpu" and now != before:
-            say(
-                "train",
-                f"{now[0]} process(es) of {now[1]} thread(s), before {before[0]} of {before[1]}: the pairs are the "
-                "same, but weights agree only up to rounding",
-            )
     return Progress(**{**record, "seen": Counter(record["seen"]), "bad": Counter(record["bad"])})

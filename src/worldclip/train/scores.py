@@ -8,7 +8,6 @@ RUN/train/best.json                                 the step with the best mean
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
@@ -16,37 +15,26 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.stage import model_digest
 from worldclip.language.table import Languages
-from worldclip.model.load import load
-from worldclip.report.results import ResultRecord
-from worldclip.train.config import TrainConfig
+from worldclip.model.load import Source, load
 
 MEAN = "mean"  # mean of the datasets' scores; chooses the best checkpoint
 
 
-def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConfig:
-    """Return the config of evaluations while training: train.evaluate_datasets take the place of evaluate.datasets.
+def config_of_scores(config: EvaluateConfig) -> EvaluateConfig:
+    """Return the config of evaluations while training.  Raises UserError without datasets.
 
     evaluate.also is left out: some of its measures are better when smaller, or highest for a model that sees nothing.
-    Raises UserError for unknown datasets and without any.
     """
-    config = dataclasses.replace(config, also=())
-    if train.evaluate_datasets:
-        config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
-        if problems := config.problems():
-            raise UserError(
-                [problem.replace("evaluate.datasets", "train.evaluate_datasets", 1) for problem in problems]
-            )
     if not config.dataset_names:
-        raise UserError("no dataset to evaluate checkpoints on; set train.evaluate_datasets or evaluate.datasets")
-    return config
+        raise UserError("no dataset to evaluate checkpoints on; set evaluate.datasets")
+    return dataclasses.replace(config, also=())
 
 
 def has_scores(checkpoint: Path) -> bool:
     """Return whether the evaluation of a checkpoint's weights has ended."""
     marker = layout.step_scores(checkpoint)
-    return marker.exists() and artifacts.read_json(marker)["model_digest"] == model_digest(checkpoint)
+    return marker.exists() and artifacts.read_json(marker)["model_digest"] == Source("huggingface", checkpoint).digest()
 
 
 def score_checkpoint(
@@ -64,22 +52,16 @@ def score_checkpoint(
     """
     results = layout.step_scores(checkpoint).with_name("results.jsonl")
     loaded = [datasets.load(name, config, run_dir, languages) for name in config.dataset_names]
-    model_id = {"model": f"train/{checkpoint.name}", "model_digest": model_digest(checkpoint)}
+    model_id = {"model": f"train/{checkpoint.name}", "model_digest": Source("huggingface", checkpoint).digest()}
     model = load(checkpoint, device=device, preprocess=config.preprocess_rule)
     records, _, _ = engine.evaluate(model, model_id, loaded, config.languages, results, batch_size=config.batch_size)
-    scores = mean_scores(records)
-    update_best(checkpoint, scores[MEAN])
-    artifacts.write_json(layout.step_scores(checkpoint), {"model_digest": model_id["model_digest"], "scores": scores})
-    return scores
-
-
-def mean_scores(records: Sequence[ResultRecord]) -> dict[str, float]:
-    """Return {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}."""
     first_metrics: dict[str, list[float]] = {}
     for record in records:
         first_metrics.setdefault(record["dataset"], []).append(next(iter(record["metrics"].values())))
     scores = {name: sum(values) / len(values) for name, values in first_metrics.items()}
     scores[MEAN] = sum(scores.values()) / len(scores)
+    update_best(checkpoint, scores[MEAN])
+    artifacts.write_json(layout.step_scores(checkpoint), {"model_digest": model_id["model_digest"], "scores": scores})
     return scores
 
 

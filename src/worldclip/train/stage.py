@@ -27,7 +27,7 @@ from worldclip.model.precision import bf16_hardware
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train import budget
-from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old_of_run
+from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
@@ -101,7 +101,7 @@ def _needs(run: Run) -> Iterator[str]:
     if config.evaluate_every_samples:
         from worldclip.train.scores import config_of_scores
 
-        yield from problems_of(config_of_scores, config, run.section(EvaluateConfig))
+        yield from problems_of(config_of_scores, run.section(EvaluateConfig))
     size = budget.checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
     if config.keep_every_samples and not config.scale.needs_report:
@@ -165,7 +165,7 @@ def _train_once(run: Run, job: Job) -> Result:
         trainer = Trainer(run, world, start, tokenizer)
         trainer.run(run.accept)
         # a kill leaves old checkpoints, and so does a best step that was found since
-        remove_old_of_run(train_dir, config.keep_last, config.keep_every_samples)
+        remove_old(train_dir, config.keep_last, config.keep_every_samples)
         consolidate(checkpoints(train_dir)[-1])
         report = trainer.report()
     _say_what_became(report)

@@ -81,13 +81,13 @@ def create_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World, *,
 
 
 def create_validation_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World) -> Loader | None:
-    """Return the loader of the held-out pairs, without patch dropout; None where their loss is not measured.
+    """Return the loader of the held-out pairs, without patch dropout; None where none are held out.
 
     Raises UserError if they are fewer than a batch.
     """
     config, batch_size = run.section(TrainConfig), start.schedule.global_batch_size
     _, shards = split_shards(start.shards, config.validation_shards)
-    if not (shards and config.validate_every_samples):
+    if not shards:
         return None
     changed = replace(config, patch_dropout=0.0, skip_samples=None)
     loader = Loader(run.dir, shards, tokenizer, changed, global_batch_size=batch_size, world=world, images=start.images)

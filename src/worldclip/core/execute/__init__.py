@@ -16,6 +16,8 @@ from worldclip.core.preflight import require_packages
 
 def create_executor(where: str, workers: int | None = None) -> Executor:
     """Return the executor for `local`, `ray` or `ray:ADDRESS` (--executor); workers: default one per core."""
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}; the number of shards in parallel must be at least 1")
     name, _, address = where.partition(":")
     if name == "ray":
         require_packages("--executor ray", extra="ray")

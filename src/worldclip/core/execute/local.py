@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldclip.core.errors import UserError
 from worldclip.core.execute.loop import Reports, map_shards, run_shards
 from worldclip.core.execute.shards import Outcome, Report, Shard, ShardWork
 
@@ -28,10 +27,6 @@ class LocalExecutor:
 
     workers: int = 1
     quiet: bool = False
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"--workers is {self.workers}; the number of processes must be at least 1")
 
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any

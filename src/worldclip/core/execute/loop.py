@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 from worldclip.core.artifacts import digest, read_json
 from worldclip.core.console import progress_bar, say_detail
@@ -93,15 +93,10 @@ class Reports(Sequence[Report]):
     def __len__(self) -> int:
         return len(self.shards)
 
-    @overload
-    def __getitem__(self, at: int) -> Report: ...
-    @overload
-    def __getitem__(self, at: slice) -> Reports: ...
-    def __getitem__(self, at: int | slice) -> Report | Reports:
+    def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
             return Reports(self.work, self.shards[at])
-        report: Report = read_json(self.work.marker_path(self.shards[at]))["report"]
-        return report
+        return read_json(self.work.marker_path(self.shards[at]))["report"]
 
 
 def map_shards(

@@ -13,7 +13,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +26,8 @@ from worldclip.core.execute.shards import Outcome, Report, Shard, ShardWork
 VERSION = version("worldclip")
 QUEUED_PER_CPU = 2  # tasks in Ray per CPU: one runs and one waits, so that no CPU waits for this process
 POLL_S = 1.0  # longest wait for a task before the CPUs of the cluster are counted again
-CANCEL_S = 10.0  # a cancelled task may end by itself; after so many seconds it is killed
 CONNECT_S = 10.0  # timeout of the check that a cluster listens
+CANCEL_S = 10.0  # longest wait for the end of a killed task
 OBJECT_STORE_BYTES = 128 * 2**20  # size in a Ray started here: only functions and reports pass through it
 
 
@@ -44,10 +43,6 @@ class RayExecutor:
     workers: int | None = None
     quiet: bool = False
 
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers is {self.workers}; the number of parallel shards must be at least 1")
-
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
     ) -> Reports:
@@ -57,14 +52,17 @@ class RayExecutor:
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
         ray = connect(self.address, self.workers)
-        with _place(work.done_dir) as place:
-            tasks = _Tasks(ray, work, place, self.workers)
-            try:
-                # by falling size: a large shard that starts last would delay the end
-                by_size = sorted(todo, key=lambda shard: -(shard.fingerprint.get("size") or 0))
-                yield from run_shards(by_size, tasks)
-            finally:
-                tasks.cancel()
+        work.done_dir.mkdir(parents=True, exist_ok=True)
+        token = work.done_dir / f".{uuid.uuid4().hex}.token"
+        token.touch()
+        tasks = _Tasks(ray, work, _Place(token, VERSION, Path.cwd()), self.workers)
+        try:
+            # by falling size: a large shard that starts last would delay the end
+            by_size = sorted(todo, key=lambda shard: -(shard.fingerprint.get("size") or 0))
+            yield from run_shards(by_size, tasks)
+        finally:
+            tasks.cancel()
+            token.unlink(missing_ok=True)
 
 
 class _Tasks:
@@ -104,22 +102,18 @@ class _Tasks:
         errors = self._ray.exceptions
         if isinstance(error, errors.RayTaskError):  # every shard would fail in the same way
             raise error.cause from error
-        if isinstance(error, errors.OutOfMemoryError):
-            return "Ray ended it because the node's memory ran out; use fewer --workers"
-        if isinstance(error, errors.NodeDiedError | errors.ObjectLostError):
-            return "its node went; see the node's logs"
-        if isinstance(error, errors.WorkerCrashedError):
-            return "memory ran out, or a library crashed on its contents; see Ray's logs"
+        is_loss = isinstance(error, errors.OutOfMemoryError | errors.WorkerCrashedError | errors.NodeDiedError)
+        if is_loss or isinstance(error, errors.ObjectLostError):
+            return f"{first_line(error)}; if memory ran out, use fewer --workers; see Ray's logs"
         return None
 
     def cancel(self) -> None:
-        """Cancel the running tasks, then kill those that do not end, so that nothing writes after this call."""
-        left = list(self._refs.values())
-        for force in (False, True):
-            for ref in left:
-                self._ray.cancel(ref, force=force)
-            if left:
-                _, left = self._ray.wait(left, num_returns=len(left), timeout=CANCEL_S)
+        """Kill the running tasks, so that nothing writes after this call."""
+        refs = list(self._refs.values())
+        for ref in refs:
+            self._ray.cancel(ref, force=True)
+        if refs:
+            self._ray.wait(refs, num_returns=len(refs), timeout=CANCEL_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +144,6 @@ def run_on_node(work: ShardWork, shard: Shard, place: _Place) -> Outcome:
     return {"pairs": 0} if work.is_finished(shard) else work.run(shard)
 
 
-@contextmanager
-def _place(done_dir: Path) -> Iterator[_Place]:
-    done_dir.mkdir(parents=True, exist_ok=True)
-    token = done_dir / f".{uuid.uuid4().hex}.token"
-    token.touch()
-    try:
-        yield _Place(token, VERSION, Path.cwd())
-    finally:
-        token.unlink(missing_ok=True)
-
-
 def connect(address: str | None, workers: int | None) -> Any:
     """Return the module ray, connected: as this process already is, else to `address` (see RayExecutor)."""
     ray = require("ray", extra="ray")
@@ -176,27 +159,17 @@ def connect(address: str | None, workers: int | None) -> Any:
     if target == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
         options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    before = signal.getsignal(signal.SIGTERM)
+    host, _, port = target.rpartition(":")
     try:
-        check_port(target)
-        _init(ray, target, options)
+        if port.isdigit():  # Ray itself would wait for minutes and end the process
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        ray.init(address=target, **options)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--executor ray: no cluster answers at {target!r} ({first_line(error)}); start it (ray start "
             "--head), or unset RAY_ADDRESS to have one started on this machine"
         ) from error
-    return ray
-
-
-def check_port(address: str) -> None:
-    """Raise OSError if nothing listens at HOST:PORT: Ray itself would wait for minutes and end the process."""
-    host, _, port = address.rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-
-
-def _init(ray: Any, address: str, options: Json) -> None:
-    """Start or join Ray.  SIGTERM keeps its handler: Ray's would exit with code 15 and no word."""
-    before = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, **options)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)  # Ray's handler would exit with code 15 and no word
+    return ray

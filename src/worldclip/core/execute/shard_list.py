@@ -31,7 +31,14 @@ class ShardList(list[Shard]):
     @classmethod
     def of_files(cls, files: Iterable[InputFile]) -> ShardList:
         """Return the shards of files as they are now.  Raises UserError for a name that is not UTF-8, UnsafeName."""
-        return cls(_shard_of(file) for file in files)
+        shards = cls()
+        for name, path, recorded_as in files:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"{name!r}: a shard's name must be UTF-8; rename the file") from error
+            shards.append(Shard.of_file(name, path, recorded_as))
+        return shards
 
     def names(self) -> list[str]:
         """Return the names in their order."""
@@ -57,14 +64,6 @@ class ShardList(list[Shard]):
         """Write the names and fingerprints."""
         fingerprints = [json.dumps(shard.fingerprint) for shard in self]
         write_table(path, pa.table({"name": self.names(), "fingerprint": fingerprints}), SHARDS)
-
-
-def _shard_of(file: InputFile) -> Shard:
-    try:
-        file.name.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{file.name!r}: a shard's name must be UTF-8; rename the file") from error
-    return Shard.of_file(file.name, file.path, file.recorded_as)
 
 
 def read_shards(path: Path) -> ShardList:

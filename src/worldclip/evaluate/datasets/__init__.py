@@ -67,7 +67,7 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
             f"it must be\n{inspect.getdoc(layout)}"
         ) from error
     dataset = with_measures(dataset, config.also)
-    if config.uses_slip_names:
+    if config.is_paper:
         dataset = with_slip_names(dataset)
     return with_ties(dataset, config.tie_rule)
 

@@ -28,7 +28,10 @@ def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "images_v2_imagenet_test.csv"
     rows = read_csv(path)
-    classes = [_classes(row["imagenet_sysnet_id"], path) for row in rows]
+    classes = [
+        [class_index(value, NUM_IMAGENET_CLASSES, str(path)) for value in parse_list(row["imagenet_sysnet_id"])]
+        for row in rows
+    ]
     income = np.array([float(row["income"]) for row in rows])
     if not np.isfinite(income).all():
         raise ValueError(f"{path}: each income must be a number, dollars per month")
@@ -48,7 +51,3 @@ def load(name: str, folder: Path) -> Dataset:
         slices=slices_by(regions, "region ") | income_groups,
         labels={"country": [row["country.name"] for row in rows], "region": regions},
     )
-
-
-def _classes(text: str, path: Path) -> list[int]:
-    return [class_index(value, NUM_IMAGENET_CLASSES, str(path)) for value in parse_list(text)]

@@ -25,7 +25,6 @@ from worldclip.core.errors import UserError
 from worldclip.evaluate.catalog import CATALOG, DatasetInfo
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import (
-    Caption,
     build_dataset,
     classification_dataset,
     retrieval_dataset,
@@ -58,7 +57,9 @@ def load(name: str, folder: Path, *, with_train: bool = False) -> Dataset:
     contents = [images.fingerprints, text_fingerprints(folder)]
     kind = _read_kind(folder)
     if kind == "retrieval":
-        return retrieval_dataset(name, images, {"en": _captions(test)}, contents, is_train=is_train)
+        lines_of = [sample.others["txt"].decode().split("\n") for sample in test]
+        captions = [(i, line) for i, lines in enumerate(lines_of) for line in lines if line.strip()]
+        return retrieval_dataset(name, images, {"en": captions}, contents, is_train=is_train)
     info = CATALOG.get(name, DatasetInfo(name=name))
     if info.classes == "imagenet":  # OpenAI's names, whatever the folder says
         english = class_names.imagenet_names()
@@ -144,9 +145,3 @@ def _read_arrays(samples: Sequence[Sample], size: int) -> np.ndarray:
     """Return (n, size) the array in each sample's .npy."""
     rows = [np.lib.format.read_array(io.BytesIO(sample.others["npy"]), allow_pickle=False) for sample in samples]
     return np.stack(rows).reshape(len(samples), size)
-
-
-def _captions(samples: Sequence[Sample]) -> list[Caption]:
-    """Return each line of each .txt, with the position of its image."""
-    lines_of = [sample.others["txt"].decode().split("\n") for sample in samples]
-    return [(i, line) for i, lines in enumerate(lines_of) for line in lines if line.strip()]

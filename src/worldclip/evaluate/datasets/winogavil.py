@@ -15,7 +15,7 @@ import numpy as np
 
 from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import build_dataset
-from worldclip.evaluate.datasets.common.images import distinct_images
+from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import parse_list, read_csv
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
@@ -31,7 +31,9 @@ def load(name: str, folder: Path) -> Dataset:
         if not associations or not set(associations) <= set(names):
             raise ValueError(f"{path}: associations {associations} are not some of the candidates {names}")
     cues = [row["cue"].lower() for row in rows]
-    images, position = distinct_images(folder, itertools.chain.from_iterable(candidates), path)
+    keys = sorted(set(itertools.chain.from_iterable(candidates)))
+    images = images_by_stem(folder, keys, path)
+    position = {key: i for i, key in enumerate(keys)}
     task = Association(
         cues=[f"{'An' if cue[:1] in set('aeiou') else 'A'} {cue}" for cue in cues],
         candidates=[np.array([position[name] for name in names]) for names in candidates],

@@ -15,7 +15,6 @@ import numpy as np
 
 from worldclip.core.arrow import seal
 from worldclip.core.errors import UserError
-from worldclip.core.inputs import stamp_of
 from worldclip.kernels.byte_table import empty_slots, insert_rows
 from worldclip.kernels.llvm import inner, kernel, load_8
 from worldclip.kernels.utf8 import LOW_BYTES, word_at
@@ -66,13 +65,10 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
     """Return the model of `path` and its labels without `__label__`.
 
     Models come from the net, and the kernels check no bounds: every size is compared with the file first.  Raises
-    UserError for a file whose sizes contradict each other or its length, or that changes while it is read.
+    UserError for a file whose sizes contradict each other or its length.
     """
-    before = stamp_of(str(path))
     data = np.fromfile(path, np.uint8)
     data.flags.writeable = False
-    if stamp_of(str(path)) != before:
-        raise UserError(f"languages.lid_model is {path}, which changed while it was read; run again once it is whole")
     reader = _Reader(data)
     try:
         head = _read_head(reader)

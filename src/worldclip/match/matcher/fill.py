@@ -154,7 +154,7 @@ def place_level(keys, words, edges, slots, first_slot, num_slots, seeds):
     slots_bits = np.uint64(num_slots)
     hashes, starts = _hashes_by_group(keys, words, edges, slots, slots_bits, seeds.size)
     is_taken = np.zeros(num_slots, np.uint8)
-    for group in np.argsort(starts[:-1] - starts[1:], kind="mergesort"):  # equally large ones in order
+    for group in _largest_first(starts):
         seed = _choose_seed(hashes[starts[group] : starts[group + 1]], slots_bits, is_taken)
         if seed == NUM_SEEDS:
             return False
@@ -175,13 +175,37 @@ def _parent_slot(word, slots):
 @inner
 def _hashes_by_group(keys, words, edges, slots, num_slots, num_groups):
     """Return the edges' hashes ordered by group, and starts (G + 1,): group g has [starts[g] : starts[g + 1]]."""
-    hashes, groups = np.empty(edges.size, np.uint64), np.empty(edges.size, np.int64)
+    hashes = np.empty(edges.size, np.uint64)
+    starts = np.zeros(num_groups + 2, np.int64)
     for i in range(edges.size):
         hashes[i] = edge_hash(keys[edges[i]], _parent_slot(words[edges[i]], slots), num_slots)
-        groups[i] = group_of(hashes[i], np.uint64(num_groups))
-    starts = np.zeros(num_groups + 1, np.int64)
-    starts[1:] = np.cumsum(np.bincount(groups, minlength=num_groups))
-    return hashes[np.argsort(groups, kind="mergesort")], starts
+        starts[group_of(hashes[i], np.uint64(num_groups)) + 2] += 1
+    starts = np.cumsum(starts)
+    ordered = np.empty(edges.size, np.uint64)
+    for this in hashes:
+        group = group_of(this, np.uint64(num_groups))
+        ordered[starts[group + 1]] = this
+        starts[group + 1] += 1
+    return ordered, starts[:-1]
+
+
+@inner
+def _largest_first(starts):
+    """Return the groups that have edges, those with most first; equally large ones in order."""
+    num_groups = starts.size - 1
+    largest = np.int64(0)
+    for group in range(num_groups):
+        largest = max(largest, starts[group + 1] - starts[group])
+    counts = np.zeros(largest + 2, np.int64)
+    for group in range(num_groups):
+        counts[largest - (starts[group + 1] - starts[group]) + 1] += 1
+    counts = np.cumsum(counts)
+    ordered = np.empty(num_groups, np.int64)
+    for group in range(num_groups):
+        size = starts[group + 1] - starts[group]
+        ordered[counts[largest - size]] = group
+        counts[largest - size] += 1
+    return ordered[: counts[largest - 1]] if largest > 0 else ordered[:0]
 
 
 @inner

@@ -19,7 +19,7 @@ from worldclip.core import artifacts
 from worldclip.core.arrow import NO_BYTES, byte_buffers, seal
 from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import UNICODE_VERSION, load_table
-from worldclip.language.profiles import PROFILES, profile_name
+from worldclip.language.profiles import PROFILES
 from worldclip.match.matcher.fill import fill_table
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.matcher.trie import MAX_ENTRIES, has_whole_levels
@@ -38,22 +38,22 @@ class Matcher:
     entries: str, ids are positions.  Raises ValueError that names entries which are empty or equal after the profile's
     normalisation.
     profile: `reference` (byte for byte what the reference does), `unicode` (bounded words in every script) or
-    `unicode_fold`, which is `unicode` with `fold_case`; see language/profiles.py.
+    `unicode_fold`, which is `unicode` with match.fold_case; see language/profiles.py.
     """
 
     num_entries: int
     num_dead: int  # entries that can never match: empty after normalisation, or equal to an earlier one
-    profile: str  # `unicode_fold` with fold_case; also the name of the folder to save to
+    profile: str  # also the name of the folder to save to
     digest: str  # digest of the entries, see `entries_digest`
 
-    def __init__(self, entries: Texts, profile: str = "reference", fold_case: bool = False) -> None:
-        self._compile(entries, profile_name(profile, fold_case), strict=True)
+    def __init__(self, entries: Texts, profile: str = "reference") -> None:
+        self._compile(entries, profile, strict=True)
 
     @classmethod
-    def build(cls, entries: Texts, profile: str, fold_case: bool = False, strict: bool = False) -> Matcher:
-        """Build as `Matcher(...)`; unless `strict`, dead entries keep their ids and are only counted (`num_dead`)."""
+    def build(cls, entries: Texts, profile: str) -> Matcher:
+        """Build as `Matcher(...)`, but dead entries keep their ids and are only counted (`num_dead`)."""
         matcher = cls.__new__(cls)
-        matcher._compile(entries, profile_name(profile, fold_case), strict=strict)
+        matcher._compile(entries, profile, strict=False)
         return matcher
 
     def match(self, text: str) -> np.ndarray:
@@ -111,10 +111,9 @@ class Matcher:
     def __len__(self) -> int:
         return self.num_entries
 
-    def __repr__(self) -> str:
-        return f"Matcher({self.num_entries:,} entries, profile {self.profile!r}, {self._table.nbytes:,} bytes)"
-
     def _compile(self, entries: Texts, profile: str, strict: bool) -> None:
+        if profile not in PROFILES:
+            raise UserError(f"profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
         column = _one_array(entries)
         if column.null_count:
             raise UserError(f"entry {column.is_null().index(True).as_py()} is null; entries are strings")

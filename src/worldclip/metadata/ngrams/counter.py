@@ -32,20 +32,10 @@ class Counter:
     `add` batches of texts, then `finish` for the runs.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        file: BinaryIO,
-        scheme: Scheme,
-        *,
-        max_bigram_slots: int = MAX_BIGRAM_SLOTS,
-        max_words: int = MAX_WORDS,
-        max_arena_bytes: int = MAX_ARENA_BYTES,
-    ) -> None:
+    def __init__(self, path: Path, file: BinaryIO, scheme: Scheme) -> None:
         """path: under which the runs will be read; file: where they are written to, at its end."""
         self.path, self.file = path, file
         self.classes = scheme.classes()
-        self.max_bigram_slots, self.max_words, self.max_arena_bytes = max_bigram_slots, max_words, max_arena_bytes
         self.runs: list[Run] = []
         self.spans_N, self.keys_N = np.empty(0, np.int64), np.empty(0, np.uint64)
         self._start()
@@ -93,9 +83,9 @@ class Counter:
         num_words, num_arena, num_bigrams = (int(n) for n in self.state)
         new = min(num_bytes, (num_bytes + num_texts) // 2) + 1
         is_full = (
-            num_words + new > self.max_words
-            or num_arena + num_bytes > self.max_arena_bytes
-            or 3 * (num_bigrams + new) > 2 * self.max_bigram_slots
+            num_words + new > MAX_WORDS
+            or num_arena + num_bytes > MAX_ARENA_BYTES
+            or 3 * (num_bigrams + new) > 2 * MAX_BIGRAM_SLOTS
         )
         if is_full and num_words:
             self.spill()
@@ -107,9 +97,9 @@ class Counter:
             self.arena = _grown(self.arena, num_arena + num_bytes)
         # At most half of the words' slots and two thirds of the bigrams' are used.
         if 4 * (num_words + new) > self.slots_2S.size:
-            self.slots_2S = _refilled(self.slots_2S, 2 * (num_words + new), 2 * self.max_words, False)
+            self.slots_2S = _refilled(self.slots_2S, 2 * (num_words + new), 2 * MAX_WORDS, False)
         if 3 * (num_bigrams + new) > self.table_2S.size:
-            self.table_2S = _refilled(self.table_2S, 3 * (num_bigrams + new) // 2, self.max_bigram_slots, True)
+            self.table_2S = _refilled(self.table_2S, 3 * (num_bigrams + new) // 2, MAX_BIGRAM_SLOTS, True)
 
     def spill(self) -> None:
         """Write the tables as a sorted run and empty them."""
@@ -137,13 +127,13 @@ class Counter:
         return self.runs
 
 
-def count_to_file(path: Path, batches: Iterable[Texts], scheme: Scheme, **limits: int) -> list[Run]:
+def count_to_file(path: Path, batches: Iterable[Texts], scheme: Scheme) -> list[Run]:
     """Write the runs of all texts to the file `path` and return them."""
     runs: list[Run] = []
 
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:
-            counter = Counter(path, file, scheme, **limits)
+            counter = Counter(path, file, scheme)
             for texts in batches:
                 counter.add(texts)
             runs.extend(counter.finish())

@@ -199,7 +199,8 @@ def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
 
 def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
     try:
-        check_parquet(path, path.stat().st_size)
+        with open_regular(path):
+            check_parquet(path, path.stat().st_size)
         with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
             schema = file.schema_arrow
             if "text" not in schema.names or not _is_string(schema.field("text")):
@@ -209,7 +210,7 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
                 yield _in_pieces(_strings(batch.column("text")))
     except unpack.TooLarge as error:
         raise BadShard(f"{path}: {error}") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: a name of the footer is not UTF-8
         if is_no_memory(error):
             raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error

@@ -14,8 +14,7 @@ from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, require
 from worldclip.core.registry import Requirement
 from worldclip.language import characters
-from worldclip.language.emoji import NAMED_IN, TONES
-from worldclip.language.locale_data import read_own_data
+from worldclip.language.locale_data import NAMED_IN, TONES, read_own_data
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.source import Inputs, Source
@@ -32,7 +31,7 @@ _DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı ar
 def add_numbers(entries: EntryList, inputs: Inputs) -> None:
     """Append 0 to 99, which are entries of every language and no words of any."""
     numbers = ((str(number), None) for number in range(NUM_NUMBERS))
-    entries.add("number", numbers, inputs.config.max_chars)
+    entries.add("number", numbers)
 
 
 def _packaged(
@@ -42,7 +41,7 @@ def _packaged(
 
     def add(entries: EntryList, inputs: Inputs) -> None:
         if has_words(inputs):
-            entries.add(name, read(inputs), inputs.config.max_chars)
+            entries.add(name, read(inputs))
 
     def reads(inputs: Inputs) -> list[Record]:
         version = versions([package])[package]

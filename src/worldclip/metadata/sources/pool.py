@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from worldclip.language import segment
-from worldclip.metadata import ngrams
 from worldclip.metadata.counting import Record
 from worldclip.metadata.entry_list import EntryList
+from worldclip.metadata.ngrams import runs
 from worldclip.metadata.source import Inputs, Source
 
 LICENCE = "that of the pool's texts"
+MAX_UNIGRAMS = 100_000  # words of a language that are not entries yet; bigram_fraction says how many pairs go with them
 
 
 def reads_pool(inputs: Inputs) -> list[Record]:
@@ -19,18 +20,18 @@ def reads_pool(inputs: Inputs) -> list[Record]:
 
 def add_words(entries: EntryList, inputs: Inputs) -> None:
     """Append the words with their occurrences, then pairs of them with their mutual information, log2."""
-    counts, config = inputs.pool_counts, inputs.config
+    counts = inputs.pool_counts
     if counts is None:
         return
-    least = config.pool_min_count
-    unigrams = ngrams.iter_unigrams(counts, min_count=least)
-    num_unigrams = entries.add("pool", unigrams, config.max_chars, config.max_pool_unigrams)
-    rules = config.wikipedia_rules
+    least = inputs.config.pool_min_count
+    unigrams = runs.iter_unigrams(counts, min_count=least)
+    num_unigrams = entries.add("pool", unigrams, MAX_UNIGRAMS)
+    rules = inputs.config.wikipedia_rules
     num_wanted = rules.share(rules.bigram_fraction, num_unigrams)
-    joiner = segment.scheme_of_code(inputs.lang, inputs.languages).joiner
+    joiner = segment.scheme_of(inputs.lang, inputs.languages).joiner
     first = num_wanted + len(entries.entries)
-    bigrams = ngrams.iter_bigrams_by_pmi(counts, joiner, first=first, min_count=least)
-    entries.add("pool", bigrams, config.max_chars, num_wanted)
+    bigrams = runs.iter_bigrams_by_pmi(counts, joiner, first=first, min_count=least)
+    entries.add("pool", bigrams, num_wanted)
 
 
 POOL = Source(add_words, reads_pool, should_have=lambda inputs: True)

@@ -6,9 +6,9 @@ from worldclip.core.artifacts import digest
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import fingerprint_of
 from worldclip.language.table import OTHER
-from worldclip.metadata.counting import Record, WikipediaCounts
+from worldclip.metadata.counting import NOT_STATED, Record, WikipediaCounts
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.source import NOT_STATED, Inputs, Source
+from worldclip.metadata.source import Inputs, Source
 
 TEXT_LICENCE = "CC BY-SA 4.0 (text of Wikipedia; older revisions also GFDL)"
 VIEWS_LICENCE = "CC0 1.0 (page views of Wikimedia)"
@@ -39,7 +39,7 @@ def add_unigrams(entries: EntryList, inputs: Inputs) -> None:
 def _add_words(entries: EntryList, wikipedia: WikipediaCounts, inputs: Inputs) -> int:
     """Append the words of one Wikipedia; return the number of new entries."""
     candidates, num_wanted = wikipedia.unigrams()
-    return entries.add("unigram", candidates, inputs.config.max_chars, num_wanted)
+    return entries.add("unigram", candidates, num_wanted)
 
 
 def add_bigrams(entries: EntryList, inputs: Inputs) -> None:
@@ -54,7 +54,7 @@ def add_bigrams(entries: EntryList, inputs: Inputs) -> None:
     for wikipedia, number in zip(_with_text(inputs), num_unigrams, strict=True):
         num_wanted = wikipedia.max_bigrams(number)
         candidates = wikipedia.bigrams(num_wanted, len(entries.entries))
-        entries.add("bigram", candidates, inputs.config.max_chars, num_wanted)
+        entries.add("bigram", candidates, num_wanted)
 
 
 def _with_text(inputs: Inputs) -> list[WikipediaCounts]:
@@ -85,7 +85,7 @@ def add_titles(entries: EntryList, inputs: Inputs) -> None:
     for wikipedia in inputs.counts:
         if titles := wikipedia.titles():
             candidates, num_wanted = titles
-            entries.add("title", candidates, inputs.config.max_chars, num_wanted)
+            entries.add("title", candidates, num_wanted)
 
 
 def describe_views(shard: Shard) -> Record:
@@ -96,4 +96,4 @@ def describe_views(shard: Shard) -> Record:
 _TEXT_REMEDY = f"{_FETCH}; or set metadata.wikipedia.CODE = FILE"
 UNIGRAM = Source(add_unigrams, reads_text, has_wikipedia, _TEXT_REMEDY)
 BIGRAM = Source(add_bigrams, reads_text, has_wikipedia, _TEXT_REMEDY)
-TITLE = Source(add_titles, reads_views, has_wikipedia, f"{_FETCH}; or set metadata.pageviews = DIR")
+TITLE = Source(add_titles, reads_views, has_wikipedia, _FETCH)

@@ -18,10 +18,10 @@ from worldclip.core.inputs import fingerprint_of
 from worldclip.language.characters import lower
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.metadata.config import is_lexicon
-from worldclip.metadata.counting import Candidates, Record
+from worldclip.metadata.counting import NOT_STATED, Candidates, Record
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import iter_lines
-from worldclip.metadata.source import NOT_STATED, Inputs, Source
+from worldclip.metadata.source import Inputs, Source
 
 # Lexicons of the Open Multilingual Wordnet by our code, in the paper's 31 languages.  Its second Italian lexicon and
 # its other English ones are not the paper's.

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
-from worldclip.core.errors import UserError, first_line, is_no_memory
+from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.model import preprocess, sample_inputs, tensor_names, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
-from worldclip.model.records import library_faults
-from worldclip.model.tokenizer import Tokenizer, adapt_tokenizer_config, load_tokenizer, require_transformers
+from worldclip.model.tokenizer import Tokenizer, load_tokenizer, require_transformers
 
 if TYPE_CHECKING:
     import torch
 
 FAMILY = "metaclip_2"
-COPIED = (".json", ".safetensors", ".model", ".txt")  # suffixes of what an export copies
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "spiece.model")
 # the class that reads the towers' outputs of transformers 4 and 5 alike; older versions of the library lack this path:
 # they refuse the folder, where their own CLIPModel would build OpenAI's model around these weights
@@ -56,20 +53,12 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
 
 
 def _read_config(folder: Path) -> Any:
+    known = (FAMILY, *other_clips.FAMILIES)
+    model_type = read_config_json(folder).get("model_type")
+    if model_type not in known:  # transformers would run its code, or advise to install another version of itself
+        raise UserError(f"{folder} holds a {model_type!r} model; worldclip loads {', '.join(known)}")
     weights.weight_files(folder, "model.safetensors")  # refuses an index that names tensors elsewhere
-    try:
-        config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers checks sizes by dividing, too
-        if is_no_memory(error):
-            raise
-        record = read_config_json(folder)
-        if "auto_map" in record:
-            reason = "names code of its own, which is never run; export it to ONNX with its own library"
-        elif "model type" in str(error):  # transformers advises to install another version of itself
-            reason = f"holds a {record.get('model_type')!r} model, which transformers does not know"
-        else:
-            reason = f"does not load as a Hugging Face model ({error})"
-        raise UserError(f"{folder} {reason}") from error
+    config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
     vars(config).pop("auto_map", None)  # names code of its own, and would be saved with the model
     return config
 
@@ -85,20 +74,11 @@ def complete_special_ids(text_config: Any, stated: Report, tokenizer: Tokenizer)
 
 
 def _read_model(folder: Path, config: Any) -> Any:
-    import torch
-
-    transformers = require_transformers()
-    with library_faults(f"{folder} does not load as a Hugging Face model"), torch.device("meta"):
-        expected = tensor_names.shapes(transformers.MetaClip2Model(config).state_dict())
-    ignore = ("position_ids",)  # a buffer that older transformers saved
-    shapes = weights.safetensors_shapes(folder)
-    if shapes is None:
+    if not weights.weight_files(folder, "model.safetensors"):
         is_sharded = (layout.trainer_dir(folder) / "shards").is_dir()  # written by several processes
         remedy = f"run worldclip consolidate {folder}" if is_sharded else "copy or download it whole"
         raise UserError(f"{folder} holds config.json and no weights (model.safetensors); {remedy}")
-    tensor_names.check_tensors(str(folder), shapes, expected, ignore)
-    # maps the file, reads it once
-    return transformers.MetaClip2Model.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
+    return other_clips.read_whole(require_transformers().MetaClip2Model, folder, config, is_strict=True)
 
 
 def build(config: Any, state: dict[str, torch.Tensor]) -> Any:
@@ -125,25 +105,12 @@ def read_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
         raise UserError(
             f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); give one: tokenizer='FOLDER or id'"
         )
-    try:
-        return load_tokenizer(source, context_length)
-    except (KeyError, TypeError) as error:  # what transformers raises for a malformed tokenizer.json
-        raise UserError(
-            f"{source} does not load as a tokenizer ({error!r}); copy or download its files again"
-        ) from error
+    return load_tokenizer(source, context_length)
 
 
 def _read_processor(folder: Path, image_size: int) -> Any:
-    """Load the image processor.  Raises UserError where there is none, or it makes images of another size."""
-    try:
-        processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        if is_no_memory(error):
-            raise
-        raise UserError(
-            f"{folder} does not say how images become pixels: preprocessor_config.json is missing or invalid "
-            f"({first_line(error)}); copy or download it again"
-        ) from error
+    """Load the image processor.  Raises UserError where it makes images of another size."""
+    processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     is_cropped = getattr(processor, "do_center_crop", False)
     size = dict((processor.crop_size if is_cropped else processor.size) or {})
     sides = sorted({side for side in (size.get("height"), size.get("width")) if side is not None})
@@ -159,31 +126,6 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     """Write a model of any source as a Hugging Face folder."""
     clip.model.save_pretrained(folder)
     write_tokenizer_and_processor(clip, folder)
-    write_sentence_modules(folder)
-
-
-def copy(source: Path, folder: Path, clip: Clip) -> None:
-    """Copy the files of a folder, its weights byte for byte; clip: the folder, loaded.
-
-    The tokenizer's maximum length becomes the model's context, since transformers truncates by it, and the end token
-    that config.json may lack is added.  Code does not go along, nor the names by which a library would load code:
-    Sentence Transformers 5 trusts the modules.json of a local folder.
-    """
-    for path in source.iterdir():
-        if path.suffix in COPIED and path.name != "modules.json":
-            shutil.copyfile(path, folder / path.name)
-    if Path(clip.tokenizer.hf.name_or_path) == source:
-        adapt_tokenizer_config(folder, clip.tokenizer.context_length)
-    else:  # worldclip.load was given another tokenizer
-        clip.tokenizer.save(folder)
-    for path in folder.glob("*config.json"):
-        record = weights.read_json_config(path)
-        is_changed = record.pop("auto_map", None) is not None
-        text_config = record.get("text_config")
-        if isinstance(text_config, dict) and text_config.get("eos_token_id") is None:
-            text_config["eos_token_id"], is_changed = clip.tokenizer.eos_id, True
-        if is_changed:
-            write_json(path, record)
     write_sentence_modules(folder)
 
 

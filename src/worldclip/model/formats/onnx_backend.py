@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.core.errors import UserError, first_line, is_no_memory, require
+from worldclip.core.errors import require
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
@@ -57,9 +58,5 @@ def open_session(path: Path) -> Any:
     options.log_severity_level = 3  # only errors
     if "OMP_NUM_THREADS" in os.environ:  # onnxruntime has its own thread pool, which does not read the variable
         options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
-    try:
+    with library_faults(f"{path} does not load in onnxruntime", "export it again"):
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common class
-        if is_no_memory(error):
-            raise
-        raise UserError(f"{path} does not load in onnxruntime ({first_line(error)}); export it again") from error

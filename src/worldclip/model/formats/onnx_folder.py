@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core.artifacts import read_json, write_json
-from worldclip.core.errors import UserError, first_line, is_no_memory
+from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
-from worldclip.model import sample_inputs, weights
+from worldclip.model import sample_inputs
 from worldclip.model.formats import onnx_graphs
 from worldclip.model.formats.huggingface_folder import (
     read_config_json,
@@ -33,17 +33,12 @@ from worldclip.model.formats.onnx_graphs import FOLDER, IMAGE, JOINT, SUFFIXES, 
 from worldclip.model.formats.onnx_joint import write_joint
 from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokens
 
 MIN_COSINE = {"fp16": 0.999, "int8": 0.999}  # smallest cosine of embeddings with the model's
 JOINT_SHAPES = ((1, 1), (1, 2), (5, 7), (20, 20), (16, 2))  # numbers of images and texts of joint graphs
 SCALE = "logit_scale"  # key of config.json
-
-
-def _precisions(folder: Path) -> list[str]:
-    """Return the precisions of which both encoders are there."""
-    towers = (IMAGE, TEXT)
-    return [name for name in SUFFIXES if all(model_path(folder, tower, name).exists() for tower in towers)]
 
 
 def needs(path: Path, options: LoadOptions) -> tuple[Requirement, ...]:
@@ -65,13 +60,12 @@ def read(path: Path, options: LoadOptions) -> Clip:
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
     precision = options.precision or "fp32"
     files = encoders(path, precision)
-    if precision not in _precisions(path):
-        raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(_precisions(path))}")
+    written = [name for name in SUFFIXES if all(file.exists() for file in encoders(path, name))]
+    if precision not in written:
+        raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(written)}")
     _, tokenizer, processor = (read_plain_parts if are_plain(path, options) else read_parts)(path, options)
-    record = read_config_json(path)
-    weights.require_values(record, {SCALE: weights.POSITIVE}, path / "config.json")
     image, text = map(open_session, files)
-    return Clip(OnnxBackend(image, text, float(record[SCALE])), tokenizer, processor)
+    return Clip(OnnxBackend(image, text, float(read_config_json(path)[SCALE])), tokenizer, processor)
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> None:
@@ -144,14 +138,8 @@ def _run_joint(
         images, texts = np.arange(num_images) % len(pixels_B3SS), np.arange(num_texts) % len(tokens)
         mask = attention_mask(tokens.lengths[texts])
         inputs = {"pixel_values": pixels_B3SS[images], "input_ids": tokens.padded(texts), "attention_mask": mask}
-        try:
+        problem = f"{path} does not run on {num_images} images and {num_texts} texts"
+        with library_faults(problem, "nothing was exported. Leave its precision out of onnx_precisions"):
             image_BD, text_BD = session.run(["image_embeds", "text_embeds"], inputs)
-        except Exception as error:  # onnxruntime's errors have no common class
-            if is_no_memory(error):
-                raise
-            raise UserError(
-                f"{path} does not run on {num_images} images and {num_texts} texts ({first_line(error)}); nothing was "
-                "exported. Leave its precision out of onnx_precisions"
-            ) from error
         yield image_BD, expected[0][images]
         yield text_BD, expected[1][texts]

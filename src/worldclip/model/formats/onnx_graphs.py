@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core.errors import UserError, first_line, require
+from worldclip.core.errors import require
+from worldclip.model.records import library_faults
 from worldclip.model.towers import pooled_image, pooled_text
 
 if TYPE_CHECKING:
@@ -190,7 +191,5 @@ def _without_warnings() -> Iterator[None]:
 def check_file(path: Path) -> None:
     """Raise UserError for a file that is not valid ONNX."""
     onnx = require("onnx", extra="export")
-    try:
+    with library_faults(f"{path} is not valid ONNX", "nothing was exported"):
         onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        raise UserError(f"{path} is not valid ONNX ({first_line(error)}); nothing was exported") from error

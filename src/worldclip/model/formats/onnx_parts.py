@@ -14,13 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from worldclip.core.errors import UserError, require
-from worldclip.core.job import Report
 from worldclip.model import weights
-from worldclip.model.clip import IMAGE_MEAN, IMAGE_STD, check_tokenizer
+from worldclip.model.clip import check_tokenizer
 from worldclip.model.formats.huggingface_folder import FAMILY, complete_special_ids
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.preprocess import BICUBIC, PerImage, facts_of, pillow_pixels
-from worldclip.model.records import library_faults, tokenizer_faults
+from worldclip.model.preprocess import PerImage, facts_of, pillow_pixels
+from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -30,17 +29,6 @@ _DEFAULTS = {
     "vision_config": {"image_size": 224},
     "text_config": {"max_position_embeddings": 77, "vocab_size": 49408},
 }
-_PROCESSOR_DEFAULTS: Report = {
-    "do_resize": True,
-    "do_center_crop": True,
-    "do_normalize": True,
-    "size": {"shortest_edge": 224},
-    "crop_size": {"height": 224, "width": 224},
-    "resample": BICUBIC,
-    "rescale_factor": 1 / 255,
-    "image_mean": IMAGE_MEAN,
-    "image_std": IMAGE_STD,
-}  # defaults of transformers' CLIPImageProcessor
 
 
 def are_plain(folder: Path, options: LoadOptions) -> bool:
@@ -68,17 +56,11 @@ def _read_config(folder: Path) -> Any:
     if record.get("model_type") != FAMILY:
         raise UserError(f"{folder} holds a {record.get('model_type')!r} model; this needs a {FAMILY!r} one")
     towers = {name: defaults | dict(record.get(name) or {}) for name, defaults in _DEFAULTS.items()}
-    sizes = [f"{name}.{key}" for name, defaults in _DEFAULTS.items() for key in defaults]
-    weights.require_values(towers, dict.fromkeys(sizes, weights.COUNT), folder / "config.json")
     return SimpleNamespace(**record | {name: SimpleNamespace(**tower) for name, tower in towers.items()})
 
 
 def _read_processor(path: Path, image_size: int) -> PerImage:
-    record = _PROCESSOR_DEFAULTS | weights.read_json_config(path)
-    size, crop = record["size"], record["crop_size"]
-    record["size"] = {"shortest_edge": size} if isinstance(size, int) else size  # older transformers write a number
-    record["crop_size"] = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    facts = facts_of(SimpleNamespace(**record))
+    facts = facts_of(SimpleNamespace(**weights.read_json_config(path)))
     if facts.size != image_size:
         raise UserError(
             f"{path.parent}: {path.name} makes images of {facts.size} px, the model reads {image_size} px; they belong "
@@ -94,14 +76,10 @@ class PlainTokenizer:
         """Read the folder's tokenizer.  Raises UserError for files that are corrupt or name unknown special tokens."""
         tokenizers = require("tokenizers", extra="onnx")
         file = folder / TOKENIZER
-        with (
-            tokenizer_faults(file),
-            library_faults(f"{file} does not load as a tokenizer", "copy or download it again"),
-        ):
+        with library_faults(f"{file} does not load as a tokenizer", "copy or download it again"):
             self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(file))
         self.backend_tokenizer.no_padding()
-        named = weights.read_optional_config(folder / "special_tokens_map.json")
-        named |= weights.read_optional_config(folder / "tokenizer_config.json")
+        named = weights.read_optional_config(folder / "tokenizer_config.json")
         self._truncation_side = named.get("truncation_side", "right")
         tokens: dict[str, str] = {}
         for name in ("bos", "eos", "pad", "unk"):

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldclip.core.errors import UserError, is_no_memory, require
-from worldclip.model import weights
+from worldclip.core.errors import UserError, require
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess
-from worldclip.model.records import library_faults, tokenizer_faults
+from worldclip.model.records import library_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
 
@@ -36,7 +35,6 @@ FAMILIES = {
     "altclip": "AltCLIPModel",
     "chinese_clip": "ChineseCLIPModel",
 }
-WEIGHTS_REMEDY = "do its weights and its configuration match?"
 OLD_BUFFER = "position_ids"  # older transformers saved it
 TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language", "context_length", "reduction_mask")  # open_clip's own
 # SigLIP 2 lowers texts' case before Gemma's tokenizer, which does not (arXiv:2502.14786, section 2.1).  Its folders
@@ -61,7 +59,7 @@ class OtherTokenizer:
         """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
         for text in texts:
             text.encode("utf-8")  # UnicodeEncodeError is a ValueError
-        with tokenizer_faults("texts"):
+        with library_faults("the tokenizer refuses the texts", "give others"):
             rows = self.to_ids([self.specials.break_in(text) for text in texts]) if len(texts) else []
         return Tokens.of(rows, self.pad_id)
 
@@ -123,17 +121,13 @@ def _unit(model: Any, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor)
 
 
 def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
-    """Load a Hugging Face folder of one of FAMILIES.  Raises UserError for any other, or for an incomplete folder."""
-    if config.model_type not in FAMILIES:
-        known = ", ".join(["metaclip_2", *FAMILIES])
-        raise UserError(f"{folder} holds a {config.model_type!r} model; worldclip loads {known}")
+    """Load a Hugging Face folder of one of FAMILIES.  Raises UserError for an incomplete folder."""
     transformers = require_transformers()
-    with library_faults(f"{folder} does not load as a {config.model_type} model"):
-        model = _read_whole(getattr(transformers, FAMILIES[config.model_type]), folder).eval()
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        hf = load_hugging_face(options.tokenizer or folder)
-        context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
-        embed_dim = _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1]
+    model = read_whole(getattr(transformers, FAMILIES[config.model_type]), folder, config).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    hf = load_hugging_face(options.tokenizer or folder)
+    context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
+    embed_dim = _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1]
     if config.model_type == "siglip" and _is_gemma(hf):
         _lower_case(hf)
     is_padded = config.model_type in PADDED
@@ -162,17 +156,19 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     return Clip(backend, tokenizer_of(hf, context_length), processor)
 
 
-def _read_whole(model_class: Any, folder: Path) -> Any:
+def read_whole(model_class: Any, folder: Path, config: Any, *, is_strict: bool = False) -> Any:
     """Return transformers' model of a folder in float32.
 
-    Raises UserError where tensors are missing or of another size: transformers would draw them at random.
+    Raises UserError where tensors are missing or of another size: transformers would draw them at random.  is_strict:
+    also where there are others, as of further layers.
     """
-    model, report = model_class.from_pretrained(folder, dtype="float32", output_loading_info=True)
-    lost = sorted(name for name in report["missing_keys"] if not name.endswith(OLD_BUFFER))
+    model, report = model_class.from_pretrained(folder, config=config, dtype="float32", output_loading_info=True)
+    lost = [*report["missing_keys"], *(report["unexpected_keys"] if is_strict else ())]
+    lost = sorted(name for name in lost if not name.endswith(OLD_BUFFER))
     lost += sorted(str(name) for name in report["mismatched_keys"])
     if lost:
         raise UserError(
-            f"{folder}: {len(lost)} tensors of the model are missing or of another size, such as {lost[0]}; copy or "
+            f"{folder}: {len(lost)} tensors are missing, unknown or of another size, such as {lost[0]}; copy or "
             "download it whole"
         )
     return model
@@ -243,14 +239,13 @@ def read_open_clip(
     open_clip = require("open_clip", extra="export")
     _refuse_foreign_code(text_cfg, source)
     name = _register(open_clip, Path(source)) if Path(source).is_file() else str(source)
-    with library_faults(f"{source} does not load as an open_clip model", WEIGHTS_REMEDY):
-        model = open_clip.create_model(name, load_weights=False, pretrained_text=False).eval()
-        known = model.state_dict().keys()
-        model.load_state_dict({key: state[key] for key in state if key in known or not key.endswith(OLD_BUFFER)})
-        tokenizer = _open_clip_tokenizer(open_clip, name, text_cfg, options.tokenizer)
-        settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
-        transform = open_clip.transform.image_transform_v2(settings, is_train=False)
-        embed_dim = model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1]
+    model = open_clip.create_model(name, load_weights=False, pretrained_text=False).eval()
+    known = model.state_dict().keys()
+    model.load_state_dict({key: state[key] for key in state if key in known or not key.endswith(OLD_BUFFER)})
+    tokenizer = _open_clip_tokenizer(open_clip, name, text_cfg, options.tokenizer)
+    settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    transform = open_clip.transform.image_transform_v2(settings, is_train=False)
+    embed_dim = model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1]
     size = settings.size if isinstance(settings.size, int) else max(settings.size)  # one number of a ResNet
     interpolation = "bilinear" if settings.interpolation == "bilinear" else "bicubic"  # of `random` too
     facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std, interpolation)
@@ -271,7 +266,6 @@ def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> Non
     transformers then asks whoever sits at the terminal.
     """
     arguments = text_cfg.get("tokenizer_kwargs") or {}
-    weights.require_values({"tokenizer_kwargs": arguments}, {"tokenizer_kwargs": weights.OBJECT}, source)
     if refused := [str(key) for key in arguments if key not in TOKENIZER_ARGUMENTS]:
         raise UserError(
             f"{source}: text_cfg has tokenizer_kwargs {', '.join(refused)}; known: {', '.join(TOKENIZER_ARGUMENTS)}"
@@ -279,16 +273,8 @@ def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> Non
     tower = text_cfg.get("hf_model_name")
     if tower is None:
         return
-    try:
-        config = require_transformers().AutoConfig.from_pretrained(tower, trust_remote_code=False)
-        needs_code = hasattr(config, "auto_map")
-    except Exception as error:
-        if is_no_memory(error):
-            raise
-        if "trust_remote_code" not in str(error):
-            raise UserError(f"{source}: text_cfg.hf_model_name = {tower!r} does not load ({error})") from error
-        needs_code = True
-    if needs_code:
+    config = require_transformers().AutoConfig.from_pretrained(tower, trust_remote_code=False)
+    if hasattr(config, "auto_map"):
         raise UserError(f"{source}: text_cfg.hf_model_name = {tower!r} names code of its own, and is refused")
 
 
@@ -303,10 +289,9 @@ def _register(open_clip: Any, config: Path) -> str:
 def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any], name: str | None) -> OtherTokenizer:
     """Return open_clip's tokenizer of a model, or the Hugging Face one that `name` means."""
     is_hugging_face = bool(text_cfg.get("hf_tokenizer_name"))
-    with tokenizer_faults(source):
-        own = open_clip.get_tokenizer(source, **({"trust_remote_code": False} if is_hugging_face else {}))
-        if name is not None:
-            own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
+    own = open_clip.get_tokenizer(source, **({"trust_remote_code": False} if is_hugging_face else {}))
+    if name is not None:
+        own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
     hf = getattr(own, "tokenizer", None)
     names = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
     cleaning = (own.clean_fn,) if hasattr(own, "clean_fn") else ()  # SigLIP's deletes all punctuation

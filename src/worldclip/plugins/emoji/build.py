@@ -27,7 +27,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import RunLock, remove_stale
 from worldclip.core.preflight import missing_packages
-from worldclip.language.emoji import NAMED_IN
+from worldclip.language.locale_data import NAMED_IN
 from worldclip.plugins.drawings import (
     MAX_ROTATION_DEG,
     MAX_SCALE,

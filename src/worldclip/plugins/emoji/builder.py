@@ -16,16 +16,8 @@ if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay li
     from worldclip.pool.config import PoolConfig
 
 requires = REQUIRES
+FOLDER_PARTS = ()
 OUTPUTS = ("pairs", "tone", "base", "names.json", "README.md", f"{DONE}/compare", f"{DONE}/draw")
-
-
-def option_problems(config: PoolConfig) -> Iterator[tuple[str, str]]:
-    """Yield a problem per part and option: the builder has none."""
-    yield from ((f"parts.{name}", "is no part of the emoji pool, which has none; remove it") for name in config.parts)
-    yield from (
-        (f"build_options.{name}", "is no option of the emoji pool, which has none; remove it")
-        for name in config.build_options
-    )
 
 
 def problems(config: PoolConfig) -> Iterator[str]:

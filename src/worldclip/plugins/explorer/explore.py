@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import CurateReport, MatchReport, Thresholds
 from worldclip.core import artifacts
 from worldclip.core.command import Command
 from worldclip.core.console import say
@@ -124,8 +123,8 @@ def _check_own(out: Path) -> artifacts.Json | None:
 
 def _write(run: Run, chunks: Chunks, out: str) -> Report:
     """Write all files; small ones that the first view needs come first."""
-    report: CurateReport = artifacts.read_json(layout.stage_report(run.dir, "curate"))
-    thresholds: Thresholds = artifacts.read_json(layout.thresholds(run.dir))
+    report: artifacts.Json = artifacts.read_json(layout.stage_report(run.dir, "curate"))
+    thresholds: artifacts.Json = artifacts.read_json(layout.thresholds(run.dir))
     languages, lists = list(report["languages"]), list(thresholds["lists"])
     _write_page(chunks)
     chunks.write("run", _run_record(run, report, thresholds))
@@ -159,7 +158,7 @@ def _write_page(chunks: Chunks) -> None:
     chunks.write_file("style.css", style().encode())
 
 
-def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[str, Any]:
+def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) -> dict[str, Any]:
     """Return what the first view shows: languages with what became of their pairs, lists, and the recipe's choices."""
     curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
     lists = list(thresholds["lists"])
@@ -176,7 +175,7 @@ def _run_record(run: Run, report: CurateReport, thresholds: Thresholds) -> dict[
                 "code": lang,
                 "name": language_name(lang, table),
                 "list": lists.index(entry_lists.list_of(lang)) if entry_lists.list_of(lang) in lists else -1,
-                "counts": [row[reason.column] for reason in Reason],  # type: ignore[literal-required]
+                "counts": [row[reason.column] for reason in Reason],
             }
             for lang, row in report["languages"].items()
         ],
@@ -282,7 +281,7 @@ def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str
 
 def _labels_record(run_dir: Path) -> dict[str, Any]:
     """Return the labels without a list that most texts have."""
-    report: MatchReport = artifacts.read_json(layout.stage_report(run_dir, "match"))
+    report: artifacts.Json = artifacts.read_json(layout.stage_report(run_dir, "match"))
     without = sorted(report["labels_without_language"].items(), key=lambda row: -row[1])
     return {"without": without[:NUM_LABELS]}
 

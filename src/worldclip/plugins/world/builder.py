@@ -22,20 +22,6 @@ OUTPUTS = (
 )
 FOLDER_PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
 """Parts that are folders of the user (docs/world.md)."""
-TRAIN_ON_STAMPS = "train_on_stamps"
-"""Option: put the stamps and photographs into the pool instead of holding them out."""
-
-
-def option_problems(config: PoolConfig) -> Iterator[tuple[str, str]]:
-    """Yield unknown parts and options."""
-    for name in config.parts:
-        if name not in FOLDER_PARTS:
-            yield f"parts.{name}", f"is no part of the world pool; its parts are {', '.join(FOLDER_PARTS)}"
-    for name, value in config.build_options.items():
-        if name != TRAIN_ON_STAMPS:
-            yield f"build_options.{name}", f"is no option of the world pool; it has {TRAIN_ON_STAMPS}"
-        elif not isinstance(value, bool):
-            yield f"build_options.{name}", "must be true or false"
 
 
 def problems(config: PoolConfig) -> Iterator[str]:
@@ -54,8 +40,7 @@ def build(folder: Path, config: PoolConfig, executor: Executor) -> Report:
     """Draw the pool into `folder`."""
     from worldclip.plugins.world.build import build_world
 
-    trains_on_stamps = config.build_options.get(TRAIN_ON_STAMPS) is True
-    return build_world(folder, _folders(config), train_on_stamps=trains_on_stamps, executor=executor)
+    return build_world(folder, _folders(config), executor=executor)
 
 
 def _folders(config: PoolConfig) -> dict[str, Path]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from worldclip.core.errors import require
-from worldclip.language.emoji import NAMED_IN
-from worldclip.language.locale_data import read_own_data
+from worldclip.language.locale_data import NAMED_IN, read_own_data
 from worldclip.plugins.drawings import openmoji_files
 from worldclip.plugins.world.locales import is_main
 from worldclip.plugins.world.parts import Part, Picture, Text, kind_of, subject_of, territory_of

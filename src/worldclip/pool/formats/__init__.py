@@ -10,7 +10,7 @@ from worldclip.pool.formats.base import PoolFormat
 
 
 def pool_formats() -> tuple[PoolFormat, ...]:
-    """Return all formats in the order in which `pool.format = "auto"` looks for shards."""
+    """Return all formats in the order in which a folder is searched for shards."""
     return tuple(POOL_FORMATS.load(name) for name in POOL_FORMATS.names())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +21,14 @@ from worldclip.pool import texts as pool_texts
 from worldclip.pool.columns import (
     ROW,
     WrongColumns,
+    check_key,
     choose_columns,
     conditions,
-    key_problems,
     missing_column,
     rows_where,
 )
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats.base import PoolFormat
-from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
 
 
@@ -84,16 +83,9 @@ class ColumnsFormat(PoolFormat):
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return self.pairs_of(shard, config)[0]
 
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> KeyedRecords:
-        key = bare(config.key)
-        names = self.field_names(shard, config)
-        fields = self.plain_columns(shard, config) if fields is None else fields
-        rows = self._rows(shard, config, [name for name in (key, *fields) if name in names])
-        records = [{name: _shown(value) for name, value in row.items()} for row in rows.table.to_pylist()]
-        return _keys_of(shard, key, rows).keys.to_pylist(), records
-
-    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
-        choose_columns(self.field_names(shard, config), config)
+    def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
+        check = check_key if is_key_only else choose_columns
+        check(self.field_names(shard, config), config)
 
     def plain_columns(self, shard: Shard, config: PoolConfig) -> Sequence[str]:
         """Return the columns whose values JSON can hold."""
@@ -114,8 +106,7 @@ class ColumnsFormat(PoolFormat):
         """Return the identity of each pair, and the pairs with one column."""
         key = bare(config.key)
         names = self.field_names(shard, config)
-        if problems := key_problems(names, key):
-            raise WrongColumns(problems)
+        check_key(names, config)
         column = key if key in names else next(iter(self.plain_columns(shard, config)), names[0])
         rows = self._rows(shard, config, [column])
         return _keys_of(shard, key, rows), rows
@@ -142,11 +133,6 @@ class ColumnsFormat(PoolFormat):
             nulls = [pa.nulls(len(bad), kind) for kind in table.schema.types]
             table = pa.concat_tables([table, pa.table(nulls, schema=table.schema)])
         return Rows(table, numbers, bad, num_left_out)
-
-
-def _shown(value: Any) -> Any:
-    """Return bytes as text: CSV and TSV have no other values."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def _keys_of(shard: Shard, name: str, rows: Rows) -> PairKeys:

@@ -12,7 +12,7 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
 from worldclip.core.unpack import unpack_bytes
 from worldclip.pool import records
-from worldclip.pool.columns import NO_PAIR, WrongColumns, check_fields, choose_columns, rows_where
+from worldclip.pool.columns import NO_PAIR, WrongColumns, check_fields, check_key, rows_where
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import PoolFormat
@@ -33,10 +33,6 @@ class JsonlFormat(PoolFormat):
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return _keys(shard, _pairs(shard, config)[0], config)
 
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> records.KeyedRecords:
-        rows, _ = _pairs(shard, config)
-        return _keys(shard, rows, config).keys.to_pylist(), rows
-
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         return records.field_names(read_lines(shard)[: records.NUM_PROBED])
 
@@ -45,14 +41,14 @@ class JsonlFormat(PoolFormat):
         counts = {"pairs": len(rows), "images": 0, "ignored_members": 0, "left_out": num_left_out}
         return POOL_INDEX.empty_table(), counts
 
-    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
+    def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
         lines = read_lines(shard)[: records.NUM_PROBED]
         if not lines:
             raise BadShard(NO_PAIR)
         names = records.field_names(lines)
         if config.key == "member":
-            choose_columns(names, config)  # fails, and says which keys there are
-        check_fields(names, config, config.texts, config.lang)
+            check_key(names, config)  # fails, and says which keys there are
+        check_fields(names, config, is_key_only=is_key_only)
 
 
 JSONL = JsonlFormat()

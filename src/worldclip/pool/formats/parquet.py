@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from worldclip.core.execute import Report, Shard
 from worldclip.pool.columns import WrongColumns, missing_column
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.columns_format import ColumnsFormat
+from worldclip.pool.records import KeyedRecords
 from worldclip.pool.row_groups import UNKNOWN_SIZE, leaf_batches, open_parquet, pack_places, read_rows
 from worldclip.pool.texts import find_bad_utf8, find_duplicates, readable
 
@@ -42,19 +44,15 @@ class ParquetFormat(ColumnsFormat):
         schema = _read(shard, lambda file: file.schema_arrow)
         return [field.name for field in schema if not _holds_bytes(field.type)]
 
-    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
+    def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
         problems: list[str] = []
-        for check in (super().check_columns, self.image_column):
+        for check in (partial(super().check_columns, is_key_only=is_key_only), self.image_column):
             try:
                 check(shard, config)
             except WrongColumns as error:
                 problems += error.problems
         if problems:
             raise WrongColumns(problems)
-
-    def check_key(self, shard: Shard, config: PoolConfig) -> None:
-        super().check_key(shard, config)
-        self.image_column(shard, config)
 
     def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
         return self.image_column(shard, config) is not None
@@ -101,6 +99,11 @@ class ParquetFormat(ColumnsFormat):
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
         index, _ = self.index_images(shard, config)
         return index, _whole(read_rows(shard.path, index["offset"].to_numpy()))
+
+    def read_records(self, shard: Shard, config: PoolConfig) -> KeyedRecords:
+        (keys, _, _), _ = self.pairs_of(shard, config)
+        table = self._rows(shard, config, self.plain_columns(shard, config)).table
+        return keys.to_pylist(), table.to_pylist() if table.num_columns else [{}] * len(keys)
 
 
 PARQUET = ParquetFormat()

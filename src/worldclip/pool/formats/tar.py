@@ -7,7 +7,7 @@ to no sample.  This is how webdataset groups members, except that webdataset rai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -69,27 +69,21 @@ class TarFormat(PoolFormat):
     def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
         return read_samples(shard).keys(config.key)
 
-    def read_records(self, shard: Shard, config: PoolConfig, fields: Sequence[str] | None) -> records.KeyedRecords:
+    def read_records(self, shard: Shard, config: PoolConfig) -> records.KeyedRecords:
         samples = read_samples(shard)
         return samples.keys(config.key).keys.to_pylist(), samples.read_records()
 
     def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
         return read_samples(shard).field_names()
 
-    def check_columns(self, shard: Shard, config: PoolConfig) -> None:
+    def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
+        if is_key_only and config.key == "member":
+            return  # a stem needs no look into the tar
         samples = read_samples(shard)
         if not len(samples):
             raise BadShard(NO_PAIR)
-        has_txt = "txt" in config.texts and bool((samples.txt != NO_MEMBER).any())
-        fields = [] if has_txt else [place for place in config.texts if place != "txt"]
-        check_fields(samples.field_names(), config, fields, config.lang)
-
-    def check_key(self, shard: Shard, config: PoolConfig) -> None:
-        if config.key != "member":  # a stem needs no look into the tar
-            samples = read_samples(shard)
-            if not len(samples):
-                raise BadShard(NO_PAIR)
-            check_fields(samples.field_names(), config, texts=())
+        has_txt = bool((samples.txt != NO_MEMBER).any())
+        check_fields(samples.field_names(), config, is_key_only=is_key_only, has_txt=has_txt)
 
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         return _index(read_samples(shard), config)

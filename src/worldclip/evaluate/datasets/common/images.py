@@ -46,12 +46,6 @@ def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
     return _images_in_files([path_of_stem[stem] for stem in stems], list(stems), folder)
 
 
-def distinct_images(folder: Path, stems: Iterable[str], source: Path) -> tuple[Images, dict[str, int]]:
-    """Return the distinct images among `stems`, in alphabetical order, and the position of each; see images_by_stem."""
-    keys = sorted(set(stems))
-    return images_by_stem(folder, keys, source), {stem: position for position, stem in enumerate(keys)}
-
-
 def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys: Sequence[str] = ()) -> Images:
     """Return the images at `paths` relative to `root`, which lies in `folder`.
 
@@ -146,15 +140,10 @@ def _samples_of(path: Path) -> list[Sample]:
     ]
 
 
-def reader(samples: Sequence[Sample]) -> ReadImages:
-    """Return a function that reads the images of `samples` by position."""
+def images_in_tars(samples: Sequence[Sample], keys: Iterable[str], tars: Sequence[Path], root: Path | None) -> Images:
+    """Return the images of `samples`, which are in `tars`.  root: see fingerprints."""
 
     def read(start: int, stop: int) -> list[bytes]:
         return [_read(sample.tar, sample.offset, sample.size) for sample in samples[start:stop]]
 
-    return read
-
-
-def images_in_tars(samples: Sequence[Sample], keys: Iterable[str], tars: Sequence[Path], root: Path | None) -> Images:
-    """Return the images of `samples`, which are in `tars`.  root: see fingerprints."""
-    return Images(keys=list(keys), read=reader(samples), fingerprints=fingerprints(tars, root))
+    return Images(keys=list(keys), read=read, fingerprints=fingerprints(tars, root))

@@ -10,8 +10,7 @@ article.
 
     read.py      what begins at a position: a tag, an entity, the prefix of a link, an address
     elements.py  the elements that are open, the text that is written between them, lines
-    marks.py     one mark each
-    texts.py     whole texts
+    marks.py     one mark each, and whole texts
 
 Legend:
     data (N,) uint8       all wikitexts; `at` is the position read, `end` the end of the present text
@@ -21,5 +20,5 @@ Legend:
     state (8,) int64      what else the text is in the middle of: DEPTH (number of open elements) and so on
 """
 
+from worldclip.metadata.sources.wikitext.marks import strip as strip
 from worldclip.metadata.sources.wikitext.read import prefix_hashes as prefix_hashes
-from worldclip.metadata.sources.wikitext.texts import strip as strip

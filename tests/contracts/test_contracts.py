@@ -1,0 +1,109 @@
+"""Counts of entries by hand and their sums; markers; the order of reasons."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from count_files import write_count_file
+from worldclip.contracts import entry_counts, layout
+from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
+from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.core.execute import LocalExecutor, Shard
+
+
+@pytest.mark.parametrize("entry_id", [3, 3_000_000])  # ids that are dense, and ids that are not
+def test_entries_are_counted_per_list_and_sorted(entry_id):
+    langs = pa.array(["sw", "en", "en", "sw"]).dictionary_encode()
+    ids = pa.array([[0, entry_id], [entry_id], [0, entry_id], [entry_id]], pa.large_list(pa.int32()))
+    table = count_entries(pa.table({"entries_lang": langs, "entry_ids": ids}))
+    assert table.to_pylist() == [
+        {"entries_lang": "en", "entry_id": 0, "count": 1},
+        {"entries_lang": "en", "entry_id": entry_id, "count": 2},
+        {"entries_lang": "sw", "entry_id": 0, "count": 1},
+        {"entries_lang": "sw", "entry_id": entry_id, "count": 2},
+    ]
+
+
+def test_more_texts_than_sixteen_bits_count_are_counted():
+    ids = pa.array([[1]] * 70_000, pa.large_list(pa.int32()))
+    table = count_entries(pa.table({"entries_lang": pa.array(["en"] * 70_000).dictionary_encode(), "entry_ids": ids}))
+    assert table["count"].to_pylist() == [70_000]
+
+
+def test_equally_frequent_entries_are_all_effective():
+    assert effective_entries(np.array([7, 7, 0, 7, 7], np.uint64)) == 4.0
+    assert 1 < effective_entries(np.array([100, 1], np.uint64)) < 2
+    assert effective_entries(np.zeros(3, np.uint64)) == 0.0
+
+
+@settings(deadline=None)  # it writes files
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2**61)), unique_by=lambda row: row[0]), max_size=4)
+)
+def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
+    folder = tmp_path_factory.mktemp("counts")
+    paths = [
+        write_count_file(folder / f"{i}.tar.parquet", [("en", entry, count) for entry, count in rows])
+        for i, rows in enumerate(shards)
+    ]
+    expected = [sum(count for rows in shards for entry, count in rows if entry == i) for i in range(4)]
+    for order in (paths, paths[::-1]):
+        assert sum_counts({"zh": 3, "en": 4}, order)["en"].tolist() == expected
+
+
+@pytest.mark.parametrize("largest", [9, 2**31, 2**60])
+def test_sums_by_groups_equal_sums_shard_by_shard(tmp_path, largest, monkeypatch):
+    rng = np.random.default_rng(0)
+    lists = {"en": 50, "none": 0, "sw": 20}
+    paths = []
+    for i in range(11):
+        rows = [(n, int(e), int(rng.integers(1, largest))) for n in ("en", "sw") for e in rng.choice(20, 9, False)]
+        paths.append(write_count_file(tmp_path / "counts" / f"{i:02}.tar.parquet", rows))
+    monkeypatch.setattr(entry_counts, "GROUP_SIZE", 3)
+    monkeypatch.setattr(entry_counts, "MAX_GROUPS", 4)
+    executor = Counting(quiet=True)
+
+    def add(paths):
+        sums = sum_shards(lists, tmp_path / "counts", [path.stem for path in paths], tmp_path / "sums", executor)
+        assert all(np.array_equal(sums[name], counts) for name, counts in sum_counts(lists, paths).items())
+
+    for _ in range(2):
+        add(paths)
+        assert executor.num_done == 4
+    add([*paths, write_count_file(tmp_path / "counts" / "99.tar.parquet", [("en", 1, 5)])])
+    assert executor.num_done == 5, "groups that did not change are not added again"
+    add(paths[:2])
+    assert not list((tmp_path / "sums").rglob("*.npy"))
+
+
+class Counting(LocalExecutor):
+    """Counts the units that were worked on."""
+
+    num_done = 0
+
+    def _run(self, work, todo):
+        self.num_done += len(todo)
+        yield from super()._run(work, todo)
+
+
+# paths and reasons
+
+
+def test_marker_is_where_the_executor_writes_it(tmp_path: Path) -> None:
+    options = {"label": "x", "done_dir": layout.done_dir(tmp_path, "index"), "key": {}}
+    LocalExecutor(quiet=True).map(lambda shard: {"pairs": 1}, [Shard(name="a/0.tar", path="")], **options)
+    assert layout.marker(tmp_path, "a/0.tar", "index").is_file()
+    assert layout.marker(tmp_path, "0.tar") == tmp_path / "done" / "0.tar.json"
+
+
+def test_reasons_stand_in_the_order_in_which_they_apply():
+    assert [reason.label for reason in REASONS] == [
+        *("bad_pair", "duplicate", "no_text", "no_language", "no_match"),
+        *("not_valid", "excluded", "sampled_out", "kept"),
+    ]
+    assert [int(reason) for reason in REASONS] == list(range(len(REASONS)))
+    assert Reason.KEPT.column == "pairs_out"

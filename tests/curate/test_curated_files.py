@@ -1,0 +1,312 @@
+"""What curate leaves: tars, rows, keys, a card that `datasets` reads; and no file after match holds a denied key."""
+
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from killed import contents
+from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages, write_pool
+from pools import read_tar, write_table
+from stages import context
+from tars import as_json, write_tar
+from toy import markdown_rows
+from worldclip import curate, pool
+from worldclip.cli import main
+from worldclip.contracts import layout, schemas
+from worldclip.core import artifacts
+from worldclip.core.errors import UserError
+from worldclip.core.execute import LocalExecutor
+from worldclip.core.keys import key_lists
+from worldclip.curate.samples import merge_samples
+from worldclip.plugins.publish.publish import publish
+from worldclip.report import write_report
+
+SHARDS = make_shards(seed=2)
+TEXTS = ["the old green tree on the mountain by the water", "unmatched words everywhere without any listed thing"]
+TEXT = TEXTS[0]
+KEEP_ALL = {"balance": {"tail_fraction": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    write_pool(folder, SHARDS)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def kept_keys(run: Path) -> list[str]:
+    return [key for name in layout.matched_shards(run) for key in curate.read_curated(run, name)["key"].to_pylist()]
+
+
+def test_hex_keys_give_datacomps_list_which_serves_as_valid_keys(tmp_path, run):
+    names = [hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest() for i in range(40)]
+    shards = {"0.tar": names[:25], "1.tar": names[20:]}  # five keys are in both
+    write_pool(
+        tmp_path / "pool",
+        {shard: [(name, [TEXT, f"{TEXT} water"]) for name in keys] for shard, keys in shards.items()},
+    )
+    report = run_stages(make_recipe(tmp_path / "pool", curate={"text_policy": "all"}), run)["curate"]
+    kept = sorted({*kept_keys(run)})
+    listed = np.load(run / "curate" / "keys.npy")
+    assert listed.dtype == np.dtype("u8,u8")
+    assert listed.tolist() == [(int(key[:16], 16), int(key[16:], 16)) for key in kept]
+    assert report["num_keys_in_list"] == len(kept) > 0
+
+    valid = (run / "curate" / "keys.npy").rename(tmp_path / "keys.npy")
+    recipe = make_recipe(tmp_path / "pool", pool={"valid_keys": str(valid)}, curate={"text_policy": "all"})
+    assert run_stages(recipe, run)["curate"]["total"]["not_valid"] > 0
+    write_pool(tmp_path / "pool", {"0.tar": [("no_hex", [TEXT])]})
+    assert run_stages(make_recipe(tmp_path / "pool", **KEEP_ALL), run)["curate"]["num_keys_in_list"] is None
+    assert not (run / "curate" / "keys.npy").exists()
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_folder, tmp_path_factory, policy):
+    results = []
+    for workers in (1, 2) if policy == "one" else (1,):
+        run = tmp_path_factory.mktemp(f"tars{workers}")
+        options = {"text_policy": policy, "write": "tars", "samples_per_tar": 7}
+        report = run_stages(make_recipe(pool_folder, curate=options), run, LocalExecutor(workers=workers, quiet=True))
+        results.append(contents(run / "curate" / "tars", [".work", "README.md"]))
+    assert results[0] == results[-1]
+    kept: dict[str, list[str]] = {}
+    for name in sorted(SHARDS):
+        for row in curate.read_curated(run, name).to_pylist():
+            kept.setdefault(row["key"], []).append(row["text"])
+    assert report["curate"]["tars"] == {"samples": len(kept), "no_image": 0, "cut_image": 0}
+    assert len(results[0]) == -(-len(kept) // 7)
+
+    recipe = make_recipe(run / "curate" / "tars", pool={"key": "json:key", "texts": ["json:texts"]})
+    found: dict[str, list[str]] = {}
+    numbers = []
+    for shard in pool.shards(context(recipe, run)):
+        texts = pool.read_texts(shard, recipe.pool)
+        for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
+            found.setdefault(key, []).append(text)
+        members = read_tar(Path(shard.path))
+        for name in (name for name in members if name.endswith(".json")):
+            record = json.loads(members[name])
+            numbers.append(int(name.removesuffix(".json")))
+            assert members[name.replace(".json", ".jpg")] == b"image of " + Path(record["key"]).name.encode()
+            assert members[name.replace(".json", ".txt")].decode() == record["texts"][0]
+    assert found == kept
+    assert numbers == list(range(len(kept)))
+
+
+@pytest.mark.parametrize("texts", [[], ["txt", "json:texts"]])
+def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run, texts):
+    others = {"url": "http://x/a.jpg", "sha256": "ab", "width": 3, "alt": "\ud800"}
+    record = as_json({**others, "caption": "", "texts": [TEXT, "zzz"]})
+    write_tar(tmp_path / "pool/0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
+    sections = {"pool": {"texts": texts}, "curate": {"write": "tars"}, **KEEP_ALL}
+    report = run_stages(make_recipe(tmp_path / "pool", **sections), run)["curate"]
+    written = json.loads(read_tar(run / "curate/tars/000000.tar")["000000000.json"])
+    assert written == {**others, "key": "a", "texts": [TEXT], "text_idx": [0], "lang": ["en"]}
+    assert report["tars"] == {"samples": 1, "no_image": 1, "cut_image": 0}, "b has no image"
+    run_stages(make_recipe(tmp_path / "pool", **KEEP_ALL), run, stages="curate")
+    assert not (run / "curate" / "tars").exists()
+
+
+@pytest.mark.parametrize("least", [0, 10])
+def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
+    rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": TEXT if i % 3 else "zzz", "n": i} for i in range(30)]
+    rows.append({**rows[1], "n": 99})  # a repeated key: the first is the pair
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    write_table(tmp_path / "pool/part.parquet", columns, row_group_size=7)
+    pool_config = {"key": "uid", "texts": ["text"]}
+    if least:  # rows that pool.where leaves out shift none of the others
+        pool_config["where"] = [["n", ">=", least]]
+    sections = {"pool": pool_config, **KEEP_ALL}
+    report = run_stages(make_recipe(tmp_path / "pool", curate={"write": "parquet"}, **sections), run)["curate"]
+    written = pq.read_table(run / "curate/parquet/part.parquet")
+    assert written.column_names == [*columns, "kept_text", "kept_texts", "kept_text_idx", "kept_lang"]
+    first = {row["uid"]: row for row in reversed(rows) if row["n"] >= least}
+    expected = [row for row in rows if row in first.values() and row["text"] == TEXT]
+    assert written.select(list(columns)).to_pylist() == expected
+    assert report["parquet"] == {"rows": len(expected)} == {"rows": report["total"]["pairs_out"]}
+    assert set(written["kept_text"].to_pylist()) == {TEXT}
+    assert written["kept_texts"].to_pylist()[0] == [TEXT]
+    run_stages(make_recipe(tmp_path / "pool", **sections), run, stages="curate")
+    assert not (run / "curate" / "parquet").exists()
+
+
+def test_files_that_would_mix_with_others_are_refused(pool_folder, tmp_path, run):
+    with pytest.raises(UserError, match=r'curate\.write = "parquet": .*\.tar is no Parquet file'):
+        run_stages(make_recipe(pool_folder, curate={"write": "parquet"}), run)
+    write_pool(tmp_path / "pool", {f"{folder}/0.tar": [("a", [TEXT])] for folder in ("tars", "sums", "windows")})
+    recipe = make_recipe(tmp_path / "pool", curate={"write": "tars"}, **KEEP_ALL)
+    with pytest.raises(UserError, match=r"\.tar files .* choose a folder outside"):
+        run_stages(recipe, tmp_path / "pool/run")
+    with pytest.raises(UserError, match=r"list of the shard tars/0\.tar stands as well; rename the pool's folder"):
+        run_stages(recipe, run)
+    report = run_stages(make_recipe(tmp_path / "pool", curate={"max_pairs": 3}, **KEEP_ALL), run)["curate"]
+    lists = [path for path in (run / "curate").rglob("*.tar.parquet") if ".work" not in path.parts]
+    assert sum(pq.read_metadata(path).num_rows for path in lists) == report["total"]["pairs_out"] > 0
+    assert len(lists) == 3
+
+
+def test_data_card_states_counts_settings_and_digests(tmp_path):
+    valid = tmp_path / "check" / "valid_keys.parquet"
+    artifacts.write_table(valid, pa.table({"key": keys_of(SHARDS)}), schemas.VALID_KEYS)
+    run = make_run(tmp_path, SHARDS, pool={"valid_keys": str(valid)}, curate={"text_policy": "all"})
+    report = artifacts.read_json(run / "curate" / "report.json")
+    card = (run / "curate" / "DATA_CARD.md").read_text(encoding="utf-8")
+    assert f"{report['total']['pairs_out']:,} of {report['total']['pairs_in']:,} image-text pairs" in card
+    rows = {row[:3] for row in markdown_rows(card)}
+    for lang, row in report["languages"].items():
+        assert (lang, f"{row['pairs_in']:,}", f"{row['pairs_out']:,}") in rows
+    assert 'text_policy = "all"' in card
+    assert 'valid_keys = "valid_keys.parquet"' in card, "the card is published: no folder of this machine"
+    assert artifacts.require_manifest(run, "balance")["digest"] in card
+
+
+def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path, run):
+    options = {"curate": {"write": "tars"}, **KEEP_ALL}
+    make_run(tmp_path, {"0.tar": [("a", [TEXT])]}, **options)
+    assert (run / "curate/tars/000000.tar").exists()
+    denied = write_table(tmp_path / "deny.parquet", {"key": ["a"]})
+    with pytest.raises(UserError, match="0 of 1 images kept"):
+        run_stages(make_recipe(tmp_path / "pool", pool={"deny_keys": [str(denied)]}, **options), run)
+    assert not list((run / "curate").glob("tars*"))
+    assert not list((run / "curate").glob("keys*"))
+
+
+SMALL = make_shards(seed=21, num_shards=3, num_samples=12)
+ALLOWED = ("match/texts/", "match/done/", "match/report.json", "match/accounting.json", "pool/index/", "metadata/")
+
+
+def searchable(path: Path) -> bytes:
+    """A file as text to search in: tables unpacked."""
+    if path.suffix == ".parquet":
+        return repr(pq.read_table(path).to_pydict()).encode()
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+@pytest.mark.parametrize("how", ["denied", "not in the valid list", "denied in its shard"])
+def test_denied_key_reaches_no_artifact_after_match(tmp_path, policy, how) -> None:
+    config = {"text_policy": policy, "write": "tars", "max_pairs": 15}
+    run = make_run(tmp_path, SMALL, curate=config)
+    kept = [(name, key) for name in sorted(SMALL) for key in curate.read_curated(run, name)["key"].to_pylist()]
+    shard_of, key_of = zip(*kept[::2], strict=True)
+    gone = set(key_of)
+    path = str(tmp_path / "list.parquet")
+    setting, columns = {
+        "denied": ({"deny_keys": [path]}, {"key": sorted(gone)}),
+        "denied in its shard": ({"deny_keys": [path]}, {"shard": shard_of, "key": key_of}),
+        "not in the valid list": ({"valid_keys": path}, {"key": sorted({*keys_of(SMALL)} - gone)}),
+    }[how]
+    pq.write_table(pa.table(columns), path)
+
+    recipe = make_recipe(tmp_path / "pool", pool=setting, curate=config)
+    report = run_stages(recipe, run, stages="match balance curate")["curate"]
+    write_report(run)
+    assert report["total"]["not_valid"] >= len(gone) > 5
+    files = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.is_file()}
+    below = {name: path for name, path in files.items() if not name.startswith(ALLOWED)}
+    assert {"report.html", "curate/report.json", "curate/tars/000000.tar", "curate/DATA_CARD.md"} <= set(below)
+    for name, path in below.items():
+        found = searchable(path)
+        for key in gone:
+            assert repr(key).strip("'").encode() + b"'" not in found, f"{key} stands in {name}"
+            assert f'"{key}"'.encode() not in found, f"{key} stands in {name}"
+            assert b"image of " + Path(key).name.encode() + b"\0" not in found, f"the image of {key} stands in {name}"
+    curator = curate.Curator(run)
+    for epoch in range(3):
+        assert len(curator.keep(sorted(gone), epoch)[0]) == 0
+
+
+def test_a_reader_of_the_list_refuses_it_when_the_deny_list_has_grown(own_run, toy_run, tmp_path, capfd) -> None:
+    artifacts.remove(own_run / "train")
+    shards = sorted(path.name.removesuffix(".parquet") for path in (own_run / "curate").glob("*.parquet"))
+    keys = sorted({key for name in shards for key in curate.read_curated(own_run, name)["key"].to_pylist()})
+    deny_list = tmp_path / "deny.parquet"
+    pq.write_table(pa.table({"key": keys[:1]}), deny_list)
+    assert main(["run", str(own_run), "--set", f'pool.deny_keys=["{deny_list}"]', "--until", "curate"]) == 0
+    curate.Curator(own_run)
+    pq.write_table(pa.table({"key": keys[:2]}), deny_list)
+    capfd.readouterr()
+    run, outdated = str(own_run), f"{own_run / 'curate'} is out of date: new or changed: pool.deny_keys '{deny_list}'"
+    for command in (
+        ["train", run],
+        ["train", run, "--dry-run"],
+        ["explore", run, "--out", str(tmp_path / "explorer")],
+        ["embed", str(toy_run), run, "--out", str(tmp_path / "embedded"), "--of", "images"],
+    ):
+        assert main(command) == 2, command
+        assert outdated in capfd.readouterr().err, command
+    with pytest.raises(UserError, match=re.escape(outdated)):
+        curate.Curator(own_run)
+    assert not (own_run / "train").exists()
+
+
+def test_denied_key_with_a_credential_is_not_shown(tmp_path) -> None:
+    """Match writes a key that is an address without its signature, so the deny list cannot be asked about it."""
+    key = "https://h.org/p.jpg?sig=1"
+    artifacts.write_json(tmp_path / "accounting.json", {"shard": "0.parquet", "key": key, "text": "private"})
+    sample = artifacts.read_json(tmp_path / "accounting.json")
+    pq.write_table(pa.table({"key": [key]}), tmp_path / "deny.parquet")
+    lists = key_lists(None, [str(tmp_path / "deny.parquet")])
+    assert merge_samples(tmp_path, [], {"no_match": [sample]}, lists) == {}
+    assert merge_samples(tmp_path, [], {"no_match": [sample]}, ()) == {"no_match": [sample]}
+
+
+def loaded(folder: Path, tmp_path: Path) -> Any:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    return datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("place", ["curate", "curate/tars", "publish list", "publish tars"])
+def test_another_run_and_one_that_is_curated_again_have_their_own_rows_in_one_cache(place, tmp_path) -> None:
+    denied = tmp_path / "denied.parquet"
+    options = {"curate": {"write": "tars", "samples_per_tar": 7}, "pool": {"deny_keys": [str(denied)]}}
+    folder, _, data = place.partition(" ")
+    taken_down: list[str] = []
+    for name, seed in (("first", 2), ("second", 3), ("second", 3)):
+        write_table(denied, {"key": pa.array(taken_down, pa.string())})
+        run = make_run(tmp_path / name, make_shards(seed=seed), **options)
+        if data:
+            publish.function(run, "me/pairs", data=data, dry_run=True)
+        rows = loaded(run / folder, tmp_path)
+        keys = [row["key"] for row in rows["json"]] if place.endswith("tars") else rows["key"]
+        kept = kept_keys(run)
+        assert sorted(keys) == sorted(kept)
+        assert {*kept}.isdisjoint(taken_down)
+        taken_down = kept[::2]
+
+
+def test_tables_and_lists_of_a_parquet_pool_load_apart_and_anew(tmp_path, run) -> None:
+    options = {"pool": {"key": "uid", "texts": ["text"]}, "curate": {"write": "parquet"}, **KEEP_ALL}
+    for size in (5, 3):
+        keys = [f"{i:03}" for i in range(size)]
+        write_table(tmp_path / "pool/part.parquet", {"uid": keys, "text": TEXTS[:1] * size})
+        run_stages(make_recipe(tmp_path / "pool", **options), run)
+        assert loaded(run / "curate", tmp_path)["key"] == keys
+        assert loaded(run / "curate/parquet", tmp_path)["uid"] == keys
+
+
+def test_shards_of_which_nothing_is_kept_do_not_matter(tmp_path) -> None:
+    """They come first, between the others, and last."""
+    kinds = [1, 0, 1, 0, 1]
+    shards = {f"{n:05}.tar": [(f"{n}{i}", [TEXTS[kind]]) for i in range(3)] for n, kind in enumerate(kinds)}
+    run = make_run(tmp_path, shards, **KEEP_ALL)
+    expected = [f"{n}{i}" for n in (1, 3) for i in range(3)]
+    assert loaded(run / "curate", tmp_path)["key"] == expected
+    publish.function(run, "me/pairs", data="list", dry_run=True)
+    assert loaded(run / "publish", tmp_path)["key"] == expected
+    mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
+    record = mlcroissant.Dataset(jsonld=str(run / "publish/croissant.json"), mapping={"repo": str(run / "publish")})
+    assert [row["pairs/key"].decode() for row in record.records("pairs")] == expected

@@ -1,0 +1,356 @@
+"""Texts of Parquet, JSONL, CSV and TSV shards, the columns that a recipe names, and pool.where."""
+
+import csv
+import gzip
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pools import Row, read_rows, rows_of, run_pool, write_lines, write_table
+from tars import sample, shard_of, write_tar
+from worldclip import pool
+from worldclip.core.artifacts import read_json
+from worldclip.core.errors import BadShard, UserError
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats import delimited
+
+# columns, keys of [pool], the texts of the table
+TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = {
+    "a key of integers": (
+        {"url": ["a", "b"], "hash": [-5, 2**62], "TEXT": ["red", "rot"]},
+        {"key": "hash"},
+        [("-5", 0, "red", "kept"), (str(2**62), 0, "rot", "kept")],
+    ),
+    "a column of nulls": ({"uid": ["a"], "text": pa.nulls(1)}, {"key": "uid"}, [("a", 0, None, "no_text")]),
+    "no rows": ({"uid": pa.array([], pa.string()), "text": pa.array([], pa.list_(pa.string()))}, {"key": "uid"}, []),
+    "texts that are not UTF-8": (
+        {"uid": list("abcd"), "text": pa.array([b"fine", b"\xff", b"\xed\xa0\xbd", "é".encode()], pa.binary())},
+        {"key": "uid"},
+        [("a", 0, "fine", "kept"), ("b", 0, None, "bad_pair"), ("c", 0, None, "bad_pair"), ("d", 0, "é", "kept")],
+    ),
+    "keys that are null, empty or not UTF-8": (
+        {"uid": pa.array([b"a", None, b"", b"\xff", b"a"], pa.binary()), "text": [["1", "2"]] * 5},
+        {"key": "uid"},
+        [
+            *(("a", 0, "1", "kept"), ("a", 1, "2", "kept")),
+            *((f"0.parquet#{row}", 0, None, "bad_pair") for row in (1, 2, 3)),
+            *(("a", 0, None, "duplicate"), ("a", 1, None, "duplicate")),
+        ],
+    ),
+    "a dictionary of strings": (
+        {"uid": list("abc"), "text": pa.array(["red", None, "red"]).cast(pa.dictionary(pa.int32(), pa.string()))},
+        {"key": "uid"},
+        [("a", 0, "red", "kept"), ("b", 0, None, "no_text"), ("c", 0, "red", "kept")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS_OF_COLUMNS)
+def test_texts_of_a_table(case: str, tmp_path: Path) -> None:
+    columns, settings, expected = TEXTS_OF_COLUMNS[case]
+    assert read_rows(write_table(tmp_path / "0.parquet", columns, 1), **settings) == expected
+
+
+def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
+    path = tmp_path / "0.jsonl"
+    lines = ['{"uid": "a", "text": "red"}', "", "not JSON", '{"uid": null, "text": "x"}']
+    path.write_text("\n".join([*lines, '{"uid": 7, "text": ["", "b"]}', '{"uid": "a"}']))
+    assert read_rows(path, key="uid") == [
+        ("a", 0, "red", "kept"),
+        ("0.jsonl#1", 0, None, "bad_pair"),
+        ("0.jsonl#2", 0, None, "bad_pair"),
+        ("7", 0, None, "no_text"),
+        ("7", 1, "b", "kept"),
+        ("a", 0, None, "duplicate"),
+    ]
+
+
+TEXTS = st.none() | st.lists(st.sampled_from(["a", " ", "\0", "é", "😀"]), max_size=2).map("".join)
+ROWS = st.lists(st.tuples(st.sampled_from([None, "", "k", "l", "m"]), TEXTS, st.none() | st.lists(TEXTS, max_size=3)))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ROWS, st.integers(1, 4))
+def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table, row_group_size) -> None:
+    kinds = {"key": pa.string(), "text": pa.string(), "texts": pa.list_(pa.string())}
+    columns = {name: pa.array([row[i] for row in table], kinds[name]) for i, name in enumerate(kinds)}
+    path = write_table(tmp_path / "0.parquet", columns, row_group_size)
+    lines = write_lines(tmp_path / "0.jsonl", [dict(zip(kinds, row, strict=True)) for row in table])
+    expected, places, seen = [], [], set()
+    for name, one, several in table:
+        stored = [one, *([None] if several is None else several)] if name else [None]
+        places += [0, *[1] * (len(stored) - 1)]
+        for text_idx, stored_text in enumerate(stored):
+            empty = not (stored_text or "").replace("\0", "").strip()
+            reason = "bad_pair" if not name else "duplicate" if name in seen else "no_text" if empty else "kept"
+            expected.append((name, text_idx, stored_text if reason == "kept" else None, reason))
+        seen |= {name} - {None, ""}
+    for file in (path, lines):
+        texts = pool.read_texts(shard_of(file), PoolConfig(path="pool", key="key", texts=("text", "texts")))
+        assert texts.place.tolist() == places
+        actual = rows_of(texts)
+        assert [row[1:] for row in actual] == [row[1:] for row in expected]
+        assert all(row[0] == other[0] for row, other in zip(actual, expected, strict=True) if row[3] != "bad_pair")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "tsv"])
+def test_one_label_per_row_is_that_of_all_its_texts(tmp_path: Path, kind: str) -> None:
+    """WIT has one language per row and three columns of texts."""
+    rows = [("u1", "de", "Apfel", "ein roter Apfel"), ("u2", "", "cat", ""), ("u3", "sw", "simba", "simba mkubwa")]
+    names = ("url", "lang", "title", "text")
+    path = write_rows(tmp_path / f"0.{kind}", [dict(zip(names, row, strict=True)) for row in rows])
+    config = PoolConfig(path="pool", key="url", texts=("title", "text"), lang="lang")
+    texts = pool.read_texts(shard_of(path), config)
+    labels = list(zip(texts.key.to_pylist(), [label or None for label in texts.lang.to_pylist()], strict=True))
+    assert labels == [("u1", "de")] * 2 + [("u2", None)] * 2 + [("u3", "sw")] * 2
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write a shard of the format that the path says."""
+    if path.suffix == ".parquet":
+        return write_table(path, {name: [row[name] for row in rows] for name in rows[0]})
+    if path.suffix == ".jsonl":
+        return write_lines(path, rows)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+# --- CSV and TSV ------------------------------------------------------------------------------------------------------
+
+
+URLS = PoolConfig(path="pool", key="url", texts=("caption",))
+BARE = PoolConfig(path="pool", key="url", texts=("caption",), columns=("url", "caption"))
+
+
+def read(path: Path, content: bytes, config: PoolConfig = URLS) -> list[tuple[str, str | None, str]]:
+    """Return key, text and reason of each row, which is one pair."""
+    path.write_bytes(content)
+    rows = rows_of(pool.read_texts(shard_of(path), config))
+    assert pool.index_of(shard_of(path), config)[1]["pairs"] == len(rows)
+    return [(key, text, reason) for key, _, text, reason in rows]
+
+
+SEPARATED = [("u1", 'red, "ripe" apple', "kept"), ("u2", "a cat, a dog", "kept")]
+# name of the file, contents, columns of the recipe, the pairs
+FILES_OF_ROWS: dict[str, tuple[str, str, PoolConfig, list[tuple[str, str | None, str]]]] = {
+    "CC12M, whose quotes are characters": (
+        "0.tsv",
+        'http://a/1.jpg\ta "red" apple\nhttp://a/2.jpg\t"تفاحة\n',
+        URLS,
+        [("http://a/1.jpg", 'a "red" apple', "kept"), ("http://a/2.jpg", '"تفاحة', "kept")],
+    ),
+    "CC3M, whose captions are first": ("0.tsv", "one\thttp://a/1.jpg\n", URLS, [("http://a/1.jpg", "one", "kept")]),
+    "a header, quotes, line ends in fields": (
+        "0.csv",
+        '\ufeffcaption,url\r\n"a ""red"", apple\nand more",u1\r\n,u2\r\nplain,u1\r\n',
+        URLS,
+        [("u1", 'a "red", apple\nand more', "kept"), ("u2", None, "no_text"), ("u1", None, "duplicate")],
+    ),
+    "a header that pool.columns repeats": ("0.tsv", "url\tcaption\nu\tone\n", BARE, [("u", "one", "kept")]),
+    "columns of the recipe": ("0.csv", "u;one\n", BARE, [("u", "one", "kept")]),
+} | {
+    f"separated by {separator!r}": (
+        "0.csv",
+        'url#caption\nu1#"red, ""ripe"" apple"\nu2#a cat, a dog'.replace("#", separator),
+        URLS,
+        SEPARATED,
+    )
+    for separator in "\t;|"
+}
+
+
+@pytest.mark.parametrize("case", FILES_OF_ROWS)
+def test_headers_quotes_and_separators(case: str, tmp_path: Path) -> None:
+    name, content, config, expected = FILES_OF_ROWS[case]
+    assert read(tmp_path / name, content.encode(), config) == expected
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content[:9].encode()) + gzip.compress(content[9:].encode()))
+    packed = rows_of(pool.read_texts(shard_of(tmp_path / f"{name}.gz"), config))
+    assert [(key, text, reason) for key, _, text, reason in packed] == expected
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", b","), ("tsv", b"\t")])
+def test_bad_rows_are_bad_pairs_that_say_why(tmp_path: Path, suffix: str, delimiter: bytes) -> None:
+    lines = [b"url|caption", b"u1|one", b"u2|two|more", b"u3", b"|four", b"u5|\xff", b"u6|six"]
+    content = b"\n".join(lines).replace(b"|", delimiter)
+    assert read(tmp_path / f"0.{suffix}", content) == [
+        ("u1", "one", "kept"),
+        (f"0.{suffix}#1", None, "bad_pair"),
+        ("u5", None, "bad_pair"),
+        ("u6", "six", "kept"),
+        (f"0.{suffix}#4", None, "bad_pair"),
+        (f"0.{suffix}#5", None, "bad_pair"),
+    ]
+    reasons = [bad["reason"] for bad in pool.read_texts(shard_of(tmp_path / f"0.{suffix}"), URLS).bad]
+    assert sorted(reasons) == [
+        "its text is not UTF-8",
+        "no key: url is empty",
+        "row 3 has 3 fields, not 2",
+        "row 4 has 1 fields, not 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("0.tsv", b"http://a/1.jpg\tone\t1\n", r"name the 3 columns in pool\.columns"),
+        ("0.csv", b"", "is empty"),
+        ("0.csv", b"url,cap\rtion\nu1,one\n", "no column or field 'caption'"),  # no error of the module csv
+        ("0.tsv.gz", gzip.compress(b"url\tcaption\nu1\tone\n")[:-9], "ends in the middle"),
+    ],
+)
+def test_bad_file_is_a_bad_shard_that_says_why(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+    with pytest.raises(BadShard, match=problem):
+        read(tmp_path / name, content)
+
+
+PIECES = [b'"', b",", b"\n", b"\r\n", b"\r", b'""', b"a", b"007", b" ", b"\xff", b"\0", b"\t", b'x"y', b"NULL"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_arrow_reads_what_python_reads(tmp_path: Path, suffix: str, monkeypatch) -> None:
+    rng = random.Random(1)
+    separator = b"," if suffix == "csv" else b"\t"
+    contents = [b"url%bcaption\n" % separator + b"".join(rng.choices(PIECES, k=12)) for _ in range(1000)]
+
+    def read_all() -> list[object]:
+        found = []
+        for content in contents:
+            try:
+                found.append(read(tmp_path / f"0.{suffix}", content))
+            except BadShard as error:
+                found.append(str(error))
+        return found
+
+    by_arrow = read_all()
+    monkeypatch.setattr(delimited, "_read_by_arrow", lambda *_, **__: None)
+    assert read_all() == by_arrow
+
+
+# --- which rows: pool.where -------------------------------------------------------------------------------------------
+
+
+STATUS_ROWS: list[dict[str, Any]] = [
+    {"uid": "a", "text": "one", "status": "success", "width": 300, "score": 0.5},
+    {"uid": "b", "text": "two", "status": "failed", "width": 400, "score": 0.25},
+    {"uid": "c", "text": "three", "status": "success", "width": 100, "score": None},
+    {"uid": "d", "text": "four", "status": None, "width": 350, "score": -1.5},
+    {"uid": "e", "text": "five", "status": "10", "width": None, "score": 1e3},
+]
+CONDITIONS: list[tuple[tuple[tuple[Any, ...], ...], str]] = [
+    ((), "abcde"),
+    ((("status", "=", "success"),), "ac"),
+    ((("status", "in", ("success", "failed")),), "abc"),
+    ((("width", ">=", 300), ("width", "<", 400)), "ad"),
+    ((("score", ">", 0),), "abe"),
+    ((("status", "=", "success"), ("width", ">", 200)), "a"),
+]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+@pytest.mark.parametrize(("where", "expected"), CONDITIONS)
+def test_conditions_choose_the_same_rows_in_every_format(tmp_path: Path, kind: str, where, expected: str) -> None:
+    shard = shard_of(write_rows(tmp_path / f"0.{kind}", STATUS_ROWS))
+    config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where=where)
+    if kind == "csv" and any(name in ("width", "score") for name, *_ in where):
+        with pytest.raises(Exception, match="CSV and TSV hold only texts"):
+            pool.read_texts(shard, config)
+        return
+    assert "".join(pool.read_texts(shard, config).key.to_pylist()) == expected
+    assert "".join(pool.read_keys(shard, config)[0].to_pylist()) == expected
+    counts = pool.index_of(shard, config)[1]
+    assert (counts["pairs"], counts["left_out"]) == (len(expected), len(STATUS_ROWS) - len(expected))
+
+
+def test_bad_lines_are_bad_pairs_and_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "0.jsonl").write_text('{"uid": "a", "text": "x", "w": 1}\nbroken\n{"uid": "b", "text": "y"}\n')
+    config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where=(("w", "=", 1),))
+    assert pool.read_texts(shard_of(tmp_path / "0.jsonl"), config).key.to_pylist() == ["a", "0.jsonl#1"]
+
+
+def write_img2dataset(folder: Path) -> Path:
+    """Write a table as img2dataset --output_format parquet does: also the downloads that failed."""
+    columns = {
+        "url": [f"https://e.org/{number}.jpg" for number in range(4)],
+        "caption": [f"text {number}" for number in range(4)],
+        "key": [f"{number:09}" for number in range(4)],
+        "status": ["success", "failed_to_download", "success", "failed_to_resize"],
+        "error_message": [None, "HTTP Error 404", None, "error"],
+        "jpg": [b"x", None, b"y", None],
+    }
+    return write_table(folder / "00000.parquet", columns).parent
+
+
+def test_failed_downloads_of_img2dataset_are_no_pairs(tmp_path: Path, capsys) -> None:
+    folder = write_img2dataset(tmp_path / "pool")
+    run_pool(tmp_path / "run", path=str(folder), key="key", texts=["caption"])
+    report = read_json(tmp_path / "run/pool/report.json")
+    assert (report["samples"], report["left_out"], report["images"]) == (2, 2, 2)
+    assert "2 left out by pool.where" in capsys.readouterr().err
+    everything, unset = (
+        PoolConfig(path=str(folder), key="key", texts=("caption",), where=where) for where in ((), None)
+    )
+    assert everything.identity != unset.identity
+    assert len(pool.read_texts(shard_of(folder / "00000.parquet"), everything).key) == 4
+
+
+def test_conditions_that_fit_no_pool_are_mistakes_of_the_recipe(tmp_path: Path) -> None:
+    folder = write_img2dataset(tmp_path / "pool")
+    settings: dict[str, Any] = {"path": str(folder), "key": "key", "texts": ["caption"]}
+    config = PoolConfig(path=str(folder), key="key", texts=("caption",), where=(("jpg", "=", True),))
+    with pytest.raises(BadShard, match=r"pool\.where: .*compare numbers with numbers"):
+        pool.read_texts(shard_of(folder / "00000.parquet"), config)
+    for condition, problem in (
+        (["statsu", "=", "success"], "did you mean 'status'"),
+        (["status", "=", "x"], "4 left out by pool.where"),
+        (["status", "==", "x"], "each condition is"),
+        (["status", "success"], "each condition is"),
+        (["status", "=", ["success"]], 'only "in" and "not in" take a list'),
+    ):
+        with pytest.raises(UserError, match=problem):
+            run_pool(tmp_path / "run", **settings, where=[condition])
+    write_tar(tmp_path / "tars/0.tar", sample("0", "text", {"w": 1}))
+    with pytest.raises(UserError, match="only tables have rows"):
+        run_pool(tmp_path / "run", path=str(tmp_path / "tars"), where=[["w", "=", 1]])
+
+
+# --- columns and fields that no shard has -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "problems"),
+    [
+        ({"key": "uuid", "texts": ["TXT"]}, ["pool.key: no column or field 'uuid'; did you mean 'uid'?"]),
+        ({"key": "uid", "texts": ["t", "A"]}, [f"pool.texts: no column or field '{name}'" for name in "tA"]),
+        ({"texts": ["TXT"]}, ['pool.key = "member" is for tars only; set it to the column of the key: uid, url']),
+        ({"key": "uid"}, ["pool.texts is not set and there is no column"]),
+        ({"path": "lines", "key": "uuid"}, ["pool.key: no column or field 'uuid'; did you mean 'uid'"]),
+        ({"path": "tars", "texts": ["json:captoin"]}, ["pool.texts: no column or field 'captoin'; did you mean 'cap"]),
+    ],
+)
+def test_columns_that_no_shard_has_are_reported_as_config_problems(tmp_path: Path, settings, problems) -> None:
+    for name in ("0.parquet", "1.parquet"):
+        write_table(tmp_path / "pool" / name, {"uid": ["a"], "url": ["b"], "TXT": ["c"]})
+    write_lines(tmp_path / "lines" / "0.jsonl", [{"uid": "a", "text": "b"}])
+    write_tar(tmp_path / "tars" / "0.tar", sample("0", None, {"caption": "a", "uid": "k"}))
+    with pytest.raises(UserError) as error:
+        run_pool(tmp_path / "run", **settings | {"path": str(tmp_path / settings.get("path", "pool"))})
+    assert len(error.value.problems) == len(problems)
+    assert all(problem in said for problem, said in zip(problems, error.value.problems, strict=True))
+
+
+def test_shard_with_another_schema_fails_alone(tmp_path: Path) -> None:
+    other = write_table(tmp_path / "pool" / "0.parquet", {"id": ["a"], "caption": ["b"]})
+    write_table(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
+    run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid", texts=["text"])
+    with pytest.raises(BadShard, match=r"pool.key: no column or field 'uid'; did you mean 'id'"):
+        read_rows(other, key="uid", texts=("text",))
+    with pytest.raises(BadShard, match="column text is double"):
+        read_rows(write_table(tmp_path / "2.parquet", {"uid": ["a"], "text": [1.5]}), key="uid")

@@ -1,0 +1,246 @@
+"""Texts and images of tar shards: against plain rules over dicts, damaged, sparse, and cut while they are read."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pools import Row, read_rows, rows_of, write_table
+from tars import PNG, as_json, sample, shard_of, write_tar
+from worldclip import pool
+from worldclip.contracts.reasons import Reason
+from worldclip.core.errors import BadShard
+from worldclip.kernels import tar_headers
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats import parquet
+from worldclip.pool.stage import index_shard
+
+CONFIG = PoolConfig(path="pool")
+BY_FIELD = PoolConfig(path="pool", key="json:uid", texts=("json:text",))
+# members of a tar; keys of [pool], or the name of the shard; the texts of the tar
+TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[Row]]] = {
+    "all fields in the order of the config": (
+        sample("7", "from txt", {"titles": ["t1", "t2"], "alt": "a"}),
+        {"texts": ("json:alt", "json:titles", "txt", "json:absent")},
+        [("7", i, text, "kept") for i, text in enumerate(("a", "t1", "t2", "from txt"))],
+    ),
+    "texts that are not UTF-8": (
+        [("0.txt", b"\xe2"), ("1.txt", b"fine"), ("2.txt", b"\xed\xa0\x80")],
+        {},
+        [("0", 0, None, "bad_pair"), ("1", 0, "fine", "kept"), ("2", 0, None, "bad_pair")],
+    ),
+    "a character split over two texts": (
+        [("0.txt", b"a\xe2\x82"), ("1.txt", b"\xacb")],
+        {},
+        [("0", 0, None, "bad_pair"), ("1", 0, None, "bad_pair")],
+    ),
+    "keys begin with the folder of the tar": (
+        [*sample("x/000", "one"), *sample("./y/0.5", "two")],
+        {"name": "root/part/000.tar"},
+        [("root/part/x/000", 0, "one", "kept"), ("root/part/y/0", 0, None, "no_text")],
+    ),
+    "keys from a field": (
+        [
+            *sample("0", "zero", {"uid": "k0"}),
+            *sample("1", "one", {"uid": 12}),
+            *sample("2", "two", {"uid": None}),
+            *sample("3", "three"),
+            *sample("4", "four", {"uid": "k0"}),
+            *sample("5", "five", {"uid": "\ud800"}),
+            *sample("6", "six", {"uid": ""}),
+        ],
+        {"key": "json:uid"},
+        [
+            *(("k0", 0, "zero", "kept"), ("12", 0, "one", "kept"), ("2", 0, None, "bad_pair")),
+            *(("3", 0, None, "bad_pair"), ("k0", 0, None, "duplicate")),
+            *(("5", 0, None, "bad_pair"), ("6", 0, None, "bad_pair")),
+        ],
+    ),
+    "a name that is not UTF-8": (
+        [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")],
+        {},
+        [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS_OF_MEMBERS)
+def test_texts_of_a_tar(case: str, tmp_path: Path) -> None:
+    members, settings, expected = TEXTS_OF_MEMBERS[case]
+    assert read_rows(write_tar(tmp_path / "000000.tar", members), **settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{'texts': ", "cannot be read"),
+        (b'{"texts": "\xff"}', "not UTF-8"),
+        (b"[1]", "list, not an object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"texts": 3}', "int, not a text"),
+        (b'{"texts": "a", "n": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (b'{"texts": "\\ud83d"}', "lone surrogate"),
+    ],
+    ids=range(7),
+)
+def test_bad_json_drops_only_its_pair(tmp_path: Path, content: bytes, reason: str) -> None:
+    members = [*sample("0", None, {"texts": "good"}), ("1.jpg", PNG), ("1.json", content)]
+    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
+    assert rows_of(texts) == [("0", 0, "good", "kept"), ("1", 0, None, "bad_pair")]
+    (bad,) = texts.bad
+    assert bad["key"] == "1"
+    assert reason in bad["reason"]
+
+
+def test_reported_bad_samples_are_capped_and_deterministic(tmp_path: Path) -> None:
+    members = [(f"{n}.json", b"?") for n in range(100)]
+    path = write_tar(tmp_path / "0.tar", members)
+    chosen = pool.read_texts(shard_of(path), CONFIG).bad
+    assert len(chosen) == 20
+    assert chosen == pool.read_texts(shard_of(write_tar(tmp_path / "1.tar", members[::-1])), CONFIG).bad
+
+
+def test_index_holds_first_image_of_each_key_and_counts_members_without_stem_or_suffix(tmp_path: Path) -> None:
+    members = [
+        *(("README", b"x"), (".hidden", b"x"), ("a/._0.jpg", b"x"), ("b.", b"x")),
+        *(("0.webp", b"zero"), ("0.mask.png", b"?"), ("0.JPG", b"second")),
+        *sample("1", "no image after this"),
+        *(("2.txt", b"no image"), ("0.jpg", b"duplicate")),
+    ]
+    shard = shard_of(write_tar(tmp_path / "sub" / "000.tar", members), "sub/000.tar")
+    report = index_shard(CONFIG, tmp_path / "run/pool/index", shard)
+    index = pool.read_index(tmp_path / "run", shard).to_pylist()
+    assert [(row["key"], row["member"]) for row in index] == [("sub/0", "0.webp"), ("sub/1", "1.jpg")]
+    assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [b"zero", PNG + b"1"]
+    assert report == {"pairs": 4, "images": 2, "ignored_members": 4, "left_out": 0}
+
+
+def test_place_that_is_not_in_a_tar_is_bad_shard(tmp_path: Path) -> None:
+    """The tar shrank after it was indexed, or the index is somebody else's."""
+    (tmp_path / "0.tar").write_bytes(b"short")
+    for offset, size in ((0, 100), (100, 4), (2**62, 4), (-4, 4), (-(2**62), 2**62 + 4), (0, 2**62), (4, -4)):
+        with pytest.raises(BadShard, match="changed after it was indexed"):
+            pool.read_member(tmp_path / "0.tar", offset, size)
+
+
+def plain_read(members: list[tuple[str, bytes]]) -> list[tuple[str, int, str | None, str]]:
+    """Read texts by the same rules, plainly over dicts."""
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for name, content in members:
+        stem, suffix = name.split(".", 1)
+        if not samples or samples[-1][0] != stem or suffix in samples[-1][1]:
+            samples.append((stem, {}))
+        samples[-1][1][suffix] = content
+    rows, seen = [], set()
+    for stem, parts in samples:
+        texts: list[object] = []
+        if "txt" in parts:
+            texts = [parts["txt"]]
+        elif "json" in parts:
+            try:
+                record = json.loads(parts["json"].decode())
+            except ValueError:
+                record = None
+            value = record.get("texts", []) if isinstance(record, dict) else b"\xff"
+            texts = value if isinstance(value, list) else [value]
+        for text_idx, text in enumerate(texts or [None]):
+            rows.append((stem, text_idx, *plain_reason(text, stem in seen)))
+        seen.add(stem)
+    return rows
+
+
+def plain_reason(text: object, is_duplicate: bool) -> tuple[str | None, str]:
+    try:
+        decoded = text.decode() if isinstance(text, bytes) else text
+        is_bad = decoded is not None and not isinstance(decoded, str)
+        if isinstance(decoded, str):
+            decoded.encode()
+    except ValueError:
+        is_bad = True
+    if is_bad:
+        return None, "bad_pair"
+    if is_duplicate:
+        return None, "duplicate"
+    return (decoded, "kept") if (decoded or "").replace("\0", "").strip() else (None, "no_text")
+
+
+LETTERS = st.sampled_from(["a", " ", "\0", "é", "ก", "😀", "\ud800", "\u3000", "\x85", "\x1c", "\n", "\\", '"'])
+TEXTS = st.lists(LETTERS, max_size=4).map("".join)
+VALUES = st.one_of(TEXTS, st.none(), st.integers(0, 3), st.booleans(), st.lists(TEXTS, max_size=2))
+RECORDS = st.one_of(
+    st.fixed_dictionaries({"texts": st.one_of(VALUES, st.lists(VALUES, max_size=3))}).map(as_json),
+    st.sampled_from([b"", b"{", b"[]", b"null", b'{"texts": "\xff"}', b"{}"]),
+)
+MEMBERS = st.tuples(
+    st.sampled_from(["a", "b", "c"]),
+    st.one_of(
+        st.tuples(
+            st.just("txt"), TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=3)
+        ),
+        st.tuples(st.just("json"), RECORDS),
+        st.tuples(st.sampled_from(["jpg", "png"]), st.binary(max_size=3)),
+    ),
+).map(lambda item: (f"{item[0]}.{item[1][0]}", item[1][1]))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MEMBERS, max_size=10))
+def test_texts_and_reasons_agree_with_plain_implementation(tmp_path: Path, members) -> None:
+    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
+    expected = plain_read(members)
+    assert rows_of(texts) == expected
+    assert sum(np.bincount(texts.reason, minlength=len(Reason))) == len(expected)
+    assert min(20, Counter(reason for *_, reason in expected)["bad_pair"]) == len(texts.bad)
+
+
+def test_file_that_is_no_tar_or_missing_is_bad_shard(tmp_path: Path) -> None:
+    (tmp_path / "empty.tar").touch()
+    (tmp_path / "other.tar").write_bytes(b"x" * 5000)
+    for name in ("empty", "other", "missing"):
+        with pytest.raises(BadShard):
+            pool.read_texts(shard_of(tmp_path / f"{name}.tar"), CONFIG)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_readers_of_a_tar_that_is_cut_meanwhile_fail_the_shard(tmp_path: Path, monkeypatch, when: str) -> None:
+    """A map of such a file (rsync --inplace, a full file server) would end the process with SIGBUS."""
+    records = [(f"{n:06}", f"text {n}" * 90, {"uid": f"k{n}", "text": "x" * 900}) for n in range(400)]
+    plain_scan = tar_headers.scan
+
+    def cut_and_scan(window):
+        members = plain_scan(window) if when == "after" else None
+        os.truncate(path, path.stat().st_size // 2)
+        window.bounds[:] = 0  # what is in memory stays readable
+        return members or plain_scan(window)
+
+    monkeypatch.setattr(tar_headers, "scan", cut_and_scan)
+    for read in (
+        lambda shard: pool.read_texts(shard, CONFIG),
+        lambda shard: pool.read_texts(shard, BY_FIELD),
+        lambda shard: pool.read_keys(shard, BY_FIELD),
+        lambda shard: list(pool.read_images(shard, CONFIG)[1]),
+    ):
+        path = write_tar(tmp_path / "0.tar", [member for record in records for member in sample(*record)])
+        with pytest.raises(BadShard, match="cut off while it was read"):
+            read(shard_of(path))
+
+
+def test_reader_of_a_table_that_is_cut_meanwhile_fails_the_shard(tmp_path: Path, monkeypatch) -> None:
+    uids = [f"uid {number * 7919:09}" for number in range(50_000)]
+    path = write_table(tmp_path / "0.parquet", {"uid": uids, "text": uids}, row_group_size=5000)
+    plain_file = parquet.pq.ParquetFile
+
+    def open_and_cut(file, **how):
+        opened = plain_file(file, **how)
+        os.truncate(path, path.stat().st_size // 2)
+        return opened
+
+    monkeypatch.setattr(parquet.pq, "ParquetFile", open_and_cut)
+    with pytest.raises(BadShard, match="damaged"):
+        read_rows(path, key="uid")

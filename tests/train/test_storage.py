@@ -1,0 +1,251 @@
+"""Files that change, go or fail for a moment in the middle of training: pairs are replaced, and never read wrong."""
+
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import trainings
+from calls import before, calls_of, fail_at
+from small_world import COLOURS, write_world
+from worldclip.core import inputs
+from worldclip.core.errors import BadShard, UserError
+from worldclip.core.execute import Shard
+from worldclip.pool.files import StampedFile
+from worldclip.train import image_files, loader, loop, retries
+from worldclip.train.epoch_counts import EpochCounts
+from worldclip.train.image_files import ImageFiles
+from worldclip.train.log import Lines, read_log
+
+FIRST = {f"{n:05}" for n in range(8)}  # keys of 000.tar
+ALL = {f"{n:05}" for n in range(24)}
+EIO = OSError(5, "Input/output error")
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(image_files, "RETRY_S", 0.05)
+    monkeypatch.setattr(image_files, "WAIT_S", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(retries, "RETRY_S", 0.05)
+
+
+@pytest.fixture(params=[0, 3], ids=["windows", "streams"])
+def make_loader(request, tmp_path, monkeypatch):
+    """A function that opens the loader of a small world; decoded images are not kept."""
+    monkeypatch.setattr(loader, "CACHE_BYTES", 0)
+    write_world(tmp_path / "run")
+    options = {"num_streams": request.param, "crop_scale_min": 1.0, "shuffle_shards": 64}
+    return lambda: trainings.make_loader(tmp_path / "run", **options)
+
+
+def read_epoch(of):
+    """Return the keys and the bad images of an epoch; each image shows what its text says."""
+    keys, bad = set(), Counter()
+    for step in range(6):
+        batch = of.batch(step)
+        keys |= set(batch.keys)
+        bad += batch.bad.counts
+        for key, image in zip(batch.keys, batch.images, strict=True):
+            centre = image[:, 7:9, 7:9].float().mean((1, 2)).numpy()
+            distances = [np.abs(centre - rgb).sum() for rgb in COLOURS.values()]
+            assert int(np.argmin(distances)) == int(key) % len(COLOURS), key
+    return keys, bad
+
+
+def replace_tar(tar):
+    """Give another tar of the same size the name."""
+    os.replace(shutil.copy(tar.with_name("001.tar"), tar.with_name("copy")), tar)
+
+
+def overwrite_in_place(tar):
+    """Write other pairs over the file, and set its modification time back."""
+    before = tar.stat()
+    with open(tar, "r+b") as file:
+        file.write(tar.with_name("002.tar").read_bytes())
+    os.utime(tar, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def cut_tar(tar):
+    os.truncate(tar, 600)
+
+
+@pytest.mark.parametrize("change", [replace_tar, overwrite_in_place, cut_tar, Path.unlink])
+def test_pairs_of_a_tar_that_changes_are_replaced_and_counted_until_it_is_back(make_loader, tmp_path, capfd, change):
+    of, tar = make_loader(), tmp_path / "tars" / "000.tar"
+    assert read_epoch(of) == (ALL, Counter())
+    whole = shutil.copy2(tar, tmp_path / "whole")
+    change(tar)
+    keys, bad = read_epoch(of)
+    assert keys.isdisjoint(FIRST)
+    assert set(bad) == {"unreadable"}
+    assert bad["unreadable"] >= 8
+    assert capfd.readouterr().err.count("000.tar: ") == 1
+    os.replace(whole, tar)
+    assert read_epoch(of) == (ALL, Counter())
+
+
+def test_a_tar_that_was_only_touched_is_read_on(make_loader, tmp_path):
+    of = make_loader()
+    os.utime(tmp_path / "tars" / "000.tar", (1, 1))
+    copy = shutil.copy(tmp_path / "tars" / "001.tar", tmp_path / "copy")
+    os.replace(copy, tmp_path / "tars" / "001.tar")
+    assert read_epoch(of) == (ALL, Counter())
+
+
+def test_a_pool_that_is_gone_ends_training_and_names_a_tar(make_loader, tmp_path):
+    of = make_loader()
+    shutil.rmtree(tmp_path / "tars")
+    with pytest.raises(UserError, match=r"for example 000\d\d: unreadable: 00\d.tar: cannot be read"):
+        of.batch(0)
+
+
+def test_a_read_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
+    (tmp_path / "0.tar").write_bytes(b"0123456789")
+    files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))])
+    for _ in range(2):
+        fail_at(monkeypatch.setattr, StampedFile, "read", 1, BadShard("cannot be read (Stale file handle)"))
+    reads = calls_of(monkeypatch.setattr, StampedFile, "read")
+    assert files.read(0, 2, 3) == b"234"
+    assert len({file for file, *_ in reads}) == 3, "a file that failed was not opened anew"
+    with pytest.raises(BadShard, match=r"0\.tar: ends before byte 15"):
+        files.read(0, 5, 10)
+
+
+def test_files_stay_open_as_long_as_there_are_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "OPEN_FILES", 2)
+    for n in range(3):
+        (tmp_path / f"{n}.tar").write_bytes(b"0123456789")
+    num_open = len(os.listdir("/proc/self/fd"))
+    files = ImageFiles([Shard.of_file(f"{n}.tar", str(tmp_path / f"{n}.tar")) for n in range(3)])
+    opened = calls_of(monkeypatch.setattr, os, "open")
+    for i in (0, 1, 0, 1, 2, 1, 2, 0):  # 2 closes 0
+        assert files.read(i, 2, 3) == b"234"
+    assert [Path(path).name for path, *_ in opened] == ["0.tar", "1.tar", "2.tar", "0.tar"]
+    del files
+    assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+def test_a_remote_tar_that_changes_is_noticed_at_the_next_check_that_its_server_answers(monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/changing/0.tar", b"0123456789")
+    files = ImageFiles([Shard.of_file("0.tar", "memory://changing/0.tar")])
+    assert files.read(0, 2, 3) == b"234"
+    monkeypatch.setattr(image_files, "REMOTE_CHECK_S", 0.0)
+    fail_at(monkeypatch.setattr, inputs, "_fingerprint_remote", 1, TimeoutError("no answer"))
+    assert files.read(0, 2, 3) == b"234"
+    memory.pipe("/changing/0.tar", b"abcdefghij")
+    with pytest.raises(BadShard, match=r"0\.tar: changed after it was indexed"):
+        files.read(0, 2, 3)
+    memory.rm("/changing", recursive=True)
+
+
+# tables, indices and arrays
+
+
+@pytest.fixture
+def fail_once(monkeypatch):
+    """A function that lets a call of `owner.name` fail at its first use for each file of a name."""
+
+    def patch(owner, name, file_name):
+        failed = []
+
+        def fail(path, *_, **__):
+            if Path(path).match(file_name) and path not in failed:
+                failed.append(path)
+                raise EIO
+
+        before(monkeypatch.setattr, owner, name, fail)
+        return failed
+
+    return patch
+
+
+@pytest.mark.parametrize("file_name", ["curate/*.parquet", "pool/index/*.parquet"])
+def test_a_table_that_fails_once_is_read_again(tmp_path, fail_once, capfd, file_name):
+    write_world(tmp_path / "run")
+    failed = fail_once(pq, "ParquetFile", file_name)
+    assert len(trainings.make_loader(tmp_path / "run").batch(0).keys)
+    assert len(failed) == 3
+    assert capfd.readouterr().err.count("reading it again for") == 3
+
+
+def test_an_error_in_the_middle_of_a_table_is_no_end_either(tmp_path, monkeypatch):
+    write_world(tmp_path / "run")
+    fail_at(monkeypatch.setattr, pq.ParquetFile, "read", 1, EIO)
+    assert len(trainings.make_loader(tmp_path / "run").batch(0).keys)
+
+
+def test_the_counts_of_an_epoch_are_read_again(tmp_path, fail_once):
+    EpochCounts(tmp_path, lambda shard, epoch: (1, 0), 2).of_epoch(0)
+    failed = fail_once(np, "load", "*.npy")
+    assert EpochCounts(tmp_path, lambda shard, epoch: (1, 0), 2).of_epoch(0).tolist() == [[1, 1], [0, 0]]
+    assert len(failed) == 1
+
+
+def test_a_disk_that_stays_broken_is_given_up_and_a_missing_file_at_once():
+    tries = []
+
+    @retries.patient
+    def read(error):
+        tries.append(error)
+        raise error
+
+    with pytest.raises(OSError, match="Input/output error"):
+        read(EIO)
+    assert len(tries) > 2
+    for error in (FileNotFoundError(2, "No such file"), BadShard("a.parquet: holds 'x'")):
+        start = time.monotonic()
+        with pytest.raises(type(error)):
+            read(error)
+        assert time.monotonic() - start < 0.04
+
+
+def test_storage_that_loses_more_than_a_hundredth_of_the_images_ends_training(tmp_path, monkeypatch):
+    """It fails after the first checkpoint; the share is of the samples since then."""
+    launched = calls_of(monkeypatch.setattr, loop, "launch_step")
+
+    def lose_first(files, i, *_):
+        if i == 0 and len(launched) >= 10:
+            raise BadShard("000.tar: cannot be read")
+
+    before(monkeypatch.setattr, ImageFiles, "read", lose_first)
+    monkeypatch.setattr(loader, "CACHE_BYTES", 0)
+    monkeypatch.setattr(loader, "BATCHES_AHEAD", 0)
+    with pytest.raises(UserError, match=r"images could not be read for 160 samples, more than 1%, for example 000"):
+        trainings.train(tmp_path / "run", checkpoint_every_samples=160)
+    train_dir = tmp_path / "run" / "train"
+    assert trainings.steps_of(train_dir) == [10, 20]
+    bad = [record["bad"].get("unreadable", 0) for record in read_log(train_dir / "seen.jsonl")]
+    fractions = [record["unreadable_fraction"] for record in read_log(train_dir / "log.jsonl")]
+    assert bad[0] == fractions[0] == 0
+    assert fractions[1] == pytest.approx(bad[1] / 160)
+    assert fractions[1] > 0.2
+
+
+def test_a_log_on_a_full_disk_is_completed_when_there_is_room_again(tmp_path, capfd):
+    log = Lines(tmp_path / "log.jsonl", 0)
+    plain, room = log._file, [5]
+
+    class Full:
+        def write(self, text):
+            num_written = plain.write(text[: room[0]])
+            room[0] -= num_written
+            if not num_written:
+                raise OSError(28, "No space left on device")
+            return num_written
+
+    for step, file in ((1, plain), (2, Full()), (3, Full()), (4, plain)):
+        log._file = file
+        log.append({"step": step})
+    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
+    assert capfd.readouterr().err.count("WARNING") == 1
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"st')  # a kill has cut the line
+    assert len(read_log(tmp_path / "log.jsonl")) == 4
