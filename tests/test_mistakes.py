@@ -97,7 +97,6 @@ pool check P --out O --set radiu=6                 | 2 | did you mean radius?
 pool emoji --out O --image-px 0                    | 2 | must be at least 8
 fetch metadata R --date yesterday                  | 2 | YYYYMMDD
 fetch dataset imagnet --out O                      | 2 | unknown dataset
-fetch cldr --out O --version abc                   | 2 | must be a number
 embed N P --out O --of sounds                      | 2 | must be one of
 publish T noslash --dry-run                        | 2 | a repository of the hub is owner/name
 serve T --port 99999                               | 2 | cannot listen there
