@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from fuzz_decoders import PILLOW, SIMPLEJPEG, fuzz, sound_files
 from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
