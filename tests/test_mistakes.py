@@ -97,7 +97,6 @@ pool check P --out O --set radiu=6                 | 2 | did you mean radius?
 pool emoji --out O --image-px 0                    | 2 | must be at least 8
 fetch metadata R --date yesterday                  | 2 | YYYYMMDD
 fetch dataset imagnet --out O                      | 2 | unknown dataset
-fetch cldr --out O --version abc                   | 2 | must be a number
 embed N P --out O --of sounds                      | 2 | must be one of
 publish T noslash --dry-run                        | 2 | a repository of the hub is owner/name
 serve T --port 99999                               | 2 | cannot listen there
@@ -134,6 +133,7 @@ pool wat N --out O                                 | 2 | N
 pool pack B/photos --out O --captions B/captions.csv | 2 | the column or field is one of file_name
 
 run R --out P                                      | 2 | holds files of pairs such as 00000.tar
+run R --out B/cut_table                             | 2 | holds files of pairs such as a.parquet
 run R --out B/picture.png/run                      | 2 | cannot be written
 pool R --out B/picture.png                         | 2 | is a file; give the folder to write
 match R --out O --shards 1/2                       | 2 | run first: worldclip pool

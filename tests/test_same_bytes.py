@@ -122,7 +122,7 @@ def _write_others(folder: Path, number: int) -> None:
             (folder / name / f"{n}.txt").write_text(f"red {n}", "utf-8")
         text = f"paka mweusi na {['', '', 'simba', 'tembo'][number]} mkubwa. " * 10 * (n + 1)
         entry_lists.write_dump(folder / "dumps" / f"swwiki-20240101-pages-articles{n}.xml.bz2", [text])
-    entry_lists.write_views(folder / "views", f"sw {['', '', 'Simba', 'Tembo'][number]} 90 0")
+    entry_lists.write_views(folder / "pageviews", f"sw {['', '', 'Simba', 'Tembo'][number]} 90 0")
 
 
 def _change(world: Path) -> None:
@@ -162,7 +162,7 @@ def until(stage: str, **options: Any) -> Call:
 
 
 def metadata_of_dumps(inputs: Inputs, folder: Path, executor: LocalExecutor) -> None:
-    files = {"wikipedia": {"sw": f"{inputs.now}/dumps/*.bz2"}, "pageviews": f"{inputs.now}/views"}
+    files = {"wikipedia": {"sw": f"{inputs.now}/dumps/*.bz2"}, "dumps": str(inputs.now)}
     recipe = entry_lists.recipe(["sw"], sources=["unigram", "bigram", "title"], **files)
     run_stage("metadata", recipe, folder / "run", executor)
 
@@ -203,7 +203,7 @@ COMMANDS: dict[str, tuple[Call, list[tuple[str, str, str]]]] = {
         until("curate"),
         [("curate", "pool", "new"), ("curate", "pool", "grown"), ("curate", "denied.parquet", "new")],
     ),
-    "metadata of dumps": (metadata_of_dumps, [("ngrams", "dumps", "new"), ("views", "views", "new")]),
+    "metadata of dumps": (metadata_of_dumps, [("ngrams", "dumps", "new"), ("views", "pageviews", "new")]),
     "pool check": (pool_check, [("images", "pool", "new"), ("against", "photos", "new")]),
     "pool dedup": (pool_dedup, [("keys", "pool", "new")]),
     "pool wat": (pool_wat, [("wat", "wat", "new")]),

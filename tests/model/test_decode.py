@@ -12,7 +12,6 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
-from fuzz_decoders import PILLOW, SIMPLEJPEG, fuzz, sound_files
 from worldclip.check.hashing import scan_image
 from worldclip.core import image_names
 from worldclip.core.errors import MissingPackage, install_hint
@@ -292,19 +291,3 @@ def test_lack_of_memory_is_no_fault_of_an_image(place, error, monkeypatch):
     for read in (decode, scan_image):
         with pytest.raises(type(error)):
             read(PICTURES["bmp"])
-
-
-@pytest.mark.parametrize(
-    ("library", "name", "num_files"),
-    [
-        *((library, name, 300) for library, name in [(SIMPLEJPEG, "JPEG"), (PILLOW, "JPEG"), (PILLOW, "PNG")]),
-        pytest.param(SIMPLEJPEG, "JPEG", 200_000, marks=pytest.mark.slow),
-        *(pytest.param(PILLOW, name, 50_000, marks=pytest.mark.slow) for name in decoding._formats()),
-    ],
-)
-def test_damaged_files_end_no_process(library: str, name: str, num_files: int) -> None:
-    if library == SIMPLEJPEG and decoding._simplejpeg() is None:
-        pytest.skip("simplejpeg is not installed")
-    if name in ("HEIF", "DIB") or not sound_files(name):
-        pytest.skip(f"Pillow writes no {name} here")
-    assert fuzz(library, name, num_files).crashes == {}
