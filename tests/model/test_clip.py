@@ -248,10 +248,13 @@ def test_images_have_the_features_of_transformers(model, monkeypatch, cpu_tokens
 
 
 @pytest.mark.usefixtures("onednn_rows")
-@pytest.mark.parametrize(("num_chunks", "text_tokens"), [(1, 16_384), (4, 16_384), (4, 150), (50, 1)])
+@pytest.mark.parametrize(("num_chunks", "text_tokens"), [(1, 16_384), (4, 16_384), (20, 150), (50, 1)])
 def test_texts_have_the_features_of_transformers(model, monkeypatch, num_chunks, text_tokens):
     monkeypatch.setattr(forward, "TEXT_TOKENS", text_tokens)
     tokens = random_tokens(40)
+    chunks = tokens.chunks_by_length(num_chunks)
+    for together in forward._limit_tokens(chunks, tokens):
+        assert len(together) == 1 or tokens.lengths[np.concatenate(together)].sum() <= text_tokens
     with torch.inference_mode():
         ids = torch.nn.functional.pad(torch.from_numpy(tokens.padded()), (0, CONTEXT - tokens.lengths.max()), value=1)
         expected = unit(model.get_text_features(input_ids=ids, attention_mask=(ids != 1).long()))
