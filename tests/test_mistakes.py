@@ -167,7 +167,7 @@ export T --out B/captions.csv                      | 2 | is a file; give the fol
 export T --languages xx                            | 2 | export.languages
 inspect T --entry nothing                          | 2 | is not in list en; spell it as the list does
 run T --until curate --set curate.exclude=xx       | 2 | curate.exclude
-run T --until train --set curate.seed=7 --set train.beta1=0.5 | 2 | which are never overwritten
+run T --until train --set curate.seed=7 --set train.beta2=0.5 | 2 | which are never overwritten
 run U --from metadata --set metadata.lists.en=N    | 2 | N
 run U --from match --set match.merge_labels.en=zz  | 2 | match.merge_labels.en
 run U --from balance --set balance.tail_fractions.zz=0.5 | 2 | zz
