@@ -167,7 +167,7 @@ export T --out B/captions.csv                      | 2 | is a file; give the fol
 export T --languages xx                            | 2 | export.languages
 inspect T --entry nothing                          | 2 | is not in list en; spell it as the list does
 run T --until curate --set curate.exclude=xx       | 2 | curate.exclude
-run T --until train --set curate.seed=7 --set train.beta1=0.5 | 2 | which are never overwritten
+run T --until train --set curate.seed=7 --set train.beta2=0.5 | 2 | which are never overwritten
 run U --from metadata --set metadata.lists.en=N    | 2 | N
 run U --from match --set match.merge_labels.en=zz  | 2 | match.merge_labels.en
 run U --from balance --set balance.tail_fractions.zz=0.5 | 2 | zz
@@ -308,7 +308,6 @@ def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, mon
         "train.initial_weights=owner/name",
         "train.lora_rank=4",
         "train.evaluate_every_samples=64",
-        'train.evaluate_datasets=["nope"]',
         'evaluate.datasets=["emoji_base", "photos"]',
         'evaluate.folders.photos="captions:/nowhere"',
         'export.formats=["huggingface", "open_clip"]',
@@ -318,7 +317,6 @@ def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, mon
         f"train.lora_rank needs peft: {install_hint('lora')}",
         f"train.wandb needs wandb: {install_hint('wandb')}",
         "train.device = 'cuda': not available",
-        'train.evaluate_datasets: unknown dataset "nope"',
         'evaluate.datasets names "emoji_base"',
         "dataset photos: evaluate.folders.photos",
         f"export to open_clip needs open_clip: {install_hint('export')}",
