@@ -310,7 +310,6 @@ def indices(folder: Path) -> list[bytes]:
 
 
 def read_weights(path: Path) -> None:
-    weights.safetensors_shapes(path.parent)
     weights.read_state(path)
 
 

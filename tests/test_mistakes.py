@@ -52,7 +52,7 @@ compare N                                          | 2 | two or more
 status N extra                                     | 2 | unknown argument 'extra'
 inspect N --jsn                                    | 2 | did you mean --json?
 explore N --out                                    | 2 | --out has no value
-run R --tail-fraction 0.1                          | 2 | key of the recipe: --set balance.tail_fraction=NUMBER
+run R --tail-fraction 0.1                          | 2 | unknown flag '--tail-fraction'
 train R --pool N                                   | 2 | did you mean --pool.key?
 run R --set balance.tail_fraction 0.2              | 2 | must be KEY=VALUE, without blanks
 run R --set lr=1                                   | 2 | section.key=value
@@ -97,7 +97,7 @@ pool check P --out O --set radiu=6                 | 2 | did you mean radius?
 pool emoji --out O --image-px 0                    | 2 | must be at least 8
 fetch metadata R --date yesterday                  | 2 | YYYYMMDD
 fetch dataset imagnet --out O                      | 2 | unknown dataset
-fetch cldr --out O --version abc                   | 2 | must be a number
+pool world --out B/captions.csv                    | 2 | is a file; give the folder to write
 embed N P --out O --of sounds                      | 2 | must be one of
 publish T noslash --dry-run                        | 2 | a repository of the hub is owner/name
 serve T --port 99999                               | 2 | cannot listen there
@@ -134,6 +134,7 @@ pool wat N --out O                                 | 2 | N
 pool pack B/photos --out O --captions B/captions.csv | 2 | the column or field is one of file_name
 
 run R --out P                                      | 2 | holds files of pairs such as 00000.tar
+run R --out B/tables                               | 2 | holds files of pairs such as a.parquet
 run R --out B/picture.png/run                      | 2 | cannot be written
 pool R --out B/picture.png                         | 2 | is a file; give the folder to write
 match R --out O --shards 1/2                       | 2 | run first: worldclip pool
@@ -167,7 +168,7 @@ export T --out B/captions.csv                      | 2 | is a file; give the fol
 export T --languages xx                            | 2 | export.languages
 inspect T --entry nothing                          | 2 | is not in list en; spell it as the list does
 run T --until curate --set curate.exclude=xx       | 2 | curate.exclude
-run T --until train --set curate.seed=7 --set train.beta1=0.5 | 2 | which are never overwritten
+run T --until train --set curate.seed=7 --set train.beta2=0.5 | 2 | which are never overwritten
 run U --from metadata --set metadata.lists.en=N    | 2 | N
 run U --from match --set match.merge_labels.en=zz  | 2 | match.merge_labels.en
 run U --from balance --set balance.tail_fractions.zz=0.5 | 2 | zz
@@ -191,6 +192,7 @@ BROKEN = {
     "captions.csv": "file,text\nIMG_1465.jpg,a red circle\n",
     "cut_table/a.parquet": "PAR1xxxxPAR1",
     "no_rows/a.csv": "",
+    "tables/a.parquet": parquet_of({"uid": ["a"], "text": ["red"]}),
     "latin1.toml": "[pool]\npath = 'Müll'".encode("latin-1"),
     "latin1.txt": "Müll".encode("latin-1"),
     "picture.png": b"\x89PNG\r\n\x1a\n\xff",
@@ -308,7 +310,6 @@ def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, mon
         "train.initial_weights=owner/name",
         "train.lora_rank=4",
         "train.evaluate_every_samples=64",
-        'train.evaluate_datasets=["nope"]',
         'evaluate.datasets=["emoji_base", "photos"]',
         'evaluate.folders.photos="captions:/nowhere"',
         'export.formats=["huggingface", "open_clip"]',
@@ -318,7 +319,6 @@ def test_all_stages_are_asked_before_the_first_one_runs(toy_world, tmp_path, mon
         f"train.lora_rank needs peft: {install_hint('lora')}",
         f"train.wandb needs wandb: {install_hint('wandb')}",
         "train.device = 'cuda': not available",
-        'train.evaluate_datasets: unknown dataset "nope"',
         'evaluate.datasets names "emoji_base"',
         "dataset photos: evaluate.folders.photos",
         f"export to open_clip needs open_clip: {install_hint('export')}",
@@ -496,7 +496,7 @@ init hf://datasets/owner/name --out O                                           
 pool emoji --out O                                                                 | demo
 pool world --out O                                                                 | world
 pool check P --out O                                                               | pool
-pool check P --out O --set hash=embedding --set embedding_model=RUN                | pool train
+pool check P --out O --set duplicates=keep --set embedding_model=RUN                | pool train
 pool check P --out O --set duplicates=keep --set against.d=D                       | pool
 pool dedup P --out O --executor ray                                                | ray
 publish C owner/name                                                               | hub

@@ -1,6 +1,5 @@
 """Every image becomes RGB, by any library the same; what cannot be used gives its reason and ends no process."""
 
-import contextlib
 import io
 import random
 import re
@@ -12,7 +11,6 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from damaged_images import PICTURES, animated, damage, encode, oriented, picture, png
-from fuzz_decoders import PILLOW, SIMPLEJPEG, fuzz, sound_files
 from worldclip.check.hashing import scan_image
 from worldclip.core import image_names
 from worldclip.core.errors import MissingPackage, install_hint
@@ -260,26 +258,6 @@ def test_scaled_decode_is_smaller_and_similar():
     assert decode(data, 300).shape == whole.shape  # too small to be scaled
 
 
-# --- damaged files ----------------------------------------------------------------------------------------------------
-def check_damaged(data: bytes) -> None:
-    """Decode in every way; fail for anything but pixels or BadImage."""
-    facts = scan_image(data)
-    assert facts.error is None or facts.error.startswith((UNDECODABLE, BOMB))
-    with contextlib.suppress(BadImage):
-        decode(data, 40)
-        pixels = decode(data)
-        assert pixels.dtype == np.uint8
-        assert pixels.ndim == 3
-        assert pixels.shape[2] == 3
-        assert pixels.size <= 3 * decoding.MAX_PIXELS
-
-
-@pytest.mark.parametrize("name", PICTURES)
-def test_damaged_images_give_pixels_or_a_reason(name):
-    for seed in range(40):
-        check_damaged(damage(PICTURES[name], random.Random(seed)))
-
-
 @pytest.mark.parametrize("place", ["load", "getexif"])
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
 def test_lack_of_memory_is_no_fault_of_an_image(place, error, monkeypatch):
@@ -292,19 +270,3 @@ def test_lack_of_memory_is_no_fault_of_an_image(place, error, monkeypatch):
     for read in (decode, scan_image):
         with pytest.raises(type(error)):
             read(PICTURES["bmp"])
-
-
-@pytest.mark.parametrize(
-    ("library", "name", "num_files"),
-    [
-        *((library, name, 300) for library, name in [(SIMPLEJPEG, "JPEG"), (PILLOW, "JPEG"), (PILLOW, "PNG")]),
-        pytest.param(SIMPLEJPEG, "JPEG", 200_000, marks=pytest.mark.slow),
-        *(pytest.param(PILLOW, name, 50_000, marks=pytest.mark.slow) for name in decoding._formats()),
-    ],
-)
-def test_damaged_files_end_no_process(library: str, name: str, num_files: int) -> None:
-    if library == SIMPLEJPEG and decoding._simplejpeg() is None:
-        pytest.skip("simplejpeg is not installed")
-    if name in ("HEIF", "DIB") or not sound_files(name):
-        pytest.skip(f"Pillow writes no {name} here")
-    assert fuzz(library, name, num_files).crashes == {}
