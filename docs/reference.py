@@ -34,7 +34,7 @@ After this page you know every public name. It is written from the docstrings of
 `embed` and `search` are the four calls; the rest is what the stages offer to other programs. A mistake of the user is a
 `worldclip.core.errors.UserError`, a `ValueError` that names all problems.
 """
-STAGES = ("pool", "check", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
+STAGES = ("pool", "check", "metadata", "match", "balance", "curate", "export")  # with names for others
 LINE = 88  # characters of a signature on one line
 
 

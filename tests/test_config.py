@@ -261,7 +261,7 @@ def test_a_recipe_takes_the_keys_of_its_base_that_it_does_not_set(tmp_path):
 
 # stage, keys of its section by --set, flags, all of it by --set
 BOTH: list[tuple[str, str, str, str]] = [
-    ("pool", "key=json:uid", "--format tar --path 2024", "key=json:uid format=tar path=2024"),
+    ("pool", "key=json:uid", "--lang json:lang --path 2024", "key=json:uid lang=json:lang path=2024"),
     ("metadata", "overrides.max_titles=3", "--overrides.max_unigrams 4", "overrides={max_titles=3,max_unigrams=4}"),
     (
         "match",
@@ -358,7 +358,7 @@ def test_every_kind_of_path_becomes_absolute(tmp_path, monkeypatch):
     assert (pool.path, pool.deny_keys) == ("hf://datasets/a/b", (f"{tmp_path}/pairs",))
     paths = [with_absolute_places(TokenizerConfig(path=path)).path for path in ("pairs", "owner/name")]
     assert paths == [f"{tmp_path}/pairs", "owner/name"]
-    recipe = Recipe(train=TrainConfig(num_streams=None), evaluate=EvaluateConfig(classes=None))
+    recipe = Recipe(train=TrainConfig(initial_weights=None))
     assert with_absolute_places(recipe) == recipe
 
 

@@ -134,7 +134,7 @@ pool wat N --out O                                 | 2 | N
 pool pack B/photos --out O --captions B/captions.csv | 2 | the column or field is one of file_name
 
 run R --out P                                      | 2 | holds files of pairs such as 00000.tar
-run R --out B/tables                               | 2 | holds files of pairs such as a.parquet
+run R --out B/cut_table                            | 2 | holds files of pairs such as a.parquet
 run R --out B/picture.png/run                      | 2 | cannot be written
 pool R --out B/picture.png                         | 2 | is a file; give the folder to write
 match R --out O --shards 1/2                       | 2 | run first: worldclip pool
@@ -192,7 +192,6 @@ BROKEN = {
     "captions.csv": "file,text\nIMG_1465.jpg,a red circle\n",
     "cut_table/a.parquet": "PAR1xxxxPAR1",
     "no_rows/a.csv": "",
-    "tables/a.parquet": parquet_of({"uid": ["a"], "text": ["red"]}),
     "latin1.toml": "[pool]\npath = 'Müll'".encode("latin-1"),
     "latin1.txt": "Müll".encode("latin-1"),
     "picture.png": b"\x89PNG\r\n\x1a\n\xff",

@@ -107,3 +107,12 @@ def test_reasons_stand_in_the_order_in_which_they_apply():
     ]
     assert [int(reason) for reason in REASONS] == list(range(len(REASONS)))
     assert Reason.KEPT.column == "pairs_out"
+
+
+def test_best_checkpoint_is_one_that_is_there(tmp_path: Path) -> None:
+    for step in (20, 3):
+        layout.step_folder(tmp_path / "train", step).mkdir(parents=True)
+    assert [layout.step_of(path) for path in layout.checkpoints(tmp_path / "train")] == [3, 20]
+    for best, expected in ((3, 3), (7, 20)):
+        (tmp_path / "train" / "best.json").write_text(f'{{"step": {best}}}')
+        assert layout.best_checkpoint(tmp_path) == layout.step_folder(tmp_path / "train", expected)

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fasttext_files import WORDS, Kind, write_model
 from killed import contents, modified
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from pools import read_rows, write_lines
-from stages import context
+from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
 from worldclip.contracts import schemas
@@ -316,3 +317,13 @@ def test_columns_state_a_language_per_text_or_per_row(tmp_path):
     write_rows(tmp_path / "0.parquet", [{"id": "0", "texts": ["gift", "tag"], "language": ["en"]}])
     with pytest.raises(BadShard, match=r"column language \(pool.lang\) must hold one label per row"):
         read_rows(tmp_path / "0.parquet", key="id", texts=("texts",), lang="language")
+
+
+def test_a_replaced_model_of_languages_matches_again(pool_folder, tmp_path):
+    model = tmp_path / "m.bin"
+    for lang in ("en", "zh"):  # the only language that the model knows
+        write_model(model, Kind(), WORDS, {lang: 9})
+        recipe = make_recipe(pool_folder, languages={"codes": list(LISTS), "lid_model": str(model)})
+        assert lang == "en" or "lid_model" in why_run("match", recipe, tmp_path / "run")
+        run_stages(recipe, tmp_path / "run", stages="pool match")
+        assert {found for found, _ in found_languages(tmp_path / "run").values()} == {lang}

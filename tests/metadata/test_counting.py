@@ -24,7 +24,6 @@ from stages import run_stage
 from worldclip import metadata
 from worldclip.config import Recipe
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.language import segment
 from worldclip.language import table as languages
 from worldclip.metadata.config import RULES, WikipediaRules
@@ -219,18 +218,6 @@ def test_no_folder_and_files_with_the_same_articles_are_refused(tmp_path: Path) 
     ):
         with pytest.raises(UserError, match=message):
             build(recipe("sw", **config), tmp_path / "run")
-
-
-def test_number_of_workers_does_not_change_bytes(tmp_path: Path) -> None:
-    for wiki, text in (("sw", SWAHILI), ("zh", ["我喜欢北京。"] * 9), ("bo", ["བོད་ཡིག་གི་"] * 9)):
-        write_texts(tmp_path / "dumps" / wiki / "1.parquet", *text)
-        write_texts(tmp_path / "dumps" / wiki / "2.parquet", *text[::-1])
-    write_views(tmp_path / "dumps/pageviews", "sw Paka 3 0", "zh Simba 3 0")
-    config = recipe("sw", "zh", "bo", dumps=str(tmp_path / "dumps"))
-    for workers in (1, 2):
-        build(config, tmp_path / f"run{workers}", LocalExecutor(workers=workers, quiet=True))
-    assert killed.contents(tmp_path / "run1") == killed.contents(tmp_path / "run2")
-    assert "ཡིག་གི" in words(tmp_path / "run1", "bo", "bigram")
 
 
 def test_memory_does_not_grow_with_parquet_file(tmp_path: Path):

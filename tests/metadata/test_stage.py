@@ -243,8 +243,6 @@ def test_matchers_of_older_version_are_recompiled_without_rebuilding_lists(
 
 # --- the pool's own words ---------------------------------------------------------------------------------------------
 
-Texts = Sequence[tuple[str | None, str | None]]  # (language that the pool states, text)
-
 
 def write_shard(folder: Path, name: str, *texts: tuple[str | None, str | None]) -> None:
     """Write texts with the languages that the pool states."""

@@ -18,7 +18,6 @@ from stages import QUIET
 from tars import as_json
 from worldclip import pool
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.plugins.crawl.urls import key_of_url, normalise
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.plugins.crawl.wat import REASONS, build_wat
@@ -101,11 +100,11 @@ def test_more_files_append_texts_and_renumber_none(tmp_path):
         build_wat([second], tmp_path / "out", executor=QUIET)
 
 
-def test_shards_workers_and_file_order_do_not_change_the_pool(tmp_path):
+def test_shards_and_file_order_do_not_change_the_pool(tmp_path):
     files = write_three(tmp_path)
     build_wat(files, tmp_path / "one", num_shards=1, executor=QUIET)
     build_wat(files, tmp_path / "five", num_shards=5, executor=QUIET)
-    build_wat(files[::-1], tmp_path / "backwards", num_shards=5, executor=LocalExecutor(workers=2, quiet=True))
+    build_wat(files[::-1], tmp_path / "backwards", num_shards=5, executor=QUIET)
     shards = pool.list_shards(PoolConfig(path=str(tmp_path / "five"), key="uid"))
     assert [shard.name for shard in shards] == [f"{number:05}.parquet" for number in range(5)]
     assert len(pool_of(tmp_path / "one")) == 40

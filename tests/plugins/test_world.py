@@ -56,7 +56,7 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     write_xml(root / "cldr", "de_CH", {apple: ("roter Öpfel", ["Öpfel", "Obst"])})
     write_xml(root / "cldr", "xx_nowhere", {apple: ("?", [])})
     write_json(root / "cldr", "fr", {apple: ("pomme rouge", ["pomme", "France", "Allemagne"])})
-    names = {"1f34e": "red-apple", "1f44b-1f3fb": "waving-light", "1f436": "lost"}
+    names = {"1f34e": "red-apple", "1f436": "lost"} | {key.lower(): key for key in HANDS}
     fluent = write_fluent(root / "fluent", names, lost="<path")
     flags = write_fluent(root / "flags", {"x": "fr", "y": "jp-4x3", "z": "lang-de"})
     return {"cldr": root / "cldr", "fluent": fluent, "flags": flags}

@@ -158,7 +158,6 @@ def test_messages_and_bars_of_a_terminal_fit_and_are_whole(terminal, tmp_path, c
     note("report: " + "x" * 60 + " and then --some-flag")
     lines = capsys.readouterr().err.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[1].startswith(" " * 11)
     assert "--some-flag" in "\n".join(lines)
     with progress_bar("match", 123_456, is_shown=True, num_done=1_000) as advance:
         advance(10, "of 2 failed")

@@ -145,6 +145,8 @@ def test_explanations_as_text(run, capsys):
     assert "matches, " in text
     entry = LISTS["en"][0]
     assert f"{entry!r} of en (entry 0, list): " in entry_to_text(inspect_entry(run, entry, "en"))
+    assert main(["inspect", str(run), "--key", "a", "--entry", "b"]) == 2
+    assert "give --key or --entry" in capsys.readouterr().err
     assert main(["inspect", str(run), "--entry", entry]) == 0
     assert "of en (entry 0, list)" in capsys.readouterr().out
 

@@ -87,7 +87,7 @@ class Flag:
     def value_name(self) -> str:
         """The name of the value in the help: the metavar, the choices, or the name of the type."""
         if items := next((mark for mark in self.marks if isinstance(mark, ItemOf)), None):
-            choices = "{" + ",".join(items.names()) + "}"
+            choices = "{" + ",".join(items.registry.names()) + "}"
             return f"{choices} ..." if self.is_many else choices
         text = "PATH" if is_marked(self.marks, Place) else "TEXT"
         return self.metavar or "|".join(dict.fromkeys(map(_name_of_type, self.kinds))).replace("TEXT", text)

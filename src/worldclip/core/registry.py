@@ -102,10 +102,6 @@ class ItemOf:
 
     registry: Registry
 
-    def names(self) -> tuple[str, ...]:
-        """Return all allowed values."""
-        return tuple(self.registry.names())
-
     def violation(self, value: Any) -> str | None:
         """Return what is wrong with a value, or None."""
         values = value if isinstance(value, tuple | list) else (value,)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.language import identify as lid
-from worldclip.language.table import INSTALLED, Languages, code_of_stated, scheme_of
+from worldclip.language.table import INSTALLED, Languages, code_of_stated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,11 +53,6 @@ class LanguageRules:
         labels = np.array([*names, lid.NO_LABEL], dtype=object)[position]
         return self._positions(codes)[position], np.ones(len(position), np.float32), labels.astype(str)
 
-    def _codes_of(self, labels: Sequence[str]) -> list[str]:
-        """Return our code of each label of the language-identification model: merged, or from the table."""
-        scheme, merged = scheme_of(labels[0]), dict(self.merge_labels)
-        return [merged.get(label) or self.table.from_lid(label, scheme=scheme) for label in labels]
-
     def _positions(self, codes: Sequence[str]) -> np.ndarray:
         """Return the position of each code in `languages` (-1 for others), and a last -1 for a text without a label."""
         position = {lang: i for i, lang in enumerate(self.languages)}
@@ -68,7 +63,9 @@ class LanguageRules:
 def _load_identifier(rules: LanguageRules) -> tuple[lid.Identifier, np.ndarray]:
     """Load the identifier once per process, with each label's position in `languages`: (labels + 1,) int32."""
     identifier = lid.Identifier(rules.lid_model)
-    lang_of_label = rules._positions(rules._codes_of(identifier.labels))
+    merged = dict(rules.merge_labels)
+    codes = [merged.get(label) or rules.table.from_lid(label, identifier.scheme) for label in identifier.labels]
+    lang_of_label = rules._positions(codes)
     if rules.is_restricted:
         allowed = [label for label, lang in zip(identifier.labels, lang_of_label[:-1], strict=True) if lang >= 0]
         identifier = lid.Identifier(rules.lid_model, allowed)

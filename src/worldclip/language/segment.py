@@ -8,7 +8,7 @@ The recipe is silent on three points, decided here.  No bigram crosses the end o
 after it), nor whitespace in a language written without it (the two words joined would not occur in the text).  The
 Ethiopic word space counts as whitespace.
 
-The column `words` of language/table.csv says how a language is written; SCHEMES maps it to a segmenter.  ICU has
+The column `words` of language/table.csv says how a language is written; `scheme_of` maps it to a segmenter.  ICU has
 dictionaries of Chinese with Japanese, Thai, Lao, Khmer and Burmese words; other languages of these scripts are cut by
 the same ones, as well as these can.
 """

@@ -127,10 +127,6 @@ class _Pages(ElementTree.TreeBuilder):
     def doctype(self, *_: object) -> None:
         raise BadShard(f"{self.path}: declares a document type or entities, which no dump does; not read for safety")
 
-    @property
-    def is_full(self) -> bool:
-        return self.num_chars >= BATCH_CHARS or len(self.texts) >= MAX_TEXTS
-
     def take(self) -> pa.LargeStringArray:
         """Return the texts gathered so far, their wikitext stripped, and forget them."""
         unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
@@ -172,7 +168,7 @@ def _parse(path: Path) -> Iterator[_Pages]:
 
 def _read_xml(path: Path) -> Iterator[pa.LargeStringArray]:
     for pages in _parse(path):
-        if pages.is_full:
+        if pages.num_chars >= BATCH_CHARS or len(pages.texts) >= MAX_TEXTS:
             yield pages.take()
     if pages.texts:
         yield pages.take()
