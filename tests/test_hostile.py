@@ -266,7 +266,7 @@ def lists_of_a_run(folder: Path) -> list[bytes]:
 
 
 def copy_list(path: Path) -> object:
-    return lists.write_whole_list(str(path), path.with_name("copy.parquet"), 256)
+    return lists.write_whole_list(str(path), path.with_name("copy.parquet"))
 
 
 def read_dump(path: Path) -> object:
@@ -310,7 +310,6 @@ def indices(folder: Path) -> list[bytes]:
 
 
 def read_weights(path: Path) -> None:
-    weights.safetensors_shapes(path.parent)
     weights.read_state(path)
 
 

@@ -52,7 +52,7 @@ compare N                                          | 2 | two or more
 status N extra                                     | 2 | unknown argument 'extra'
 inspect N --jsn                                    | 2 | did you mean --json?
 explore N --out                                    | 2 | --out has no value
-run R --tail-fraction 0.1                          | 2 | key of the recipe: --set balance.tail_fraction=NUMBER
+run R --tail-fraction 0.1                          | 2 | unknown flag '--tail-fraction'
 train R --pool N                                   | 2 | did you mean --pool.key?
 run R --set balance.tail_fraction 0.2              | 2 | must be KEY=VALUE, without blanks
 run R --set lr=1                                   | 2 | section.key=value
@@ -97,6 +97,7 @@ pool check P --out O --set radiu=6                 | 2 | did you mean radius?
 pool emoji --out O --image-px 0                    | 2 | must be at least 8
 fetch metadata R --date yesterday                  | 2 | YYYYMMDD
 fetch dataset imagnet --out O                      | 2 | unknown dataset
+pool world --out B/captions.csv                    | 2 | is a file; give the folder to write
 embed N P --out O --of sounds                      | 2 | must be one of
 publish T noslash --dry-run                        | 2 | a repository of the hub is owner/name
 serve T --port 99999                               | 2 | cannot listen there
@@ -133,7 +134,7 @@ pool wat N --out O                                 | 2 | N
 pool pack B/photos --out O --captions B/captions.csv | 2 | the column or field is one of file_name
 
 run R --out P                                      | 2 | holds files of pairs such as 00000.tar
-run R --out B/cut_table                             | 2 | holds files of pairs such as a.parquet
+run R --out B/cut_table                            | 2 | holds files of pairs such as a.parquet
 run R --out B/picture.png/run                      | 2 | cannot be written
 pool R --out B/picture.png                         | 2 | is a file; give the folder to write
 match R --out O --shards 1/2                       | 2 | run first: worldclip pool
@@ -494,7 +495,7 @@ init hf://datasets/owner/name --out O                                           
 pool emoji --out O                                                                 | demo
 pool world --out O                                                                 | world
 pool check P --out O                                                               | pool
-pool check P --out O --set hash=embedding --set embedding_model=RUN                | pool train
+pool check P --out O --set duplicates=keep --set embedding_model=RUN                | pool train
 pool check P --out O --set duplicates=keep --set against.d=D                       | pool
 pool dedup P --out O --executor ray                                                | ray
 publish C owner/name                                                               | hub
