@@ -60,6 +60,8 @@ def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
     columns = ("again - forgetful", "95% interval", "chance")
     assert markdown_rows(table)[0][7:] == ("whole - forgetful", "95% interval", *columns)
     assert "Means over: en de.\n" in table
+    by_language = markdown_rows(table.partition("a, zeroshot_classification, acc1:")[2].strip().partition("\n\n")[0])
+    assert [row[0] for row in by_language] == ["language", "--------", "en", "de"]
 
 
 def test_models_of_different_preprocessing_are_compared_and_the_table_says_so(tmp_path):
@@ -80,7 +82,7 @@ def test_english_and_local_questions_are_compared_separately(tmp_path):
     rows = [row for row in comparison.rows if row["metric"] == "acc1"]
     assert [row["languages"] for row in rows] == [["en"], ["local"]]
     assert all(row["is_significant"] == [True] for row in rows)
-    text = comparison_text(Comparison(arms=comparison.arms, rows=rows))
+    text = comparison_text(Comparison(arms=comparison.arms, rows=rows, by_language=[]))
     assert [row[:4] for row in markdown_rows(text)[2:]] == [
         ("a", "zeroshot_classification", "acc1", lang) for lang in ("en", "local")
     ]

@@ -49,6 +49,8 @@ class Comparison:
     arms: list[Arm]
     rows: list[Record]
     """Metrics as means over the languages that all runs have, see _compare_metric."""
+    by_language: list[Record]
+    """Metrics in one language: dataset, task, metric, lang, and the values of the arms."""
 
 
 def compare(*paths: Path) -> Comparison:
@@ -66,12 +68,15 @@ def compare(*paths: Path) -> Comparison:
             f"{', '.join(map(str, paths))} have no record in common (same dataset, language, task and protocol); "
             "evaluate all on the same datasets"
         )
-    rows = []
+    rows: list[Record] = []
+    by_language: list[Record] = []
     for group in groups:
-        measured = [record["metrics"] for records in group for record in records]
-        shared = [metric for metric in measured[0] if all(metric in metrics for metrics in measured)]
-        rows += [_compare_metric(group, metric, folders, arm_of_run) for metric in shared]
-    return Comparison(arms=arms, rows=rows)
+        for metric in group[0][0]["metrics"]:
+            if all(metric in record["metrics"] for records in group for record in records):
+                row, in_languages = _compare_metric(group, metric, folders, arm_of_run)
+                rows.append(row)
+                by_language += in_languages
+    return Comparison(arms=arms, rows=rows, by_language=by_language)
 
 
 def find_arms(paths: Sequence[Path]) -> list[Arm]:
@@ -139,8 +144,10 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
     return record["dataset_digest"], protocol
 
 
-def _compare_metric(group: Group, metric: str, folders: Sequence[Path], arm_of_run: np.ndarray) -> Record:
-    """Return a metric over all languages.  arm_of_run: (R,) int.
+def _compare_metric(
+    group: Group, metric: str, folders: Sequence[Path], arm_of_run: np.ndarray
+) -> tuple[Record, list[Record]]:
+    """Return a metric over all languages, and in each of them.  arm_of_run: (R,) int.
 
     values: of each arm, the mean over its seeds.  differences: of the other arms from the first one.  intervals: 95% of
     each difference, if the metric is a share of queries; a resample draws images, the same ones for all runs and
@@ -148,15 +155,19 @@ def _compare_metric(group: Group, metric: str, folders: Sequence[Path], arm_of_r
     several seeds the value of each, ascending.  chance: the mean over the languages, if it is known for each.
     is_at_chance: whether the 95% interval of each arm's value begins at or below it.
     """
+    langs = [records[0]["lang"] for records in group]
     values = [record["metrics"][metric] for records in group for record in records]
     values_LR = np.array(values, float).reshape(len(group), -1)
     runs_of_arms = [np.flatnonzero(arm_of_run == arm) for arm in range(arm_of_run.max() + 1)]
-    values_A = np.array([values_LR[:, runs].mean(axis=1).mean() for runs in runs_of_arms])
+    values_AL = np.stack([values_LR[:, runs].mean(axis=1) for runs in runs_of_arms])
+    values_A = values_AL.mean(axis=1)
+    dataset = group[0][0]["dataset"]
+    task = group[0][0]["task"]
     row: Record = {
-        "dataset": group[0][0]["dataset"],
-        "task": group[0][0]["task"],
+        "dataset": dataset,
+        "task": task,
         "metric": metric,
-        "languages": [records[0]["lang"] for records in group],
+        "languages": langs,
         "values": values_A.tolist(),
         "differences": (values_A[1:] - values_A[0]).tolist(),
         "preprocess": [group[0][runs[0]]["protocol"].get("preprocess", {}) for runs in runs_of_arms],
@@ -179,14 +190,18 @@ def _compare_metric(group: Group, metric: str, folders: Sequence[Path], arm_of_r
             row["is_at_chance"] = [low <= row["chance"] for low, _ in bounds]
     means_R = values_LR.mean(axis=0)
     row["seeds"] = [np.sort(means_R[runs]).tolist() if len(runs) > 1 else [] for runs in runs_of_arms]
-    return row
+    in_languages = [
+        {"dataset": dataset, "task": task, "metric": metric, "lang": lang, "values": values_A.tolist()}
+        for lang, values_A in zip(langs, values_AL.T, strict=True)
+    ]
+    return row, in_languages
 
 
 def hits(folders: Sequence[Path], group: Group, metric: str) -> list[list[Answers]] | None:
     """Return for each run and language whether each query was answered rightly, and its image.
 
-    None if the metric is not a share of queries, if the ranks are not in the folders, or if the runs have different
-    queries.
+    None if the metric is not a share of queries, if the ranks are
+    not in the folders, or if the runs have different queries.
     """
     match = _AT_K.match(metric)
     kind, k = (match[1], int(match[2])) if match else (metric, 1)

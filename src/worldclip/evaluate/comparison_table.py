@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from worldclip.evaluate.compare import Arm, Comparison, Record
-from worldclip.evaluate.tables import image_text
+from worldclip.evaluate.tables import MAX_LANGUAGES_IN_TEXT, image_text
 from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
@@ -18,9 +18,16 @@ MARKS = (
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return a comparison in Markdown, in percent; a star marks significant differences."""
+    """Return a comparison in Markdown, in percent; a star marks significant differences.
+
+    Results by language follow where there are several and a terminal has room for them.
+    """
     table = _table(comparison.arms, comparison.rows)
     parts = [to_markdown(table), "", *_means_over(comparison.rows), *_preprocessing_of(comparison)]
+    for rows in _by_language_of(comparison):
+        if len(rows) <= MAX_LANGUAGES_IN_TEXT:
+            title = f"{rows[0]['dataset']}, {rows[0]['task']}, {rows[0]['metric']}:"
+            parts += ["", title, "", to_markdown(_language_table(comparison.arms, rows))]
     return "\n".join([*parts, "", MARKS, ""])
 
 
@@ -32,8 +39,7 @@ def _table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
         columns.append(text_column("95% interval"))
     if any("chance" in row for row in rows):
         columns.append(Column("chance"))
-        chances = [task_info(row["task"]).number(row["chance"]) if "chance" in row else None for row in rows]
-        return Table(columns, [[*_cells(row), chance] for row, chance in zip(rows, chances, strict=True)])
+        return Table(columns, [[*_cells(row), _chance(row)] for row in rows])
     return Table(columns, [_cells(row) for row in rows])
 
 
@@ -60,6 +66,10 @@ def _value(row: Record, arm: int) -> str:
     return text + AT_CHANCE if row.get("is_at_chance", [])[arm : arm + 1] == [True] else text
 
 
+def _chance(row: Record) -> str | None:
+    return task_info(row["task"]).number(row["chance"]) if "chance" in row else None
+
+
 def _signed(task: str, difference: float) -> str:
     return f"{100 * difference:+.1f}" if task_info(task).is_share else f"{difference:+.3f}"
 
@@ -77,3 +87,21 @@ def _preprocessing_of(comparison: Comparison) -> list[str]:
             of_arms = [f"{arm.name}: {text}" for arm, text in zip(comparison.arms, texts, strict=True)]
             sentences.append(f"Images are preprocessed differently. {'; '.join(of_arms)}.")
     return sentences
+
+
+def _by_language_of(comparison: Comparison) -> list[list[Record]]:
+    """Return the rows by language of each task's first metric, best first, where there are several languages."""
+    first_metrics: dict[tuple[str, str], str] = {}
+    for row in comparison.rows:
+        first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
+    tasks: dict[tuple[str, str], list[Record]] = {}
+    for of_lang in comparison.by_language:
+        task = (of_lang["dataset"], of_lang["task"])
+        if first_metrics[task] == of_lang["metric"]:
+            tasks.setdefault(task, []).append(of_lang)
+    return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]
+
+
+def _language_table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
+    columns = [text_column("language"), *columns_of((arm.name for arm in arms), task_info(rows[0]["task"]).number)]
+    return Table(columns, [[row["lang"], *row["values"]] for row in rows])
