@@ -68,6 +68,9 @@ def test_hex_keys_give_datacomps_list_which_serves_as_valid_keys(tmp_path, run):
     valid = (run / "curate" / "keys.npy").rename(tmp_path / "keys.npy")
     recipe = make_recipe(tmp_path / "pool", pool={"valid_keys": str(valid)}, curate={"text_policy": "all"})
     assert run_stages(recipe, run)["curate"]["total"]["not_valid"] > 0
+    unlisted = {"text_policy": "all", "write_keys": False}
+    assert run_stages(make_recipe(tmp_path / "pool", curate=unlisted), run)["curate"]["num_keys_in_list"] is None
+    assert not (run / "curate" / "keys.npy").exists()
     write_pool(tmp_path / "pool", {"0.tar": [("no_hex", [TEXT])]})
     assert run_stages(make_recipe(tmp_path / "pool", **KEEP_ALL), run)["curate"]["num_keys_in_list"] is None
     assert not (run / "curate" / "keys.npy").exists()

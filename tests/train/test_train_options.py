@@ -99,8 +99,10 @@ def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(evaluated_run)
     assert best_checkpoint(evaluated_run).name == "step_000000006"
     loaded, best = (worldclip.load(path) for path in (evaluated_run, best_checkpoint(evaluated_run)))
     assert (loaded.encode_text(["a red bar"]) == best.encode_text(["a red bar"])).all()
-    config = EvaluateConfig(datasets=("shapes",), also=("alignment",))
-    assert config_of_scores(config).also == (), "a distance: the smaller, the better"
+    config = EvaluateConfig(suite="paper", also=("alignment",), folders={"shapes": "captions:shapes"})
+    chosen = config_of_scores(TrainConfig(evaluate_datasets=("shapes",)), config)
+    assert chosen.also == (), "a distance: the smaller, the better"
+    assert chosen.dataset_names == ("shapes",)
 
 
 def test_a_best_checkpoint_that_was_removed_by_hand_is_none(evaluated_run, tmp_path):

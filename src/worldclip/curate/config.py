@@ -36,6 +36,9 @@ class CurateConfig(Config):
     samples_per_tar: Annotated[int, AtLeast(1, "images per tar"), Decides("curate.files")] = 10_000
     """Images per new tar."""
 
+    write_keys: Annotated[bool, Decides("curate.files")] = True
+    """Also write RUN/curate/keys.npy, DataComp's subset file, if all kept keys are 128-bit hex."""
+
     def own_problems(self) -> Problems:
         """Yield languages that are both included and excluded."""
         both = sorted(set(self.include) & set(self.exclude))

@@ -108,7 +108,7 @@ def _curate(run: Run, job: Job) -> Result:
         "languages": languages,
         "total": total,
         "caps": {lang: {"max_pairs": config.cap_of(lang), "factor": factor} for lang, factor in work.factors.items()},
-        "num_keys_in_list": write_keys(run.dir, shards),
+        "num_keys_in_list": write_keys(run.dir, shards if config.write_keys else []),
         "effect": _sampled_curves(run, num_entries, shards),
         "samples": merge_samples(run.dir, reports, dropped_samples, work.key_lists),
     }

@@ -201,7 +201,9 @@ class TrainConfig(Config):
     keep_every_samples: Annotated[int, AtLeast(0, "samples, 0 for none"), Decides()] = 0
     """Samples between checkpoints that are kept for good; 0: only keep_last and the best."""
     evaluate_every_samples: Annotated[int, AtLeast(0, "samples, 0 for no evaluation"), Decides()] = 0
-    """Samples between evaluations on evaluate.datasets, each of a checkpoint; 0: no evaluation while training."""
+    """Samples between evaluations, each of a checkpoint; 0: no evaluation while training."""
+    evaluate_datasets: Annotated[tuple[str, ...], Decides()] = ()
+    """Datasets of these evaluations (default: evaluate.datasets)."""
     validation_shards: Annotated[int | None, AtLeast(1, "shards")] = None
     """Number of shards whose pairs are not trained on; every checkpoint_every_samples the loss on them is measured,
     into RUN/train/validation.jsonl.  Unset: none."""

@@ -321,7 +321,7 @@ class Trainer:
         step = self.progress.step
         checkpoint = layout.step_folder(self.train_dir, step)
         consolidate(checkpoint)
-        config = config_of_scores(self.evaluate_config)
+        config = config_of_scores(self.config, self.evaluate_config)
         scores = score_checkpoint(checkpoint, self.run_dir, config, self.languages, device=self.config.device)
         self.log.draw({f"evaluate/{name}": score for name, score in scores.items()}, step)
         say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")

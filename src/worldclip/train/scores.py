@@ -17,18 +17,27 @@ from worldclip.evaluate import datasets, engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.table import Languages
 from worldclip.model.load import Source, load
+from worldclip.train.config import TrainConfig
 
 MEAN = "mean"  # mean of the datasets' scores; chooses the best checkpoint
 
 
-def config_of_scores(config: EvaluateConfig) -> EvaluateConfig:
-    """Return the config of evaluations while training.  Raises UserError without datasets.
+def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConfig:
+    """Return the config of evaluations while training: train.evaluate_datasets take the place of evaluate.datasets.
 
     evaluate.also is left out: some of its measures are better when smaller, or highest for a model that sees nothing.
+    Raises UserError for unknown datasets and without any.
     """
+    config = dataclasses.replace(config, also=())
+    if train.evaluate_datasets:
+        config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
+        if problems := config.problems():
+            raise UserError(
+                [problem.replace("evaluate.datasets", "train.evaluate_datasets", 1) for problem in problems]
+            )
     if not config.dataset_names:
-        raise UserError("no dataset to evaluate checkpoints on; set evaluate.datasets")
-    return dataclasses.replace(config, also=())
+        raise UserError("no dataset to evaluate checkpoints on; set train.evaluate_datasets or evaluate.datasets")
+    return config
 
 
 def has_scores(checkpoint: Path) -> bool:

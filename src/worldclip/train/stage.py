@@ -101,7 +101,7 @@ def _needs(run: Run) -> Iterator[str]:
     if config.evaluate_every_samples:
         from worldclip.train.scores import config_of_scores
 
-        yield from problems_of(config_of_scores, run.section(EvaluateConfig))
+        yield from problems_of(config_of_scores, config, run.section(EvaluateConfig))
     size = budget.checkpoint_bytes(config, run.dir)
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
     if config.keep_every_samples and not config.scale.needs_report:
