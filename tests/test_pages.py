@@ -1,21 +1,27 @@
-"""Every page in Chromium, two widths, light and dark: no message of the console, axe finds nothing, nothing is cut."""
+"""Every page in Chromium, two widths, light and dark: no message of the console, axe finds nothing, nothing is cut.
 
-from __future__ import annotations
+The commands of docs/start_*.md, in order, as they stand, on a small pool in img2dataset's format.
+"""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chromium import Page, open_page, problems_shown
 from embedded_world import picture
 from made_up_run import write_made_up_run
+from pages import blocks
 from served import static_host
 from serving import serving
-from toy import ToyWorld
+from tars import as_json, write_tar
+from toy import ToyWorld, draw_shape, encode_png
 from worldclip import check
 from worldclip.check import CheckConfig
+from worldclip.cli import main
 from worldclip.export import ExportConfig, export_model
 from worldclip.plugins.browser import web_folder
 from worldclip.plugins.explorer.explore import explore
@@ -86,3 +92,67 @@ def page() -> Iterator[Page]:
 def test_page_can_be_shown(name, site, page):
     address, until = getattr(site, name)()
     assert problems_shown(page, address, until) == []
+
+
+# --- the start pages --------------------------------------------------------------------------------------------------
+
+WORDS = {
+    "en": ("a photo of a {} {} on white paper", ["red", "green", "blue", "yellow"], ["circle", "square", "triangle"]),
+    "de": (
+        "ein Bild mit einem {} {} auf Papier",
+        ["roten", "grünen", "blauen", "gelben"],
+        ["Kreis", "Quadrat", "Dreieck"],
+    ),
+}
+RGB = np.array([(220, 30, 30), (30, 160, 60), (40, 60, 220), (235, 205, 30)], np.uint8)
+
+
+def draw_on_noise(n: int) -> bytes:
+    """Return a small shape on noise, so that no two pictures are near duplicates."""
+    pixels = np.random.default_rng(n).integers(0, 256, (32, 32, 3), np.uint8)
+    pixels[8:24, 8:24] = RGB[n % 4]
+    pixels[8 : 8 + 4 * (n // 4 % 3), 8:24] = 255
+    return encode_png(pixels)
+
+
+def write_pool(folder: Path, first: int, num_samples: int) -> None:
+    members: list[tuple[str, bytes]] = []
+    for n in range(first, first + num_samples):
+        template, colours, shapes = WORDS["en" if n % 2 else "de"]
+        caption = template.format(colours[n % 4], shapes[n // 4 % 3])
+        record = {"url": f"https://example.org/{n}.png", "caption": caption, "status": "success"}
+        record["NSFW"] = "LIKELY" if n % 50 == 7 else "UNLIKELY"
+        contents = {"png": draw_on_noise(n), "txt": caption.encode(), "json": as_json(record)}
+        members += [(f"{n:09}.{suffix}", content) for suffix, content in contents.items()]
+    write_tar(folder / f"{first:05}.tar", members)
+
+
+def run_page(name: str) -> None:
+    for block in blocks(f"docs/{name}"):
+        if "runs/emoji" in block:  # the demo's run, which is not here
+            continue
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "worldclip"
+            assert main(arguments) == 0, line
+    for block in blocks(f"docs/{name}", "python"):
+        exec(compile(block, name, "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_three_start_pages_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pool(tmp_path / "my_images", 0, 240)
+    write_pool(tmp_path / "held_out", 240, 24)
+    (tmp_path / "photo.png").write_bytes(draw_shape(0, RGB[0], 0))
+    run_page("start_curate.md")
+    shown = capsys.readouterr().out
+    assert "240 of 240 pairs are valid" in shown
+    assert "000000003 in 00000.tar: " in shown
+    assert (tmp_path / "explorer/index.html").exists()
+    run_page("start_train.md")
+    compared = capsys.readouterr().out
+    assert "held_out" in compared
+    assert "(2 seeds)" in compared
+    run_page("start_use.md")
+    assert (tmp_path / "runs/my_images/export/huggingface/model.safetensors").exists()
