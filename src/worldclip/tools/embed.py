@@ -110,11 +110,6 @@ def embed(
     if "images" in kinds:
         config["decoder"] = decode.VERSION
 
-    def inputs() -> Record:
-        return {
-            str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in _units(run, of).items()
-        }
-
     def work() -> Result:
         units = _units(run, of)
         workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
@@ -128,9 +123,13 @@ def embed(
         finally:
             load_here.cache_clear()
 
-    job = Job("embed", folder, config, inputs)
+    job = Job("embed", folder, config, lambda: _fingerprints(_units(run, of)))
     check_source(job, pool_config.place)
     return job.run_once(work)
+
+
+def _fingerprints(units: Mapping[Of, Sequence[Shard]]) -> Record:
+    return {str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:

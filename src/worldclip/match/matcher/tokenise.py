@@ -258,6 +258,20 @@ def _cut_reference(data, start, end, is_text, classes, text, tokens_2N, count):
 
 
 @inlined
+def _put_short(data, start, size, after, is_blank, blank, text, tokens_2N, count):
+    """Append the ASCII word of `size` bytes, if any, and the ASCII character after it, unless that is a blank.
+
+    Returns the new number of tokens.
+    """
+    total = _put_word(data, start, size, blank | MAY_BEGIN, text, tokens_2N, count)
+    if size > 0:
+        count = total
+        blank = 0
+    _put(np.uint64(after), 1 | blank | MAY_BEGIN | MAY_END, text, tokens_2N, count)
+    return count + (not is_blank)
+
+
+@inlined
 def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
     """Cut a text in NFC at whitespace and wherever not both neighbours are SPACED.
 
@@ -267,7 +281,6 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
     # The word being gathered, and whether a blank goes before it.
     key = _U0
     size = np.int64(0)
-    flags = 0
     blank = AFTER_BLANK
     # For the quick check of NFC: all classes, or-ed, and whether combining classes ever fall.
     seen = np.uint16(0)
@@ -277,6 +290,8 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
     masked_at = start - _MASKED
     at = start
     while at < end:
+        if size == 0:
+            flags = blank | MAY_BEGIN
         if data[at] < 0x80:
             if at - masked_at >= _MASKED - _SHORT:
                 mask = _alphanumeric_at(data, at)
@@ -285,20 +300,13 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
             after = np.int64(data[at + run]) if at + run < end else 32
             if size == 0 and run <= _SHORT and after < 0x80 and at + _ROOM <= data.size:
                 # The common case: a short ASCII word, in one go with the ASCII character after it.
-                total = _put_word(data, at, run, blank | MAY_BEGIN, text, tokens_2N, count)
-                if run > 0:
-                    count = total
-                    blank = 0
-                _put(np.uint64(after), 1 | blank | MAY_BEGIN | MAY_END, text, tokens_2N, count)
                 is_blank = classes[after] & SPACE != 0
-                count += not is_blank
+                count = _put_short(data, at, run, after, is_blank, blank, text, tokens_2N, count)
                 blank = AFTER_BLANK if is_blank else 0
                 last = 0
                 at += run + 1
                 continue
             if run > 0:
-                if size == 0:
-                    flags = blank | MAY_BEGIN
                 key, size, flags, count = _append_run(data, at, run, key, size, flags, text, tokens_2N, count)
                 blank = 0
                 last = 0
@@ -316,14 +324,11 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
         if bits & MARK and size == 0 and blank == 0 and count > first:  # nothing may end before a combining mark
             tokens_2N[2 * count - 1] &= _NO_MAY_END
         if bits & SPACED:
-            if size == 0:
-                flags = blank | MAY_BEGIN
             key, size, flags, count = _append(word, width, key, size, flags, text, tokens_2N, count)
             blank = 0
             continue
         if size > 0:
-            ends = 0 if bits & MARK else MAY_END
-            _put(key, size | flags | ends, text, tokens_2N, count)
+            _put(key, size | flags | (0 if bits & MARK else MAY_END), text, tokens_2N, count)
             count += 1
             key = _U0
             size = np.int64(0)
