@@ -52,7 +52,7 @@ compare N                                          | 2 | two or more
 status N extra                                     | 2 | unknown argument 'extra'
 inspect N --jsn                                    | 2 | did you mean --json?
 explore N --out                                    | 2 | --out has no value
-run R --tail-fraction 0.1                          | 2 | unknown flag '--tail-fraction'
+run R --tail-fraction 0.1                          | 2 | key of the recipe: --set balance.tail_fraction=NUMBER
 train R --pool N                                   | 2 | did you mean --pool.key?
 run R --set balance.tail_fraction 0.2              | 2 | must be KEY=VALUE, without blanks
 run R --set lr=1                                   | 2 | section.key=value

@@ -108,7 +108,7 @@ def parse_command(
         summary += examples_text(command.function) or examples_text(type(config))
         print(help_text(flags, summary, prog))
         raise SystemExit(0)
-    given = parse_flags(flags, arguments, prog)
+    given = parse_flags(flags, arguments, prog, command.remedy_of)
     plain = [one for one in given if not one[0].is_key]
     parameter_flags = [flag for flag in flags if not flag.is_key]
     parsed = {flag.key: flag.default for flag in parameter_flags}

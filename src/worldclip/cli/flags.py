@@ -10,7 +10,7 @@ import difflib
 import json
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -138,10 +138,12 @@ Given: TypeAlias = tuple[Flag, str, Sequence[str]]
 """A flag of the command line, its name as typed (`--folders.pets`, an item of the table `--folders`), its words."""
 
 
-def parse_flags(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> list[Given]:
+def parse_flags(
+    flags: Sequence[Flag], arguments: Sequence[str], prog: str, remedy_of: Callable[[str], str] | None = None
+) -> list[Given]:
     """Return the flags and positional arguments that are given, in their order.
 
-    Raises UserError with each wrong flag and its remedy.
+    remedy_of: of core.command.Command.  Raises UserError with each wrong flag and its remedy.
     """
     pointer = f"; {prog} --help lists the flags"
     problems: list[str] = []
@@ -163,7 +165,8 @@ def parse_flags(flags: Sequence[Flag], arguments: Sequence[str], prog: str) -> l
         values = [value] if equals else _take(words, most)
         if flag is None:
             near = difflib.get_close_matches(name, [item.word for item in flags if not item.is_positional], n=1)
-            problems.append(f"unknown flag {word!r}{f'; did you mean {near[0]}?' if near else pointer}")
+            remedy = remedy_of(name) if remedy_of is not None else ""
+            problems.append(f"unknown flag {word!r}{remedy or (f'; did you mean {near[0]}?' if near else pointer)}")
         elif flag.is_switch and equals:
             problems.append(f"{flag.word} takes no value{pointer}")
         elif flag.metavar == "KEY=VALUE" and "=" not in "".join(values):

@@ -84,7 +84,15 @@ def _own_folder(recipe: str, out: str | None) -> Path:
     return folder
 
 
-RUN = Command(run_recipe)
+def _key_of_flag(flag: str) -> str:
+    """Return how `run`, which has no flags of stages, sets the key that a stage has a flag for; "" for other flags."""
+    name = flag.removeprefix("--").replace("-", "_")
+    flags = {item.key.removeprefix("config."): item for item in command.config_flags(Recipe())}
+    keys = [f"--set {key}={item.value_name}" for key, item in flags.items() if key.partition(".")[2] == name]
+    return f"; it is a key of the recipe: {' or '.join(keys)}" if keys else ""
+
+
+RUN = Command(run_recipe, remedy_of=_key_of_flag)
 """Run a whole recipe; skip finished and unchanged stages."""
 
 

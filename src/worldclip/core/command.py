@@ -27,6 +27,8 @@ class Command:
     """(result, flags) -> what is printed without --json.  None: the function returns (result, text)."""
     positional: tuple[str, ...] = ()
     """Optional parameters that are positional arguments nonetheless."""
+    remedy_of: Callable[[str], str] | None = None
+    """Unknown flag, such as `--lr` -> what the user meant, "" where that is unknown."""
     has_own_workers: bool = False
     """Whether the function chooses the number of workers if neither --executor nor --workers is given."""
 
