@@ -41,7 +41,7 @@ second: $(if $(OLDEST_PYTHON),.second/stamp)
 
 .second/stamp: pyproject.toml
 	test -d .second || $(OLDEST_PYTHON) -m venv .second
-	.second/bin/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis
+	.second/bin/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis xxhash
 	touch $@
 
 # other software on what worldclip writes, each in its newest release; nothing is installed in .venv
