@@ -1,7 +1,7 @@
 """Download files: complete and verified, or not there at all.
 
 A file gets its final name once it is complete and its checksum is right.  Until then it is `<name>.part`, which
-the next call resumes.  A file without a published checksum starts anew: its rest may be of another version.
+the next call resumes.  A file without a published checksum starts anew: the server may have another version of it now.
 """
 
 from __future__ import annotations

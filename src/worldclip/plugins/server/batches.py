@@ -42,7 +42,7 @@ class SharedBatches(Generic[Item, Answer]):
     """One thread that does the work of many requests, as many items at once as fit a batch.
 
     work: returns one answer per item.  max_batch: items of a batch; a larger request is a batch of its own.
-    max_waiting: items that may wait.  on_batch: is told the number of items of each batch.
+    max_waiting: items that may wait.  on_batch: called with the number of items of each batch.
     """
 
     def __init__(
