@@ -6,7 +6,7 @@ BIN = .venv/bin
 # one process of tests per core, each with files of its own; threads that compute would wait for each other
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo world test lint slow second clients web docs clean
+.PHONY: demo world test quick lint slow second clients web docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -22,6 +22,12 @@ world: .venv/world.stamp
 test: .venv/dev.stamp
 	$(PYTEST) -n auto --dist loadfile
 
+# under two minutes: ruff, and the tests of some rooms, by default those of curation (make quick ROOMS="train evaluate")
+ROOMS = core kernels contracts language metadata match balance curate
+quick: .venv/dev.stamp
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(PYTEST) -n auto --dist loadfile $(ROOMS:%=tests/%)
+
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
 
@@ -34,9 +40,8 @@ lint: .venv/dev.stamp
 
 # the tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
 OLDEST_PYTHON = $(filter-out $(PYTHON),$(lastword $(PYTHONS)))
-SECOND_TESTS = core kernels contracts language metadata match balance curate
 second: $(if $(OLDEST_PYTHON),.second/stamp)
-	$(if $(OLDEST_PYTHON),OMP_NUM_THREADS=1 .second/bin/python -m pytest -n auto --dist loadfile $(SECOND_TESTS:%=tests/%),\
+	$(if $(OLDEST_PYTHON),OMP_NUM_THREADS=1 .second/bin/python -m pytest -n auto --dist loadfile $(ROOMS:%=tests/%),\
 		@echo 'this machine has no older Python than $(PYTHON) that worldclip allows')
 
 .second/stamp: pyproject.toml
