@@ -88,7 +88,7 @@ def hex_pairs(keys: Strings) -> tuple[np.ndarray, np.ndarray]:
 
 def sort_pairs(pairs: np.ndarray) -> np.ndarray:
     """Return pairs (n, 2) uint64 sorted and unique, as DataComp's keys.npy holds them (HEX_PAIR)."""
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]  # half the time of a sort by both halves
+    pairs = pairs[np.argsort(pairs[:, 0].copy())]  # a third of the time of a sort by both halves
     high, low = pairs[:, 0], pairs[:, 1]
     if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():
         pairs = pairs[np.lexsort((low, high))]
