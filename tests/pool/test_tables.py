@@ -17,7 +17,7 @@ from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import BadShard, UserError
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats import delimited
+from worldclip.pool.formats import columns_format, delimited
 
 # columns, keys of [pool], the texts of the table
 TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = {
@@ -354,3 +354,13 @@ def test_shard_with_another_schema_fails_alone(tmp_path: Path) -> None:
         read_rows(other, key="uid", texts=("text",))
     with pytest.raises(BadShard, match="column text is double"):
         read_rows(write_table(tmp_path / "2.parquet", {"uid": ["a"], "text": [1.5]}), key="uid")
+
+
+def test_a_null_list_that_has_values_is_one_null_text():
+    """As a damaged Parquet file gives it."""
+    lists = pa.ListArray.from_arrays(
+        pa.array([0, 1, 3], pa.int32()), pa.array(["a", "b", "c"]), mask=pa.array([True, False])
+    )
+    row_of_text, texts = columns_format._texts_of_column("texts", pa.chunked_array([lists]))
+    assert row_of_text.tolist() == [0, 1, 1]
+    assert texts.to_pylist() == [None, b"b", b"c"]

@@ -192,8 +192,10 @@ def _texts_of_column(name: str, column: pa.ChunkedArray) -> tuple[np.ndarray, pa
         return np.arange(len(column)), _as_binary(name, column)
     lists = one_array(column)
     texts = _as_binary(name, pa.chunked_array([pc.list_flatten(lists)]))
-    null_rows = np.flatnonzero(_is_null(column))  # list_flatten skips them
-    row = np.concatenate([pc.list_parent_indices(lists).to_numpy(zero_copy_only=False), null_rows])
+    is_null = _is_null(column)  # list_flatten skips null lists, also those that have values
+    parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    null_rows = np.flatnonzero(is_null)
+    row = np.concatenate([parents[~is_null[parents]], null_rows])
     all_texts = pa.concat_arrays([texts, pa.nulls(len(null_rows), pa.large_binary())])
     order = np.argsort(row, kind="stable")
     return row[order], all_texts.take(pa.array(order))
