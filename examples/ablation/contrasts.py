@@ -153,15 +153,6 @@ def _concept_error(gains: dict[str, float]) -> float:
     return float((number / (number - 1) * sum(gain**2 for gain in gains.values())) ** 0.5)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p values."""
-    order = np.argsort(p_values, kind="stable")
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.asarray(p_values)[order] * factors))
-    return adjusted.tolist()
-
-
 def verdict(found: Estimate, adjusted_p: float, is_log: bool) -> str:
     low, high = found.interval(1 - LEVEL)
     is_different = (low > 0 or high < 0) and adjusted_p < LEVEL

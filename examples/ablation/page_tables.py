@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from worldclip.evaluate.compare import holm
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import contrasts
@@ -156,7 +158,7 @@ def estimate(runs: Runs, experiment: str, contrast: Contrast) -> Estimate:
 def contrast_table(runs: Runs, experiment: str) -> str:
     asked = planned(experiment)
     found = [estimate(runs, experiment, contrast) for contrast in asked]
-    adjusted = contrasts.holm([each.p_value() for each in found])
+    adjusted = holm([each.p_value() for each in found])
     header = ["contrast", "in", "difference", "95%", "90%", "points", "Holm's p", "verdict"]
     rows = []
     for contrast, each, p in zip(asked, found, adjusted, strict=True):

@@ -18,7 +18,7 @@ from worldclip.contracts.records import read_results
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites, tables
 from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES, read_csv
-from worldclip.evaluate.compare import Comparison, compare, find_arms, resampled_arms, resampled_means
+from worldclip.evaluate.compare import Comparison, compare, find_arms, holm, resampled_arms, resampled_means
 from worldclip.evaluate.comparison_table import comparison_text
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.interval import quantiles
@@ -136,6 +136,39 @@ def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_se
     assert str(tmp_path) not in comparison_text(compare(*paths))
     run = run_folder(tmp_path, "run", 0, 0.1, WordModel())
     assert [arm.name for arm in find_arms([run, run / "evaluate"])] == ["run", "run"]
+
+
+def test_arms_are_named_by_the_keys_in_which_they_differ_and_the_table_lists_them(tmp_path):
+    settings = {"a": 0.1, "b": 0.1, "c": 0.2}
+    paths = [run_folder(tmp_path, name, seed, tail, WordModel()) for seed, (name, tail) in enumerate(settings.items())]
+    comparison = compare(*paths)
+    assert [arm.name for arm in comparison.arms] == ["balance.tail_fraction=0.1 (2 seeds)", "balance.tail_fraction=0.2"]
+    text = comparison_text(comparison)
+    assert "- balance.tail_fraction=0.1 (2 seeds): a, b\n" in text
+    assert "- balance.tail_fraction=0.2: c; balance.tail_fraction was 0.1, is 0.2\n" in text
+    recipe = "balance.tail_fraction = 0.2\ntrain.lr = 0.1\n[train.model]\npreset = 'vit_b32'\n"
+    (tmp_path / "c/recipe.toml").write_text(recipe)  # too much for a name
+    assert [arm.name for arm in compare(*paths).arms] == ["a (2 seeds)", "c"]
+    changes = (
+        "balance.tail_fraction was 0.1, is 0.2; train.model.preset was tiny, is vit_b32; train.lr was None, is 0.1"
+    )
+    assert f"- c: {changes}\n" in comparison_text(compare(*paths))
+    assert "differs from the first" not in comparison_text(compare(paths[0], paths[0] / "evaluate"))
+
+
+class AlmostWhole(WordModel):
+    """Sees another word in five of 60 images."""
+
+    def see(self, image: bytes) -> np.ndarray:
+        return vector(f"{image}?" if image in (b"word1", b"word2", b"word4", b"word5", b"word8") else image.decode())
+
+
+def test_a_star_needs_more_the_more_is_compared(tmp_path):
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
+    row = top1_of(compare(evaluated(WordModel(), tmp_path / "whole"), evaluated(AlmostWhole(), tmp_path / "almost")))
+    assert row["intervals"][0][1] < 0 < 0.05 < row["p_values"][0]
+    assert row["is_significant"] == [False], "one of many comparisons"
 
 
 class Blind(WordModel):

@@ -6,9 +6,10 @@ A arms, L languages, I images, R runs or resamples.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import numpy as np
 from worldclip.contracts import layout
 from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import digest
+from worldclip.core.changes import Change, changed_keys
 from worldclip.core.errors import UserError
 from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path
-from worldclip.evaluate.interval import NUM_RESAMPLES, draw_with_replacement, extreme_interval, quantiles
+from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES, draw_with_replacement, extreme_interval, quantiles
 from worldclip.report.results import ResultRecord, by_task_of_runs
 
+MAX_NAME = 40  # characters of the keys in an arm's name; longer ones leave no room for a table
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
@@ -40,6 +43,10 @@ class Arm:
     name: str
     folders: list[Path]
     """With results.jsonl and ranks."""
+    runs: list[str]
+    """Short names of the folders."""
+    changes: list[Change] = field(default_factory=list)
+    """Keys of the recipe that are not as in the first arm; empty without recipes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +83,7 @@ def compare(*paths: Path) -> Comparison:
                 row, in_languages = _compare_metric(group, metric, folders, arm_of_run)
                 rows.append(row)
                 by_language += in_languages
+    _mark_significant(rows)
     return Comparison(arms=arms, rows=rows, by_language=by_language)
 
 
@@ -93,18 +101,32 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
             missing.append(f"{of_run / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}")
     if missing:
         raise UserError(missing)
+    recipes = {
+        i: _without_seeds(read_toml(path))
+        for i, path in enumerate(paths)
+        if layout.recipe(path).is_file() and folders[i] not in folders[:i]  # not its own second seed
+    }
     groups: dict[str, list[int]] = {}
-    for i, path in enumerate(paths):
-        is_first = layout.recipe(path).is_file() and folders[i] not in folders[:i]  # not its own second seed
-        setting = digest(_without_seeds(read_toml(path))) if is_first else f"folder {i}"
-        groups.setdefault(setting, []).append(i)
+    for i in range(len(paths)):
+        groups.setdefault(digest(recipes[i]) if i in recipes else f"folder {i}", []).append(i)
+    settings = [recipes.get(runs[0]) for runs in groups.values()]
+    changes = [[] if None in settings else changed_keys(settings[0], setting) for setting in settings]
     names = _short_names(paths)
+    arm_names = _names_by_keys(changes) or [names[runs[0]] for runs in groups.values()]
     arms = []
-    for runs in groups.values():
+    for name, runs, of_arm in zip(arm_names, groups.values(), changes, strict=True):
         seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
-        name = f"{names[runs[0]]}{seeds}"
-        arms.append(Arm(name=name, folders=[folders[run] for run in runs]))
+        own = [folders[run] for run in runs]
+        arms.append(Arm(name=f"{name}{seeds}", folders=own, runs=[names[run] for run in runs], changes=of_arm))
     return arms
+
+
+def _names_by_keys(changes: Sequence[Sequence[Change]]) -> list[str]:
+    """Return a name per arm, as `train.lr=0.001`; empty if the arms differ in no key, or in more than a name holds."""
+    first = {change.name: change.old for of_arm in changes for change in of_arm}
+    values = [first | {change.name: change.new for change in of_arm} for of_arm in changes]
+    names = [", ".join(f"{key}={value}" for key, value in of_arm.items()) for of_arm in values]
+    return names if first and max(map(len, names)) <= MAX_NAME else []
 
 
 def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:
@@ -151,9 +173,9 @@ def _compare_metric(
 
     values: of each arm, the mean over its seeds.  differences: of the other arms from the first one.  intervals: 95% of
     each difference, if the metric is a share of queries; a resample draws images, the same ones for all runs and
-    languages, and within each arm its seeds.  is_significant: whether 0 is outside of each.  seeds: of each arm with
-    several seeds the value of each, ascending.  chance: the mean over the languages, if it is known for each.
-    is_at_chance: whether the 95% interval of each arm's value begins at or below it.
+    languages, and within each arm its seeds.  p_values: of each difference, by the spread of the resamples.  seeds: of
+    each arm with several seeds the value of each, ascending.  chance: the mean over the languages, if it is known for
+    each.  is_at_chance: whether the 95% interval of each arm's value begins at or below it.
     """
     langs = [records[0]["lang"] for records in group]
     values = [record["metrics"][metric] for records in group for record in records]
@@ -180,7 +202,7 @@ def _compare_metric(
     if answers is not None:
         arms = resampled_arms(answers, arm_of_run)
         row["intervals"] = [quantiles(arm - arms[0]) for arm in arms[1:]]
-        row["is_significant"] = [low > 0 or high < 0 for low, high in row["intervals"]]
+        row["p_values"] = [_p_value(arm - arms[0]) for arm in arms[1:]]
         if "chance" in row:
             num_images = len(np.unique(np.concatenate([images for _, images in answers[0]])))
             bounds = [
@@ -197,11 +219,36 @@ def _compare_metric(
     return row, in_languages
 
 
+def _mark_significant(rows: Sequence[Record]) -> None:
+    """Correct p_values for the number of all differences, and add is_significant: 0 is outside of the interval, too."""
+    tested = [row for row in rows if "p_values" in row]
+    corrected = iter(holm([p for row in tested for p in row["p_values"]]))
+    for row in tested:
+        row["p_values"] = [next(corrected) for _ in row["p_values"]]
+        pairs = zip(row["intervals"], row["p_values"], strict=True)
+        row["is_significant"] = [(low > 0 or high < 0) and p < 1 - LEVEL for (low, high), p in pairs]
+
+
+def _p_value(resampled: np.ndarray) -> float:
+    """Return the two-sided p value of a difference of 0: normal, as 2,000 resamples resolve too few of them."""
+    mean, spread = abs(float(resampled.mean())), float(resampled.std())
+    return math.erfc(mean / spread / math.sqrt(2)) if spread else float(mean == 0)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number (S. Holm, A simple sequentially rejective multiple test, 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, scaled))
+    return list(map(float, corrected))
+
+
 def hits(folders: Sequence[Path], group: Group, metric: str) -> list[list[Answers]] | None:
     """Return for each run and language whether each query was answered rightly, and its image.
 
-    None if the metric is not a share of queries, if the ranks are
-    not in the folders, or if the runs have different queries.
+    None if the metric is not a share of queries, if the ranks are not in the folders, or if the runs have different
+    queries.
     """
     match = _AT_K.match(metric)
     kind, k = (match[1], int(match[2])) if match else (metric, 1)

@@ -12,8 +12,9 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_ma
 
 AT_CHANCE = " (not above chance)"
 MARKS = (
-    "A star marks differences whose 95% interval excludes 0; without it the two are not distinguishable. Not above "
-    "chance: the 95% interval of the number begins at or below what guessing gives."
+    "A star marks differences whose 95% interval excludes 0, also after Holm's correction for {} comparisons (p "
+    "below 0.05); without it the two are not distinguishable. Not above chance: the 95% interval of the number begins "
+    "at or below what guessing gives."
 )
 
 
@@ -24,11 +25,12 @@ def comparison_text(comparison: Comparison) -> str:
     """
     table = _table(comparison.arms, comparison.rows)
     parts = [to_markdown(table), "", *_means_over(comparison.rows), *_preprocessing_of(comparison)]
+    parts += _settings_of(comparison.arms)
     for rows in _by_language_of(comparison):
         if len(rows) <= MAX_LANGUAGES_IN_TEXT:
             title = f"{rows[0]['dataset']}, {rows[0]['task']}, {rows[0]['metric']}:"
             parts += ["", title, "", to_markdown(_language_table(comparison.arms, rows))]
-    return "\n".join([*parts, "", MARKS, ""])
+    return "\n".join([*parts, "", MARKS.format(sum(len(row.get("p_values", ())) for row in comparison.rows)), ""])
 
 
 def _table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
@@ -87,6 +89,17 @@ def _preprocessing_of(comparison: Comparison) -> list[str]:
             of_arms = [f"{arm.name}: {text}" for arm, text in zip(comparison.arms, texts, strict=True)]
             sentences.append(f"Images are preprocessed differently. {'; '.join(of_arms)}.")
     return sentences
+
+
+def _settings_of(arms: Sequence[Arm]) -> list[str]:
+    """Return a list of the arms: their folders, and the keys whose values are not those of the first arm."""
+    if not any(arm.changes for arm in arms):
+        return []
+    lines = ["", "What differs from the first:", ""]
+    for arm in arms:
+        runs = [] if arm.name == arm.runs[0] else [", ".join(arm.runs)]
+        lines.append(f"- {arm.name}: {'; '.join([*runs, *map(str, arm.changes)]) or 'the first'}")
+    return lines
 
 
 def _by_language_of(comparison: Comparison) -> list[list[Record]]:

@@ -111,7 +111,10 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
         raise UserError("worldclip compare takes two or more runs")
     comparison = compare(*runs)
     record = {
-        "arms": [{"name": arm.name, "folders": list(map(str, arm.folders))} for arm in comparison.arms],
+        "arms": [
+            {"name": arm.name, "folders": list(map(str, arm.folders)), "changes": list(map(str, arm.changes))}
+            for arm in comparison.arms
+        ],
         "rows": comparison.rows,
     }
     return record, comparison_text(comparison)
