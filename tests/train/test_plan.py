@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calls import before
+from pages import blocks
 from small_world import TEXTS, finish_curate, make_recipe, write_world
 from stages import context
 from trainings import make_loader, pairs_of, read, write_matched
 from worldclip import pool
+from worldclip.contracts import schemas
 from worldclip.core import artifacts
 from worldclip.core.coin import ORDER, uniform
 from worldclip.core.settings import to_toml
@@ -93,6 +95,22 @@ def test_skipped_stretches_are_left_out_of_the_plan():
     stretches = ((5, 9), (9, 10), (20, 25))
     positions = np.concatenate([plan.skip(plan.batch_positions(step, 4), stretches) for step in range(6)])
     assert positions.tolist() == [n for n in range(34) if n not in {5, 6, 7, 8, 9, 20, 21, 22, 23, 24}]
+
+
+def test_the_sampler_of_the_page_takes_languages_in_turns_at_any_step(tmp_path, monkeypatch):
+    (code,) = (block for block in blocks("docs/5_train.md", "python") if "Windows" in block)
+    names = {}
+    exec(code, names)
+    monkeypatch.setattr(plan, "Windows", names["LanguagesInTurns"])
+    write_world(tmp_path / "run")
+    for path in (tmp_path / "run/curate").glob("*.parquet"):  # 24 English texts, 6 German ones
+        curated = artifacts.read_table(path, schemas.CURATED)
+        rows = curated.to_pylist()
+        kept = [row["lang"] == "en" or (row["lang"] == "de" and int(row["key"]) % 4 == 0) for row in rows]
+        artifacts.write_table(path, curated.filter(pa.array(kept)), schemas.CURATED)
+    pairs = read(make_loader(tmp_path / "run", global_batch_size=10), 6)
+    assert [text_idx for _, text_idx in pairs] == [1, 0] * 30  # German, English
+    assert pairs_of(make_loader(tmp_path / "run", global_batch_size=10).batch(4)) == pairs[40:50]
 
 
 # online curation: each epoch is what the Curator keeps

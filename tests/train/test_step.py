@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.metaclip_2 import modeling_metaclip_2
 
 from on_ranks import make_batch, make_state
+from pages import blocks
 from worldclip.train import prefetch
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
@@ -121,6 +122,27 @@ def test_a_step_takes_the_loss_that_the_config_names(monkeypatch):
     named = dataclasses.replace(state, config=dataclasses.replace(state.config, loss="squared"))
     image, text = state.wrapped(batch.images, batch.tokens)
     expected = (image - text).square().sum(1).mean().item()
+    assert train_step(named, batch, 1e-3).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_of_the_page_is_torchs_with_label_smoothing(monkeypatch):
+    monkeypatch.setitem(LOSSES, "smoothed", None)  # taken out again after the test
+    (code,) = (block for block in blocks("docs/5_train.md", "python") if "LOSSES" in block)
+    exec(code, {})
+
+    def smoothed(image, text, scale, bias, **options):
+        return LOSSES["smoothed"](image, text, scale, **options)
+
+    def plain(image, text, scale, bias):
+        logits, own = scale * image @ text.T, torch.arange(len(image))
+        return sum(cross_entropy(side, own, label_smoothing=0.1) for side in (logits, logits.T)) / 2
+
+    for chunk_rows in (7, 64):
+        assert_same(functools.partial(smoothed, chunk_rows=chunk_rows), plain, 40)
+    state, batch = make_state({}), make_batch({})
+    image, text = state.wrapped(batch.images, batch.tokens)
+    expected = plain(image, text, state.model.clip.logit_scale.exp(), None).item()
+    named = dataclasses.replace(state, config=dataclasses.replace(state.config, loss="smoothed"))
     assert train_step(named, batch, 1e-3).loss == pytest.approx(expected, rel=1e-5)
 
 

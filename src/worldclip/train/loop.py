@@ -36,12 +36,12 @@ from worldclip.train.garbage import collect_at, collected_by_step
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
-from worldclip.train.progress import RankCounts, read_progress
+from worldclip.train.progress import LaunchedStep, Message, RankCounts, StepResult, read_progress
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_checkpoint
-from worldclip.train.signals import TERMINATED, catch_signals
+from worldclip.train.signals import TERMINATED, Requests, catch_signals
 from worldclip.train.start import Start, create_loader, create_validation_loader
-from worldclip.train.step import LaunchedStep, Requests, StepResult, assign_buckets, launch_step, validation_loss
+from worldclip.train.step import assign_buckets, launch_step, validation_loss
 from worldclip.train.train_state import copy_to_cpu, create_train_state, folder_writer
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
@@ -227,10 +227,13 @@ class Trainer:
 
     def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
         """Start the model's step; with a teacher also take the students', for one forward pass of the teacher."""
+        message = Message(requests, self.idle_since)
+        if self.config.parallel != "ddp":  # the forward pass exchanges weights
+            message = Message(requests, busy_s=time.perf_counter() - self.idle_since)
         if self.teacher is None:
-            return launch_step(self.state, batch, lr, requests=requests, idle_since=self.idle_since)
+            return launch_step(self.state, batch, lr, message=message)
         teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
-        launched = launch_step(self.state, self._own_batch(batch), lr, teacher_features, requests, self.idle_since)
+        launched = launch_step(self.state, self._own_batch(batch), lr, teacher_features, message)
         for student in self.students:
             student.step(batch, lr, teacher_features)
         return launched

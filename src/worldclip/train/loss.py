@@ -44,7 +44,7 @@ def contrastive_loss(
         texts = torch.nn.functional.cross_entropy(logits_BB.T, target_B)
         return (images + texts) / 2
     chunk_losses = [_softmax_chunk, _softmax_chunk]
-    return _chunked(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
+    return chunked(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
 
 
 def siglip_loss(
@@ -60,7 +60,7 @@ def siglip_loss(
 
     Arguments as for contrastive_loss; logit_bias is added to every logit.  arXiv:2303.15343, algorithm 1.
     """
-    return _chunked(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images)
+    return chunked(image_BD, text_BD, logit_scale, logit_bias, [_sigmoid_chunk], world, chunk_rows, all_images)
 
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {"contrastive": contrastive_loss, "siglip": siglip_loss}
@@ -87,7 +87,7 @@ def distillation_loss(
         _teacher_chunk(teacher_scale * teacher_image_BE, start_gathering(teacher_text_BE, world).wait()),
         _teacher_chunk(teacher_scale * teacher_text_BE, start_gathering(teacher_image_BE, world).wait()),
     ]
-    return _chunked(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
+    return chunked(image_BD, text_BD, logit_scale, None, chunk_losses, world, chunk_rows, all_images)
 
 
 # the loss of a chunk of logits, and its derivative
@@ -191,7 +191,10 @@ class _Chunked(torch.autograd.Function):
         return *own_grads, scale_grad * grad, None if bias_grad is None else bias_grad * grad, None, None, None, None
 
 
-_chunked: Callable[..., torch.Tensor] = _Chunked.apply
+def chunked(*arguments: Any) -> torch.Tensor:
+    """Return a loss, of the arguments of _Chunked.forward.  A loss of your own calls this (docs/5_train.md)."""
+    loss: torch.Tensor = _Chunked.apply(*arguments)
+    return loss
 
 
 def _chunks(rows_BD: torch.Tensor, first: int, chunk_rows: int) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -145,7 +145,7 @@ class Windows(Order):
     def __init__(self, source: PairSource, names: Sequence[str], seed: int, shuffle_shards: int) -> None:
         super().__init__(source, names, seed)
         self.shuffle_shards = shuffle_shards
-        self._window = functools.lru_cache(maxsize=3)(self._read_window)  # a batch may span two; the next one
+        self._window = functools.lru_cache(maxsize=3)(self.read_window)  # a batch may span two; the next one
         self._ahead: dict[tuple[int, int], Future[Pairs]] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="window")
 
@@ -184,7 +184,7 @@ class Windows(Order):
         lengths = [int(counts[window].sum()) for window in epoch_windows]
         return epoch_windows, np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
 
-    def _read_window(self, epoch: int, window: int) -> Pairs:
+    def read_window(self, epoch: int, window: int) -> Pairs:
         """Read the pairs of a window and shuffle them."""
         shards = self._layout(epoch)[0][window]
         pairs = concat_pairs([self.source.read_shard(int(shard), epoch) for shard in shards])

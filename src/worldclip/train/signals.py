@@ -1,17 +1,41 @@
-"""Signals on which training saves a checkpoint and exits, as schedulers send them before a time limit."""
+"""Signals on which training saves a checkpoint and exits, as schedulers send them before a time limit.
+
+Each rank catches its own; the ranks agree by Requests.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
-from worldclip.train.step import EXIT_CODES
-
+EXIT_CODES = (143, 138)  # a shell's codes of SIGTERM and SIGUSR1: 128 + number
+NUM_VOTES = 1 + len(EXIT_CODES)
 SIGNALS = dict(zip((signal.SIGTERM, signal.SIGUSR1), EXIT_CODES, strict=True))  # save and exit
 TERMINATED = SIGNALS[signal.SIGTERM]
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The requests of a rank to all ranks; they ride in the exchange of the step's scalars."""
+
+    is_overdue: bool = False
+    """A checkpoint, by rank 0's clock."""
+    exit_code: int = 0
+    """A checkpoint and an exit with this code, one of EXIT_CODES; 0: none."""
+
+    def votes(self) -> list[bool]:
+        """Return one number per request, to be summed over ranks."""
+        return [self.is_overdue, *(self.exit_code == code for code in EXIT_CODES)]
+
+    @classmethod
+    def any_of(cls, votes: Sequence[float]) -> Requests:
+        """Return what any rank asks, from sums or means of votes; of two exit codes the first in EXIT_CODES."""
+        codes = [code for code, vote in zip(EXIT_CODES, votes[1:], strict=True) if vote > 0]
+        return cls(votes[0] > 0, codes[0] if codes else 0)
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """One training step: forward, backward, optimizer; the same on one rank, on many, and with gradient accumulation.
 
-DDP or FSDP averages gradients over ranks; the step itself averages those of the scalars.  B pairs of this rank,
-D embed_dim.
+The first four functions are the step of the paper, the others its form in parts of a batch and over ranks.  DDP or FSDP
+averages gradients over ranks; the step itself averages those of the scalars.  B pairs of this rank, D embed_dim.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,77 +18,11 @@ from worldclip.model.tokenizer import Tokens
 from worldclip.train.distributed import all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
 from worldclip.train.loss import LOSSES, distillation_loss
+from worldclip.train.progress import LaunchedStep, Message, StepResult
 from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
 """(B, D) float32 each: of images, of texts."""
-EXIT_CODES = (143, 138)  # a shell's codes of SIGTERM and SIGUSR1: 128 + number
-NUM_VOTES = 1 + len(EXIT_CODES)
-
-
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """The requests of a rank to all ranks; they ride in the exchange of the step's scalars."""
-
-    is_overdue: bool = False
-    """A checkpoint, by rank 0's clock."""
-    exit_code: int = 0
-    """A checkpoint and an exit with this code, one of EXIT_CODES; 0: none."""
-
-    def votes(self) -> list[bool]:
-        """Return one number per request, to be summed over ranks."""
-        return [self.is_overdue, *(self.exit_code == code for code in EXIT_CODES)]
-
-    @classmethod
-    def any_of(cls, votes: Sequence[float]) -> Requests:
-        """Return what any rank asks, from sums or means of votes; of two exit codes the first in EXIT_CODES."""
-        codes = [code for code, vote in zip(EXIT_CODES, votes[1:], strict=True) if vote > 0]
-        return cls(votes[0] > 0, codes[0] if codes else 0)
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """The numbers of one step, the same on all ranks."""
-
-    loss: float
-    grad_norm: float
-    is_applied: bool
-    """Whether the step changed the weights: loss and gradient were finite."""
-    logit_scale: float
-    """The factor, after the step."""
-    requests: Requests
-    """Of any rank."""
-    busy_s: tuple[float, ...]
-    """By rank, the seconds before its first exchange with others; of one process empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchedStep:
-    """A step whose numbers a GPU may still compute."""
-
-    numbers: torch.Tensor
-    """(4 + votes + ranks,) float32 in this machine's memory; of one process without its rank."""
-    copied: torch.cuda.Event | None
-    """Comes after the copy of the numbers; None: they are there."""
-
-    @classmethod
-    def of(cls, numbers: torch.Tensor) -> LaunchedStep:
-        """Start to copy the numbers from their device."""
-        if numbers.device.type != "cuda":
-            return cls(numbers.cpu(), None)
-        pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-        pinned.copy_(numbers, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
-        return cls(pinned, copied)
-
-    def read(self) -> StepResult:
-        """Wait for the numbers and return them."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        loss, grad_norm, is_applied, logit_scale, *others = self.numbers.tolist()
-        votes, busy_s = others[:NUM_VOTES], tuple(others[NUM_VOTES:])
-        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, Requests.any_of(votes), busy_s)
 
 
 def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
@@ -99,62 +31,31 @@ def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Fea
 
 
 def launch_step(
-    state: TrainState,
-    batch: Batch,
-    lr: float,
-    teacher_features: Features | None = None,
-    requests: Requests = Requests(),
-    idle_since: float | None = None,
+    state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None, message: Message | None = None
 ) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
     That is decided on the device: nothing here waits for it, unless the optimizer is not fused (mps).
-    teacher_features: a teacher's features of the same pairs, for distillation.  idle_since: time.perf_counter when this
-    rank was done with the step before; all ranks learn how long it took from there to the first exchange.
+    teacher_features: a teacher's features of the same pairs, for distillation.  message: to the other ranks.
     """
-    arrived_at = time.perf_counter()
+    message = message or Message()
     state.optimizer.zero_grad(set_to_none=True)
-    loss, features_done = _backward(state, batch, teacher_features)
-    if state.config.parallel == "ddp":  # with FSDP the forward pass exchanges weights
-        arrived_at = features_done
-    others = _average_scalars(state, loss, requests, arrived_at - (idle_since or arrived_at))
+    if state.config.accum_steps > 1:
+        loss = _accumulate_gradients(state, batch, teacher_features, message)
+    else:
+        (inputs,) = batch.inputs or [(batch.images, batch.tokens, batch.patches)]
+        features = state.wrapped(*inputs)
+        message.note_features()
+        loss = _compute_loss(state, features, teacher_features)
+        loss.backward()
+        loss = loss.detach()
+    scalar_grads = [scalar.grad for scalar in state.model.scalars() if scalar.grad is not None]
+    others = message.exchange([loss, *scalar_grads], state.world)
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
     logit_scale = state.model.clip.logit_scale.detach().exp()
-    numbers = torch.stack([loss, grad_norm, is_finite.to(loss.dtype), logit_scale])
-    return LaunchedStep.of(torch.cat([numbers, others]))
-
-
-@torch.no_grad()
-def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
-    """Return the mean contrastive loss over global batches, the same on all ranks.  Changes nothing."""
-    losses = []
-    for batch in batches:
-        parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
-        image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
-        loss = _compute_loss(state, (image_BD, text_BD), None)
-        losses.append(all_reduce(loss, state.world) / state.world.size)
-    return float(torch.stack(losses).mean())
-
-
-def assign_buckets(state: TrainState, batch: Batch) -> None:
-    """Let DDP assign parameters to buckets as in all later steps: one forward and backward pass that changes nothing.
-
-    DDP sums the gradients of its first backward pass in one bucket, in the order of the parameters.  Then it assigns
-    parameters to buckets again, in the order in which their gradients came.  Gloo and NCCL add the numbers of the ranks
-    in an order that depends on a number's place in its bucket.  Without this pass a sum of more than two numbers would
-    be rounded differently in the first step after a start and in the same step of an uninterrupted run.
-    """
-    if state.config.parallel != "ddp" or state.world.size < 3:  # the sums of two ranks have one order
-        return
-    inputs = (batch.inputs or split_batch(batch, state.config.accum_steps))[0]
-    features = state.wrapped(*inputs)
-    gathering = state.model.take_all_images()
-    if gathering is not None:
-        gathering.wait()
-    torch.autograd.backward(features, [torch.zeros_like(side) for side in features])
-    state.optimizer.zero_grad(set_to_none=True)
+    return LaunchedStep.of(loss, grad_norm, is_finite, logit_scale, others)
 
 
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
@@ -170,110 +71,6 @@ def _compute_loss(state: TrainState, features: Features, teacher_features: Featu
         *features, scale, teacher_features, distill.teacher_scale, state.world, all_images=all_images
     )
     return loss + distill.weight * taught
-
-
-def _backward(state: TrainState, batch: Batch, teacher_features: Features | None) -> tuple[torch.Tensor, float]:
-    """Fill .grad and return this rank's loss, detached, and when its features were computed."""
-    if state.config.accum_steps > 1:
-        return _accumulate_gradients(state, batch, teacher_features)
-    (inputs,) = batch.inputs or [(batch.images, batch.tokens, batch.patches)]
-    features = state.wrapped(*inputs)
-    features_done = time.perf_counter()
-    loss = _compute_loss(state, features, teacher_features)
-    loss.backward()
-    return loss.detach(), features_done
-
-
-def _accumulate_gradients(
-    state: TrainState, batch: Batch, teacher_features: Features | None
-) -> tuple[torch.Tensor, float]:
-    """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch; return as _backward does.
-
-    Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
-    others.  As in GradCache (arXiv:2101.06983) the features of all micro-batches are computed first, without a graph;
-    the loss of the whole batch gives their gradients; then each micro-batch runs again and back-propagates its
-    features' gradients.  The model must return the same features both times, so it has no dropout except patch
-    dropout, which the plan draws.
-    """
-    micro_batches = batch.inputs or split_batch(batch, state.config.accum_steps)
-    with torch.no_grad():
-        cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
-    image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
-    features_done = time.perf_counter()
-    loss = _compute_loss(state, (image_BD, text_BD), teacher_features)
-    loss.backward()
-    assert image_BD.grad is not None
-    assert text_BD.grad is not None
-    sizes = [len(image) for image, _ in cached]
-    grads = zip(image_BD.grad.split(sizes), text_BD.grad.split(sizes), strict=True)
-    for i, (micro_batch, feature_grads) in enumerate(zip(micro_batches, grads, strict=True)):
-        with _gradient_sync(state.wrapped, is_last=i == len(micro_batches) - 1):
-            torch.autograd.backward(state.wrapped(*micro_batch), feature_grads)
-    return loss.detach(), features_done
-
-
-def split_batch(batch: Batch, accum_steps: int) -> list[ModelInputs]:
-    """Split a batch into consecutive micro-batches, the last one possibly smaller."""
-    size = -(-len(batch.images) // accum_steps)
-    micro_batches: list[ModelInputs] = []
-    for start in range(0, len(batch.images), size):
-        stop = start + size
-        offsets = batch.tokens.offsets[start : stop + 1]
-        tokens = Tokens(batch.tokens.ids[offsets[0] : offsets[-1]], offsets - offsets[0], batch.tokens.pad_id)
-        patches = None if batch.patches is None else batch.patches[start:stop]
-        micro_batches.append((batch.images[start:stop], tokens, patches))
-    return micro_batches
-
-
-@contextlib.contextmanager
-def _gradient_sync(wrapped: Any, is_last: bool) -> Iterator[None]:
-    """Exchange gradients with other ranks only in the backward pass of the last micro-batch."""
-    if hasattr(wrapped, "set_requires_gradient_sync"):  # FSDP
-        wrapped.set_requires_gradient_sync(is_last)
-    is_ddp = hasattr(wrapped, "no_sync")
-    with wrapped.no_sync() if is_ddp and not is_last else contextlib.nullcontext():
-        yield
-
-
-def _average_scalars(state: TrainState, loss: torch.Tensor, requests: Requests, busy_s: float) -> torch.Tensor:
-    """Replace the gradients of the scalars and the loss by their means over ranks.
-
-    Return (votes + ranks,): the means of the votes, and busy_s of each rank; of one process only its votes.
-    One all-reduce for all of them: each collective costs a step the latency of the whole network.
-    """
-    votes = loss.new_zeros(NUM_VOTES)
-    for i, is_wanted in enumerate(requests.votes()):
-        if is_wanted:
-            votes[i].fill_(1)  # a tensor of Python's numbers would be copied from pageable memory, which waits
-    if state.world.size == 1:
-        return votes
-    busy_R = loss.new_zeros(state.world.size)
-    busy_R[state.world.rank].fill_(busy_s * state.world.size)  # the mean over ranks is busy_s again
-    targets = [loss, *(scalar.grad for scalar in state.model.scalars() if scalar.grad is not None)]
-    values = torch.cat([torch.stack([target.detach() for target in targets]), votes, busy_R])
-    means = all_reduce(values, state.world).div_(state.world.size)
-    for target, mean in zip(targets, means, strict=False):
-        target.copy_(mean)
-    return means[len(targets) :]
-
-
-def _gradient_norm(state: TrainState) -> torch.Tensor:
-    """Return the Euclidean norm of the global batch's gradient over all trained parameters, a scalar on the device.
-
-    torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart.  The squares of the sharded ones are
-    therefore summed over ranks here; under HSDP every machine has a copy of FSDP's shards.
-    """
-    grads = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
-    sharded = [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
-    if not sharded:
-        return torch.nn.utils.get_total_norm(grads)
-    num_copies = state.world.num_machines if state.config.parallel == "hsdp" else 1
-    square = torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
-    all_reduce(square, state.world)
-    replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
-    if replicated:
-        square += torch.nn.utils.get_total_norm(replicated) ** 2
-    return square.sqrt()
 
 
 @torch.no_grad()
@@ -299,3 +96,104 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
     state.model.renew_copies()
+
+
+def _accumulate_gradients(
+    state: TrainState, batch: Batch, teacher_features: Features | None, message: Message
+) -> torch.Tensor:
+    """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch; return this rank's loss.
+
+    Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
+    others.  As in GradCache (arXiv:2101.06983) the features of all micro-batches are computed first, without a graph;
+    the loss of the whole batch gives their gradients; then each micro-batch runs again and back-propagates its
+    features' gradients.  The model must return the same features both times, so it has no dropout except patch
+    dropout, which the plan draws.
+    """
+    micro_batches = batch.inputs or split_batch(batch, state.config.accum_steps)
+    with torch.no_grad():
+        cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
+    image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
+    message.note_features()
+    loss = _compute_loss(state, (image_BD, text_BD), teacher_features)
+    loss.backward()
+    assert image_BD.grad is not None
+    assert text_BD.grad is not None
+    sizes = [len(image) for image, _ in cached]
+    grads = zip(image_BD.grad.split(sizes), text_BD.grad.split(sizes), strict=True)
+    for i, (micro_batch, feature_grads) in enumerate(zip(micro_batches, grads, strict=True)):
+        with _gradient_sync(state.wrapped, is_last=i == len(micro_batches) - 1):
+            torch.autograd.backward(state.wrapped(*micro_batch), feature_grads)
+    return loss.detach()
+
+
+def split_batch(batch: Batch, accum_steps: int) -> list[ModelInputs]:
+    """Split a batch into consecutive micro-batches, the last one possibly smaller."""
+    size = -(-len(batch.images) // accum_steps)
+    micro_batches: list[ModelInputs] = []
+    for start in range(0, len(batch.images), size):
+        stop = start + size
+        offsets = batch.tokens.offsets[start : stop + 1]
+        tokens = Tokens(batch.tokens.ids[offsets[0] : offsets[-1]], offsets - offsets[0], batch.tokens.pad_id)
+        patches = None if batch.patches is None else batch.patches[start:stop]
+        micro_batches.append((batch.images[start:stop], tokens, patches))
+    return micro_batches
+
+
+@contextlib.contextmanager
+def _gradient_sync(wrapped: Any, is_last: bool) -> Iterator[None]:
+    """Exchange gradients with other ranks only in the backward pass of the last micro-batch."""
+    if hasattr(wrapped, "set_requires_gradient_sync"):  # FSDP
+        wrapped.set_requires_gradient_sync(is_last)
+    is_ddp = hasattr(wrapped, "no_sync")
+    with wrapped.no_sync() if is_ddp and not is_last else contextlib.nullcontext():
+        yield
+
+
+def _gradient_norm(state: TrainState) -> torch.Tensor:
+    """Return the Euclidean norm of the global batch's gradient over all trained parameters, a scalar on the device.
+
+    torch.nn.utils.get_total_norm takes plain tensors and DTensors only apart.  The squares of the sharded ones are
+    therefore summed over ranks here; under HSDP every machine has a copy of FSDP's shards.
+    """
+    grads = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+    sharded = [grad.to_local() for grad in grads if isinstance(grad, DTensor)]
+    if not sharded:
+        return torch.nn.utils.get_total_norm(grads)
+    num_copies = state.world.num_machines if state.config.parallel == "hsdp" else 1
+    square = torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
+    all_reduce(square, state.world)
+    replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
+    if replicated:
+        square += torch.nn.utils.get_total_norm(replicated) ** 2
+    return square.sqrt()
+
+
+def assign_buckets(state: TrainState, batch: Batch) -> None:
+    """Let DDP assign parameters to buckets as in all later steps: one forward and backward pass that changes nothing.
+
+    DDP sums the gradients of its first backward pass in one bucket, in the order of the parameters.  Then it assigns
+    parameters to buckets again, in the order in which their gradients came.  Gloo and NCCL add the numbers of the ranks
+    in an order that depends on a number's place in its bucket.  Without this pass a sum of more than two numbers would
+    be rounded differently in the first step after a start and in the same step of an uninterrupted run.
+    """
+    if state.config.parallel != "ddp" or state.world.size < 3:  # the sums of two ranks have one order
+        return
+    inputs = (batch.inputs or split_batch(batch, state.config.accum_steps))[0]
+    features = state.wrapped(*inputs)
+    gathering = state.model.take_all_images()
+    if gathering is not None:
+        gathering.wait()
+    torch.autograd.backward(features, [torch.zeros_like(side) for side in features])
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
+    """Return the mean contrastive loss over global batches, the same on all ranks.  Changes nothing."""
+    losses = []
+    for batch in batches:
+        parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
+        image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
+        loss = _compute_loss(state, (image_BD, text_BD), None)
+        losses.append(all_reduce(loss, state.world) / state.world.size)
+    return float(torch.stack(losses).mean())
