@@ -193,6 +193,15 @@ def test_a_dry_run_of_each_recipe_prints_parameters_and_memory(name, tmp_path, c
         assert "of 989 TFLOP/s" in output
 
 
+@pytest.mark.parametrize(("devices", "hours"), [(1, "28.9 per device"), (2, "14.5 per device")])
+def test_the_recipe_for_consumer_gpus_fits_one_and_two_of_them(devices, hours, tmp_path, capsys):
+    flags = ["--out", str(tmp_path / "run"), "--dry-run", "--set", f"train.hardware.devices={devices}"]
+    assert main(["train", str(RECIPES / "consumer_gpu.toml"), *flags]) == 0
+    output = capsys.readouterr().err
+    assert "23.5 GiB: fits" in output
+    assert hours in output
+
+
 def test_the_main_model_has_the_numbers_of_the_paper(tmp_path):
     config = load("vit_h14_worldwide").train
     schedule = plan_schedule(config, tmp_path, 48 * 8)

@@ -19,7 +19,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
 from worldclip.model.clip import model_config
 from worldclip.model.config import PRESETS, ModelConfig
-from worldclip.train.budget import count_parameters, memory_bytes, to_lines
+from worldclip.train.budget import count_parameters, memory_bytes, smallest_change, to_lines
 from worldclip.train.config import ScaleConfig, TrainConfig
 from worldclip.train.dual_encoder import DualEncoder
 from worldclip.train.schedule import Schedule, check_batch, learning_rate, plan_schedule, scale
@@ -180,6 +180,29 @@ def test_memory_is_that_of_weights_gradients_moments_and_stored_activations():
     assert memory_h14(distill={"teacher": "t", "students": {"a": student}}) == (2 * state, activations)
 
 
+@pytest.mark.parametrize(
+    ("preset", "batch", "world_size", "keys", "advice"),
+    [
+        ("vit_b32", 32_768, 1, {}, "set train.accum_steps = 128: about 17.7 GiB, 1.33 times"),
+        ("vit_b32", 4_096, 4, {}, "set train.activation_checkpointing = true: about 15.3 GiB, 1.33 times"),
+        (
+            "vit_b32",
+            8_192,
+            1,
+            {"activation_checkpointing": True},
+            "set train.accum_steps = 8: about 15.3 GiB, 1.25 times",
+        ),
+        # 16 pairs in each of 2,048 parts would fit without recomputed blocks
+        ("vit_l14", 32_768, 1, {}, "set train.accum_steps = 256 and train.activation_checkpointing = true: about"),
+        ("vit_h14", 32_768, 1, {}, 'use more devices with train.parallel = "fsdp"'),
+        ("vit_h14", 3_072, 32, {"activation_checkpointing": True}, 'set train.parallel = "fsdp": about'),
+    ],
+)
+def test_a_plan_that_does_not_fit_names_the_change_of_fewest_operations(preset, batch, world_size, keys, advice):
+    config = load_config(TrainConfig, {"model": {"preset": preset}, "precision": "bf16"} | keys)
+    assert smallest_change(config, 901_629, batch, world_size, 0.9 * 24).startswith(advice)
+
+
 def test_device_hours_are_flops_over_the_stated_rate():
     hardware = {"flops_per_s": 1e15, "utilisation": 0.5}
     schedule = Schedule(samples_seen=12_800_000, global_batch_size=4_096, num_steps=3_125, warmup_steps=0)
@@ -195,11 +218,11 @@ def test_device_hours_are_flops_over_the_stated_rate():
 def test_a_dry_run_prints_the_lines_and_writes_nothing(tmp_path, capsys):
     recipe = tmp_path / "r.toml"
     sections = ["[pool]", 'path = "pool"', "[balance]", "tail_fraction = 0.1", "[train.model]", 'preset = "vit_b32"']
-    recipe.write_text("\n".join([*sections, "[train.hardware]", "devices = 4", "memory_gib = 2"]))
+    recipe.write_text("\n".join([*sections, "[train.hardware]", "devices = 4", "memory_gib = 3"]))
     flags = ["--out", str(tmp_path / "run"), "--dry-run"]
     assert main(["run", str(recipe), *flags]) == 0
     output = capsys.readouterr().err
-    assert "device      2.0 GiB: DOES NOT FIT; train.activation_checkpointing" in output
+    assert "device      3.0 GiB: DOES NOT FIT; set train.activation_checkpointing = true: about 2.5 GiB" in output
     assert "GiB per process (4 in all), 64 pairs each" in output
     assert main(["train", str(recipe), *flags, "--set", "train.hardware.memory_gib=9"]) == 0
     output = capsys.readouterr().err

@@ -7,6 +7,9 @@ rough: the tensors of the optimizer and the activations, without what libraries 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
+from dataclasses import replace
 from pathlib import Path
 
 from worldclip.contracts import layout
@@ -27,6 +30,8 @@ BACKWARD = 2  # a backward pass multiplies twice as often as the forward pass: f
 # float32, and a norm's output is cast once for each of the projections that read it.
 BLOCK_BYTES, BLOCK_BYTES_BF16 = 64, 40
 DEVICES_PER_MACHINE = 8  # HSDP shards among them, in a plan for other machines
+CHANGED = ("accum_steps", "activation_checkpointing", "parallel")  # keys that change memory, and no weight
+MIN_TOKENS = 8_192  # of images and texts in a part of a batch, our choice: smaller products leave a GPU idle
 USABLE = 0.9  # share of a device's memory, an assumption; CUDA, NCCL and gaps of the allocator take the rest
 
 
@@ -189,8 +194,8 @@ def to_lines(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
     elif state + activations <= USABLE * memory_gib:
         lines.append(f"device      {memory_gib:,.1f} GiB: fits")
     else:
-        keys = 'train.activation_checkpointing = true, a larger train.accum_steps, train.parallel = "fsdp"'
-        lines.append(f"device      {memory_gib:,.1f} GiB: DOES NOT FIT; {keys} or more devices need less memory")
+        advice = smallest_change(config, vocab_size, batch_size, world_size, USABLE * memory_gib)
+        lines.append(f"device      {memory_gib:,.1f} GiB: DOES NOT FIT; {advice}")
     if flops_per_s is not None:  # unknown for the CPU of this machine: the first steps show the speed
         hours = flops * samples / (flops_per_s * config.hardware.utilisation) / 3600
         lines.append(
@@ -198,3 +203,29 @@ def to_lines(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
             f"{config.hardware.utilisation:.0%} of {flops_per_s / 1e12:,.0f} TFLOP/s"
         )
     return lines
+
+
+def smallest_change(config: TrainConfig, vocab_size: int, batch_size: int, world_size: int, usable_gib: float) -> str:
+    """Return the keys with which a process fits, for the fewest operations: what is recomputed costs forward passes."""
+    pairs, sizes = batch_size // world_size, config.model.architecture()
+    tokens = pairs * ((sizes.image_size // sizes.patch_size) ** 2 + 1 + sizes.context_length)
+    divisors = (parts for parts in range(config.accum_steps, pairs + 1) if pairs % parts == 0)
+    choices = []
+    choosable = itertools.product(divisors, (config.activation_checkpointing, True), (config.parallel, "fsdp"))
+    for parts, recomputed, parallel in choosable:
+        changed = replace(config, accum_steps=parts, activation_checkpointing=recomputed, parallel=parallel)
+        gib = sum(memory_bytes(changed, vocab_size, batch_size, world_size)) / GIB
+        if gib <= usable_gib:  # a network may be slow, so weights are exchanged only where nothing else fits
+            is_last_resort = tokens / parts < MIN_TOKENS, parallel != config.parallel
+            choices.append((*is_last_resort, _passes(changed), parts, gib, changed))
+    if not choices:
+        return 'use more devices with train.parallel = "fsdp", or a smaller model or vocabulary'
+    *_, gib, changed = min(choices, key=lambda choice: choice[:-2])
+    new, old = ({key: json.dumps(getattr(values, key)) for key in CHANGED} for values in (changed, config))
+    keys = " and ".join(f"train.{key} = {value}" for key, value in new.items() if value != old[key])
+    return f"set {keys}: about {gib:,.1f} GiB, {_passes(changed) / _passes(config):.2f} times the operations of a step"
+
+
+def _passes(config: TrainConfig) -> int:
+    """Return the cost of a step in forward passes; parts of a batch, and recomputed blocks, run forward once more."""
+    return 1 + BACKWARD + (config.accum_steps > 1) + bool(config.activation_checkpointing)

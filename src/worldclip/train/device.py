@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# Dense tensor-core rates in FLOP/s from NVIDIA's data sheets: (bfloat16, float32 as torch multiplies by default)
+# Dense tensor-core rates in FLOP/s from NVIDIA's data sheets: (bfloat16 summed in float32, float32 as torch multiplies)
 PEAK_FLOPS = {
     "B200": (2.25e15, 8.0e13),
     "H200": (9.89e14, 6.7e13),
@@ -19,6 +19,8 @@ PEAK_FLOPS = {
     "A100": (3.12e14, 1.95e13),
     "L40S": (3.62e14, 9.16e13),
     "L4": (1.21e14, 3.03e13),
+    "4090": (1.652e14, 8.26e13),
+    "3090": (7.1e13, 3.56e13),
 }
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

@@ -74,7 +74,8 @@ def connected_ranks(device: str) -> Iterator[World]:
         long_waits = dist.new_group(backend="gloo", timeout=LONG_TIMEOUT)
         assert isinstance(long_waits, dist.ProcessGroup)  # a rank outside of the group would get a number
         world = replace(world, long_waits=long_waits)
-        dist.distributed_c10d._set_pg_timeout(STEP_TIMEOUT)  # the ranks have met
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.15
+        set_timeout(STEP_TIMEOUT)  # the ranks have met
     yield world
     barrier(world)
     if world.size > 1:

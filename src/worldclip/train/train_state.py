@@ -196,11 +196,10 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
     scalars = model.scalars()
     if config.parallel == "ddp":
         ddp: Any = torch.nn.parallel.DistributedDataParallel
-        ddp._set_params_and_buffers_to_ignore_for_model(model, _names_in_ddp(model, scalars))
+        buffers = (name for name, _ in model.named_buffers())  # constants, equal on all ranks
+        ddp._set_params_and_buffers_to_ignore_for_model(model, [*_names_in_ddp(model, scalars), *buffers])
         device_ids = [device.index] if device.type == "cuda" else None
-        wrapped: torch.nn.Module = ddp(
-            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        wrapped: torch.nn.Module = ddp(model, device_ids=device_ids, gradient_as_bucket_view=True)
         return wrapped
     if config.parallel == "hsdp":
         mesh = init_device_mesh(device.type, (world.num_machines, world.local_size), mesh_dim_names=("machine", "rank"))
