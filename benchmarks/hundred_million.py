@@ -194,8 +194,10 @@ def part_of(path: Path) -> str:
     stage, part, *_ = path.parts
     if stage == "curate":
         is_list = path.suffix == ".parquet" and not part.startswith(".")
+        if part == "dropped":
+            return "curate, dropped"
         return "curate, lists" if is_list else "curate, keys" if part.startswith("keys") else "curate, the rest"
-    return f"{stage}/{part}" if stage == "match" and part in ("texts", "counts") else f"{stage}, the rest"
+    return f"{stage}/{part}" if stage == "match" and part in ("texts", "dropped", "counts") else f"{stage}, the rest"
 
 
 def digest_of(run_dir: Path) -> str:

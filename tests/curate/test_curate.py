@@ -1,6 +1,8 @@
 """match, balance and curate against plain Python: decisions, caps, weights of places, online curation."""
 
 import random
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,8 @@ def test_match_balance_curate_agree_with_plain_python(pool_folder, run, tmp_path
     assert 0 < total["pairs_out"] < total["pairs_in"]
     assert total["sampled_out"] > 0
     assert (total["not_valid"] > 0) is has_lists
+    gone = {key for key in keys_of(SHARDS) if has_lists and (key not in lists["valid"] or key in lists["denied"])}
+    check_dropped(run, reports["curate"], gone, recipe.curate.seed)
 
 
 def check_report(report: dict, expected: dict) -> None:
@@ -79,6 +83,56 @@ def check_report(report: dict, expected: dict) -> None:
         for column, value in row.items():
             assert value == pytest.approx(expected[lang].get(column, 0), abs=1e-9), (lang, column)
     assert set(report["languages"]) == {lang for lang, row in expected.items() if row["pairs_in"]}
+
+
+SAMPLED = re.compile(r"coin (\S+) >= (\S+); entries (\d+), least frequent (\d+)")
+
+
+def check_dropped(run: Path, report: dict, gone: set[str], seed: int = 0) -> None:
+    """The rows of dropped/ add up to the report, their details say what was decided, and no excluded key is named."""
+    counts = {name: np.load(layout.entry_counts(run, name)) for name in LISTS}
+    numbers: Counter = Counter()
+    for name in layout.matched_shards(run):
+        kept = {(key, text_idx) for key, text_idx, *_ in read_kept(run, name)}
+        table = artifacts.read_table(layout.match_texts(run, name), schemas.MATCH_TEXTS)
+        matched = {(row["key"], row["text_idx"]): row for row in table.to_pylist()}
+        for row in artifacts.read_table(layout.dropped(run, name), schemas.DROPPED).to_pylist():
+            numbers[row["lang"], row["reason"]] += 1
+            pair, reason, detail = (row["key"], row["text_idx"]), row["reason"], row["detail"]
+            assert row["key"] not in gone
+            assert row["key"] is not None or gone
+            assert reason == "duplicate" or pair not in kept
+            if reason == "sampled_out":
+                toss, prob, num_entries, least = map(float, SAMPLED.fullmatch(detail).groups())
+                assert toss == pytest.approx(coin.uniform(*pair, seed, 0), abs=5e-5)
+                assert toss >= prob - 1e-4
+                ids = matched[pair]["entry_ids"]
+                assert (num_entries, least) == (len(ids), counts[matched[pair]["entries_lang"]][ids].min())
+            elif reason in ("no_language", "no_match"):
+                assert re.fullmatch(r"\w+ [01](\.\d+)?", detail)
+            else:
+                assert (detail is not None) == (reason == "bad_pair")
+    reasons = [reason.label for reason in Reason if reason != Reason.KEPT]
+    rows = report["languages"].items()
+    assert numbers == {(lang, reason): row[reason] for lang, row in rows for reason in reasons if row[reason]}
+
+
+def test_the_list_of_why_is_left_out_and_written_anew_by_curate_alone(pool_folder, run):
+    recipe, without = (make_recipe(pool_folder, curate={"write_dropped": value}) for value in (True, False))
+    run_stages(recipe, run)
+    before, kept = contents(run / "curate/dropped"), contents(run / "curate", ["manifest.json", "DATA_CARD.md"])
+    digest = artifacts.require_manifest(run, "curate")["list"]
+    assert "curate.write_dropped was True, is False" in why_run("curate", without, run)
+    assert [why_run(stage, without, run) for stage in ("pool", "match", "balance")] == [None] * 3
+    run_stages(without, run, stages="curate")
+    assert not (run / "curate/dropped").exists()
+    assert artifacts.require_manifest(run, "curate")["list"] == digest, "training goes on"
+    run_stages(recipe, run, stages="curate")
+    assert contents(run / "curate/dropped") == before != {}
+    assert contents(run / "curate", ["manifest.json", "DATA_CARD.md"]) == kept
+    (run / "match/dropped").rename(run / "match/gone")
+    with pytest.raises(UserError, match=r"is of an older worldclip; run: .* --from match"):
+        run_stages(recipe, run, stages="curate")
 
 
 ADVERSARIAL = [
@@ -102,6 +156,7 @@ def test_reasons_add_up_on_adversarial_shards(tmp_path, policy):
     run = make_run(tmp_path, shards, curate=curating)
     expected = plain_run(shards, make_recipe(tmp_path / "pool", curate=curating))
     check_report(artifacts.read_json(run / "curate" / "report.json"), expected.report)
+    check_dropped(run, artifacts.read_json(run / "curate" / "report.json"), set())
     assert [read_kept(run, name) for name in shards] == [expected.kept[name] for name in shards]
 
 

@@ -155,8 +155,12 @@ def test_files_that_would_mix_with_others_are_refused(pool_folder, tmp_path, run
         run_stages(recipe, tmp_path / "pool/run")
     with pytest.raises(UserError, match=r"list of the shard tars/0\.tar stands as well; rename the pool's folder"):
         run_stages(recipe, run)
+    write_pool(tmp_path / "other", {"dropped/0.tar": [("a", [TEXT])]})
+    with pytest.raises(UserError, match=r"shard dropped/0\.tar stands .* or set curate\.write_dropped = false"):
+        run_stages(make_recipe(tmp_path / "other"), tmp_path / "other_run")
     report = run_stages(make_recipe(tmp_path / "pool", curate={"max_pairs": 3}, **KEEP_ALL), run)["curate"]
-    lists = [path for path in (run / "curate").rglob("*.tar.parquet") if ".work" not in path.parts]
+    hidden = {".work", "dropped"}
+    lists = [path for path in (run / "curate").rglob("*.tar.parquet") if hidden.isdisjoint(path.parts)]
     assert sum(pq.read_metadata(path).num_rows for path in lists) == report["total"]["pairs_out"] > 0
     assert len(lists) == 3
 
@@ -188,7 +192,15 @@ def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path, run):
 
 
 SMALL = make_shards(seed=21, num_shards=3, num_samples=12)
-ALLOWED = ("match/texts/", "match/done/", "match/report.json", "match/accounting.json", "pool/index/", "metadata/")
+ALLOWED = (
+    "match/texts/",
+    "match/dropped/",
+    "match/done/",
+    "match/report.json",
+    "match/accounting.json",
+    "pool/index/",
+    "metadata/",
+)
 
 
 def searchable(path: Path) -> bytes:

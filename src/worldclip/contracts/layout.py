@@ -53,6 +53,8 @@ matched_texts = _path("match/texts")  # folder of all of them
 match_texts = _path_of("match/texts/{}.parquet")  # matched texts of a shard
 all_match_counts = _path("match/counts")  # folder of them
 match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
+all_match_dropped = _path("match/dropped")  # folder of them
+match_dropped = _path_of("match/dropped/{}.parquet")  # texts of a shard without a match, with the reasons
 sorted_lists = _path("match/keys")  # folder of long lists of keys, sorted, by the digest of the list
 match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
 
@@ -61,6 +63,8 @@ entry_probs = _path_of("balance/{}.npy")  # probabilities of a list's entries, f
 entry_counts = _path_of("balance/counts/{}.npy")  # matches of a list's entries over the whole pool, uint64
 
 curated = _path_of("curate/{}.parquet")  # kept pairs of a shard
+all_dropped = _path("curate/dropped")  # folder of them
+dropped = _path_of("curate/dropped/{}.parquet")  # all other pairs of a shard, with the reasons
 all_curated_counts = _path("curate/.work/counts")  # folder of them
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
 curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists

@@ -21,11 +21,25 @@ MATCH_TEXTS = table_schema(
     entries_lang=_CATEGORY,
     entry_ids=pa.large_list(pa.int32()),
 )
+_DROPPED = {"key": pa.string(), "text_idx": pa.int32(), "lang": _CATEGORY, "reason": _CATEGORY, "detail": pa.string()}
+MATCH_DROPPED = table_schema("match_dropped", **_DROPPED, is_of_key=pa.bool_())
+"""The texts of a shard without a match, in the pool's order.
+
+reason: a name of contracts.reasons.  detail: the error of a bad pair; LID label and probability of what has no language
+or no match.  is_of_key: no text of the key has a match, and under text_policy one the key counts by this text.
+"""
 MATCH_COUNTS = table_schema("match_counts", entries_lang=_CATEGORY, entry_id=pa.int32(), count=pa.uint64())
 IMAGE_PLACES = table_schema("image_places", key=pa.string(), file=_CATEGORY, offset=pa.int64(), size=pa.int64())
 CURATED = table_schema(
     "curated", key=pa.string(), text_idx=pa.int32(), text=pa.string(), lang=_CATEGORY, keep_prob=pa.float64()
 )
+DROPPED = table_schema("dropped", **_DROPPED)
+"""The pairs of a shard that are not kept, as curate's report counts them; those that match settled come first.
+
+Under text_policy all a row is a text.  Under one it is a key, by its drawn text, else by the one that came furthest:
+texts that were not drawn are no dropped pairs.  key: null if the lists of keys exclude it, which go no further than
+match.  detail: as in MATCH_DROPPED; of what is sampled out the coin, the probability, and the counts of its entries.
+"""
 EMBEDDED_TEXTS = table_schema("embedded_texts", key=pa.string(), text_idx=pa.int32(), text=pa.large_string())
 
 IMAGE_HASHES = table_schema(

@@ -29,19 +29,17 @@ def count_reasons(
     Under `one` a key counts under the language of its drawn text, else of its first matched text, and its expected
     pairs are the mean keep_prob of its drawable texts, weighted as they are drawn.
     """
-    reason = decision.reason_T(candidates)
+    reason = decision.reason_T(candidates, text_policy)
     if text_policy == "all":
         expected = np.where(candidates.drawable_T, keep_prob, 0.0)
         return _count_by_language(candidates.lang_T, reason, expected, candidates.lang_names)
-    drawn = decision.drawn_K
-    row = np.where(drawn >= 0, drawn, candidates.starts_K1[:-1])
-    num_keys = len(drawn)
+    rows = decision.decided_rows(candidates, text_policy)
+    num_keys = len(rows)
     key_of_text = candidates.per_text(np.arange(num_keys))
     weight_K = np.bincount(key_of_text, candidates.draw_weight_T, num_keys)
     weighted_K = np.bincount(key_of_text, keep_prob * candidates.draw_weight_T, num_keys)
     expected_K = np.divide(weighted_K, weight_K, out=np.zeros(num_keys), where=weight_K > 0)
-    # A key without a drawn text has no drawable text, so each of its texts is not valid or excluded, and so is it.
-    return _count_by_language(candidates.lang_T[row], reason[row], expected_K, candidates.lang_names)
+    return _count_by_language(candidates.lang_T[rows], reason[rows], expected_K, candidates.lang_names)
 
 
 def _count_by_language(

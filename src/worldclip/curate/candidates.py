@@ -68,11 +68,24 @@ class Decision:
     kept_T: np.ndarray
     drawn_K: np.ndarray  # row of each key's drawn text under text_policy one; -1 where none is drawable, and under all
 
-    def reason_T(self, candidates: Candidates) -> np.ndarray:
-        """Return (T,) int8 codes of reasons; under text_policy one they hold for drawn and undrawable texts."""
+    def reason_T(self, candidates: Candidates, text_policy: str) -> np.ndarray:
+        """Return (T,) int8 codes of reasons; -1 for a text that was not drawn, on which nothing was decided."""
         conditions = [~candidates.is_valid_T, candidates.is_excluded_T, self.kept_T]
         reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
-        return np.select(conditions, reasons, Reason.SAMPLED_OUT).astype(np.int8)
+        undecided = -1 if text_policy == "one" else Reason.SAMPLED_OUT
+        reason = np.select(conditions, reasons, undecided).astype(np.int8)
+        drawn = self.drawn_K[self.drawn_K >= 0]
+        reason[drawn[~self.kept_T[drawn]]] = Reason.SAMPLED_OUT
+        return reason
+
+    def decided_rows(self, candidates: Candidates, text_policy: str) -> np.ndarray:
+        """Return the rows that reports count: all texts; under `one` each key's drawn text, else its first one.
+
+        A key without a drawn text has no drawable text, so each of its texts is not valid or excluded, and so is it.
+        """
+        if text_policy == "all":
+            return np.arange(len(candidates.text_idx_T))
+        return np.where(self.drawn_K >= 0, self.drawn_K, candidates.starts_K1[:-1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

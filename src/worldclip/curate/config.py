@@ -39,6 +39,9 @@ class CurateConfig(Config):
     write_keys: Annotated[bool, Decides("curate.files")] = True
     """Also write RUN/curate/keys.npy, DataComp's subset file, if all kept keys are 128-bit hex."""
 
+    write_dropped: Annotated[bool, Decides("curate.files")] = True
+    """Also write RUN/curate/dropped/<shard>.parquet: every pair that is not kept, with its reason."""
+
     def own_problems(self) -> Problems:
         """Yield languages that are both included and excluded."""
         both = sorted(set(self.include) & set(self.exclude))

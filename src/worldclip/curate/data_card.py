@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,13 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_readme(path: Path, data_files: str, card: str, digest: str) -> None:
+def write_readme(path: Path, data_files: Sequence[str], card: str, digest: str) -> None:
     """Write a README.md by which `datasets.load_dataset` reads only these files of its folder.
 
     card: its path.  digest: of curate's manifest.
     """
-    lines = ["---", "configs:", f"- config_name: {config_name(digest)}", f'  data_files: "{data_files}"', "---"]
+    patterns = [f"  - {json.dumps(pattern)}" for pattern in data_files]
+    lines = ["---", "configs:", f"- config_name: {config_name(digest)}", "  data_files:", *patterns, "---"]
     artifacts.write_text(path, "\n".join([*lines, f"What these files hold: [{card}]({card}).", ""]))
 
 

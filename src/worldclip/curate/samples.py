@@ -40,11 +40,7 @@ def sample_shard(
     entry_probs: EntryProbs,
 ) -> dict[str, list[Json]]:
     """Return {column of the reason: up to NUM_SHOWN examples} of a shard.  table: its RUN/match/texts."""
-    reason = decision.reason_T(candidates)
-    if config.text_policy == "one":
-        is_drawn = np.zeros(len(reason), np.bool_)
-        is_drawn[decision.drawn_K[decision.drawn_K >= 0]] = True
-        reason[(reason == Reason.SAMPLED_OUT) & ~is_drawn] = -1  # nothing was decided on these texts
+    reason = decision.reason_T(candidates, config.text_policy)
     coins = candidates.coins_T(config.seed)
     keys_T = one_array(table.column("key"))
     code, list_names = codes_of(table.column("entries_lang"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from worldclip.curate.accounting import LanguageCounts, account_for_all, add_cou
 from worldclip.curate.candidates import CurateWork, decide_on
 from worldclip.curate.caps import find_factors, read_factors
 from worldclip.curate.config import CurateConfig
+from worldclip.curate.dropped import write_dropped
 from worldclip.curate.samples import merge_samples, sample_shard
 from worldclip.curate.subset_file import write_keys
 from worldclip.language.config import LanguagesConfig
@@ -39,7 +41,7 @@ CURVE_POINTS = 60
 
 
 def curate(run: Run) -> None:
-    """Decide on every matched text: RUN/curate/<shard>.parquet of kept pairs, keys.npy, DATA_CARD.md."""
+    """Decide on every matched text: RUN/curate/<shard>.parquet of kept pairs, dropped/, keys.npy, DATA_CARD.md."""
     run.stage("curate", inputs=_inputs, work=_curate, check=_check, work_on_part=_curate_part)
 
 
@@ -117,21 +119,22 @@ def _curate(run: Run, job: Job) -> Result:
         from worldclip.curate.write_tars import write_tars
 
         report["tars"] = write_tars(run, shards, config.samples_per_tar, list_digest)
-        write_readme(layout.tars_readme(run.dir), "*.tar", "../DATA_CARD.md", job.digest)
+        write_readme(layout.tars_readme(run.dir), ["*.tar"], "../DATA_CARD.md", job.digest)
     if config.write == "parquet":
         from worldclip.curate.write_parquet import write_parquet
 
         report["parquet"] = write_parquet(run.dir, run.section(PoolConfig), shards, run.executor, list_digest)
-        write_readme(layout.tables_readme(run.dir), "**/*.parquet", "../DATA_CARD.md", job.digest)
+        write_readme(layout.tables_readme(run.dir), ["**/*.parquet"], "../DATA_CARD.md", job.digest)
         say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
-    # Under "parquet" the folder also holds tables, parquet/<shard>; the list of a.parquet is a.parquet.parquet.
-    lists = "**/*.parquet.parquet" if config.write == "parquet" else "**/*.parquet"
+    tops = sorted({Path(shard.name).parent.parts[:1] for shard in shards})  # not those of dropped/ and parquet/
+    lists = [f"{glob.escape(top[0])}/**/*.parquet" if top else "*.parquet" for top in tops]
     write_readme(layout.curate_readme(run.dir), lists, "DATA_CARD.md", job.digest)
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
         outputs=[layout.kept_keys(run.dir), *_outputs(run.dir, config, shards)],
+        manifest={"list": list_digest},  # of the kept pairs, which further files do not change
     )
 
 
@@ -160,7 +163,7 @@ def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Seque
         shards,
         label="curate",
         done_dir=layout.done_dir(folder),
-        key={**key, "factors": dict(work.factors)},
+        key={**key, "factors": dict(work.factors), "write_dropped": work.config.write_dropped},
     )
     return work, reports
 
@@ -176,6 +179,8 @@ def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> li
         *files_per_shard(layout.stage_dir(run_dir, "curate"), names, ".parquet"),
         *files_per_shard(layout.all_curated_counts(run_dir), names, ".parquet"),
     ]
+    if config.write_dropped:
+        outputs += files_per_shard(layout.all_dropped(run_dir), names, ".parquet")
     if config.max_pairs is not None:
         outputs += files_per_shard(layout.done_dir(hidden / "caps"), names, ".json")
     if config.write == "tars":
@@ -226,12 +231,17 @@ def _check(run: Run, job: Job) -> None:
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
             "tars that were downloaded from it"
         )
-    clash = next((shard.name for shard in shards if Path(shard.name).parts[0] == config.write), None)
-    if clash:
-        problems.append(
-            f"curate.write = {config.write!r} writes RUN/curate/{config.write}, where the list of the shard {clash} "
-            f'stands as well; rename the pool\'s folder {config.write}, or set "list"'
-        )
+    folders = {config.write: 'write = "list"', "dropped": "write_dropped = false"}
+    written = [*([] if config.write == "list" else [config.write]), *(["dropped"] if config.write_dropped else [])]
+    for name in layout.matched_shards(run.dir):
+        if (folder := Path(name).parts[0]) in written:
+            written.remove(folder)
+            problems.append(
+                f"RUN/curate/{folder} is written, where the list of the shard {name} stands as well; rename the pool's "
+                f"folder {folder}, or set curate.{folders[folder]}"
+            )
+    if config.write_dropped and not layout.all_match_dropped(run.dir).is_dir():
+        problems.append(f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match")
     other = next((shard.name for shard in shards if not shard.name.endswith(".parquet")), None)
     if config.write == "parquet" and other:
         problems.append(f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars')
@@ -240,12 +250,14 @@ def _check(run: Run, job: Job) -> None:
 
 
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
-    """Write the pairs of a shard that are kept in epoch 0 and how often they hold each entry; count the others."""
+    """Write the pairs of a shard that are kept in epoch 0, how often they hold each entry, and why others are not."""
     table, candidates, keep_prob = work.read(shard.name, with_texts=True)
     decision = decide_on(candidates, keep_prob, work.config)
     curated = table.append_column("keep_prob", pa.array(keep_prob)).filter(pa.array(decision.kept_T))
     artifacts.write_table(layout.curated(work.run_dir, shard.name), curated, schemas.CURATED)
     artifacts.write_table(layout.curated_counts(work.run_dir, shard.name), count_entries(curated), schemas.MATCH_COUNTS)
+    if work.config.write_dropped:
+        write_dropped(shard.name, table, candidates, keep_prob, decision, work)
     return {
         "pairs": table.num_rows,
         "languages": count_reasons(candidates, keep_prob, decision, work.config.text_policy),

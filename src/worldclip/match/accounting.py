@@ -10,15 +10,19 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from worldclip.contracts.reasons import MATCHED, REASONS, Reason
 from worldclip.contracts.records import BadText, MatchAccounting, ReasonCounts, UnmatchedSample
 from worldclip.core import coin
+from worldclip.core.arrow import names_of
 from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Report, Shard
+from worldclip.core.redact import redact
 from worldclip.language import identify
 from worldclip.match.texts import Matched
 from worldclip.pool import PoolTexts
+from worldclip.pool.texts import replace_where
 
 SAMPLED = (Reason.NO_LANGUAGE, Reason.NO_MATCH)  # reasons with examples in the report
 UNDETERMINED = "und"  # the language of a text without one (BCP 47)
@@ -56,20 +60,50 @@ def count_reasons(reason: np.ndarray, lang: np.ndarray, text_idx: np.ndarray, la
     key counts as one more key.
     """
     lang = np.where(reason >= Reason.NO_MATCH, lang, -1)
+    rows = rows_of_keys(reason, text_idx)
+    without_match = rows[reason[rows] != Reason.KEPT]
+    return {
+        "pairs": len(reason),
+        "num_keys": len(rows),
+        "num_matched_texts": int(np.count_nonzero(reason == Reason.KEPT)),
+        "num_matched_keys": len(rows) - len(without_match),
+        "texts": _count_by_language(lang, reason, languages),
+        "keys": _count_by_language(lang[without_match], reason[without_match], languages),
+    }
+
+
+def rows_of_keys(reason: np.ndarray, text_idx: np.ndarray) -> np.ndarray:
+    """Return (num_keys,) int64: the row of each key's first text with the latest reason that a text of it reached."""
     starts = np.flatnonzero(text_idx == 0)
     latest = np.maximum.reduceat(reason, starts) if len(starts) else reason[:0]
     key_of_text = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(reason))))
     at_latest = np.flatnonzero(reason == latest[key_of_text])
-    first = at_latest[np.unique(key_of_text[at_latest], return_index=True)[1]]
-    has_no_match = latest != Reason.KEPT
-    return {
-        "pairs": len(reason),
-        "num_keys": len(starts),
-        "num_matched_texts": int(np.count_nonzero(reason == Reason.KEPT)),
-        "num_matched_keys": int(np.count_nonzero(~has_no_match)),
-        "texts": _count_by_language(lang, reason, languages),
-        "keys": _count_by_language(lang[first][has_no_match], latest[has_no_match], languages),
-    }
+    return at_latest[np.diff(key_of_text[at_latest], prepend=-1) != 0]
+
+
+def dropped_texts(pool_texts: PoolTexts, matched: Matched, languages: Sequence[str]) -> pa.Table:
+    """Return the rows of RUN/match/dropped: the texts without a match, in the pool's order."""
+    rows = np.flatnonzero(matched.reason != Reason.KEPT)
+    reason = matched.reason[rows]
+    has_label = reason >= Reason.NO_LANGUAGE
+    labelled = rows[has_label]
+    prob = pa.array(matched.lang_prob[labelled].round(2)).cast(pa.string())
+    labels = pc.binary_join_element_wise(pa.array(matched.labels[labelled], pa.string()), prob, " ")
+    problems = [redact(pool_texts.details[row]) for row in rows[reason == Reason.BAD_PAIR].tolist()]
+    detail = pc.replace_with_mask(pa.nulls(len(rows), pa.string()), pa.array(has_label), labels)
+    is_of_key = np.zeros(len(matched.reason), np.bool_)
+    is_of_key[rows_of_keys(matched.reason, pool_texts.text_idx.to_numpy())] = True
+    in_pool = pa.array(rows)
+    return pa.table(
+        {
+            "key": pool_texts.key.take(in_pool),
+            "text_idx": pool_texts.text_idx.take(in_pool),
+            "lang": names_of(matched.lang[rows] + 1, (UNDETERMINED, *languages)),
+            "reason": names_of(reason, [reason.label for reason in REASONS]),
+            "detail": replace_where(detail, reason == Reason.BAD_PAIR, problems),
+            "is_of_key": is_of_key[rows],
+        }
+    )
 
 
 def _count_by_language(lang: np.ndarray, reason: np.ndarray, languages: Sequence[str]) -> ReasonCounts:

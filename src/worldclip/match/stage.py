@@ -34,7 +34,7 @@ from worldclip.language import identify as lid
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, not_of_the_run, scheme_of
-from worldclip.match.accounting import NUM_SAMPLES, accounting_of, report_texts, sum_reports
+from worldclip.match.accounting import NUM_SAMPLES, accounting_of, dropped_texts, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
@@ -221,7 +221,7 @@ def _config_of_texts(run: Run, work: MatchWork) -> Record:
 
 def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[str]:
     names = [shard.name for shard in shards]
-    tables = (layout.matched_texts(run_dir), layout.all_match_counts(run_dir))
+    tables = (layout.matched_texts(run_dir), layout.all_match_dropped(run_dir), layout.all_match_counts(run_dir))
     done_dirs = (_done_dir(run_dir, part) for part in ("texts", "counts"))
     outputs = [path for folder in tables for path in files_per_shard(folder, names, ".parquet")]
     return outputs + [path for folder in done_dirs for path in files_per_shard(folder, names, ".json")]
@@ -234,7 +234,7 @@ def _done_dir(run_dir: Path, part: str) -> Path:
 
 @reads_input
 def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> Report:
-    """Write RUN/match/texts/<shard>.parquet, the texts with a match; return what became of every text.
+    """Write RUN/match/texts/<shard>.parquet and match/dropped, the texts with a match and without; return the report.
 
     counted_by: what decides the counts if all these texts count, which are then written too; None: count_shard does it.
     """
@@ -242,6 +242,8 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
     matched = match_pool_texts(pool_texts, work)
     table = matched_table(pool_texts, matched, work)
     artifacts.write_table(layout.match_texts(work.run_dir, shard.name), table, schemas.MATCH_TEXTS)
+    dropped = dropped_texts(pool_texts, matched, work.rules.languages)
+    artifacts.write_table(layout.match_dropped(work.run_dir, shard.name), dropped, schemas.MATCH_DROPPED)
     if counted_by is not None:
         report = _write_counts(shard, table, work.run_dir)
         mark_done(shard, report, _done_dir(work.run_dir, "counts"), counted_by)

@@ -50,6 +50,13 @@ class PoolTexts:
     details: dict[int, str]
     """Why a text is bad, by row."""
 
+    def take(self, rows: np.ndarray) -> PoolTexts:
+        """Return only these rows."""
+        columns = {name: getattr(self, name).take(pa.array(rows)) for name in ("key", "text_idx", "text")}
+        lang = None if self.lang is None else self.lang.take(pa.array(rows))
+        details = {i: self.details[row] for i, row in enumerate(rows.tolist()) if row in self.details}
+        return PoolTexts(**columns, place=self.place[rows], reason=self.reason[rows], lang=lang, details=details)
+
     @property
     def bad(self) -> list[BadText]:
         """At most NUM_BAD_SAMPLES bad texts, chosen by hash."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from worldclip import pool
 from worldclip.check.removed import why_not_valid
@@ -20,13 +21,14 @@ from worldclip.core.arrow import list_buffers
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
+from worldclip.core.execute.shard_list import read_shards
 from worldclip.core.job import Report, Run
+from worldclip.curate.candidates import Candidates, CurateWork, Decision, decide_on, find_candidates
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.decide import draw_row, draw_weights, keep_prob
 from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
-from worldclip.match.texts import match_pool_texts
+from worldclip.match.texts import Matched, MatchWork, match_pool_texts, matched_table
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.explain_text import NOT_DRAWN, entry_to_text, key_to_text
 
@@ -37,122 +39,114 @@ NEAR_AMONG = 200_000  # entries searched for similar names
 def inspect_key(run: str | Path, key: str) -> Report:
     """Explain what was decided on a key: its texts, their languages, entries, probabilities and coins.
 
-    Reads and matches the key's shard again.  Raises UserError if the pool lacks the key.
+    Reads the key's shard and matches its texts again.  Raises UserError if the pool lacks the key.
 
-    Keys: key, shard, text_policy, is_valid, kept, texts; where they apply not_valid_because, left_out_because (the
-    conditions of pool.where that it does not fulfil) and draw (of text_policy one: coin, among, share of the draws that
-    give this text, text_idx).  Of each text, as far as it got: text_idx, text, place (of pool.texts), reason (a name of
-    contracts.reasons, or not_drawn), problem, lid_label, lang_prob, lang, entries, keep_prob, coin, cap.
+    Keys: key, shard, text_policy, is_valid, kept, texts; where they apply not_valid_because and draw (of text_policy
+    one: coin, among, share of the draws that give this text, text_idx).  Of each text, as far as it got: text_idx,
+    text, place (of pool.texts), reason (a name of contracts.reasons, or not_drawn), problem, lid_label, lang_prob,
+    lang, entries, keep_prob, coin.
     """
     context = open_run(Path(run))
     artifacts.require_manifest(context.dir, "balance")
-    config = context.section(CurateConfig)
-    key_lists = pool.key_lists(context)
     shard = _find_shard(context, key)
-    texts = _explain_texts(context, shard, key)
-    is_valid = bool(keys.is_valid(pa.array([key]), key_lists, shard.name)[0])
+    matching, work = match_work(context), online_work(context)
+    config = work.config
+    pool_texts = pool.read_texts(shard, matching.pool)
+    pool_texts = pool_texts.take(np.flatnonzero(pc.equal(pool_texts.key, key).to_numpy(zero_copy_only=False)))
+    decided = decide_again(shard, pool_texts, matching, work)
+    texts = _explain_texts(context, pool_texts, matching, decided)
+    is_valid = bool(keys.is_valid(pa.array([key]), work.key_lists, shard.name)[0])
     explained: Report = {
         "key": key,
         "shard": shard.name,
         "text_policy": config.text_policy,
         "is_valid": is_valid,
-        "kept": False,
+        "kept": any(text["reason"] == Reason.KEPT.label for text in texts),
         "texts": texts,
     }
     if not is_valid:
-        explained["not_valid_because"] = why_not_valid(key, key_lists, shard.name)
-    pool_config = context.section(PoolConfig)
-    drawable = []
-    for text in texts:
-        if text["reason"] != Reason.KEPT.label:
-            continue
-        if not is_valid:
-            text["reason"] = Reason.NOT_VALID.label
-        elif config.is_excluded(text["lang"]):
-            text["reason"] = Reason.EXCLUDED.label
-        else:
-            drawable.append(text)
-    if config.text_policy == "one" and drawable:
-        draw_coin = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW)
-        weights = np.ones(len(drawable))
-        if pool_config.text_weights:
-            places = np.array([pool_config.texts.index(str(text["place"])) for text in drawable])
-            is_drawable = np.ones(len(drawable), np.bool_)
-            weights = draw_weights(np.array([0, len(drawable)]), is_drawable, places, pool_config.text_weights)
-        row = draw_row(weights, 0, len(drawable), draw_coin)
-        drawn = drawable[row]
+        explained["not_valid_because"] = why_not_valid(key, work.key_lists, shard.name)
+    _, candidates, decision, _, _ = decided
+    weights = candidates.draw_weight_T
+    if config.text_policy == "one" and weights.any():
+        (row,) = decision.drawn_K
         explained["draw"] = {
-            "coin": draw_coin,
-            "among": len(drawable),
+            "coin": coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW),
+            "among": int(np.count_nonzero(weights)),
             "share": float(weights[row] / weights.sum()),
-            "text_idx": drawn["text_idx"],
+            "text_idx": int(candidates.text_idx_T[row]),
         }
-        for text in drawable:
-            text["reason"] = NOT_DRAWN
-        drawable = [drawn]
-    for text in drawable:
-        text["coin"] = coin.uniform(key, text["text_idx"], config.seed, 0)
-        if text["coin"] >= text["keep_prob"]:
-            text["reason"] = Reason.SAMPLED_OUT.label
-        else:
-            text["reason"] = Reason.KEPT.label
-            explained["kept"] = True
     return explained
 
 
-def _find_shard(run: Run, key: str) -> Shard:
-    """Return the shard that holds `key`: by the kept pairs, the image index, the matched texts, else reading the pool.
+Decided = tuple[Matched, Candidates, Decision, np.ndarray, np.ndarray]
 
-    Of several, one that keeps it.  Raises UserError for a key that is in no shard, or that pool.where leaves out.
+
+def decide_again(shard: Shard, pool_texts: pool.PoolTexts, matching: MatchWork, work: CurateWork) -> Decided:
+    """Match texts of a shard, all of each of their keys, and decide on them as the stages did.
+
+    Return the matches, the candidates among the texts, the decision on these, and of all texts the reason ((T,) int8
+    codes, -1 for one that was not drawn) and the keep probability ((T,) float64, NaN without a match).
     """
+    matched = match_pool_texts(pool_texts, matching)
+    table = matched_table(pool_texts, matched, matching)
+    candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.text_weights)
+    probs = work.keep_probs(table, candidates)
+    decision = decide_on(candidates, probs, work.config)
+    reason, keep_prob = matched.reason.copy(), np.full(len(matched.reason), np.nan)
+    has_match = matched.reason == Reason.KEPT
+    reason[has_match] = decision.reason_T(candidates, work.config.text_policy)
+    keep_prob[has_match] = probs
+    return matched, candidates, decision, reason, keep_prob
+
+
+def _find_shard(run: Run, key: str) -> Shard:
+    """Return the shard that holds `key`, by the kept pairs, the dropped ones, and the texts with and without a match.
+
+    Of several, the first that keeps it.  The other files of the pool are not opened.  Raises UserError for a key that
+    is in no shard, or that pool.where leaves out, and for a shard that changed since.
+    """
+    names = layout.matched_shards(run.dir)
+    others = (layout.all_dropped, layout.matched_texts, layout.all_match_dropped)
+    for folder in (layout.stage_dir(run.dir, "curate"), *(path(run.dir) for path in others)):
+        files = {os.path.abspath(folder / f"{name}.parquet"): name for name in names}
+        present = [path for path in files if os.path.exists(path)]
+        rows = ds.dataset(present).to_table(["__filename"], filter=pc.field("key") == key) if present else ()
+        if len(rows):
+            name = files[min(rows["__filename"].to_pylist())]
+            number = read_shards(layout.pool_shards(run.dir)).names().index(name)
+            return pool.indexed_shards(run, slice(number, number + 1))[0]
     config = run.section(PoolConfig)
-    shards = pool.shards(run)
-    written = (layout.stage_dir(run.dir, "curate"), layout.pool_indexes(run.dir), layout.matched_texts(run.dir))
-    for folder in written:
-        for shard in shards:
-            path = folder / f"{shard.name}.parquet"
-            if path.exists() and _contains(pq.read_table(path, columns=["key"]).column("key"), key):
-                return shard
-    for shard in shards:
-        if _contains(pool.read_texts(shard, config).key, key):
-            return shard
-    first_keys = pool.read_keys(shards[0], config)[0]
+    first_keys = pool.read_keys(pool.shards(run, slice(1))[0], config)[0]
     example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
     raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
 
 
-def _contains(column: pa.Array | pa.ChunkedArray, key: str) -> bool:
-    return bool(pc.any(pc.equal(column, key)).as_py())
-
-
-def _explain_texts(run: Run, shard: Shard, key: str) -> list[Report]:
-    """Match the texts of one key again; those with a match have reason `kept`, for curate to settle."""
-    work = match_work(run)
-    deciding = online_work(run)
-    pool_texts = pool.read_texts(shard, work.pool)
-    matched = match_pool_texts(pool_texts, work)
+def _explain_texts(run: Run, pool_texts: pool.PoolTexts, work: MatchWork, decided: Decided) -> list[Report]:
+    """Return a row for each text of a key, with what is known of it as far as it got."""
+    matched, _, _, reason, keep_prob = decided
     texts = []
-    for row in np.flatnonzero(pc.equal(pool_texts.key, key).to_numpy(zero_copy_only=False)):
-        reason = REASONS[matched.reason[row]]
+    for row, code in enumerate(reason.tolist()):
         text: Report = {
             "text_idx": pool_texts.text_idx[row].as_py(),
             "text": pool_texts.text[row].as_py(),
             "place": work.pool.texts[pool_texts.place[row]] if work.pool.texts else None,
-            "reason": reason.label,
+            "reason": NOT_DRAWN if code < 0 else REASONS[code].label,
         }
-        if reason == Reason.BAD_PAIR:
-            text["problem"] = pool_texts.details[int(row)]
-        if reason >= Reason.NO_LANGUAGE:
+        if code == Reason.BAD_PAIR:
+            text["problem"] = pool_texts.details[row]
+        if matched.reason[row] >= Reason.NO_LANGUAGE:
             text["lid_label"] = str(matched.labels[row])
             text["lang_prob"] = float(matched.lang_prob[row])
-        if reason >= Reason.NO_MATCH:
+        if matched.reason[row] >= Reason.NO_MATCH:
             text["lang"] = work.rules.languages[matched.lang[row]]
-        if reason == Reason.KEPT:
-            list_name = work.match.entry_lists.list_of(text["lang"])
+        if matched.reason[row] == Reason.KEPT:
             ids = matched.entry_ids[matched.offsets[row] : matched.offsets[row + 1]]
-            text["entries"] = _describe_entries(run.dir, list_name, ids)
-            prob = float(keep_prob(ids, [0, len(ids)], deciding.entry_probs(list_name))[0])
-            text["keep_prob"] = prob * deciding.factors.get(text["lang"], 1.0)
+            text["entries"] = _describe_entries(run.dir, work.match.entry_lists.list_of(text["lang"]), ids)
+            text["keep_prob"] = float(keep_prob[row])
+        if code in (Reason.SAMPLED_OUT, Reason.KEPT):
+            seed = run.section(CurateConfig).seed
+            text["coin"] = coin.uniform(pool_texts.key[row].as_py(), text["text_idx"], seed, 0)
         texts.append(text)
     return texts
 

@@ -133,11 +133,11 @@ def streams_of(run: Run) -> int:
 
 
 def _inputs(run: Run) -> Report:
-    """Return the digests of pool and curate, and fingerprints of the tokenizer's folder and of train.pool's tars."""
-    config = run.section(TrainConfig)
+    """Return digests of the pool and the kept pairs, fingerprints of the tokenizer's folder and train.pool's tars."""
+    config, digest = run.section(TrainConfig), require_current(run)
     inputs: Report = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
-        "curate": require_current(run),
+        "curate": artifacts.require_manifest(run.dir, "curate").get("list", digest),
     }
     path = config.tokenizer.path
     if path is not None and Path(path).is_dir():

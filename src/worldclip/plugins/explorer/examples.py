@@ -14,7 +14,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.core import coin
 from worldclip.core.arrow import codes_of, list_buffers, one_array
-from worldclip.curate.candidates import Candidates, CurateWork, Decision, decide_on
+from worldclip.curate.candidates import CurateWork, decide_on
 
 PER_REASON = 30  # examples per language: kept, sampled out, excluded
 PER_ENTRY = 3  # kept, and as many dropped
@@ -32,7 +32,7 @@ def choose_examples(work: CurateWork, top_entries: Mapping[str, np.ndarray]) -> 
     for shard in layout.matched_shards(work.run_dir):
         table, candidates, keep_prob = work.read(shard, with_texts=True)
         decision = decide_on(candidates, keep_prob, work.config)
-        reason = reasons_of(candidates, decision, work.config.text_policy)
+        reason = decision.reason_T(candidates, work.config.text_policy)
         more = {
             "keep_prob": keep_prob,
             "coin": candidates.coins_T(work.config.seed),
@@ -49,16 +49,6 @@ def choose_examples(work: CurateWork, top_entries: Mapping[str, np.ndarray]) -> 
         )
     assert chosen is not None, "a curated run has a shard"
     return chosen.sort_by("number")
-
-
-def reasons_of(candidates: Candidates, decision: Decision, text_policy: str) -> np.ndarray:
-    """Return (T,) int8 codes of contracts.reasons; -1 for a text that was not drawn, on which nothing was decided."""
-    reason = decision.reason_T(candidates)
-    if text_policy == "one":
-        is_drawn = np.zeros(len(reason), np.bool_)
-        is_drawn[decision.drawn_K[decision.drawn_K >= 0]] = True
-        reason[(reason == Reason.SAMPLED_OUT) & ~is_drawn] = -1
-    return reason
 
 
 def _choose(table: pa.Table, top_entries: Mapping[str, np.ndarray]) -> pa.Table:

@@ -37,7 +37,7 @@ from worldclip.plugins.explorer.lists import (
     source_number,
     write_list,
 )
-from worldclip.plugins.explorer.pairs import read_pairs, unmatched_examples, write_pairs
+from worldclip.plugins.explorer.pairs import dropped_examples, read_pairs, unmatched_examples, write_pairs
 from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.read import read_index, read_member
@@ -210,6 +210,7 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
         num_examples += len(record["examples"])
     if pairs is not None:
         write_pairs(chunks, pairs, pictures)
+        chunks.write("dropped", dropped_examples(run.dir, pairs))
     return num_examples, 0 if pairs is None else len(pairs.by_key)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip import pool
+from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
-from worldclip.core import coin, keys
+from worldclip.core import artifacts, coin, keys
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run
-from worldclip.curate.candidates import CurateWork, decide_on, find_candidates
+from worldclip.curate.candidates import CurateWork
 from worldclip.match.stage import match_work
-from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
+from worldclip.match.texts import MatchWork
 from worldclip.plugins.explorer.chunks import Chunks
-from worldclip.plugins.explorer.examples import MAX_CHARS, reasons_of
+from worldclip.plugins.explorer.examples import MAX_CHARS
+from worldclip.tools.inspect_run import decide_again
 
 MAX_TEXTS = 100_000
 CHUNK_KEYS = 256
-NOT_DRAWN = -1  # the code of no reason: another text of the key was drawn
+NUM_LISTED = 12  # dropped pairs per reason in the list
 LANG, REASON = 4, 5  # positions in a row
 
 
@@ -64,18 +67,7 @@ def _rows_of_shard(
     shard: Shard, work: CurateWork, matching: MatchWork, languages: list[str]
 ) -> Iterator[tuple[str, list[Any]]]:
     pool_texts = pool.read_texts(shard, matching.pool)
-    matched = match_pool_texts(pool_texts, matching)
-    table = matched_table(pool_texts, matched, matching)
-    for name in ("lang", "entries_lang"):  # the artifact's columns
-        table = table.set_column(table.column_names.index(name), name, table.column(name).dictionary_encode())
-    candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.text_weights)
-    probs = work.keep_probs(table, candidates)
-    decision = decide_on(candidates, probs, work.config)
-    rows = np.flatnonzero(matched.reason == Reason.KEPT)
-    reason = matched.reason.copy()
-    reason[rows] = reasons_of(candidates, decision, work.config.text_policy)
-    keep_prob = np.full(len(reason), np.nan)
-    keep_prob[rows] = probs
+    matched, _, _, reason, keep_prob = decide_again(shard, pool_texts, matching, work)
     has_key = pc.is_valid(pool_texts.key).to_numpy(zero_copy_only=False)
     shown = np.flatnonzero(has_key)
     is_valid = keys.is_valid(pool_texts.key.take(pa.array(shown)), work.key_lists, shard.name)
@@ -102,13 +94,30 @@ def unmatched_examples(pairs: Pairs, num_each: int) -> dict[int, list[tuple[str,
     chosen: dict[tuple[int, int], list[tuple[str, list[Any]]]] = defaultdict(list)
     for key, rows in pairs.by_key.items():
         for row in rows:
-            if NOT_DRAWN < row[REASON] <= Reason.NO_MATCH:
+            if 0 <= row[REASON] <= Reason.NO_MATCH:
                 chosen[row[LANG], row[REASON]].append((key, row))
     by_lang: dict[int, list[tuple[str, list[Any]]]] = defaultdict(list)
     for (lang, _), found in chosen.items():
         order, _ = coin.sample_rows([key for key, _ in found], [row[0] for _, row in found], num_each)
         by_lang[lang] += [found[i] for i in order]
     return by_lang
+
+
+def dropped_examples(run_dir: Path, pairs: Pairs) -> list[list[list[str | None]]]:
+    """Return [key, detail] of up to NUM_LISTED rows of RUN/curate/dropped, if it is there, by code of the reason.
+
+    They are chosen by hash among those that the folder can explain.
+    """
+    paths = [layout.dropped(run_dir, shard) for shard in sorted(set(pairs.shard_of_key.values()))]
+    tables = [artifacts.read_table(path, schemas.DROPPED) for path in paths if path.exists()]
+    dropped = pa.concat_tables([schemas.DROPPED.empty_table(), *tables]).unify_dictionaries()
+    listed = []
+    for reason in Reason:
+        is_listed = pc.and_(pc.equal(dropped["reason"].cast(pa.string()), reason.label), dropped["key"].is_valid())
+        rows = dropped.filter(is_listed)
+        chosen, _ = coin.sample_rows(rows["key"], rows["text_idx"].to_numpy(), NUM_LISTED)
+        listed.append([[row["key"], row["detail"]] for row in rows.take(pa.array(chosen)).to_pylist()])
+    return listed
 
 
 def write_pairs(chunks: Chunks, pairs: Pairs, pictures: dict[tuple[str, str], str]) -> None:

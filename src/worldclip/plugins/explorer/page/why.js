@@ -5,7 +5,30 @@ async function showWhy(place, key = "") {
   const run = chunks.get("run");
   await loadChunk("profile");
   const pairs = await loadChunk("pairs").catch(() => null);
-  place.append(keySection(run, pairs, key), textSection(run));
+  const dropped = await loadChunk("dropped").catch(() => []);
+  const sections = [droppedSection(run, dropped), keySection(run, pairs, key)];
+  place.append(...(key ? sections.reverse() : sections), textSection(run));
+}
+
+// Return each reason with its number of pairs, and keys to click.  dropped: [key, detail] by the code of the reason.
+function droppedSection(run, dropped) {
+  const lead = dropped.some((keys) => keys.length)
+    ? "Choose a key to see its texts and the decision on each."
+    : "Keys are listed here if curate.write_dropped is true and the pool can be read.";
+  const kept = run.reasons.length - 1;
+  const numbers = run.reasons.map((_, code) => run.languages.reduce((sum, row) => sum + row.counts[code], 0));
+  const item = ([key, detail]) =>
+    element("li", {}, link(["why", key], words(key)), " ", element("small", {}, detail || ""));
+  const parts = run.reasons.map(([, , meaning], code) =>
+    code === kept || !numbers[code]
+      ? []
+      : [
+          element("h3", {}, reasonTag(run, code), ` ${count(numbers[code])}: ${meaning}`),
+          element("ul", {}, (dropped[code] || []).map(item)),
+        ],
+  );
+  const title = [element("h2", {}, "What was dropped"), element("p", { class: "lead" }, lead)];
+  return element("section", { class: "dropped" }, title, parts);
 }
 
 function keySection(run, pairs, key) {
@@ -35,16 +58,8 @@ function keySection(run, pairs, key) {
 }
 
 function heldText(pairs) {
-  const all = `${count(pairs.keys)} keys, for example `;
-  const part =
-    pairs.shards < pairs.of_shards
-      ? ` They are those of ${count(pairs.shards)} of ${count(pairs.of_shards)} shards.`
-      : "";
-  return [
-    `This folder holds ${all}`,
-    pairs.firsts.length ? link(["why", pairs.firsts[0]], element("bdi", {}, pairs.firsts[0])) : "none",
-    `.${part}`,
-  ];
+  const part = ` They are those of ${count(pairs.shards)} of ${count(pairs.of_shards)} shards.`;
+  return `This folder holds ${count(pairs.keys)} keys.${pairs.shards < pairs.of_shards ? part : ""}`;
 }
 
 // Return cards of the texts of a key, or the command that finds it.
