@@ -9,14 +9,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from killed import contents
+from plain_recipe import make_recipe, run_stages
 from pools import parquet_of, pool_recipe, run_pool, structs, write_lines, write_table
 from stages import QUIET, context, run_stage, why_run
 from tars import sample, write_tar
+from toy import build_toy_world
 from worldclip import pool
+from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
+from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.settings import deciding
@@ -49,6 +54,23 @@ def test_names_of_several_folders_begin_with_the_folders_name(folder: Path, tmp_
     shutil.copytree(folder, tmp_path / "deep" / "pool")
     with pytest.raises(UserError, match=r"several folders are named pool"):
         pool.list_shards(PoolConfig(path=(str(folder), str(tmp_path / "deep/pool"))))
+
+
+def test_a_pattern_takes_some_files_of_a_folder_and_their_names(folder: Path, tmp_path: Path) -> None:
+    def names(*patterns: str) -> list[str]:
+        return [
+            shard.name for shard in pool.list_shards(PoolConfig(path=tuple(f"{folder}/{item}" for item in patterns)))
+        ]
+
+    write_tar(folder / "00002.tar", sample("2", "two"))
+    assert names("0000[2-9].tar") == names("????2.tar") == ["00002.tar"]
+    assert names("s*") == names("*/*.tar") == ["sub/00000.tar"]
+    config = PoolConfig(path=f"{folder}/s*")
+    assert pool.read_texts(pool.list_shards(config)[0], config).key.to_pylist() == ["sub/000000000"]
+    shutil.copytree(folder, folder.with_name("[other]"))
+    assert names("0*.tar", "../[other]/*2.tar") == ["[other]/00002.tar", "pool/00001.tar", "pool/00002.tar"]
+    with pytest.raises(UserError, match=r"pool\.path = .*9\*\.tar': no \.tar, .* files, nothing in it"):
+        names("9*.tar")
 
 
 def test_problems_of_all_folders_are_reported_together(folder: Path, tmp_path: Path) -> None:
@@ -113,6 +135,7 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
         "images": 2,
         "ignored_members": 0,
         "left_out": 0,
+        "skipped": {},
     }
 
 
@@ -169,6 +192,62 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> 
     path = str(tmp_path / settings.get("path", "pool"))
     with pytest.raises(UserError, match="1 shards without any pair"):
         run_pool(tmp_path / "run", **settings | {"path": path})
+
+
+# --- broken shards ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_off_tar_stops_the_commands_unless_the_recipe_skips_it(tmp_path: Path, capfd) -> None:
+    world = build_toy_world(tmp_path / "world")
+    tar, run = world.pool / "00001.tar", tmp_path / "run"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: len(whole) // 2])
+    words = ["run", str(world.recipe), "--out", str(run), "--until", "curate"]
+    assert main(words) == 1
+    said = capfd.readouterr().err
+    assert "00001.tar: " in said
+    assert 'pool.broken_shards = "skip" goes on without them' in said
+    words += ["--set", "pool.broken_shards=skip"]
+    (tmp_path / "pool.toml").write_text('[pool]\npath = "world/pool"\nkey = "member"\nbroken_shards = "skip"\n')
+    tools = {
+        name: ["pool", name, str(tmp_path / "pool.toml"), "--out", str(tmp_path / name)] for name in ("check", "dedup")
+    }
+    for folder, command in {run: words, **{tmp_path / name: command for name, command in tools.items()}}.items():
+        for _ in range(2):  # a call that finds the work finished says it too
+            assert main(command) == 0
+            said = capfd.readouterr()
+            last = [line for line in (said.err if folder == run else said.out).splitlines() if line][-1]
+            assert last.startswith("skipped broken shards, 1 in all: 00001.tar: "), command
+        job = folder / "pool" if folder == run else folder
+        for name in ("manifest.json", "report.json"):
+            assert list(read_json(job / name)["skipped"]) == ["00001.tar"]
+        assert folder.name == "dedup" or "00001.tar" in (folder / "report.html").read_text(encoding="utf-8")
+    assert layout.matched_shards(run) == ["00000.tar", "00002.tar"]
+    tar.write_bytes(whole)
+    assert main(words) == 0
+    assert "skipped broken" not in capfd.readouterr().err
+    assert layout.matched_shards(run) == ["00000.tar", "00001.tar", "00002.tar"]
+
+
+def test_a_shard_that_only_match_finds_broken_is_left_out_from_there_on(tmp_path: Path) -> None:
+    texts = ["the red cat on the green tree"] * 50
+    for name in ("a", "b"):
+        write_table(tmp_path / f"pool/{name}.parquet", {"uid": [f"{name}{i}" for i in range(50)], "text": texts})
+    path = tmp_path / "pool/b.parquet"
+    content = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
+    content[start : start + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    options = {"pool": {"key": "uid", "texts": ["text"], "broken_shards": "skip"}, "balance": {"tail_fraction": 1.0}}
+    recipe, run_dir = make_recipe(tmp_path / "pool", **options), tmp_path / "run"
+    reports = run_stages(recipe, run_dir)
+    assert [list(reports[stage]["skipped"]) for stage in ("pool", "match")] == [[], ["b.parquet"]]
+    assert reports["curate"]["total"]["pairs_in"] == 50
+    assert [shard.name for shard in pool.indexed_shards(context(recipe, run_dir))] == ["a.parquet"]
+    path.write_bytes((tmp_path / "pool/a.parquet").read_bytes()[:99])
+    (tmp_path / "pool/a.parquet").unlink()
+    with pytest.raises(StageFailed, match=r"b\.parquet"):  # nothing would be left
+        run_stages(recipe, tmp_path / "other")
 
 
 # --- mistakes of the recipe -------------------------------------------------------------------------------------------
@@ -272,6 +351,7 @@ CASES: dict[str, tuple[Settings, Settings]] = {
     "where": ({}, {"where": [["width", ">=", 200]]}),
     "valid_keys": ({"valid_keys": "few.parquet"}, {"valid_keys": "fewer.parquet"}),
     "deny_keys": ({"deny_keys": ["few.parquet"]}, {"deny_keys": ["fewer.parquet"]}),
+    "broken_shards": ({}, {"broken_shards": "skip"}),
 }
 
 

@@ -20,7 +20,7 @@ from worldclip.pool.read import read_member
 from worldclip.report.html import Html, join, tag
 from worldclip.report.images import data_uri, shrink
 from worldclip.report.numbers import count
-from worldclip.report.page import Card, Section, cards, figure, grid, write_page
+from worldclip.report.page import Card, Section, cards, figure, grid, skipped_sections, write_page
 from worldclip.report.table import Column, Table, text_column, to_html
 
 MAX_GROUPS = 24  # groups with pictures, chosen by hash
@@ -51,6 +51,8 @@ class CheckReport(TypedDict):
     radius: int
     largest_distance: int
     """Between a near duplicate and the pair that stays; above the radius through chains."""
+    skipped: dict[str, str]
+    """Broken shards that the check left out, and why."""
 
 
 def write_report(folder: Path, report: CheckReport) -> None:
@@ -66,7 +68,7 @@ def write_report(folder: Path, report: CheckReport) -> None:
     rows = [[rule, number, _share(number, pairs_in)] for rule, number in counts["removed"].items()]
     lead = "Removed pairs by the first rule that applies. removed.parquet lists them, valid_keys.parquet the others."
     summary = Section("Summary", lead, join([cards(figures), to_html(Table(columns, rows))]))
-    sections = [summary, *_groups(folder, report["against"])]
+    sections = [summary, *skipped_sections(report["skipped"]), *_groups(folder, report["against"])]
     write_page(folder / "report.html", "Pool check", "Made with worldclip.", sections)
 
 

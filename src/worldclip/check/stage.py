@@ -19,6 +19,7 @@ from worldclip.check.config import CheckConfig
 from worldclip.check.images import COUNTS, hashes_path, scan_pool_shard
 from worldclip.check.report import CheckReport, write_report
 from worldclip.contracts import layout
+from worldclip.contracts.records import Skipped
 from worldclip.contracts.schemas import REMOVED, VALID_KEYS
 from worldclip.core.artifacts import digest, write_tables
 from worldclip.core.console import say
@@ -30,6 +31,7 @@ from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model import decode
 from worldclip.model.formats.interface import TORCH
+from worldclip.pool.broken import map_pool
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.stage import check_names, check_place
@@ -51,6 +53,7 @@ def check(
     plan = functools.partial(_plan, pool, Path(out), config, executor)
     work = plan()
     record = {"pool": work.pool.identity_of_texts, "check": to_dict(work.config)}
+    record["broken_shards"] = work.pool.broken_shards
     job = Job("check", work.folder, record, lambda: plan().inputs)
     check_source(job, work.pool.place)
     return job.run_once(lambda: _check(plan()))
@@ -133,13 +136,13 @@ def _plan(
     )
 
 
-def _scan_pool(work: _Work) -> dict[str, int]:
-    """Scan the images of all shards; return COUNTS."""
+def _scan_pool(work: _Work) -> tuple[dict[str, int], Skipped]:
+    """Scan the images of all shards; return COUNTS, and the broken shards."""
     model = work.config.embedding_model
     if model is not None:
         hashing.load_model(model)  # one that cannot be loaded is reported before any shard
     scan = functools.partial(scan_pool_shard, pool=work.pool, folder=work.folder / "images", model=model)
-    return _scan(work, "images", scan, work.shards, {"pool": work.pool.identity_of_texts})
+    return _scan(work, work.pool, "images", scan, work.shards, {"pool": work.pool.identity_of_texts})
 
 
 def _scan_sets(work: _Work) -> dict[str, int]:
@@ -148,19 +151,23 @@ def _scan_sets(work: _Work) -> dict[str, int]:
     for name, units in work.units.items():
         part = f"against/{name}"
         scan = work.sets.scan(name, work.folder / part, work.config.embedding_model)
-        num_images[name] = _scan(work, part, scan, units, {})["images"]
+        num_images[name] = _scan(work, PoolConfig(), part, scan, units, {})[0]["images"]
         _remove_stale_rows(work.folder, part, units)
     return num_images
 
 
 def _scan(
-    work: _Work, part: str, scan: Callable[[Shard], Report], shards: Sequence[Shard], key: Record
-) -> dict[str, int]:
-    """Write folder/part/<shard>.parquet of all shards; return COUNTS.  key: what decides it, besides the hash."""
+    work: _Work, pool: PoolConfig, part: str, scan: Callable[[Shard], Report], shards: Sequence[Shard], key: Record
+) -> tuple[dict[str, int], Skipped]:
+    """Write folder/part/<shard>.parquet of all shards; return COUNTS, and the broken shards that `pool` skips.
+
+    key: what decides the files, besides the hash.
+    """
     done_dir = layout.done_dir(work.folder, part)
     key = {**key, "hash": work.hash_kind, "decoder": decode.VERSION}
-    reports = work.executor.map(scan, shards, label=part.partition("/")[0], done_dir=done_dir, key=key)
-    return add_counts(reports, COUNTS)
+    label = part.partition("/")[0]
+    reports, skipped = map_pool(work.executor, pool, scan, shards, label=label, done_dir=done_dir, key=key)
+    return add_counts(reports, COUNTS), skipped
 
 
 def _remove_stale_rows(folder: Path, part: str, shards: Sequence[Shard]) -> None:
@@ -174,8 +181,9 @@ def _remove_stale_rows(folder: Path, part: str, shards: Sequence[Shard]) -> None
 
 
 def _check(work: _Work) -> Result:
-    config, folder, shards = work.config, work.folder, work.shards
-    images = _scan_pool(work)
+    config, folder = work.config, work.folder
+    images, skipped = _scan_pool(work)
+    shards = [shard for shard in work.shards if shard.name not in skipped]
     _remove_stale_rows(folder, "images", shards)
     num_references = _scan_sets(work)
     pairs = decide.Pairs.read(folder / "images", shards)
@@ -195,11 +203,13 @@ def _check(work: _Work) -> Result:
         "against": num_references,
         "keys_in_several_shards": num_repeated_keys,
         "radius": config.radius,
+        "skipped": skipped,
         "largest_distance": int(pairs.distance[pairs.rule == decide.NEAR_DUPLICATE].max(initial=0)),
     }
     write_report(folder, report)
     _say_cautions(work, report)
-    return Result(report=report, counts=report["counts"], manifest={"source": work.pool.place})
+    manifest = {"source": work.pool.place, "skipped": skipped}
+    return Result(report=report, counts=report["counts"], manifest=manifest)
 
 
 def _say_cautions(work: _Work, report: CheckReport) -> None:

@@ -16,6 +16,7 @@ from worldclip.cli import command
 from worldclip.cli.overview import see_also
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
+from worldclip.contracts.records import skipped_shards
 from worldclip.core.artifacts import read_json
 from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
 from worldclip.core.console import note
@@ -111,7 +112,8 @@ def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[di
 
 
 def _ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
-    """Yield how long the call took, what its last stage has, in which folder, and what to do next."""
+    """Yield how long the call took, what its last stage has, in which folder, what to do next, and broken shards."""
+    from worldclip.pool.broken import skipped_lines
     from worldclip.report.numbers import duration
     from worldclip.tools.status import counts_text, stage_status
 
@@ -125,6 +127,7 @@ def _ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
         yield f"next: worldclip embed {run} POOL --out embedded"
     elif not layout.stage_report(run_dir, "curate").exists():
         yield f"next: worldclip run {run}"
+    yield from skipped_lines(skipped_shards(run_dir))
 
 
 def run_stage(

@@ -10,10 +10,23 @@ from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_json
+from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.errors import UserError
 
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
+
+
+# pool
+
+Skipped: TypeAlias = dict[str, str]  # {shard: why it cannot be read}; of pool.broken_shards = "skip"
+
+
+def skipped_shards(run_dir: Path) -> Skipped:
+    """Return the shards that pool left out, and match if it has read the present pool, and why."""
+    pool, match = read_manifest(run_dir / "pool") or {}, read_manifest(run_dir / "match") or {}
+    is_of_pool = match.get("inputs", {}).get("pool") == pool.get("digest")
+    skipped: Skipped = {**pool.get("skipped", {}), **(match.get("skipped", {}) if is_of_pool else {})}
+    return skipped
 
 
 # match

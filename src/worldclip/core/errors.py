@@ -52,10 +52,13 @@ class MissingPackage(ImportError):
 
 
 class StageFailed(RuntimeError):
-    """Some shards of a stage failed; `failures` maps each shard's name to its reason.  Exit code 1."""
+    """Some shards of a stage failed; `failures` maps each shard's name to its reason.  Exit code 1.
 
-    def __init__(self, stage: str, failures: dict[str, str], remedy: str) -> None:
-        self.stage = stage
+    broken: names of those whose file is damaged, or cannot be read and never could (BadShard, not Unreadable).
+    """
+
+    def __init__(self, stage: str, failures: dict[str, str], remedy: str, broken: frozenset[str] = frozenset()) -> None:
+        self.stage, self.remedy, self.broken = stage, remedy, broken
         self.failures = {redact(shard): redact(reason) for shard, reason in failures.items()}
         super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *_lines(self.failures), remedy]))
 

@@ -22,6 +22,7 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
 from worldclip.contracts.reasons import MATCHED, Reason
+from worldclip.contracts.records import Skipped
 from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
@@ -39,6 +40,7 @@ from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.match.texts import match_texts as match_entries
+from worldclip.pool.broken import map_pool
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.stage import check_names
 
@@ -66,7 +68,8 @@ def _inputs(run: Run) -> Record:
 
 def _match(run: Run, job: Job) -> Result:
     shards, work = pool.indexed_shards(run), match_work(run)
-    reports = _match_and_count(run, shards, work)
+    reports, skipped = _match_and_count(run, shards, work)
+    shards = [shard for shard in shards if shard.name not in skipped]
     report = sum_reports(reports)
     _say_what_became(report, work.rules.languages, work.rules.table)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
@@ -74,11 +77,11 @@ def _match(run: Run, job: Job) -> Result:
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
     sorted_lists = [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
     return Result(
-        report=report,
+        report={**report, "skipped": skipped},
         counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
         outputs=[layout.match_accounting(run.dir), *sorted_lists, *_outputs(run.dir, shards)],
         # what balance and curate must know of the metadata
-        manifest={"lists": num_entries, "languages": work.rules.languages},
+        manifest={"lists": num_entries, "languages": work.rules.languages, "skipped": skipped},
     )
 
 
@@ -122,11 +125,11 @@ def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Langua
 
 def _match_part(run: Run, part: slice) -> Sequence[Report]:
     """Match and count only some of the pool's shards; safe in parallel with calls for other shards."""
-    return _match_and_count(run, pool.indexed_shards(run, part), match_work(run))
+    return _match_and_count(run, pool.indexed_shards(run, part), match_work(run))[0]
 
 
-def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
-    """Write texts and counts of each shard; return the reports of the texts."""
+def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> tuple[Sequence[Report], Skipped]:
+    """Write texts and counts of each shard; return the reports of the texts, and the broken shards."""
     matched_by = _config_of_texts(run, work)
     key_lists = pool.key_lists(run)
     keys.sort_lists(key_lists)
@@ -134,14 +137,16 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     work_on_shard = functools.partial(match_shard, work=work, counted_by=None if key_lists else counted_by)
     if shards and not is_compiled(match_texts):
         _compile(work)
-    reports = run.executor.map(
-        work_on_shard, shards, label="match", done_dir=_done_dir(run.dir, "texts"), key=matched_by
+    done_dir = _done_dir(run.dir, "texts")
+    reports, skipped = map_pool(
+        run.executor, work.pool, work_on_shard, shards, label="match", done_dir=done_dir, key=matched_by
     )
+    shards = [shard for shard in shards if shard.name not in skipped]
     count = functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists)
     counts = run.executor.map(count, shards, label="count", done_dir=_done_dir(run.dir, "counts"), key=counted_by)
     if key_lists and run.part is None:
         _say_listed(run, shards, counts, _done_dir(run.dir, "keys"))
-    return reports
+    return reports, skipped
 
 
 def _compile(work: MatchWork) -> None:

@@ -31,6 +31,7 @@ from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Record
 from worldclip.metadata.ngrams import runs
 from worldclip.metadata.ngrams.counter import Counter
+from worldclip.pool.broken import map_pool
 from worldclip.pool.config import PoolConfig
 
 POOL = "pool"
@@ -86,11 +87,10 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
         is_restricted=match.restrict_to_recipe_languages,
         table=section.table,
     )
-    count = functools.partial(
-        count_shard, folder=folder, config=run.section(PoolConfig), rules=rules, codes=frozenset(counted_codes)
-    )
-    run.executor.map(count, shards, label="pool texts", done_dir=layout.done_dir(folder, POOL), key=shard_key)
-    return CountedPool(digest(key), tuple(shard.name for shard in shards))
+    config, done_dir = run.section(PoolConfig), layout.done_dir(folder, POOL)
+    count = functools.partial(count_shard, folder=folder, config=config, rules=rules, codes=frozenset(counted_codes))
+    _, skipped = map_pool(run.executor, config, count, shards, label="pool texts", done_dir=done_dir, key=shard_key)
+    return CountedPool(digest(key), tuple(shard.name for shard in shards if shard.name not in skipped))
 
 
 def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from worldclip.core.registry import ItemOf, Registry
 from worldclip.core.settings import Config, Decides, Place, Problems, deciding
@@ -27,8 +27,9 @@ class PoolConfig(Config):
 
     path: Annotated[str | tuple[str, ...] | None, Decides(), Place()] = None
     """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file.  Its shards are the
-    files of the first format that there is of tar, parquet, jsonl, csv and tsv (the last three also as .gz).  A list
-    joins several; the name of each folder then begins the names of its shards."""
+    files of the first format that there is of tar, parquet, jsonl, csv and tsv (the last three also as .gz), or of a
+    pattern such as images/0000[0-5].tar.  A list joins several; the name of each folder then begins the names of its
+    shards."""
     build: Annotated[str | None, ItemOf(POOL_BUILDERS), Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
@@ -59,6 +60,9 @@ class PoolConfig(Config):
     keys.npy.  Unset: all keys."""
     deny_keys: Annotated[tuple[str, ...], Decides("match.counts", "curate"), Place()] = ()
     """Files of keys to leave out of counts and curation, in the same formats."""
+
+    broken_shards: Annotated[Literal["stop", "skip"], Decides("pool.shards")] = "stop"
+    """stop: a damaged file ends the stage after all others are read; skip: go on without it and list it."""
 
     @property
     def paths(self) -> tuple[str, ...]:

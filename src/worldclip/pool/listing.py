@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
 from collections import Counter
@@ -35,7 +36,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     """
     problems: list[str] = []
     files: list[InputFile] = []
-    names = [PurePosixPath(path.rstrip("/")).name for path in pool.paths]
+    names = [PurePosixPath(split_pattern(path)[0]).name for path in pool.paths]
     if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
         raise UserError(f"{setting}.path: several folders are named {', '.join(repeated)}, which begins keys; rename")
     for name, path in zip(names, pool.paths, strict=True):
@@ -91,6 +92,10 @@ def list_files(path: str) -> list[PoolFile]:
     """
     if hub.is_dataset(path):
         return hub.list_dataset(path)
+    root, pattern = split_pattern(path)
+    if pattern:
+        below = [file for file in list_files(root) if file.name.count("/") >= len(pattern) - 1]
+        return [file for file in below if all(map(fnmatch.fnmatchcase, file.name.split("/"), pattern))]
     if is_remote(path):
         return _list_remote(path)
     if os.path.isfile(path):
@@ -98,6 +103,17 @@ def list_files(path: str) -> list[PoolFile]:
     if not os.path.isdir(path):
         raise UserError(f"{path!r}: no such folder or file; name the folder of the shards")
     return _list_local(str(Path(path)))
+
+
+def split_pattern(path: str) -> tuple[str, list[str]]:
+    """Return the folder and the names below it of a pattern, `pool/0000[0-5].tar`; (path, []) of any other path."""
+    parts = path.rstrip("/").split("/")
+    wildcards = "*[" if is_remote(path) else "*?["  # an address may have a query
+    with_wildcard = (i for i, part in enumerate(parts) if not set(wildcards).isdisjoint(part))
+    first = next((i for i in with_wildcard if not os.path.exists("/".join(parts[: i + 1]))), None)
+    if first is None:
+        return path.rstrip("/"), []
+    return "/".join(parts[:first]) or ("/" if path.startswith("/") else "."), parts[first:]
 
 
 def _list_local(root: str) -> list[PoolFile]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
+from worldclip.contracts.records import Skipped, skipped_shards
 from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs
@@ -19,6 +20,7 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.pool import hub
+from worldclip.pool.broken import map_pool
 from worldclip.pool.builders import builder_of
 from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
@@ -26,7 +28,7 @@ from worldclip.pool.files import check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.listing import list_shards
+from worldclip.pool.listing import list_shards, split_pattern
 from worldclip.pool.read import holds_images, index_of
 
 
@@ -59,7 +61,7 @@ def shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
 
 
 def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """Return `shards` as the pool's index has them: what later stages read.
+    """Return `shards` as the pool's index has them, without the broken ones: what later stages read.
 
     Raises UserError that names shards which changed after the index was written, and if there is no index.
     """
@@ -71,7 +73,8 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     if changed:
         names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise UserError(f"pool.path: {names} changed after the pool was indexed; run: worldclip run {run.dir}")
-    return found
+    skipped = skipped_shards(run.dir)
+    return ShardList(shard for shard in found if shard.name not in skipped) if skipped else found
 
 
 def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
@@ -126,28 +129,30 @@ def _index_pool(run: Run, job: Job) -> Result:
         report["built"] = builder.build(job.folder, config, run.executor)
     pool_shards = shards(run)
     has_images = holds_images(pool_shards, config)
-    totals = add_counts(_index(run, pool_shards), INDEX_COUNTS)
-    counts = {"shards": len(pool_shards), "samples": totals.pop("pairs"), **totals}
+    reports, skipped = _index(run, pool_shards)
+    totals = add_counts(reports, INDEX_COUNTS)
+    counts = {"shards": len(reports), "samples": totals.pop("pairs"), **totals}
     left_out = f"; {totals['left_out']:,} left out by pool.where" if totals["left_out"] else ""
     if counts["samples"] == 0:
         members = "tar members like 000000.jpg, 000000.txt; rows, where img2dataset's status is success"
         raise UserError(f"pool.path: {len(pool_shards)} shards without any pair ({members}){left_out}")
     without = counts["samples"] - totals["images"]
     note = f", {without:,} without an image" if has_images and without else ""
-    say("pool", f"{counts['samples']:,} pairs in {len(pool_shards):,} shards{note}{left_out}")
+    say("pool", f"{counts['samples']:,} pairs in {counts['shards']:,} shards{note}{left_out}")
     pool_shards.write(layout.pool_shards(run.dir))
-    names = pool_shards.names()
+    names = [name for name in pool_shards.names() if name not in skipped]
     own: list[str | Path] = [
         layout.pool_shards(run.dir),
         *files_per_shard(job.folder / "index", names, ".parquet"),
         *files_per_shard(layout.done_dir(job.folder, "index"), names, ".json"),
         *(job.folder / name for name in ((*builder.OUTPUTS, "held_out.json") if builder else ())),
     ]
-    return Result(report=report | counts, counts=counts, outputs=own, manifest={"source": config.place})
+    report |= {**counts, "skipped": skipped}
+    return Result(report=report, counts=counts, outputs=own, manifest={"source": config.place, "skipped": skipped})
 
 
 def _index_part(run: Run, part: slice) -> Sequence[Report]:
-    return _index(run, shards(run, part))
+    return _index(run, shards(run, part))[0]
 
 
 def _check(run: Run, job: Job) -> None:
@@ -163,12 +168,13 @@ def _check(run: Run, job: Job) -> None:
         raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
 
 
-def _index(run: Run, shards: Sequence[Shard]) -> Sequence[Report]:
+def _index(run: Run, shards: Sequence[Shard]) -> tuple[Sequence[Report], Skipped]:
     pool, folder = run.section(PoolConfig), layout.stage_dir(run.dir, "pool")
     check_names(shards, pool)
     index = functools.partial(index_shard, pool, folder / "index")
     key = {**pool.identity, "counts": INDEX_COUNTS}
-    return run.executor.map(index, shards, label="index", done_dir=layout.done_dir(folder, "index"), key=key)
+    done_dir = layout.done_dir(folder, "index")
+    return map_pool(run.executor, pool, index, shards, label="index", done_dir=done_dir, key=key)
 
 
 def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
@@ -183,7 +189,7 @@ def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_
     for path in pool.paths:
         if is_remote(path):
             continue
-        top = Path(path).resolve()
+        top = Path(split_pattern(path)[0]).resolve()
         if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
             raise UserError(
                 f"{folder} is in the pool's folder {path}, so the {Path(shards[0].name).suffix} files that are "

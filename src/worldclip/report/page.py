@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from worldclip.core.artifacts import write_text
 from worldclip.language.table import Languages
 from worldclip.report.chart import chart_style
 from worldclip.report.html import Html, join, tag
-from worldclip.report.table import Column, text_column
+from worldclip.report.table import Column, Table, text_column, to_html
 
 NO_LANGUAGE_NAMES = {"und": "no language", "merged": "all lists as one"}  # codes outside the table of languages
 
@@ -59,6 +59,13 @@ class Bar:
     """Drawn as a thin line from low to high."""
     mark: float | None = None
     """Drawn as a tick."""
+
+
+def skipped_sections(skipped: Mapping[str, str]) -> list[Section]:
+    """Return the list of broken shards, and why each cannot be read, if some were skipped."""
+    table = Table([text_column("shard"), text_column("reason")], list(map(list, skipped.items())))
+    lead = f'{len(skipped):,} in all: pool.broken_shards = "skip" goes on without them.'
+    return [Section("Skipped shards", lead, to_html(table))] if skipped else []
 
 
 def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:

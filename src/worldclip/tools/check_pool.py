@@ -11,6 +11,7 @@ from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
 from worldclip.core.marks import Metavar
 from worldclip.core.settings import load_config
+from worldclip.pool.broken import skipped_lines
 
 
 @Command
@@ -44,5 +45,5 @@ def check_pool(
     counts = report["counts"]
     lines = [f"{counts['valid']:,} of {counts['pairs_in']:,} pairs are valid: {out / 'valid_keys.parquet'}"]
     lines += [f"  {rule:<24} {count:>12,}" for rule, count in counts["removed"].items()]
-    lines.append(f"report: {out / 'report.html'}")
-    return report, "\n".join([*lines, f'valid_keys = "{(out / "valid_keys.parquet").resolve()}"'])
+    lines += [f"report: {out / 'report.html'}", f'valid_keys = "{(out / "valid_keys.parquet").resolve()}"']
+    return report, "\n".join([*lines, *skipped_lines(report["skipped"])])

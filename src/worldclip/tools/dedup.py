@@ -30,6 +30,7 @@ from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_c
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.sorted_keys import hash_pairs
 from worldclip.core.spill import BATCH_ROWS, open_database
+from worldclip.pool.broken import map_pool, skipped_lines
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.stage import check_names, check_place
@@ -44,8 +45,8 @@ COPIES = """
 def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None = None) -> Report:
     """Write OUT/duplicates.parquet of a pool; pool: its config, or the context of a run or .toml (pool.open_pool).
 
-    Return {shards, pairs, no_identity, repeated_in_shard, copies, keys}.  pairs = no_identity + repeated_in_shard +
-    copies + keys: the list names `copies`, and `keys` stay.  Raises StageFailed if shards failed.
+    Return {shards, pairs, no_identity, repeated_in_shard, copies, keys, skipped}.  pairs = no_identity +
+    repeated_in_shard + copies + keys: the list names `copies`, and `keys` stay.  Raises StageFailed if shards failed.
     """
     folder = Path(out)
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
@@ -58,26 +59,24 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     def inputs() -> Record:
         return {"shards": {shard.name: shard.fingerprint for shard in pools.shards(run)}}
 
-    job = Job("dedup", folder, {"pool": config.identity}, inputs)
+    job = Job("dedup", folder, {"pool": config.identity, "broken_shards": config.broken_shards}, inputs)
     check_source(job, config.place)
     return job.run_once(lambda: _dedup(config, folder, pools.shards(run), executor or LocalExecutor()))
 
 
 def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor) -> Result:
-    reports = executor.map(
-        partial(write_keys, config=config, folder=folder),
-        shards,
-        label="keys",
-        done_dir=layout.done_dir(folder, "keys"),
-        key=config.identity,
-    )
+    write = partial(write_keys, config=config, folder=folder)
+    done_dir = layout.done_dir(folder, "keys")
+    reports, skipped = map_pool(executor, config, write, shards, label="keys", done_dir=done_dir, key=config.identity)
+    shards = [shard for shard in shards if shard.name not in skipped]
     totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
     num_keys = totals.pop("keys")
     copies = write_list(folder, [shard.name for shard in shards])
     outputs = [folder / "duplicates.parquet", *(keys_path(folder, shard.name) for shard in shards)]
     outputs += [layout.marker(folder, f"keys/{shard.name}") for shard in shards]
-    report = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
-    return Result(report=report, counts=report, outputs=outputs, manifest={"source": config.place})
+    counts = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
+    manifest = {"source": config.place, "skipped": skipped}
+    return Result(report=counts | {"skipped": skipped}, counts=counts, outputs=outputs, manifest=manifest)
 
 
 def keys_path(folder: Path, shard: str) -> Path:
@@ -156,4 +155,4 @@ def dedup_pool(pool: str, out: Path, *, key: str | None = None, executor: Execut
     ]
     if report["copies"]:
         lines.append(f'deny_keys = ["{path.resolve()}"]')
-    return report, "\n".join(lines)
+    return report, "\n".join([*lines, *skipped_lines(report["skipped"])])

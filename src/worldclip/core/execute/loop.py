@@ -112,13 +112,13 @@ def map_shards(
     """Do as Executor.map; `run` yields (name, outcome) of the unfinished shards in any order."""
     work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
     todo = [shard for shard in shards if not work.is_finished(shard)]
-    failures: dict[str, str] = {}
+    failures: dict[str, Failure] = {}
     is_shown = bool(shards) and not quiet and sys.stderr.isatty()
     with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
         pairs, started_at = 0, time.perf_counter()
         for name, outcome in run(work, todo) if todo else ():
             if isinstance(outcome, Failure):
-                failures[name] = outcome.reason
+                failures[name] = outcome
                 say_detail(label, f"{name}: {outcome.reason}")
             else:
                 say_detail(label, f"{name} is done")
@@ -126,5 +126,6 @@ def map_shards(
             rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
             advance(1, f"shards{rate}")
     if failures:
-        raise StageFailed(label, failures, REMEDY)
+        broken = frozenset(name for name, failure in failures.items() if failure.is_broken)
+        raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, REMEDY, broken)
     return Reports(work, shards)

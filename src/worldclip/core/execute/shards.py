@@ -65,6 +65,7 @@ class Failure:
     """The reason why a shard failed."""
 
     reason: str
+    is_broken: bool = False  # the file is damaged; another try would not help
 
 
 Outcome: TypeAlias = Report | Failure
@@ -93,7 +94,7 @@ class ShardWork:
             fatal = disk_error(error, self.done_dir.parent)
             if fatal is not None:
                 raise fatal from error
-            return Failure(_reason(error))
+            return Failure(_reason(error), isinstance(error, BadShard) and not isinstance(error, Unreadable))
         return {"pairs": report.get("pairs", 0)}
 
     def finish(self, shard: Shard, report: Report) -> None:
