@@ -146,6 +146,30 @@ def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
     assert not (run / "curate" / "parquet").exists()
 
 
+def test_the_joins_of_the_page_work_and_a_repeated_key_multiplies_rows(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/4_curate.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page.partition("## Join the lists")[2].partition("\n## ")[0], re.DOTALL)
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    uids = [f"{i:03}" for i in range(30)]
+    texts = [TEXTS[i % 3 == 0] for i in range(30)]
+    write_table(tmp_path / "my_pool/a.parquet", {"uid": uids, "text": texts})
+    write_table(tmp_path / "my_pool/b.parquet", {"uid": ["x", "x", "x"], "text": [TEXT] * 3})
+    options = {"pool": {"key": "uid", "texts": ["text"]}, **KEEP_ALL}
+    run_stages(make_recipe(tmp_path / "my_pool", **options), tmp_path / "runs/mine")
+    monkeypatch.chdir(tmp_path)
+    kept = sorted(uid for uid, text in zip(uids, texts, strict=True) if text == TEXT)
+    for code in blocks:
+        names: dict[str, Any] = {}
+        exec(code, names)
+        rows = {name: names[name].df() if "duckdb" in names else names[name] for name in ("kept", "why")}
+        assert sorted(rows["kept"]["uid"]) == [*kept, "x", "x", "x"]
+        reasons = set(zip(rows["why"]["uid"], rows["why"]["reason"], strict=True))
+        assert reasons == {(uid, "no_match") for uid in uids if uid not in kept} | {("x", "duplicate")}
+        first = names["pool"].drop_duplicates("uid") if "pool" in names else None
+    assert sorted(first.merge(names["lists"], left_on="uid", right_on="key")["uid"]) == [*kept, "x"]
+    assert len(blocks) == 2
+
+
 def test_files_that_would_mix_with_others_are_refused(pool_folder, tmp_path, run):
     with pytest.raises(UserError, match=r'curate\.write = "parquet": .*\.tar is no Parquet file'):
         run_stages(make_recipe(pool_folder, curate={"write": "parquet"}), run)
