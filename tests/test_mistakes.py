@@ -85,6 +85,8 @@ export R --formats onnx,zip                        | 2 | each one of "huggingfac
 export R --formats                                 | 2 | must not be empty
 run R --set languages.codes=DE,zh-CN               | 2 | did you mean "de"?
 run R --set languages.codes=deu                    | 2 | did you mean "de"?
+run R --set languages.codes=jp                     | 2 | did you mean "ja"?
+run R --set pool.broken_shards=ignore              | 2 | must be one of "stop", "skip"
 run R --set languages.codes=en;sw                  | 2 | unknown language "en;sw"
 run R --set languages.add=kea                      | 2 | must be a table of
 run R --set pool.build=emoji                       | 2 | exactly one of path and build
@@ -111,6 +113,9 @@ run B/deep.toml                                    | 2 | is not valid TOML
 run B/latin1.toml                                  | 2 | is not valid TOML
 pool B/empty.toml                                  | 2 | exactly one of path and build
 init N                                             | 2 | no such folder or file
+init B/caption.csv                                 | 2 | did you mean B/captions.csv?
+run B/brokn.toml                                   | 2 | did you mean B/broken.toml?
+classify B/captions.tsv x.png --labels a           | 2 | did you mean B/captions.csv?
 init X                                             | 2 | X
 status X                                           | 2 | X
 status B                                           | 2 | B

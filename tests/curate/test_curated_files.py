@@ -26,6 +26,9 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.keys import key_lists
 from worldclip.curate.samples import merge_samples
+from worldclip.language.identify import identify
+from worldclip.match.config import MatchConfig
+from worldclip.match.matcher.matcher import Matcher
 from worldclip.plugins.publish.publish import publish
 from worldclip.report import write_report
 
@@ -168,6 +171,12 @@ def test_the_joins_of_the_page_work_and_a_repeated_key_multiplies_rows(tmp_path,
         first = names["pool"].drop_duplicates("uid") if "pool" in names else None
     assert sorted(first.merge(names["lists"], left_on="uid", right_on="key")["uid"]) == [*kept, "x"]
     assert len(blocks) == 2
+
+
+def test_a_bare_address_matches_words_and_min_lang_prob_of_the_page_drops_it():
+    url = "https://example.org/red-car.jpg"
+    assert Matcher(["red", "car"], MatchConfig().profile).match(url).tolist() == [0, 1]
+    assert identify([url])[1][0] < 0.5
 
 
 def test_files_that_would_mix_with_others_are_refused(pool_folder, tmp_path, run):

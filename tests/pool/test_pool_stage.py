@@ -190,7 +190,7 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> 
     write_tar(tmp_path / "pool" / "0.tar", [("README", b"?")])
     write_lines(tmp_path / "lines" / "0.jsonl", [])
     path = str(tmp_path / settings.get("path", "pool"))
-    with pytest.raises(UserError, match="1 shards without any pair"):
+    with pytest.raises(UserError, match="1 shard without any pair"):
         run_pool(tmp_path / "run", **settings | {"path": path})
 
 

@@ -27,6 +27,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Shard, add_counts
 from worldclip.core.job import ALL_SHARDS, Job, Record, Report, Result, Run, RunLock, remove_stale
 from worldclip.core.preflight import missing_packages
+from worldclip.core.printable import counted
 from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model import decode
@@ -74,7 +75,7 @@ def scan_shards(
     work = _plan(pool, Path(out), config, executor, part)
     with RunLock(work.folder, is_shared=True, owner="check"):
         _scan_pool(work)
-    say("check", f"{len(work.shards):,} shards scanned. Rerun without --shards to finish.")
+    say("check", f"{counted(len(work.shards), 'shard')} scanned. Rerun without --shards to finish.")
     return len(work.shards)
 
 

@@ -36,6 +36,7 @@ from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
 from worldclip.core.preflight import problems_of
+from worldclip.core.printable import counted
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
 from worldclip.core.stale_files import files_per_shard as files_per_shard
 from worldclip.core.stale_files import remove_stale as remove_stale
@@ -232,7 +233,7 @@ class Run:
         if self.part is not None and work_on_part is not None:
             (job.folder / MANIFEST).unlink(missing_ok=True)
             reports = work_on_part(self, self.part)
-            say(name, f"{len(reports):,} shards done. Rerun without --shards to finish the stage.")
+            say(name, f"{counted(len(reports), 'shard')} done. Rerun without --shards to finish the stage.")
             return True
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()

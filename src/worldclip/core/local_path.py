@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from pathlib import Path
 
@@ -26,6 +28,14 @@ def url_problem(path: str | Path, setting: str) -> str | None:
         f"{setting} {scheme}://{rest}: must be a local path, not a URL; work in a local folder and copy it from or to "
         "the store"
     )
+
+
+def nearest_path(path: str) -> str:
+    """Return `did you mean PATH? ` of a missing path, if its folder holds a similar name, else nothing."""
+    folder, name = os.path.split(path.rstrip("/"))
+    names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {os.path.join(folder, near[0])}? " if near else ""
 
 
 def require_local(path: str | Path, setting: str) -> Path:

@@ -21,5 +21,10 @@ def one_line(text: str) -> str:
     return shown if len(shown) <= MAX_CHARS else f"{shown[:MAX_CHARS]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 shard`, `1,600 shards`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def _escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from worldclip.core import job_files
 from worldclip.core.errors import UserError
+from worldclip.core.local_path import nearest_path
 from worldclip.core.regular_file import NotRegular, read_regular
 from worldclip.core.safe_path import is_safe_name
 
@@ -54,7 +55,7 @@ def _parse(path: Path) -> Table:
         if path.is_dir():
             remedy = f"for a folder of pairs: worldclip init {path}"
             raise UserError(f"{path} holds no recipe.toml; give a recipe (.toml) or the folder of a run; {remedy}")
-        raise UserError(f"{path} does not exist; give a recipe (.toml) or the folder of a run")
+        raise UserError(f"{path} does not exist; {nearest_path(str(path))}give a recipe (.toml) or the folder of a run")
     try:
         return tomllib.loads(read_regular(file).decode("utf-8-sig"))  # editors on Windows begin files with a mark
     except NotRegular as error:

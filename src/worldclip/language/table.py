@@ -27,6 +27,8 @@ OTHER_TAGS = {
     "wel": "cy",
 }  # fmt: skip
 """Withdrawn codes, Wikipedia's own, short names and ISO 639-2/B, which no column of the table has -> our code."""
+COUNTRIES = {"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "jp": "ja", "kr": "ko", "ua": "uk", "vn": "vi"}
+"""Codes of countries that are taken for those of their languages -> our code, for suggestions."""
 NAME_COLUMNS = ("wikipedia", "lid176", "iso639_3")  # each name means one language
 UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
 
@@ -128,7 +130,7 @@ class Languages:
     def nearest(self, code: str) -> str | None:
         """Return the code that an unknown one probably means; None where no one is near."""
         near = difflib.get_close_matches(code.casefold(), self.by_code(), n=1)
-        return self.from_tag(code) or (near[0] if near else None)
+        return COUNTRIES.get(code.casefold()) or self.from_tag(code) or (near[0] if near else None)
 
     def by_code(self) -> dict[str, Language]:
         """Return all rows by code, in sorted order."""
@@ -235,6 +237,6 @@ def how_to_know(code: str, table: Languages = INSTALLED) -> str:
 
 def not_of_the_run(lang: str, langs: Sequence[str], table: Languages) -> str:
     """Return what is wrong with a language that a run does not have, and the nearest of its languages."""
-    meant = table.from_tag(lang)
+    meant = table.nearest(lang)
     near = f'did you mean "{meant}"? ' if meant in langs else ""
     return f"not a language of this run; {near}its languages are {', '.join(langs)}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from worldclip.contracts.layout import TRAINER, best_checkpoint, train_dir
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, require
+from worldclip.core.local_path import nearest_path
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
 from worldclip.model.clip import pick_device
@@ -204,7 +205,8 @@ def _local_path(source: str | Path, precision: str | None) -> Path:
         row = published.find(str(source).removeprefix("hf-hub:"))
         hint = f"; the hub id of this model is {row.hub_id}" if row else ""
         raise UserError(
-            f"{source} does not exist; give a run, a model's folder or file, or a hub id (owner/name){hint}"
+            f"{source} does not exist; {nearest_path(str(source))}give a run, a model's folder or file, or a hub id "
+            f"(owner/name){hint}"
         )
     return _download(name, precision or "fp32")
 

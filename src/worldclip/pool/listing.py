@@ -18,6 +18,7 @@ from worldclip.core.execute.shard_list import InputFile, ShardList
 from worldclip.core.hub_errors import explain
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS
+from worldclip.core.local_path import nearest_path
 from worldclip.core.safe_path import is_safe_name
 from worldclip.pool import hub
 from worldclip.pool.config import PoolConfig
@@ -101,7 +102,7 @@ def list_files(path: str) -> list[PoolFile]:
     if os.path.isfile(path):
         return [PoolFile(os.path.basename(path), path)]
     if not os.path.isdir(path):
-        raise UserError(f"{path!r}: no such folder or file; name the folder of the shards")
+        raise UserError(f"{path!r}: no such folder or file; {nearest_path(path)}name the folder of the shards")
     return _list_local(str(Path(path)))
 
 

@@ -19,6 +19,7 @@ from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import missing_packages, problems_of
+from worldclip.core.printable import counted
 from worldclip.pool import hub
 from worldclip.pool.broken import map_pool
 from worldclip.pool.builders import builder_of
@@ -135,10 +136,10 @@ def _index_pool(run: Run, job: Job) -> Result:
     left_out = f"; {totals['left_out']:,} left out by pool.where" if totals["left_out"] else ""
     if counts["samples"] == 0:
         members = "tar members like 000000.jpg, 000000.txt; rows, where img2dataset's status is success"
-        raise UserError(f"pool.path: {len(pool_shards)} shards without any pair ({members}){left_out}")
+        raise UserError(f"pool.path: {counted(len(pool_shards), 'shard')} without any pair ({members}){left_out}")
     without = counts["samples"] - totals["images"]
     note = f", {without:,} without an image" if has_images and without else ""
-    say("pool", f"{counts['samples']:,} pairs in {counts['shards']:,} shards{note}{left_out}")
+    say("pool", f"{counted(counts['samples'], 'pair')} in {counted(counts['shards'], 'shard')}{note}{left_out}")
     pool_shards.write(layout.pool_shards(run.dir))
     names = [name for name in pool_shards.names() if name not in skipped]
     own: list[str | Path] = [

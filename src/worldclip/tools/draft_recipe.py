@@ -25,6 +25,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
 from worldclip.core.marks import Commas
+from worldclip.core.printable import counted
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
@@ -287,8 +288,8 @@ def to_text(drafted: Report, path: Path) -> str:
     counts = ", ".join(f"{code} {count:,}" for code, count in list(drafted["languages"].items())[:12])
     images = "with images" if drafted["has_images"] else "without images: it can be curated, not trained on"
     lines = [
-        f"{drafted['shards']:,} {drafted['format']} shards, {images}",
-        f"languages of {drafted['num_texts']:,} texts: {counts}",
+        f"{counted(drafted['shards'], drafted['format'] + ' shard')}, {images}",
+        f"languages of {counted(drafted['num_texts'], 'text')}: {counts}",
     ]
     if drafted["without_words"]:
         lines.append(

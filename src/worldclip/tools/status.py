@@ -134,7 +134,8 @@ def counts_text(row: Report) -> str:
         if isinstance(value, int | float)
     }
     not_zero = {name: value for name, value in shown.items() if value} or shown
-    return ", ".join(f"{_number(value)} {name}" for name, value in not_zero.items())
+    names = {name: name.replace("shards", "shard") if value == 1 else name for name, value in not_zero.items()}
+    return ", ".join(f"{_number(value)} {names[name]}" for name, value in not_zero.items())
 
 
 def _progress_text(counts: Mapping[str, Any]) -> str:
