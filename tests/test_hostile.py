@@ -121,6 +121,7 @@ def of(*wholes: bytes) -> Callable[[Path], list[bytes]]:
 TABLE = PoolConfig(path="pool", key="uid", texts=("text", "texts"))
 TAR = PoolConfig(path="pool", key="json:uid", texts=("txt", "json:texts"))
 PAIRS = PoolConfig(path="pool", key="uid", texts=("text",))
+PICTURED = PoolConfig(path="pool", key="uid", texts=("text",), image_field="file")
 COLUMNS = pa.table({"uid": ["a", None, "b"], "text": ["x", "y", None], "texts": [["p"], [], ["q", None]]})
 LINES = "\n".join(json.dumps({"uid": f"k{n}", "text": "ü\0x", "texts": ["a", None, "\U0001f600"]}) for n in range(4))
 PACKED_LINES = gzip.compress(LINES.encode()[:50]) + gzip.compress(LINES.encode()[50:])  # two members
@@ -141,6 +142,19 @@ def check(path: Path, config: PoolConfig) -> pool.PoolTexts:
     texts.key.validate(full=True)
     assert len(set(keys.to_pylist())) == len(keys)
     return texts
+
+
+def tables_of_pictures(folder: Path) -> list[bytes]:
+    for name in ("a.png", "b.jpg"):
+        (folder / name).write_bytes(b"x")
+    return [b"uid,text,file\nk0,a,a.png\nk1,b,b.jpg\nk2,c,../c.png\nk3,d,/dev/zero\n"]
+
+
+def check_pictures(path: Path) -> None:
+    texts = check(path, PICTURED)
+    index, images = pool.read_images(shard_of(path), PICTURED)
+    assert set(images) <= {b"x"}, "a file that is no picture next to the table"
+    assert {*index["key"].to_pylist()} <= {*texts.key.to_pylist()}
 
 
 def check_tar(path: Path) -> None:
@@ -233,6 +247,7 @@ POOLS = {
     "0.jsonl": Reader(of(LINES.encode()), as_pool(TABLE)),
     "0.jsonl.gz": Reader(of(PACKED_LINES), as_pool(TABLE)),
     "0.csv": Reader(of(b'uid,text\nk0,"a, ""b"""\nk1,c\r\n"k2","d\ne"\n'), as_pool(PAIRS)),
+    "pictures.csv": Reader(tables_of_pictures, check_pictures),
     "0.tsv": Reader(of(b'uid\ttext\nk0\ta "b"\nk1\tc\r\n'), as_pool(PAIRS)),
     "0.tar": Reader(tars_of_formats, check_tar, damage=damage_header, num_seeds=500),
     "0.wat": Reader(wats, read_wat, num_seeds=400),

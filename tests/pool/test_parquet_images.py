@@ -1,4 +1,4 @@
-"""Pools of Parquet with the images inside: the same pairs give the same artifacts as from tars."""
+"""Pools of Parquet with the images inside, or with their paths: the same pairs give the same artifacts as from tars."""
 
 import dataclasses
 import json
@@ -48,15 +48,16 @@ def read_all(path: Path, config: PoolConfig = KEYED) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def curated(toy_world, tmp_path_factory) -> dict[str, tuple[Recipe, Path]]:
-    """Return (recipe, run after curate) of the toy world as tars and as Parquet with both kinds of columns."""
+    """Return (recipe, run after curate) of the toy world as tars and as Parquet with each kind of columns."""
     root = tmp_path_factory.mktemp("parquet")
     runs = {}
-    for kind in ("tar", "struct", "binary"):
+    for kind in ("tar", "struct", "binary", "paths"):
         recipe = load_recipe(toy_world.recipe)
         settings = recipe.pool
         if kind != "tar":
             folder = write_parquet_pool(toy_world.pool, root / "pools" / kind, kind, row_group_size=7)
-            settings = dataclasses.replace(recipe.pool, path=str(folder), key="key")
+            named = {"image_field": "image"} if kind == "paths" else {}
+            settings = dataclasses.replace(recipe.pool, path=str(folder), key="key", **named)
         curate = dataclasses.replace(recipe.curate, write="tars", samples_per_tar=20)
         recipe = dataclasses.replace(recipe, pool=settings, curate=curate)
         for stage in ("pool", "metadata", "match", "balance", "curate"):
@@ -65,7 +66,7 @@ def curated(toy_world, tmp_path_factory) -> dict[str, tuple[Recipe, Path]]:
     return runs
 
 
-@pytest.mark.parametrize("kind", ["struct", "binary"])
+@pytest.mark.parametrize("kind", ["struct", "binary", "paths"])
 def test_kept_pairs_and_written_tars_equal_those_of_tars(curated, kind) -> None:
     (_, run), (_, plain) = curated[kind], curated["tar"]
     assert (run / "balance/thresholds.json").read_bytes() == (plain / "balance/thresholds.json").read_bytes()
@@ -74,7 +75,8 @@ def test_kept_pairs_and_written_tars_equal_those_of_tars(curated, kind) -> None:
         assert read_curated(run, shard).equals(read_curated(plain, tar))
     for written in sorted((plain / "curate/tars").glob("*.tar")):
         actual, expected = rows_of_tar(run / "curate/tars" / written.name), rows_of_tar(written)
-        assert [row | {"key": ""} for row in actual] == [row | {"key": ""} for row in expected]
+        others = {"key": "", "image": ""} if kind == "paths" else {"key": ""}  # the .json has the column of paths
+        assert [row | others for row in actual] == [row | others for row in expected]
     assert read_json(run / "curate/report.json")["tars"] == read_json(plain / "curate/report.json")["tars"]
 
 
@@ -84,7 +86,7 @@ def loader_of(recipe: Recipe, run: Path, shards: Sequence[Shard], **options: int
     return Loader(run, shards, tokenizer, train, **options)
 
 
-@pytest.mark.parametrize("kind", ["struct", "binary"])
+@pytest.mark.parametrize("kind", ["struct", "binary", "paths"])
 @pytest.mark.parametrize("num_streams", [0, 2])
 def test_training_batches_equal_those_of_tars(curated, kind, num_streams) -> None:
     ours, plain = (
@@ -103,10 +105,11 @@ def test_training_batches_equal_those_of_tars(curated, kind, num_streams) -> Non
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Return a folder with `model`, `pool` of tars, one bad picture in each, and `tables` of the same pairs."""
+    """Return a folder with `model`, `pool` of tars, one bad picture in each; `tables` and `paths` have the same."""
     root = tmp_path_factory.mktemp("pictures")
     write_world(root)
     write_parquet_pool(root / "pool", root / "tables")
+    write_parquet_pool(root / "pool", root / "paths", "paths")
     return root
 
 
@@ -114,17 +117,19 @@ def test_check_equals_that_of_tars(pictures, tmp_path) -> None:
     """Also where the evaluation images are in Parquet, of the pool's own pictures."""
     facts = ["key", "rule", "sha256", "hash", "pixels", "error"]
     tables, removed = [], []
-    for kind, settings in (("pool", {}), ("tables", {"key": "key", "texts": ("texts",)})):
+    keyed = {"key": "key", "texts": ("texts",)}
+    for kind, settings in (("pool", {}), ("tables", keyed), ("paths", keyed | {"image_field": "image"})):
         config = PoolConfig(path=str(pictures / kind), **settings)
         check(config, tmp_path / kind, CheckConfig(), executor=QUIET)
         paths = sorted((tmp_path / kind / "images").rglob("*.parquet"))
         tables.append([pq.read_table(path, columns=facts) for path in paths])
         assert pq.read_metadata(tmp_path / kind / "valid_keys.parquet").num_rows == 33
-        rules = CheckConfig(against={"own": str(pictures / kind)}, against_radius=0)
+        own = "tables" if kind == "paths" else kind
+        rules = CheckConfig(against={"own": str(pictures / own)}, against_radius=0)
         counts = check(config, tmp_path / f"{kind} against itself", rules, executor=QUIET)["counts"]
         removed.append(counts["removed"])
-    assert all(one.equals(other) for one, other in zip(*tables, strict=True))
-    assert removed[0] == removed[1]
+    assert all(one.equals(other) for others in tables[1:] for one, other in zip(tables[0], others, strict=True))
+    assert removed[0] == removed[1] == removed[2]
     assert removed[0]["against:own"] >= 33
 
 

@@ -265,7 +265,7 @@ def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_ref
 def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Path, key: str) -> None:
     with pytest.raises(UserError, match=rf"pool\.{key}: no column or field 'x'; there is: nothing"):
         run_pool(tmp_path / "run", path=str(folder), **{key: ["json:x"] if key == "texts" else "json:x"})
-    with pytest.raises(UserError, match="only Parquet files have columns of images"):
+    with pytest.raises(UserError, match="only Parquet, CSV and TSV have columns of images"):
         run_pool(tmp_path / "run", path=str(folder), image_field="jpg")
 
 

@@ -2,15 +2,19 @@
 
 import csv
 import gzip
+import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from miniature import write_files
 from pools import Row, read_rows, rows_of, run_pool, write_lines, write_table
 from tars import sample, shard_of, write_tar
 from worldclip import pool
@@ -121,6 +125,46 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv"])
+@pytest.mark.parametrize("key", ["filepath", "row"])
+def test_a_picture_that_cannot_be_used_is_a_bad_pair_by_name(tmp_path: Path, kind: str, key: str) -> None:
+    write_files(tmp_path, {"img/a.png": "a", "b.JPG": "bb", "secret": "x", "empty.png": "", "folder.png/x": ""})
+    os.mkfifo(tmp_path / "pipe.png")
+    os.truncate(tmp_path / "empty.png", 0)
+    (tmp_path / "large.png").touch()
+    os.truncate(tmp_path / "large.png", 2**30 + 1)
+    reasons = {
+        "gone.png": "No such file",
+        "secret": "ends in none of .jpg",
+        "pipe.png": "FIFO",
+        "folder.png": "folder",
+        "empty.png": "has 0 bytes",
+        "large.png": "the limits are",
+        "x" * 300 + ".png": "name too long",
+        "nul\0.png": "null",
+    }
+    names = ["img/a.png", *reasons, str(tmp_path / "b.JPG"), "img/../img/a.png"]
+    path = write_rows(tmp_path / f"0.{kind}", [{"filepath": name, "title": f"text {name[:9]}"} for name in names])
+    config = PoolConfig(path="pool", key=key, texts=("title",), image_field="filepath")
+    texts = pool.read_texts(shard_of(path), config)
+    assert [row[3] for row in rows_of(texts)] == ["kept", *["bad_pair"] * len(reasons), "kept", "kept"]
+    for (name, reason), told in zip(reasons.items(), texts.details.values(), strict=True):
+        assert re.search(f"picture {re.escape(repr(name))}: .*{reason}", told), told
+    index, images = pool.read_images(shard_of(path), config)
+    assert list(images) == [b"a", b"bb", b"a"]
+    assert index["member"].to_pylist() == [names[0], names[-2], names[-1]]
+    places = pool.image_places(shard_of(path), index)
+    assert list(pool.read_members(places)) == [b"a", b"bb", b"a"]
+    (tmp_path / "img/a.png").write_text("longer")
+    assert list(map(type, pool.read_members(places))) == [BadShard, bytes, BadShard]
+
+
+def test_paths_of_pictures_in_a_table_at_a_url_are_refused(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/paths/0.csv", b"filepath,title\n/etc/x.png,x\n")
+    with pytest.raises(UserError, match="'filepath' holds paths; copy the table and its images here"):
+        run_pool(tmp_path, path="memory://paths", key="filepath", texts=["title"], image_field="filepath")
 
 
 # --- CSV and TSV ------------------------------------------------------------------------------------------------------

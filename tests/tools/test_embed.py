@@ -117,6 +117,20 @@ def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path)
     np.testing.assert_allclose(features, clip.encode_image([row["file"] for row in rows]), atol=1e-6)
 
 
+def test_a_table_of_paths_gives_the_embeddings_of_its_pictures(world, clip, tmp_path, capsys):
+    """Next to the pictures or elsewhere; a search gives the file of each."""
+    lines = [f"{world / 'photos/sub'}/{i}.png;a picture {i}" for i in range(4)] + ["gone.png;gone"]
+    table = write_files(tmp_path, {"table.csv": "\n".join(["filepath;title", *lines])}) / "table.csv"
+    report = embed(world / "model", table, tmp_path / "out", of=KINDS, executor=QUIET)
+    assert "'filepath' identifies a pair" in capsys.readouterr().err
+    assert (report["images"]["embedded"], report["texts"]["embedded"], report["texts"]["bad_pair"]) == (4, 4, 1)
+    assert "gone.png" in report["texts"]["bad"][0]["reason"]
+    rows = pq.read_table(tmp_path / "out/images/table.csv.parquet").to_pylist()
+    expected = clip.encode_image([row["file"] for row in rows])
+    np.testing.assert_allclose(np.load(tmp_path / "out/images/table.csv.npy"), expected, atol=1e-6)
+    assert search(tmp_path / "out", images=[rows[2]["file"]], top=1)[0]["hits"][0]["file"] == rows[2]["file"]
+
+
 @pytest.mark.parametrize("has_heif", [False, True])
 def test_files_of_a_folder_that_are_no_images_are_named_by_suffix(world, tmp_path, has_heif, monkeypatch, capsys):
     needs = [] if has_heif else ["HEIF needs pillow_heif: pip install it"]

@@ -190,6 +190,30 @@ def test_the_drafted_recipe_reads_the_pool(name, tmp_path):
     assert kept_texts(folder) == expected
 
 
+TITLES = f"1.jpg\t{DOG}\n2.jpg\t{HUND}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "key", "texts", "image_field"),
+    [
+        ({"train.csv": f"filepath\ttitle\n{TITLES}gone.jpg\tgone\n"}, "filepath", ["title"], "filepath"),
+        ({"train.csv": f"filepath\ttitle\n{TITLES}1.jpg\ta dog\n"}, "row", ["title"], "filepath"),
+        ({"a.csv": f"filepath,id,title\n1.jpg,a,{DOG}\n1.jpg,b,{HUND}\n"}, "id", ["title"], "filepath"),
+        ({"metadata.csv": f"file_name\ttext\n{TITLES}"}, "file_name", ["text"], "file_name"),
+        (table(path=["2.jpg", "1.jpg"], caption=[DOG, HUND], n=[1, 2]), "path", ["caption"], "path"),
+        ({"train.csv": f"url\tfilepath\ttitle\na\tgone.jpg\t{DOG}\n"}, "url", ["title"], None),
+    ],
+)
+def test_a_column_of_paths_is_found_where_it_names_pictures_that_are_there(tmp_path, files, key, texts, image_field):
+    """Paths are the keys, unless rows share a picture."""
+    folder = write_files(tmp_path / "pool", {"1.jpg": IMAGES[0], "2.jpg": IMAGES[1]} | files)
+    drafted = init(str(folder), out=tmp_path / "r.toml")
+    config = load_recipe(tmp_path / "r.toml").pool
+    assert (config.key, list(config.texts), config.image_field) == (key, texts, image_field)
+    assert drafted["has_images"] == (image_field is not None)
+    assert kept_texts(folder)[:1] == [DOG]
+
+
 def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
     folder = write_files(tmp_path / "pool", POOLS["LAION-5B"][0])
     recipe = tmp_path / "r.toml"

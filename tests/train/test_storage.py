@@ -8,16 +8,18 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import trainings
 from calls import before, calls_of, fail_at
+from miniature import write_files
 from small_world import COLOURS, write_world
 from worldclip.core import inputs
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
-from worldclip.pool.files import StampedFile
+from worldclip.pool.files import StampedFile, unreadable
 from worldclip.train import image_files, loader, loop, retries
 from worldclip.train.epoch_counts import EpochCounts
 from worldclip.train.image_files import ImageFiles
@@ -26,6 +28,10 @@ from worldclip.train.log import Lines, read_log
 FIRST = {f"{n:05}" for n in range(8)}  # keys of 000.tar
 ALL = {f"{n:05}" for n in range(24)}
 EIO = OSError(5, "Input/output error")
+
+
+def no_index(shard):
+    raise AssertionError("a tar's images need no index")
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +114,7 @@ def test_a_pool_that_is_gone_ends_training_and_names_a_tar(make_loader, tmp_path
 
 def test_a_read_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
     (tmp_path / "0.tar").write_bytes(b"0123456789")
-    files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))])
+    files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))], no_index)
     for _ in range(2):
         fail_at(monkeypatch.setattr, StampedFile, "read", 1, BadShard("cannot be read (Stale file handle)"))
     reads = calls_of(monkeypatch.setattr, StampedFile, "read")
@@ -123,7 +129,7 @@ def test_files_stay_open_as_long_as_there_are_few(tmp_path, monkeypatch):
     for n in range(3):
         (tmp_path / f"{n}.tar").write_bytes(b"0123456789")
     num_open = len(os.listdir("/proc/self/fd"))
-    files = ImageFiles([Shard.of_file(f"{n}.tar", str(tmp_path / f"{n}.tar")) for n in range(3)])
+    files = ImageFiles([Shard.of_file(f"{n}.tar", str(tmp_path / f"{n}.tar")) for n in range(3)], no_index)
     opened = calls_of(monkeypatch.setattr, os, "open")
     for i in (0, 1, 0, 1, 2, 1, 2, 0):  # 2 closes 0
         assert files.read(i, 2, 3) == b"234"
@@ -132,10 +138,24 @@ def test_files_stay_open_as_long_as_there_are_few(tmp_path, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) == num_open
 
 
+def test_a_picture_of_a_table_is_read_while_it_is_the_one_that_was_indexed(tmp_path, monkeypatch):
+    write_files(tmp_path, {"0.csv": "", "a.png": "0123456789"})
+    index = pa.table({"member": ["gone.png", "a.png"]})
+    files = ImageFiles([Shard.of_file("0.csv", str(tmp_path / "0.csv"))], lambda shard: index)
+    refusal = unreadable(EIO)
+    refusal.__cause__ = EIO
+    fail_at(monkeypatch.setattr, StampedFile, "read", 1, refusal)
+    assert files.read(0, -2, 10) == b"0123456789"
+    (tmp_path / "a.png").write_text("0123456789 and more")
+    for offset, reason in ((-2, "a.png: changed after it was indexed"), (-1, "gone.png: .*No such file")):
+        with pytest.raises(BadShard, match=reason):
+            files.read(0, offset, 10)
+
+
 def test_a_remote_tar_that_changes_is_noticed_at_the_next_check_that_its_server_answers(monkeypatch):
     memory = fsspec.filesystem("memory")
     memory.pipe("/changing/0.tar", b"0123456789")
-    files = ImageFiles([Shard.of_file("0.tar", "memory://changing/0.tar")])
+    files = ImageFiles([Shard.of_file("0.tar", "memory://changing/0.tar")], no_index)
     assert files.read(0, 2, 3) == b"234"
     monkeypatch.setattr(image_files, "REMOTE_CHECK_S", 0.0)
     fail_at(monkeypatch.setattr, inputs, "_fingerprint_remote", 1, TimeoutError("no answer"))

@@ -25,7 +25,6 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard, reads_input
 from worldclip.core.image_names import SUFFIXES, image_files
-from worldclip.core.inputs import is_remote
 from worldclip.core.regular_file import read_regular
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.parquet import PARQUET
@@ -58,15 +57,9 @@ def scan_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, model: str 
     rule[image_of_key.is_null().to_numpy(zero_copy_only=False)] = NO_IMAGE
     for reason in (Reason.NO_TEXT, Reason.BAD_PAIR):
         rule[reasons == reason] = reason.label  # written last: the first rule that applies
-    places = index.take(image_of_key)
-    file = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
-    columns = {
-        "key": keys,
-        "rule": pa.array(rule, pa.string()),
-        "file": pa.array([file] * len(keys), pa.string()),
-        "offset": places["offset"],
-        "size": places["size"],
-    }
+    places = pools.image_places(shard, index).take(image_of_key)
+    columns = {"key": keys, "rule": pa.array(rule, pa.string())}
+    columns |= {name: places[name] for name in ("file", "offset", "size")}
     _write(hashes_path(folder, shard), columns, by_key)
     return {"pairs": len(keys), **_count(facts)}
 

@@ -20,7 +20,7 @@ WORDS = {
     Reason.SAMPLED_OUT: "sampled out",
 }
 REMEDIES = {
-    Reason.BAD_PAIR: "texts must be UTF-8 (convert Latin-1), .json must be objects",
+    Reason.BAD_PAIR: "texts must be UTF-8 (convert Latin-1), .json objects, image files where the table says",
     Reason.DUPLICATE: "pool.key does not tell the pairs apart; set it to a field or column that does",
     Reason.NO_TEXT: "set pool.texts to where the captions are: txt, json:FIELD or a column",
     Reason.NO_LANGUAGE: "add the languages to languages.codes, send labels to a list by match.merge_labels, or lower "

@@ -113,8 +113,9 @@ def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Json, pool_config: Po
     with_image = np.flatnonzero(index_rows >= 0)
     counts["no_image"] += len(index_rows) - len(with_image)
     rows = index_rows[with_image]
-    members = index.column("member").take(pa.array(rows)).to_pylist()
-    images = pool.read_members(shard.path, *(index.column(name).to_numpy()[rows] for name in ("offset", "size")))
+    chosen = index.take(pa.array(rows))
+    members = chosen.column("member").to_pylist()
+    images = pool.read_members(pool.image_places(shard, chosen))
     for k, member, image in zip(with_image.tolist(), members, images, strict=True):
         if isinstance(image, BadShard):
             counts["cut_image"] += 1

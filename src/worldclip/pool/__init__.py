@@ -13,6 +13,7 @@ from worldclip.core.lazy import lazy_names
 if TYPE_CHECKING:
     from worldclip.pool.listing import list_shards as list_shards
     from worldclip.pool.read import holds_images as holds_images
+    from worldclip.pool.read import image_places as image_places
     from worldclip.pool.read import index_of as index_of
     from worldclip.pool.read import is_table as is_table
     from worldclip.pool.read import read_images as read_images

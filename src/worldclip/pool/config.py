@@ -50,8 +50,9 @@ class PoolConfig(Config):
     lang: Annotated[str | None, Decides("match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
-    image_field: Annotated[str | None, Decides("pool", "curate")] = None
-    """Column of a Parquet pool that holds the images, needed if several do: binary, or a struct with `bytes`."""
+    image_field: Annotated[str | None, Decides("pool", "match", "curate")] = None
+    """Column of a table with the paths of the images, relative to it; or of Parquet with the images themselves (binary
+    or a struct with `bytes`), needed if several columns have them."""
     where: Annotated[tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...] | None, Decides("pool", "match")] = None
     """Which rows of a table are pairs, as pyarrow's filters: a list of [column, comparison, value]; all must hold.
     Unset: rows that img2dataset's tables call a `success`, and every row of other files."""

@@ -25,7 +25,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import pool_formats
 
-LOOSE_IMAGES = "a pool with images is tars; write them: worldclip pool pack FOLDER --out TARS"
+LOOSE_IMAGES = "image files need a table of their paths and texts, or tars: worldclip pool pack FOLDER --out TARS"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -65,6 +65,9 @@ def _shard_files(path: str, setting: str) -> list[PoolFile]:
     for pool_format in pool_formats():
         if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
             others = [file for file in files if not file.name.endswith(pool_format.suffixes)]
+            if pool_format.is_table:  # images next to a table may be those that it names
+                others = [file for file in others if not file.name.lower().endswith(image_names.SUFFIXES)]
+                has_images = False
             _say_left_out(setting, path, _kinds(others), LOOSE_IMAGES if has_images else "")
             return shards
     suffixes = ", ".join(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)

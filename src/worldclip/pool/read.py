@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.artifacts import read_table
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
+from worldclip.core.inputs import is_remote
 from worldclip.core.keys import KeyTable
 from worldclip.pool import row_groups
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_range
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.picture_files import picture_path, read_picture
 from worldclip.pool.records import KeyedRecords
 from worldclip.pool.texts import PoolTexts, find_duplicates
 
@@ -80,14 +83,26 @@ def read_index(run_dir: Path, shard: Shard) -> pa.Table:
     return read_table(layout.pool_index(run_dir, shard.name), POOL_INDEX)
 
 
-def read_members(path: str, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[bytes | BadShard]:
-    """Yield the images at ascending places of a shard, or why one cannot be read; row groups are read once."""
-    if is_table(path):
-        yield from row_groups.read_rows(path, offsets)
+def image_places(shard: Shard, index: pa.Table) -> pa.Table:
+    """Return key, file (an absolute path or a URL), offset and size of images, from rows of the shard's index."""
+    path = shard.path if is_remote(shard.path) else os.path.abspath(shard.path)
+    files, offsets = [path] * len(index), index["offset"].to_numpy()
+    if len(index) and offsets[0] < 0:  # of a table, every image is a file of its own, or none is
+        files = [picture_path(shard.path, member) for member in index["member"].to_pylist()]
+        offsets = np.zeros(len(index), np.int64)
+    places = [index["key"], pa.array(files, pa.string()), offsets, index["size"]]
+    return pa.table(places, names=["key", "file", "offset", "size"])
+
+
+def read_members(places: pa.Table) -> Iterator[bytes | BadShard]:
+    """Yield the images at the ascending places of one shard, or why one cannot be read; row groups are read once."""
+    files, offsets, sizes = places["file"].to_pylist(), places["offset"].to_numpy(), places["size"].to_pylist()
+    if files and is_table(files[0]):
+        yield from row_groups.read_rows(files[0], offsets)
         return
-    for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
+    for place in zip(files, offsets.tolist(), sizes, strict=True):
         try:
-            yield read_member(path, offset, size)
+            yield read_member(*place)
         except BadShard as error:
             yield error
 
@@ -100,14 +115,16 @@ def is_table(path: str) -> bool:
 def read_member(path: str | Path, offset: int, size: int) -> bytes:
     """Return the image at a place of a shard (local path or URL).
 
-    Raises BadShard if the file ends before.  For many images of a Parquet file `read_members` is the fast way: each
-    call reads a row group.
+    Raises BadShard if the file ends before, or is a picture that changed.  For many images of a Parquet file
+    `read_members` is the fast way: each call reads a row group.
     """
     if is_table(str(path)):
         image = next(row_groups.read_rows(str(path), np.array([offset], np.int64)))
         if isinstance(image, BadShard):
             raise image
         return image
+    if offset == 0:  # a picture's own file: a tar begins with a header
+        return read_picture(str(path), size)
     content = read_range(str(path), offset, size)
     if len(content) != size:
         raise BadShard(f"{path}: member at byte {offset:,} is cut off; the tar changed after it was indexed")

@@ -28,6 +28,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
+from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.listing import list_shards, split_pattern
 from worldclip.pool.read import holds_images, index_of
@@ -203,8 +204,8 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
 
     is_key_only: check only pool.key.  Stops at the first shard that has it, so it opens one shard of a right recipe.
     """
-    if pool.image_field is not None and not any(shard.name.endswith(PARQUET.suffixes) for shard in shards):
-        raise UserError("pool.image_field: only Parquet files have columns of images; remove it")
+    if pool.image_field is not None and not any(isinstance(format_of(s.name), ColumnsFormat) for s in shards):
+        raise UserError("pool.image_field: only Parquet, CSV and TSV have columns of images or of paths; remove it")
     if pool.where and shards and shards[0].name.endswith(".tar"):
         raise UserError("pool.where: only tables have rows to choose; list the keys of tars in pool.valid_keys")
     first: WrongColumns | None = None

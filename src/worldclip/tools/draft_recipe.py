@@ -35,7 +35,7 @@ from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_table, text_columns
+from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_table, text_columns, with_pictures
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
@@ -144,9 +144,10 @@ def draft(
     usual = KnownPool((), "member", ())  # a tar's; the pool's default finds its texts
     if pool_format.is_table:
         usual = describe_table(names, has_rows=isinstance(pool_format, ColumnsFormat))
-    config = dataclasses.replace(
-        config, key=key or usual.key, texts=tuple(texts) or usual.texts, lang=lang or usual.lang
-    )
+        if not holds_images(shards[:1], config):
+            usual = with_pictures(usual, shards[0], config, names)
+    config = dataclasses.replace(config, key=key or usual.key, texts=tuple(texts) or usual.texts)
+    config = dataclasses.replace(config, lang=lang or usual.lang, image_field=usual.image_field)
     sample, problems = _sample_texts(shards, config)
     if not sample and not config.texts and (fields := text_columns(names)):  # tars with texts in another field
         config = dataclasses.replace(config, texts=tuple(f"json:{name}" for name in fields))
@@ -261,6 +262,8 @@ def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
         lines.append(f"texts = {_toml(config.texts)}")
     if config.lang:
         lines.append(f"lang = {_toml(config.lang)}")
+    if config.image_field:
+        lines.append(f"image_field = {_toml(config.image_field)} # paths of image files, relative to the table")
     lines += _filters(drafted)
     if drafted["format"] == "tar" and (name := next((name for name in TAR_KEYS if name in drafted["columns"]), None)):
         lines.append(f'# key = "json:{name}" # the same pair after another download; numbers of members change')

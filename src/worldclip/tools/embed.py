@@ -48,7 +48,7 @@ from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.stage import check_names
-from worldclip.tools.known_pools import key_column
+from worldclip.tools.known_pools import KnownPool, key_column, with_pictures
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
@@ -140,7 +140,7 @@ def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
 
 
 def _with_usual_key(run: Run) -> Run:
-    """Return the run with the column of a table that usually identifies a pair, or its row, where no key is set."""
+    """Return the run with the columns of a table that usually hold key and images, where no key is set."""
     config = run.section(PoolConfig)
     if config.key != "member":
         return run
@@ -150,11 +150,14 @@ def _with_usual_key(run: Run) -> Run:
         if not pool_format.is_table:
             return run
         names = pool_format.field_names(shard, config)
+        usual = KnownPool((), key_column(names, has_rows=isinstance(pool_format, ColumnsFormat)), config.texts)
+        if not pools.holds_images([shard], config):
+            usual = with_pictures(usual, shard, config, names)
     except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
         return run
-    usual = key_column(names, has_rows=isinstance(pool_format, ColumnsFormat))
-    say("embed", f"{usual!r} identifies a pair; --key names another column")
-    return dataclasses.replace(run, sections={**run.sections, "pool": dataclasses.replace(config, key=usual)})
+    config = dataclasses.replace(config, key=usual.key, texts=usual.texts, image_field=usual.image_field)
+    say("embed", f"{config.key!r} identifies a pair; --key names another column")
+    return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
 def _units(run: Run, of: Sequence[Of]) -> dict[Of, Sequence[Shard]]:
@@ -181,7 +184,8 @@ def _units(run: Run, of: Sequence[Of]) -> dict[Of, Sequence[Shard]]:
             units["images"] = source_units(Path(path))
         else:
             raise UserError(
-                f"of = images: {config.place} holds tables of texts; give tars, Parquet files of images or image files"
+                f"of = images: {config.place} holds only texts; give tars, Parquet files of images, image files, or "
+                "a recipe whose pool.image_field names a column of paths"
             )
     return units
 
@@ -258,7 +262,7 @@ def embed_images(
     features = [np.zeros((0, clip.embed_dim), np.float32)]
     bad: list[dict[str, str]] = []
     is_usable = np.ones(len(places), bool)
-    contents = _contents(shard, places)
+    contents = _contents(places)
     for start in range(0, len(places), IMAGES_AT_ONCE):
         rows = places.slice(start, IMAGES_AT_ONCE).to_pylist()
         embeds, reasons = clip.encode_each(list(itertools.islice(contents, len(rows))))
@@ -276,13 +280,9 @@ def embed_images(
     }
 
 
-def _contents(shard: Shard, places: pa.Table) -> Iterator[bytes]:
+def _contents(places: pa.Table) -> Iterator[bytes]:
     """Yield the images at places, in order.  Raises BadShard for one that cannot be read."""
-    files, offsets, sizes = places["file"].to_pylist(), places["offset"].to_numpy(), places["size"].to_numpy()
-    if "files" in shard.fingerprint:
-        yield from map(pools.read_member, files, offsets.tolist(), sizes.tolist())
-        return
-    for image in pools.read_members(shard.path, offsets, sizes):
+    for image in pools.read_members(places):
         if isinstance(image, BadShard):
             raise image
         yield image
@@ -292,17 +292,12 @@ def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
     """Return key, file, offset, size of the images of a tar or of a group of image files, and the number of pairs."""
     if "files" in shard.fingerprint:
         names = [name for name, *_ in shard.fingerprint["files"]]
-        sizes = [size for _, size, *_ in shard.fingerprint["files"]]
+        sizes = np.array([size for _, size, *_ in shard.fingerprint["files"]], np.int64)
         paths = [str((Path(shard.path) / name).resolve()) for name in names]
-        columns = [pa.array(names, pa.string()), paths, np.zeros(len(names), np.int64), np.array(sizes, np.int64)]
-        num_pairs = len(names)
-    else:
-        index, counts = pools.index_of(shard, pool)
-        path = shard.path if is_remote(shard.path) else str(Path(shard.path).resolve())
-        columns = [index["key"], [path] * len(index), index["offset"], index["size"]]
-        num_pairs = counts["pairs"]
-    columns[1] = pa.array(columns[1], pa.string())
-    return pa.table(columns, names=["key", "file", "offset", "size"]), num_pairs
+        columns = {"key": pa.array(names, pa.string()), "file": pa.array(paths, pa.string())}
+        return pa.table({**columns, "offset": np.zeros(len(names), np.int64), "size": sizes}), len(names)
+    index, counts = pools.index_of(shard, pool)
+    return pools.image_places(shard, index), counts["pairs"]
 
 
 @reads_input

@@ -6,10 +6,16 @@ suggested, as a comment, for every field of FILTERS.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from worldclip.core.errors import BadShard
+from worldclip.core.execute import Shard
+from worldclip.core.inputs import is_remote
 from worldclip.pool.columns import COMMON_KEYS, ROW
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.read import index_of, read_keys
 from worldclip.pool.records import DEFAULT_FIELDS
 
 
@@ -22,6 +28,7 @@ class KnownPool(NamedTuple):
     texts: tuple[str, ...]
     """Those of these columns that there are."""
     lang: str | None = None
+    image_field: str | None = None
 
 
 # Columns are those of the cards and papers of each dataset.
@@ -38,6 +45,8 @@ TEXT_NAMES = (*DEFAULT_FIELDS, "captions", "alt", "alt_text", "description", "ti
 """Columns that usually hold texts, in any case."""
 TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
 """Parts of the names of other columns that hold texts."""
+PATH_NAMES = ("filepath", "file_name", "image_path", "filename", "path", "image")
+"""Columns that usually hold the paths of images; the first two are open_clip's and imagefolder's."""
 TAR_KEYS = ("uid", "url", "URL")
 """Fields of a tar's .json that identify a pair in any download of a pool."""
 FILTERS = (
@@ -59,6 +68,23 @@ def describe_table(columns: Sequence[str], *, has_rows: bool) -> KnownPool:
             texts = tuple(name for name in known.texts if name in columns)
             return known._replace(texts=texts or text_columns(columns))
     return KnownPool((), key_column(columns, has_rows=has_rows), text_columns(columns))
+
+
+def with_pictures(usual: KnownPool, shard: Shard, config: PoolConfig, columns: Sequence[str]) -> KnownPool:
+    """Return what a table is, with the column that names image files, if any of them is there.
+
+    Its paths are the keys where no other column is, or the rows where some share a key: several texts per image.
+    """
+    for name in (name for name in PATH_NAMES if name in columns and not is_remote(shard.path)):
+        key = name if usual.key == ROW else usual.key
+        named = dataclasses.replace(config, key=key, image_field=name)
+        try:
+            if index_of(shard, named)[1]["images"]:
+                key = ROW if read_keys(shard, named)[2] else key
+                return usual._replace(key=key, texts=usual.texts or text_columns(columns), image_field=name)
+        except BadShard:  # no column of paths
+            continue
+    return usual
 
 
 def key_column(columns: Sequence[str], *, has_rows: bool) -> str:

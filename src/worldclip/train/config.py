@@ -19,7 +19,7 @@ class TrainPoolConfig(Config):
     key: str = "member"
     """Where the matched pool's key is in these files: `member`, `json:FIELD` of a tar's .json, or a column."""
     image_field: str | None = None
-    """Column of Parquet files that holds the images, needed if several do."""
+    """Column of Parquet files that holds the images, needed if several do, or of any table that holds their paths."""
 
     def as_pool(self) -> PoolConfig | None:
         """Return the pool of these files; None if it is not set."""

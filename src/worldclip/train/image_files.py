@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import OrderedDict
@@ -9,13 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, InputChanged, Unreadable
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import Stamp, fingerprint_of, is_remote, stamp_of
 from worldclip.core.retry import retry
+from worldclip.pool import is_table
 from worldclip.pool.files import StampedFile, read_range
+from worldclip.pool.picture_files import picture_path, read_picture
 from worldclip.pool.row_groups import RowGroups
 
 RETRY_S, WAIT_S = 2.0, 0.5  # a file that cannot be read is tried again for so long, at first after this wait
@@ -32,8 +36,10 @@ class ImageFiles:
     from threads.
     """
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Shard], read_index: Callable[[Shard], pa.Table]) -> None:
+        """read_index: of a shard; where its images are files of their own, their places are rows of that index."""
         self.shards = shards
+        self._members = functools.cache(lambda i: read_index(shards[i])["member"].combine_chunks())
         self._stamps = {i: shard.stamp for i, shard in enumerate(shards)}  # stamps of unchanged files
         self._checked_at = dict.fromkeys(range(len(shards)), time.monotonic())
         self._row_groups = RowGroups(ROW_GROUP_BYTES)
@@ -44,6 +50,14 @@ class ImageFiles:
     def read(self, i: int, offset: int, size: int) -> bytes:
         """Return `size` bytes of file i.  Raises BadShard, which names it, if it cannot be read or is another now."""
         shard = self.shards[i]
+        if offset < 0:
+            path = picture_path(shard.path, self._members(i)[-1 - offset].as_py())
+            return retry(lambda: read_picture(path, size), RETRY_S, _may_pass, WAIT_S)
+        if is_table(shard.path):
+            image = self.read_rows(i, np.array([offset], np.int64))[0]
+            if isinstance(image, BadShard):
+                raise image
+            return image
         try:
             content, stamp = self._retry(i, lambda: self._read_once(i, offset, size))
             if not is_remote(shard.path) and stamp != self._stamps[i]:
@@ -138,3 +152,8 @@ class ImageFiles:
                 is_same = True
         if not is_same:
             raise BadShard("changed after it was indexed; curate and train again, or put the old file back")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether another try may read a picture: the system refused it, and it is not gone."""
+    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)

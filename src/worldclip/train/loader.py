@@ -139,10 +139,10 @@ class Loader:
         self.image_size = max(model.image_size for model in (sizes, *students))  # smaller students resize the crops
         self._min_side = math.ceil(SCALED_MARGIN * self.image_size) if config.scaled_decode else None
         self.shards = sorted(shards, key=lambda shard: shard.name)
-        self._files = ImageFiles(images or self.shards)
         names = [shard.name for shard in self.shards]
         num_cached = shards_to_cache(len(self.shards), config.shuffle_shards, num_streams, world)
         self.source = PairSource(run_dir, self.shards, images, num_cached, work, world, epochs_dir)
+        self._files = ImageFiles(images or self.shards, self.source.image_index)
         self.order: plan.Order
         if num_streams:
             self.order = plan.Streams(self.source, names, self.seed, num_streams)
@@ -300,13 +300,14 @@ class Loader:
         if any(is_table(self._files.shards[shard].path) for shard in np.unique(pairs.shard).tolist()):
             with self._tables_lock:  # the next batch finds the row groups of this one in memory
                 return self._read_row_groups(pairs)
-        return self._read_merged(pairs) if isinstance(self.order, plan.Streams) else [None] * len(pairs)
+        is_merged = isinstance(self.order, plan.Streams) and (pairs.offset >= 0).all()
+        return self._read_merged(pairs) if is_merged else [None] * len(pairs)
 
     def _read_row_groups(self, pairs: Pairs) -> list[bytes | BadImage | None]:
         """Return the bytes of the pairs' images that are not in the cache; each row group is read once."""
         order = np.lexsort((pairs.offset, pairs.shard))
         is_cached = [place in self._cache for place in zip(pairs.shard.tolist(), pairs.offset.tolist(), strict=True)]
-        order = order[~np.array(is_cached)[order]]
+        order = order[~np.array(is_cached)[order] & (pairs.offset[order] >= 0)]
         files, starts = np.unique(pairs.shard[order], return_index=True)
         rows_of_file = np.split(order, starts[1:])
         read = self._threads.map(self._read_rows, files.tolist(), [pairs.offset[rows] for rows in rows_of_file])
@@ -329,8 +330,6 @@ class Loader:
         ]
 
     def _read(self, shard: int, offset: int, size: int) -> bytes | BadImage:
-        if is_table(self._files.shards[shard].path):
-            return self._read_rows(shard, np.array([offset], np.int64))[0]
         try:
             return self._files.read(shard, offset, size)
         except BadShard as error:

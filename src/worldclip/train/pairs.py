@@ -22,7 +22,7 @@ from worldclip.curate import Candidates, CurateWork, decide_on, read_curated
 from worldclip.pool import read_index
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
-from worldclip.train.pool_join import file_positions, read_places
+from worldclip.train.pool_join import file_positions, read_joined_index, read_places
 from worldclip.train.retries import patient
 
 
@@ -37,7 +37,7 @@ class Pairs:
     shard: np.ndarray
     """Index of the tar that holds the image."""
     offset: np.ndarray
-    """Byte offset of the image in its tar."""
+    """Byte offset of the image in its tar; below 0: a row of the index, whose `member` is the image's own file."""
     size: np.ndarray
     """Bytes of the image."""
 
@@ -171,6 +171,11 @@ class PairSource:
             size=places["size"].to_numpy()[rows],
         )
         return pairs, has_image.to_numpy(zero_copy_only=False)
+
+    @patient
+    def image_index(self, shard: Shard) -> pa.Table:
+        """Return where the images of a shard of train.pool are, or of the matched pool."""
+        return (read_index if self.image_shards is None else read_joined_index)(self.run_dir, shard)
 
     @patient
     def _places(self, shard_idx: int) -> tuple[pa.Table, np.ndarray]:

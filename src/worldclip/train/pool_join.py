@@ -55,7 +55,7 @@ def image_shards(config: TrainConfig) -> ShardList | None:
         return None
     shards = pool.list_shards(images, setting="train.pool")
     if not pool.holds_images(shards, images):
-        raise UserError(f"train.pool: {shards[0].name} holds no images; name tars, or Parquet files with images")
+        raise UserError(f"train.pool: {shards[0].name} holds no images; name tars or tables that do (image_field)")
     return shards
 
 
@@ -64,7 +64,7 @@ def require_images(config: TrainConfig, matched: PoolConfig, shards: Sequence[Sh
     if config.pool.as_pool() is None and not pool.holds_images(shards, matched):
         raise UserError(
             "train.pool is unset, and the matched pool is of tables without images; name the tars that were "
-            'downloaded from it: train.pool.path = "FOLDER", train.pool.key = "json:uid"'
+            'downloaded from it: train.pool.path = "FOLDER", train.pool.key = "json:uid"; or set pool.image_field'
         )
 
 
@@ -158,6 +158,11 @@ def _hashes(keys: pa.ChunkedArray) -> dict[str, np.ndarray]:
 
 def _kept(folder: Path, shard: str) -> pa.ChunkedArray:
     return artifacts.read_table(_path(folder, "kept", shard), schemas.POOL_KEYS)["key"]
+
+
+def read_joined_index(run_dir: Path, tar: Shard) -> pa.Table:
+    """Read where the images of a file of train.pool are."""
+    return artifacts.read_table(_path(layout.join_dir(run_dir), "images", tar.name), schemas.POOL_INDEX)
 
 
 def read_places(run_dir: Path, shard: Shard) -> pa.Table:

@@ -40,7 +40,7 @@ from worldclip.plugins.explorer.lists import (
 from worldclip.plugins.explorer.pairs import dropped_examples, read_pairs, unmatched_examples, write_pairs
 from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import read_index, read_member
+from worldclip.pool.read import image_places, read_index, read_member
 from worldclip.report.images import thumbnail
 from worldclip.report.page import language_name, style
 
@@ -232,8 +232,8 @@ def _write_pictures(
             if row < 0:
                 continue
             try:
-                place = index.column("offset")[row].as_py(), index.column("size")[row].as_py()
-                content, suffix = thumbnail(read_member(shard.path, *place))
+                place = image_places(shard, index.slice(row, 1)).to_pylist()[0]
+                content, suffix = thumbnail(read_member(place["file"], place["offset"], place["size"]))
             except UNREADABLE:
                 continue
             file = f"pictures/{len(files) // 1000}/{len(files)}.{suffix}"

@@ -6,7 +6,7 @@ Texts stay in Arrow buffers: no Python object is made per text.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from worldclip.contracts.schemas import POOL_INDEX
 from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
+from worldclip.core.inputs import is_remote
 from worldclip.pool import texts as pool_texts
 from worldclip.pool.columns import (
     ROW,
@@ -29,6 +30,7 @@ from worldclip.pool.columns import (
 )
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats.base import PoolFormat
+from worldclip.pool.picture_files import picture_path, read_picture, size_of_picture
 from worldclip.pool.texts import PairKeys, PoolTexts, find_bad_utf8, row_names
 
 
@@ -60,10 +62,11 @@ class ColumnsFormat(PoolFormat):
         names = self.field_names(shard, config)
         key, columns = choose_columns(names, config)
         lang = None if config.lang is None else bare(config.lang)
-        more = [lang] if lang is not None and lang in names else []
+        paths = self.path_column(shard, config)
+        more = [name for name in (lang, paths) if name is not None and name in names]
         rows = self._rows(shard, config, (key, *columns, *more))
         table = rows.table
-        keys = _keys_of(shard, key, rows)
+        keys = _keys_of(shard, key, rows, paths)
         pair_of_text, place, texts = _flatten(table, columns, keys.has_key)
         values, offsets = _buffers(texts)
         is_null = _is_null(texts)
@@ -84,8 +87,38 @@ class ColumnsFormat(PoolFormat):
         return self.pairs_of(shard, config)[0]
 
     def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
-        check = check_key if is_key_only else choose_columns
-        check(self.field_names(shard, config), config)
+        def check_places() -> None:
+            (check_key if is_key_only else choose_columns)(self.field_names(shard, config), config)
+
+        problems: list[str] = []
+        for check in (check_places, lambda: self.image_column(shard, config)):
+            try:
+                check()
+            except WrongColumns as error:
+                problems += error.problems
+        if problems:
+            raise WrongColumns(problems)
+
+    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
+        return self.image_column(shard, config) is not None
+
+    def image_column(self, shard: Shard, config: PoolConfig) -> str | None:
+        """Return the column of images or of their paths, None if there is none.
+
+        Raises WrongColumns for a column that is not there, and for paths in a table at a URL: they are of this machine.
+        """
+        column = config.image_field
+        if column is None:
+            return None
+        if column not in (names := self.field_names(shard, config)):
+            raise WrongColumns(missing_column("pool.image_field", column, names))
+        if is_remote(shard.path):
+            raise WrongColumns(f"pool.image_field: {column!r} holds paths; copy the table and its images here")
+        return column
+
+    def path_column(self, shard: Shard, config: PoolConfig) -> str | None:
+        """Return the column of the images' paths; None where the images are in the shard, or there are none."""
+        return None if config.image_field is None else self.image_column(shard, config)
 
     def plain_columns(self, shard: Shard, config: PoolConfig) -> Sequence[str]:
         """Return the columns whose values JSON can hold."""
@@ -94,13 +127,30 @@ class ColumnsFormat(PoolFormat):
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         names = self.field_names(shard, config)
         num_left_out = 0
-        if where := conditions(names, config):
+        index = POOL_INDEX.empty_table()
+        if (paths := self.path_column(shard, config)) is not None:
+            pairs, rows = self.pairs_of(shard, config)
+            num_pairs, num_left_out = len(pairs.keys), rows.num_left_out
+            taken = pa.array(np.flatnonzero(pairs.has_key & ~pool_texts.find_duplicates(pairs.keys, pairs.has_key)))
+            members = _as_binary(paths, rows.table.column(paths)).take(taken)
+            sizes = [size_of_picture(shard.path, path) for path in members.to_pylist()]
+            num_bytes = np.array(
+                [size if isinstance(size, int) else 0 for size in sizes], np.int64
+            )  # 0: gone meanwhile
+            columns = [pairs.keys.take(taken), members.cast(pa.large_string()), -1 - np.arange(len(taken)), num_bytes]
+            index = pa.table(columns, names=POOL_INDEX.names)
+        elif where := conditions(names, config):
             rows = self._rows(shard, config, [where[0][0]])
             num_pairs, num_left_out = rows.table.num_rows, rows.num_left_out
         else:
             num_pairs = self.count_rows(shard, config)
-        counts = {"pairs": num_pairs, "images": 0, "ignored_members": 0, "left_out": num_left_out}
-        return POOL_INDEX.empty_table(), counts
+        counts = {"pairs": num_pairs, "images": len(index), "ignored_members": 0, "left_out": num_left_out}
+        return index, counts
+
+    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
+        index, _ = self.index_images(shard, config)
+        places = zip(index["member"].to_pylist(), index["size"].to_pylist(), strict=True)
+        return index, (read_picture(picture_path(shard.path, member), size) for member, size in places)
 
     def pairs_of(self, shard: Shard, config: PoolConfig) -> tuple[PairKeys, Rows]:
         """Return the identity of each pair, and the pairs with one column."""
@@ -108,8 +158,9 @@ class ColumnsFormat(PoolFormat):
         names = self.field_names(shard, config)
         check_key(names, config)
         column = key if key in names else next(iter(self.plain_columns(shard, config)), names[0])
-        rows = self._rows(shard, config, [column])
-        return _keys_of(shard, key, rows), rows
+        paths = self.path_column(shard, config)
+        rows = self._rows(shard, config, [column, *([] if paths is None else [paths])])
+        return _keys_of(shard, key, rows, paths), rows
 
     def _rows(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> Rows:
         """Return the pairs with the columns `names`: rows that pool.where keeps, and rows that cannot be read."""
@@ -135,13 +186,18 @@ class ColumnsFormat(PoolFormat):
         return Rows(table, numbers, bad, num_left_out)
 
 
-def _keys_of(shard: Shard, name: str, rows: Rows) -> PairKeys:
-    """Return the identity of each pair; name: the column of the key, or ROW."""
+def _keys_of(shard: Shard, name: str, rows: Rows, paths: str | None) -> PairKeys:
+    """Return the identity of each pair; name: the column of the key, or ROW.  paths: of the paths of images, if any."""
     first_bad = rows.table.num_rows - len(rows.bad)
     unreadable = {first_bad + number: reason for number, reason in enumerate(rows.bad)}
+    if paths is not None:
+        pictures = _as_binary(paths, rows.table.column(paths)).to_pylist()
+        sizes = enumerate(size_of_picture(shard.path, picture) for picture in pictures)
+        unreadable = {row: reason for row, reason in sizes if isinstance(reason, str)} | unreadable
     if name == ROW and name not in rows.table.column_names:
-        has_key = np.arange(rows.table.num_rows) < first_bad
-        return PairKeys(row_names(shard.name, rows.numbers), has_key, unreadable)
+        has_key = np.ones(rows.table.num_rows, bool)
+        has_key[list(unreadable)] = False
+        return PairKeys(row_names(shard.name, rows.numbers), has_key, dict(sorted(unreadable.items())))
     column = rows.table.column(name)
     if pa.types.is_integer(column.type):
         column = column.cast(pa.string())
@@ -160,6 +216,7 @@ def _keys_of(shard: Shard, name: str, rows: Rows) -> PairKeys:
     if problems:
         names = row_names(shard.name, rows.numbers[~has_key])
         keys = pool_texts.replace_where(keys, ~has_key, names.to_pylist())
+    has_key[list(unreadable)] = False
     return PairKeys(keys, has_key, dict(sorted(problems.items())))
 
 

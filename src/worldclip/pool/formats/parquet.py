@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report, Shard
-from worldclip.pool.columns import WrongColumns, missing_column
+from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.columns_format import ColumnsFormat
 from worldclip.pool.records import KeyedRecords
@@ -44,27 +43,14 @@ class ParquetFormat(ColumnsFormat):
         schema = _read(shard, lambda file: file.schema_arrow)
         return [field.name for field in schema if not _holds_bytes(field.type)]
 
-    def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
-        problems: list[str] = []
-        for check in (partial(super().check_columns, is_key_only=is_key_only), self.image_column):
-            try:
-                check(shard, config)
-            except WrongColumns as error:
-                problems += error.problems
-        if problems:
-            raise WrongColumns(problems)
-
-    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
-        return self.image_column(shard, config) is not None
-
     def image_column(self, shard: Shard, config: PoolConfig) -> str | None:
         """Return the column of images: the one that `pool.image_field` names, else the only one; None if there is none.
 
-        Raises WrongColumns for a column that holds no images, and for several columns that do.
+        Raises WrongColumns for a column that holds neither images nor paths, and for several columns of images.
         """
         schema = _read(shard, lambda file: file.schema_arrow)
         if config.image_field is not None:
-            return _named_column(schema, config.image_field)
+            return config.image_field if _is_named(schema, config) else super().image_column(shard, config)
         features = _features(schema)
         columns = [field.name for field in schema if _holds_images(field, features)]
         if len(columns) > 1:
@@ -73,9 +59,14 @@ class ParquetFormat(ColumnsFormat):
             )
         return columns[0] if columns else None
 
+    def path_column(self, shard: Shard, config: PoolConfig) -> str | None:
+        column = super().path_column(shard, config)
+        has_images = column is not None and _is_named(_read(shard, lambda file: file.schema_arrow), config)
+        return None if has_images else column
+
     def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
         column = self.image_column(shard, config)
-        if column is None:
+        if column is None or self.path_column(shard, config) is not None:
             return super().index_images(shard, config)
         (keys, has_key, _), rows = self.pairs_of(shard, config)
         with open_parquet(shard.path) as file:
@@ -97,6 +88,8 @@ class ParquetFormat(ColumnsFormat):
         return pa.table(index), counts
 
     def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
+        if self.path_column(shard, config) is not None:
+            return super().read_images(shard, config)
         index, _ = self.index_images(shard, config)
         return index, _whole(read_rows(shard.path, index["offset"].to_numpy()))
 
@@ -125,13 +118,17 @@ def _whole(images: Iterator[bytes | BadShard]) -> Iterator[bytes]:
 # --- which column holds images ----------------------------------------------------------------------------------------
 
 
-def _named_column(schema: pa.Schema, name: str) -> str:
-    if name not in schema.names:
-        raise WrongColumns(missing_column("pool.image_field", name, schema.names))
-    kind = schema.field(name).type
+def _is_named(schema: pa.Schema, config: PoolConfig) -> bool:
+    """Return whether the column that pool.image_field names holds images; False: paths, or it is not there."""
+    if config.image_field not in schema.names:
+        return False
+    kind = schema.field(config.image_field).type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return False
     if not (_is_bytes(kind) or _is_file(kind)):
-        raise WrongColumns(f"pool.image_field: column {name!r} is {kind}; images are binary, or a struct with `bytes`")
-    return name
+        named = f"pool.image_field: column {config.image_field!r} is {kind}"
+        raise WrongColumns(f"{named}; images are binary or a struct with `bytes`, paths are texts")
+    return True
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
