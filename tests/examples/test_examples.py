@@ -195,6 +195,40 @@ def test_filter_keeps_similar_pairs_that_a_head_finds_safe(tmp_path, monkeypatch
     assert 0 < len(expected) < (scores >= np.median(scores)).sum(), "both rules remove pairs"
 
 
+def run_example(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(EXAMPLES / name))
+
+
+@pytest.mark.parametrize("clusters", [1, 4])
+def test_semdedup_keeps_one_image_of_each_group_of_near_vectors(tmp_path, monkeypatch, clusters):
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(12), rng.integers(1, 6, 12))
+    vectors_ND = rng.normal(size=(12, 16))[group] + rng.normal(scale=0.02, size=(len(group), 16))
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    keys = [f"k{row}" for row in range(len(group))]
+    (tmp_path / "embedded/images").mkdir(parents=True)
+    for shard, rows in enumerate(np.array_split(np.arange(len(group)), 2)):
+        place = tmp_path / f"embedded/images/{shard}.tar"
+        np.save(f"{place}.npy", vectors_ND[rows].astype(np.float32))
+        pq.write_table(pa.table({"key": [keys[row] for row in rows]}), f"{place}.parquet")
+    out = tmp_path / "valid.parquet"
+    options = ["--clusters", clusters, "--max-cosine", 0.95]
+    run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out, *options)
+    kept = [keys.index(key) for key in pq.read_table(out)["key"].to_pylist()]
+    assert sorted(group[kept]) == list(range(12))
+
+
+def test_the_number_of_texts_beyond_the_context_is_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    texts = ["a red circle", "a " * 40, "a " * 31, "a " * 32]
+    Path("runs/emoji/curate").mkdir(parents=True)
+    pq.write_table(pa.table({"text": texts}), "runs/emoji/curate/0.tar.parquet")
+    train_tokenizer(texts, vocab_size=300, context_length=32).save(Path("runs/emoji/train/tokenizer"))
+    exec(blocks("docs/glossary.md", "python")[0], {})
+    assert capsys.readouterr().out == "2 of 4 texts have more than 32 tokens\n"
+
+
 # --- examples/finetune at toy size: its recipe with a smaller model and fewer samples ---------------------------------
 
 MODEL = {"preset": "tiny", "image_size": 32, "vision_layers": 1, "text_layers": 1, "context_length": 16}
