@@ -284,6 +284,17 @@ def test_training_continues_from_a_hugging_face_folder(toy_world, tmp_path, monk
     torch.testing.assert_close(decay, decay[0, 0].expand_as(decay), rtol=1e-6, atol=0)
 
 
+def test_weights_are_averaged_and_load(tmp_path, monkeypatch):
+    start, end = save_model(tmp_path / "start"), save_model(tmp_path / "end")
+    with torch.no_grad():
+        for weight in end.parameters():
+            weight += 1
+    end.save_pretrained(tmp_path / "end")
+    run_example(monkeypatch, "average_weights/average.py", *(tmp_path / name for name in ("start", "end", "out")), 0.25)
+    for name, weight in worldclip.load(tmp_path / "out", device="cpu").model.state_dict().items():
+        torch.testing.assert_close(weight, start.state_dict()[name] + 0.25)
+
+
 def test_initial_weights_of_another_architecture_or_tokenizer_are_refused(tmp_path):
     own = save_model(tmp_path / "weights")
     source = str(tmp_path / "weights")

@@ -1,0 +1,22 @@
+"""Average the weights of a model before and after fine-tuning (WiSE-FT, arXiv:2109.01903): it forgets less.
+
+    python examples/average_weights/average.py START END OUT 0.5
+
+START, END: folders with model.safetensors, of one architecture.  OUT: a new folder.  0.5: the share of END.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+start, end, out = map(Path, sys.argv[1:4])
+share = float(sys.argv[4])
+shutil.copytree(end, out, ignore=shutil.ignore_patterns("trainer", "adapters"))
+for path in end.glob("*.safetensors"):
+    before, after = load_file(start / path.name), load_file(path)
+    if before.keys() != after.keys():
+        sys.exit(f"{start} and {end} are models of two architectures")
+    average = {name: before[name].lerp(weight, share) for name, weight in after.items()}
+    save_file(average, out / path.name, {"format": "pt"})
