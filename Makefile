@@ -6,7 +6,7 @@ BIN = .venv/bin
 # one process of tests per core, each with files of its own; threads that compute would wait for each other
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo world test quick lint slow second clients web docs clean
+.PHONY: demo world test quick lint slow second clients web docs pictures clone-url clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -70,6 +70,18 @@ $(JS)/LICENSE.onnxruntime: web/package-lock.json
 # the pages as a site with a search, commands and Python API, in build/docs/site; fails on dead links
 docs: .venv/docs.stamp
 	$(BIN)/python docs/build_site.py
+
+# the pictures of README and docs, from the demo's run; needs Chromium
+pictures: .venv/dev.stamp demo
+	$(BIN)/python docs/pictures.py runs docs
+
+# the repository's address in every file that states it: make clone-url URL=https://...
+CLONE_FILES = src/worldclip/core/errors.py pyproject.toml CITATION.cff README.md docs/start_use.md docs/install.md
+CLONE_URL = $(shell sed -n 's/^CLONE_URL = "\(.*\)".*/\1/p' src/worldclip/core/errors.py)
+clone-url:
+	@test -n '$(URL)' || { echo 'usage: make clone-url URL=https://...'; exit 1; }
+	sed -i.old -e 's|$(CLONE_URL)|$(URL)|' -e 's| *# a placeholder.*||' $(CLONE_FILES)
+	rm -f $(CLONE_FILES:=.old)
 
 # extras of each environment
 demo_EXTRAS = demo,train,serve

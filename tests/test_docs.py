@@ -25,6 +25,7 @@ from worldclip.check.config import CheckConfig
 from worldclip.cli import command, main
 from worldclip.config import SECTIONS, Recipe
 from worldclip.contracts import layout
+from worldclip.core import errors
 from worldclip.core.settings import _apply_override, _build
 
 REPOSITORY = Path(__file__).parents[1]
@@ -125,6 +126,21 @@ def test_pages_install_from_a_checkout():
     """The package index has no worldclip yet."""
     files = [*PRESENT, *REPOSITORY.glob("recipes/*.toml"), *REPOSITORY.glob("examples/**/*.ipynb")]
     assert [page_id(path) for path in files if re.search(r"install\W+worldclip\b", read(path))] == []
+
+
+def test_pages_package_and_hints_state_one_address_of_the_repository(monkeypatch):
+    """`make clone-url` sets it; until then it is a placeholder that says so."""
+    clones = {page_id(page): set(re.findall(r"git clone (\S+)", read(page))) for page in PRESENT}
+    assert {name for name, urls in clones.items() if urls} >= {"README.md", "docs/start_use.md", "docs/install.md"}
+    assert set().union(*clones.values()) == {errors.CLONE_URL}
+    project = tomllib.loads(read(REPOSITORY / "pyproject.toml"))["project"]
+    assert project["urls"] == {"Repository": errors.CLONE_URL}
+    assert f"repository-code: {errors.CLONE_URL}\n" in read(REPOSITORY / "CITATION.cff")
+    for name in ("README.md", "docs/start_use.md", "docs/install.md"):
+        is_said = "# a placeholder" in read(REPOSITORY / name)
+        assert is_said == errors.CLONE_URL.partition("/worldclip")[0].endswith(".example"), name
+    monkeypatch.setattr(errors, "checkout", lambda: None)
+    assert errors.install_hint("train").endswith(f"git+{errors.CLONE_URL}'")
 
 
 # --- code blocks --------------------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import httpx
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MetaClip2Model, XLMRobertaTokenizer
 
@@ -160,7 +163,17 @@ def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):
     assert len(set(digests)) == 2, "another commit is another model"
     features = worldclip.load("facebook/metaclip-2-worldwide-b32", device="cpu").encode_text(TEXTS)
     assert_close(features, worldclip.load(hugging_face, device="cpu").encode_text(TEXTS))
-    assert "nobody/nothing is neither a local path nor a repository" in load_error("nobody/nothing")
+
+
+def test_without_a_network_the_message_begins_with_it(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert load_error("nobody/nothing").startswith("no network: the hub does not answer, nobody/nothing was not down")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RepositoryNotFoundError("no such", response=httpx.Response(404, request=httpx.Request("GET", "http://x")))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    assert load_error("nobody/nothing").startswith("nobody/nothing is neither a local path nor a repository")
 
 
 def test_special_strings_stay_text_in_each_published_tokenizer(published_model):

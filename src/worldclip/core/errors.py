@@ -17,6 +17,7 @@ from worldclip.core.redact import redact
 NUM_NAMED = 10  # shards with the same reason that a message names
 # torch, onnxruntime and zstd say it in words, zlib by Z_MEM_ERROR
 NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc|^Error -4 while", re.IGNORECASE)
+CLONE_URL = "https://git.example/worldclip.git"  # a placeholder; `make clone-url URL=...` sets it in all files
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
 
 
@@ -130,10 +131,10 @@ def checkout() -> Path | None:
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs an extra: from this checkout, or else from the package index."""
+    """Return the command that installs an extra: from this checkout, or else from the repository."""
     folder = checkout()
     if folder is None:
-        return f"pip install 'worldclip[{extra}]'"
+        return f"pip install 'worldclip[{extra}] @ git+{CLONE_URL}'"
     place = "." if folder.samefile(".") else folder
     return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
 

@@ -38,6 +38,12 @@ def explain_answer(error: BaseException) -> str | None:
     return None
 
 
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether the hub did not answer at all: no network, or HF_HUB_OFFLINE."""
+    names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
+    return bool(names & {"TransportError", "ConnectionError"})  # of httpx; OfflineModeIsEnabled is of the second
+
+
 def is_busy(error: BaseException) -> bool:
     """Return whether the hub or a store refused a request only for now: too many requests, or a fault of its own."""
     answers = filter(None, map(_answer_of, _causes(error)))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from worldclip.contracts.layout import TRAINER, best_checkpoint, train_dir
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, require
+from worldclip.core.hub_errors import is_unreachable
 from worldclip.core.local_path import nearest_path
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
@@ -226,8 +227,16 @@ def _download(hub_id: str, precision: str) -> Path:
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
     problem = f"{hub_id} is neither a local path nor a repository that the hub gives"
     with library_faults(problem, "give a run, a model's folder or file, or a hub id (owner/name); check the network"):
-        folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
-        return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, precision)]))
+        try:
+            folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
+            return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, precision)]))
+        except Exception as error:
+            if not is_unreachable(error):
+                raise
+            raise UserError(
+                f"no network: the hub does not answer, {hub_id} was not downloaded before, and is no folder here; "
+                "connect (unset HF_HUB_OFFLINE), or give a folder"
+            ) from error
 
 
 def _weights_of(folder: Path, precision: str) -> list[str]:
