@@ -24,6 +24,7 @@ import uvicorn
 
 from chromium import DROP, open_page
 from embedded_world import BAD, key_of, picture, text_of
+from miniature import write_files
 from served import running
 from serving import address as address  # a fixture
 from serving import data_url, post, service_and_app, serving, serving_app
@@ -38,7 +39,7 @@ from worldclip.plugins.server.connections import Server
 from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture, read_json
-from worldclip.plugins.server.serve import LOCAL_NAMES, serve
+from worldclip.plugins.server.serve import LOCAL_NAMES, knows, serve
 from worldclip.plugins.server.service import Service
 from worldclip.tools.search import search
 
@@ -91,9 +92,11 @@ def test_search_gives_the_hits_of_worldclip_with_captions_and_their_language(add
     best = data[1]["hits"][0]
     assert best["key"] == key_of(0, 3)
     assert best["text"] == text_of(0, 3)
-    assert set(best) == {"id", "score", "shard", "key", "text", "lang", "lang_name"}
+    assert set(best) == {"id", "score", "shard", "key", "path", "text", "lang", "lang_name"}
     pair = httpx.get(f"{address}/v1/pairs/images/{best['id']}").json()
-    assert (pair["key"], pair["shard"]) == (key_of(0, 3), "00000.tar")
+    assert (pair["key"], pair["shard"], pair["path"]) == (key_of(0, 3), "00000.tar", f"00000.tar/{key_of(0, 3)}")
+    assert (pair["folder"], pair["file"]) == (str(world / "pool/00000.tar"), key_of(0, 3))
+    assert pair["bytes"] == len(picture(3))
     assert [text["text"] for text in pair["texts"]] == [text_of(0, 3)]
     shown = httpx.get(f"{address}/pictures/{best['id']}")
     assert shown.content == picture(3)
@@ -301,6 +304,14 @@ def test_another_model_and_a_port_in_use_are_refused(world, address, tmp_path):
 
 class Panic(BaseException):
     """A panic of a library in Rust."""
+
+
+def test_a_demos_model_says_what_it_knows_and_no_other_does(tmp_path):
+    files = {"demo/recipe.toml": "[pool]\nbuild = 'emoji'", "mine/recipe.toml": "[pool]\npath = 'x'"}
+    write_files(tmp_path, {**files, "odd/recipe.toml": "pool = 3", "demo/train/step_1/a": "", "bare/a": ""})
+    for folder in ("demo", "demo/train/step_1"):
+        assert knows(tmp_path / folder) == "OpenMoji's drawings"
+    assert [knows(tmp_path / folder) for folder in ("mine", "odd", "bare", "owner/name")] == [""] * 4
 
 
 @pytest.mark.parametrize(
@@ -544,7 +555,7 @@ def test_a_redirect_is_followed_and_checked_like_the_first_address_and_bytes_are
             fetch(f"{redirecting}/{path}", max_bytes)
 
 
-HITS = "[...document.querySelectorAll('.hit a')].map(a => a.getAttribute('aria-label'))"
+HITS = "[...document.querySelectorAll('.hit a[aria-label]')].map(a => a.getAttribute('aria-label'))"
 
 
 def test_a_person_searches_by_text_by_picture_and_by_both(world):
@@ -559,8 +570,9 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
 
         page.run("document.querySelector('#text').value = ''")
         page.run(DROP % data_url(picture(3)))
-        page.wait(f"({HITS})[0] === 'Pair {key_of(0, 3)}'")
-        assert page.run("Number(document.querySelector('.hit b').textContent)") == pytest.approx(1, abs=0.002)
+        page.wait(f"({HITS})[0] === 'Details of 00000.tar/{key_of(0, 3)}'")
+        assert page.run("document.querySelector('.hit small').textContent").endswith("similarity 1.00")
+        assert page.run("fetch(document.querySelector('.hit .path').href).then((answer) => answer.ok)")
 
         page.run("document.querySelector('#text').focus()")
         page.type("a red apple")
@@ -570,6 +582,13 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
         page.run("document.querySelector('.hit a').click()")
         page.wait("document.querySelector('#pair').open && document.querySelector('#pair img').naturalWidth > 0")
         assert "a red apple" in page.run("document.querySelector('#pair li').textContent")
+        assert "60 × 40 pixels" in page.run("document.querySelector('#pair').textContent")
+        first = page.run("location.hash")
+        assert page.run("document.querySelector('#previous').disabled")
+        page.run("document.querySelector('#next').click()")
+        page.wait(f"location.hash !== '{first}' && !document.querySelector('#previous').disabled")
+        page.run("document.querySelector('#previous').click()")
+        page.wait(f"location.hash === '{first}' && document.querySelector('#previous').disabled")
         assert page.errors == []
         assert all(url.startswith((address, "data:", "blob:")) for url in page.requests)
 

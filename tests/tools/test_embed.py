@@ -319,6 +319,14 @@ def test_more_shards_than_open_files_can_be_searched(world, tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
+def test_search_prints_the_paths_of_pictures_from_here(world, tmp_path, monkeypatch, capfd):
+    embed(world / "model", world / "photos", tmp_path / "photos", executor=QUIET)
+    monkeypatch.chdir(world)
+    for folder, path in ((tmp_path / "photos", "photos/sub/3.png"), ("embedded", f"pool/00000.tar/{key_of(0, 3)}")):
+        assert main(["search", str(folder), "a", "--top", "1000"]) == 0
+        assert path in [line.split()[-1] for line in capfd.readouterr().out.splitlines()]
+
+
 def test_user_errors_of_a_search(world, folder, tmp_path, capfd):
     embedded = str(world / "embedded")
     embed(world / "model", world / "photos", tmp_path / "photos", executor=QUIET)

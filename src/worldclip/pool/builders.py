@@ -4,6 +4,7 @@ A builder is a module:
 
     requires, OUTPUTS                   what it imports; files and folders below RUN/pool that it writes
     HELD_OUT                            {dataset: one sentence about it, for readers of the report}
+    KNOWS                               the only pictures that a model of this pool knows; may be left out
     FOLDER_PARTS                        names that pool.parts may give folders
     problems(config)                    yields what is missing on this machine
     inputs(config)                      what decides the bytes of the pool: versions, digests of folders

@@ -122,6 +122,21 @@ def _read_version(path: Path, schema: pa.Schema, mtime_ns: int, size: int) -> pa
     return read_table(path, schema, schema.names)
 
 
+def path_in_pool(row: Report) -> str:
+    """Return the path of a row of `Embedded.rows` in its pool: an image file's, else its shard's and its key."""
+    return str(row["key"]) if _is_image_file(row) else f"{row['shard']}/{row['key']}"
+
+
+def folder_and_file(row: Report) -> tuple[str, str]:
+    """Return where the image of a row lies: its folder and its name, or its tar or table and its key."""
+    path = Path(row["file"])
+    return (str(path.parent), path.name) if _is_image_file(row) else (row["file"], row["key"])
+
+
+def _is_image_file(row: Report) -> bool:
+    return "." not in row["shard"]  # a group of image files is files_000000, any other shard a file with a suffix
+
+
 def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
     """Open the images of a folder that embed wrote, or its texts where it holds no images.  Raises UserError."""
     folder = Path(folder)

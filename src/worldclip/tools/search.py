@@ -23,7 +23,7 @@ from worldclip.core.job import Report
 from worldclip.core.printable import one_line
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
-from worldclip.pool.embedded import Embedded, Of, ShardRows, check_model, open_embedded
+from worldclip.pool.embedded import Embedded, Of, ShardRows, check_model, folder_and_file, open_embedded
 
 BLOCK_BYTES = 64 * 2**20  # scores held at once
 BLOCK_ROWS = 65_536  # embeddings scored at once, at most
@@ -155,8 +155,11 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
     for result in results:
         lines.append(one_line(result["query"]))
         for hit in result["hits"]:
-            text = f"  {one_line(hit['text'])}" if "text" in hit else ""
-            lines.append(f"  {hit['score']:6.3f}  {one_line(hit['key'])}{text}  ({one_line(hit['shard'])})")
+            if "text" in hit:
+                shown = f"{one_line(hit['text'])}  ({one_line(hit['shard'])}/{one_line(hit['key'])})"
+            else:
+                shown = one_line("/".join(folder_and_file(hit)).removeprefix(f"{Path.cwd()}/"))
+            lines.append(f"  {hit['score']:6.3f}  {shown}")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay li
     from worldclip.pool.config import PoolConfig
 
 requires = REQUIRES
+KNOWS = "OpenMoji's drawings"
 FOLDER_PARTS = ()
 OUTPUTS = ("pairs", "tone", "base", "names.json", "README.md", f"{DONE}/compare", f"{DONE}/draw")
 

@@ -325,7 +325,8 @@ class _Api:
     def _facts(self) -> dict[str, Any]:
         """Return what the page says of the server; nothing of the pictures themselves."""
         counts = {of: len(embedded) for of, embedded in self._service.collections.items()}
-        return {"model": self._service.name, "counts": counts, "body_bytes": self._limits.body_bytes}
+        model = ", which knows only ".join(filter(None, (self._service.name, self._service.knows)))
+        return {"model": model, "counts": counts, "body_bytes": self._limits.body_bytes}
 
     async def picture(self, request: Request) -> Response:
         """Answer GET /pictures/ROW: the file as it is, or at most ?px= large."""

@@ -7,13 +7,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldclip.core import job_files
 from worldclip.core.command import Command
 from worldclip.core.console import say
 from worldclip.core.execute.shards import raise_file_limit
 from worldclip.core.preflight import require_packages
+from worldclip.core.toml_files import read_toml
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
+from worldclip.pool.config import POOL_BUILDERS
 from worldclip.tools.search import open_kinds
 
 if TYPE_CHECKING:  # the help of the command needs no package of the extra `serve`
@@ -69,8 +72,10 @@ def serve(
         key = api_key or os.environ.get(KEY_VARIABLE) or None
         is_local = _is_local(host)
         shown_host = f"[{host}]" if ":" in host else host
+        service = Service(clip, _name(model), collections, limits, metrics)
+        service.knows = knows(Path(model))
         app = create_app(
-            Service(clip, _name(model), collections, limits, metrics),
+            service,
             limits,
             metrics,
             api_key=key,
@@ -93,6 +98,16 @@ def _name(model: str) -> str:
     """Return the model's name in the API: a folder's or file's own, or a hub id."""
     path = Path(model)
     return path.resolve().name if path.exists() else model
+
+
+def knows(model: Path) -> str:
+    """Return the only pictures that the model of a drawn pool knows, "" for another model."""
+    for folder in (model, *model.resolve().parents[:2]) if model.exists() else ():
+        if (recipe := job_files.recipe(folder)).is_file():
+            pool = read_toml(recipe).get("pool")
+            build = pool.get("build") if isinstance(pool, dict) else None
+            return str(getattr(POOL_BUILDERS.load(build), "KNOWS", "")) if build in POOL_BUILDERS.names() else ""
+    return ""
 
 
 def _is_local(host: str) -> bool:

@@ -22,7 +22,7 @@ from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
-from worldclip.pool.embedded import Embedded
+from worldclip.pool.embedded import Embedded, folder_and_file, path_in_pool
 from worldclip.pool.read import read_member
 from worldclip.tools.search import FEW_QUERIES, nearest
 
@@ -40,6 +40,8 @@ Hits = tuple[np.ndarray, np.ndarray]
 
 class Service:
     """One model, and the folders that it embedded, by `images` and `texts`."""
+
+    knows = ""  # the only pictures that a demo's model knows
 
     def __init__(
         self, clip: Clip, name: str, collections: dict[str, Embedded], limits: Limits, metrics: Metrics
@@ -112,7 +114,7 @@ class Service:
             texts.append(text[:MAX_CAPTION_CHARS] + more)
         described = []
         for row, caption in zip(rows, self.with_language(texts), strict=True):
-            described.append({"shard": row["shard"], "key": row["key"], **caption})
+            described.append({"shard": row["shard"], "key": row["key"], "path": path_in_pool(row), **caption})
         answers: list[list[Record]] = []
         start = 0
         for ids, scores in all_hits:
@@ -131,10 +133,14 @@ class Service:
         return captions
 
     def pair(self, of: str, row_id: int) -> Record:
-        """Return {"id", "shard", "key", "texts"} of one row.  Raises ApiError for a row that does not exist."""
+        """Return one row with its texts, of an image also where it lies.  Raises ApiError for an unknown row."""
         embedded, row = self._row(of, row_id)
-        texts = [row["text"]] if "text" in row else embedded.captions([row]).get((row["shard"], row["key"]), [])
-        return {"id": row_id, "shard": row["shard"], "key": row["key"], "texts": self.with_language(texts)}
+        pair: Record = {"id": row_id, "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
+        if of == "texts":
+            return {**pair, "texts": self.with_language([row["text"]])}
+        folder, file = folder_and_file(row)
+        texts = embedded.captions([row]).get((row["shard"], row["key"]), [])
+        return {**pair, "folder": folder, "file": file, "bytes": row["size"], "texts": self.with_language(texts)}
 
     def picture(self, row_id: int) -> bytes:
         """Return the image file of one row.  Raises ApiError where it cannot be read."""

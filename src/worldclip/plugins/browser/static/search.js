@@ -126,9 +126,9 @@ function languageName(code) {
 function hitElement(picture, score) {
   const [file, key, caption, lang] = picture;
   const img = element("img", { src: `pictures/${file}`, alt: caption || key, loading: "lazy" });
-  const shown = element("p", {}, element("b", {}, score.toFixed(3)), element("span", { title: languageName(lang) }, lang));
   const parts = caption ? [element("p", { className: "caption", lang: tag(lang), dir: "auto" }, caption)] : [];
-  const hit = element("article", { className: "hit", title: key }, img, shown, ...parts);
+  const about = [languageName(lang), `similarity ${score.toFixed(2)}`].filter(Boolean).join(", ");
+  const hit = element("article", { className: "hit", title: key }, img, ...parts, element("small", {}, about));
   hit.dataset.key = key;
   return hit;
 }
@@ -171,7 +171,7 @@ async function search(encode, describe) {
     if (number !== latest) return;
     byId("hits").replaceChildren(...hits.map(([row, score]) => hitElement(table.rows[row], score)));
     const milliseconds = `encoded in ${Math.round(encoded - start)} ms, compared in ${(end - compared).toFixed(1)} ms`;
-    say(`${hits.length ? `The ${hits.length} nearest by cosine similarity: ` : ""}${milliseconds}.`);
+    say(`${hits.length ? `The ${hits.length} most similar pictures: ` : ""}${milliseconds}.`);
     await describe?.(query, number);
     document.body.dataset.searches = number;
   } catch (error) {

@@ -1,4 +1,4 @@
-// The search page.  Captions, keys and names are text of others: they enter the page as text nodes, never as markup.
+// The search page.  Captions, paths and names are text of others: they enter the page as text nodes, never as markup.
 const byId = (id) => document.getElementById(id);
 const TOP = 60;
 const START = 12; // pictures before the first search
@@ -6,6 +6,7 @@ const queries = []; // {text} or {image, name}; image is a data URL
 let facts = { counts: {}, model: "", body_bytes: 0 };
 let of = "images";
 let latest = 0; // number of the newest search: answers to older ones are dropped
+let rows = []; // those in sight, which the dialog steps through
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -121,9 +122,10 @@ async function search() {
     const { data } = await (await ask("v1/search", options)).json();
     if (number !== latest) return;
     const ms = Math.round(performance.now() - start);
+    rows = data[0].hits.map((hit) => hit.id);
     byId("hits").replaceChildren(...data[0].hits.map(hitElement));
     const combined = input.length > 1 ? `${input.length} queries combined. ` : "";
-    say(`${combined}The ${data[0].hits.length} nearest by cosine similarity, in ${ms} ms.`);
+    say(`${combined}The ${rows.length} most similar ${of === "images" ? "pictures" : "texts"}, in ${ms} ms.`);
   } catch (error) {
     if (number === latest) say(error.message, true);
   }
@@ -131,7 +133,7 @@ async function search() {
 
 function drawStart() {
   const count = of === "images" ? facts.counts.images : 0;
-  const rows = Array.from({ length: Math.min(START, count) }, (_, i) => Math.floor((i * count) / Math.min(START, count)));
+  rows = Array.from({ length: Math.min(START, count) }, (_, i) => Math.floor((i * count) / Math.min(START, count)));
   byId("hits").replaceChildren(...rows.map(startElement));
   say(rows.length ? `${rows.length} of ${count.toLocaleString("en")} pictures. Type what you look for, in any language.` : "");
 }
@@ -143,18 +145,24 @@ function startElement(row) {
 }
 
 function hitElement(hit) {
-  const parts = [element("p", {}, element("b", {}, hit.score.toFixed(3)), element("span", { title: hit.lang_name }, hit.lang))];
-  const caption = { className: "caption", lang: tag(hit.lang), dir: "auto" };
-  parts.push(hit.text ? element("p", caption, hit.text) : element("p", { className: "caption key" }, hit.key));
-  const link = element("a", { href: `#${of}-${hit.id}`, ariaLabel: `Pair ${hit.key}` });
+  const link = element("a", { href: `#${of}-${hit.id}`, ariaLabel: `Details of ${hit.path}` });
+  const caption = element("p", { className: "caption", lang: tag(hit.lang), dir: "auto" }, hit.text);
   if (of === "images") {
-    const img = element("img", { alt: hit.text || hit.key, loading: "lazy" });
+    const img = element("img", { alt: hit.text || hit.path, loading: "lazy" });
     showPicture(img, hit.id, 480);
     link.append(img);
   } else {
-    link.append(element("code", {}, hit.key));
+    link.append(caption);
   }
-  return element("article", { className: "hit" }, link, ...parts);
+  const parts = of === "images" ? [...(hit.text ? [caption] : []), pathElement(hit.id, hit.path)] : [];
+  const about = [hit.lang_name, `similarity ${hit.score.toFixed(2)}`].filter(Boolean).join(", ");
+  return element("article", { className: "hit" }, link, ...parts, element("small", {}, about));
+}
+
+// A link that opens the picture itself; it cannot send a key, and is only text then.
+function pathElement(row, path) {
+  const name = sessionStorage.getItem("key") ? "span" : "a";
+  return element(name, { className: "path", href: `pictures/${row}`, target: "_blank" }, words(path));
 }
 
 async function showPair() {
@@ -164,20 +172,34 @@ async function showPair() {
     const pair = await (await ask(`v1/pairs/${kind}/${row}`)).json();
     const body = byId("pair-body");
     body.replaceChildren();
+    const list = element("dl", { className: "about" });
+    const add = (name, value) => list.append(element("dt", {}, name), element("dd", {}, value));
     if (kind === "images") {
-      const img = element("img", { alt: pair.texts[0]?.text ?? pair.key });
+      const img = element("img", { alt: pair.texts[0]?.text ?? pair.file });
+      const size = element("span", {}, `${Math.ceil(pair.bytes / 1000).toLocaleString("en")} kB`);
+      img.addEventListener("load", () => size.prepend(`${img.naturalWidth} × ${img.naturalHeight} pixels, `));
       showPicture(img, pair.id);
       body.append(img);
+      add("File", pathElement(pair.id, pair.file));
+      add("Folder", words(pair.folder));
+      add("Size", size);
     }
     const texts = pair.texts.map((text) =>
       element("li", {}, element("span", { lang: tag(text.lang), dir: "auto" }, text.text), element("small", {}, text.lang_name)),
     );
-    if (texts.length) body.append(element("ul", {}, ...texts));
-    body.append(element("p", {}, `Key ${pair.key}, shard ${pair.shard}`));
+    body.append(list, ...(texts.length ? [element("ul", {}, ...texts)] : []));
+    byId("previous").disabled = neighbour(-1) === undefined;
+    byId("next").disabled = neighbour(1) === undefined;
     if (!byId("pair").open) byId("pair").showModal();
   } catch (error) {
     say(error.message, true);
   }
+}
+
+// Return the row in sight before (-1) or after (1) that of the dialog.
+function neighbour(by) {
+  const place = rows.findIndex((row) => location.hash === `#${of}-${row}`);
+  return place < 0 ? undefined : rows[place + by];
 }
 
 // --- start ----------------------------------------------------------------------------------------------------------
@@ -257,5 +279,7 @@ document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) takeFiles(event.clipboardData.files);
 });
 window.addEventListener("hashchange", showPair);
+byId("previous").addEventListener("click", () => (location.hash = `${of}-${neighbour(-1)}`));
+byId("next").addEventListener("click", () => (location.hash = `${of}-${neighbour(1)}`));
 byId("pair").addEventListener("close", () => history.replaceState(null, "", location.pathname + location.search));
 start();
