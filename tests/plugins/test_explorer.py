@@ -277,6 +277,17 @@ def test_each_view_opens_from_disk_without_errors_and_without_the_network(page, 
         assert outside == []
 
 
+def test_what_has_no_language_is_not_counted_or_named_as_one(page, explored):
+    codes = [language["code"] for language in read_chunk(explored.folder, "run")["languages"]]
+    assert "und" in codes
+    show(page, explored, "overview", VIEWS["overview"])
+    cards = page.run("[...document.querySelectorAll('.card')].map((card) => card.textContent)")
+    assert f"{len(codes) - 1}languages" in cards
+    shown = page.run("[...document.querySelectorAll('td:first-child, option')].map((cell) => cell.textContent)")
+    assert "no language" in shown
+    assert not {*codes} & {*shown}  # each has its name
+
+
 def test_planted_markup_stays_text(page, explored):
     show(page, explored, "language/en", VIEWS["language/en"])
     for _ in range(8):

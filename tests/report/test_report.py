@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chromium import open_page
 from evaluated import caption_files, record, webdataset_files
 from made_up_run import LANGS, NAMES, write_made_up_run
 from made_up_world import made_up_world
@@ -105,7 +106,11 @@ def test_page_shows_every_stage_and_every_language(html, text):
     assert navigation.count("<a ") == len(headings)
     for lang in LANGS:
         assert re.search(rf"\b{lang}\b", text)
-    assert "Mean over 14 languages: en es ja ko pt it fr de fa id zh ru tr ar." in text
+    assert "Mean over 14 languages: English, Spanish, Japanese, Korean, " in text
+    assert "no language" in text
+    assert not re.search(r"\bund\b|`", text)
+    for lang, name in re.findall(r"<dt>(\w+)</dt>.*?lang=\"(\w+)\"", section_of(html, "gallery")):
+        assert lang == INSTALLED.get(name).name
     assert "chance 0.13%" in text
     for part in ("balance", "entries-before-and-after"):
         in_sight, _, others = section_of(html, part).partition("<details>")
@@ -196,6 +201,18 @@ def test_gallery_shows_right_and_wrong_images_in_turn_in_a_language_of_each_scri
     assert chosen[1] in ("bg", "ru")  # of Cyrillic, which three of them use, one with many resources
 
 
+def test_the_page_is_short_on_a_phone_and_has_one_right_edge_on_a_desk(run_dir):
+    with open_page("--hide-scrollbars") as page:
+        page.resize(390, 844)
+        page.open(write_report(run_dir))
+        assert page.run("document.documentElement.scrollHeight") <= 12_000
+        assert not page.is_cut()
+        assert page.run("getComputedStyle(document.querySelector('.top')).display") == "block"
+        page.resize(1280, 900)
+        right = "Math.round(part.getBoundingClientRect().right)"
+        assert len(set(page.run(f"[...document.querySelectorAll('section > *')].map((part) => {right})"))) == 1
+
+
 # Evaluations
 def test_languages_of_an_evaluation_are_sorted_and_have_their_interval_chance_and_family(html):
     numbers = section_of(html, "by-language")
@@ -216,7 +233,7 @@ def sections_of(task, records, name="set"):
     records = [{**record, "dataset": name, "task": task} for record in records]
     result = task_result(name, task, {record["lang"]: record for record in records})
     datasets = {name: {"num_images": 4, "num_bad_images": 1, "tasks": {task: result}}}
-    return results_section({"datasets": datasets}).body, languages_section(datasets, INSTALLED).body
+    return results_section({"datasets": datasets}, INSTALLED).body, languages_section(datasets, INSTALLED).body
 
 
 def cells(body):
@@ -232,8 +249,8 @@ def test_results_are_one_table_and_english_and_local_questions_are_not_averaged(
     ]
     results, parts = sections_of("choice", records)
     assert cells(results)[1:] == [
-        ["set", "choice", "accuracy", "50.0%", "", "en", "10.0% to 90.0%", "4"],
-        ["", "", "accuracy", "25.0%", "", "local", "10.0% to 90.0%", "4"],
+        ["set", "choice", "accuracy", "50.0%", "", "English", "10.0% to 90.0%", "4"],
+        ["", "", "accuracy", "25.0%", "", "local languages", "10.0% to 90.0%", "4"],
     ]
     assert "1 images could not be decoded" in results
     assert ["country Kenya", "50.0%", "25.0%", "3"] in cells(parts)
@@ -255,10 +272,12 @@ def test_headlines_distances_and_metrics_that_a_part_lacks():
 def test_a_suite_has_its_mean_or_says_what_is_missing():
     task = task_result("pets", "zeroshot_classification", {"en": record("en", "pets", acc1=0.5)})
     report = {"datasets": {"pets": {"num_bad_images": 0, "tasks": {"zeroshot_classification": task}}}}
-    complete = results_section({**report, "suite": {"name": "slip26", "mean": 0.625, "missing": []}}).body
+    complete = results_section({**report, "suite": {"name": "slip26", "mean": 0.625, "missing": []}}, INSTALLED).body
     assert "<b>62.5%</b><span>suite slip26</span>" in complete
-    incomplete = results_section({**report, "suite": {"name": "slip26", "mean": None, "missing": ["cars", "dtd"]}}).body
+    suite = {"name": "slip26", "mean": None, "missing": ["cars", "dtd"]}
+    incomplete = results_section({**report, "suite": suite, "protocol": "Ties (`against`)."}, INSTALLED).body
     assert "No mean for suite slip26: 2 datasets are missing: cars, dtd." in incomplete
+    assert "Ties (<code>against</code>)." in incomplete
 
 
 def test_published_numbers_are_flagged_and_escaped():
@@ -302,9 +321,10 @@ def scored(value, low=None):
 def test_cells_are_sorted_and_coloured_by_times_chance():
     values = {"sw": 0.02, "yo": 0.4, "zu": 1.0, "ig": 0.2, "sn": 0.03, "en": 0.3, "xh": 0.029}
     records = {lang: scored(value, low=None if lang == "sw" else value) for lang, value in values.items()}
-    families = {**dict.fromkeys(values, "Atlantic-Congo"), "en": "Indo-European"}
-    drawn = language_map(records, "acc5", families, {lang: f"<{lang}>" for lang in values})
-    cells = re.findall(r'<span class="c ([\w-]+)" title="&lt;(\w+)&gt;"><b>\2</b><small>([\d.,]+×)</small>', drawn)
+    known = {lang: INSTALLED.get(lang) for lang in values}
+    drawn = language_map(records, "acc5", known, {lang: f"<{lang}>" for lang in values})
+    assert "<b>Swahili</b>" in drawn
+    cells = re.findall(r'<span class="c ([\w-]+)" title="&lt;(\w+)&gt;"><b>\w+</b><small>([\d.,]+×)</small>', drawn)
     assert cells == [
         ("step4", "zu", "100×"), ("step3", "yo", "40×"), ("step2", "ig", "20×"), ("step1", "sn", "3.0×"),
         ("step0", "xh", "2.9×"), ("at-chance", "sw", "2.0×"), ("step3", "en", "30×"),
@@ -312,8 +332,8 @@ def test_cells_are_sorted_and_coloured_by_times_chance():
     assert "Atlantic-Congo <small>6</small>" in drawn
     assert "other families <small>1</small>" in drawn  # a family of one has no heading
     records = {"sw": scored(0.5), "klingon": scored(0.5), "yo": {**scored(0.5), "chance": {}}}
-    drawn = language_map(records, "acc5", {"sw": "Atlantic-Congo", "yo": "Atlantic-Congo"}, dict.fromkeys(records, ""))
-    assert re.findall(r"<b>(\w+)</b>", drawn) == ["sw"]  # the others have no family, or no chance
+    drawn = language_map(records, "acc5", {lang: known[lang] for lang in ("sw", "yo")}, dict.fromkeys(records, ""))
+    assert re.findall(r"<b>(\w+)</b>", drawn) == ["Swahili"]  # the others are unknown, or have no chance
 
 
 def test_held_out_pictures_are_beside_the_others():
@@ -339,10 +359,10 @@ def test_held_out_pictures_are_beside_the_others():
 def test_page_of_all_languages_has_map_and_held_out_table(tmp_path):
     write_json(tmp_path / "report.json", made_up_world())
     page = write_evaluation(tmp_path).read_text(encoding="utf-8")
-    assert len({lang for _, lang in re.findall(r'class="c ([\w-]+)"[^>]*><b>(\w+)</b>', page)}) > 300
+    assert len({lang for _, lang in re.findall(r'class="c ([\w-]+)"[^>]*><b>([^<]+)</b>', page)}) > 300
     for shown in ('id="held-out-combinations"', "times chance</th>", "<td>Atlantic-Congo, Latin, low</td>"):
         assert shown in page
-    assert re.search(r"Mean over \d+ languages, by their codes", page)
+    assert re.search(r"Mean over \d+ languages, by name", page)
     table = page[page.index("All metrics of zero-shot classification, languages by name") :].partition("</table>")[0]
     names = re.findall(r"<tr><td>([^<]+) <code>", table)
     assert len(names) > 300

@@ -8,12 +8,23 @@ from typing import Any
 
 from worldclip.core.artifacts import Json
 from worldclip.language import scripts
-from worldclip.language.table import OTHER, Language, Languages, scheme_of
+from worldclip.language.table import Language, Languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.language_map import language_map
 from worldclip.report.metrics import CLASSIFICATION, DISTANCE, metric_name, task_name, top_metric
 from worldclip.report.numbers import count, interval, percent, times
-from worldclip.report.page import Bar, Section, bars, first_and_more, folded, lang_name, language_column, legend
+from worldclip.report.page import (
+    Bar,
+    Section,
+    bars,
+    find_language,
+    first_and_more,
+    folded,
+    lang_name,
+    language_column,
+    language_name,
+    legend,
+)
 from worldclip.report.results import long_table, pivot
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
@@ -46,27 +57,28 @@ def languages_section(datasets: Mapping[str, Json], languages: Languages) -> Sec
 
 
 def _dataset(name: str, result: Json, languages: Languages) -> Html:
-    parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")), *_means_over(result)]
-    for task, task_result in result["tasks"].items():
+    parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images"))]
+    parts += _means_over(result, languages)
+    for number, (task, task_result) in enumerate(result["tasks"].items()):
         order = ", languages by name" if len(task_result["languages"]) > MAX_BARS else ""
         all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result), languages))
-        parts.append(_by_language(task, task_result, languages))
-        parts.append(_parts(task_result))
+        drawn = _by_language(task, task_result, languages) + _parts(task_result, languages)
+        parts.append(folded(f"{task_name(task)}, by language", drawn) if number and drawn else drawn)
         parts.append(folded(f"All metrics of {task_name(task)}{order}", all_metrics))
     return join(parts)
 
 
-def _means_over(result: Json) -> list[Html]:
+def _means_over(result: Json, languages: Languages) -> list[Html]:
     """Return a line on the languages of the means, once for all tasks with the same languages."""
     means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
     lines = []
     for langs in dict.fromkeys(map(tuple, means)):
         text = f"Mean over {len(langs)} languages"
-        names = " ".join(langs)
+        names = ", ".join(language_name(lang, languages) or lang for lang in langs)
         if len(langs) <= MAX_NAMED_LANGUAGES:
             lines.append(tag("p", f"{text}: {names}.", class_="lead"))
         else:
-            lines.append(folded(f"{text}, by their codes", tag("p", names, class_="lead")))
+            lines.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
     return lines
 
 
@@ -97,11 +109,8 @@ def _by_language(task: str, result: Json, languages: Languages) -> Html:
 
 def _map(metric: str, records: Sequence[tuple[str, Json]], languages: Languages) -> Html:
     hovers = {lang: _hover(lang, metric, record, languages) for lang, record in records}
-    families = {}
-    for lang in hovers:
-        if language := find_language(lang, languages):
-            families[lang] = language.family
-    return language_map(dict(records), metric, families, hovers)
+    found = {lang: language for lang in hovers if (language := find_language(lang, languages))}
+    return language_map(dict(records), metric, found, hovers)
 
 
 def _bar(lang: str, metric: str, record: Json, languages: Languages) -> Bar:
@@ -135,7 +144,7 @@ def _family_and_script(language: Language) -> str:
     return f"{language.family or 'no family'}, {scripts.NAMES.get(language.script, language.script)}"
 
 
-def _parts(task: Json) -> Html:
+def _parts(task: Json, languages: Languages) -> Html:
     """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
     numbers = [number for number in long_table(task["languages"].values()) if number.part]
     # English and local questions differ in difficulty: their parts are columns side by side, never averaged.
@@ -148,7 +157,8 @@ def _parts(task: Json) -> Html:
     if has_mean:
         titles = [metric_name(metric) for metric in metrics]
     else:
-        titles = [f"{lang} {metric_name(metric)}" for lang in langs for metric in metrics]
+        names = [language_name(lang, languages) or lang for lang in langs]
+        titles = [f"{name}, {metric_name(metric)}" for name in names for metric in metrics]
     rows = []
     for part, of_part in by_part.items():
         values: list[float | None]
@@ -205,11 +215,3 @@ def _chance_and_multiple(record: Json, metric: str) -> list[float | None]:
     value = record["metrics"].get(metric)
     multiple = value / chance if chance and value is not None else None
     return [chance, multiple]
-
-
-def find_language(code: str, languages: Languages) -> Language | None:
-    """Return the language of a code of ours, of Wikipedia or of FLORES; None if it is unknown."""
-    lang = languages.by_wikipedia().get(code, OTHER)
-    if lang == OTHER and scheme_of(code) == "glotlid":
-        lang = languages.from_lid(code, "glotlid")
-    return None if lang == OTHER else languages.get(lang)

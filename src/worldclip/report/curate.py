@@ -25,13 +25,15 @@ from worldclip.report.page import (
     grid,
     lang_name,
     language_column,
+    language_name,
     legend,
     words,
 )
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_BARS = 40  # rows of "what was kept" in sight
-NUM_SHARES = 15  # largest languages in "before and after"
+MAX_EXAMPLES = 4  # of a reason in sight
+NUM_SHARES = 10  # largest languages in "before and after"
 
 # Where a pair can end: column -> (colour, meaning).  The last reason that can apply comes first, as in a bar.
 ENDS = {reason.column: (f"var(--{reason.colour})", reason.meaning) for reason in reversed(REASONS)}
@@ -167,10 +169,11 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Lan
         rows = []
         for row in samples.get(reason.column, ()):
             text = words(row["text"], row["lang"])
-            rows.append([row["lang"], text, _why(reason, row), row["key"]])
+            rows.append([row["lang"], text, _why(reason, row, languages), row["key"]])
         if rows:
             heading = reason.label.replace("_", " ").capitalize()
-            parts += [tag("h3", heading), to_html(Table(columns, rows))]
+            parts.append(tag("h3", heading))
+            parts.append(first_and_more(rows, MAX_EXAMPLES, "more", lambda some: to_html(Table(columns, some))))
     if unreadable := samples.get(Reason.BAD_PAIR.column):
         table = Table(
             [text_column("why"), text_column("key", code)], [[row["reason"], row["key"]] for row in unreadable]
@@ -180,9 +183,10 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Lan
     return Section("Examples", lead, join(parts)) if parts else None
 
 
-def _why(reason: Reason, sample: Mapping[str, Any]) -> str:
+def _why(reason: Reason, sample: Mapping[str, Any], languages: Languages) -> str:
     if reason == Reason.NO_LANGUAGE:
-        return f"label {sample['label']}, probability {sample['lang_prob']:.2f}"
+        name = language_name(sample["label"], languages)
+        return f"label {sample['label']}{name and f' ({name})'}, probability {sample['lang_prob']:.2f}"
     if reason == Reason.NO_MATCH:
         return "contains no entry of its list"
     if reason == Reason.EXCLUDED:

@@ -20,6 +20,7 @@ from worldclip.report.page import (
     first_and_more,
     folded,
     language_column,
+    language_name,
     note,
     small_bar,
     words,
@@ -63,8 +64,8 @@ def cards(report: Json) -> list[Card]:
 def sections(report: Json, languages: Languages) -> list[Section]:
     """Return the parts that the evaluation has."""
     parts = [
-        gallery_section(report["gallery"]),
-        results_section(report),
+        gallery_section(report["gallery"], languages),
+        results_section(report, languages),
         held_out_section(report, languages),
         published_section(report),
         languages_section(report["datasets"], languages),
@@ -75,7 +76,7 @@ def sections(report: Json, languages: Languages) -> list[Section]:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def results_section(report: Json) -> Section | None:
+def results_section(report: Json, languages: Languages) -> Section | None:
     """Return every headline number in one table; None if nothing was measured."""
     rows: list[list[Any]] = []
     notes = []
@@ -84,7 +85,7 @@ def results_section(report: Json) -> Section | None:
         for task, task_result in result["tasks"].items():
             for i, headline in enumerate(task_result["headlines"]):
                 name = names.pop() if names else None
-                rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline)])
+                rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline, languages)])
         num_bad = result["num_bad_images"]
         if num_bad:
             notes.append(note(f"{dataset}: {count(num_bad)} images could not be decoded and are left out."))
@@ -102,7 +103,7 @@ def results_section(report: Json) -> Section | None:
     return Section("Results", lead, join([to_html(results), _suite(report.get("suite")), *notes]))
 
 
-def _headline_cells(task: Json, headline: Json) -> list[Any]:
+def _headline_cells(task: Json, headline: Json, languages: Languages) -> list[Any]:
     """Return metric, value, bar, languages, interval, number of queries."""
     number = number_of(task)
     value = headline["value"]
@@ -113,7 +114,7 @@ def _headline_cells(task: Json, headline: Json) -> list[Any]:
         metric_name(headline["metric"]),
         number(value),
         small_bar(bar) if task["is_share"] else None,
-        langs[0] if len(langs) == 1 else len(langs),
+        (language_name(langs[0], languages) or langs[0]) if len(langs) == 1 else len(langs),
         interval(bounds, number),
         headline["n"],
     ]
@@ -185,14 +186,14 @@ def _bold_flagged(text: str) -> Html:
 # --- gallery ----------------------------------------------------------------------------------------------------------
 
 
-def gallery_section(gallery: Sequence[Json]) -> Section | None:
+def gallery_section(gallery: Sequence[Json], languages: Languages) -> Section | None:
     """Return held-out images with the model's best names; None if there are none."""
     if not gallery:
         return None
     parts = []
     for number, dataset in enumerate(dict.fromkeys(image["dataset"] for image in gallery)):
         images = in_turn([image for image in gallery if image["dataset"] == dataset])
-        shots = [_shot(image) for image in images]
+        shots = [_shot(image, languages) for image in images]
         if number < MAX_OPEN_SETS:
             parts.append(tag("h3", dataset))
             parts.append(first_and_more(shots, MAX_SHOTS, "more images", _side_by_side))
@@ -206,7 +207,7 @@ def gallery_section(gallery: Sequence[Json]) -> Section | None:
 
 
 def _side_by_side(shots: Sequence[Html]) -> Html:
-    return tag("div", *shots, class_="shots")
+    return tag("div", *shots, class_="shots", tabindex=0)
 
 
 def in_turn(images: Sequence[Json]) -> list[Json]:
@@ -221,12 +222,13 @@ def _is_right(image: Json) -> bool:
     return bool(first["best"][0]["is_right"])
 
 
-def _shot(image: Json) -> Html:
+def _shot(image: Json, languages: Languages) -> Html:
     first_lang, first = next(iter(image["names"].items()))
     is_right = _is_right(image)
     verdict = tag("span", "right" if is_right else "wrong", class_=f"tag {'ok' if is_right else 'no'}")
     title = [words(first["truth"], first_lang), tag("small", code(image["key"])), verdict]
-    answers = [_answers(lang, names["best"]) for lang, names in image["names"].items()]
+    named = ((language_name(lang, languages) or lang, lang, names["best"]) for lang, names in image["names"].items())
+    answers = [tag("dt", name) + _answers(lang, best) for name, lang, best in named]
     picture = tag("img", src=image["image"], alt=first["truth"])
     return tag("div", picture, tag("div", *title, class_="t"), tag("dl", *answers), class_="shot")
 
@@ -239,4 +241,4 @@ def _answers(lang: str, names: Sequence[Mapping[str, Any]]) -> Html:
         shown.append(tag("b", "✓\N{NO-BREAK SPACE}", text, class_="ok") if name["is_right"] else text)
     mark = "✓\N{NO-BREAK SPACE}" if best["is_right"] else ""
     first = tag("span", mark, words(best["name"], lang), class_="ok" if best["is_right"] else "no")
-    return tag("dt", code(lang)) + tag("dd", first, tag("div", join(shown, " · "), class_="rest"))
+    return tag("dd", first, tag("div", join(shown, " · "), class_="rest"))

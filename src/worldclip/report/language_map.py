@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from worldclip.core.artifacts import Json
+from worldclip.language.table import Language
 from worldclip.report.html import Html, tag
 from worldclip.report.numbers import count, times
 
@@ -17,27 +18,26 @@ OTHER_FAMILIES = "other families"
 
 
 def language_map(
-    records: Mapping[str, Json], metric: str, families: Mapping[str, str], hovers: Mapping[str, str]
+    records: Mapping[str, Json], metric: str, languages: Mapping[str, Language], hovers: Mapping[str, str]
 ) -> Html:
     """Return cells by family, the largest family first; in it the language with most times chance first.
 
-    Only languages with a family and a chance above 0 have a cell.  families, hovers: family and hover text of each
-    language.
+    Only known languages with a chance above 0 have a cell.  languages, hovers: by the codes of the records.
     """
     ratios = {
         lang: record["metrics"][metric] / record["chance"][metric]
         for lang, record in records.items()
-        if lang in families and record["chance"].get(metric)
+        if lang in languages and record["chance"].get(metric)
     }
     langs_by_ratio = sorted(ratios, key=lambda lang: (-ratios[lang], lang))
     by_family: dict[str, list[str]] = {}
     for lang in langs_by_ratio:
-        by_family.setdefault(families[lang], []).append(lang)
+        by_family.setdefault(languages[lang].family, []).append(lang)
     large = {family: langs for family, langs in by_family.items() if len(langs) >= MIN_MEMBERS}
-    others = [lang for lang in langs_by_ratio if families[lang] not in large]
+    others = [lang for lang in langs_by_ratio if languages[lang].family not in large]
 
     def cells_of(family: str, langs: Sequence[str]) -> Html:
-        cells = [_cell(lang, records[lang], metric, hovers[lang]) for lang in langs]
+        cells = [_cell(languages[lang].name, records[lang], metric, hovers[lang]) for lang in langs]
         heading = tag("h5", family, " ", tag("small", count(len(langs))))
         return tag("div", heading, tag("div", *cells, class_="cells"))
 
@@ -48,15 +48,15 @@ def language_map(
     return _legend() + tag("div", *parts, class_="languages") if parts else Html()
 
 
-def _cell(lang: str, record: Json, metric: str, hover: str) -> Html:
-    """Return the code and the multiple of chance; a language whose interval holds chance has a dashed border."""
+def _cell(name: str, record: Json, metric: str, hover: str) -> Html:
+    """Return the name and the multiple of chance; a language whose interval holds chance has a dashed border."""
     chance = record["chance"][metric]
     ratio = record["metrics"][metric] / chance
     bounds = record["interval_95"].get(metric)
     is_chance = bounds is not None and bounds[0] <= chance
     step = sum(ratio >= bound for bound in STEPS)
     class_ = "c at-chance" if is_chance else f"c step{step}"
-    return tag("span", tag("b", lang), tag("small", times(ratio)), class_=class_, title=hover)
+    return tag("span", tag("b", name), tag("small", times(ratio)), class_=class_, title=hover)
 
 
 def _legend() -> Html:

@@ -6,6 +6,7 @@ from typing import Any
 
 from worldclip.contracts.reasons import MATCHED, Reason
 from worldclip.core.artifacts import Json
+from worldclip.language import scripts
 from worldclip.language.table import Languages
 from worldclip.report.numbers import count, percent, short
 from worldclip.report.page import Card, Section, first_and_more, language_column
@@ -29,7 +30,7 @@ def sections(report: Json, languages: Languages) -> list[Section]:
         total = matched + row.get(Reason.NO_MATCH.label, 0)
         if total:
             script = known[lang].script if lang in known else ""
-            rows.append([lang, script, total, matched / total])
+            rows.append([lang, scripts.NAMES.get(script, script), total, matched / total])
     if not rows:
         return []
     rows.sort(key=lambda row: -row[2])

@@ -8,6 +8,7 @@ from itertools import chain, islice, zip_longest
 from typing import Any, TypeAlias
 
 from worldclip.core.registry import Registry
+from worldclip.language import scripts
 from worldclip.language.table import Languages
 from worldclip.report.html import Html, join, tag
 from worldclip.report.numbers import count, percent, short
@@ -16,7 +17,6 @@ from worldclip.report.page import (
     Card,
     Section,
     bars,
-    code,
     first_and_more,
     folded,
     lang_name,
@@ -124,11 +124,11 @@ def _scripts(lists: Lists, languages: Languages) -> Html:
         in_turn = (entry for entry in chain.from_iterable(zip_longest(*examples)) if entry is not None)
         shown = [words(entry, langs[0]) for entry in islice(in_turn, NUM_EXAMPLES)]
         if shown:
-            rows.append([script, len(langs), langs[0], join(shown, Html("&ensp;"))])
+            rows.append([scripts.NAMES.get(script, script), len(langs), langs[0], join(shown, Html("&ensp;"))])
     if not rows:
         return Html()
     columns = [
-        text_column("script", code),
+        text_column("script"),
         Column("languages", count),
         language_column("largest list", languages),
         text_column("some of its entries, chosen by hash, from each source in turn"),

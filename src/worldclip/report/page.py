@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from worldclip.core.artifacts import write_text
-from worldclip.language.table import Languages
+from worldclip.language.table import OTHER, Language, Languages, scheme_of
 from worldclip.report.chart import chart_style
-from worldclip.report.html import Html, join, tag
+from worldclip.report.html import Html, html, join, tag
 from worldclip.report.table import Column, Table, text_column, to_html
 
-NO_LANGUAGE_NAMES = {"und": "no language", "merged": "all lists as one"}  # codes outside the table of languages
+NO_LANGUAGE_NAMES = {"und": "no language", "merged": "all lists as one", "local": "local languages"}  # no languages
 
 _Item = TypeVar("_Item")
 
@@ -85,7 +85,8 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
         tag("style", style()),
     )
     header = tag("header", tag("p", "worldclip", class_="brand"), tag("h1", title), tag("p", subtitle, class_="sub"))
-    body = tag("body", header, _navigation(sections), tag("main", *parts))
+    footer = tag("footer", tag("a", "Back to top", href="#", class_="top"))
+    body = tag("body", header, _navigation(sections), tag("main", *parts), footer)
     write_text(path, f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
     return path
 
@@ -162,13 +163,14 @@ def figure(caption: str, remark: str, content: Html) -> Html:
 
 
 def grid(figures: Iterable[Html], size: str = "") -> Html:
-    """Return figures side by side, as many as fit.  size: "", "mid" or "wide"."""
-    return tag("div", *figures, class_=f"grid {size}".rstrip())
+    """Return figures side by side, as many as fit; a telephone scrolls through them.  size: "", "mid" or "wide"."""
+    return tag("div", *figures, class_=f"grid {size}".rstrip(), tabindex=0)
 
 
 def note(text: str) -> Html:
-    """Return a remark that should not be overlooked."""
-    return tag("p", text, class_="note")
+    """Return a remark that should not be overlooked; text between backticks is code."""
+    parts = [code(part) if number % 2 else part for number, part in enumerate(text.split("`"))]
+    return tag("p", *parts, class_="note")
 
 
 def code(text: str) -> Html:
@@ -176,15 +178,25 @@ def code(text: str) -> Html:
     return tag("code", text)
 
 
+def find_language(code: str, languages: Languages) -> Language | None:
+    """Return the language of a code of ours, of Wikipedia or of FLORES; None if it is unknown."""
+    lang = languages.by_wikipedia().get(code, OTHER)
+    if lang == OTHER and scheme_of(code) == "glotlid":
+        lang = languages.from_lid(code, "glotlid")
+    return None if lang == OTHER else languages.get(lang)
+
+
 def language_name(lang: str, languages: Languages) -> str:
-    """Return a language's English name, "" for a code outside the recipe's languages."""
-    row = languages.by_code().get(lang)
+    """Return a language's English name, "" for an unknown code."""
+    row = languages.by_code().get(lang) or find_language(lang, languages)
     return row.name if row else NO_LANGUAGE_NAMES.get(lang, "")
 
 
 def lang_name(lang: str, languages: Languages) -> Html:
-    """Return a language's English name with its code; a code outside the recipe's languages has no name."""
+    """Return a language's English name with its code; a code that is no language is only named."""
     name = language_name(lang, languages)
+    if lang in NO_LANGUAGE_NAMES:
+        return html(name)
     return join([name, code(lang)], " ") if name else code(lang)
 
 

@@ -27,6 +27,7 @@ from worldclip.core.preflight import require_packages
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work, require_current
 from worldclip.language.config import LanguagesConfig, open_run
+from worldclip.language.table import INSTALLED
 from worldclip.match.config import MatchConfig
 from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.plugins.explorer.examples import MAX_CHARS, PER_REASON, TOP_ENTRIES, choose_examples
@@ -145,7 +146,7 @@ def _write(run: Run, chunks: Chunks, out: str) -> Report:
         "out": out,
         "files": chunks.num_files,
         "bytes": chunks.num_bytes,
-        "languages": len(languages),
+        "languages": len(set(languages) - {NO_LANGUAGE}),
         "entries": sum(min(max_entries, row["num_entries"]) for row in thresholds["lists"].values()),
         "examples": num_examples,
         "keys": num_keys,
@@ -179,7 +180,10 @@ def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) ->
             }
             for lang, row in report["languages"].items()
         ],
-        "lists": [{"name": name, **row} for name, row in thresholds["lists"].items()],
+        "lists": [
+            {"name": name, "title": language_name(name, table) or name, **row}
+            for name, row in thresholds["lists"].items()
+        ],
     }
 
 
@@ -284,7 +288,8 @@ def _labels_record(run_dir: Path) -> dict[str, Any]:
     """Return the labels without a list that most texts have."""
     report: artifacts.Json = artifacts.read_json(layout.stage_report(run_dir, "match"))
     without = sorted(report["labels_without_language"].items(), key=lambda row: -row[1])
-    return {"without": without[:NUM_LABELS]}
+    names = ((label, language_name(label, INSTALLED), count) for label, count in without[:NUM_LABELS])
+    return {"without": [[f"{name} ({label})" if name else label, count] for label, name, count in names]}
 
 
 def _checked_record(run: Run) -> dict[str, Any]:

@@ -68,6 +68,11 @@ function link(path, ...children) {
   return element("a", { href: `#/${path.map(encodeURIComponent).join("/")}` }, children);
 }
 
+// Return a language's name with its code; "und" is no language.
+function languageName({ name, code }) {
+  return name && isTag(code) ? [name, " ", element("code", {}, code)] : [name || element("code", {}, code)];
+}
+
 // Return a button that shows more of a list: `draw` returns the nodes of some items.
 function inParts(items, size, draw, place) {
   let shown = 0;

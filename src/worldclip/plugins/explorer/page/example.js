@@ -1,6 +1,8 @@
 // Pairs as cards: picture, text with its matched entries marked, what was decided and why.
 "use strict";
 
+const SHOWN_OF_EXAMPLE = 6; // entries of a card in sight
+
 // Return a float32 probability as the run has it: min(1, threshold / matches).
 function entryProbability(threshold, matches) {
   return threshold === null ? 1 : Math.fround(threshold / Math.max(threshold, matches));
@@ -44,7 +46,7 @@ function facts(example) {
   const list = element("dl");
   const add = (name, ...value) => list.append(element("dt", {}, name), element("dd", {}, value));
   if (example.label !== undefined)
-    add("label", example.label, example.langProb === null ? "" : ` (${example.langProb.toFixed(2)})`);
+    add("label", labelText(example.label), example.langProb === null ? "" : `, probability ${example.langProb.toFixed(2)}`);
   if (example.keepProb !== null && example.keepProb !== undefined) {
     add("probability", probability(example.keepProb));
     const sign = example.coin < example.keepProb ? "below the probability" : "not below the probability";
@@ -55,6 +57,13 @@ function facts(example) {
     add("entries", entryList(example));
   }
   return list;
+}
+
+// Return a label with the name of its language, where the run has it.
+function labelText(label) {
+  if (!isTag(label)) return "none";
+  const language = findLanguage(label);
+  return language ? `${language.name} (${label})` : label;
 }
 
 function entryList(example) {
@@ -71,8 +80,11 @@ function entryList(example) {
       element("small", {}, run.sources[row.source]),
     ),
   );
-  const rest = example.numEntries - shown.length;
-  return element("ul", { class: "entries" }, items, rest > 0 ? element("li", {}, `and ${count(rest)} more`) : null);
+  const list = (part) => element("ul", { class: "entries" }, part);
+  const rest = example.numEntries - SHOWN_OF_EXAMPLE;
+  if (rest <= 0) return list(items);
+  const more = element("summary", {}, `${count(rest)} more`);
+  return [list(items.slice(0, SHOWN_OF_EXAMPLE)), element("details", {}, more, list(items.slice(SHOWN_OF_EXAMPLE)))];
 }
 
 // Return the text with each place of a matched entry marked.

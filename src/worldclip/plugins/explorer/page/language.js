@@ -43,7 +43,7 @@ async function showLanguage(place, code) {
     element(
       "section",
       {},
-      element("h2", {}, language.name || language.code, " ", element("code", {}, language.code)),
+      element("h2", {}, languageName(language)),
       element("p", { class: "lead" }, listText(row, language)),
       reasonLegend(run, language.counts),
       reasonBar(run, language.counts),
@@ -60,7 +60,7 @@ async function showLanguage(place, code) {
 function listText(row, language) {
   if (!row) return "Its texts are matched against no list.";
   const threshold = row.threshold === null ? "no threshold" : `threshold ${count(row.threshold)}`;
-  return `List ${row.name}: ${count(row.num_matched_entries)} of ${count(row.num_entries)} entries have ${count(row.num_matches)} matches; ${threshold}, tail fraction ${percent(row.tail_fraction)}.`;
+  return `${row.title}: ${count(row.num_matched_entries)} of ${count(row.num_entries)} entries have ${count(row.num_matches)} matches; ${threshold}, tail fraction ${percent(row.tail_fraction)}.`;
 }
 
 function reasonCounts(run, language) {
@@ -73,7 +73,7 @@ function reasonCounts(run, language) {
 
 async function entriesSection(language) {
   const list = await loadChunk(`lists/${language.list}`);
-  const curve = headTailChart(language.listRow.name, list);
+  const curve = headTailChart(language.listRow.title, list);
   curve.draw(language.listRow.threshold);
   const results = element("div", { "aria-live": "polite" });
   const field = element("input", { type: "search", id: "find", autocomplete: "off", dir: "auto", input: find });

@@ -11,7 +11,7 @@ async function showOverview(place) {
   const cards = [
     card(count(numIn), `${unit} in the pool`),
     card(count(sums.at(-1)), `${unit} kept`, percent(sums.at(-1) / (numIn || 1))),
-    card(count(run.languages.length), "languages"),
+    card(count(run.languages.filter((language) => language.code !== "und").length), "languages"),
     card(
       count(run.lists.reduce((sum, list) => sum + list.num_matched_entries, 0)),
       "entries with a match",
@@ -83,13 +83,7 @@ function languageRows(run) {
     return element(
       "tr",
       {},
-      element(
-        "td",
-        {},
-        link(["language", language.code], language.name || language.code),
-        " ",
-        element("code", {}, language.code),
-      ),
+      element("td", {}, link(["language", language.code], languageName(language))),
       element("td", { class: "n" }, count(pairs)),
       element("td", {}, reasonBar(run, language.counts)),
       own,
@@ -205,7 +199,7 @@ function curvePanel(run, redraw) {
   const choice = element(
     "select",
     { "aria-label": "List of entries", change: choose },
-    lists.map((list) => element("option", { value: list.number, selected: list === english }, list.name)),
+    lists.map((list) => element("option", { value: list.number, selected: list === english }, list.title)),
   );
   const figure = element("div", { class: "curve-place" });
   const text = element("small");
@@ -213,7 +207,7 @@ function curvePanel(run, redraw) {
   async function choose() {
     const number = Number(choice.value);
     const list = await loadChunk(`lists/${number}`);
-    curve = headTailChart(run.lists[number].name, list);
+    curve = headTailChart(run.lists[number].title, list);
     figure.replaceChildren(curve.node);
     redraw();
   }
