@@ -43,7 +43,7 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
         },
         [
             'balance.tail_fraction = "x": must be a number',
-            'match.profile = "uni": must be one of "reference", "unicode"',
+            'match.profile = "uni": must be one of "reference", "unicode"; did you mean unicode?',
         ],
     ),
     "all bounds at once": (

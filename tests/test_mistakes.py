@@ -54,6 +54,7 @@ inspect N --jsn                                    | 2 | did you mean --json?
 explore N --out                                    | 2 | --out has no value
 run R --tail-fraction 0.1                          | 2 | key of the recipe: --set balance.tail_fraction=NUMBER
 train R --pool N                                   | 2 | did you mean --pool.key?
+train R --learning-rate 1                          | 2 | did you mean --lr?
 run R --set balance.tail_fraction 0.2              | 2 | must be KEY=VALUE, without blanks
 run R --set lr=1                                   | 2 | section.key=value
 run R --set trian.lr=1                             | 2 | did you mean train?
@@ -81,6 +82,7 @@ train R --lr -1                                    | 2 | train.lr
 train R --device tpu                               | 2 | must be one of "auto", "cpu"
 train R --freeze eyes                              | 2 | each one of "vision", "text"
 train R --model.preset huge                        | 2 | train.model.preset = "huge"
+export R --formats hf                              | 2 | did you mean huggingface?
 export R --formats onnx,zip                        | 2 | each one of "huggingface", "open_clip", "onnx", "web"
 export R --formats                                 | 2 | must not be empty
 run R --set languages.codes=DE,zh-CN               | 2 | did you mean "de"?
@@ -93,12 +95,12 @@ run R --set pool.build=emoji                       | 2 | exactly one of path and
 run R --set pool.parts.cldr=N                      | 2 | needs pool.build
 metadata R --sources number --wordnets.fr omw-fr:1.4 | 2 | metadata.sources lacks "wordnet"
 evaluate R --suite everything                      | 2 | must be one of imagenet
-evaluate R --datasets imagnet                      | 2 | did you mean "imagenetv2"?
+evaluate R --datasets imagnet                      | 2 | did you mean "imagenet1k"?
 evaluate R --out O                                 | 2 | no dataset to evaluate; set evaluate.datasets
 pool check P --out O --set radiu=6                 | 2 | did you mean radius?
 pool emoji --out O --image-px 0                    | 2 | must be at least 8
 fetch metadata R --date yesterday                  | 2 | YYYYMMDD
-fetch dataset imagnet --out O                      | 2 | unknown dataset
+fetch dataset imagenet --out O                     | 2 | unknown dataset & did you mean imagenet1k?
 pool world --out B/captions.csv                    | 2 | is a file; give the folder to write
 embed N P --out O --of sounds                      | 2 | must be one of
 publish T noslash --dry-run                        | 2 | a repository of the hub is owner/name
@@ -106,6 +108,8 @@ serve T --port 99999                               | 2 | cannot listen there
 
 run N                                              | 2 | does not exist
 run emoj                                           | 2 | is no recipe of worldclip; did you mean emoji?
+run emojis.toml                                    | 2 | did you mean emoji?
+run B/broke.toml                                   | 2 | did you mean B/broken.toml?
 run B                                              | 2 | holds no recipe.toml
 run P                                              | 2 | for a folder of pairs: worldclip init
 run B/broken.toml                                  | 2 | is not valid TOML

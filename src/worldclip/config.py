@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.core.errors import UserError
 from worldclip.core.local_path import require_local
 from worldclip.core.settings import SECTIONS, Config, Problems, load_config
+from worldclip.core.suggest import nearest
 from worldclip.curate.config import CurateConfig
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -93,10 +93,14 @@ def _is_bare_name(path: Path) -> bool:
 
 
 def _refuse_unknown_name(path: Path) -> None:
-    """Raise UserError for a bare word that is no file and no recipe of ours."""
-    if _is_bare_name(path):
-        names = own_recipes()
-        near = difflib.get_close_matches(path.name, names, n=1)
-        known = f"give a .toml file, the folder of a run, or one of {', '.join(names)}"
-        meant = f"did you mean {near[0]}?" if near else known
+    """Raise UserError for a bare word or a .toml that is no file and no recipe of ours."""
+    is_file_name = path.suffix == ".toml" and not path.exists()
+    if is_file_name or _is_bare_name(path):
+        ours = own_recipes()
+        names = {f"{name}{path.suffix}": name for name in ours}
+        if is_file_name:
+            names |= {file.name: str(file) for file in sorted(path.parent.glob("*.toml"))}
+        near = nearest(path.name, names)
+        known = f"give a .toml file, the folder of a run, or one of {', '.join(ours)}"
+        meant = f"did you mean {names[near[0]]}?" if near else known
         raise UserError(f"{path} does not exist and is no recipe of worldclip; {meant}")

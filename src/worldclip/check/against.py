@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from worldclip.check.images import hashes_path, scan_images_of_set, scan_unit, s
 from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.artifacts import read_table
 from worldclip.core.execute import Report, Shard
+from worldclip.core.suggest import nearest
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.datasets import load
@@ -56,7 +56,7 @@ class EvaluationSets:
     def _problem_with_dataset(self, name: str) -> str | None:
         datasets = [*held_out_names(), *self.evaluate.folders, *CATALOG]
         if name not in datasets:
-            near = difflib.get_close_matches(name, datasets, n=3)
+            near = nearest(name, datasets, most=3)
             remedy = f"did you mean {', '.join(near)}?" if near else "they are in docs/6_evaluate.md"
             return f"against_datasets names {name!r}, which is not a dataset of evaluate; {remedy}"
         if name in self.config.against:

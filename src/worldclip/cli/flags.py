@@ -6,7 +6,6 @@ A flag's words are read by the type of its key (core/settings.convert), as value
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import textwrap
 import typing
@@ -18,7 +17,8 @@ from typing import Any, Literal, TypeAlias
 from worldclip.core.errors import UserError
 from worldclip.core.marks import Commas, Place, Repeated
 from worldclip.core.registry import ItemOf
-from worldclip.core.settings import Text, convert, describe, is_marked, options_of
+from worldclip.core.settings import Text, convert, is_marked, must_be, options_of
+from worldclip.core.suggest import nearest
 
 REQUIRED = dataclasses.MISSING
 OPTIONS = "options"
@@ -164,7 +164,7 @@ def parse_flags(
             most = 0
         values = [value] if equals else _take(words, most)
         if flag is None:
-            near = difflib.get_close_matches(name, [item.word for item in flags if not item.is_positional], n=1)
+            near = nearest(name, [item.word for item in flags if not item.is_positional])
             remedy = remedy_of(name) if remedy_of is not None else ""
             problems.append(f"unknown flag {word!r}{remedy or (f'; did you mean {near[0]}?' if near else pointer)}")
         elif flag.is_switch and equals:
@@ -229,7 +229,7 @@ def read_values(given: Sequence[Given], pointer: str) -> dict[str, Any]:
         try:
             value = flag.read(words)
         except TypeError:
-            problems.append(f"{flag.word} {' '.join(words)!r}: must be {describe(flag.element or flag.hint)}{pointer}")
+            problems.append(f"{flag.word} {' '.join(words)!r}: {must_be(words, flag.element or flag.hint)}{pointer}")
             continue
         is_repeated = is_marked(flag.marks, Repeated) and flag.key in values
         values[flag.key] = (*values[flag.key], *value) if is_repeated else value

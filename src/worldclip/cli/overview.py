@@ -5,14 +5,13 @@ Commands are items of a registry (core/registry.py), the stages are those of rec
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from worldclip.core.errors import UserError
 from worldclip.core.registry import Registry
-from worldclip.core.toml_files import suggest
+from worldclip.core.suggest import nearest, suggest
 from worldclip.recipe import STEPS, stage_names
 
 COMMANDS = Registry("command", "worldclip.commands", is_open=True)
@@ -82,7 +81,7 @@ def refuse_misspelt(stage: str, rest: Sequence[str]) -> None:
     """Raise UserError where `worldclip pool chek` means the command `pool check`, not the stage on a recipe."""
     words = _second_words(stage)
     if rest and rest[0] not in words and not Path(rest[0]).exists():
-        for near in difflib.get_close_matches(rest[0], words, 1):
+        for near in nearest(rest[0], words):
             raise UserError(f"unknown command {stage} {rest[0]}; did you mean {stage} {near}?")
 
 
@@ -94,7 +93,7 @@ def refuse_unknown(arguments: Sequence[str]) -> NoReturn:
         remedy = suggest(two_words, names) if len(arguments) > 1 else f"known: {', '.join(names)}"
         raise UserError(f"unknown command {two_words}; {remedy}")
     for name in (two_words, first):
-        for near in difflib.get_close_matches(name, _names(), 1):
+        for near in nearest(name, _names()):
             raise UserError(f"unknown command {name}; did you mean {near}?")
     raise UserError(f"unknown command {first}; worldclip --help lists all commands")
 

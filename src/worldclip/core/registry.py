@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from worldclip.core.docstrings import module_docstrings
 from worldclip.core.errors import UserError, first_line
-from worldclip.core.toml_files import suggest
+from worldclip.core.suggest import suggest
 
 OWN_PACKAGE = "worldclip"
 _OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"

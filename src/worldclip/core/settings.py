@@ -27,8 +27,9 @@ from worldclip.core.marks import Place as Place
 from worldclip.core.redact import has_credential
 from worldclip.core.registry import ItemOf
 from worldclip.core.safe_path import is_safe_name
+from worldclip.core.suggest import nearest, suggest
 from worldclip.core.toml_files import SECTIONS as SECTIONS
-from worldclip.core.toml_files import Table, suggest
+from worldclip.core.toml_files import Table
 from worldclip.core.toml_files import read_sections as read_sections
 from worldclip.core.toml_files import read_toml as read_toml
 
@@ -201,7 +202,7 @@ def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
         try:
             arguments[key] = convert(value, hint, f"{prefix}{key}", problems, has_paths=is_marked(marks, Place))
         except (TypeError, OverflowError):  # an integer too large for float
-            problems.append(_message(f"{prefix}{key}", value, f"must be {describe(hint)}"))
+            problems.append(_message(f"{prefix}{key}", value, must_be(value, hint)))
     return cls(**arguments)
 
 
@@ -299,7 +300,7 @@ def value_problem(cls: type, key: str, value: Any) -> str | None:
     try:
         return _violation(hint, marks, convert(value, hint, key))
     except (TypeError, OverflowError):
-        return f"must be {describe(hint)}"
+        return must_be(value, hint)
 
 
 def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
@@ -307,7 +308,7 @@ def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
     if value is None:
         return None
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-        return f"must be {describe(hint)}"
+        return must_be(value, hint)
     violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty | ItemOf))
     return next(filter(None, violations), None)
 
@@ -321,6 +322,15 @@ def _message(key: str, value: Any, text: str) -> str:
 
 
 _WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def must_be(value: Any, hint: Any) -> str:
+    """Return what a value of another type must be, with the nearest choices where there are some."""
+    kinds = [typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind for kind in options_of(hint)]
+    choices = [str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
+    names = value if isinstance(value, list | tuple) else str(value).split(",")
+    near = [choice for name in names if name not in choices for choice in nearest(str(name), choices)]
+    return f"must be {describe(hint)}" + (f"; did you mean {', '.join(near)}?" if near else "")
 
 
 def describe(hint: Any) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.local_path import nearest_path
 from worldclip.core.regular_file import NotRegular, read_regular
 from worldclip.core.safe_path import is_safe_name
+from worldclip.core.suggest import suggest
 
 Table = dict[str, Any]  # a TOML table
 SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
@@ -77,9 +76,3 @@ def read_sections(path: Path) -> Table:
     if unknown:
         raise UserError([f"{path}: unknown section {name}; {suggest(name, SECTIONS)}" for name in unknown])
     return tables
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the remedy for an unknown name: the nearest known one, or all of them."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 
 from worldclip.core.registry import Registry
 from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
+from worldclip.core.suggest import nearest
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.pool.config import held_out_names
 
@@ -98,7 +98,7 @@ class EvaluateConfig(Config):
         known = [*held_out, *self.folders, *CATALOG]
         for name in self.datasets:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = nearest(name, known)
                 meant = f'did you mean "{near[0]}"?' if near else f"known datasets: {', '.join(known)}"
                 yield "datasets", f'unknown dataset "{name}"; {meant}'
         models = dict.fromkeys(row["model"] for row in read_csv("published.csv"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard
+from worldclip.core.suggest import nearest
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.records import DEFAULT_FIELDS
 
@@ -108,9 +108,8 @@ def rows_where(table: pa.Table, where: Sequence[Any]) -> np.ndarray:
 
 def missing_column(setting: str, name: str, names: Sequence[str]) -> str:
     """Say that a table lacks the column that a key of the recipe names, and which name is near."""
-    lower = {other.lower(): other for other in reversed(names)}  # the first of names that differ only in case
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    remedy = f"did you mean {lower[near[0]]!r}?" if near else f"there is: {_join(names)}"
+    near = nearest(name, names)
+    remedy = f"did you mean {near[0]!r}?" if near else f"there is: {_join(names)}"
     return f"{setting}: no column or field {name!r}; {remedy}"
 
 

@@ -26,6 +26,7 @@ from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Report
 from worldclip.core.safe_path import UnsafeName, is_safe_name, safe_join
+from worldclip.core.suggest import nearest
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.evaluate.config import LAYOUTS
 
@@ -72,7 +73,8 @@ def fetch_dataset(
         worldclip fetch dataset xm3600 --show
     """
     if name not in CATALOG:
-        raise UserError(f"unknown dataset {name!r}; the catalog has {', '.join(CATALOG)}")
+        meant = "".join(f"did you mean {near}? " for near in nearest(name, CATALOG))
+        raise UserError(f"unknown dataset {name!r}; {meant}the catalog has {', '.join(CATALOG)}")
     if show:
         return describe(name)
     if out is None:

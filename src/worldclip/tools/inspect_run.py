@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.execute.shard_list import read_shards
 from worldclip.core.job import Report, Run
+from worldclip.core.suggest import nearest
 from worldclip.curate.candidates import Candidates, CurateWork, Decision, decide_on, find_candidates
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work
@@ -181,7 +181,7 @@ def inspect_entry(run: str | Path, entry: str, lang: str) -> Report:
     entries = artifacts.read_table(layout.entries(run_dir, lang), schemas.METADATA, ["entry"])["entry"]
     entry_id = pc.index(entries, entry).as_py()
     if entry_id < 0:
-        near = difflib.get_close_matches(entry, entries.slice(0, NEAR_AMONG).to_pylist(), n=3)
+        near = nearest(entry, entries.slice(0, NEAR_AMONG).to_pylist(), most=3)
         remedy = f"did you mean {', '.join(map(repr, near))}?" if near else "spell it as the list does"
         raise UserError(f"--entry {entry!r} is not in list {lang}; {remedy}")
     row = _describe_entries(run_dir, lang, np.array([entry_id]))[0]
