@@ -35,7 +35,7 @@ from worldclip.plugins.server import fetch_picture as module
 from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import SharedBatches
-from worldclip.plugins.server.connections import Server
+from worldclip.plugins.server.connections import Server, listen, server_config
 from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture, read_json
@@ -118,10 +118,12 @@ def test_a_wrong_request_is_told_what_is_wrong(address):
         ("classify", {"input": data_url(picture(0)), "labels": []}, "labels must be a list"),
         ("classify", {"input": "x", "labels": ["a"] * 1000, "templates": ["{}"] * 3}, "3,000 sentences"),
         ("search", {"input": ["x", " "]}, "query ' ' is blank"),
+        ("search", {"input": "x", "top": "5"}, "top = '5': must be a whole number between 1 and 200"),
+        ("models/gpt", {}, "/v1/models/gpt does not answer POST; send GET"),
         ("search", {"input": ["x"] * 60, "top": 200}, "more than 10,000 hits"),
     ):
         answer = post(address, path, body)
-        assert answer.status_code == (404 if "not served" in problem else 400)
+        assert answer.status_code == (404 if "not served" in problem else 405 if "POST" in problem else 400)
         assert problem in error_of(answer)
     for content, kind, status in (
         (b"{", "application/json", 400),
@@ -133,6 +135,12 @@ def test_a_wrong_request_is_told_what_is_wrong(address):
 
 
 def test_other_paths_and_methods_are_errors_of_the_same_shape_and_no_answer_is_framed(address):
+    assert "did you mean /v1/embeddings?" in error_of(httpx.post(f"{address}/embeddings", json={"input": "x"}))
+    assert "known: /, /static/{name}, /healthz, /metrics, /v1/models" in error_of(httpx.get(f"{address}/docs"))
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
+    assert client.models.retrieve("model") == client.models.list().data[0]
+    with pytest.raises(openai.NotFoundError, match="this server has 'model'"):
+        client.models.retrieve("owner/name")
     missing = ("/v1/nothing", "/v1/pairs/images/99999", "/pictures/99999", "/static/..%2fapp.py")
     for path, status in (*((path, 404) for path in missing), ("/pictures/1?px=x", 400), ("/v1/embeddings", 405)):
         answer = httpx.get(f"{address}{path}")
@@ -290,6 +298,63 @@ def test_sigterm_finishes_what_is_under_way(clip):
     other.join()
     (row,) = answers[0].json()["data"]
     np.testing.assert_allclose(row["embedding"], clip.encode_text(["a red apple"])[0], atol=1e-6)
+
+
+def stop_at(server, turn, listener, act):
+    """Run a server; at its `turn`-th turn, while nothing is read or accepted, call `act` and send SIGTERM."""
+    tick = server.on_tick
+
+    async def on_tick(counter):
+        if counter == turn:
+            act()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return await tick(counter)
+
+    server.on_tick = on_tick
+    server.run(sockets=[listener])
+
+
+def test_sigterm_answers_all_that_was_sent_before_it(clip):
+    _, app = service_and_app(clip)
+    body = b'{"input": "a red apple"}'
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with listen("127.0.0.1", 0) as listener, contextlib.ExitStack() as stack:
+        place = listener.getsockname()
+
+        def connect():
+            return stack.enter_context(socket.create_connection(place, timeout=60))
+
+        clients = [connect() for _ in range(32)]  # accepted, and silent until the signal
+
+        def send():
+            clients.extend(connect() for _ in range(32))  # not even accepted
+            for client in clients:
+                client.sendall(f"{head}\r\n\r\n".encode() + body)
+
+        server = Server(server_config(app))
+        stop_at(server, 5, listener, send)
+        answers = [b"".join(iter(functools.partial(client.recv, 2**16), b"")) for client in clients]
+    assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 64
+    assert all(b"\r\nconnection: close\r\n" in answer for answer in answers)
+    assert server.num_unanswered == 0
+
+
+def test_a_request_that_takes_longer_than_stopping_may_gets_503(clip, monkeypatch, capfd):
+    monkeypatch.setattr(connections, "STOP_SECONDS", 0.3)
+    service, app = service_and_app(clip)
+    started, release = hold(service)
+    answers = []
+    with listen("127.0.0.1", 0) as listener:
+        server = Server(server_config(app))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        asking = threading.Thread(target=lambda: answers.append(post(address, "embeddings", {"input": "a"})))
+        asking.start()
+        stop_at(server, 5, listener, started.wait)
+    asking.join()
+    release.set()
+    assert (answers[0].status_code, server.num_unanswered) == (503, 1)
+    assert "the server stops" in error_of(answers[0])
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_another_model_and_a_port_in_use_are_refused(world, address, tmp_path):

@@ -4,7 +4,7 @@ GET  /                      the search page            GET /static/NAME
 POST /v1/embeddings         {"input": ...}             texts and pictures -> embeddings
 POST /v1/classify           {"input": pictures, "labels": [...], "templates": [...]}
 POST /v1/search             {"input": ..., "top": 20, "of": "images", "combine": false}
-GET  /v1/models             the model's name           GET /v1/pairs/OF/ROW   a pair with all its texts
+GET  /v1/models[/NAME]      the model's name           GET /v1/pairs/OF/ROW   a pair with all its texts
 GET  /pictures/ROW          a picture; ?px=480 at most that large
 GET  /healthz /metrics
 """
@@ -31,7 +31,7 @@ from starlette.routing import Route
 from worldclip.core.console import say
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
-from worldclip.plugins.server.errors import ApiError, too_busy
+from worldclip.plugins.server.errors import ApiError, too_busy, unanswered
 from worldclip.plugins.server.guard import Guard
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import (
@@ -89,6 +89,7 @@ def create_app(
         Route("/healthz", api.health),
         Route("/metrics", lambda request: Response(metrics.text(), media_type="text/plain; version=0.0.4")),
         Route("/v1/models", api.models),
+        Route("/v1/models/{name:path}", api.models),
         Route("/v1/embeddings", api.post(api.embeddings), methods=["POST"]),
         Route("/v1/classify", api.post(api.classify), methods=["POST"]),
         Route("/v1/search", api.post(api.search), methods=["POST"]),
@@ -97,7 +98,7 @@ def create_app(
     ]
     handlers: dict[Any, Any] = {
         ApiError: lambda request, error: error.response(),
-        HTTPException: lambda request, error: ApiError(error.status_code, error.detail).response(),
+        HTTPException: lambda request, error: unanswered(request, error, [route.path for route in routes]).response(),
         Exception: _unexpected,
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
@@ -266,7 +267,7 @@ class _Api:
         of = self._collection(body.get("of"))
         top, combine = body.get("top", 20), body.get("combine", False)
         if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= self._limits.top:
-            raise ApiError(400, f"top = {top!r}: must be between 1 and {self._limits.top}", param="top")
+            raise ApiError(400, f"top = {top!r}: must be a whole number between 1 and {self._limits.top}", param="top")
         if not isinstance(combine, bool):
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
         items = await self._read_inputs(body.get("input"), is_small)
@@ -297,9 +298,12 @@ class _Api:
             raise ApiError(404, message, param="model")
 
     async def models(self, request: Request) -> Response:
-        """Answer GET /v1/models."""
+        """Answer GET /v1/models and /v1/models/NAME."""
         model = {"id": self._service.name, "object": "model", "created": 0, "owned_by": "worldclip"}
-        return JSONResponse({"object": "list", "data": [model]})
+        if "name" not in request.path_params:
+            return JSONResponse({"object": "list", "data": [model]})
+        self._check_model({"model": request.path_params["name"]})
+        return JSONResponse(model)
 
     async def pair(self, request: Request) -> Response:
         """Answer GET /v1/pairs/OF/ROW."""

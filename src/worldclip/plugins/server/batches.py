@@ -20,6 +20,7 @@ Answer = TypeVar("Answer")
 Work = Callable[[Sequence[Item]], Sequence[Answer]]
 SMOOTHING = 0.1  # share of the newest batch in the moving average of seconds per item
 MAX_RETRY_AFTER_S = 60
+CLOSE_SECONDS = 0.5  # for a batch that nobody waits for any more
 
 
 class Busy(RuntimeError):
@@ -81,11 +82,11 @@ class SharedBatches(Generic[Item, Answer]):
         return job.future
 
     def close(self) -> None:
-        """Finish what is waiting, then end the thread."""
+        """Finish what is waiting, then end the thread; do not wait for a batch that takes CLOSE_SECONDS and more."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while jobs := self._next_jobs():

@@ -21,7 +21,9 @@ HEAD_SECONDS = 10.0
 # The kernel takes 4 MB of an answer at most, and takes more once a third of it is read: 25 kB/s are enough
 READ_SECONDS = 60.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STOP_SECONDS = 20  # time for running requests; later they are cancelled
+STOP_SECONDS = 7  # time for running requests; later they are cancelled, and the server is gone within 10 s
+LAST_TURNS, TURN_SECONDS = 10, 0.02  # of the event loop, in which it reads what was sent before the signal
+CLOSE_HEADER = (b"connection", b"close")
 BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
 
 
@@ -128,7 +130,24 @@ def server_config(app: Starlette) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """A server that ends as any command does: uvicorn's own raises the signal again, which kills the process."""
+    """A server that ends as any command does: uvicorn's own raises the signal again, which kills the process.
+
+    It answers what was sent before the signal: uvicorn's own resets connections that wait to be accepted or read.
+    """
+
+    num_unanswered = 0
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Read what was sent, say in each answer that its connection ends, then stop; count what got no answer."""
+        cycles = [getattr(connection, "cycle", None) for connection in self.server_state.connections]
+        for headers in (self.server_state.default_headers, *(cycle.default_headers for cycle in cycles if cycle)):
+            if CLOSE_HEADER not in headers:
+                headers.append(CLOSE_HEADER)
+        for _ in range(LAST_TURNS):  # one turn accepts a connection, another one takes it over, a third one reads
+            await asyncio.sleep(TURN_SECONDS)
+        running = list(self.server_state.tasks)
+        await super().shutdown(sockets)
+        self.num_unanswered = sum(not task.done() or task.cancelling() > 0 for task in running)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse
+
+from worldclip.core.suggest import suggest
 
 CODES = {401: "invalid_api_key", 404: "not_found", 413: "request_too_large", 429: "rate_limit_exceeded"}
 
@@ -26,6 +30,17 @@ class ApiError(Exception):
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": CODES.get(self.status)}
         return JSONResponse({"error": error}, self.status, self.headers)
+
+
+def unanswered(request: Request, error: HTTPException, known: Sequence[str]) -> ApiError:
+    """Return the error of a request that has no handler: which known path, or which method, is meant."""
+    path, message = request.url.path, error.detail
+    if error.status_code == 404:
+        message = f"no address {path!r} here; {suggest(path, known)}"
+    elif error.status_code == 405:
+        methods = {*(error.headers or {}).get("Allow", "").split(", ")} - {"HEAD"}
+        message = f"{path} does not answer {request.method}; send {', '.join(sorted(methods))}"
+    return ApiError(error.status_code, message, headers=error.headers or {})
 
 
 def too_busy(retry_after: int) -> ApiError:

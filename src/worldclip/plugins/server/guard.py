@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import re
@@ -37,7 +38,7 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         start = time.perf_counter()
-        status = 500
+        status = 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -56,9 +57,13 @@ class Guard:
             with contextlib.ExitStack() as held:
                 request.state.held = held
                 await (refused.response() if refused else self._app)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            if not status:
+                stopped = ApiError(503, "the server stops; send the request again later")
+                await stopped.response()(scope, receive, send_with_headers)
         finally:
             path = getattr(scope.get("route"), "path", "other")  # the route's pattern: no client can make up counters
-            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.requests.labels(path, str(status or 500)).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
         return None
 
