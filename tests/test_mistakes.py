@@ -29,6 +29,7 @@ from worldclip.core.job import RunLock
 from worldclip.core.local_path import require_local
 from worldclip.core.preflight import EXTRAS
 from worldclip.evaluate import engine
+from worldclip.plugins.browser import web_folder
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.files import check_own
 from worldclip.recipe import run, stage_names
@@ -133,7 +134,7 @@ estimate N                                         | 2 | N
 explore R --out O                                  | 2 | is a file; give the folder of a run
 explore T --out P                                  | 2 | holds no explorer; choose an empty directory
 publish N owner/name --dry-run                     | 2 | whose stage curate is finished
-classify N x.png --labels a                        | 2 | N does not exist; give a run, a model's folder
+classify N B/picture.png --labels a                | 2 | N does not exist; give a run, a model's folder
 classify T P --labels a                            | 2 | is a directory; name the image files in it
 compare T T                                        | 2 | evaluate all on the same datasets
 pool dedup B/empty --out O                         | 2 | B/empty
@@ -243,6 +244,36 @@ def test_mistake(command, code, said, lasting, tmp_path, monkeypatch, capfd):
     assert [part for part in said.split(" & ") if " ".join(words_of(part, places)) not in error] == []
     assert contents(kept, VOLATILE) == before
     assert code == "1" or not (tmp_path / "O" / "recipe.toml").exists()
+
+
+BEFORE_THE_MODEL = """
+classify T N.png --labels a                        | N.png: does not exist
+classify T https://a/b.png --labels a              | is a URL
+classify T B/picture.png --labels a --templates b  | template 'b' has no {} for the label
+serve T P --port 0                                 | holds no embeddings
+search N word --images N.png                       | N.png: does not exist
+embed T N --out O                                  | no such folder or file
+embed T P --out B                                  | choose an empty directory
+export T --out O --formats web --embedded P        | holds no embeddings
+export T --out O --languages xx                    | unknown language code 'xx'
+export T --out O --languages en --corpus N.txt     | N.txt does not exist
+evaluate T --out O --folders.toy pool:P --datasets toy --languages sw | no text in sw
+"""
+
+
+@pytest.mark.parametrize(("command", "said"), rows_of(BEFORE_THE_MODEL))
+def test_what_costs_nothing_is_checked_before_the_model(command, said, lasting, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("worldclip.model.load.find", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(web_folder, "problems", lambda: iter(()))
+    places = {
+        **lasting,
+        "N": tmp_path / "N",
+        "N.png": tmp_path / "N.png",
+        "N.txt": tmp_path / "N.txt",
+        "O": tmp_path / "O",
+    }
+    assert main(words_of(command, places)) == 2
+    assert " ".join(words_of(said, places)) in capfd.readouterr().err
 
 
 def test_local_paths_are_no_urls(toy_world):
@@ -508,8 +539,8 @@ pool check P --out O --set duplicates=keep --set embedding_model=RUN            
 pool check P --out O --set duplicates=keep --set against.d=D                       | pool
 pool dedup P --out O --executor ray                                                | ray
 publish C owner/name                                                               | hub
-classify RUN x.png --labels a                                                      | train
-classify ONNX x.png --labels a                                                     | onnx
+classify RUN D/circle/0.png --labels a                                              | train
+classify ONNX D/circle/0.png --labels a                                             | onnx
 consolidate RUN                                                                    | train
 explore C --out O                                                                  | pool
 embed RUN P --out O                                                                | train
@@ -572,7 +603,9 @@ def test_help_works_without_extras(tmp_path):
 
 def test_a_checkpoint_names_the_extra_where_safetensors_is_there_and_torch_is_not(toy_run, tmp_path):
     checkpoint = max((toy_run / "train").glob("step_*"))
-    (ended,) = run_without(["torch"], [["classify", str(checkpoint), "x.png", "--labels", "a"]], tmp_path)
+    (tmp_path / "x.png").touch()
+    command = ["classify", str(checkpoint), str(tmp_path / "x.png"), "--labels", "a"]
+    (ended,) = run_without(["torch"], [command], tmp_path)
     assert ended.code == 2
     assert f"needs torch: pip install -e '{REPOSITORY}[train]'" in ended.error
 

@@ -21,8 +21,8 @@ from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.connections import listen, server_config
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits
-from worldclip.plugins.server.serve import open_collections
 from worldclip.plugins.server.service import Service
+from worldclip.tools.search import open_kinds
 
 
 def service_and_app(
@@ -40,7 +40,7 @@ def serving(
 ) -> Iterator[str]:
     """Serve ROOT/model with ROOT/embedded, unless has_folder is False; yields the address."""
     clip = clip or worldclip.load(root / "model", device="cpu")
-    collections = open_collections(root / "embedded" if has_folder else None, clip, "model")
+    collections = open_kinds(root / "embedded", clip, "model", "serve that one") if has_folder else None
     _, app = service_and_app(clip, limits, collections, **options)
     with serving_app(app) as url:
         yield url

@@ -108,6 +108,7 @@ def evaluate_model(
         raise UserError(f"{missing}{NO_DATASET}")
     pool_dir = out if best_checkpoint(Path(model)) is None else Path(model)
     loaded = _load_all(config.dataset_names, config, pool_dir, languages_of(pool_dir))
+    engine.list_pairs(loaded, config.languages)  # refuses languages that no dataset has
     return _measure(model_load.find(model), str(model), config, loaded, pool_dir, out, part=part)
 
 

@@ -52,10 +52,7 @@ def _needs(run: Run) -> Iterator[str]:
 
 def _check(run: Run, job: Job) -> None:
     """Raise UserError for a language to keep that is unknown, and a corpus that does not exist."""
-    config = run.section(ExportConfig)
-    _codes(config, run.section(LanguagesConfig).table)
-    if missing := [name for name in config.corpus if not Path(name).exists()]:
-        raise UserError(f"export.corpus: {', '.join(missing)} does not exist; name files of texts")
+    _codes(run.section(ExportConfig), run.section(LanguagesConfig).table)
 
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:
@@ -115,14 +112,18 @@ def export_model(
     problems += [] if problems else _folders_of_others(Path(out), config.formats)
     if problems:
         raise UserError(problems)
+    languages = INSTALLED if run_dir is None else languages_of(run_dir)
+    codes = _codes(config, languages)
+    if config.embedded:
+        open_embedded(config.embedded)
     recognised = model_load.find(source)
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     if run_dir is None:
-        card, languages = cards.of_model(str(source), recognised.layout), INSTALLED
+        card = cards.of_model(str(source), recognised.layout)
     else:
-        card, languages = cards.of_run(run_dir, recognised.path), languages_of(run_dir)
-    written = _export(clip, Path(out), config, card, _codes(config, languages), run_dir)
+        card = cards.of_run(run_dir, recognised.path)
+    written = _export(clip, Path(out), config, card, codes, run_dir)
     report = {"source": str(source), **written}
     artifacts.write_json(Path(out) / "report.json", report)
     return report
@@ -176,10 +177,11 @@ def _export(
 def _codes(config: ExportConfig, languages: Languages) -> list[str]:
     """Return the languages that the model keeps; each item may hold several, separated by commas.
 
-    Raises UserError for an unknown language.
+    Raises UserError for an unknown language, and for a corpus that does not exist.
     """
     codes = [code for item in config.languages for code in item.split(",") if code]
-    problems = []
+    missing = [name for name in config.corpus if not Path(name).exists()]
+    problems = [f"export.corpus: {', '.join(missing)} does not exist; name files of texts"] if missing else []
     for code in codes:
         try:
             languages.get(code)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldclip.core.errors import UserError
 from worldclip.core.regular_file import read_regular
 from worldclip.model.decode import BOMB, UNDECODABLE, BadImage, decode, pixels_of
 
@@ -50,15 +51,24 @@ def open_image(image: Any, *, applies_exif: bool, prepare: Callable[[np.ndarray]
     return prepare(pixels)
 
 
+def require_files(images: Iterable[Any]) -> None:
+    """Raise UserError that names each path among images that is no file; needs no model."""
+    missing = [image for image in images if isinstance(image, str | Path) and not Path(image).is_file()]
+    if missing:
+        raise UserError([f"{image}: {open_image(image, applies_exif=False)}" for image in missing])
+
+
 _MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}
 
 
 def _pixels(image: Any, applies_exif: bool) -> np.ndarray:
     """Return (height, width, 3) uint8.  Raises BadImage, and ValueError for what is no image file at all."""
-    from PIL import Image as PillowImage
-
     if isinstance(image, str) and image.startswith(URL_STARTS):
         raise ValueError("is a URL; download it and give the file")
+    if isinstance(image, str | Path):
+        return decode(_read(Path(image)), applies_exif=applies_exif)
+    from PIL import Image as PillowImage
+
     if isinstance(image, np.ndarray):
         is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if image.dtype != np.uint8 or not is_image or image.size == 0:
@@ -68,8 +78,6 @@ def _pixels(image: Any, applies_exif: bool) -> np.ndarray:
         return pixels_of(PillowImage.fromarray(image))
     if isinstance(image, bytes):
         return decode(image, applies_exif=applies_exif)
-    if isinstance(image, str | Path):
-        return decode(_read(Path(image)), applies_exif=applies_exif)
     if isinstance(image, PillowImage.Image):
         return pixels_of(image, applies_exif=applies_exif)
     raise ValueError(

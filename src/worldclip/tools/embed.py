@@ -90,21 +90,21 @@ def embed(
         worldclip embed runs/emoji pool --out embedded --of images texts
     """
     folder = Path(out)
+    run = pools.open_pool(pool, key)
+    refuse_outdated(run)
+    run = _with_usual_key(run) if key is None else run
+    pool_config = run.section(PoolConfig)
+    kinds = _units(run, of)
+    _check_out(folder, pool_config)
     source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
     options = LoadOptions(device=device, **loading)
     if problems := model_load.missing_of(source, options):
         raise UserError(problems)
-    run = pools.open_pool(pool, key)
-    refuse_outdated(run)
-    run = _with_usual_key(run) if key is None else run
-    pool_config = run.section(PoolConfig)
-    kinds = _units(run, of)
     loaded = WorkerModel(source, options)
     model_id = _identity(model, source) | loading
     config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity_of_texts, "of": list(kinds)}
-    _check_out(folder, pool_config)
     if vectors_in_table:
         config["vectors_in_table"] = True
     if "images" in kinds:

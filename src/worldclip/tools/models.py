@@ -38,12 +38,16 @@ def classify(
         worldclip classify runs/emoji a.jpg --labels cat dog
         worldclip classify facebook/metaclip-2-worldwide-b32 a.jpg --labels Katze Hund
     """
+    from worldclip.model.images import require_files
+    from worldclip.model.labels import label_sentences
     from worldclip.model.load import load
 
     if not images:
         raise UserError("no image is named; give image files: worldclip classify MODEL a.jpg b.jpg --labels cat dog")
     if problems := list(_label_problems(labels)):
         raise UserError(problems)
+    label_sentences(labels, templates or ("{}",))  # refuses templates, as require_files does images, without the model
+    require_files(images)
     if len(labels) == 1 and "," in labels[0]:
         note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
     clip = load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)

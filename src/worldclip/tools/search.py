@@ -22,6 +22,7 @@ from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
 from worldclip.model import load as model_load
+from worldclip.model.images import require_files
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import Embedded, Of, ShardRows, check_model, folder_and_file, open_embedded
 
@@ -114,6 +115,7 @@ def search(
         problems.append(f"top = {top}: the number of results must be at least 1")
     if problems:
         raise UserError(problems)
+    require_files(images)
     embedded = open_embedded(folder, of)
     clip = load_model(embedded, model, device)
     features = [clip.encode_text(texts)] if texts else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worldclip.core import job_files
 from worldclip.core.command import Command
@@ -17,10 +16,8 @@ from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
 from worldclip.pool.config import POOL_BUILDERS
+from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import open_kinds
-
-if TYPE_CHECKING:  # the help of the command needs no package of the extra `serve`
-    from worldclip.pool.embedded import Embedded
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -65,8 +62,10 @@ def serve(
     raise_file_limit()
     listener = listen(host, port)
     with listener:
+        if embedded is not None:
+            open_embedded(embedded)  # refuses a folder without embeddings before the model is loaded
         clip = model_load.load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)
-        collections = open_collections(embedded, clip, model)
+        collections = {} if embedded is None else open_kinds(embedded, clip, model, "serve that one")
         identify_codes(["loads the model that tells the language of captions"])
         limits, metrics = Limits(), Metrics()
         key = api_key or os.environ.get(KEY_VARIABLE) or None
@@ -91,11 +90,6 @@ def serve(
     say("serve", f"stopped; not answered: {late}" if late else "stopped; the requests under way were answered")
     if late:
         os._exit(1)  # the model may still run for them in C++, which the end of the interpreter would abort (SIGABRT)
-
-
-def open_collections(folder: Path | None, clip: Clip, model: str) -> dict[str, Embedded]:
-    """Return what a folder holds, images first.  Raises UserError where another model embedded it."""
-    return {} if folder is None else open_kinds(folder, clip, model, "serve that one")
 
 
 def _name(model: str) -> str:
