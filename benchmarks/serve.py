@@ -7,8 +7,9 @@ command infinity_emb of another environment, which serves the same folder, if it
 different from all others, or one photograph of 320 x 240 pixels. Servers run as processes of their own and take
 turns; clients are one process with that many connections, each of which sends its next request when it has the answer
 to the last.
-"one at a time": our server with batches of one.  infinity-emb 0.0.78 wants its own environment: pip install
-"infinity-emb[all]" aiohttp "torch==2.13.0" "torchvision==0.28.0"; it takes transformers 4.47.
+"one at a time": our server with batches of one.  "bfloat16": what --precision auto takes where the processor multiplies
+it.  infinity-emb 0.0.78 wants its own environment: pip install "infinity-emb[all]" aiohttp "torch==2.13.0"
+"torchvision==0.28.0"; it takes transformers 4.47.
 """
 
 from __future__ import annotations
@@ -39,8 +40,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from open_clip.tokenizer import bytes_to_unicode
 from PIL import Image
+
+from worldclip.model.precision import pick_precision
 
 RESULTS = Path(__file__).parent / "results" / "serve.md"
 CLIENTS = (1, 8, 64)
@@ -52,7 +56,7 @@ from worldclip.cli import main
 from worldclip.plugins.server import service
 
 service.MAX_BATCH = {batch}
-sys.exit(main(["serve", {model!r}, "--port", "{port}", "--device", "cpu"]))
+sys.exit(main(["serve", {model!r}, "--port", "{port}", "--device", "cpu", "--precision", "{precision}"]))
 """
 
 
@@ -139,9 +143,12 @@ def free_port() -> int:
 def all_running(model: str, name: str, infinity: str | None) -> Iterator[tuple[list[Server], list[str]]]:
     """Start all servers; yields those that serve the model, and a line for each that does not."""
     commands: list[tuple[str, Sequence[str], int, str, str]] = []
-    for title, batch in (("worldclip", 64), ("worldclip, one request at a time", 1)):
+    ours = [("worldclip", 64, "fp32"), ("worldclip, one request at a time", 1, "fp32")]
+    if pick_precision(torch.device("cpu")) == "bf16":
+        ours.append(("worldclip, bfloat16", 64, "bf16"))
+    for title, batch, precision in ours:
         port = free_port()
-        command = [sys.executable, "-c", OURS.format(batch=batch, model=model, port=port)]
+        command = [sys.executable, "-c", OURS.format(batch=batch, model=model, port=port, precision=precision)]
         commands.append((title, command, port, "/healthz", "/v1/embeddings"))
     if infinity:
         port = free_port()
@@ -204,7 +211,6 @@ def compare(model: str, infinity: str | None, seconds_of_turn: float) -> tuple[l
 
 def write_clip(folder: Path) -> Path:
     """Write OpenAI's ViT-B/32 with random weights and its tokenizer, as transformers lays them out."""
-    import torch
     import transformers
 
     torch.manual_seed(0)
@@ -229,9 +235,9 @@ def head(arguments: argparse.Namespace) -> list[str]:
         "# Server",
         "",
         f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores that the clients use too; {versions}. "
-        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32, one thread per server. "
-        f"One input per request; all servers are up and take turns twice, {arguments.seconds:g} s each. "
-        "Written by `benchmarks/serve.py`.",
+        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32 where nothing else is said, one "
+        "thread per server. One input per request; all servers are up and take turns twice, "
+        f"{arguments.seconds:g} s each. Written by `benchmarks/serve.py`.",
         "",
         "| input | clients | server | requests / s | of worldclip | p50, ms | p99, ms |",
         "|---|---:|---|---:|---:|---:|---:|",

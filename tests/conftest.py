@@ -32,6 +32,14 @@ def one_worker() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_bfloat16() -> Iterator[None]:
+    """Let `auto` be float32 on each processor, where a test does not say otherwise: it compares vectors with others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldclip.model.precision.CPUINFO", Path(os.devnull))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Work in an empty folder, where `runs` is no run of a person, and reach servers of tests without a proxy."""
     folder = tmp_path_factory.mktemp("empty")

@@ -212,7 +212,7 @@ def test_half_precision_stays_near_float32(folder, clip, pixels, precision):
     for actual, wanted in zip(features, expected, strict=True):
         assert actual.dtype == np.float32
         assert (actual * wanted).sum(axis=1).min() > 0.999
-    assert "float16 on cpu)" in repr(half)
+    assert f"{precision} on cpu)" in repr(half)
     assert "this model runs in torch, in one of fp32, fp16, bf16" in load_error(folder, precision="int8")
     with pytest.raises(UserError, match="device = 'cuda:99': not available"):
         worldclip.load(folder, device="cuda:99")

@@ -66,6 +66,12 @@ def save_model(folder: Path, model: Any) -> Any:
     return processor
 
 
+def assert_alike_in_bfloat16(clip: Any, folder: Path) -> None:
+    half = worldclip.load(folder, device="cpu", precision="bf16")
+    for inputs, of in ((sample_images(), "encode_image"), (CAPTIONS, "encode_text")):
+        assert (getattr(clip, of)(inputs) * getattr(half, of)(inputs)).sum(axis=1).min() > 0.9998
+
+
 @pytest.mark.parametrize("family", CLASSES)
 def test_embeddings_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     model = small_model(family)
@@ -81,6 +87,7 @@ def test_embeddings_are_those_of_transformers(family: str, tmp_path: Path) -> No
         np.testing.assert_allclose(clip.encode_text([text]), unit(model.get_text_features(**inputs)), atol=2e-6)
     one_by_one = np.concatenate([clip.encode_text([text]) for text in CAPTIONS])
     np.testing.assert_allclose(clip.encode_text(CAPTIONS), one_by_one, atol=2e-6)
+    assert_alike_in_bfloat16(clip, tmp_path)
     assert clip.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
     assert clip.embed_dim == expected.shape[1]
     probabilities = clip.classify(pictures, ["apple", "text"])
@@ -233,6 +240,7 @@ def test_embeddings_are_those_of_open_clip(name: str, tmp_path: Path) -> None:
         texts = model.encode_text(open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS[:2]))
     np.testing.assert_allclose(clip.encode_image(pictures), unit(images), atol=3e-6)
     np.testing.assert_allclose(clip.encode_text(TEXTS)[:2], unit(texts), atol=3e-6)
+    assert_alike_in_bfloat16(clip, tmp_path)
     assert clip.embed_dim == images.shape[1]
     assert clip.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
     for special in ("<end_of_text>", "<END_OF_TEXT>", "&lt;end_of_text&gt;", "＜end_of_text＞"):

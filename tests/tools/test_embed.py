@@ -1,5 +1,6 @@
 """`worldclip embed` writes the model's own embeddings of a pool; `search` finds in them what sorting all would."""
 
+import inspect
 import json
 import os
 import pickle
@@ -26,11 +27,13 @@ from worldclip.core.artifacts import write_array, write_manifest
 from worldclip.core.artifacts import write_table as write_artifact_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.model import decode, worker
+from worldclip.model import decode, precision, worker
 from worldclip.model.load import Source
+from worldclip.plugins.server.serve import serve
 from worldclip.tools import embed as of_embed
 from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
+from worldclip.tools.models import classify
 from worldclip.tools.search import nearest, open_embedded, search
 
 NUM_GOOD = SHARDS * (PER_SHARD - 1)
@@ -257,6 +260,28 @@ def test_queries_of_texts_and_images_find_the_nearest(world, clip, tmp_path):
     for hit, name, value in ((by_image["hits"][0], "key", key_of(2, 3)), (caption["hits"][0], "text", text_of(1, 4))):
         assert hit[name] == value
         assert hit["score"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("hardware", "taken", "other"), [("", "fp32", "bf16"), ("amx_bf16", "bf16", "fp32")])
+def test_embed_takes_bfloat16_where_the_processor_multiplies_it(
+    hardware, taken, other, world, clip, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(precision, "bf16_hardware", lambda device: hardware)
+    command = ["embed", str(world / "model"), str(world / "photos"), "--out", str(tmp_path / "auto")]
+    assert main(command) == 0
+    assert main([*command[:-1], str(tmp_path / "fp32"), "--precision", "fp32"]) == 0
+    features, plain = (np.load(next((tmp_path / name / "images").glob("*.npy"))) for name in ("auto", "fp32"))
+    assert np.array_equal(features, plain) == (taken == "fp32")
+    assert (features * plain).sum(axis=1).min() >= 0.9999
+    assert open_embedded(tmp_path / "auto").manifest["config"]["model"]["precision"] == taken
+    capfd.readouterr()
+    assert main(["search", str(tmp_path / "auto"), "a red apple"]) == 0
+    assert "was embedded in" not in capfd.readouterr().err
+    assert main(["search", str(tmp_path / "auto"), "a red apple", "--precision", other]) == 0
+    assert f"was embedded in {taken}, but {world / 'model'} runs in {other}" in capfd.readouterr().err
+    assert all(
+        inspect.signature(of).parameters["precision"].default == "auto" for of in (embed, classify.function, serve)
+    )
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from worldclip.core.job import Report
 from worldclip.model import preprocess
 from worldclip.model.images import as_list, open_image, to_pillow
 from worldclip.model.labels import label_features, label_sentences, probabilities
+from worldclip.model.precision import DTYPES
 from worldclip.model.preprocess import describe, facts_of
 from worldclip.model.tokenizer import Tokens
 
@@ -116,14 +117,20 @@ class Clip:
         """The factor of cosines in a softmax."""
         return np.float32(self.backend.logit_scale)
 
+    @property
+    def precision(self) -> str | None:
+        """The precision of a model in torch; None of one that does not run in torch."""
+        model = getattr(self.backend, "model", None)
+        dtype = "" if model is None else str(next(model.parameters()).dtype)
+        return {f"torch.{name}": precision for precision, name in DTYPES.items()}.get(dtype)
+
     def __repr__(self) -> str:
         """Return one line: sizes, tokens, device and precision, as far as the model has them."""
         model = getattr(self.backend, "model", None)
         facts = [f"{self.embed_dim} dimensions", f"{self.tokenizer.context_length} tokens"]
         if model is not None:
-            weights = next(model.parameters())
             facts.append(f"{sum(p.numel() for p in model.parameters()) / 1e6:,.1f}M parameters")
-            facts.append(f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}")
+            facts.append(f"{self.precision} on {self._device()}")
         return f"Clip({type(model or self.backend).__name__}, {', '.join(facts)})"
 
     def encode_image(self, images: Any, *, batch_size: int | None = None, progress: bool = False) -> np.ndarray:

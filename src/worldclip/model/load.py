@@ -31,7 +31,7 @@ from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
-from worldclip.model.precision import pick_precision
+from worldclip.model.precision import DTYPES, pick_precision
 from worldclip.model.preprocess import RULES, Rule, reference
 from worldclip.model.records import library_faults
 
@@ -94,10 +94,10 @@ def torch_dtype(precision: str) -> torch.dtype:
     """Return the dtype of a precision.  Raises UserError for one that torch has no weights for."""
     import torch
 
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if precision not in dtypes:
-        raise UserError(f"precision = {precision!r}: this model runs in torch, in one of {', '.join(dtypes)}")
-    return dtypes[precision]
+    if precision not in DTYPES:
+        raise UserError(f"precision = {precision!r}: this model runs in torch, in one of {', '.join(DTYPES)}")
+    dtype: torch.dtype = getattr(torch, DTYPES[precision])
+    return dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # precision -> torch's name of it
 AMPERE = (8, 0)  # compute capability of the first GPUs that multiply bfloat16
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # Linux's names of the x86 instructions that gain (docs/5_train.md)
 CPUINFO = Path("/proc/cpuinfo")

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core.artifacts import read_manifest, read_table
+from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
 from worldclip.core.safe_path import safe_join
@@ -165,6 +166,13 @@ def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
         raise UserError(
             f"{name} is not the model that embedded {embedded.folder}, or has changed since; {remedy}, or embed the "
             "pool again"
+        )
+    embedded_in = embedded.manifest["config"]["model"].get("precision") or "fp32"
+    if clip.precision not in (None, embedded_in):
+        say(
+            "search",
+            f"{embedded.folder} was embedded in {embedded_in}, but {name} runs in {clip.precision}: scores differ by "
+            f"up to 0.01; embed the pool again with --precision {clip.precision}",
         )
 
 

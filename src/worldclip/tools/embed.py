@@ -68,14 +68,14 @@ def embed(
     key: str | None = None,
     arch: str | None = None,
     tokenizer: str | Path | None = None,
-    precision: str | None = None,
+    precision: str | None = "auto",
     device: str = "auto",
     vectors_in_table: bool = False,
     executor: Executor | None = None,
 ) -> Report:
     """Embed the images and texts of a pool into the folder `out`; return the report.
 
-    arch, tokenizer, precision and device are as in worldclip.load, key replaces
+    arch, tokenizer, precision (auto by default) and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.

@@ -25,7 +25,7 @@ def classify(
     templates: Sequence[str] = (),
     arch: str | None = None,
     tokenizer: str | None = None,
-    precision: str | None = None,
+    precision: str | None = "auto",
     device: str = "auto",
 ) -> tuple[Any, str]:
     """Print the probabilities of labels for images.

@@ -88,6 +88,7 @@ def search(
     top: int = 20,
     of: Of | None = None,
     model: str | Path | None = None,
+    precision: str | None = None,
     device: str = "auto",
 ) -> list[Report]:
     """Return {"query", "hits"} for each text and then each image: the `top` nearest rows, best first.
@@ -100,6 +101,7 @@ def search(
     top: number of results per query.
     of: images or texts, in a folder with both.
     model: path of the model, if it moved.
+    precision: precision of the queries (default: the one that the folder was embedded in).
 
     Raises UserError, also where the model is not the one that embedded the folder.
 
@@ -117,7 +119,7 @@ def search(
         raise UserError(problems)
     require_files(images)
     embedded = open_embedded(folder, of)
-    clip = load_model(embedded, model, device)
+    clip = load_model(embedded, model, device, precision)
     features = [clip.encode_text(texts)] if texts else []
     if images:
         features.append(clip.encode_image(images))
@@ -138,10 +140,11 @@ def open_kinds(folder: str | Path, clip: Clip, name: str, remedy: str) -> dict[s
     return {str(of): embedded for of, embedded in opened.items()}
 
 
-def load_model(embedded: Embedded, model: str | Path | None = None, device: str = "auto") -> Clip:
+def load_model(embedded: Embedded, model: str | Path | None, device: str, precision: str | None) -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]
-    options = {name: record.get(name) for name in ("arch", "tokenizer", "precision")}
+    options = {name: record.get(name) for name in ("arch", "tokenizer")}
+    options["precision"] = precision or record.get("precision")
     try:
         clip = model_load.load(model or record["source"], device, **options)
     except UserError as error:

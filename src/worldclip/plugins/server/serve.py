@@ -33,7 +33,7 @@ def serve(
     allow_urls: bool = False,
     arch: str | None = None,
     tokenizer: str | None = None,
-    precision: str | None = None,
+    precision: str | None = "auto",
     device: str = "auto",
 ) -> None:
     """Serve a search page and an API in OpenAI's shape; Ctrl-C or SIGTERM stops after the requests under way,
