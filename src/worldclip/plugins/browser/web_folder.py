@@ -51,8 +51,8 @@ def problems() -> Iterator[str]:
     missing = [name for name in LIBRARIES if not (library_folder() / name).is_file()]
     if missing:
         yield (
-            f"export to web needs {', '.join(missing)}: run `make web` in a clone of worldclip (it needs npm), or "
-            "install a wheel that was built after it"
+            f"export to web needs {', '.join(missing)}: run `make web` in the clone of worldclip, which brings them, "
+            "and npm where there is none"
         )
 
 
