@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
 
 from worldclip.core.errors import UserError
+from worldclip.core.suggest import nearest
 
 # A scheme, or several as in `simplecache::s3://bucket`; Path has made one slash of two.
 _URL = re.compile(r"((?:[\w+.-]+::)*[A-Za-z][\w+.-]+):/+(.*)", re.DOTALL)
@@ -34,7 +34,7 @@ def nearest_path(path: str) -> str:
     """Return `did you mean PATH? ` of a missing path, if its folder holds a similar name, else nothing."""
     folder, name = os.path.split(path.rstrip("/"))
     names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(name, names, n=1)
+    near = nearest(name, names)
     return f"did you mean {os.path.join(folder, near[0])}? " if near else ""
 
 

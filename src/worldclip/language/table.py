@@ -8,7 +8,6 @@ language/table.csv has one row per metadata language, `Language`.  A recipe adds
 from __future__ import annotations
 
 import csv
-import difflib
 import functools
 import re
 from collections.abc import Container, Sequence
@@ -17,6 +16,7 @@ from importlib import resources
 from typing import Literal, NamedTuple
 
 from worldclip.core.settings import Config, Problems
+from worldclip.core.suggest import nearest
 
 Scheme = Literal["lid176", "glotlid", "openlid"]
 OTHER = "other"
@@ -129,7 +129,7 @@ class Languages:
 
     def nearest(self, code: str) -> str | None:
         """Return the code that an unknown one probably means; None where no one is near."""
-        near = difflib.get_close_matches(code.casefold(), self.by_code(), n=1)
+        near = nearest(code, self.by_code())
         return COUNTRIES.get(code.casefold()) or self.from_tag(code) or (near[0] if near else None)
 
     def by_code(self) -> dict[str, Language]:

@@ -14,7 +14,6 @@ from worldclip.core.preflight import require_packages
 from worldclip.core.toml_files import read_toml
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
-from worldclip.model.inference import Clip
 from worldclip.pool.config import POOL_BUILDERS
 from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import open_kinds
