@@ -53,8 +53,11 @@ def check(
     """
     plan = functools.partial(_plan, pool, Path(out), config, executor)
     work = plan()
-    record = {"pool": work.pool.identity_of_texts, "check": to_dict(work.config)}
-    record["broken_shards"] = work.pool.broken_shards
+    record = {
+        "pool": work.pool.identity_of_texts,
+        "check": to_dict(work.config),
+        "broken_shards": work.pool.broken_shards,
+    }
     job = Job("check", work.folder, record, lambda: plan().inputs)
     check_source(job, work.pool.place)
     return job.run_once(lambda: _check(plan()))

@@ -78,8 +78,8 @@ def rows_of_keys(reason: np.ndarray, text_idx: np.ndarray) -> np.ndarray:
     latest = np.maximum.reduceat(reason, starts) if len(starts) else reason[:0]
     key_of_text = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(reason))))
     at_latest = np.flatnonzero(reason == latest[key_of_text])
-    is_first: np.ndarray = np.diff(key_of_text[at_latest], prepend=-1) != 0
-    return at_latest[is_first]
+    first_of_keys: np.ndarray = at_latest[np.diff(key_of_text[at_latest], prepend=-1) != 0]
+    return first_of_keys
 
 
 def dropped_texts(pool_texts: PoolTexts, matched: Matched, languages: Sequence[str]) -> pa.Table:

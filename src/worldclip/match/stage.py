@@ -69,7 +69,7 @@ def _inputs(run: Run) -> Record:
 def _match(run: Run, job: Job) -> Result:
     shards, work = pool.indexed_shards(run), match_work(run)
     reports, skipped = _match_and_count(run, shards, work)
-    shards = [shard for shard in shards if shard.name not in skipped]
+    whole = [shard for shard in shards if shard.name not in skipped]
     report = sum_reports(reports)
     _say_what_became(report, work.rules.languages, work.rules.table)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
@@ -78,8 +78,8 @@ def _match(run: Run, job: Job) -> Result:
     sorted_lists = [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
     return Result(
         report={**report, "skipped": skipped},
-        counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
-        outputs=[layout.match_accounting(run.dir), *sorted_lists, *_outputs(run.dir, shards)],
+        counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(whole)},
+        outputs=[layout.match_accounting(run.dir), *sorted_lists, *_outputs(run.dir, whole)],
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.rules.languages, "skipped": skipped},
     )

@@ -111,7 +111,9 @@ def _find_shard(run: Run, key: str) -> Shard:
     for folder in (layout.stage_dir(run.dir, "curate"), *(path(run.dir) for path in others)):
         files = {os.path.abspath(folder / f"{name}.parquet"): name for name in names}
         present = [path for path in files if os.path.exists(path)]
-        rows = ds.dataset(present).to_table(["__filename"], filter=pc.field("key") == key) if present else ()
+        if not present:
+            continue
+        rows = ds.dataset(present).to_table(["__filename"], filter=pc.field("key") == key)
         if len(rows):
             name = files[min(rows["__filename"].to_pylist())]
             number = read_shards(layout.pool_shards(run.dir)).names().index(name)
