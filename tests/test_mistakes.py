@@ -24,7 +24,7 @@ from worldclip.cli.overview import COMMANDS
 from worldclip.config import load_recipe
 from worldclip.core import errors, preflight
 from worldclip.core.artifacts import MANIFEST, write_json, write_manifest
-from worldclip.core.errors import UserError, install_hint
+from worldclip.core.errors import CLONE_URL, UserError, install_hint
 from worldclip.core.job import RunLock
 from worldclip.core.local_path import require_local
 from worldclip.core.preflight import EXTRAS
@@ -120,7 +120,7 @@ pool B/empty.toml                                  | 2 | exactly one of path and
 init N                                             | 2 | no such folder or file
 init B/caption.csv                                 | 2 | did you mean B/captions.csv?
 run B/brokn.toml                                   | 2 | did you mean B/broken.toml?
-classify B/captions.tsv x.png --labels a           | 2 | did you mean B/captions.csv?
+classify B/captions.tsv B/picture.png --labels a   | 2 | did you mean B/captions.csv?
 init X                                             | 2 | X
 status X                                           | 2 | X
 status B                                           | 2 | B
@@ -394,7 +394,7 @@ def test_an_extra_is_installed_from_the_checkout_where_there_is_one(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert install_hint("train") == f"pip install -e '{REPOSITORY}[train]'"
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "lib/python3/site-packages/worldclip/core/errors.py"))
-    assert install_hint("train") == "pip install 'worldclip[train]'"
+    assert install_hint("train") == f"pip install 'worldclip[train] @ git+{CLONE_URL}'"
 
 
 # --- folders of others ------------------------------------------------------------------------------------------------
