@@ -242,11 +242,11 @@ def read_keys(path: Path) -> object:
     return key_lists(None, [str(path)])
 
 
-def header_beyond_ascii(wholes: list[bytes]) -> list[bytes]:
-    """Return an array of keys whose damaged header ends Python 3.13's tokenizer with a SystemError."""
+def damaged_headers(wholes: list[bytes]) -> list[bytes]:
+    """Return arrays of keys whose headers end Python 3.13's tokenizer with a SystemError, numpy with an overflow."""
     header = b"{'descr': " + b"\xff" * 8 + b"'<u8'), \xc6'f1', '<u8')], 'fortran_order': False, 'shape': (4,),\n"
-    content = wholes[0][:10] + header.ljust(110) + b"\x89\n" + bytes(6) + wholes[0][128:]
-    return [content]
+    beyond_ascii = wholes[0][:10] + header.ljust(110) + b"\x89\n" + bytes(6) + wholes[0][128:]
+    return [beyond_ascii, wholes[0].replace(b"(4,), }" + b" " * 18, b"(9999999999999999999,), }")]
 
 
 POOLS = {
@@ -258,7 +258,7 @@ POOLS = {
     "0.tsv": Reader(of(b'uid\ttext\nk0\ta "b"\nk1\tc\r\n'), as_pool(PAIRS)),
     "0.tar": Reader(tars_of_formats, check_tar, damage=damage_header, num_seeds=500),
     "0.wat": Reader(wats, read_wat, num_seeds=400),
-    "keys.npy": Reader(key_arrays, read_keys, further=header_beyond_ascii),
+    "keys.npy": Reader(key_arrays, read_keys, further=damaged_headers),
     "keys.parquet": Reader(of(parquet_of({"key": ["a", "b"]})), read_keys),
     "keys.txt": Reader(of(b"a\nb\n"), read_keys),
 }

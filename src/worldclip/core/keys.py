@@ -166,8 +166,8 @@ def _schema(path: Path) -> pa.Schema:
     return pq.read_schema(path)
 
 
-# pa.ArrowInvalid is a ValueError; the last four are those of a damaged header of an array (SystemError: Python 3.13).
-_DAMAGE = (OSError, ValueError, csv.Error, BadShard, EOFError, SyntaxError, SystemError, tokenize.TokenError)
+_OF_HEADERS = (EOFError, OverflowError, SyntaxError, SystemError, tokenize.TokenError)  # of damaged headers of arrays
+_DAMAGE = (OSError, ValueError, csv.Error, BadShard, *_OF_HEADERS)  # pa.ArrowInvalid is a ValueError
 
 
 def _problem_with(path: Path) -> str | None:
