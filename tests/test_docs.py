@@ -107,7 +107,8 @@ def is_key(config: type, key: str) -> bool:
     if name not in hints:
         return False
     if not rest or not dataclasses.is_dataclass(hints[name]):
-        return not rest or typing.get_origin(hints[name]) is dict
+        kinds = (hints[name], *typing.get_args(hints[name]))  # metadata.lists is a folder or a table
+        return not rest or any(typing.get_origin(kind) is dict for kind in kinds)
     return is_key(hints[name], rest)
 
 

@@ -1,7 +1,8 @@
 """Download files: complete and verified, or not there at all.
 
 A file gets its final name once it is complete and its checksum is right.  Until then it is `<name>.part`, which
-the next call resumes.  A file without a published checksum starts anew: the server may have another version of it now.
+the next call resumes.  Without a published checksum it is downloaded from its start: the server may have another
+version now.
 """
 
 from __future__ import annotations

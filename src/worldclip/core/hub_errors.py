@@ -41,7 +41,7 @@ def explain_answer(error: BaseException) -> str | None:
 def is_unreachable(error: BaseException) -> bool:
     """Return whether the hub did not answer at all: no network, or HF_HUB_OFFLINE."""
     names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    return bool(names & {"TransportError", "ConnectionError"})  # of httpx; OfflineModeIsEnabled is of the second
+    return bool(names & {"TransportError", "ConnectionError"})  # OfflineModeIsEnabled is a ConnectionError
 
 
 def is_busy(error: BaseException) -> bool:

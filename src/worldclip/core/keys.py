@@ -166,7 +166,7 @@ def _schema(path: Path) -> pa.Schema:
     return pq.read_schema(path)
 
 
-_OF_HEADERS = (EOFError, OverflowError, SyntaxError, SystemError, tokenize.TokenError)  # of damaged headers of arrays
+_OF_HEADERS = (EOFError, OverflowError, SyntaxError, SystemError, tokenize.TokenError)  # numpy, on a damaged header
 _DAMAGE = (OSError, ValueError, csv.Error, BadShard, *_OF_HEADERS)  # pa.ArrowInvalid is a ValueError
 
 
