@@ -1,6 +1,6 @@
 """A hundred million pairs on this machine: time, CPU, memory, disk and open files of the stages that curate.
 
-    python benchmarks/hundred_million.py [--pairs N] [--only stages|limits|dedup|novelty] [--write]
+    python benchmarks/hundred_million.py [--pairs N] [--only stages|limits|dedup|dropped|novelty] [--write]
         --write renews benchmarks/results/hundred_million.md; --pairs: 100,000,000 without it
 
 Captions of 22 languages, all different (benchmarks/recombine.py), in Parquet shards of 62,500.  Each stage is a command
@@ -12,6 +12,7 @@ SIGKILL to all processes half-way through match and through curate.  The last tw
 limits: `pool dedup`, then all stages with its list as pool.deny_keys, with nine tenths of the keys in pool.valid_keys,
 and with curate.max_pairs for every language.
 dedup: `pool dedup`, and nothing else.
+dropped: curate with and without the list of why, in turns, at two tail fractions; a fifth of the pairs.
 novelty: match on captions with words that no other caption has.
 """
 
@@ -23,6 +24,7 @@ import hashlib
 import os
 import platform
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -64,6 +66,7 @@ CAP_SHARE = 0.1  # of a language's pairs, in curate.max_pairs
 CONTRACTS = ("match/texts", "match/counts", "curate, lists", "curate, keys")  # files that others read
 NEW_WORDS = (0, 1, 2, 4)  # of a caption
 NOVELTY_TEXTS, ROUNDS = 500_000, 3
+DROPPED_TAILS = (0.06, 0.001)  # tail fractions
 
 
 class World:
@@ -263,6 +266,46 @@ def measure_dedup(world: World) -> str:
 """
 
 
+# --- dropped
+
+
+def measure_dropped(world: World) -> str:
+    """Return what RUN/curate/dropped costs: curate with and without it, in turns, from nothing each time."""
+    some = World(world.folder, world.num_pairs // 5)
+    some.pool = world.folder / "some"
+    write_pool(some.pool, some.num_pairs)
+    recipe, out = some.recipe("dropped", some.pool), some.new_run("dropped")
+    for stage in ("pool", "match"):
+        some.command(stage, recipe, "--out", out)
+    lines = []
+    for tail in DROPPED_TAILS:
+        some.command("balance", recipe, "--out", out, "--tail-fraction", str(tail))
+        seconds: dict[str, list[float]] = {"true": [], "false": []}
+        for _ in range(ROUNDS):
+            for write in seconds:
+                shutil.rmtree(out / "curate", ignore_errors=True)
+                flags = ("--set", f"balance.tail_fraction={tail}", "--set", f"curate.write_dropped={write}")
+                seconds[write].append(some.command("curate", recipe, "--out", out, *flags).wall_s)
+                if write == "true":
+                    size = bytes_on_disk(out)["curate, dropped"]
+        num_dropped = some.num_pairs - num_kept(out)
+        with_list, without = (statistics.median(seconds[write]) for write in ("true", "false"))
+        lines.append(
+            f"| {tail} | {num_dropped / some.num_pairs:.1%} | {without:.1f} | {with_list:.1f} | "
+            f"{with_list / without:.2f} | {size / some.num_pairs:.1f} | {size / num_dropped:.1f} |"
+        )
+    shutil.rmtree(out)
+    table = "\n".join(lines)
+    return f"""## The list of why
+
+{about(some)} The whole stage curate, median of {ROUNDS} rounds in turns; `curate.write_dropped` false and true.
+
+| tail_fraction | dropped | without, s | with, s | ratio | bytes per pair | per dropped pair |
+|---:|---:|---:|---:|---:|---:|---:|
+{table}
+"""
+
+
 # --- novelty
 
 
@@ -354,6 +397,7 @@ PARTS: dict[str, Callable[[World], str]] = {
     "stages": measure_stages,
     "limits": measure_limits,
     "dedup": measure_dedup,
+    "dropped": measure_dropped,
     "novelty": measure_novelty,
 }
 
@@ -383,7 +427,7 @@ def read_parts() -> dict[str, str]:
         return dict.fromkeys(PARTS, "")
     texts = RESULTS.read_text(encoding="utf-8").split("\n## ")
     stages = texts[0].removeprefix(INTRODUCTION)
-    name_of = {"With": "limits", "Keys": "dedup", "New": "novelty"}  # by the first word of its heading
+    name_of = {"With": "limits", "Keys": "dedup", "The": "dropped", "New": "novelty"}  # by first word
     others = {name_of[text.split(maxsplit=1)[0]]: f"## {text}" for text in texts[1:]}
     return {**dict.fromkeys(PARTS, ""), "stages": stages, **others}
 
