@@ -15,21 +15,19 @@ import collections
 import itertools
 import json
 import os
-import platform
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from match import describe_processor, pad, space, synthesise
+from head import make_head
+from match import pad, space, synthesise
 
 from worldclip import pool
 from worldclip.config import load_recipe
@@ -210,13 +208,13 @@ def page(medians: dict[str, float], parts: dict[str, float], num_texts: int, num
     rate = {name: 1e6 * seconds / num_texts for name, seconds in medians.items()}
     whole = sum(parts.values())
     rows = "\n".join(f"| {name} | {1e6 * s / num_texts:.2f} | {s / whole:.0%} |" for name, s in parts.items())
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "pyarrow", "pyahocorasick"))
+    paths = [f"src/worldclip/{path}" for path in ("match", "language", "pool/texts.py", "pool/columns.py")]
     return f"""# The stage match, whole
 
-{date.today()}, {describe_processor()}, {os.cpu_count()} cores (one used, \
-{os.getloadavg()[0]:.1f} processes running), Python {platform.python_version()}, {packages}.
-{num_texts:,} captions in {NUM_SHARDS} Parquet shards, {num_entries:,} entries; CPU time, median of {ROUNDS} rounds, \
-ours and the peer's in turn, counts equal. Written by `benchmarks/curation.py`.
+{make_head(paths, ("numpy", "numba", "pyarrow", "pyahocorasick"))}
+
+{num_texts:,} captions in {NUM_SHARDS} Parquet shards, {num_entries:,} entries; CPU time of one core, median of \
+{ROUNDS} rounds, ours and the peer's in turn, counts equal.
 
 | | us a text | |
 |---|---|---|

@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from head import make_head
 
 from worldclip.evaluate import engine
 from worldclip.evaluate.datasets import babel_imagenet
@@ -250,11 +248,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     recall_lines = recall()  # first: a peak of memory only grows
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "transformers", "clip-benchmark"))
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), "?")
-    machine = f"{cpu} ({platform.machine()}), {os.cpu_count()} cores, shared with other work"
-    lines = ["# Evaluation", "", f"{date.today()}; {machine}; Python {platform.python_version()}, {versions}.", ""]
+    paths = [f"src/worldclip/evaluate/{name}.py" for name in ("engine", "zeroshot", "ranking")]
+    lines = ["# Evaluation", "", make_head(paths, ("numpy", "torch", "transformers", "clip-benchmark")), ""]
     lines += ["## A sweep over the languages of Babel-ImageNet", "", *sweep(arguments.preset, arguments.languages), ""]
     lines += ["## Recall among 100,000", "", *recall_lines]
     text = "\n".join(lines) + "\n"

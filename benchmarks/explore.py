@@ -9,18 +9,17 @@ marks and measures are Chromium's own performance entries.  --write renews bench
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from head import make_head
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 from chromium import open_page
@@ -165,7 +164,8 @@ def main() -> None:
     lines.append(f"\nThe made-up lists were written in {seconds:.0f} s.")
     print("\n".join(lines))
     if flags.write:
-        head = f"# The explorer\n\n{date.today()}; {platform.machine()}, headless Chromium, pages opened from disk.\n\n"
+        head = make_head(("src/worldclip/plugins/explorer",), ("numpy", "pyarrow"))
+        head = f"# The explorer\n\n{head}\n\nHeadless Chromium, pages opened from disk.\n\n"
         RESULTS.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
 
 

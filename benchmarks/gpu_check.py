@@ -30,7 +30,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 from exchanges import Exchange, exchange_table, measure_exchanges
+from head import make_head
 
 from worldclip.core.job import Run
 from worldclip.core.settings import load_config
@@ -374,7 +374,8 @@ def page(
     return "\n".join([
         "# Steps on this device",
         "",
-        f"{date.today()}, {world.size} x {name}, torch {torch.__version__}. Written by `benchmarks/gpu_check.py`. "
+        make_head(("src/worldclip/train", "src/worldclip/model"), ("torch",), f"{world.size} x {name}"),
+        "",
         "Expected: step, share of the peak and allocated memory of the same model on an H100, reckoned.",
         "",
         "| model, variant | step | share of peak | allocated | reserved | waits | checkpoint stops | writes | "

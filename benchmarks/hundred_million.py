@@ -22,7 +22,6 @@ import argparse
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -30,11 +29,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-from match import describe_processor
+from head import make_head
 from processes import Cost, run
 from recombine import (
     LANGS,
@@ -49,7 +47,7 @@ from recombine import (
 )
 
 from worldclip.config import load_recipe
-from worldclip.core.artifacts import read_json, versions, write_text
+from worldclip.core.artifacts import read_json, write_text
 from worldclip.core.job import Run
 from worldclip.core.settings import to_toml
 from worldclip.match.stage import match_work
@@ -349,7 +347,7 @@ words that others have costs it less. A new word is the front of one word and th
 
 
 def about(world: World, num_texts: int | None = None) -> str:
-    known = ", ".join(f"{name} {version}" for name, version in versions().items())
+    paths = [f"src/worldclip/{folder}" for folder in ("pool", "match", "balance", "curate", "core/execute")]
     real = [lang for lang in LANGS if real_captions(lang)]
     num_entries = sum(Path(path).read_bytes().count(b"\n") for path in world.lists.values())
     halves = f"halves of real captions in {', '.join(real)}, of drawn words in the others" if real else "drawn words"
@@ -358,8 +356,8 @@ def about(world: World, num_texts: int | None = None) -> str:
         size = sum(path.stat().st_size for path in world.pool.iterdir())
         pool = f" in {world.num_shards:,} Parquet shards, {size / 1e9:.2f} GB"
     return (
-        f"{date.today()}, {describe_processor()}, {platform.machine()}, {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f}; {known}. {num_texts or world.num_pairs:,} captions of {len(LANGS)} languages{pool} "
+        f"{make_head(paths, ('numpy', 'numba', 'pyarrow'))}\n\n"
+        f"{num_texts or world.num_pairs:,} captions of {len(LANGS)} languages{pool} "
         f"({halves}); {num_entries:,} entries."
     )
 
@@ -389,9 +387,9 @@ def memory(resident: int, own: int) -> str:
 
 INTRODUCTION = """# A hundred million pairs
 
-Written by `benchmarks/hundred_million.py`. Each stage is a command of worldclip with its own processes, one worker per
-core. The driver is the process that starts the workers. Memory is the peak of the resident memory of one process; in
-brackets what of it is no mapped file. CPU time is that of all processes; it lacks for runs that were killed.
+Each stage is a command of worldclip with its own processes, one worker per core. The driver is the process that starts
+the workers. Memory is the peak of the resident memory of one process; in brackets what of it is no mapped file. CPU
+time is that of all processes; it lacks for runs that were killed.
 """
 PARTS: dict[str, Callable[[World], str]] = {
     "stages": measure_stages,

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from head import make_head
 
 import worldclip
 
@@ -176,13 +174,6 @@ def check(contenders: dict[str, Any], photographs: list[str], texts: list[str]) 
         assert cosine > least, (name, cosine)
 
 
-def bfloat16_flags() -> list[str]:
-    """Return the processor's instructions that multiply bfloat16, as Linux names them."""
-    path = Path("/proc/cpuinfo")
-    found = path.read_text(encoding="utf-8").split() if path.exists() else []
-    return [flag for flag in ("avx512_bf16", "amx_bf16", "bf16") if flag in found]
-
-
 def report(
     found: dict[str, list[tuple[float, float]]], num_images: int, texts: list[str], arguments: argparse.Namespace
 ) -> None:
@@ -201,13 +192,11 @@ def report(
     head = [
         "# Inference",
         "",
-        f"{date.today()}, {platform.machine()} ({', '.join(bfloat16_flags()) or 'no instruction for bfloat16'}), "
-        f"{torch.get_num_threads()} threads on {os.cpu_count()} cores; torch "
-        f"{torch.__version__}, transformers {version('transformers')}, open_clip {version('open_clip_torch')}, "
-        f"onnxruntime {version('onnxruntime')}. ViT-B/32, random weights, float32 where nothing else is said; "
+        make_head(("src/worldclip/model",), ("torch", "transformers", "open_clip_torch", "onnxruntime")),
+        "",
+        f"{torch.get_num_threads()} threads. ViT-B/32, random weights, float32 where nothing else is said; "
         f"{num_images} photographs, {len(texts):,} captions in six languages of {tokens.mean():.1f} tokens (longest "
-        f"{tokens.max()}, context 77), batches of {BATCH}; the best of {len(found['worldclip'])} rounds, taking turns. "
-        "Written by `benchmarks/inference.py`.",
+        f"{tokens.max()}, context 77), batches of {BATCH}; the best of {len(found['worldclip'])} rounds, taking turns.",
         "",
         f"| | images / s | {columns} | texts / s | {columns} |",
         f"|---|{'---:|' * 8}",

@@ -15,12 +15,9 @@ import bisect
 import collections
 import itertools
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +25,7 @@ import fasttext
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from head import make_head
 
 from worldclip.language import table as languages
 from worldclip.language.identify import Identifier, model_path
@@ -162,12 +160,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def page(speed: list[list[str]], found: Accuracy, model: Path) -> str:
-    versions = ", ".join(f"{package} {version(package)}" for package in ("fasttext-predict", "numba", "numpy"))
-    machine = f"{processor()}, one core of {os.cpu_count()} ({os.getloadavg()[0]:.1f} processes running)"
+    paths = ("src/worldclip/language/identify.py", "src/worldclip/language/fasttext")
     return f"""# Language identification
 
-{date.today()}; {machine}; Python {platform.python_version()}, {versions}.
-Model: {model.name}. CPU time, median of {ROUNDS} rounds in turns; nothing is remembered from one call to the next.
+{make_head(paths, ("fasttext-predict", "numba", "numpy"))}
+
+Model: {model.name}. CPU time of one core, median of {ROUNDS} rounds in turns; nothing is remembered from one call to
+the next.
 
 ## Speed
 
@@ -189,14 +188,6 @@ Captions and UDHR together, {len(found.by_lang)} languages, worst first; mean ov
 
 def mean_recall(found: Accuracy) -> float:
     return float(np.mean([recall(found, lang) for lang in found.by_lang]))
-
-
-def processor() -> str:
-    """The processor's name where /proc says it, else the architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def main() -> None:

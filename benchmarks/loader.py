@@ -14,18 +14,17 @@ import argparse
 import io
 import json
 import os
-import platform
 import statistics
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from head import make_head
 
 BATCH, SIZE, COPIES = 64, 224, 4
 RESULTS = Path(__file__).parent / "results" / "loader.md"
@@ -185,11 +184,6 @@ def main() -> None:
 
 
 def report(found: dict[str, list[tuple[float, float]]], write: bool, count: int) -> None:
-    import open_clip
-    import torch
-    import torchvision
-    import webdataset
-
     medians = {
         name: [statistics.median(values) for values in zip(*rates, strict=True)] for name, rates in found.items()
     }
@@ -200,15 +194,14 @@ def report(found: dict[str, list[tuple[float, float]]], write: bool, count: int)
     ]
     print("\n".join(rows))
     if write:
-        versions = (
-            f"torch {torch.__version__}, torchvision {torchvision.__version__}, open_clip {open_clip.__version__}"
-        )
+        paths = [f"src/worldclip/{file}.py" for file in ("train/loader", "train/augment", "model/decode")]
         head = [
             "# Images a second out of the loader",
             "",
-            f"{date.today()}, {platform.machine()}, 2 cores shared with other work; {versions}, webdataset "
-            f"{webdataset.__version__}. {count} photographs, {COPIES} times, crops of {SIZE} px, batches of {BATCH}, "
-            "one worker, freed memory kept; medians, the loaders taking turns. Written by `benchmarks/loader.py`.",
+            make_head(paths, ("torch", "torchvision", "open_clip_torch", "webdataset", "simplejpeg", "pillow")),
+            "",
+            f"{count} photographs, {COPIES} times, crops of {SIZE} px, batches of {BATCH}, "
+            "one worker, freed memory kept; medians, the loaders taking turns.",
             "",
             "| loader | images / s of CPU time | ratio | images / s of wall time | ratio |",
             "|---|---|---|---|---|",

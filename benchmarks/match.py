@@ -14,20 +14,18 @@ import collections
 import gzip
 import itertools
 import os
-import platform
 import random
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from head import make_head
 from numba import njit
 
 from worldclip.kernels.unicode_table import SIMILAR_TO_CJK, load_table
@@ -204,19 +202,6 @@ def measure_language(entries: list[str], texts: list[str], folder: str) -> list[
     ]
 
 
-def describe_processor() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as lines:
-        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def describe_machine() -> str:
-    packages = ["numba", "numpy", "pyarrow", *PEERS]
-    return (
-        f"{describe_processor()}, one core of {os.cpu_count()} ({os.getloadavg()[0]:.1f} processes running), "
-        f"Python {platform.python_version()}, " + ", ".join(f"{package} {version(package)}" for package in packages)
-    )
-
-
 # --- what bounds it -------------------------------------------------------------------------------
 
 
@@ -266,9 +251,11 @@ def main() -> None:
     parser.add_argument("--langs", nargs="+", help="only these languages")
     arguments = parser.parse_args()
     lines = [
-        f"# Matching, {date.today()}",
+        "# Matching",
         "",
-        f"{describe_machine()}. `python benchmarks/match.py --write`; CPU time, median of {ROUNDS} rounds in turns.",
+        make_head(("src/worldclip/match/matcher",), ("numba", "numpy", "pyarrow", *PEERS)),
+        "",
+        f"CPU time of one core, median of {ROUNDS} rounds in turns.",
         "The peers match as the reference does (spacing and the set of ids included); all gave the same ids.",
     ]
     print("\n".join(lines))

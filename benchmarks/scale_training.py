@@ -15,7 +15,6 @@ import argparse
 import io
 import os
 import pickle
-import platform
 import shutil
 import statistics
 import tempfile
@@ -26,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,6 +35,7 @@ import pyarrow.parquet as pq
 import safetensors
 import safetensors.torch
 import torch
+from head import make_head
 
 from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
@@ -375,12 +374,11 @@ def page(small: Sequence[Small], shard: OneShard, opens: tuple[int, int], near: 
         ("shards read for one bad image", PLAN_WINDOW, 0, ",.0f", ""),
     )  # fmt: skip
     table = "\n".join(f"| {name} | {a:{form}}{unit} | {b:{form}}{unit} |" for name, a, b, form, unit in rows)
-    known = ", ".join(f"{name} {v}" for name, v in artifacts.versions(("numpy", "pyarrow", "torch")).items())
+    paths = [f"src/worldclip/train/{name}.py" for name in ("pairs", "epoch_counts", "plan", "checkpoint")]
     window_mb = shard.whole.num_bytes * PLAN_WINDOW / 1e6
     return f"""# What each rank does before the first step, before and after
 
-{date.today()}, {platform.machine()}, 2 cores shared with other work; {known}. Written by \
-`benchmarks/scale_training.py`.
+{make_head(paths, ("numpy", "pyarrow", "torch"))}
 
 Measured on made-up pools, with ranks as threads: the real functions, with each open, read and byte counted. Before:
 each rank alone. After: ranks count together and meet in `RUN/train/epochs`; the mean of the ranks.

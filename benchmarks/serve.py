@@ -23,7 +23,6 @@ import io
 import itertools
 import json
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -32,15 +31,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import torch
+from head import make_head
 from open_clip.tokenizer import bytes_to_unicode
 from PIL import Image
 
@@ -230,14 +228,15 @@ def write_clip(folder: Path) -> Path:
 
 
 def head(arguments: argparse.Namespace) -> list[str]:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "starlette", "uvicorn", "httpx"))
+    paths = ("src/worldclip/plugins/server", "src/worldclip/model/inference.py", "src/worldclip/model/forward.py")
     return [
         "# Server",
         "",
-        f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores that the clients use too; {versions}. "
-        "ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32 where nothing else is said, one "
-        "thread per server. One input per request; all servers are up and take turns twice, "
-        f"{arguments.seconds:g} s each. Written by `benchmarks/serve.py`.",
+        make_head(paths, ("torch", "starlette", "uvicorn", "httpx")),
+        "",
+        "The clients use the same cores. ViT-B/32 with random weights (OpenAI's CLIP in transformers' layout), float32 "
+        "where nothing else is said, one thread per server. One input per request; all servers are up and take turns "
+        f"twice, {arguments.seconds:g} s each.",
         "",
         "| input | clients | server | requests / s | of worldclip | p50, ms | p99, ms |",
         "|---|---:|---|---:|---:|---:|---:|",

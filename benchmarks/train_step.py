@@ -20,17 +20,16 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from head import make_head
 
 CONTEXT = 77  # of the published sizes
 DEMO_VOCAB, CLIP_VOCAB, XLM_V_VOCAB = 16_000, 49_408, 901_629
@@ -342,20 +341,18 @@ def median(records: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def to_markdown(found: Sequence[dict[str, Any]]) -> str:
-    import open_clip
-    import torch
-
     lengths = " or ".join(sorted({f"{one['tokens']:.1f}" for one in found}))
+    paths = [f"src/worldclip/{file}.py" for file in ("train/step", "train/loss", "train/cpu_towers", "model/towers")]
     lines = [
         "# Pairs a second of a training step",
         "",
-        f"{date.today()}, {platform.machine()}, {found[0]['threads']} thread(s) of {os.cpu_count()} cores; "
-        f"torch {torch.__version__}, open_clip {open_clip.__version__}. Multi30K's English captions of "
+        make_head(paths, ("torch", "open_clip_torch")),
+        "",
+        f"{found[0]['threads']} thread(s). Multi30K's English captions of "
         f"{lengths} tokens in the mean (by batch), context {CONTEXT} (the demo's model: 32); medians, "
         "the sides taking turns, a process each. GFLOP are those that the features of an image and of the text's own "
         "tokens need; matrix products: torch's "
-        "alone, in the shapes of the image encoder's layers, forward and backward, in the same process. "
-        "Written by `benchmarks/train_step.py`.",
+        "alone, in the shapes of the image encoder's layers, forward and backward, in the same process.",
     ]
     for arch, device, precision in dict.fromkeys((one["arch"], one["device"], one["precision"]) for one in found):
         of = [one for one in found if (one["arch"], one["device"], one["precision"]) == (arch, device, precision)]

@@ -11,6 +11,8 @@ import importlib
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 import tomllib
 import typing
@@ -29,6 +31,11 @@ from worldclip.core import errors
 from worldclip.core.settings import _apply_override, _build
 
 REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+import older  # noqa: E402
+from head import HEAD, make_head  # noqa: E402
+
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("examples/*/*.md")])
 HISTORY = ("CHANGELOG.md", "log.md")  # these name what was there when they were written
 PRESENT = [page for page in PAGES if page.name not in HISTORY]
@@ -142,6 +149,80 @@ def test_pages_package_and_hints_state_one_address_of_the_repository(monkeypatch
         assert is_said == errors.CLONE_URL.partition("/worldclip")[0].endswith(".example"), name
     monkeypatch.setattr(errors, "checkout", lambda: None)
     assert errors.install_hint("train").endswith(f"git+{errors.CLONE_URL}'")
+
+
+# --- numbers that age ---------------------------------------------------------------------------------------------
+
+RESULTS = [*sorted(REPOSITORY.glob("benchmarks/results/*.md")), REPOSITORY / "docs/ablation.md"]
+
+
+@pytest.mark.parametrize("page", RESULTS, ids=page_id)
+def test_results_begin_with_date_machine_command_and_the_code_that_they_measure(page):
+    text = read(page)
+    heads = list(HEAD.finditer(text))
+    assert len(heads) == len(re.findall("^Measured 2", text, re.MULTILINE)), "not in the form of benchmarks/head.py"
+    assert HEAD.search(text.partition("\n|")[0]), "no head before the first table"
+    for head in heads:
+        paths = re.findall(r"`([^`]+)`", head["paths"])
+        files = re.findall(r"\b((?:benchmarks|tests|examples|recipes)/\S+\.\w+)", head["commands"])
+        if head["commit"] is None:
+            paths += files
+        else:
+            assert is_in_history(head["commit"], files), f"git cat-file: {head['commit']} lacks one of {files}"
+        assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+
+
+def is_in_history(commit: str, paths: list[str]) -> bool:
+    """Return whether a commit has all these files; True where this copy of the repository lacks the commit."""
+    git = ["git", "-C", REPOSITORY, "cat-file", "-e"]
+    if subprocess.run([*git, f"{commit}^{{commit}}"], capture_output=True).returncode:
+        return True
+    return all(subprocess.run([*git, f"{commit}:{path}"], capture_output=True).returncode == 0 for path in paths)
+
+
+def test_a_benchmark_writes_the_head_that_is_read(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["elsewhere/loader.py", "elsewhere/photographs.tar", "--write"])
+    head = HEAD.fullmatch(make_head(["src/worldclip/train/loader.py"], ["numpy"]))
+    assert head["commands"] == "`python benchmarks/loader.py photographs.tar --write`"
+    assert head["paths"] == "`src/worldclip/train/loader.py`"
+    assert ", numpy " in head["machine"]
+
+
+def test_older_names_results_whose_code_changed_since_and_speeds_without_a_source(tmp_path, capsys, monkeypatch):
+    pages = {
+        "src/kept.py": "1",
+        "src/changed.py": "1",
+        "README.md": "[3 times](benchmarks/results/old.md)\n\nIt takes 5 minutes.\n\n```\n9 seconds\n```\n",
+        "benchmarks/results/plain.md": "# No head\n",
+    }
+    for name, path in (("old", "src/changed.py"), ("new", "src/kept.py")):
+        head = f"Measured 2026-01-02 on a machine. Command: `python benchmarks/{name}.py`. Measures `{path}`."
+        earlier = head.replace("2026-01-02", "2026-01-01").replace(f"{name}.py", f"{name}.py --write")
+        pages[f"benchmarks/results/{name}.md"] = f"# {name}\n\n{head}\n\n{earlier}\n"
+    for name, text in pages.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for day, text in (("2026-01-02", "1"), ("2026-01-03", "2")):
+        (tmp_path / "src/changed.py").write_text(text)
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{day}T12:00:00Z")
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-qm", f"of {day}"], check=True)
+    older.main(tmp_path)
+    listed = re.sub("last [0-9a-f]+", "last HASH", capsys.readouterr().out)
+    assert listed == textwrap.dedent("""\
+        Older than the code they measure:
+        2026-01-02 benchmarks/results/old.md: 1 commits since, the last HASH 2026-01-03 of 2026-01-03
+            `python benchmarks/old.py`
+            cited in: README.md:1
+
+        Pages without a head: plain.md
+
+        Speeds whose paragraph names neither a result nor a date:
+        README.md:3: It takes 5 minutes.
+        """)
 
 
 # --- code blocks --------------------------------------------------------------------------------------------------

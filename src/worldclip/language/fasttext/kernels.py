@@ -1,7 +1,7 @@
 """Label texts with fastText's supervised models: text -> mean of its tokens' rows -> most probable label; compiled.
 
 A token's rows are the word's own (if the dictionary has it) and those of its character n-grams, hashed into buckets.
-Four things make this 7 to 17 times as fast as the library (benchmarks/results/lid.md): a cache of the summed rows of
+Four things make this 4 to 17 times as fast as the library (benchmarks/results/lid.md): a cache of the summed rows of
 each token, since most tokens of a batch are repeated; a search of the label tree, most probable branch first; wide
 instructions for all hashes and sums; and the rows of all new tokens are requested before the first one is added.
 arXiv:1607.01759, arXiv:1612.03651.
