@@ -103,6 +103,7 @@ def _be_rank(task: str, folder: Path, errors: Path, environment: dict[str, str])
     with open(errors, "w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     torch.set_num_threads(1)
     globals()[task](folder)
 

@@ -39,7 +39,7 @@ from worldclip.train.distributed import ALONE, World
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
 from worldclip.train.progress import LaunchedStep
-from worldclip.train.signals import TERMINATED
+from worldclip.train.signals import catch_signals
 from worldclip.train.train_state import copy_to_cpu
 
 
@@ -92,7 +92,8 @@ def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
     for place in places:
         recipe = {"pool": {"path": str(write_world(place / "run"))}, "balance": {"tail_fraction": 0.1}}
         (place / "recipe.json").write_text(json.dumps({**recipe, "train": TRAIN | {"samples_seen": 60 * 16}}))
-    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, TERMINATED)):
+    ends = [(signal.SIGKILL, -9, ""), (signal.SIGTERM, 143, "SIGTERM: step"), (signal.SIGINT, 130, "Ctrl-C: step")]
+    for number, code, said in ends:
         newest = latest_checkpoint(run_dir)
         (process,) = start_ranks("train", places[0], 1)
         while latest_checkpoint(run_dir) == newest:
@@ -102,12 +103,23 @@ def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
         process.send_signal(number)
         _, errors = process.communicate()
         assert process.returncode == code, errors
-    assert "SIGTERM: step" in errors
+        assert said in errors
     assert not (run_dir / "train" / "manifest.json").exists()
     for place in places:
         run_on_ranks("train", place, 1)
     assert result_bytes(run_dir) == result_bytes(whole)
     assert losses(run_dir) == losses(whole)
+
+
+def test_a_first_ctrl_c_asks_for_a_checkpoint_and_a_second_one_interrupts(capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    with catch_signals() as exit_code:
+        signal.raise_signal(signal.SIGINT)
+        assert exit_code() == 130
+        assert "a second Ctrl-C ends at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_corrupt_checkpoint_is_skipped_with_a_warning(whole, tmp_path, capsys):

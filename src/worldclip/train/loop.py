@@ -39,7 +39,7 @@ from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import LaunchedStep, Message, RankCounts, StepResult, read_progress
 from worldclip.train.schedule import Schedule, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_checkpoint
-from worldclip.train.signals import TERMINATED, Requests, catch_signals
+from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
 from worldclip.train.start import Start, create_loader, create_validation_loader
 from worldclip.train.step import assign_buckets, launch_step, validation_loss
 from worldclip.train.train_state import copy_to_cpu, create_train_state, folder_writer
@@ -118,8 +118,8 @@ class Trainer:
     def run(self, accept: Callable[[], object] | None = None) -> None:
         """Train to the last step, with checkpoints in RUN/train.
 
-        accept: called before the first step, when all is loaded that the recipe names.  Raises SystemExit after SIGTERM
-        or SIGUSR1, once a checkpoint is written; UserError if the loss diverges.
+        accept: called before the first step, when all is loaded that the recipe names.  Raises SystemExit after one of
+        SIGNALS, once a checkpoint is written; UserError if the loss diverges.
         """
         first_step = self.progress.step
         if first_step == self.schedule.num_steps and not self._lacks_scores():
@@ -334,8 +334,8 @@ class Trainer:
         self.writer.wait()
         barrier(self.world)
         if self.world.is_first:
-            name = "SIGTERM" if exit_code == TERMINATED else "SIGUSR1"
-            say("train", f"{name}: step {self.progress.step} is saved; run the same command again to resume")
+            saved = f"{EXIT_CODES[exit_code]}: step {self.progress.step} is saved"
+            say("train", f"{saved}; run the same command again to resume")
         raise SystemExit(exit_code)
 
     def report(self) -> Report:

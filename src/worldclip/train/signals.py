@@ -1,10 +1,11 @@
-"""Signals on which training saves a checkpoint and exits, as schedulers send them before a time limit.
+"""Signals on which training saves a checkpoint and exits: Ctrl-C, and those that schedulers send before a time limit.
 
 Each rank catches its own; the ranks agree by Requests.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-EXIT_CODES = (143, 138)  # a shell's codes of SIGTERM and SIGUSR1: 128 + number
+from worldclip.train.launch import is_helper_rank
+
+SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "Ctrl-C"}
+EXIT_CODES = {128 + number: name for number, name in SIGNALS.items()}  # as a shell reports them
 NUM_VOTES = 1 + len(EXIT_CODES)
-SIGNALS = dict(zip((signal.SIGTERM, signal.SIGUSR1), EXIT_CODES, strict=True))  # save and exit
-TERMINATED = SIGNALS[signal.SIGTERM]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,19 @@ class Requests:
 
 @contextmanager
 def catch_signals() -> Iterator[Callable[[], int]]:
-    """Note SIGTERM and SIGUSR1 instead of dying of them.  Yields a function: the exit code of the last one, else 0.
+    """Note SIGNALS instead of dying of them.  Yields a function: the exit code of the last one, else 0.
 
-    Python delivers signals only to the main thread; in another thread the function always returns 0.
+    A second Ctrl-C interrupts as without this.  Python delivers signals only to the main thread; in another thread the
+    function always returns 0.
     """
     exit_codes = [0]
 
     def note(number: int, frame: FrameType | None) -> None:
-        exit_codes.append(SIGNALS[signal.Signals(number)])
+        exit_codes.append(128 + number)
+        if number == signal.SIGINT:
+            signal.signal(number, previous[signal.SIGINT])
+            if not is_helper_rank():  # os.write: the signal may have come while `say` prints
+                os.write(2, b"\nCtrl-C: saves a checkpoint after this step; a second Ctrl-C ends at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
