@@ -92,6 +92,9 @@ def test_changed_keys_are_named_with_their_values() -> None:
     old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
     assert [str(change) for change in changed_keys(old, new)] == ["a.c was 2, is 3", "a.d was None, is 4"]
     assert str(Change("pool.where", "x" * 100, "y")) == f"pool.where was {'x' * 57}..., is y"
+    lists = [(["a"], ["b"]), (["a", "b"], None), (["a"], ["b", "a"]), (None, ["a"])]
+    said = ["are allowed again" in str(Change("pool.deny_keys", *old_and_new)) for old_and_new in lists]
+    assert said == [True, True, False, False]
 
 
 def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ class Change:
     def __str__(self) -> str:
         """Say the change in a few words: `balance.tail_fraction was 0.1, is 0.06`, `00000.tar (new)`."""
         if self.is_value:
-            return f"{self.name} was {_short(self.old)}, is {_short(self.new)}"
+            is_denied_less = self.name == "pool.deny_keys" and not set(self.old or ()) <= set(self.new or ())
+            more = "; keys of the lists that this drops are allowed again" if is_denied_less else ""
+            return f"{self.name} was {_short(self.old)}, is {_short(self.new)}{more}"
         if self.old is None or self.new is None:
             return f"{self.name} ({'new' if self.old is None else 'gone'})"
         return self.name
