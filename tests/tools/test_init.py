@@ -1,6 +1,7 @@
 """`worldclip init` drafts, at the first try, a recipe that reads the pools that people have and runs as it is."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def test_file_names_bring_no_language_and_stated_tags_of_one_language_are_one(tm
     assert draft(folder)["languages"] == {"en": 6}
     folder = pool_of(tmp_path, uid=list("abcde"), text=[HUND] * 5, lang=["de-DE", "de_AT", "deu", "German", "en-US"])
     assert draft(folder, lang="lang")["languages"] == {"de": 4, "en": 1}
+
+
+@pytest.mark.parametrize(("num_texts", "num_found"), [(300, 5), (900, 9)])
+def test_a_few_texts_that_are_taken_for_another_language_do_not_bring_it(tmp_path, num_texts, num_found):
+    codes = ["en"] * (num_texts - 2 * num_found + 1) + ["de"] * num_found + ["tr"] * (num_found - 1)
+    folder = pool_of(tmp_path, uid=list(map(str, range(num_texts))), text=[DOG] * num_texts, lang=codes)
+    drafted = draft(folder, lang="lang")
+    assert drafted["languages"]["tr"] == num_found - 1
+    assert tomllib.loads(drafted["recipe"])["languages"]["codes"] == ["en", "de"]
+    assert "; left out, with less than 1% of the texts or 5: tr." in drafted["recipe"].replace("\n# ", " ")
 
 
 def test_fields_of_tars_give_commented_lines(tmp_path):

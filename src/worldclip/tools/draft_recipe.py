@@ -39,7 +39,7 @@ from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_t
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
-MIN_SHARE = 0.005  # share of texts that puts a language into the recipe; below are mostly errors of identification
+MIN_SHARE, MIN_TEXTS = 0.01, 5  # of a language in the recipe; fewer texts are mostly errors of identification
 # IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
 _FILE_NAME = re.compile(r"[!-~]*\d[!-~]*|\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif)", re.ASCII | re.IGNORECASE)
 
@@ -158,9 +158,8 @@ def draft(
     with_words = [(text, label) for text, label in sample if label or not _FILE_NAME.fullmatch(text.strip())]
     sample = with_words or sample
     by_language = _count_languages(sample)
-    codes = [
-        code for code, count in by_language.items() if count >= MIN_SHARE * len(sample) and code != languages.OTHER
-    ]
+    least = max(MIN_SHARE * len(sample), min(MIN_TEXTS, len(sample) / 20))  # of 20 texts one is enough
+    codes = [code for code, count in by_language.items() if count >= least and code != languages.OTHER]
     drafted: Report = {
         "format": pool_format.name,
         "shards": len(shards),
@@ -233,6 +232,8 @@ def _count_languages(sample: Sequence[tuple[str, str | None]]) -> dict[str, int]
 def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
+    others = ", ".join(code for code in drafted["languages"] if code not in (*codes, languages.OTHER))
+    rare = f"; left out, with less than {MIN_SHARE:.0%} of the texts or {MIN_TEXTS}: {others}" if others else ""
     lists = [f'# lists.{code} = "{code}.txt"\n' for code in drafted["without_words"]]
     if lists:
         names = ", ".join(drafted["without_words"])
@@ -244,7 +245,7 @@ def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
         shards=drafted["shards"],
         format=drafted["format"],
         pool="\n".join(_pool_lines(drafted, config)),
-        found=_comment(f"found: {', '.join(shares)}. Without this key all languages are used."),
+        found=_comment(f"found: {', '.join(shares)}{rare}. Without this key all languages are used."),
         codes=_toml(codes),
         lists="".join(lists),
     )
