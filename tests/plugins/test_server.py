@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 import tracemalloc
@@ -44,6 +45,11 @@ from worldclip.plugins.server.service import Service
 from worldclip.tools.search import search
 
 NUM_CLIENTS = 60
+
+
+@pytest.fixture(autouse=True)
+def no_alarm(monkeypatch):
+    monkeypatch.setattr(connections, "GONE_SECONDS", 0.0)  # would end pytest
 
 
 def error_of(answer) -> str:
@@ -267,7 +273,6 @@ def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(cl
     assert (first.status_code, second.status_code, third.status_code) == (200, 200, 429)
     assert int(third.headers["retry-after"]) >= 1
     assert "try again in" in error_of(third)
-    service.close()
 
 
 def test_sigterm_finishes_what_is_under_way(clip):
@@ -330,31 +335,66 @@ def test_sigterm_answers_all_that_was_sent_before_it(clip):
             clients.extend(connect() for _ in range(32))  # not even accepted
             for client in clients:
                 client.sendall(f"{head}\r\n\r\n".encode() + body)
+            clients.append(connect())
+            clients[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
 
         server = Server(server_config(app))
         stop_at(server, 5, listener, send)
         answers = [b"".join(iter(functools.partial(client.recv, 2**16), b"")) for client in clients]
-    assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 64
+    assert [answer[9:12] for answer in answers] == [b"200"] * 64 + [b"503"]  # a load balancer's question is the last
     assert all(b"\r\nconnection: close\r\n" in answer for answer in answers)
     assert server.num_unanswered == 0
 
 
-def test_a_request_that_takes_longer_than_stopping_may_gets_503(clip, monkeypatch, capfd):
+def test_a_request_that_takes_longer_than_stopping_may_gets_503_and_the_exit_code_1(world, monkeypatch, capfd):
     monkeypatch.setattr(connections, "STOP_SECONDS", 0.3)
-    service, app = service_and_app(clip)
-    started, release = hold(service)
-    answers = []
-    with listen("127.0.0.1", 0) as listener:
-        server = Server(server_config(app))
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        asking = threading.Thread(target=lambda: answers.append(post(address, "embeddings", {"input": "a"})))
+    started, release, answers = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(of_service, "encode", lambda clip, items: (started.set(), release.wait(), items)[2])
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+
+    def ask_and_stop():
+        said = ""
+        while f":{port}  (stop" not in said:
+            said += capfd.readouterr().err
+            time.sleep(0.01)
+        assert said.split()[:2] == ["serve", "loads"]
+        asking = threading.Thread(
+            target=lambda: answers.append(post(f"http://127.0.0.1:{port}", "embeddings", {"input": "a"}))
+        )
         asking.start()
-        stop_at(server, 5, listener, started.wait)
-    asking.join()
-    release.set()
-    assert (answers[0].status_code, server.num_unanswered) == (503, 1)
+        started.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        asking.join()
+        release.set()
+
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    other = threading.Thread(target=ask_and_stop)
+    other.start()
+    with pytest.raises(SystemExit) as ended:
+        serve(str(world / "model"), port=port, device="cpu")
+    other.join()
+    said = capfd.readouterr().err
+    assert (answers[0].status_code, ended.value.code) == (503, 1)
     assert "the server stops" in error_of(answers[0])
-    assert "Traceback" not in capfd.readouterr().err
+    assert "stopped; not answered: 1" in said
+    assert "Traceback" not in said
+
+
+def test_an_alarm_ends_what_hangs_after_the_time_for_stopping(clip, monkeypatch):
+    monkeypatch.setattr(connections, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "GONE_SECONDS", 0.5)
+    service, app = service_and_app(clip)
+    started, release = threading.Event(), threading.Event()
+    monkeypatch.setattr(service, "problems", lambda: (started.set(), release.wait(), [])[2])  # a disk that hangs
+    before = signal.signal(signal.SIGALRM, lambda number, frame: release.set())  # by default it ends the process
+    with listen("127.0.0.1", 0) as listener:
+        place = listener.getsockname()
+        with socket.create_connection(place) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            stop_at(Server(server_config(app)), 5, listener, started.wait)
+    assert release.wait(60)
+    signal.signal(signal.SIGALRM, before)
 
 
 def test_another_model_and_a_port_in_use_are_refused(world, address, tmp_path):

@@ -15,7 +15,7 @@ import asyncio
 import base64
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,11 +78,6 @@ def create_app(
     """
     api = _Api(service, limits, fetch)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(service.close)
-
     routes = [
         Route("/", api.page),
         Route("/static/{name}", api.static),
@@ -101,7 +96,7 @@ def create_app(
         HTTPException: lambda request, error: unanswered(request, error, [route.path for route in routes]).response(),
         Exception: _unexpected,
     }
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, exception_handlers=handlers)
     app.add_middleware(Guard, metrics=metrics, api_key=api_key, hosts=hosts)
     return app
 
@@ -354,8 +349,10 @@ class _Api:
         return content, media_type
 
     async def health(self, request: Request) -> Response:
-        """Answer GET /healthz: 503 where the folder that is searched is gone."""
+        """Answer GET /healthz: 503 where the folder that is searched is gone, and from SIGTERM on."""
         problems = await run_in_threadpool(self._service.problems)
+        if getattr(request.state, "is_stopping", False):
+            problems.append("the server stops")
         facts = {"status": "unavailable" if problems else "ok", "model": self._service.name}
         return JSONResponse(facts | ({"problems": problems} if problems else {}), 503 if problems else 200)
 

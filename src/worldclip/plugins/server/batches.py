@@ -20,7 +20,6 @@ Answer = TypeVar("Answer")
 Work = Callable[[Sequence[Item]], Sequence[Answer]]
 SMOOTHING = 0.1  # share of the newest batch in the moving average of seconds per item
 MAX_RETRY_AFTER_S = 60
-CLOSE_SECONDS = 0.5  # for a batch that nobody waits for any more
 
 
 class Busy(RuntimeError):
@@ -58,10 +57,8 @@ class SharedBatches(Generic[Item, Answer]):
         self._jobs: deque[_Job[Item, Answer]] = deque()
         self._num_waiting = 0
         self._seconds_per_item = 0.0
-        self._is_closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="worldclip-model", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="worldclip-model", daemon=True).start()
 
     @property
     def num_waiting(self) -> int:
@@ -72,8 +69,7 @@ class SharedBatches(Generic[Item, Answer]):
         """Return the future answers to the items of one request.  Raises Busy where too many items wait already."""
         job: _Job[Item, Answer] = _Job(items)
         with self._changed:
-            is_full = self._jobs and self._num_waiting + len(items) > self._max_waiting
-            if is_full or self._is_closed:
+            if self._jobs and self._num_waiting + len(items) > self._max_waiting:
                 seconds = math.ceil(self._num_waiting * self._seconds_per_item)
                 raise Busy(min(MAX_RETRY_AFTER_S, max(1, seconds)))
             self._jobs.append(job)
@@ -81,15 +77,9 @@ class SharedBatches(Generic[Item, Answer]):
             self._changed.notify()
         return job.future
 
-    def close(self) -> None:
-        """Finish what is waiting, then end the thread; do not wait for a batch that takes CLOSE_SECONDS and more."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._thread.join(CLOSE_SECONDS)
-
     def _run(self) -> None:
-        while jobs := self._next_jobs():
+        while True:
+            jobs = self._next_jobs()
             size = sum(len(job.items) for job in jobs)
             self._on_batch(size)
             start = time.perf_counter()
@@ -98,9 +88,9 @@ class SharedBatches(Generic[Item, Answer]):
             self._seconds_per_item += SMOOTHING * (seconds - self._seconds_per_item)
 
     def _next_jobs(self) -> list[_Job[Item, Answer]]:
-        """Return the jobs of the next batch, oldest first; waits for one; empty once closed and done."""
+        """Return the jobs of the next batch, oldest first; waits for one."""
         with self._changed:
-            while not self._jobs and not self._is_closed:
+            while not self._jobs:
                 self._changed.wait()
             jobs: list[_Job[Item, Answer]] = []
             size = 0

@@ -59,12 +59,6 @@ class Service:
         }
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
-    def close(self) -> None:
-        """Finish what is waiting and end the threads."""
-        self._encoding.close()
-        for searches in self._searches.values():
-            searches.close()
-
     def problems(self) -> list[str]:
         """Return what keeps the server from searching: folders that are gone."""
         folders = sorted({embedded.folder for embedded in self.collections.values()})
