@@ -97,6 +97,8 @@ def _needs(run: Run) -> Iterator[str]:
     if absent:
         yield from absent
         return
+    if run.preflight is not None:  # the first words of a run that trains: torch takes seconds to load
+        say("train", f"{config.samples_seen:,} samples on device {config.device}; loads torch")
     yield from device_problems("train", config.device)
     if config.evaluate_every_samples:
         from worldclip.train.scores import config_of_scores
