@@ -1,5 +1,6 @@
 """Each published format loads and embeds like the library that wrote it; what does not fit together is refused."""
 
+import functools
 import json
 import shutil
 import sys
@@ -167,13 +168,17 @@ def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):
 
 def test_without_a_network_the_message_begins_with_it(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert load_error("nobody/nothing").startswith("no network: the hub does not answer, nobody/nothing was not down")
+    unreached = "no network, or the hub is busy or down: nobody/nothing was not downloaded before"
+    assert load_error("nobody/nothing").startswith(unreached)
+    request = httpx.Request("GET", "http://x")
 
-    def refuse(*arguments: object, **options: object) -> None:
-        raise RepositoryNotFoundError("no such", response=httpx.Response(404, request=httpx.Request("GET", "http://x")))
+    def answer(status: int, *arguments: object, **options: object) -> None:
+        raise RepositoryNotFoundError("no such", response=httpx.Response(status, request=request))
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    assert load_error("nobody/nothing").startswith("nobody/nothing is neither a local path nor a repository")
+    missing = "nobody/nothing is neither a local path nor a repository"
+    for status, said in ((404, missing), (503, unreached)):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", functools.partial(answer, status))
+        assert load_error("nobody/nothing").startswith(said)
 
 
 def test_special_strings_stay_text_in_each_published_tokenizer(published_model):

@@ -243,11 +243,14 @@ def test_refused_file_fails_alone(hub: FakeHub, tmp_path: Path) -> None:
 def test_errors_of_a_stores_http_library_are_messages(hub: FakeHub, monkeypatch) -> None:
     """They are no OSError."""
 
+    class TransportError(RuntimeError):
+        pass
+
     def offline(*_: object, **__: object) -> None:
-        raise RuntimeError("[Errno -2] Name or service not known")
+        raise TransportError("[Errno -2] Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
     monkeypatch.setattr(listing.fsspec, "url_to_fs", offline)
-    for path in ("hf://datasets/a/b", "s3://bucket/pool"):
-        with pytest.raises(UserError, match=rf"'{path}': .*Name or service not known"):
+    for path, said in (("hf://datasets/a/b", "no network, or the hub"), ("s3://bucket/pool", "cannot be listed")):
+        with pytest.raises(UserError, match=rf"'{path}': {said} .*Name or service not known"):
             names(path)

@@ -39,9 +39,9 @@ def explain_answer(error: BaseException) -> str | None:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Return whether the hub did not answer at all: no network, or HF_HUB_OFFLINE."""
+    """Return whether the hub did not answer: no network, HF_HUB_OFFLINE (a ConnectionError), busy or down."""
     names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    return bool(names & {"TransportError", "ConnectionError"})  # OfflineModeIsEnabled is a ConnectionError
+    return bool(names & {"TransportError", "ConnectionError"}) or is_busy(error)
 
 
 def is_busy(error: BaseException) -> bool:

@@ -234,7 +234,7 @@ def _download(hub_id: str, precision: str) -> Path:
             if not is_unreachable(error):
                 raise
             raise UserError(
-                f"no network: the hub does not answer, {hub_id} was not downloaded before, and is no folder here; "
+                f"no network, or the hub is busy or down: {hub_id} was not downloaded before, and is no folder here; "
                 "connect (unset HF_HUB_OFFLINE), or give a folder"
             ) from error
 

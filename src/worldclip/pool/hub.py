@@ -15,7 +15,7 @@ import fsspec
 from fsspec.utils import glob_translate
 
 from worldclip.core.errors import UserError, require
-from worldclip.core.hub_errors import explain
+from worldclip.core.hub_errors import explain, is_unreachable
 from worldclip.pool.files import PoolFile
 
 _DATASET = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(.*))?")
@@ -46,7 +46,8 @@ def list_dataset(url: str) -> list[PoolFile]:
         root = f"datasets/{repository}@{info.sha}"
         names = [place.removeprefix(f"{root}/") for place in files.find(root)]
     except Exception as error:  # those of the hub's HTTP library, without a network for example, have no common class
-        raise UserError(f"{url!r}: {explain(error)}") from error
+        unreached = "no network, or the hub is busy or down: " * is_unreachable(error)
+        raise UserError(f"{url!r}: {unreached}{explain(error)}") from error
     is_folder = bool(within) and not _IS_PATTERN.search(within)
     if is_folder:
         names = [name for name in names if name == within or name.startswith(f"{within}/")]
