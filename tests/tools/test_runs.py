@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from killed import contents
+from miniature import write_files
 from plain_recipe import LISTS, keys_of, make_run, make_shards, run_stages
 from stages import QUIET
 from worldclip import curate
@@ -30,7 +31,7 @@ from worldclip.tools import branch as branch_module
 from worldclip.tools import doctor
 from worldclip.tools.branch import branch
 from worldclip.tools.estimate import estimate, to_text
-from worldclip.tools.explain_text import entry_to_text, key_to_text
+from worldclip.tools.explain_text import entry_to_text, key_to_text, verdict
 from worldclip.tools.inspect_run import inspect_entry, inspect_key
 from worldclip.tools.status import STAGES, holder, status
 
@@ -166,6 +167,14 @@ def test_an_entry_is_shown_with_its_count_place_and_texts(run):
         inspect_entry(run, "red", "fr")
 
 
+def test_noise_is_not_told_to_need_a_list():
+    said = {}
+    for label, prob in (("und", 0.0), ("und", 1.0), ("tr", 0.3), ("tr", 0.9)):
+        text = {"reason": "no_language", "lid_label": label, "lang_prob": prob}
+        said[label, prob] = "has no list in this run" in verdict({"texts": [text]})
+    assert [case for case, is_list in said.items() if is_list] == [("tr", 0.9)]
+
+
 # status
 def rows_of(run: Path) -> dict[str, dict[str, Any]]:
     return {row["stage"]: row for row in status(run)["stages"]}
@@ -191,6 +200,14 @@ def test_interrupted_stages_show_their_finished_shards_and_the_next_command(own_
     assert states == ["unfinished", "not started", "unfinished"]
     assert rows["match"]["counts"] == {"shards_finished": 3, "shards": 3}
     assert status(own_run)["next"] == f"worldclip run {own_run}"
+
+
+def test_without_a_run_status_lists_those_in_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for files, said in (({}, "no runs in runs/; worldclip status RUN"), (["b", "a"], "runs/a\nruns/b\n")):
+        write_files(tmp_path / "runs", {f"{name}/recipe.toml": "" for name in files})
+        assert main(["status"]) == 0
+        assert capsys.readouterr().out.startswith(said)
 
 
 def test_holder_is_the_live_process_that_locked_the_run(tmp_path):

@@ -6,6 +6,7 @@ from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.summary import REMEDIES
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
+from worldclip.language.identify import MIN_WORDS_PROB, NO_LABEL
 
 NOT_DRAWN = "not_drawn"  # no reason of a pair, but of a text: another text of its key was drawn
 MAX_ENTRIES = 10  # entries of a text that are listed
@@ -38,7 +39,10 @@ def verdict(explained: Report) -> str:
     if reason is Reason.BAD_PAIR:
         return f"dropped: unreadable, {one_line(text['problem'])}; {REMEDIES[reason]}"
     if reason is Reason.NO_LANGUAGE:
-        return f"dropped: its language {text['lid_label']} ({text['lang_prob']:.2f}) has no entry list in this run"
+        label = f"{text['lid_label']} ({text['lang_prob']:.2f})"
+        if text["lid_label"] == NO_LABEL or text["lang_prob"] < MIN_WORDS_PROB:
+            return f"dropped: it is of no likely language ({label}), as noise, names and very short texts are"
+        return f"dropped: its language {label} has no list in this run, or is below match.min_lang_prob"
     if reason is Reason.NO_MATCH:
         return f"dropped: it contains no entry of the list of {text['lang']}"
     return f"dropped: {reason.meaning.partition(': ')[2] or reason.meaning}"

@@ -22,8 +22,8 @@ STAGES = tuple(section for section in SECTIONS if section != "languages")
 """The stages in order: each has a section of its name in the recipe."""
 
 
-def status(run: Path) -> Report:
-    """Describe a run from its manifests, without reading its inputs.
+def status(run: Path | None = None) -> Report:
+    """Describe a run from its manifests, without reading its inputs; without one, list the runs in runs/.
 
     run: folder of a run.
 
@@ -33,6 +33,8 @@ def status(run: Path) -> Report:
         worldclip status runs/my_images
         worldclip status runs/my_images --json
     """
+    if run is None:
+        return {"runs": [str(recipe.parent) for recipe in sorted(Path("runs").glob("*/recipe.toml"))]}
     if not layout.recipe(run).is_file():
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     rows = [stage_status(run, stage) for stage in STAGES]
@@ -104,6 +106,8 @@ def _progress(run_dir: Path, stage: str) -> Report:
 
 def to_text(record: Report) -> str:
     """Return the status as a table, then the process that works on it, the next command, and the page of the run."""
+    if "runs" in record:
+        return "\n".join(record["runs"]) or "no runs in runs/; worldclip status RUN describes the folder of a run"
     columns = [table.text_column(title) for title in ("stage", "state", "since", "counts")]
     rows = [
         [row["stage"], row["state"], row.get("finished_at", "")[5:16].replace("T", " "), counts_text(row)]
@@ -150,5 +154,5 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if isinstance(value, float) and value <= 100 else short(value)
 
 
-STATUS = Command(status, lambda record, flags: to_text(record))
+STATUS = Command(status, lambda record, flags: to_text(record), positional=("run",))
 """Show what a run has done, what it kept, and whether it runs now."""
