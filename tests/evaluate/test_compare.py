@@ -124,10 +124,12 @@ def test_results_on_different_data_are_not_compared(tmp_path):
         compare(first, evaluated(WordModel(), tmp_path / "reworded", reworded))
     with pytest.raises(UserError, match="no record in common"):
         compare(first, evaluated(WordModel(), tmp_path / "ties", with_ties(word_dataset("a", SIXTY), "first")))
-    (tmp_path / "recipe.toml").write_text("")
-    for path, missing in ((tmp_path / "nothing", "nothing/results"), (tmp_path, "evaluate/results")):
-        with pytest.raises(UserError, match=rf"{missing}\.jsonl is missing; evaluate first"):
-            compare(first, path)
+    run = tmp_path / "run"
+    checkpoint = "train/step_000000001/config.json"
+    for file, step in (("notes.txt", "evaluate"), ("recipe.toml", "run"), (checkpoint, "evaluate")):
+        write_files(run, {file: ""})
+        with pytest.raises(UserError, match=rf"results\.jsonl is missing; {step} first: worldclip {step} {run}"):
+            compare(first, run)
 
 
 def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_seed(tmp_path):

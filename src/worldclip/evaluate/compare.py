@@ -97,8 +97,10 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     missing = []
     for path, folder in zip(paths, folders, strict=True):
         if not (folder / "results.jsonl").exists():
-            of_run = path / "evaluate" if layout.recipe(path).is_file() else folder
-            missing.append(f"{of_run / 'results.jsonl'} is missing; evaluate first: worldclip evaluate {path}")
+            is_run = layout.recipe(path).is_file()
+            of_run = path / "evaluate" if is_run else folder
+            step = "run" if is_run and layout.latest_checkpoint(path) is None else "evaluate"
+            missing.append(f"{of_run / 'results.jsonl'} is missing; {step} first: worldclip {step} {path}")
     if missing:
         raise UserError(missing)
     recipes = {

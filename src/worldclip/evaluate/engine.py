@@ -116,7 +116,7 @@ def evaluate(
             score_pair(model_id, pair, features[pair[0].name].features_ND, encode_text, results_path.parent, records)
         write_json_lines(results_path, _in_order(records, datasets))
         num_done += len(group)
-        say(f"{num_done:,} of {len(todo):,} languages scored, the last is {group[-1][1]} of {group[-1][0].name}")
+        say(f"{num_done:,} of {len(todo):,} datasets x languages scored, last: {group[-1][1]} of {group[-1][0].name}")
     # Without records of another model or other data.
     records = {key: records[key] for pair in pairs for key in keys_of(model_id, pair)}
     if not todo:
