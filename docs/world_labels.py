@@ -1,4 +1,4 @@
-"""Write the table of docs/world.md: languages of recipes/world.toml that lid.176 has no label for, and GlotLID's label.
+"""Write the list of docs/world.md: languages of recipes/world.toml that lid.176 has no label for, and GlotLID has.
 
 python docs/world_labels.py
 """
@@ -6,8 +6,8 @@ python docs/world_labels.py
 from __future__ import annotations
 
 import re
+import textwrap
 import tomllib
-from collections import defaultdict
 from pathlib import Path
 
 from worldclip.language.table import by_code
@@ -19,30 +19,19 @@ END = "<!-- end of labels -->\n"
 
 
 def label_table() -> str:
-    """Return the table, one row per family, the largest first, and a line of the languages without any label."""
+    """Return the sentence with the numbers, and the codes in alphabetical order."""
     codes = tomllib.loads((ROOT / "recipes" / "world.toml").read_text(encoding="utf-8"))["languages"]["codes"]
-    languages = [by_code()[code] for code in codes]
-    lacking = [language for language in languages if not language.lid176]
-    of_family = defaultdict(list)
-    for language in lacking:
-        if language.iso639_3:
-            label = language.iso639_3[0]
-            label = label if "_" in label else f"{label}_{language.script}"
-            of_family[language.family].append(f"{language.code} `{label}`")
-    num_more = sum(map(len, of_family.values()))
+    lacking = [language for language in (by_code()[code] for code in codes) if not language.lid176]
+    labelled = sorted(language.code for language in lacking if language.iso639_3)
     lines = [
-        f"Of the {len(languages)} languages of `recipes/world.toml` lid.176 has a label for "
-        f"{len(languages) - len(lacking)}; the scheme of GlotLID has one for {num_more} more (or labels of a "
-        "macrolanguage's members, such as `fuv_Latn` of ff, which belong to its list):",
-        "",
-        "| family | languages and labels |",
-        "|---|---|",
+        f"Of the {len(codes)} languages of `recipes/world.toml` lid.176 has a label for {len(codes) - len(lacking)}. "
+        f"The scheme of GlotLID has one for {len(labelled)} more, or labels of a macrolanguage's members, such as "
+        "`fuv_Latn` of ff, which belong to its list:",
+        f"{', '.join(labelled)}.",
     ]
-    for family, labels in sorted(of_family.items(), key=lambda item: (-len(item[1]), item[0])):
-        lines.append(f"| {family} | {', '.join(labels)} |")
     if without := [language.code for language in lacking if not language.iso639_3]:
-        lines += ["", f"Neither has one for {', '.join(without)}."]
-    return "\n".join(lines) + "\n"
+        lines.append(f"Neither has one for {', '.join(without)}.")
+    return "\n\n".join(textwrap.fill(line, 120) for line in lines) + "\n"
 
 
 def with_table(page: str) -> str:
