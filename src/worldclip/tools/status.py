@@ -23,9 +23,9 @@ STAGES = tuple(section for section in SECTIONS if section != "languages")
 
 
 def status(run: Path | None = None) -> Report:
-    """Describe a run from its manifests, without reading its inputs; without one, list the runs in runs/.
+    """Describe a run from its manifests, without reading its inputs.
 
-    run: folder of a run.
+    run: folder of a run (default: list those in runs/).
 
     Raises UserError for a folder that is no run.
 
