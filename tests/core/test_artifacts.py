@@ -84,9 +84,11 @@ def test_table_of_another_or_a_newer_format_is_refused(tmp_path: Path) -> None:
     pq.write_table(schemas.CURATED.with_metadata(metadata).empty_table(), path)
     with pytest.raises(BadShard, match="newer worldclip"):
         artifacts.read_table(path, schemas.CURATED)
-    artifacts.write_json(tmp_path / "manifest.json", {"format_version": 99})
-    with pytest.raises(UserError, match="newer worldclip"):
-        artifacts.read_manifest(tmp_path)
+    states = {'{"format_version": 99}': "newer worldclip", '{"format_version": "b"}': "has format 'b'"}
+    for content, said in {**states, "[1]": "is not a JSON object; remove it", "{": "is not JSON"}.items():
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(UserError, match=said):
+            artifacts.read_manifest(tmp_path)
 
 
 def test_categories_of_several_row_groups_share_one_dictionary(tmp_path: Path) -> None:

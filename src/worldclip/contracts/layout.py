@@ -19,6 +19,7 @@ from worldclip.core.job_files import marker as marker
 from worldclip.core.job_files import marker_in as marker_in
 from worldclip.core.job_files import recipe as recipe
 from worldclip.core.job_files import report_json as report_json
+from worldclip.core.job_files import run_record as run_record
 
 BEST = "best.json"
 TRAINER = "trainer"  # folder of a checkpoint: what training needs to resume, and nobody else
@@ -36,7 +37,6 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
 
 
 run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
-run_record = _path("run.json")  # what made the run: versions and git revision
 branched = _path("branch.json")  # of a run begun with --from-run: the precision that the other one trained in
 report_html = _path("report.html")  # report of RUN, or of any job's folder
 

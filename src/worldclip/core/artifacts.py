@@ -27,12 +27,12 @@ import pyarrow.parquet as pq
 
 from worldclip.core.arrow import narrow_strings
 from worldclip.core.errors import BadShard, UserError, checkout, is_no_memory, naming
+from worldclip.core.job_files import FORMAT_VERSION, newer_format, read_record, refuse_newer_run
 from worldclip.core.local_path import require_local
 from worldclip.core.redact import redact, redact_record
 from worldclip.core.regular_file import open_regular, read_regular
 
 Json: TypeAlias = dict[str, Any]  # a record
-FORMAT_VERSION = 1
 HASHED_BELOW_BYTES = 64 * 2**20  # larger inputs are identified by size and mtime: hashing a pool would read all of it
 MANIFEST = "manifest.json"
 NOT_INSTALLED = "not installed"  # instead of a package's version
@@ -200,8 +200,8 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
         expected = schema.metadata[b"worldclip.format"].decode()
         if name != expected:
             raise BadShard(f"{path}: holds {name!r}, expected {expected!r}")
-        if int(metadata[b"worldclip.version"]) > FORMAT_VERSION:
-            raise BadShard(f"{path}: written by a newer worldclip (format {metadata[b'worldclip.version'].decode()})")
+        if problem := newer_format(path, int(metadata[b"worldclip.version"])):
+            raise BadShard(problem)
         table = file.read(columns=list(columns) if columns is not None else None)
         # Each row group, and so each shard in a file of all shards, has its own dictionary; Arrow does not group by a
         # column whose chunks have different ones.
@@ -307,23 +307,18 @@ def manifest_digest(config: Any, inputs: Any) -> str:
 
 
 def read_manifest(folder: Path) -> Json | None:
-    """Return the manifest of a finished folder, None if the folder is not finished."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return None
-    try:
-        manifest: Json = read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); remove it to run the stage again") from error
-    if manifest.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(f"{path} was written by a newer worldclip (format {manifest['format_version']}); upgrade")
-    return manifest
+    """Return the manifest of a finished folder, None if the folder is not finished.
+
+    Raises UserError for one of a newer format.
+    """
+    return read_record(folder / MANIFEST)
 
 
 def require_manifest(run: Path, stage: str) -> Json:
     """Return the manifest of RUN/<stage>.  Raises UserError that says what to run first."""
     if run.is_file():
         raise UserError(f"{run} is a file; give the folder of a run (a recipe runs into runs/NAME, or --out)")
+    refuse_newer_run(run)
     manifest = read_manifest(run / stage)
     if manifest is None:
         raise UserError(f"{run / stage} is not finished; run first: worldclip {stage} {run}")
@@ -331,7 +326,7 @@ def require_manifest(run: Path, stage: str) -> Json:
 
 
 def describe_run() -> Json:
-    """Return the versions, the machine and, in a git checkout of worldclip, the revision that made a run."""
+    """Return the format of a run, the versions and the machine that made it, in a git checkout the revision too."""
     revision = None
     folder, git = checkout(), shutil.which("git")
     if folder is not None and (folder / ".git").exists() and git is not None:
@@ -339,6 +334,7 @@ def describe_run() -> Json:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         revision = answer.stdout.strip() if answer.returncode == 0 else None
     return {
+        "format_version": FORMAT_VERSION,
         "versions": versions(("worldclip", "numpy", "numba", "pyarrow", "torch", "transformers", "tokenizers")),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),

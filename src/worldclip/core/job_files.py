@@ -1,9 +1,19 @@
-"""The files that every job's folder may have: its lock, recipe and report, and the markers of finished shards."""
+"""The files that every job's folder may have: its lock, recipe and report, and the markers of finished shards.
+
+Three records state the format of what is written: `run.json` that of a run with all its files, `manifest.json` that of
+the folder of a stage or tool, `trainer/state.json` that of a checkpoint.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+from worldclip.core.errors import UserError
+from worldclip.core.regular_file import read_regular
+
+FORMAT_VERSION = 1  # major format of all files; raised where an older worldclip would misread one (CONTRIBUTING.md)
 OWNER = "job "  # begins the line of a lock that names the tool whose folder it is
 DONE = "done"  # folder of the markers of finished shards
 _MODEL_FILES = ("config.json", "open_clip_config.json", "onnx")  # a folder with one of them holds a model
@@ -48,6 +58,44 @@ def marker_in(done: Path, shard_name: str) -> Path:
     return done / f"{shard_name}.json"
 
 
+def run_record(folder: Path) -> Path:
+    """Return the record of what made a run: format, versions, machine and git revision."""
+    return folder / "run.json"
+
+
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run: it has recipe.toml, and is no exported model, which has a copy of it."""
-    return recipe(path).is_file() and not any((path / name).exists() for name in _MODEL_FILES)
+    """Return whether a folder is a run: it has recipe.toml, and is no exported model, which has a copy of it.
+
+    Raises UserError for a run of a newer format.
+    """
+    if not recipe(path).is_file() or any((path / name).exists() for name in _MODEL_FILES):
+        return False
+    refuse_newer_run(path)
+    return True
+
+
+def refuse_newer_run(run_dir: Path) -> None:
+    """Raise UserError for a run of a newer format; whatever opens a run asks before it reads another file of it."""
+    read_record(run_record(run_dir))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return a JSON record that states a format, None if there is no file.  Raises UserError for a newer format."""
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(read_regular(path).decode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); remove it and run the same command again") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not a JSON object; remove it and run the same command again")
+    if problem := newer_format(path, record.get("format_version", 0)):
+        raise UserError(problem)
+    return record
+
+
+def newer_format(path: Path, version: object) -> str | None:
+    """Return the problem of a file whose format is newer than this worldclip's, None where there is none."""
+    if isinstance(version, int) and version <= FORMAT_VERSION:
+        return None
+    return f"{path} has format {version!r}, and this worldclip reads up to {FORMAT_VERSION}; install a newer worldclip"

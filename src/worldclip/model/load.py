@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.contracts.layout import TRAINER, best_checkpoint, train_dir
+from worldclip.contracts.layout import TRAINER, best_checkpoint, train_dir, trainer_state
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, require
 from worldclip.core.hub_errors import is_unreachable
+from worldclip.core.job_files import read_record, refuse_newer_run
 from worldclip.core.local_path import nearest_path
 from worldclip.core.preflight import missing_packages
 from worldclip.model import published, weights
@@ -170,7 +171,10 @@ def find(source: str | Path, precision: str | None = None) -> Source:
         if path.suffix not in weights.SUFFIXES:
             raise UserError(f"{path} is not a checkpoint; checkpoint files end in {', '.join(weights.SUFFIXES)}")
         return Source("open_clip", path)
+    if train_dir(path).is_dir():  # a folder of others may have any run.json
+        refuse_newer_run(path)
     path = best_checkpoint(path) or path
+    read_record(trainer_state(path))
     weights.refuse_foreign_code(path)
     if (path / open_clip_folder.CONFIG_FILE).exists():
         return Source("open_clip", path)

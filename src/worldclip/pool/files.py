@@ -67,7 +67,8 @@ def check_source(job: Job, source: str, remedy: str = "choose another --out") ->
 
 
 def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
-    """Raise UserError where no run has begun and a stage's folder has files: the stage would remove them."""
+    """Raise UserError for a run of a newer format, and where a stage would remove files of no run."""
+    job_files.refuse_newer_run(run_dir)
     folders = {stage: layout.stage_dir(run_dir, stage) for stage in stages}
     full = [name for name, folder in folders.items() if folder.is_dir() and any(folder.iterdir())]
     theirs = [stage for stage in full if not (folders[stage] / MANIFEST).exists()]

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldclip.contracts.layout import latest_checkpoint, trainer_dir
+from worldclip.contracts.layout import latest_checkpoint, trainer_dir, trainer_state
 from worldclip.core.command import Command, ShardsFlag, read_slice
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
+from worldclip.core.job_files import read_record, refuse_newer_run
 from worldclip.core.preflight import require_packages
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export.config import ExportConfig
@@ -166,7 +167,9 @@ def consolidate(checkpoint: Path) -> tuple[Any, str]:
     from worldclip.train.checkpoint import consolidate
 
     require_packages("consolidate", ("torch", "safetensors"), extra="train")
+    refuse_newer_run(checkpoint)
     folder = latest_checkpoint(checkpoint) or checkpoint
+    read_record(trainer_state(folder))
     if not trainer_dir(folder).is_dir():
         raise UserError(f"{folder} is not a checkpoint of a training; give RUN/train/step_... or a run")
     consolidate(folder)

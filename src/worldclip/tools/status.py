@@ -35,7 +35,7 @@ def status(run: Path | None = None) -> Report:
     """
     if run is None:
         return {"runs": [str(recipe.parent) for recipe in sorted(Path("runs").glob("*/recipe.toml"))]}
-    if not layout.recipe(run).is_file():
+    if not layout.is_run(run):
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     rows = [stage_status(run, stage) for stage in STAGES]
     return {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": _next_command(run, rows)}

@@ -4,7 +4,7 @@
     trainer/optimizer.safetensors   exp_avg.<parameter>, exp_avg_sq.<parameter>
         (train.lora_rank)           also adapter.<parameter>, and base.<parameter>: what the adapters are added to
     adapters/                       under train.lora_rank: what learns, as peft reads it
-    trainer/state.json              step, samples seen, counters; no generator state, since training uses none
+    trainer/state.json              format, step, samples seen, counters; no generator state: training uses none
     trainer/files.json              size and SHA-256 of every other file
 
 Several ranks write an equal share of the bytes each, and nothing is gathered:
@@ -33,6 +33,7 @@ from worldclip.core.artifacts import read_json, remove, replace_folder, write_ar
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
+from worldclip.core.job_files import read_record
 from worldclip.core.safe_path import is_safe_name, safe_join
 
 if TYPE_CHECKING:
@@ -160,9 +161,15 @@ def latest_valid_checkpoint(train_dir: Path) -> Path | None:
 
 
 def read_state(folder: Path) -> Report:
-    """Read trainer/state.json: step, samples seen, counters."""
-    state: Report = read_json(layout.trainer_state(folder))
-    return state
+    """Read trainer/state.json: step, samples seen, counters.
+
+    Raises UserError for a checkpoint of a newer format, or without this file.
+    """
+    path = layout.trainer_state(folder)
+    state = read_record(path)
+    if state is None:
+        raise UserError(f"{path} is missing; the checkpoint is incomplete")
+    return {name: value for name, value in state.items() if name != "format_version"}
 
 
 def size_and_digest(path: Path) -> dict[str, int | str]:

@@ -21,6 +21,7 @@ from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.console import say
 from worldclip.core.errors import WorkStopped, naming
 from worldclip.core.job import Record
+from worldclip.core.job_files import FORMAT_VERSION
 from worldclip.train.checkpoint import (
     MODEL,
     OPTIMIZER,
@@ -154,7 +155,8 @@ class CheckpointWriter:
                     _write_whole(partial, tensors)
                     digests = {}
                 write_model(partial)
-                write_json(layout.trainer_state(partial), {"step": step, **state})
+                record = {"format_version": FORMAT_VERSION, "step": step, **state}
+                write_json(layout.trainer_state(partial), record)
                 write_digests(partial, digests)
                 os.replace(partial, folder)
                 flush_to_disk(self.train_dir)

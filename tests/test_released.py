@@ -1,0 +1,193 @@
+"""Runs and checkpoints of releases: this version reads them, goes on with them, and refuses those of a newer format."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from released.make import embeddings, unpack
+
+import worldclip
+from killed import contents, modified
+from programs import words_of
+from worldclip.cli import main
+from worldclip.cli.overview import COMMANDS
+from worldclip.contracts import layout, schemas
+from worldclip.core.artifacts import read_table
+from worldclip.core.errors import UserError
+from worldclip.core.job_files import FORMAT_VERSION
+from worldclip.curate import Curator
+from worldclip.recipe import stage_names
+
+pytest.importorskip("torch")
+ARCHIVES = sorted((Path(__file__).parent / "released").glob("*.tar.gz"))
+VOLATILE = (".lock", "log.txt", "run.json", "report.html")  # say when and how, not what
+
+
+@pytest.fixture(params=ARCHIVES, ids=lambda archive: archive.name.removesuffix(".tar.gz"))
+def released(request, tmp_path) -> Path:
+    """The folder of a release's archive, to change."""
+    return unpack(request.param, tmp_path / "released")
+
+
+def test_the_run_of_a_release_is_finished_and_every_reader_takes_it(released, capfd):
+    run, out = released / "run", released / "out"
+    before = contents(released, VOLATILE)
+    assert main(["run", str(run), "--until", "evaluate"]) == 0
+    assert capfd.readouterr().err.count("is finished and unchanged") == len(stage_names()) - 1
+    assert main(["status", str(run), "--json"]) == 0
+    states = {row["stage"]: row["state"] for row in json.loads(capfd.readouterr().out)["stages"]}
+    assert states == dict.fromkeys(stage_names(), "finished") | {"export": "not started"}
+    for words in ("inspect RUN --key 00003", "inspect RUN --entry red", "estimate RUN", "compare RUN RUN"):
+        assert main(words_of(words, {"RUN": run})) == 0
+        assert capfd.readouterr().out
+    assert main(["explore", str(run), "--out", str(out)]) == 0
+    shutil.rmtree(out)
+    assert contents(released, VOLATILE) == before
+
+
+def test_curator_keeps_the_list_of_a_release(released):
+    run = released / "run"
+    tables = [read_table(layout.curated(run, shard), schemas.CURATED) for shard in layout.matched_shards(run)]
+    kept = {(row["key"], row["text_idx"]) for table in tables for row in table.to_pylist()}
+    keys = [f"{number:05}" for number in range(24)]
+    key_idx, text_idx = Curator(run).keep(keys)
+    assert {(keys[i], idx) for i, idx in zip(key_idx, text_idx.tolist(), strict=True)} == kept
+    assert 0 < len(kept) < 48
+
+
+def test_a_stage_of_a_release_goes_on_where_it_was_killed(released):
+    run = released / "run"
+    before, written = contents(run, VOLATILE), modified(run / "curate", "0*.parquet")
+    for name in ("manifest.json", ".work/done/00001.tar.json"):
+        (run / "curate" / name).unlink()
+    assert main(["run", str(run), "--until", "evaluate"]) == 0
+    assert contents(run, VOLATILE) == before
+    again = {path for path, at in modified(run / "curate", "0*.parquet").items() if at != written[path]}
+    assert {path.name for path in again} == {"00001.tar.parquet"}
+
+
+def test_the_checkpoint_of_a_release_embeds_as_it_did(released, capfd):
+    expected = np.load(released / "expected.npz")
+    for model in (released / "run", *layout.checkpoints(released / "run/train")):
+        vectors = embeddings(model, released / "pictures")
+        for name in ("images", "texts"):
+            assert np.allclose(vectors[name], expected[name], rtol=0, atol=1e-4)
+    assert main(["search", str(released / "embedded"), "红色圆形", "--top", "3", "--device", "cpu"]) == 0
+    assert capfd.readouterr().out.count("00000.tar") > 0
+    embed = "embed RUN POOL --out OUT --of texts --precision fp32 --device cpu"
+    places = {"RUN": released / "run", "POOL": released / "pool", "OUT": released / "embedded"}
+    assert main(words_of(embed, places)) == 0
+    assert "is finished and unchanged" in capfd.readouterr().err
+
+
+def test_training_of_a_release_goes_on(released, capfd):
+    run = released / "run"
+    assert main(["train", str(run), "--samples-seen", "128"]) == 0
+    assert "resumes from step_000000008" in capfd.readouterr().err
+    assert layout.latest_checkpoint(run).name == "step_000000016"
+
+
+# F: a run of a newer format, E: a folder of embeddings, C: a checkpoint; R: the recipe, P: the pool, I: a picture,
+# O: a folder to write
+NEWER = """
+run F
+run F --dry-run
+run R --out F
+run R --out F --dry-run
+run R --out O --from-run F
+run F --from train
+pool F
+metadata F
+match F --shards 1/2
+balance F
+curate F --seed 3
+train F
+train F --dry-run
+evaluate F
+evaluate F --out O
+export F
+export F --out O
+status F
+inspect F --key 00003
+inspect F --entry red
+estimate F
+explore F --out O
+compare F F
+publish F owner/name --dry-run
+consolidate F
+classify F I --labels a
+embed F P --out O
+embed P F --out O
+pool check F --out O
+pool dedup F --out O
+fetch metadata F
+serve F
+serve P E
+search E word
+embed P P --out E
+consolidate C
+classify C I --labels a
+"""
+OPEN_NO_RUN = {"init", "fetch dataset", "languages", "doctor", "pool emoji", "pool world", "pool pack", "pool wat"}
+
+
+def test_every_command_that_opens_a_run_is_in_this_table():
+    names = {name.removesuffix(" MODEL") for name in (*COMMANDS.names(), *stage_names())} - OPEN_NO_RUN
+    assert [name for name in names if not any(row.startswith(f"{name} ") for row in NEWER.splitlines())] == []
+
+
+def raise_format(record: Path) -> Path:
+    """Let a record state the next format; return it."""
+    written = json.loads(record.read_text())
+    assert written["format_version"] == FORMAT_VERSION
+    record.write_text(json.dumps(written | {"format_version": FORMAT_VERSION + 1}))
+    return record
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory) -> dict[str, Path]:
+    """The places of NEWER, which no command may change, and the records that state their format."""
+    folder = unpack(ARCHIVES[-1], tmp_path_factory.mktemp("newer") / "released")
+    checkpoint = shutil.copytree(layout.latest_checkpoint(folder / "run"), folder / "checkpoint")
+    for place, name in ((folder / "run", "run.json"), (folder / "embedded", "manifest.json")):
+        raise_format(place / name)
+    raise_format(layout.trainer_state(checkpoint))
+    places = {"F": folder / "run", "E": folder / "embedded", "C": checkpoint}
+    return {**places, "R": folder / "recipe.toml", "P": folder / "pool", "I": folder / "pictures/red/0.png"}
+
+
+@pytest.mark.parametrize("command", [line for line in NEWER.splitlines() if line])
+def test_a_newer_format_is_refused_and_nothing_is_changed(command, newer, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    folder = newer["R"].parent
+    before = contents(folder)
+    assert main(words_of(command, {**newer, "O": tmp_path / "O"})) == 2
+    error = capfd.readouterr().err
+    records = {"F": "run/run.json", "E": "embedded/manifest.json", "C": "checkpoint/trainer/state.json"}
+    named = [records[word[0]] for word in command.split() if word[0] in records]
+    told = f"has format {FORMAT_VERSION + 1}, and this worldclip reads up to {FORMAT_VERSION}"
+    assert f"{folder / named[0]} {told}; install a newer worldclip" in error
+    assert (error.count("worldclip: "), "Traceback" in error) == (1, False)
+    assert contents(folder) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_public_calls_refuse_a_newer_format(newer):
+    for call in (
+        lambda: worldclip.run(newer["R"], out=newer["F"]),
+        lambda: worldclip.load(newer["F"]),
+        lambda: worldclip.metadata.read_entries(newer["F"], "en"),
+        lambda: Curator(newer["F"]),
+    ):
+        with pytest.raises(UserError, match=r"run\.json has format .*; install a newer worldclip"):
+            call()
+
+
+def test_a_stage_of_a_newer_format_is_refused_by_its_own_manifest(released, capfd):
+    run = released / "run"
+    manifest = raise_format(run / "balance/manifest.json")
+    for command in ("run RUN", "status RUN", "inspect RUN --key 00003", "explore RUN --out OUT"):
+        assert main(words_of(command, {"RUN": run, "OUT": released / "out"})) == 2
+        assert f"{manifest} has format {FORMAT_VERSION + 1}" in capfd.readouterr().err
