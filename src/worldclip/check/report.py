@@ -94,7 +94,7 @@ def _groups(folder: Path, against: Iterable[str]) -> list[Section]:
     figures = [_group(group, of_pool, places.get(group[0]["rule"], of_pool)) for group in groups]
     which = f"{len(figures)} of {count(len(others))}, chosen by hash"
     lead = f"{which}. The pair that stays, or the evaluation image, comes first."
-    return [Section("Groups of copies", lead, tag("div", grid(figures, "mid"), class_="pictures"))]
+    return [Section("Groups of copies", lead, tag("div", grid(figures), class_="pictures"))]
 
 
 def _places(folder: Path, keys: set[str]) -> Places:
@@ -109,7 +109,7 @@ def _group(copies: Sequence[Mapping[str, Any]], of_pool: Places, of_other: Place
     """Return one image and those removed for it; of_other: where the former is."""
     other, some = copies[0]["other_key"], copies[:MAX_COPIES]
     pictures = [_thumbnail(of_other, other), *(_thumbnail(of_pool, row["key"]) for row in some)]
-    lines = [tag("p", f"{row['key']}: {row['rule']} at distance {row['distance']}") for row in some]
+    lines = [tag("p", f"{row['key']}: {row['rule'].replace('_', ' ')}, distance {row['distance']}") for row in some]
     more = f"; {len(some)} are shown" if len(copies) > len(some) else ""
     return figure(other, f"{len(copies):,} removed for it{more}", join([*pictures, *lines]))
 

@@ -49,7 +49,6 @@ from worldclip.metadata.sources.wikipedia import describe_views
 STAGE = "metadata"
 ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over those that are matched
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
-DEAD_NOTE = "dead entries are numbered but never match: under that profile they are empty or equal to an earlier entry"
 
 
 def build(run: Run) -> None:
@@ -234,7 +233,7 @@ def _examples(table: pa.Table) -> dict[str, list[str]]:
 def _report(
     lists: Mapping[str, Report], matchers: Mapping[str, Report], notes: Sequence[str], languages: Languages
 ) -> Report:
-    report: Report = {"lists": {}, "notes": [*notes, DEAD_NOTE]}
+    report: Report = {"lists": {}, "notes": list(notes)}
     for name, entry_list in lists.items():
         row: Report = {"name": "All lists as one" if name == MERGED else languages.get(name).name}
         row |= {key: entry_list[key] for key in ("entries", "bytes", "by_source", "rules", "examples")}

@@ -29,7 +29,7 @@ NUM_CURVES = 12  # lists with a curve of their own; the table has them all
 MAX_ROWS = 40  # thresholds in sight
 CURVE_PX = (290, 200)  # width, height
 MAX_HEADS = 40  # lists with a table of head entries
-OPEN_LISTS = 4  # lists whose head entries are in sight, the others are folded
+OPEN_LISTS = 3  # lists whose head entries are in sight, the others are folded
 HEAD_ENTRIES = 10  # entries per list
 
 
@@ -93,7 +93,7 @@ def _head_entries(report: Json, languages: Languages) -> Section:
         rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in lists[name][:HEAD_ENTRIES]]
         tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
     lead = "The most frequent entries of each list, and the probability that a match of only this entry keeps a pair."
-    drawn = first_and_more(tables, OPEN_LISTS, "more lists", lambda some: grid(some, "mid"))
+    drawn = first_and_more(tables, OPEN_LISTS, "more lists", grid)
     return Section("Head entries", lead, drawn + _first_entries(lists, by_size[MAX_HEADS:], languages))
 
 

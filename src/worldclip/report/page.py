@@ -163,7 +163,7 @@ def figure(caption: str, remark: str, content: Html) -> Html:
 
 
 def grid(figures: Iterable[Html], size: str = "") -> Html:
-    """Return figures side by side, as many as fit; a telephone scrolls through them.  size: "", "mid" or "wide"."""
+    """Return figures side by side, as many as fit; a telephone scrolls through them.  size: "" or "wide"."""
     return tag("div", *figures, class_=f"grid {size}".rstrip(), tabindex=0)
 
 
