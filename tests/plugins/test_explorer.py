@@ -286,6 +286,9 @@ def test_what_has_no_language_is_not_counted_or_named_as_one(page, explored):
     shown = page.run("[...document.querySelectorAll('td:first-child, option')].map((cell) => cell.textContent)")
     assert "no language" in shown
     assert not {*codes} & {*shown}  # each has its name
+    show(page, explored, "why", VIEWS["why"])
+    details = page.run("['en 0.12', 'coin 0.6 >= 0.3; entries 1', null].map(detailText)")
+    assert details == ["English (en), probability 0.12", "coin 0.6 >= 0.3; entries 1", ""]
 
 
 def test_planted_markup_stays_text(page, explored):

@@ -1,7 +1,7 @@
 // Line charts on logarithmic axes; a redraw changes attributes of elements that are there.
 "use strict";
 
-const CHART = { width: 400, height: 220, left: 48, right: 12, top: 10, bottom: 36 };
+const CHART = { width: 400, height: 220, left: 56, right: 12, top: 10, bottom: 36 };
 
 // Return an axis from low to high as {place(value), ticks}; place is 0 to 1.
 function logAxis(low, high) {

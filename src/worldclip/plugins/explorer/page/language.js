@@ -65,7 +65,7 @@ function listText(row, language) {
 
 function reasonCounts(run, language) {
   const rows = run.reasons
-    .map(([name, colour, meaning], i) => [meaning, count(language.counts[i]), i])
+    .map(([name, colour, meaning], i) => [words(meaning), count(language.counts[i]), i])
     .filter(([, , i]) => language.counts[i] > 0)
     .map((cells) => cells.slice(0, 2));
   return table("What became of its pairs", [["what became of them"], ["number", true]], rows);
@@ -105,7 +105,7 @@ async function entriesSection(language) {
     ),
     element(
       "div",
-      { class: "grid mid" },
+      { class: "grid wide" },
       element(
         "figure",
         {},
@@ -116,9 +116,13 @@ async function entriesSection(language) {
           ["s1", "after balancing"],
         ]),
       ),
+      element(
+        "div",
+        {},
+        element("p", { class: "field" }, element("label", { for: "find" }, "Entries that begin with "), field),
+        results,
+      ),
     ),
-    element("p", { class: "field" }, element("label", { for: "find" }, "Entries that begin with "), field),
-    results,
   );
 }
 

@@ -18,17 +18,23 @@ function droppedSection(run, dropped) {
   const kept = run.reasons.length - 1;
   const numbers = run.reasons.map((_, code) => run.languages.reduce((sum, row) => sum + row.counts[code], 0));
   const item = ([key, detail]) =>
-    element("li", {}, link(["why", key], words(key)), " ", element("small", {}, detail || ""));
+    element("li", {}, link(["why", key], words(key)), " ", element("small", {}, detailText(detail)));
   const parts = run.reasons.map(([, , meaning], code) =>
     code === kept || !numbers[code]
       ? []
       : [
-          element("h3", {}, reasonTag(run, code), ` ${count(numbers[code])}: ${meaning}`),
+          element("h3", {}, reasonTag(run, code), ` ${count(numbers[code])}`, ...meaning.split(":").slice(1).map((why) => `:${why}`)),
           element("ul", {}, (dropped[code] || []).map(item)),
         ],
   );
   const title = [element("h2", {}, "What was dropped"), element("p", { class: "lead" }, lead)];
   return element("section", { class: "dropped" }, title, parts);
+}
+
+// Return a detail with the name of its language: match writes a label and a probability, and no other detail is so short.
+function detailText(detail) {
+  const [, label, value] = (detail || "").match(/^(\S+) ([\d.]+)$/) || [];
+  return label ? `${labelText(label)}, probability ${value}` : detail || "";
 }
 
 function keySection(run, pairs, key) {
