@@ -215,7 +215,7 @@ async function start() {
     say(error.message, true);
     return;
   }
-  say("Ready.");
+  say("Ready. Type what you look for, in any language, or drop a picture.");
   document.body.dataset.ready = "yes";
   keepForOffline();
 }

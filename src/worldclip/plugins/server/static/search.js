@@ -1,7 +1,7 @@
 // The search page.  Captions, paths and names are text of others: they enter the page as text nodes, never as markup.
 const byId = (id) => document.getElementById(id);
 const TOP = 60;
-const START = 12; // pictures before the first search
+const START = 10; // pictures before the first search
 const queries = []; // {text} or {image, name}; image is a data URL
 let facts = { counts: {}, model: "", body_bytes: 0 };
 let of = "images";
@@ -18,8 +18,8 @@ function tag(code) {
   return code.replaceAll("_", "-"); // our codes as BCP 47: cbk_zam
 }
 
-function words(text) {
-  return element("bdi", { dir: "auto" }, text);
+function words(...text) {
+  return element("bdi", { dir: "auto" }, ...text);
 }
 
 // --- requests -------------------------------------------------------------------------------------------------------
@@ -30,7 +30,9 @@ function headers() {
 }
 
 async function ask(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  const answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } }).catch(() => {
+    throw new Error("The server does not answer. Start it again, then repeat the search.");
+  });
   if (answer.status === 401) {
     const key = prompt("API key of this server");
     if (key) {
@@ -135,7 +137,7 @@ function drawStart() {
   const count = of === "images" ? facts.counts.images : 0;
   rows = Array.from({ length: Math.min(START, count) }, (_, i) => Math.floor((i * count) / Math.min(START, count)));
   byId("hits").replaceChildren(...rows.map(startElement));
-  say(rows.length ? `${rows.length} of ${count.toLocaleString("en")} pictures. Type what you look for, in any language.` : "");
+  say(rows.length ? `${rows.length} of ${count.toLocaleString("en")} pictures. Type what you look for, in any language, or drop a picture.` : "");
 }
 
 function startElement(row) {
@@ -145,11 +147,12 @@ function startElement(row) {
 }
 
 function hitElement(hit) {
-  const link = element("a", { href: `#${of}-${hit.id}`, ariaLabel: `Details of ${hit.path}` });
+  const link = element("a", { href: `#${of}-${hit.id}` });
   const caption = element("p", { className: "caption", lang: tag(hit.lang), dir: "auto" }, hit.text);
   if (of === "images") {
     const img = element("img", { alt: hit.text || hit.path, loading: "lazy" });
     showPicture(img, hit.id, 480);
+    link.ariaLabel = `Details of ${hit.path}`;
     link.append(img);
   } else {
     link.append(caption);
@@ -162,7 +165,7 @@ function hitElement(hit) {
 // A link that opens the picture itself; it cannot send a key, and is only text then.
 function pathElement(row, path) {
   const name = sessionStorage.getItem("key") ? "span" : "a";
-  return element(name, { className: "path", href: `pictures/${row}`, target: "_blank" }, words(path));
+  return element(name, { className: "path", href: `pictures/${row}`, target: "_blank" }, words(...path.split(/(?<=\/)/).flatMap((part) => [part, element("wbr")])));
 }
 
 async function showPair() {
