@@ -195,6 +195,7 @@ def prose(value: Any) -> str:
     if callable(value):
         names = "|".join(inspect.signature(value).parameters)
         text = re.sub(rf"(?:^|(?<=  ))({names}): ", r"\n\n\1: ", text, flags=re.MULTILINE)
+        text = re.sub(r"(?:^|(?<=  ))Raises ", r"\n\nRaises ", text, flags=re.MULTILINE)
     paragraphs = re.split(r"\n\s*\n", text)
     return "\n\n".join(paragraph_text(paragraph) for paragraph in paragraphs if paragraph.strip()) + "\n"
 
@@ -202,6 +203,8 @@ def prose(value: Any) -> str:
 def paragraph_text(paragraph: str) -> str:
     if paragraph.startswith("    "):
         return paragraph
+    if paragraph.startswith("Examples:\n"):
+        return paragraph.replace("\n", "\n\n", 1)  # a block of code
     if match := re.match(r"(\w+): (.*)", paragraph, re.DOTALL):
         return f"- `{match[1]}`: {escape(' '.join(match[2].split()))}"
     return escape(paragraph.strip())
