@@ -58,7 +58,7 @@ def write_searches(page: Page, address: str, out: Path) -> None:
         resize(page, PANEL_PX, 900, SCALE)
         page.open("about:blank")
         page.open(f"{address}/?q={quote(query)}", "document.querySelectorAll('.hit img').length > 10")
-        page.run("document.querySelectorAll('header, .more, .go, #state').forEach((part) => part.remove())")
+        page.run("document.querySelectorAll('header, .more, .go, .path, #state').forEach((part) => part.remove())")
         page.run(f"queries.replaceChildren(); document.querySelector('#text').value = {query!r}")
         page.wait("[...document.querySelectorAll('.hit img')].slice(0, 2).every((img) => img.naturalWidth)")
         end = page.run(
@@ -92,7 +92,8 @@ def main() -> None:
         page.screenshot(out / "report.png")
         resize(page, 1200, 860)
         page.open(runs / "emoji_explorer/index.html", "document.querySelector('.curve-place svg')")
-        page.run("place.value = 30.5; place.dispatchEvent(new Event('input')); whatif.scrollIntoView()")
+        page.run("place.value = 30.5; place.dispatchEvent(new Event('input'))")
+        page.run("whatif.scrollIntoView({behavior: 'instant'})")
         page.screenshot(out / "explore.png")
     for name in ("search_page", "report", "explore"):
         picture = Image.open(out / f"{name}.png").convert("RGB").quantize(256)
