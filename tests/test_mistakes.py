@@ -630,7 +630,7 @@ def test_extras_are_those_of_the_project_and_of_the_page():
         if "simplejpeg" in modules:  # nothing needs it
             modules.remove("simplejpeg")
     assert {name: sorted(modules) for name, modules in EXTRAS.items()} == {
-        name: modules for name, modules in extras.items() if name not in ("dev", "docs")
+        name: modules for name, modules in extras.items() if name not in ("all", "dev", "docs")
     }
     known = importlib.metadata.packages_distributions()
     for package, module in IMPORTED_AS.items():

@@ -1,4 +1,4 @@
-"""The wheel: its recipes and examples, and `worldclip run emoji` from a folder without a checkout.
+"""The wheel: its recipes and examples, its bytes, and `worldclip run emoji` from a folder without a checkout.
 
 Imports: they are light; those inside of worldclip are checked by `lint-imports` (pyproject.toml).
 The Dockerfile: what it copies is there and in the build context.
@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -53,19 +54,39 @@ def test_name_of_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Build the wheel of a copy of the checkout."""
+def source(tmp_path_factory) -> Path:
+    """Copy what wheel and sdist are built from."""
     if find_spec("setuptools") is None:
         pytest.skip("setuptools is not installed")
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "node_modules", "js")
     for name in ("src", "recipes", "examples", "web"):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+def build_wheel(source: Path, out: Path) -> Path:
     options = ["--no-deps", "--no-build-isolation", "-q", "-w"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(out), str(source)], check=True)
+    python("-m", "pip", "wheel", *options, out, source, SOURCE_DATE_EPOCH="1700000000")
     return next(out.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_sdist_gives_the_same_wheel_to_the_byte(source, wheel, tmp_path):
+    build_sdist = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    python("-c", build_sdist, tmp_path, cwd=source)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="fully_trusted")  # as it is: modes are bytes of the wheel
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert build_wheel(unpacked, tmp_path / "again").read_bytes() == wheel.read_bytes()
 
 
 @pytest.mark.slow
@@ -97,6 +118,19 @@ def test_emoji_is_curated_by_the_wheel_in_an_environment_of_its_own(wheel, tmp_p
     assert (work / "runs/emoji/curate/manifest.json").exists()
 
 
+def test_extra_all_has_the_extras_of_users_and_an_upper_bound_its_reason():
+    extras = PROJECT["optional-dependencies"]
+    (everything,) = extras["all"]
+    assert re.findall(r"\w+", everything) == [
+        "worldclip",
+        *(name for name in extras if name not in ("all", "docs", "dev")),
+    ]
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    bounded = [line for line in lines if re.search(r'^ +"[\w-]+.*<', line)]
+    assert bounded
+    assert [line for line in bounded if "# " not in line] == []
+
+
 # --- the Dockerfile ---------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +148,7 @@ def test_every_copied_path_exists_and_is_not_ignored():
 
 
 def test_the_wheel_is_built_from_all_that_setuptools_reads():
-    assert {"pyproject.toml", "setup.py", "MANIFEST.in", PROJECT["readme"], *PROJECT["license-files"]} <= copied()
+    assert {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", *PROJECT["license-files"]} <= copied()
     copied_by_setup = re.search(r"for name in \((.+)\)", (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
     assert set(re.findall(r'"(\w+)"', copied_by_setup)) <= copied()
 
