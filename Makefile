@@ -6,7 +6,7 @@ BIN = .venv/bin
 # one process of tests per core, each with files of its own; threads that compute would wait for each other
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo world test quick lint slow second clients web docs pictures clone-url clean
+.PHONY: demo world test quick lint slow second clients web docs pictures release clone-url clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -78,6 +78,10 @@ docs: .venv/docs.stamp
 # the pictures of README and docs, from the demo's run; needs Chromium
 pictures: .venv/dev.stamp demo
 	$(BIN)/python docs/pictures.py runs docs
+
+# wheel and sdist in dist/, checked and tried in bare environments; 15 minutes (CONTRIBUTING.md, a release)
+release:
+	$(PYTHON) release/release.py
 
 # the repository's address in every file that states it: make clone-url URL=https://...
 CLONE_FILES = src/worldclip/core/errors.py pyproject.toml CITATION.cff README.md docs/start_use.md docs/install.md

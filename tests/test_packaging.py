@@ -1,5 +1,7 @@
 """The wheel: its recipes and examples, its bytes, and `worldclip run emoji` from a folder without a checkout.
 
+The release: the links of its index page, the licences in NOTICE, what a tag needs.
+
 Imports: they are light; those inside of worldclip are checked by `lint-imports` (pyproject.toml).
 The Dockerfile: what it copies is there and in the build context.
 The Makefile: which Python it takes, and what it installs where.  pyproject.toml: which warnings fail a test.
@@ -8,6 +10,7 @@ The Makefile: which Python it takes, and what it installs where.  pyproject.toml
 import ast
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -21,6 +24,8 @@ from pathlib import Path
 
 import pytest
 
+import licences
+import release
 import worldclip
 from programs import python
 from worldclip.config import load_recipe, own_recipe
@@ -116,6 +121,78 @@ def test_emoji_is_curated_by_the_wheel_in_an_environment_of_its_own(wheel, tmp_p
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (work / "runs/emoji/curate/manifest.json").exists()
+
+
+# --- the release ------------------------------------------------------------------------------------------------------
+
+
+def test_index_page_has_absolute_links_to_files_of_the_repository():
+    pytest.importorskip("setuptools")
+    index_page = runpy.run_path(str(ROOT / "setup.py"))["index_page"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = index_page(readme, PROJECT["urls"]["Repository"], PROJECT["version"])
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)
+    assert [mark for mark, _ in links].count("!") == readme.count("![") > 0
+    tags = [f'<img src="{address}">' if mark else f'<a href="{address}">' for mark, address in links]
+    tags += [f'<h2 id="{address[1:]}">' for _, address in links if address.startswith("#")]  # of test_docs.py
+    assert list(release.dead_links("".join(tags), ROOT)) == []
+
+
+def test_dead_links_of_an_index_page_are_named():
+    files = f"{release.REPOSITORY}/blob/v{PROJECT['version']}/"
+    links = (
+        f'<a href="docs/log.md"><a href="{files}docs/gone.md"><a href="{files}docs/log.md#top"><a href="https://x.org">'
+    )
+    page = f'{links}<img src="https://x.org/1.png"><img src="{files}docs/report.png">'
+    page += '<h2 id="here"><a href="#here"><a href="#nowhere">'
+    named = [problem.partition(" ")[0].rpartition("/")[2] for problem in release.dead_links(page, ROOT)]
+    assert named == ["log.md", "gone.md", "1.png", "report.png", "#nowhere"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "licence"),
+    [
+        ({"license_expression": "MIT AND Zlib", "license": "MIT"}, "MIT AND Zlib"),
+        ({"license": "BSD", "classifier": ["License :: OSI Approved :: BSD License"]}, "BSD"),
+        (
+            {"license": "Copyright\nPermission ...", "classifier": ["License :: OSI Approved :: MIT License"]},
+            "MIT License",
+        ),
+        ({"classifier": ["Typing :: Typed"]}, "not stated in its metadata"),
+        ({"name": "resvg_py"}, "MIT"),
+    ],
+)
+def test_licence_is_the_most_exact_that_the_metadata_states(metadata, licence):
+    assert licences.licence_of({"name": "package", **metadata}) == licence
+
+
+def test_notice_has_the_licence_of_each_dependency_of_the_wheel_and_the_demo():
+    assert f"demo_EXTRAS = {licences.DEMO_EXTRAS}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = [PROJECT["optional-dependencies"][name] for name in licences.DEMO_EXTRAS.split(",")]
+    required = {re.split(r"[<>=]", line)[0] for lines in (PROJECT["dependencies"], *extras) for line in lines}
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^  (\S+) +(\S.*)$", notice.partition(licences.TABLES)[2], re.MULTILINE))
+    assert required | set(licences.browser_packages()) <= set(rows)
+    assert "not stated" not in notice
+    assert licences.render_notice(notice, [{"name": "a_b", "license": "MIT"}]).endswith("\n\n  a-b  MIT\n")
+
+
+@pytest.mark.parametrize(
+    ("tags", "problems", "message"),
+    [
+        ("v0.0.1", [], "the version of pyproject.toml is"),
+        (f"v{PROJECT['version']}", ["a placeholder"], "a placeholder"),
+        (f"v{PROJECT['version']}\nbefore", [], None),
+        ("", ["a placeholder"], None),
+    ],
+)
+def test_a_tag_is_of_the_version_and_has_no_open_problem(tags, problems, message, monkeypatch):
+    monkeypatch.setattr(release, "run", lambda *_, **__: tags)
+    if message is None:
+        release.check_tag(problems)
+    else:
+        with pytest.raises(SystemExit, match=message):
+            release.check_tag(problems)
 
 
 def test_extra_all_has_the_extras_of_users_and_an_upper_bound_its_reason():
