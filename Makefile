@@ -6,7 +6,7 @@ BIN = .venv/bin
 # one process of tests per core, each with files of its own; threads that compute would wait for each other
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo world test quick lint slow second clients web docs pictures release clone-url clean
+.PHONY: demo world test quick lint slow second clients web docs pictures release try-wheel clone-url clean
 
 demo: .venv/demo.stamp
 	$(BIN)/worldclip run recipes/emoji.toml --out runs/emoji
@@ -38,15 +38,17 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell src docs tests README.md CONTRIBUTING.md CHANGELOG.md
 
-# the tests of curation under the oldest Python of this machine; without torch, which takes 5 GB
-OLDEST_PYTHON = $(filter-out $(PYTHON),$(lastword $(PYTHONS)))
-second: $(if $(OLDEST_PYTHON),.second/stamp)
-	$(if $(OLDEST_PYTHON),OMP_NUM_THREADS=1 .second/bin/python -m pytest -n auto --dist loadfile $(ROOMS:%=tests/%),\
-		@echo 'this machine has no older Python than $(PYTHON) that worldclip allows')
+# the tests of curation under the oldest Python of this machine, with the oldest releases that pyproject.toml allows;
+# without torch, which takes 5 GB
+OLDEST_PYTHON = $(or $(lastword $(PYTHONS)),$(PYTHON))
+second: .second/stamp
+	OMP_NUM_THREADS=1 .second/bin/python -m pytest -n auto --dist loadfile $(ROOMS:%=tests/%)
 
-.second/stamp: pyproject.toml
+.second/stamp: pyproject.toml tests/helpers/oldest.py
 	test -d .second || $(OLDEST_PYTHON) -m venv .second
-	.second/bin/python -m pip install -q -e '.[metadata,pool]' pytest pytest-xdist pytest-timeout hypothesis xxhash
+	.second/bin/python tests/helpers/oldest.py > .second/oldest.txt
+	.second/bin/python -m pip install -q -c .second/oldest.txt -e '.[metadata,pool]' \
+		pytest pytest-xdist pytest-timeout hypothesis xxhash
 	touch $@
 
 # other software on what worldclip writes, each in its newest release; nothing is installed in .venv
@@ -82,6 +84,12 @@ pictures: .venv/dev.stamp demo
 # wheel and sdist in dist/, checked and tried in bare environments; 15 minutes (CONTRIBUTING.md, a release)
 release:
 	$(PYTHON) release/release.py
+
+# the wheel in dist/ as a user has it, in an environment of its own: the demo's pool is curated
+try-wheel:
+	rm -rf build/tried && $(PYTHON) -m venv build/tried
+	build/tried/bin/pip install -q "$$(echo dist/*.whl)[metadata,pool,demo]"
+	cd build/tried && bin/worldclip run emoji --until curate
 
 # the repository's address in every file that states it: make clone-url URL=https://...
 CLONE_FILES = src/worldclip/core/errors.py pyproject.toml CITATION.cff README.md docs/start_use.md docs/install.md

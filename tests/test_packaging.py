@@ -245,7 +245,7 @@ def lines_of_make(*arguments: str, path: str = os.environ["PATH"]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("minors", "newest", "oldest"), [((13, 12, 11), "13", "11"), ((12, 11), "12", "11"), ((12,), "12", None)]
+    ("minors", "newest", "oldest"), [((13, 12, 11), "13", "11"), ((12, 11), "12", "11"), ((12,), "12", "12")]
 )
 def test_newest_python_that_runs_is_taken_and_the_oldest_tests_curation(minors, newest, oldest, tmp_path):
     for name in ("sh", "bash"):
@@ -255,8 +255,16 @@ def test_newest_python_that_runs_is_taken_and_the_oldest_tests_curation(minors, 
         command.write_text(f"#!/bin/sh\nexit {0 if minor in minors else 127}\n", encoding="utf-8")
         command.chmod(0o755)
     assert f"python3.{newest} -m venv .venv" in lines_of_make("lint", path=str(tmp_path))
-    made = [line for line in lines_of_make("second", path=str(tmp_path)) if "-m venv" in line]
-    assert made == ([f"test -d .second || python3.{oldest} -m venv .second"] if oldest else [])
+    assert f"test -d .second || python3.{oldest} -m venv .second" in lines_of_make("second", path=str(tmp_path))
+
+
+def test_second_installs_the_oldest_releases_that_may_be_installed_together():
+    assert any("-c .second/oldest.txt -e '.[metadata,pool]'" in line for line in lines_of_make("second"))
+    oldest = dict(line.split("==") for line in python(ROOT / "tests/helpers/oldest.py").splitlines())
+    needs = dict(re.match(r"([\w-]+)>=([\d.]+)", need).groups() for need in PROJECT["dependencies"])
+    assert oldest.items() >= needs.items()
+    extras = PROJECT["optional-dependencies"]
+    assert {f"babel>={oldest['babel']}", "babel>=2.16"} <= {*extras["metadata"], *extras["world"]}, "the higher of two"
 
 
 def test_make_web_brings_npm_where_there_is_none(tmp_path):
