@@ -92,11 +92,12 @@ try-wheel:
 	cd build/tried && bin/worldclip run emoji --until curate
 
 # the repository's address in every file that states it: make clone-url URL=https://...
-CLONE_FILES = src/worldclip/core/errors.py pyproject.toml CITATION.cff README.md docs/start_use.md docs/install.md
+CLONE_FILES = src/worldclip/core/errors.py pyproject.toml CITATION.cff README.md CONTRIBUTING.md SECURITY.md \
+	docs/start_use.md docs/install.md .github/ISSUE_TEMPLATE/config.yml
 CLONE_URL = $(shell sed -n 's/^CLONE_URL = "\(.*\)".*/\1/p' src/worldclip/core/errors.py)
 clone-url:
 	@test -n '$(URL)' || { echo 'usage: make clone-url URL=https://...'; exit 1; }
-	sed -i.old -e 's|$(CLONE_URL)|$(URL)|' -e 's| *# a placeholder.*||' $(CLONE_FILES)
+	sed -i.old -e 's|$(CLONE_URL)|$(URL)|' -e 's|$(CLONE_URL:.git=)/|$(URL:.git=)/|' -e 's| *# a placeholder.*||' $(CLONE_FILES)
 	rm -f $(CLONE_FILES:=.old)
 
 # extras of each environment

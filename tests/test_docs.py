@@ -27,8 +27,10 @@ from worldclip.check.config import CheckConfig
 from worldclip.cli import command, main
 from worldclip.config import SECTIONS, Recipe
 from worldclip.contracts import layout
-from worldclip.core import errors
+from worldclip.core import errors, parquet_size, unpack
 from worldclip.core.settings import _apply_override, _build
+from worldclip.model import decode
+from worldclip.plugins.server.read_request import Limits
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
@@ -144,11 +146,32 @@ def test_pages_package_and_hints_state_one_address_of_the_repository(monkeypatch
     project = tomllib.loads(read(REPOSITORY / "pyproject.toml"))["project"]
     assert project["urls"] == {"Repository": errors.CLONE_URL}
     assert f"repository-code: {errors.CLONE_URL}\n" in read(REPOSITORY / "CITATION.cff")
+    for name in ("SECURITY.md", ".github/ISSUE_TEMPLATE/config.yml"):
+        addresses = re.findall(r"https://[^/\s]+/\S*(?=/security/advisories/new)", read(REPOSITORY / name))
+        assert addresses == [errors.CLONE_URL.removesuffix(".git")], name
     for name in ("README.md", "docs/start_use.md", "docs/install.md"):
         is_said = "# a placeholder" in read(REPOSITORY / name)
         assert is_said == errors.CLONE_URL.partition("/worldclip")[0].endswith(".example"), name
     monkeypatch.setattr(errors, "checkout", lambda: None)
     assert errors.install_hint("train").endswith(f"git+{errors.CLONE_URL}'")
+
+
+def test_security_page_states_the_limits_of_the_code():
+    requests = Limits()
+    million = [pixels // 10**6 for pixels in decode.MAX_PIXELS_OF_SMALL.values()]
+    stated = [
+        f"{unpack.MAX_RATIO:,} times their size ({unpack.FREE_BYTES >> 20} MiB always)",
+        f"below {unpack.SMALL_FILE_BYTES >> 20} MiB to {unpack.MAX_DOCUMENT_BYTES >> 20} MiB",
+        f"as Parquet to {parquet_size.MAX_MEMORY_BYTES >> 20:,} MiB",
+        f"at most {decode.MAX_PIXELS:,} pixels, below {decode.SMALL_FILE_BYTES >> 20} MiB",
+        f"{min(million)} to {max(million)} million by format",
+        f"no side more than {decode.MAX_ASPECT:,} times",
+        f"{requests.body_bytes >> 20} MiB, {requests.inputs:,} inputs",
+        f"{requests.pictures} images of {requests.pixels:,} pixels",
+        f"texts of {requests.text_chars:,} characters",
+    ]
+    page = read(REPOSITORY / "SECURITY.md")
+    assert [limit for limit in stated if limit not in page] == []
 
 
 # --- numbers that age ---------------------------------------------------------------------------------------------
