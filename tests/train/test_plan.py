@@ -200,6 +200,17 @@ def test_an_epoch_of_pools_beyond_memory_is_counted_by_keys_alone(matched_run):
             assert large.counts(epoch)[1] == small.counts(epoch)[1]
 
 
+def test_windows_take_shards_and_their_pairs_in_the_order_of_the_hash(tmp_path):
+    write_world(tmp_path / "run", num_shards=5, per_shard=3)
+    loader = make_loader(tmp_path / "run", shuffle_shards=2)
+    order = plan.shard_order([shard.name for shard in loader.shards], 1, 0)
+    expected = []
+    for start in (0, 2, 4):
+        window = [(f"{3 * shard + n:05}", i) for shard in order[start : start + 2] for n in range(3) for i in range(3)]
+        expected += sorted(window, key=lambda pair: uniform(*pair, 1, 0, ORDER))
+    assert read(loader, 4)[:45] == expected
+
+
 # streams
 
 
