@@ -123,8 +123,8 @@ embed P F --out O
 pool check F --out O
 pool dedup F --out O
 fetch metadata F
-serve F
-serve P E
+serve F --port 0
+serve P E --port 0
 search E word
 embed P P --out E
 consolidate C
