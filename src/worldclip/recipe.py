@@ -98,6 +98,7 @@ def walk(
     from worldclip.config import Recipe, load_recipe
     from worldclip.core.execute import LocalExecutor
     from worldclip.core.settings import with_absolute_places
+    from worldclip.train.launch import is_helper_rank
 
     names = _select(from_stage, until)
     config = with_absolute_places(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
@@ -106,7 +107,8 @@ def walk(
     if from_run is not None:
         if dry_run:
             raise UserError("--dry-run links no stages of --from-run; leave out one of the two")
-        _branch(Path(from_run), run_dir, config)
+        if not is_helper_rank():  # the first rank links the stages
+            _branch(Path(from_run), run_dir, config)
     return run_stages(
         config, run_dir, names, restarted=restarted, executor=executor or LocalExecutor(), dry_run=dry_run
     )
@@ -155,6 +157,7 @@ def run_stages(
         recipe(context)
         return context
     check_run_folder(run_dir, stage_names())
+    _refuse_keys_above(context, names[0])
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
@@ -170,9 +173,11 @@ def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
     """
     from worldclip.config import load_recipe
     from worldclip.core.console import say
+    from worldclip.pool.files import check_run_folder
     from worldclip.tools.branch import branch
 
     names = stage_names()
+    check_run_folder(run_dir, names)
     older = load_recipe(source)
     old, new = sections_of(older), sections_of(config)
     is_same = all(old[name] == new[name] for name in old if name not in names[names.index("train") + 1 :])
@@ -200,6 +205,27 @@ def _recorded(config: Recipe, context: Run) -> Iterator[None]:
             if older is not None:
                 write_text(path, older)
         raise
+
+
+def _refuse_keys_above(context: Run, first: str) -> None:
+    """Raise UserError where the recipe changes a key of a finished stage above the `first` that is asked for.
+
+    RUN/recipe.toml would state a value by which nothing was made.
+    """
+    from worldclip.config import load_recipe
+    from worldclip.core.artifacts import read_manifest
+    from worldclip.core.changes import changed_keys
+    from worldclip.core.job import Run
+
+    if not layout.recipe(context.dir).is_file():
+        return
+    older = Run(dir=context.dir, sections=sections_of(load_recipe(context.dir)))
+    problems = []
+    for stage in stage_names()[: stage_names().index(first)]:
+        if read_manifest(context.dir / stage) is not None:
+            changes = changed_keys(older.deciding(stage), context.deciding(stage))
+            problems += [f"{change}; {stage} is finished with it: give the key to worldclip run" for change in changes]
+    _refuse(problems)
 
 
 def _preflight(context: Run) -> None:

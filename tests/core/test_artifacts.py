@@ -209,7 +209,10 @@ def test_only_a_checkout_of_worldclip_records_its_revision(tmp_path: Path, monke
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "src" / "worldclip" / "core" / "errors.py"))
     assert artifacts.describe_run()["git_revision"] is None, "installed in somebody's project"
     (tmp_path / "pyproject.toml").write_text('name = "worldclip"\n')
-    assert artifacts.describe_run()["git_revision"] == output_of([*git, "rev-parse", "HEAD"]).strip()
+    revision = output_of([*git, "rev-parse", "HEAD"]).strip()
+    assert artifacts.describe_run()["git_revision"] == revision
+    output_of([*git, "add", "-N", "pyproject.toml"])
+    assert artifacts.describe_run()["git_revision"] == f"{revision}-dirty"
 
 
 def strings_of(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:

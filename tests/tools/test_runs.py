@@ -252,6 +252,21 @@ def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
         assert not os.path.samefile(tmp_path / "b" / name, toy_run / name)
 
 
+def test_only_the_first_rank_links_the_stages(toy_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    run_recipe(str(toy_run), tmp_path / "b", from_run=toy_run, until="curate", executor=QUIET)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_stage_refuses_a_key_of_a_finished_stage_above(toy_run, tmp_path, capsys):
+    run_recipe(str(toy_run), tmp_path / "b", from_run=toy_run, executor=QUIET)
+    before = files_of(tmp_path / "b")
+    for stage in ("curate", "train", "export"):
+        assert main([stage, str(tmp_path / "b"), "--set", "balance.tail_fraction=0.2"]) == 2
+        assert "is 0.2; balance is finished with it: give the key to worldclip run" in capsys.readouterr().err
+    assert files_of(tmp_path / "b") == before
+
+
 def test_changed_key_reruns_its_stage_and_those_below_in_the_branch_alone(toy_run, toy_world, tmp_path, capsys):
     before = files_of(toy_run)
     changed = load_recipe(toy_run, ["balance.tail_fraction=0.15"])

@@ -326,11 +326,12 @@ def require_manifest(run: Path, stage: str) -> Json:
 
 
 def describe_run() -> Json:
-    """Return the format of a run, the versions and the machine that made it, in a git checkout the revision too."""
+    """Return the format of a run, the versions and the machine that made it; of a git checkout the revision too, which
+    ends in `-dirty` where files differ from it."""
     revision = None
     folder, git = checkout(), shutil.which("git")
     if folder is not None and (folder / ".git").exists() and git is not None:
-        command = [git, "-C", str(folder), "rev-parse", "HEAD"]
+        command = [git, "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         revision = answer.stdout.strip() if answer.returncode == 0 else None
     return {

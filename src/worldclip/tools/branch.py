@@ -26,9 +26,8 @@ def branch(source: Path, run_dir: Path, stages: Sequence[str]) -> list[str]:
         raise UserError(f"--from-run {source}: holds no recipe.toml; give the folder of a run")
     if source.resolve() == run_dir.resolve():
         raise UserError(f"--from-run {source}: is the run itself; choose another --out")
-    run_dir.mkdir(parents=True, exist_ok=True)
     linked = []
-    with RunLock(source, is_shared=True):
+    with RunLock(source, is_shared=True), RunLock(run_dir):
         if not layout.train_dir(run_dir).exists():
             write_json(layout.branched(run_dir), {"precision": trained_precision(source)})
         for stage in stages:
