@@ -33,7 +33,7 @@ from worldclip.tools.branch import branch
 from worldclip.tools.estimate import estimate, to_text
 from worldclip.tools.explain_text import entry_to_text, key_to_text, verdict
 from worldclip.tools.inspect_run import inspect_entry, inspect_key
-from worldclip.tools.status import STAGES, holder, status
+from worldclip.tools.status import STAGES, counts_text, holder, status
 
 SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
 DENIED = keys_of(SHARDS)[:4]
@@ -200,6 +200,22 @@ def test_interrupted_stages_show_their_finished_shards_and_the_next_command(own_
     assert states == ["unfinished", "not started", "unfinished"]
     assert rows["match"]["counts"] == {"shards_finished": 3, "shards": 3}
     assert status(own_run)["next"] == f"worldclip run {own_run}"
+
+
+def test_a_list_that_changed_puts_curate_out_of_date(tmp_path, capsys):
+    run, denied = tmp_path / "run", write_files(tmp_path, {"takedown.txt": f"{DENIED[0]}\n"}) / "takedown.txt"
+    make_run(tmp_path, SHARDS, pool={"deny_keys": [str(denied)]})
+    assert "(1 key) names 1 sample with a match" in capsys.readouterr().err
+    assert rows_of(run)["curate"]["state"] == "finished"
+    denied.write_text("\n".join(DENIED))
+    assert main(["status", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert f"curate is out of date: new or changed: pool.deny_keys '{denied}'; run first: " in said
+    assert f"next: worldclip run {run}\n" in said
+    denied.unlink()
+    assert "which is not a file" in rows_of(run)["curate"]["problems"][0]
+    counts = {"lists": 1, "matches": 1, "num_keys": 2}
+    assert counts_text({"stage": "balance", "state": "finished", "counts": counts}) == "1 list, 1 match, 2 samples"
 
 
 def test_without_a_run_status_lists_those_in_runs(tmp_path, monkeypatch, capsys):

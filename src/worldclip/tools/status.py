@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +13,10 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
-from worldclip.core.job import Report
+from worldclip.core.job import Report, Run
+from worldclip.core.preflight import problems_of
 from worldclip.core.settings import SECTIONS
+from worldclip.curate import require_current
 from worldclip.report import table
 from worldclip.report.numbers import short
 from worldclip.report.train import read_log
@@ -23,7 +26,7 @@ STAGES = tuple(section for section in SECTIONS if section != "languages")
 
 
 def status(run: Path | None = None) -> Report:
-    """Describe a run from its manifests, without reading its inputs.
+    """Describe a run from its manifests and its lists of keys, without reading its pool.
 
     run: folder of a run (default: list those in runs/).
 
@@ -38,6 +41,9 @@ def status(run: Path | None = None) -> Report:
     if not layout.is_run(run):
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     rows = [stage_status(run, stage) for stage in STAGES]
+    curate = rows[STAGES.index("curate")]
+    if curate["state"] == "finished" and (problems := problems_of(lambda: require_current(Run.open(run)))):
+        curate |= {"state": "out of date", "problems": problems}
     return {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": _next_command(run, rows)}
 
 
@@ -114,6 +120,7 @@ def to_text(record: Report) -> str:
         for row in record["stages"]
     ]
     lines = [table.to_text(table.Table(columns, rows)), ""]
+    lines += [problem for row in record["stages"] for problem in row.get("problems", ())]
     lines.append(f"in use by {record['in_use_by']}" if record["in_use_by"] else "not running")
     if record["next"] and not record["in_use_by"]:
         lines.append(f"next: {record['next']}")
@@ -129,16 +136,16 @@ def counts_text(row: Report) -> str:
     if row["state"] == "unfinished":
         return _progress_text(counts)
     if row["stage"] == "metadata" and counts:
-        return f"{len(counts):,} lists, {sum(counts.values()):,} entries"
+        return f"{len(counts):,} list{'s' * (len(counts) != 1)}, {sum(counts.values()):,} entries"
     if row["stage"] == "export":
         return ", ".join(counts)
     shown = {
-        name.removeprefix("num_").replace("_", " "): value
+        "samples" if name == "num_keys" else name.removeprefix("num_").replace("_", " "): value
         for name, value in counts.items()
         if isinstance(value, int | float)
     }
     not_zero = {name: value for name, value in shown.items() if value} or shown
-    names = {name: name.replace("shards", "shard") if value == 1 else name for name, value in not_zero.items()}
+    names = {name: re.sub(r"(?<=ch)es\b|(?<!s)s\b", "", name) if num == 1 else name for name, num in not_zero.items()}
     return ", ".join(f"{_number(value)} {names[name]}" for name, value in not_zero.items())
 
 
