@@ -19,7 +19,7 @@ from pools import Row, read_rows, rows_of, run_pool, write_lines, write_table
 from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.core.artifacts import read_json
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import columns_format, delimited
 
@@ -390,10 +390,18 @@ def test_columns_that_no_shard_has_are_reported_as_config_problems(tmp_path: Pat
     assert all(problem in said for problem, said in zip(problems, error.value.problems, strict=True))
 
 
-def test_shard_with_another_schema_fails_alone(tmp_path: Path) -> None:
+def test_every_shard_with_another_schema_is_named_before_match(tmp_path: Path) -> None:
     other = write_table(tmp_path / "pool" / "0.parquet", {"id": ["a"], "caption": ["b"]})
     write_table(tmp_path / "pool" / "1.parquet", {"uid": ["a"], "text": ["b"]})
-    run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid", texts=["text"])
+    write_table(tmp_path / "pool" / "2.parquet", {"uid": ["c"], "text": [7]})
+    write_table(tmp_path / "pool" / "3.parquet", {"uid": [1.5], "text": ["b"]})
+    with pytest.raises(StageFailed) as failed:
+        run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid", texts=["text"])
+    for problem in ("no column or field 'uid'", "no column or field 'text'", "uid is double", "text is int64"):
+        assert problem in str(failed.value)
+    config = {"path": str(tmp_path / "pool"), "key": "uid", "texts": ["text"], "broken_shards": "skip"}
+    assert run_pool(tmp_path / "other", **config)
+    assert list(read_json(tmp_path / "other/pool/report.json")["skipped"]) == ["0.parquet", "2.parquet", "3.parquet"]
     with pytest.raises(BadShard, match=r"pool.key: no column or field 'uid'; did you mean 'id'"):
         read_rows(other, key="uid", texts=("text",))
     with pytest.raises(BadShard, match="column text is double"):

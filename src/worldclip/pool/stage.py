@@ -29,7 +29,7 @@ from worldclip.pool.files import check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import INDEX_COUNTS
 from worldclip.pool.formats.columns_format import ColumnsFormat
-from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.formats.parquet import PARQUET, Footers
 from worldclip.pool.listing import list_shards, split_pattern
 from worldclip.pool.read import holds_images, index_of
 
@@ -225,6 +225,8 @@ def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool 
 @reads_input
 def index_shard(config: PoolConfig, folder: Path, shard: Shard) -> Report:
     """Write where the image of each pair is; return INDEX_COUNTS."""
+    if format_of(shard.name) is PARQUET:
+        Footers().read_texts(shard, config)  # match would find a wrong column hours later
     table, counts = index_of(shard, config)
     artifacts.write_table(folder / f"{shard.name}.parquet", table, POOL_INDEX)
     return counts
