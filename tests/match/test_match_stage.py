@@ -159,7 +159,7 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_pat
     said = capsys.readouterr().err
     for path, number in (("valid", len(valid)), ("denied", 40)):
         in_pool = number - (path == "valid")
-        assert f"{path}.parquet' ({number} keys) names {in_pool} keys with a match" in said
+        assert f"{path}.parquet' ({number} keys) names {in_pool} samples with a match" in said
     expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
     assert read_counts(tmp_path) == expected.counts
     assert modified(tmp_path / "match/texts") == before
@@ -177,7 +177,7 @@ def test_list_that_names_no_key_of_the_pool_is_a_user_error(setting, columns, is
     path = str(tmp_path / "list.parquet")
     pq.write_table(pa.table(columns), path)
     recipe = make_recipe(tmp_path / "pool", pool={setting: [path] if setting == "deny_keys" else path})
-    problem = rf"pool\.{setting} .*: none of its \d keys is in the pool, whose keys look like 'a' \(pool\.key"
+    problem = rf"pool\.{setting} .* \(\d keys?\): none of its keys is in the pool, whose keys look like 'a' \(pool\.key"
     with contextlib.nullcontext() if is_in_pool else pytest.raises(UserError, match=problem):
         run_stages(recipe, tmp_path / "run", stages="pool match")
 

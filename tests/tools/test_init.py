@@ -97,6 +97,7 @@ def test_column_names_cannot_break_the_recipe(tmp_path):
     recipe = init(pool_of(tmp_path, **columns), out=tmp_path / "r.toml")
     assert load_recipe(tmp_path / "r.toml").train.lr != 9
     assert "\nlr = 9" not in recipe["recipe"]
+    assert recipe["recipe"].startswith("# Drafted from 1 text of 1 parquet shard.")
 
 
 def test_pools_without_usable_texts_are_named_as_what_they_are(tmp_path):

@@ -30,6 +30,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, mark_done, reads_input
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
+from worldclip.core.printable import counted
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language.assign import LanguageRules
@@ -276,14 +277,14 @@ def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
 
 
 def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report], done_dir: Path) -> None:
-    """Say how many keys with a match each list names.  Raises UserError for lists that name no key of the pool.
+    """Say how many samples with a match each list names.  Raises UserError for lists that name no key of the pool.
 
     reports: of count_shard.  done_dir: of the markers of shards whose keys are read for that.
     """
     key_lists, config = pool.key_lists(run), run.section(PoolConfig)
     totals = _sum(reports, key_lists)
     for key_list, total in zip(key_lists, totals, strict=True):
-        say("match", f"{_name(key_list)} ({key_list.num_keys:,} keys) names {total:,} keys with a match")
+        say("match", f"{_name(key_list)} names {counted(int(total), 'sample')} with a match")
     unused = [key_list for key_list, total in zip(key_lists, totals, strict=True) if not total and key_list.num_keys]
     if not unused:
         return
@@ -295,7 +296,7 @@ def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report], do
         example = "".join(map(repr, pool.read_keys(shards[0], config)[0][:1].to_pylist()))
         raise UserError(
             [
-                f"{_name(key_list)}: none of its {key_list.num_keys:,} keys is in the pool, whose keys look like "
+                f"{_name(key_list)}: none of its keys is in the pool, whose keys look like "
                 f"{example} (pool.key = {config.key!r}); write them so, or leave out the list"
                 for key_list in absent
             ]
@@ -303,7 +304,7 @@ def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report], do
 
 
 def _name(key_list: keys.KeyList) -> str:
-    return f"{key_list.setting} {key_list.path!r}"
+    return f"{key_list.setting} {key_list.path!r} ({counted(key_list.num_keys, 'key')})"
 
 
 def _sum(reports: Iterable[Report], key_lists: Sequence[keys.KeyList]) -> np.ndarray:

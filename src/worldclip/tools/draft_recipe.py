@@ -48,7 +48,7 @@ _Read = TypeVar("_Read")
 
 
 RECIPE = """\
-# Drafted from {num_texts:,} texts of {shards:,} {format} shards.
+# Drafted from {texts} of {shards}.
 #   worldclip run THIS_FILE --until curate   builds the lists, matches, balances and keeps pairs
 
 [pool]
@@ -241,9 +241,8 @@ def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
             0, f"# wordfreq has no words of these languages, CLDR at most names: set a file of each ({names})\n"
         )
     recipe = RECIPE.format(
-        num_texts=drafted["num_texts"],
-        shards=drafted["shards"],
-        format=drafted["format"],
+        texts=counted(drafted["num_texts"], "text"),
+        shards=counted(drafted["shards"], f"{drafted['format']} shard"),
         pool="\n".join(_pool_lines(drafted, config)),
         found=_comment(f"found: {', '.join(shares)}{rare}. Without this key all languages are used."),
         codes=_toml(codes),
