@@ -46,7 +46,7 @@ def _thresholds(report: Json, languages: Languages) -> Section:
     for name in by_size:
         numbers = [lists[name][key] for key in keys]
         rows.append([name, *numbers, *report["curves"][name]["effective_entries"]])
-    counts = ("entries", "matched entries", "matches", "effective before", "effective after")
+    counts = ("entries", "matched entries", "matches", "effective before", "effective, target")
     first = [language_column("list", languages), Column("threshold", count), Column("tail fraction", percent)]
     columns = [*first, *columns_of(counts, count)]
     colours = [
@@ -64,8 +64,8 @@ def _thresholds(report: Json, languages: Languages) -> Section:
         first_and_more(rows, MAX_ROWS, "lists with fewer matches", lambda some: to_html(Table(columns, some))),
     ]
     lead = (
-        "Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails "
-        "stay whole. Effective entries: the number of equally frequent entries of the same diversity."
+        "Entries by rank, the most frequent first. Heads are cut down to the threshold of their list; tails stay "
+        "whole. Effective entries: the number of equally frequent entries of the same diversity; target: so cut down."
     )
     return Section("Balance", lead, join(body))
 

@@ -145,9 +145,9 @@ def _effect(curves: Mapping[str, Json], languages: Languages) -> Section | None:
             Line(name=among_kept, x=curve["rank"], y=curve["kept"], colour=blue),
         ]
         before, after = curve["effective_entries"]
-        change = f"effective entries {short(before)} → {short(after)}"
+        change = f"effective entries {short(before)} → {short(after)} kept"
         figures.append(figure(lang_name(name, languages), change, rank_chart(lines)))
-    columns = [language_column("list", languages), *columns_of(("effective before", "effective after"), count)]
+    columns = [language_column("list", languages), *columns_of(("effective before", "effective, kept"), count)]
     rows = [[name, *curves[name]["effective_entries"]] for name in by_size]
     body = [
         legend(BEFORE_AFTER),

@@ -80,7 +80,7 @@ function chart(description, xName, yName, xAxis, yAxis) {
 function headTailChart(name, list) {
   const highest = Math.max(list.matches[0] || 1, 1);
   const plot = chart(
-    `Matches of the entries of ${name} by rank, in the pool and after balancing`,
+    `Matches of the entries of ${name} by rank, in the pool and as sampling target`,
     "rank of the entry",
     "matches",
     logAxis(1, list.rank.at(-1) || 1),

@@ -113,7 +113,7 @@ async function entriesSection(language) {
         curve.node,
         legend([
           ["s7", "in the pool"],
-          ["s1", "after balancing"],
+          ["s1", "sampling target"],
         ]),
       ),
       element(

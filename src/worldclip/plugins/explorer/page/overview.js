@@ -68,7 +68,7 @@ function languageRows(run) {
     ["expected", true],
     ["share", true],
     ["threshold", true],
-    ["effective entries", true],
+    ["effective, target", true],
   ];
   const head = element(
     "tr",
@@ -219,7 +219,7 @@ function curvePanel(run, redraw) {
     figure,
     legend([
       ["s7", "in the pool"],
-      ["s1", "after balancing"],
+      ["s1", "sampling target"],
     ]),
   );
   return {
@@ -228,7 +228,7 @@ function curvePanel(run, redraw) {
       if (!curve) return;
       const number = Number(choice.value);
       curve.draw(state.threshold(number));
-      text.textContent = `threshold ${count(state.threshold(number) || 0)}, ${count(state.effective(number))} effective entries`;
+      text.textContent = `threshold ${count(state.threshold(number) || 0)}, ${count(state.effective(number))} effective entries in the target`;
     },
   };
 }
