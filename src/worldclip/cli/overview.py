@@ -44,7 +44,7 @@ def to_text() -> str:
         "usage: worldclip COMMAND ...",
         "",
         "worldclip COMMAND --help lists the flags of a command, with examples.",
-        "--quiet shows only errors, --verbose each shard too; a run keeps all lines in RUN/log.txt.",
+        "--quiet shows only errors and the result, --verbose each shard too; a run keeps all lines in RUN/log.txt.",
     ]
     for title, summaries in rows.items():
         lines += ["", f"{title}:", *_aligned(summaries, width)]
