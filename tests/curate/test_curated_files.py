@@ -149,27 +149,28 @@ def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
     assert not (run / "curate" / "parquet").exists()
 
 
-def test_the_joins_of_the_page_work_and_a_repeated_key_multiplies_rows(tmp_path, monkeypatch):
+def test_the_joins_of_the_page_give_each_pair_its_own_row(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/4_curate.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page.partition("## Join the lists")[2].partition("\n## ")[0], re.DOTALL)
     pytest.importorskip("pandas", reason="pandas is not installed")
-    uids = [f"{i:03}" for i in range(30)]
-    texts = [TEXTS[i % 3 == 0] for i in range(30)]
-    write_table(tmp_path / "my_pool/a.parquet", {"uid": uids, "text": texts})
-    write_table(tmp_path / "my_pool/b.parquet", {"uid": ["x", "x", "x"], "text": [TEXT] * 3})
+    rows = {
+        "a": [*((f"{i:03}", TEXTS[i % 3 == 0], i) for i in range(30)), ("x", TEXT, 30), ("x", TEXTS[1], 31)],
+        "b": [("x", TEXT, 32), ("y", TEXTS[1], 33), ("x", TEXT, 34), ("y", TEXT, 35)],
+    }
+    for name, (uids, texts, numbers) in {name: zip(*part, strict=True) for name, part in rows.items()}.items():
+        write_table(tmp_path / f"my_pool/{name}.parquet", {"uid": uids, "text": texts, "n": numbers})
     options = {"pool": {"key": "uid", "texts": ["text"]}, **KEEP_ALL}
     run_stages(make_recipe(tmp_path / "my_pool", **options), tmp_path / "runs/mine")
     monkeypatch.chdir(tmp_path)
-    kept = sorted(uid for uid, text in zip(uids, texts, strict=True) if text == TEXT)
+    firsts = [row for row in (*rows["a"], *rows["b"]) if row[2] not in (31, 34, 35)]
+    kept = [n for _, text, n in firsts if text == TEXT]
     for code in blocks:
         names: dict[str, Any] = {}
         exec(code, names)
-        rows = {name: names[name].df() if "duckdb" in names else names[name] for name in ("kept", "why")}
-        assert sorted(rows["kept"]["uid"]) == [*kept, "x", "x", "x"]
-        reasons = set(zip(rows["why"]["uid"], rows["why"]["reason"], strict=True))
-        assert reasons == {(uid, "no_match") for uid in uids if uid not in kept} | {("x", "duplicate")}
-        first = names["pool"].drop_duplicates("uid") if "pool" in names else None
-    assert sorted(first.merge(names["lists"], left_on="uid", right_on="key")["uid"]) == [*kept, "x"]
+        tables = {name: names[name].df() if "duckdb" in names else names[name] for name in ("kept", "why")}
+        assert sorted(tables["kept"]["n"]) == kept
+        reasons = sorted(zip(tables["why"]["n"], tables["why"]["reason"], strict=True))
+        assert reasons == [(n, "no_match") for _, text, n in firsts if text != TEXT]
     assert len(blocks) == 2
 
 
