@@ -35,7 +35,7 @@ from worldclip.plugins.server import connections
 from worldclip.plugins.server import fetch_picture as module
 from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.app import create_app
-from worldclip.plugins.server.batches import SharedBatches
+from worldclip.plugins.server.batches import Busy, SharedBatches
 from worldclip.plugins.server.connections import Server, listen, server_config
 from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
 from worldclip.plugins.server.metrics import Metrics
@@ -277,6 +277,29 @@ def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(cl
 
 def test_sigterm_finishes_what_is_under_way(clip):
     service, app = service_and_app(clip)
+def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
+    started, release = threading.Event(), threading.Event()
+
+    def work(items):
+        if "hold" in items:
+            started.set()
+            release.wait()
+        time.sleep(0.3 if isinstance(items[0], bytes) else 0)
+        return items
+
+    batches = SharedBatches(work, max_batch=1, max_waiting=1000)
+    for item in ("text", b"picture"):
+        batches.submit([item]).result()
+    batches.submit(["hold"])
+    started.wait()
+    waiting = batches.submit(["text"] * 999)
+    with pytest.raises(Busy) as caught:
+        batches.submit(["text"] * 2)
+    release.set()
+    waiting.result()
+    assert caught.value.retry_after < 10
+
+
     started, release = hold(service)
     server = Server(uvicorn.Config(app, port=0, log_level="warning"))
     answers = []

@@ -18,7 +18,6 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 Work = Callable[[Sequence[Item]], Sequence[Answer]]
-SMOOTHING = 0.1  # share of the newest batch in the moving average of seconds per item
 MAX_RETRY_AFTER_S = 60
 
 
@@ -56,7 +55,7 @@ class SharedBatches(Generic[Item, Answer]):
         self._work, self._max_batch, self._max_waiting, self._on_batch = work, max_batch, max_waiting, on_batch
         self._jobs: deque[_Job[Item, Answer]] = deque()
         self._num_waiting = 0
-        self._seconds_per_item = 0.0
+        self._seconds_of: dict[type, float] = {}  # per item, in the latest batch with items of a type
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="worldclip-model", daemon=True).start()
 
@@ -70,8 +69,8 @@ class SharedBatches(Generic[Item, Answer]):
         job: _Job[Item, Answer] = _Job(items)
         with self._changed:
             if self._jobs and self._num_waiting + len(items) > self._max_waiting:
-                seconds = math.ceil(self._num_waiting * self._seconds_per_item)
-                raise Busy(min(MAX_RETRY_AFTER_S, max(1, seconds)))
+                seconds = sum(self._seconds_of.get(type(item), 0.0) for job in self._jobs for item in job.items)
+                raise Busy(min(MAX_RETRY_AFTER_S, max(1, math.ceil(seconds))))
             self._jobs.append(job)
             self._num_waiting += len(items)
             self._changed.notify()
@@ -85,7 +84,7 @@ class SharedBatches(Generic[Item, Answer]):
             start = time.perf_counter()
             self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
             seconds = (time.perf_counter() - start) / max(1, size)
-            self._seconds_per_item += SMOOTHING * (seconds - self._seconds_per_item)
+            self._seconds_of |= dict.fromkeys({type(item) for job in jobs for item in job.items}, seconds)
 
     def _next_jobs(self) -> list[_Job[Item, Answer]]:
         """Return the jobs of the next batch, oldest first; waits for one."""
