@@ -161,7 +161,9 @@ def test_a_key_guards_everything_but_the_page_and_the_health(world, clip):
     with serving(world, clip, api_key="secret") as address:
         for path in ("/v1/models", "/metrics", "/pictures/0", "/v1/pairs/images/0"):
             assert httpx.get(f"{address}{path}").status_code == 401
-            assert httpx.get(f"{address}{path}", headers={"Authorization": "Bearer secret"}).status_code == 200
+            for scheme in ("Bearer", "bearer"):
+                headers = {"Authorization": f"{scheme} secret"}
+                assert httpx.get(f"{address}{path}", headers=headers).status_code == 200
         for path in ("/", "/healthz", "/static/search.js", "/static/page.css"):
             assert httpx.get(f"{address}{path}").status_code == 200
         wrong = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)
@@ -275,8 +277,6 @@ def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(cl
     assert "try again in" in error_of(third)
 
 
-def test_sigterm_finishes_what_is_under_way(clip):
-    service, app = service_and_app(clip)
 def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
     started, release = threading.Event(), threading.Event()
 
@@ -300,6 +300,8 @@ def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
     assert caught.value.retry_after < 10
 
 
+def test_sigterm_finishes_what_is_under_way(clip):
+    service, app = service_and_app(clip)
     started, release = hold(service)
     server = Server(uvicorn.Config(app, port=0, log_level="warning"))
     answers = []

@@ -75,7 +75,7 @@ class Guard:
         path = request.url.path
         if self._api_key is None or path in OPEN_PATHS or path.startswith("/static/"):
             return None
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        sent = re.sub("^bearer +", "", request.headers.get("authorization", ""), flags=re.IGNORECASE)
         if hmac.compare_digest(sent.encode(), self._api_key.encode()):
             return None
         message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
