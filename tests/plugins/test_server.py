@@ -20,6 +20,8 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import openai
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import uvicorn
 
@@ -298,6 +300,29 @@ def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
     release.set()
     waiting.result()
     assert caught.value.retry_after < 10
+
+
+def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_path):
+    for name in ("pool", "embedded"):
+        shutil.copytree(world / name, tmp_path / name)
+    table = tmp_path / "embedded/images/00000.tar.parquet"
+    rows = pq.read_table(table)
+    files = [file.replace(str(world), str(tmp_path)) for file in rows["file"].to_pylist()]
+    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", pa.array(files)), table)
+    with serving(tmp_path, clip) as address:
+        (tmp_path / "pool/00000.tar").rename(tmp_path / "00000.tar")
+        picture = httpx.get(f"{address}/pictures/0")
+        assert (picture.status_code, error_of(picture)) == (
+            404,
+            f"the picture of row 0 (00000.tar/{key_of(0, 0)}) cannot be read",
+        )
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        (tmp_path / "pool").rename(tmp_path / "moved")
+        gone = "the folder 'pool' is gone; restore it or embed again"
+        assert httpx.get(f"{address}/healthz").json()["problems"] == [gone]
+        picture = httpx.get(f"{address}/pictures/0")
+        assert (picture.status_code, error_of(picture)) == (503, gone)
+        assert post(address, "embeddings", {"input": "a"}).status_code == 200
 
 
 def test_sigterm_finishes_what_is_under_way(clip):

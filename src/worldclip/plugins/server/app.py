@@ -349,7 +349,7 @@ class _Api:
         return content, media_type
 
     async def health(self, request: Request) -> Response:
-        """Answer GET /healthz: 503 where the folder that is searched is gone, and from SIGTERM on."""
+        """Answer GET /healthz: 503 where the folder that is searched or its pool is gone, and from SIGTERM on."""
         problems = await run_in_threadpool(self._service.problems)
         if getattr(request.state, "is_stopping", False):
             problems.append("the server stops")

@@ -9,6 +9,7 @@ import asyncio
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,16 @@ class Service:
             of: SharedBatches(functools.partial(_search, embedded), max_batch=FEW_QUERIES, max_waiting=limits.waiting)
             for of, embedded in collections.items()
         }
+        images = collections.get("images")
+        row = images.rows(np.array([0]))[0] if images else {"file": "://", "key": ""}
+        pool = row["file"].removesuffix(row["key"]).rpartition("/")[0]  # the key of an image file is its path there
+        self._pools = set() if "://" in row["file"] else {Path(pool)}
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
     def problems(self) -> list[str]:
         """Return what keeps the server from searching: folders that are gone."""
-        folders = sorted({embedded.folder for embedded in self.collections.values()})
-        gone = [folder.name for folder in folders if not folder.is_dir()]
-        return [f"the embedded folder {name!r} is gone; put it back, or restart the server" for name in gone]
+        folders = sorted({embedded.folder for embedded in self.collections.values()} | self._pools)
+        return [f"the folder {path.name!r} is gone; restore it or embed again" for path in folders if not path.is_dir()]
 
     def _require_folders(self, error: Exception) -> None:
         """Raise ApiError where a folder that is gone explains an error."""
@@ -143,7 +147,7 @@ class Service:
             return read_member(row["file"], row["offset"], row["size"])
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
             self._require_folders(error)
-            raise ApiError(404, f"the picture of row {row_id} cannot be read") from error
+            raise ApiError(404, f"the picture of row {row_id} ({path_in_pool(row)}) cannot be read") from error
 
     def _row(self, of: str, row_id: int) -> tuple[Embedded, dict[str, Any]]:
         embedded = self.collections.get(of)
