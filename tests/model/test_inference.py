@@ -94,6 +94,16 @@ def test_all_unusable_images_are_named(clip, pixels, tmp_path):
             clip.encode_image(image)
 
 
+def test_all_values_that_are_no_texts_are_named(clip):
+    with pytest.raises(UserError) as caught:
+        clip.encode_text(["fine", "a\ud800", 1, None])
+    assert caught.value.problems == [
+        "text 1: 'a\\ud800' is not valid Unicode (a lone surrogate)",
+        "text 2: has the type int; give a str",
+        "text 3: has the type NoneType; give a str",
+    ]
+
+
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_batch_of_no_images_or_texts_is_refused(batch_size, clip, pixels):
     for embed, things in ((clip.encode_image, [pixels]), (clip.encode_text, ["a"])):

@@ -18,7 +18,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # Python's stand-in for a byte of a 
 
 def url_problem(path: str | Path, setting: str) -> str | None:
     """Return what is wrong with a path that must be local and UTF-8; None if nothing is.  setting: what names it."""
-    if _SURROGATE.search(str(path)):
+    if has_surrogate(str(path)):
         return f"{setting} {str(path)!r}: its bytes are not UTF-8, which Arrow and JSON need; choose another name"
     match = _URL.fullmatch(str(path))
     if match is None:
@@ -28,6 +28,11 @@ def url_problem(path: str | Path, setting: str) -> str | None:
         f"{setting} {scheme}://{rest}: must be a local path, not a URL; work in a local folder and copy it from or to "
         "the store"
     )
+
+
+def has_surrogate(text: str) -> bool:
+    """Return whether a str holds half of a surrogate pair, the only character that UTF-8 cannot encode."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def nearest_path(path: str) -> str:

@@ -23,6 +23,7 @@ from worldclip.core.console import progress_bar
 from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
+from worldclip.core.local_path import has_surrogate
 from worldclip.model import preprocess
 from worldclip.model.images import as_list, open_image, to_pillow
 from worldclip.model.labels import label_features, label_sentences, probabilities
@@ -213,10 +214,12 @@ class Clip:
         """Return (M, D) embeddings of texts, which run sorted by length so that there is little padding.
 
         batch_size: texts per forward pass.  progress: show a bar.  Special strings stay text; texts longer than the
-        context are truncated.  Raises ValueError for a lone surrogate.
+        context are truncated.  Raises UserError, a ValueError, that names all values that are no texts.
         """
         _check_batch_size(batch_size)
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if problems := [f"text {i}: {problem}" for i, text in enumerate(texts) if (problem := text_problem(text))]:
+            raise UserError(problems)
         features = [np.zeros((0, self.embed_dim), np.float32)]
         with progress_bar("texts", len(texts), is_shown=progress) as advance:
             for start in range(0, len(texts), TEXT_BLOCK):
@@ -248,6 +251,13 @@ class Clip:
         """
         label_MD = self.encode_labels(labels, templates)
         return probabilities(self.encode_image(images), label_MD, self.logit_scale)
+
+
+def text_problem(text: object) -> str:
+    """Return why a value is no text that a model reads; "" for a text."""
+    if not isinstance(text, str):
+        return f"has the type {type(text).__name__}; give a str"
+    return f"{text!r:.60} is not valid Unicode (a lone surrogate)" if has_surrogate(text) else ""
 
 
 def _check_batch_size(batch_size: int) -> None:

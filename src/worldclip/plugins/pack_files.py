@@ -31,10 +31,10 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
 from worldclip.core.image_names import SUFFIXES, by_suffix
 from worldclip.core.job import Job, Result, RunLock
+from worldclip.core.local_path import has_surrogate
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.tars import add_member
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.records import has_surrogate
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 FILE_FIELDS = ("file_name", "image", "filename")

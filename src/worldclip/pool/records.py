@@ -6,13 +6,13 @@ A record is a dict, a str with the reason why it cannot be read, or None if ther
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from worldclip.core.local_path import has_surrogate
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.texts import PairKeys, PoolTexts, pool_texts, replace_where
 
@@ -21,7 +21,6 @@ KeyedRecords = tuple[list[str], Sequence[Record]]  # the key and the record of e
 Text = tuple[str | None, str | None, int]  # (text or None, why it is bad or None, position of its place)
 
 DEFAULT_FIELDS = ("texts", "text", "caption", "TEXT")  # img2dataset writes `caption`, LAION's tables have `TEXT`
-_SURROGATE = re.compile("[\ud800-\udfff]")
 NUM_PROBED = 100  # records at the head of a shard; a field that pool.key or pool.texts names must occur in one of them
 
 
@@ -179,8 +178,3 @@ def _large_strings(texts: list[str | None]) -> tuple[pa.LargeStringArray, list[i
         for row in rows:
             encodable[row] = None
         return pa.array(encodable, pa.large_string()), rows
-
-
-def has_surrogate(text: str) -> bool:
-    """Return whether a str holds half of a surrogate pair, the only character that UTF-8 cannot encode."""
-    return not text.isascii() and _SURROGATE.search(text) is not None

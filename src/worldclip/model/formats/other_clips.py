@@ -56,9 +56,7 @@ class OtherTokenizer:
     """The tokenizer of transformers if it writes the token of one language for all texts (evaluate/nllb.py)."""
 
     def encode(self, texts: Any) -> Tokens:
-        """Tokenise texts to at most context_length ids each.  Raises ValueError for a lone surrogate."""
-        for text in texts:
-            text.encode("utf-8")  # UnicodeEncodeError is a ValueError
+        """Tokenise texts to at most context_length ids each."""
         with library_faults("the tokenizer refuses the texts", "give others"):
             rows = self.to_ids([self.specials.break_in(text) for text in texts]) if len(texts) else []
         return Tokens.of(rows, self.pad_id)

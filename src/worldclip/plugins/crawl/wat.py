@@ -41,11 +41,11 @@ from worldclip.core.execute import (
 )
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, RunLock
+from worldclip.core.local_path import has_surrogate
 from worldclip.core.unpack import check_document
 from worldclip.plugins.crawl.urls import key_of_url, resolve
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.pool.files import PoolFile, check_own, open_file
-from worldclip.pool.records import has_surrogate
 from worldclip.pool.texts import BLANKS
 
 TEXT_FIELDS = ("alt", "title", "data-image-title")  # fields of an IMG link, in this order

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.model.decode import BadImage, open_image
+from worldclip.model.inference import text_problem
 from worldclip.plugins.server.errors import ApiError
 
 DATA = "data:"
@@ -167,10 +168,8 @@ def read_text(text: str, limits: Limits) -> str:
     """Return a text.  Raises ValueError for one that is too long or not valid Unicode."""
     if len(text) > limits.text_chars:
         raise ValueError(f"is {len(text):,} characters long; at most {limits.text_chars:,} are allowed")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("is not valid Unicode (a lone surrogate)") from error
+    if problem := text_problem(text):
+        raise ValueError(problem)
     return text
 
 
