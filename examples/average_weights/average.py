@@ -13,6 +13,12 @@ from safetensors.torch import load_file, save_file
 
 start, end, out = map(Path, sys.argv[1:4])
 share = float(sys.argv[4])
+if not 0 <= share <= 1:
+    sys.exit(f"{share}: the share of END must be between 0 and 1")
+if missing := [str(folder) for folder in (start, end) if not (folder / "model.safetensors").is_file()]:
+    sys.exit(f"no model.safetensors in {' and '.join(missing)}: give the folder of a model, such as RUN/train/step_...")
+if out.exists():
+    sys.exit(f"{out} exists; give a new folder")
 shutil.copytree(end, out, ignore=shutil.ignore_patterns("trainer", "adapters"))
 for path in end.glob("*.safetensors"):
     before, after = load_file(start / path.name), load_file(path)
@@ -20,3 +26,4 @@ for path in end.glob("*.safetensors"):
         sys.exit(f"{start} and {end} are models of two architectures")
     average = {name: before[name].lerp(weight, share) for name, weight in after.items()}
     save_file(average, out / path.name, {"format": "pt"})
+print(f"{out}: {1 - share:g} of {start} and {share:g} of {end}")

@@ -24,6 +24,8 @@ parser.add_argument("--max-cosine", type=float, default=0.95)
 options = parser.parse_args()
 
 files = sorted((options.embedded / "images").rglob("*.parquet"))
+if not files:
+    parser.error(f"{options.embedded} holds no embedded images; give a folder that `worldclip embed` wrote")
 vectors_ND = np.concatenate([np.load(file.with_suffix(".npy")) for file in files])
 keys = pa.concat_tables(pq.read_table(file, columns=["key"]) for file in files)
 chosen = np.random.default_rng(0).choice(len(vectors_ND), min(options.clusters, len(vectors_ND)), replace=False)

@@ -201,7 +201,7 @@ def run_example(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) 
 
 
 @pytest.mark.parametrize("clusters", [1, 4])
-def test_semdedup_keeps_one_image_of_each_group_of_near_vectors(tmp_path, monkeypatch, clusters):
+def test_semdedup_keeps_one_image_of_each_group_of_near_vectors(tmp_path, monkeypatch, capsys, clusters):
     rng = np.random.default_rng(1)
     group = np.repeat(np.arange(12), rng.integers(1, 6, 12))
     vectors_ND = rng.normal(size=(12, 16))[group] + rng.normal(scale=0.02, size=(len(group), 16))
@@ -217,6 +217,9 @@ def test_semdedup_keeps_one_image_of_each_group_of_near_vectors(tmp_path, monkey
     run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out, *options)
     kept = [keys.index(key) for key in pq.read_table(out)["key"].to_pylist()]
     assert sorted(group[kept]) == list(range(12))
+    with pytest.raises(SystemExit):
+        run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path, out)
+    assert "holds no embedded images" in capsys.readouterr().err
 
 
 def test_the_number_of_texts_beyond_the_context_is_counted(tmp_path, monkeypatch, capsys):
@@ -284,13 +287,17 @@ def test_training_continues_from_a_hugging_face_folder(toy_world, tmp_path, monk
     torch.testing.assert_close(decay, decay[0, 0].expand_as(decay), rtol=1e-6, atol=0)
 
 
-def test_weights_are_averaged_and_load(tmp_path, monkeypatch):
+def test_weights_are_averaged_and_load(tmp_path, monkeypatch, capsys):
     start, end = save_model(tmp_path / "start"), save_model(tmp_path / "end")
     with torch.no_grad():
         for weight in end.parameters():
             weight += 1
     end.save_pretrained(tmp_path / "end")
     run_example(monkeypatch, "average_weights/average.py", *(tmp_path / name for name in ("start", "end", "out")), 0.25)
+    assert "0.75 of" in capsys.readouterr().out
+    for end_of, share, problem in (("none", 0.5, "no model.safetensors in"), ("end", 1.5, "between 0 and 1")):
+        with pytest.raises(SystemExit, match=problem):
+            run_example(monkeypatch, "average_weights/average.py", tmp_path / "start", tmp_path / end_of, "x", share)
     for name, weight in worldclip.load(tmp_path / "out", device="cpu").model.state_dict().items():
         torch.testing.assert_close(weight, start.state_dict()[name] + 0.25)
 
