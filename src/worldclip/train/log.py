@@ -140,7 +140,7 @@ class Log:
         loss_text = "not finite" if loss is None else f"{loss:.3f}"
         speed = f"{record['samples_per_s']:,.0f} samples/s"
         parts = [f"loss {loss_text}", speed, f"{wait_fraction:.0%} of the time waiting for data"]
-        self._summary = ", ".join(parts)
+        self._summary = f"step {step_record['step']}: {', '.join(parts)}"
         self._bar.update(self._task, completed=step_record["step"], summary=self._fit_bar(parts))
         self._append("log.jsonl", record, {name: record[name] for name in CURVES if record[name] is not None})
 
