@@ -127,7 +127,7 @@ status X                                           | 2 | X
 status B                                           | 2 | B
 inspect B --key a                                  | 2 | B
 report N                                           | 2 | did you mean export?
-compare N B                                        | 2 | N
+compare N B                                        | 2 | N does not exist
 consolidate P                                      | 2 | give RUN/train/step_... or a run
 search B word                                      | 2 | B
 serve T P                                          | 2 | holds no embeddings

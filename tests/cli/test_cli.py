@@ -232,7 +232,15 @@ def test_windows_is_refused_with_a_remedy():
     assert "ImportError: worldclip runs on Linux and macOS, not on Windows; install it in WSL" in done.stderr
 
 
-@pytest.mark.parametrize(("stage", "following"), [("balance", []), ("curate", ["next: worldclip explore"])])
+@pytest.mark.parametrize(
+    ("stage", "following"),
+    [
+        ("balance", []),
+        ("curate", ["next: worldclip explore"]),
+        ("train", ["next: worldclip evaluate"]),
+        ("evaluate", ["next: worldclip embed"]),
+    ],
+)
 def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, following, toy_run):
     done, report, *others = stages._ending(toy_run, stage, 200.0)
     assert done.startswith("done in 3.3 min: ")

@@ -123,7 +123,9 @@ def _ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
     run = shlex.quote(str(run_dir))
     if stage == "curate":
         yield f"next: worldclip explore {run} --out explorer"
-    elif stage in ("train", "evaluate", "export"):
+    elif stage == "train":
+        yield f"next: worldclip evaluate {run}"
+    elif stage in ("evaluate", "export"):
         yield f"next: worldclip embed {run} POOL --out embedded"
     elif not layout.stage_report(run_dir, "curate").exists():
         yield f"next: worldclip run {run}"

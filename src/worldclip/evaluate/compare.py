@@ -96,11 +96,11 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
     missing = []
     for path, folder in zip(paths, folders, strict=True):
-        if not (folder / "results.jsonl").exists():
-            is_run = layout.recipe(path).is_file()
-            of_run = path / "evaluate" if is_run else folder
-            step = "run" if is_run and layout.latest_checkpoint(path) is None else "evaluate"
-            missing.append(f"{of_run / 'results.jsonl'} is missing; {step} first: worldclip {step} {path}")
+        if not path.exists():
+            missing.append(f"{path} does not exist; give runs, or folders that evaluate wrote")
+        elif not (folder / "results.jsonl").exists():
+            step = "run" if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None else "evaluate"
+            missing.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
     if missing:
         raise UserError(missing)
     recipes = {
