@@ -63,6 +63,9 @@ def test_the_page_finds_what_search_finds_with_no_other_host(precision, num_alik
         page.run(DROP % data_url(picture(3)))
         page.wait("document.querySelectorAll('.names li').length > 0")
         assert "a red apple" in page.run("document.querySelector('.names').textContent")
+        page.run(DROP % "data:image/png;base64,AAAA")
+        page.wait("document.querySelector('#state.bad')")
+        assert "a.png cannot be read" in page.run("document.querySelector('#state').textContent")
         assert page.errors == []
         assert [url for url in page.requests if not url.startswith((address, "data:", "blob:"))] == []
     assert report["page_bytes"]["first search"] > report["page_bytes"]["text encoder"] > 0

@@ -89,8 +89,8 @@ async function encodeText(text) {
 
 async function encodePicture(blob) {
   const [processor, model] = await imageTower();
-  const image = (await RawImage.fromBlob(blob)).rgb();
-  const { image_embeds } = await model(await processor(image));
+  const image = await RawImage.fromBlob(blob).catch(() => Promise.reject(Error(`${blob.name} cannot be read`)));
+  const { image_embeds } = await model(await processor(image.rgb()));
   return unit(image_embeds.data);
 }
 
