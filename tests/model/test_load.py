@@ -166,10 +166,14 @@ def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):
     assert_close(features, worldclip.load(hugging_face, device="cpu").encode_text(TEXTS))
 
 
-def test_without_a_network_the_message_begins_with_it(monkeypatch):
+def test_without_a_network_the_message_begins_with_it_or_with_a_likely_typo(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     unreached = "no network, or the hub is busy or down: nobody/nothing was not downloaded before"
     assert load_error("nobody/nothing").startswith(unreached)
+    (tmp_path / "nobody/northing").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    typo = "nobody/nothing: no such folder; did you mean nobody/northing? As a hub id: "
+    assert load_error("nobody/nothing").startswith(typo + unreached)
     request = httpx.Request("GET", "http://x")
 
     def answer(status: int, *arguments: object, **options: object) -> None:
@@ -178,7 +182,7 @@ def test_without_a_network_the_message_begins_with_it(monkeypatch):
     missing = "nobody/nothing is neither a local path nor a repository"
     for status, said in ((404, missing), (503, unreached)):
         monkeypatch.setattr(huggingface_hub, "snapshot_download", functools.partial(answer, status))
-        assert load_error("nobody/nothing").startswith(said)
+        assert load_error("nobody/nothing").startswith(typo + said)
 
 
 def test_special_strings_stay_text_in_each_published_tokenizer(published_model):

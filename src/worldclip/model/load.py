@@ -229,7 +229,8 @@ def _download(hub_id: str, precision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
-    problem = f"{hub_id} is neither a local path nor a repository that the hub gives"
+    typo = f"{hub_id}: no such folder; {nearest_path(hub_id)}As a hub id: " if Path(hub_id).parent.is_dir() else ""
+    problem = f"{typo}{hub_id} is neither a local path nor a repository that the hub gives"
     with library_faults(problem, "give a run, a model's folder or file, or a hub id (owner/name); check the network"):
         try:
             folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
@@ -238,8 +239,8 @@ def _download(hub_id: str, precision: str) -> Path:
             if not is_unreachable(error):
                 raise
             raise UserError(
-                f"no network, or the hub is busy or down: {hub_id} was not downloaded before, and is no folder here; "
-                "connect (unset HF_HUB_OFFLINE), or give a folder"
+                f"{typo}no network, or the hub is busy or down: {hub_id} was not downloaded before, and is no folder "
+                "here; connect (unset HF_HUB_OFFLINE), or give a folder"
             ) from error
 
 
