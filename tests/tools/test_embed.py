@@ -86,6 +86,30 @@ def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monke
         assert done == ["00000.tar", "00001.tar", "00001.tar", "00002.tar"]
 
 
+def test_a_moved_pool_and_a_removed_file_are_embedded_again(world, tmp_path, monkeypatch, capfd):
+    """Search prints paths that exist, and the remedy in the message of a damaged file works."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world / "photos", "photos")
+    embed(world / "model", "photos", "out", executor=QUIET)
+    Path("photos").rename("fotos")
+    embed(world / "model", "fotos", "out", executor=QUIET)
+    assert f"source was {tmp_path}/photos"[:30] in capfd.readouterr().err
+    assert open_embedded("out").manifest["source"] == f"{tmp_path}/fotos"
+    hits = search("out", ["a"])[0]["hits"]
+    assert {hit["file"] for hit in hits} == {f"{tmp_path}/fotos/sub/{i}.png" for i in range(4)}
+    for name in ("files_000000.npy", "files_000000.parquet"):
+        path = tmp_path / "out/images" / name
+        path.write_bytes(b"cut")
+        with pytest.raises(UserError, match=f"{name}.*; remove it and embed the pool again"):
+            search("out", ["a"])
+        path.unlink()
+        embed(world / "model", "fotos", "out", executor=QUIET)
+        assert search("out", ["a"])[0]["hits"] == hits
+    capfd.readouterr()
+    embed(world / "model", "fotos", "out", executor=QUIET)
+    assert capfd.readouterr().err.count("is finished and unchanged") == 1
+
+
 def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(world, tmp_path, monkeypatch):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
     out = tmp_path / "out"
@@ -316,7 +340,7 @@ def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_pa
 def test_damaged_embeddings_and_shards_elsewhere_are_refused(folder, content):
     (path,) = (folder / "images").glob("00000*.npy")
     path.write_bytes(content)
-    with pytest.raises(UserError, match="embed the pool again"):
+    with pytest.raises(UserError, match="remove it and embed the pool again"):
         open_embedded(folder)
     change_manifest(folder, "inputs", {"images": {"../../x": {"path": "../../x", "size": 1}}})
     with pytest.raises(UserError, match="is not a path below"):

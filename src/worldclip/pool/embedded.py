@@ -41,7 +41,7 @@ class ShardRows:
         try:
             self.shape: tuple[int, ...] = self[:].shape
         except (ValueError, EOFError) as error:
-            raise UserError(f"{path} is cut or no array ({error}); embed the pool again") from error
+            raise UserError(f"{path} is cut or no array ({error}); remove it and embed the pool again") from error
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -115,7 +115,7 @@ def _read_columns(path: Path, schema: pa.Schema) -> pa.Table:
         stat = path.stat()
         return _read_version(path, schema, stat.st_mtime_ns, stat.st_size)
     except (BadShard, OSError) as error:
-        raise UserError(f"{error}; embed the pool again") from error
+        raise UserError(f"{error}; remove it and embed the pool again") from error
 
 
 @functools.lru_cache(maxsize=CACHED_TABLES)

@@ -29,7 +29,7 @@ from worldclip.check.images import source_units
 from worldclip.contracts.layout import done_dir, marker
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
-from worldclip.core.artifacts import write_array, write_array_parts, write_table, write_tables
+from worldclip.core.artifacts import MANIFEST, write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
@@ -108,15 +108,14 @@ def embed(
     if vectors_in_table:
         config["vectors_in_table"] = True
     if "images" in kinds:
-        config["decoder"] = decode.VERSION
+        config |= {"decoder": decode.VERSION, "source": pool_config.place}
 
     def work() -> Result:
         units = _units(run, of)
         workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
         threads = loaded.threads
         if isinstance(workers, LocalExecutor):
-            num_parallel = min(workers.workers, max(map(len, units.values())))
-            threads = max(1, usable_cores() // num_parallel)
+            threads = max(1, usable_cores() // min(workers.workers, max(map(len, units.values()))))
         try:
             result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
             return dataclasses.replace(result, manifest={"source": pool_config.place})
@@ -125,7 +124,19 @@ def embed(
 
     job = Job("embed", folder, config, lambda: _fingerprints(_units(run, of)))
     check_source(job, pool_config.place)
+    _take_back_removed(folder, kinds)
+    if (reason := job.reason_to_run()) is not None:
+        say("embed", f"starts ({reason})")
     return job.run_once(work)
+
+
+def _take_back_removed(folder: Path, units: Mapping[Of, Sequence[Shard]]) -> None:
+    """Take back finished shards of which somebody removed a file: they are embedded again."""
+    for kind, shard in ((kind, shard) for kind, shards in units.items() for shard in shards):
+        done = marker(folder, shard.name, kind)
+        if done.exists() and not all((folder / kind / f"{shard.name}.{end}").exists() for end in ("npy", "parquet")):
+            done.unlink()
+            (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _fingerprints(units: Mapping[Of, Sequence[Shard]]) -> Record:
@@ -228,8 +239,8 @@ def _embed(
         load_here.cache_clear()  # frees this process's copy; the workers load their own
     for kind, shards in units.items():
         fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind, has_vectors=has_vectors)
-        decoder = {"decoder": decode.VERSION} if kind == "images" else {}
-        reports = executor.map(fn, shards, label=kind, done_dir=done_dir(folder, kind), key=key | decoder)
+        more = {name: config[name] for name in ("decoder", "source") if kind == "images"}
+        reports = executor.map(fn, shards, label=kind, done_dir=done_dir(folder, kind), key=key | more)
         report[kind] = _sum(reports)
         for shard in shards:
             outputs += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]
@@ -344,10 +355,8 @@ def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_
 
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
     lines = []
-    for kind in ("images", "texts"):
-        counts = dict(report.get(kind, {}))
-        if not counts:
-            continue
+    for kind in [kind for kind in ("images", "texts") if kind in report]:
+        counts = report[kind]
         shown = ("shards", "pairs", "embedded", "bad")
         others = [
             f", {count:,} {name.replace('_', ' ')}" for name, count in counts.items() if name not in shown and count
