@@ -209,6 +209,7 @@ def test_user_errors_of_embed_are_reported_before_any_work(world, tmp_path, capf
         ([str(tmp_path / "none"), pool, "--out", out], "does not exist"),
         ([model, str(tmp_path / "none"), "--out", out], "no such folder or file"),
         ([model, str(tmp_path / "empty"), "--out", out], "holds no tar and no image"),
+        ([model, str(world / "photos/sub/0.png"), "--out", out], "only .png files in it; give its folder"),
         ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
         ([model, str(table), "--out", out, "--key", "urn"], "pool.key: no column or field 'urn'"),
         ([model, pool, "--out", str(tmp_path / "mine")], "is not empty and was not written by worldclip"),

@@ -71,7 +71,8 @@ def _shard_files(path: str, setting: str) -> list[PoolFile]:
             _say_left_out(setting, path, _kinds(others), LOOSE_IMAGES if has_images else "")
             return shards
     suffixes = ", ".join(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
-    remedy = LOOSE_IMAGES if has_images else "set it to the folder of the shards"
+    loose = "give its folder" if os.path.isfile(path) else LOOSE_IMAGES
+    remedy = loose if has_images else "set it to the folder of the shards"
     contents = f"only {_kinds(files)}" if files else "nothing"
     raise UserError(f"{path!r}: no {suffixes} files, {contents} in it; {remedy}")
 
