@@ -51,11 +51,12 @@ def open_image(image: Any, *, applies_exif: bool, prepare: Callable[[np.ndarray]
     return prepare(pixels)
 
 
-def require_files(images: Iterable[Any]) -> None:
-    """Raise UserError that names each path among images that is no file; needs no model."""
-    missing = [image for image in images if isinstance(image, str | Path) and not Path(image).is_file()]
-    if missing:
-        raise UserError([f"{image}: {open_image(image, applies_exif=False)}" for image in missing])
+def require_files(images: Iterable[Any], *, decodes: bool = False) -> None:
+    """Raise UserError that names each path among images that is no file, or does not decode; needs no model."""
+    paths = [image for image in images if isinstance(image, str | Path) and (decodes or not Path(image).is_file())]
+    reasons = {path: open_image(path, applies_exif=False) for path in paths}
+    if problems := [f"{path}: {reason}" for path, reason in reasons.items() if isinstance(reason, str)]:
+        raise UserError(problems)
 
 
 _MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}

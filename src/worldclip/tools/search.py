@@ -117,7 +117,7 @@ def search(
         problems.append(f"top = {top}: the number of results must be at least 1")
     if problems:
         raise UserError(problems)
-    require_files(images)
+    require_files(images, decodes=True)
     embedded = open_embedded(folder, of)
     clip = load_model(embedded, model, device, precision)
     features = [clip.encode_text(texts)] if texts else []
