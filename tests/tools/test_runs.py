@@ -21,6 +21,7 @@ from worldclip import curate
 from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
 from worldclip.config import load_recipe
+from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, install_hint
 from worldclip.core.job import RunLock
@@ -236,7 +237,7 @@ def test_holder_is_the_live_process_that_locked_the_run(tmp_path):
     assert holder(tmp_path) is None
 
 
-def test_interrupted_training_shows_its_last_logged_step_and_that_its_loss_is_not_finite(own_run, capsys):
+def test_interrupted_training_shows_its_last_step_and_that_its_loss_is_not_finite(own_run, capsys):
     (own_run / "train/manifest.json").unlink()
     log = own_run / "train/log.jsonl"
     last = json.loads(log.read_text().splitlines()[-1])
@@ -245,6 +246,8 @@ def test_interrupted_training_shows_its_last_logged_step_and_that_its_loss_is_no
     train = rows_of(own_run)["train"]
     assert train["state"] == "unfinished"
     assert 0 < train["counts"]["step"] == last["step"] <= train["counts"]["steps"]
+    layout.step_folder(own_run / "train", last["step"] + 5).mkdir()  # a checkpoint between two lines of the log
+    assert rows_of(own_run)["train"]["counts"]["step"] == last["step"] + 5
     log.write_text(json.dumps(last | {"loss": None}) + "\n")
     assert main(["status", str(own_run)]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("train"))

@@ -98,7 +98,8 @@ def _progress(run_dir: Path, stage: str) -> Report:
         if not log:
             return {}
         steps = read_json(layout.train_dir(run_dir) / "config.json")["schedule"]["num_steps"]
-        return {"step": log[-1]["step"], "steps": steps, "loss": log[-1]["loss"]}
+        saved = map(layout.step_of, layout.checkpoints(layout.train_dir(run_dir)))
+        return {"step": max([log[-1]["step"], *saved]), "steps": steps, "loss": log[-1]["loss"]}
     folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
     done_dir = layout.done_dir(folder, "texts") if stage == "match" else layout.done_dir(folder)
     finished = sum(1 for _ in done_dir.rglob("*.json"))
