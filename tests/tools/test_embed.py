@@ -108,6 +108,9 @@ def test_a_moved_pool_and_a_removed_file_are_embedded_again(world, tmp_path, mon
     capfd.readouterr()
     embed(world / "model", "fotos", "out", executor=QUIET)
     assert capfd.readouterr().err.count("is finished and unchanged") == 1
+    shutil.copy("fotos/sub/0.png", "fotos/new.png")
+    embed(world / "model", "fotos", "out", executor=QUIET)
+    assert "starts (its inputs changed: files)" in capfd.readouterr().err
 
 
 def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(world, tmp_path, monkeypatch):
