@@ -284,10 +284,10 @@ def test_bad_lines_are_dropped_in_blocks_of_any_size(tmp_path: Path, monkeypatch
 
 def test_broken_file_is_bad_shard_with_reason(tmp_path: Path) -> None:
     for data, message in (
-        (gzip.compress(b"sw Paka 3 0\n" * 999)[:-12], "ends in the middle"),
+        (gzip.compress(b"sw Paka 3 0\n" * 999, mtime=0)[:-12], "ends in the middle"),
         (b"<html>", "damaged"),
-        (gzip.compress(b"\xff\xfe\x00garbage\nfoo\xff\n"), "no line has the four fields"),
-        (gzip.compress(b"<html>\n<body>no</body>\n"), "no line has the four fields"),
+        (gzip.compress(b"\xff\xfe\x00garbage\nfoo\xff\n", mtime=0), "no line has the four fields"),
+        (gzip.compress(b"<html>\n<body>no</body>\n", mtime=0), "no line has the four fields"),
     ):
         (tmp_path / "x.gz").write_bytes(data)
         with pytest.raises(BadShard, match=message):
