@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from released.make import embeddings, unpack
 
@@ -14,7 +15,7 @@ from programs import words_of
 from worldclip.cli import main
 from worldclip.cli.overview import COMMANDS
 from worldclip.contracts import layout, schemas
-from worldclip.core.artifacts import read_table
+from worldclip.core.artifacts import read_manifest, read_table
 from worldclip.core.errors import UserError
 from worldclip.core.job_files import FORMAT_VERSION
 from worldclip.curate import Curator
@@ -59,11 +60,15 @@ def test_curator_keeps_the_list_of_a_release(released):
 
 def test_a_stage_of_a_release_goes_on_where_it_was_killed(released):
     run = released / "run"
-    before, written = contents(run, VOLATILE), modified(run / "curate", "0*.parquet")
+    redone = ("manifest.json", "00001.tar.parquet")  # state the versions that wrote them
+    before, written = contents(run, [*VOLATILE, *redone]), modified(run / "curate", "0*.parquet")
+    digest, table = read_manifest(run / "curate")["digest"], pq.read_table(run / "curate" / redone[1])
     for name in ("manifest.json", ".work/done/00001.tar.json"):
         (run / "curate" / name).unlink()
     assert main(["run", str(run), "--until", "evaluate"]) == 0
-    assert contents(run, VOLATILE) == before
+    assert contents(run, [*VOLATILE, *redone]) == before
+    assert read_manifest(run / "curate")["digest"] == digest
+    assert pq.read_table(run / "curate" / redone[1]).equals(table)
     again = {path for path, at in modified(run / "curate", "0*.parquet").items() if at != written[path]}
     assert {path.name for path in again} == {"00001.tar.parquet"}
 
