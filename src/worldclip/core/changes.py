@@ -80,7 +80,7 @@ def _parts(record: Any, name: str) -> dict[str, Any] | None:
     """
     if record is None:
         return {}
-    if isinstance(record, list) and not any(isinstance(item, list) for item in record):  # of lists: a group of files
+    if isinstance(record, list) and not any(isinstance(item, list) for item in record):  # nested: groups of files
         inputs = {name if len(record) == 1 else f"{name} {i}": item for i, item in enumerate(record)}
     elif isinstance(record, Mapping) and _FINGERPRINT_KEYS.isdisjoint(record):
         inputs = {str(key): value for key, value in record.items()}

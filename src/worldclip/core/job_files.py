@@ -95,7 +95,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def newer_format(path: Path, version: object) -> str | None:
-    """Return the problem of a file whose format is newer than this worldclip's, None where there is none."""
+    """Return the problem of a file whose format is newer than this worldclip's; None for a format that it reads."""
     if isinstance(version, int) and version <= FORMAT_VERSION:
         return None
     return f"{path} has format {version!r}, and this worldclip reads up to {FORMAT_VERSION}; install a newer worldclip"

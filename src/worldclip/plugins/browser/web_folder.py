@@ -52,7 +52,7 @@ def problems() -> Iterator[str]:
     if missing:
         yield (
             f"export to web needs {', '.join(missing)}: run `make web` in the clone of worldclip, which brings them, "
-            "and npm where there is none"
+            "and npm on a machine without it"
         )
 
 

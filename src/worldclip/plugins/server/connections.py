@@ -21,7 +21,7 @@ HEAD_SECONDS = 10.0
 READ_SECONDS = 60.0
 STOP_SECONDS = 6  # from the signal on, for running requests; later they are cancelled
 GONE_SECONDS = 7.5  # from the signal on; the kernel then ends the process, which takes 3 s under a load of 20
-LAST_TURNS, TURN_SECONDS = 4, 0.05  # of the event loop, in which it reads what was sent before the signal
+LAST_TURNS, TURN_SECONDS = 4, 0.05  # turns of the event loop that read requests sent before the signal
 CLOSE_HEADER = (b"connection", b"close")
 BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
 
@@ -146,7 +146,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Read what was sent, say in each answer that its connection ends, then stop; count what got no answer."""
         stops_at = time.monotonic() + STOP_SECONDS
-        self.lifespan.state["is_stopping"] = True  # of the requests from now on
+        self.lifespan.state["is_stopping"] = True  # seen by later requests
         cycles = [getattr(connection, "cycle", None) for connection in self.server_state.connections]
         for headers in (self.server_state.default_headers, *(cycle.default_headers for cycle in cycles if cycle)):
             if CLOSE_HEADER not in headers:

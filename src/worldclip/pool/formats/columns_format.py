@@ -103,7 +103,7 @@ class ColumnsFormat(PoolFormat):
         return self.image_column(shard, config) is not None
 
     def image_column(self, shard: Shard, config: PoolConfig) -> str | None:
-        """Return the column of images or of their paths, None if there is none.
+        """Return the column of images or of their paths; None for a table without one.
 
         Raises WrongColumns for a column that is not there, and for paths in a table at a URL: they are of this machine.
         """
