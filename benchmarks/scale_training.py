@@ -164,20 +164,28 @@ def write_shard(run_dir: Path, name: str, number: int, num_pairs: int) -> None:
     letters = generator.integers(97, 123, (num_pairs, 62)).astype(np.uint8)
     ids = np.sort(generator.integers(0, NUM_ENTRIES, (num_pairs, IDS_PER_TEXT)).astype(np.int32), axis=1)
     lists = pa.LargeListArray.from_arrays(np.arange(0, ids.size + 1, IDS_PER_TEXT), ids.reshape(-1))
-    texts = {
+    pairs = {
         "key": keys,
+        "row": np.arange(num_pairs),
         "text_idx": np.zeros(num_pairs, np.int32),
         "place": np.zeros(num_pairs, np.int16),
         "text": [row.tobytes().decode() for row in letters],
+        "lang": pa.nulls(num_pairs, pa.string()),
+        "reason": ["kept"] * num_pairs,
+        "detail": pa.nulls(num_pairs, pa.string()),
+    }
+    artifacts.write_table(run_dir / "pool" / "pairs" / f"{name}.parquet", pa.table(pairs), schemas.POOL_PAIRS)
+    texts = {
+        "row": np.arange(num_pairs),
         "lang": ["en"] * num_pairs,
         "lang_prob": np.ones(num_pairs, np.float32),
         "entries_lang": ["en"] * num_pairs,
         "entry_ids": lists,
     }
     artifacts.write_table(run_dir / "match" / "texts" / f"{name}.parquet", pa.table(texts), schemas.MATCH_TEXTS)
-    places = {"key": keys, "member": [f"{key}.jpg" for key in keys], "offset": np.arange(num_pairs) * 30_000}
-    places["size"] = np.full(num_pairs, 30_000)
-    artifacts.write_table(run_dir / "pool" / "index" / f"{name}.parquet", pa.table(places), schemas.POOL_INDEX)
+    places = {"key": keys, "row": np.arange(num_pairs), "member": [f"{key}.jpg" for key in keys]}
+    places |= {"offset": np.arange(num_pairs) * 30_000, "size": np.full(num_pairs, 30_000)}
+    artifacts.write_table(run_dir / "pool" / "images" / f"{name}.parquet", pa.table(places), schemas.POOL_IMAGES)
 
 
 def write_checkpoint(folder: Path) -> Path:

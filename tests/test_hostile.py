@@ -32,11 +32,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from worldclip.pool.records import parse_record
 
 from damaged_images import PICTURES, SIGNATURE, chunk
 from fasttext_files import KINDS, LABELS, TEXTS, WORDS, write_model
 from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
-from pools import encode, parquet_of, write_lines, write_table
+from pools import encode, images_of, parquet_of, texts_of, write_lines, write_table
 from programs import python
 from stages import QUIET, context
 from tars import as_json, sample, shard_of, write_tar
@@ -63,7 +64,6 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.delimited import CSV, TSV
 from worldclip.pool.formats.jsonl import JSONL
 from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.records import parse_record
 from worldclip.report import write_report
 from worldclip.tools.dedup import dedup
 from worldclip.tools.explain_text import key_to_text
@@ -130,7 +130,7 @@ PACKED_LINES = gzip.compress(LINES.encode()[:50]) + gzip.compress(LINES.encode()
 def check(path: Path, config: PoolConfig) -> pool.PoolTexts:
     """Read a shard in all ways, and assert what holds for one that can be read at all."""
     shard = shard_of(path)
-    texts = pool.read_texts(shard, config)
+    texts = texts_of(shard, config)
     keys, num_without, num_repeated = pool.read_keys(shard, config)
     pool.index_of(shard, config)
     rows = len(texts.key)
@@ -152,7 +152,7 @@ def tables_of_pictures(folder: Path) -> list[bytes]:
 
 def check_pictures(path: Path) -> None:
     texts = check(path, PICTURED)
-    index, images = pool.read_images(shard_of(path), PICTURED)
+    index, images = images_of(shard_of(path), PICTURED)
     assert set(images) <= {b"x"}, "a file that is no picture next to the table"
     assert {*index["key"].to_pylist()} <= {*texts.key.to_pylist()}
 
@@ -831,7 +831,7 @@ def test_bad_pairs_of_every_format_drop_alone_and_are_counted(tmp_path, write):
     reasons = [bad["reason"] for bad in report["match"]["bad"]]
     assert len(reasons) == 2
     assert any("uid is N" in reason or "uid is null" in reason for reason in reasons)
-    shard = pool.shards(context(recipe, tmp_path / "run"))[0]
+    shard = pool.list_pool(context(recipe, tmp_path / "run"))[0]
     kept = artifacts.read_table(tmp_path / "run/curate" / f"{shard.name}.parquet", schemas.CURATED)
     assert kept["text"].to_pylist() == [ROWS[0][1].decode(), ROWS[1][1].decode(), LONG]
     counts = dedup(recipe.pool, tmp_path / "dedup", executor=QUIET)
@@ -844,7 +844,7 @@ def test_unreadable_pairs_are_named_with_the_reason_and_the_remedy(tmp_path, cap
     write_metadata(tmp_path / "run", LISTS)
     report = run_stages(make_recipe(tmp_path / "pool"), tmp_path / "run")["match"]
     assert report["texts"]["und"]["bad_pair"] == 2
-    not_utf8, remedy = "its .txt is not UTF-8", "texts must be UTF-8 (convert Latin-1)"
+    not_utf8, remedy = "its text is not UTF-8", "texts must be UTF-8 (convert Latin-1)"
     write_report(tmp_path / "run")
     page = (tmp_path / "run/report.html").read_text("utf-8")
     for said in (capsys.readouterr().err, page, key_to_text(inspect_key(tmp_path / "run", "b"))):

@@ -182,7 +182,7 @@ def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
     old, new = sections_of(older), sections_of(config)
     is_same = all(old[name] == new[name] for name in old if name not in names[names.index("train") + 1 :])
     names = names if is_same else names[: names.index("train")]
-    if older.pool.place != config.pool.place:
+    if older.pool.location != config.pool.location:
         names = names[names.index("metadata") :]
     linked = branch(source, run_dir, names)
     say("branch", f"linked from {source}: {', '.join(linked) or 'nothing new'}")

@@ -188,7 +188,7 @@ def test_truncated_shard_fails_alone_and_is_retried(pool: Path) -> None:
     cut.write_bytes(whole[:3000])
     with pytest.raises(StageFailed, match=r"00001\.tar"):
         run(pool)
-    assert (pool / "out" / "images" / "00000.tar.parquet").exists()
+    assert (pool / "out" / "pool" / "pairs" / "00000.tar.parquet").exists()
     assert not (pool / "out" / "manifest.json").exists()
     cut.write_bytes(whole)
     run(pool)
@@ -251,7 +251,7 @@ def test_pool_without_images_is_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "pool" / "0.parquet", {"uid": ["a"], "text": ["a red cat"]})
     with pytest.raises(UserError, match=r"0\.parquet: the pool holds no images"):
         run(tmp_path, pool={"key": "uid"})
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_page_shows_24_groups_of_at_most_12_pictures(tmp_path: Path) -> None:

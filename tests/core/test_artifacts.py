@@ -72,15 +72,15 @@ def test_errors_of_a_full_disk_name_the_file(tmp_path: Path) -> None:
 
 
 def test_table_of_another_or_a_newer_format_is_refused(tmp_path: Path) -> None:
-    table = pa.table({"key": ["a"], "member": ["a.png"], "offset": [0], "size": [5]})
+    table = pa.table({"key": ["a"], "row": [0], "member": ["a.png"], "offset": [0], "size": [5]})
     path = tmp_path / "x.tar.parquet"
-    artifacts.write_table(path, table, schemas.POOL_INDEX)
-    assert artifacts.read_table(path, schemas.POOL_INDEX).schema.equals(schemas.POOL_INDEX)
-    with pytest.raises(BadShard, match="holds 'pool_index', expected 'curated'"):
+    artifacts.write_table(path, table, schemas.POOL_IMAGES)
+    assert artifacts.read_table(path, schemas.POOL_IMAGES).schema.equals(schemas.POOL_IMAGES)
+    with pytest.raises(BadShard, match="holds 'pool_images', expected 'curated'"):
         artifacts.read_table(path, schemas.CURATED)
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(BadShard, match="not a readable Parquet file"):
-        artifacts.read_table(path, schemas.POOL_INDEX)
+        artifacts.read_table(path, schemas.POOL_IMAGES)
     metadata = {**schemas.CURATED.metadata, b"worldclip.version": b"99"}
     pq.write_table(schemas.CURATED.with_metadata(metadata).empty_table(), path)
     with pytest.raises(BadShard, match="newer worldclip"):

@@ -161,7 +161,7 @@ def test_log_file_keeps_every_line_whatever_the_terminal_shows_and_is_appended_t
     for name in "abc":
         lines = (tmp_path / name / "log.txt").read_text(encoding="utf-8").splitlines()
         assert all(LINE.match(line) for line in lines)
-        assert ("index", "00000.tar is done") in {LINE.match(line).groups() for line in lines}  # type: ignore[union-attr]
+        assert ("pool", "00000.tar is done") in {LINE.match(line).groups() for line in lines}  # type: ignore[union-attr]
     before = (tmp_path / "c/log.txt").read_text(encoding="utf-8")
     said_by(capsys, world=toy_world, out=tmp_path / "c")
     after = (tmp_path / "c/log.txt").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from killed import contents
+from matched import read_matched
 from plain_recipe import BAD_JSON, LISTS, keys_of, make_recipe, make_run, make_shards, plain_run, run_stages, write_pool
 from pools import write_table
 from stages import run_stage, why_run
@@ -94,7 +95,7 @@ def check_dropped(run: Path, report: dict, gone: set[str], seed: int = 0) -> Non
     numbers: Counter = Counter()
     for name in layout.matched_shards(run):
         kept = {(key, text_idx) for key, text_idx, *_ in read_kept(run, name)}
-        table = artifacts.read_table(layout.match_texts(run, name), schemas.MATCH_TEXTS)
+        table = read_matched(run, name)
         matched = {(row["key"], row["text_idx"]): row for row in table.to_pylist()}
         for row in artifacts.read_table(layout.dropped(run, name), schemas.DROPPED).to_pylist():
             numbers[row["lang"], row["reason"]] += 1
@@ -206,7 +207,7 @@ NOTHING = [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe
         (
             NOTHING,
             {},
-            r"^0 of 3 texts matched; 2 without text; 1 unreadable; c: its \.txt is not .*; set pool\.texts to",
+            r"^0 of 3 texts matched; 2 without text; 1 unreadable; c: its text is not .*; set pool\.texts to",
         ),
         ([("a.txt", b"unmatched words")], {}, r"0 of 1 texts matched; 1 without a match; compare the texts with"),
         ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 images kept; 1 excluded; see curate\.include"),
@@ -312,7 +313,7 @@ def test_online_curation_estimate_and_inspect_apply_caps(pool_folder, world) -> 
     kept = {(row["key"], row["text_idx"]): row["keep_prob"] for row in read_all(run)}
     keys, lang_of = keys_of(SHARDS), {}
     for name in SHARDS:
-        for row in artifacts.read_table(layout.match_texts(run, name), schemas.MATCH_TEXTS).to_pylist():
+        for row in read_matched(run, name).to_pylist():
             lang_of[row["key"], row["text_idx"]] = row["lang"]
     curator, num_english = curate.Curator(run), []
     for epoch in range(20):

@@ -14,7 +14,7 @@ import pytest
 
 from killed import contents
 from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages, write_pool
-from pools import read_tar, write_table
+from pools import read_tar, texts_of, write_table
 from stages import context
 from tars import as_json, write_tar
 from toy import markdown_rows
@@ -98,8 +98,8 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
     recipe = make_recipe(run / "curate" / "tars", pool={"key": "json:key", "texts": ["json:texts"]})
     found: dict[str, list[str]] = {}
     numbers = []
-    for shard in pool.shards(context(recipe, run)):
-        texts = pool.read_texts(shard, recipe.pool)
+    for shard in pool.list_pool(context(recipe, run)):
+        texts = texts_of(shard, recipe.pool)
         for key, text in zip(texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
             found.setdefault(key, []).append(text)
         members = read_tar(Path(shard.path))
@@ -232,7 +232,8 @@ ALLOWED = (
     "match/done/",
     "match/report.json",
     "match/accounting.json",
-    "pool/index/",
+    "pool/pairs/",
+    "pool/images/",
     "metadata/",
 )
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from count_files import write_count_file
+from matched import write_matched_texts
 from miniature import read, records_of, write_files
 from tars import write_tar
 from upstream import Polyglot, array, cvqa_row, files_of, jsonl, parquet, write_miniature
-from worldclip.contracts.schemas import MATCH_TEXTS
-from worldclip.core.artifacts import write_json, write_manifest, write_table
+from worldclip.core.artifacts import write_json, write_manifest
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets
 from worldclip.evaluate.catalog import CATALOG
@@ -388,7 +388,7 @@ def write_matches(run_dir):
             "entry_ids": pa.array([ids for _, ids in matched], pa.large_list(pa.int32())),
         }
     )
-    write_table(run_dir / "match/texts/a.tar.parquet", table, MATCH_TEXTS)
+    write_matched_texts(run_dir, "a.tar", table)
     for shard, counts in {"a": [(0, 10), (1, 3)], "b": [(0, 90), (2, 1), (3, 4), (4, 25)]}.items():
         # The first row is of another list, so that each shard has a dictionary of its own.
         rows = [("de" if shard == "a" else "zh", 0, 77), *(("en", *count) for count in counts)]

@@ -16,6 +16,7 @@ from tokenizers import models, processors
 from transformers import MetaClip2VisionModel
 
 import worldclip
+from matched import write_matched_texts
 from miniature import write_files
 from model_folders import TINY, save_tiny
 from small_models import CORPUS, TEXTS
@@ -23,7 +24,7 @@ from stages import finish, job_of
 from toy import markdown_rows
 from worldclip import cli, export
 from worldclip.config import load_recipe
-from worldclip.contracts import layout, schemas
+from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
@@ -245,7 +246,7 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     row = {"place": 0, "lang_prob": 1.0, "entry_ids": [0]}
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
-    artifacts.write_table(run_dir / "match/texts/000.tar.parquet", pa.Table.from_pylist(rows), schemas.MATCH_TEXTS)
+    write_matched_texts(run_dir, "000.tar", pa.Table.from_pylist(rows))
     report = run_export(run_dir, languages=["en"])
     assert report["vocabulary"]["texts_proven"] == 1
     before, small = (

@@ -18,6 +18,7 @@ from tars import shard_of
 from worldclip import pool
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts.reasons import Reason
+from worldclip.core.execute import Shard
 from worldclip.pool.config import PoolConfig
 
 if TYPE_CHECKING:
@@ -121,9 +122,20 @@ def rows_of(texts: pool.PoolTexts) -> list[Row]:
     return list(zip(texts.key.to_pylist(), texts.text_idx.to_pylist(), texts.text.to_pylist(), reasons, strict=True))
 
 
+def texts_of(shard: Shard, config: PoolConfig) -> pool.PoolTexts:
+    """Return the texts of a shard, as the stage pool writes them."""
+    return pool.read_shard(shard, config).texts
+
+
+def images_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, list[bytes]]:
+    """Return where the images of a shard are, and the images."""
+    images = pool.read_shard(shard, config, needs_texts=False).images
+    return images, list(pool.read_contents(pool.image_places(shard, images)))
+
+
 def read_rows(path: Path, name: str | None = None, **settings: Any) -> list[Row]:
     """Return the texts of a shard.  name: of the shard, default: the file's."""
-    return rows_of(pool.read_texts(shard_of(path, name), PoolConfig(path="pool", **settings)))
+    return rows_of(texts_of(shard_of(path, name), PoolConfig(path="pool", **settings)))
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from tars import write_tar
 from worldclip.config import Recipe, load_recipe
-from worldclip.contracts import schemas
+from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.job import Run
 from worldclip.curate.config import CurateConfig
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.listing import list_shards
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "black": (15, 15, 15)}
 FORMS = ("square", "bar", "cross")
@@ -48,7 +49,7 @@ def write_world(
     without_image: Iterable[int] = (),
     image: bytes = b"this is no image",
 ) -> Path:
-    """Write tars next to RUN, and RUN/pool/index and RUN/curate for them.  Return the folder of the tars.
+    """Write tars next to RUN, and RUN/pool and RUN/curate for them.  Return the folder of the tars.
 
     broken: numbers of the pairs whose image is `image`.  without_image: numbers of the pairs whose key no tar has.
     """
@@ -60,20 +61,36 @@ def write_world(
         present = sorted(set(numbers) - set(without_image))
         write_tar(tars / name, [(f"{n:05}.png", images[n]) for n in present])
         with tarfile.open(tars / name) as tar:
-            places = [(Path(member.name).stem, member.name, member.offset_data, member.size) for member in tar]
-        write_rows(run_dir / "pool/index" / f"{name}.parquet", places, schemas.POOL_INDEX)
+            places = [
+                (Path(member.name).stem, row, member.name, member.offset_data, member.size)
+                for row, member in enumerate(tar)
+            ]
+        write_rows(run_dir / "pool/images" / f"{name}.parquet", places, schemas.POOL_IMAGES)
         rows = [
             (f"{n:05}", i, text.format(list(COLOURS)[n % 4], FORMS[n % 3]), lang, 1.0)
             for n in numbers
             for i, (lang, text) in enumerate(TEXTS.items())
         ]
         write_rows(run_dir / "curate" / f"{name}.parquet", rows, schemas.CURATED)
+    _write_shards(run_dir, PoolConfig(path=str(tars)))
     finish_curate(run_dir, PoolConfig(), CurateConfig())
     return tars
 
 
+def _write_shards(run_dir: Path, pool: PoolConfig) -> None:
+    """Write the list of shards of RUN/pool, and that those without images have none."""
+    shards = list_shards(pool)
+    shards.write(layout.pool_shards(run_dir))
+    for shard in shards:
+        path = layout.pool_images(run_dir, shard.name)
+        if not path.exists():
+            artifacts.write_table(path, schemas.POOL_IMAGES.empty_table(), schemas.POOL_IMAGES)
+
+
 def finish_curate(run_dir: Path, pool: PoolConfig, curate: CurateConfig) -> None:
     """Write the manifests of all stages up to curate, which ran under these configs, without lists of keys."""
+    if pool.paths:
+        _write_shards(run_dir, pool)
     for stage in ("pool", "match", "balance"):
         manifest = artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
     config = Run.of(run_dir, pool, curate).deciding("curate")

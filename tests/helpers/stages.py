@@ -61,9 +61,17 @@ class _Probe(Run):
     job: Job | None = None
 
     def stage(
-        self, name: str, *, inputs: Any, work: Any, config: Any = None, changes: Any = None, **other: Any
+        self,
+        name: str,
+        *,
+        inputs: Any,
+        work: Any,
+        config: Any = None,
+        changes: Any = None,
+        source: Any = None,
+        **other: Any,
     ) -> bool:
-        self.job = Run.job(self, name, inputs, config, changes=changes)
+        self.job = Run.job(self, name, inputs, config, changes=changes, source=source)
         return True
 
 

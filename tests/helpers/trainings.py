@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from calls import fail_at
+from matched import write_matched_texts
 from small_world import COLOURS, FORMS, TEXTS, TRAIN, make_recipe, write_world
 from stages import context, finish
 from worldclip import pool
@@ -91,16 +92,15 @@ def stored(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def write_matched(run_dir: Path, recipe: Recipe, entry_of: Callable[[str], int]) -> None:
     """Write RUN/match of the curated pairs, each with the entry of its key."""
-    for shard in pool.shards(context(recipe, run_dir)):
+    for shard in pool.list_pool(context(recipe, run_dir)):
         curated = artifacts.read_table(layout.curated(run_dir, shard.name), schemas.CURATED)
         columns = {name: curated[name] for name in ("key", "text_idx", "text", "lang")}
         columns |= {
             "entries_lang": curated["lang"],
             "entry_ids": pa.array([[entry_of(key)] for key in curated["key"].to_pylist()], pa.large_list(pa.int32())),
             "lang_prob": np.ones(len(curated), np.float32),
-            "place": np.zeros(len(curated), np.int16),
         }
-        artifacts.write_table(layout.match_texts(run_dir, shard.name), pa.table(columns), schemas.MATCH_TEXTS)
+        write_matched_texts(run_dir, shard.name, pa.table(columns))
     for stage in ("match", "balance"):
         artifacts.write_manifest(run_dir / stage, config={}, inputs={}, counts={})
 
@@ -128,7 +128,7 @@ def make_loader(
     arguments = {name: options.pop(name) for name in ("num_streams", "work", "images") if name in options}
     model = ModelConfig(preset="tiny", image_size=16)
     config = TrainConfig(**{"model": model, "seed": 1, "shuffle_shards": 2, "crop_scale_min": 0.9} | options)
-    shards = pool.shards(context(recipe, run_dir))
+    shards = pool.list_pool(context(recipe, run_dir))
     return Loader(run_dir, shards, tokenizer(), config, global_batch_size=global_batch_size, world=world, **arguments)
 
 

@@ -13,15 +13,16 @@ import pytest
 
 from fasttext_files import WORDS, Kind, write_model
 from killed import contents, modified
+from matched import read_matched
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from pools import read_rows, write_lines
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
-from worldclip.contracts import schemas
+from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import UserError
 from worldclip.language.table import INSTALLED
 from worldclip.match import accounting
 from worldclip.match.stage import missing_lists
@@ -36,8 +37,8 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read_matched(run: Path, name: str) -> list[tuple]:
-    table = artifacts.read_table(run / "match" / "texts" / f"{name}.parquet", schemas.MATCH_TEXTS)
+def matched_rows(run: Path, name: str) -> list[tuple]:
+    table = read_matched(run, name)
     columns = ("key", "text_idx", "lang", "text", "entry_ids")
     return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))
 
@@ -68,7 +69,7 @@ def test_texts_and_counts_agree_with_plain_search(pool_folder, tmp_path, match):
     recipe = make_recipe(pool_folder, match=match)
     expected: Outcome = plain_run(SHARDS, recipe)
     report = run_stages(recipe, tmp_path, stages="pool match")["match"]
-    assert {name: read_matched(tmp_path, name) for name in SHARDS} == expected.matched
+    assert {name: matched_rows(tmp_path, name) for name in SHARDS} == expected.matched
     assert read_counts(tmp_path) == expected.counts
     assert sum(map(sum, expected.counts.values())) > 300, "the pool is no test if little matches"
     assert {row[2] for rows in expected.matched.values() for row in rows} == set(LISTS)
@@ -100,18 +101,19 @@ def test_invalid_merges_and_fields_that_the_index_did_not_need_are_reported_toge
         assert [word in problem for word, problem in zip(words, raised.value.problems, strict=True)] == [True, True]
 
 
-def test_a_part_of_the_shards_may_lack_a_field_that_others_have(tmp_path):
+def test_some_shards_may_lack_a_field_that_others_have(tmp_path, capsys):
     write_tar(tmp_path / "tars/0.tar", [("a.jpg", b"A"), ("a.json", b'{"caption": "a cat"}')])
     write_tar(tmp_path / "tars/1.tar", [("b.jpg", b"B"), ("b.json", b'{"other": 1}')])
     recipe = make_recipe(tmp_path / "tars", pool={"texts": ["json:caption"]})
     run_stages(recipe, tmp_path, stages="pool")
+    assert "warning: 1.tar: none of its 1 samples has a text; it has: other" in capsys.readouterr().err
     match.match(dataclasses.replace(context(recipe, tmp_path), part=slice(1, None, 2)))
     assert [path.name for path in (tmp_path / "match/done/counts").iterdir()] == ["1.tar.json"]
 
 
 def test_a_pool_without_a_match_says_why(tmp_path):
     for text, config, message in (
-        (b"caf\xe9", {}, r"^0 of 1 texts matched; 1 unreadable; a: its \.txt is not UTF-8; texts"),
+        (b"caf\xe9", {}, r"^0 of 1 texts matched; 1 unreadable; a: its text is not UTF-8; texts"),
         (b"a red house", {"min_lang_prob": 1.0}, r"1 without a language of the run \(en 1\);.* or lower match"),
     ):
         write_tar(tmp_path / "tars/0.tar", [("a.txt", text)])
@@ -257,7 +259,7 @@ STATED_LISTS = {"de": ["tag", "gift"], "en": ["tag", "gift"], "zh": ["图"]}
 PAIRS = [
     (["a gift", "ein gift"], ["en", "de"], ["en", "de"]),
     (["a tag", "tag"], "deu_Latn", ["de", "de"]),
-    (["图", "tag"], ["yue"], ["zh", None]),
+    (["图", "tag"], ["yue", None], ["zh", None]),
     (["gift"], "nonsense", [None]),
     (["gift"], None, [None]),
     (["gift"], "xx", ["en"]),
@@ -272,7 +274,7 @@ def write_rows(path, rows):
 
 
 def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:
-    rows = [row for path in (run / "match/texts").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    rows = [row for name in layout.matched_shards(run) for row in read_matched(run, name).to_pylist()]
     return {(row["key"], row["text_idx"]): (row["lang"], row["lang_prob"]) for row in rows}
 
 
@@ -303,7 +305,7 @@ def test_columns_state_a_language_per_text_or_per_row(tmp_path):
     lists = []
     for pair in per_text:
         texts, langs, _ = PAIRS[pair]
-        lists.append({"id": str(pair), "texts": texts, "language": langs + [None] * (len(texts) - len(langs))})
+        lists.append({"id": str(pair), "texts": texts, "language": langs})
     stated = {"1": "deu_Latn", "3": "nonsense", "4": None, "5": "xx"}
     strings = [{"id": key, "texts": "gift", "language": lang} for key, lang in stated.items()]
     of_rows = {("1", 0): ("de", 1.0), ("5", 0): ("en", 1.0)}
@@ -314,9 +316,20 @@ def test_columns_state_a_language_per_text_or_per_row(tmp_path):
         write(folder / "pool" / name, rows)
         match_stated(folder, key="id", texts=["texts"], lang="language")
         assert found_languages(folder / "run") == languages
-    write_rows(tmp_path / "0.parquet", [{"id": "0", "texts": ["gift", "tag"], "language": ["en"]}])
-    with pytest.raises(BadShard, match=r"column language \(pool.lang\) must hold one label per row"):
-        read_rows(tmp_path / "0.parquet", key="id", texts=("texts",), lang="language")
+
+
+def test_a_list_of_another_length_than_that_of_the_texts_is_a_bad_pair(tmp_path):
+    rows = [
+        {"id": "0", "texts": ["gift", "tag"], "language": ["en"]},
+        {"id": "1", "texts": ["tag"], "language": ["de"]},
+    ]
+    write_rows(tmp_path / "0.parquet", rows)
+    write_lines(tmp_path / "0.jsonl", rows)
+    write_tar(tmp_path / "0.tar", [member for row in rows for member in sample(row["id"], None, row)])
+    bad = [("0", text_idx, None, "bad_pair") for text_idx in (0, 1)]
+    for name in ("0.parquet", "0.jsonl", "0.tar"):
+        found = read_rows(tmp_path / name, key="json:id", texts=("json:texts",), lang="json:language")
+        assert found == [*bad, ("1", 0, "tag", "kept")]
 
 
 def test_a_replaced_model_of_languages_matches_again(pool_folder, tmp_path):

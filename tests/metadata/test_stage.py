@@ -16,13 +16,13 @@ import pytest
 import entry_lists
 from entry_lists import QUIET, build, manifest_of, scores, words, write_lists, write_texts, write_views, write_wordnet
 from killed import contents, modified
+from matched import read_matched
 from pools import write_lines
 from stages import job_of, run_stage, why_run
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
-from worldclip.contracts.schemas import MATCH_TEXTS
-from worldclip.core.artifacts import read_json, read_table
+from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.language import table as languages
 from worldclip.match.matcher import matcher
@@ -308,7 +308,7 @@ def test_language_that_no_list_covers_is_matched_and_balanced(tmp_path: Path) ->
     run(pool_recipe(tmp_path, "ady", metadata={"pool_min_count": 2}), tmp_path / "run", until="curate", executor=QUIET)
     pmi = pytest.approx(math.log2(2 * 7 / (3 * 2)))
     assert of_pool(tmp_path, "ady") == {"мэзахэ": 3.0, "цIыкIу": 2.0, "мэзахэ цIыкIу": pmi}
-    assert read_table(tmp_path / "run/match/texts/a.jsonl.parquet", MATCH_TEXTS)["text"].to_pylist() == adyghe
+    assert read_matched(tmp_path / "run", "a.jsonl")["text"].to_pylist() == adyghe
     (record,) = manifest_of(tmp_path / "run")["sources"]["ady"]
     assert (record["source"], record["licence"]) == ("pool", "that of the pool's texts")
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 import killed
-from pools import rows_of_tar
+from pools import rows_of_tar, texts_of
 from stages import QUIET
 from tars import shard_of
-from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.plugins.drawings import shape_of
@@ -52,7 +51,7 @@ def test_every_emoji_has_a_name_in_each_language(names):
 
 
 def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(built, names):
-    pictures, tone = pictures_of(built / "pairs"), pictures_of(built / "tone")
+    pictures, tone = pictures_of(built / "train"), pictures_of(built / "tone")
     assert sorted([*pictures, *tone]) == names["keys"]
     assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == set(tone)
     assert 200 <= len(tone) <= 300
@@ -66,7 +65,7 @@ def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(b
 
 
 def test_pool_has_14_texts_per_picture(built):
-    texts = pool.read_texts(shard_of(built / "pairs" / "000000.tar"), PoolConfig(build="emoji", lang="json:lang_truth"))
+    texts = texts_of(shard_of(built / "train" / "000000.tar"), PoolConfig(build="emoji", lang="json:lang_truth"))
     assert len(texts.key) == 14_000
     assert (texts.reason == Reason.KEPT).all()
     assert texts.lang is not None
@@ -75,7 +74,7 @@ def test_pool_has_14_texts_per_picture(built):
 
 
 def test_drawings_are_pngs_of_configured_size_and_the_readme_names_their_licences(built):
-    row = rows_of_tar(built / "pairs" / "000000.tar")[0]
+    row = rows_of_tar(built / "train" / "000000.tar")[0]
     assert row["image"].startswith(b"\x89PNG")
     assert int.from_bytes(row["image"][16:20], "big") == int.from_bytes(row["image"][20:24], "big") == 16
     assert row["key"] == "-".join(f"{ord(char):04X}" for char in row["emoji"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from miniature import write_files
+from pools import texts_of
 from stages import QUIET
 from toy import encode_png
 from worldclip import pool
@@ -64,10 +65,10 @@ def test_every_arrangement_gives_the_same_texts_and_a_pool_that_init_reads(name,
     report = pack_files(tmp_path / "photos", out, captions, samples_per_tar=2, executor=QUIET)
     assert (report["pairs"], report["texts"], {report[name] for name in REASONS}) == (3, 3, {0})
     config = PoolConfig(path=str(out))
-    texts = [pool.read_texts(shard, config) for shard in pool.list_shards(config)]
+    texts = [texts_of(shard, config) for shard in pool.list_shards(config)]
     assert [text for read in texts for text in read.text.to_pylist()] == [*TEXTS.values()]
     assert [key for read in texts for key in read.key.to_pylist()] == [f"{number:09}" for number in range(3)]
-    assert pool.index_of(pool.list_shards(config)[0], config)[1]["images"] == 2
+    assert len(pool.read_shard(pool.list_shards(config)[0], config).images) == 2
     assert draft(str(out))["has_images"]
 
 
@@ -85,7 +86,7 @@ def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path):
         assert [member.name for member in tar] == ["000000000.png", "000000000.json", "000000001.png", "000000001.json"]
     config = PoolConfig(path=str(tmp_path / "tars"))
     (shard,) = pool.list_shards(config)
-    assert pool.read_texts(shard, config).text.to_pylist() == ["one", "two", "three"]
+    assert texts_of(shard, config).text.to_pylist() == ["one", "two", "three"]
 
 
 def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pools import write_lines
+from pools import rows_of, run_pool, texts_of, write_lines
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.core import registry
@@ -58,9 +58,9 @@ def test_shards_of_another_packages_format_are_read_and_a_damaged_one_fails_alon
     (tmp_path / "1.arrow").write_bytes((tmp_path / "0.arrow").read_bytes()[:-20])
     config = PoolConfig(path=str(tmp_path), key="uid", texts=("texts",))
     whole, damaged = pool.list_shards(config)
-    assert pool.read_texts(whole, config).text.to_pylist() == ["a red cat", "eine Katze", "x"]
+    assert texts_of(whole, config).text.to_pylist() == ["a red cat", "eine Katze", "x"]
     with pytest.raises(BadShard):
-        pool.read_texts(damaged, config)
+        texts_of(damaged, config)
 
 
 def test_command_of_another_package_is_listed_without_its_import_and_runs(site, tmp_path, capsys):
@@ -97,3 +97,30 @@ def test_a_broken_package_stops_only_its_own_command(code, message, site, capsys
     assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="'tar' is registered by worldclip and theirs; uninstall one of them"):
         POOL_FORMATS.names()
+
+
+def test_an_album_of_the_page_is_a_pool_with_images(site, tmp_path):
+    write_package(site, "albums", page_code("albums.py"), "[worldclip.pool_formats]\nalbum = albums:ALBUM")
+    records = [
+        {"file": "a.png", "uid": "1", "captions": ["a red cat", "eine Katze"], "langs": ["en", "de"], "likes": 3},
+        {"file": "gone.png", "uid": "2", "captions": "x", "langs": "en", "likes": 4},
+        {"file": "a.png", "uid": "1", "captions": "again", "langs": "en", "likes": 5},
+        {"file": "a.png", "uid": "3", "captions": "few likes", "langs": "en", "likes": 1},
+    ]
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool/a.png").write_bytes(b"a")
+    (tmp_path / "pool/cats.json").write_text(json.dumps(records))
+    settings = {"key": "uid", "texts": ["captions"], "lang": "langs", "where": [["likes", ">", 2]]}
+    run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **settings)
+    texts = pool.read_pairs(tmp_path / "run", "cats.json", pool.EVERY_KEY)
+    assert [(key, reason) for key, _, _, reason in rows_of(texts)] == [
+        ("1", "kept"),
+        ("1", "kept"),
+        ("2", "bad_pair"),
+        ("1", "duplicate"),
+    ]
+    assert texts.lang.to_pylist()[:2] == ["en", "de"]
+    images = pool.read_images(tmp_path / "run", "cats.json", pool.EVERY_KEY)
+    assert images["key"].to_pylist() == ["1"]
+    (shard,) = pool.list_shards(PoolConfig(path=str(tmp_path / "pool")))
+    assert list(pool.read_contents(pool.image_places(shard, images))) == [b"a"]

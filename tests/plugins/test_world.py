@@ -88,7 +88,7 @@ def texts_of(record: dict, lang: str) -> list[str]:
 
 
 def test_drawings_have_their_name_first_then_keywords_also_of_parent_and_regional_locales(built):
-    pairs = samples(built / "pairs")
+    pairs = samples(built / "train")
     for key in ("openmoji-1F34E", "fluent-1F34E"):
         assert texts_of(pairs[key], "no") == ["rødt eple", "eple", "frukt"]
         assert texts_of(pairs[key], "fr")[:2] == ["pomme rouge", "pomme"]
@@ -101,7 +101,7 @@ def test_drawings_have_their_name_first_then_keywords_also_of_parent_and_regiona
 
 def test_held_out_names_of_territories_are_not_in_training_in_their_language(built):
     names = read_json(built / "names.json")
-    pairs = samples(built / "pairs")
+    pairs = samples(built / "train")
     held = names["held_flags"]
     assert sum(map(len, held.values())) > 20
     for lang, subjects in held.items():
@@ -139,7 +139,7 @@ def test_held_out_tone_is_in_no_drawing_of_training(built):
     held = {record["subject"] for record in pictures.values() if record["split"] == "tone"}
     assert held
     assert held == {key.removeprefix("openmoji-") for key in samples(built / "tone")}
-    assert not held & {key.partition("-")[2] for key in samples(built / "pairs")}
+    assert not held & {key.partition("-")[2] for key in samples(built / "train")}
 
 
 def test_names_keywords_and_counts_say_what_the_pool_holds_and_what_was_left_out(built):
@@ -156,9 +156,9 @@ def test_names_keywords_and_counts_say_what_the_pool_holds_and_what_was_left_out
     assert list(counts["undrawable"]) == ["fluent-1F436"]
     assert counts["parts"]["openmoji"]["left_out"] == {"no text": 1}
     assert "fluent-1F436" not in names["pictures"]
-    pairs = samples(built / "pairs")
+    pairs = samples(built / "train")
     num_texts = sum(len(record["texts"]) for record in pairs.values())
-    assert (counts["pairs"]["samples"], counts["pairs"]["texts"]) == (len(pairs), num_texts)
+    assert (counts["train"]["samples"], counts["train"]["texts"]) == (len(pairs), num_texts)
     assert counts["without_row"]["agq"] > 0
 
 
@@ -171,8 +171,8 @@ def test_two_workers_write_the_same_bytes_and_only_what_changes_is_drawn_again(b
     assert contents(tmp_path) == contents(built)
     assert times[0] == times[1]
     build.build_world(tmp_path, {}, image_px=16, samples_per_shard=30, executor=QUIET)  # without some parts
-    assert not [key for key in samples(tmp_path / "pairs") if key.startswith(("fluent", "flags"))]
-    assert len(list((tmp_path / "pairs").iterdir())) == -(-len(samples(tmp_path / "pairs")) // 30)
+    assert not [key for key in samples(tmp_path / "train") if key.startswith(("fluent", "flags"))]
+    assert len(list((tmp_path / "train").iterdir())) == -(-len(samples(tmp_path / "train")) // 30)
 
 
 @pytest.mark.parametrize("command", [pool_world, POOL_EMOJI], ids=["world", "emoji"])
@@ -343,7 +343,7 @@ def test_stamps_are_trained_on_only_if_asked_for_and_read_below_their_folder(tmp
     out = tmp_path / "out"
     build.build_world(out, {"stamps": stamps}, train_on_stamps=train_on_stamps, image_px=16, executor=QUIET)
     counts = read_json(out / "counts.json")
-    assert counts["pairs"]["samples"] == (2 if train_on_stamps else 1)
+    assert counts["train"]["samples"] == (2 if train_on_stamps else 1)
     assert ("stamps" in counts) is not train_on_stamps
     assert len(counts["undrawable"]) == 1
     assert "GPL-2.0" in (out / "README.md").read_text()

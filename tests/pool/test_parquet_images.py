@@ -14,7 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 
 from embedded_world import write_world
-from pools import IMAGE, rows_of_tar, run_pool, structs, write_parquet_pool, write_table
+from pools import IMAGE, images_of, rows_of_tar, run_pool, structs, texts_of, write_parquet_pool, write_table
 from stages import QUIET, context, run_stage
 from tars import shard_of
 from worldclip import pool
@@ -42,7 +42,7 @@ def table_of(path: Path, images: pa.Array, row_group_size: int = 2, **columns: o
 
 
 def read_all(path: Path, config: PoolConfig = KEYED) -> dict[str, bytes]:
-    index, images = pool.read_images(shard_of(path), config)
+    index, images = images_of(shard_of(path), config)
     return dict(zip(index["key"].to_pylist(), images, strict=True))
 
 
@@ -70,7 +70,7 @@ def curated(toy_world, tmp_path_factory) -> dict[str, tuple[Recipe, Path]]:
 def test_kept_pairs_and_written_tars_equal_those_of_tars(curated, kind) -> None:
     (_, run), (_, plain) = curated[kind], curated["tar"]
     assert (run / "balance/thresholds.json").read_bytes() == (plain / "balance/thresholds.json").read_bytes()
-    shards, tars = (pool.shards(context(one, folder)) for one, folder in (curated[kind], curated["tar"]))
+    shards, tars = (pool.list_pool(context(one, folder)) for one, folder in (curated[kind], curated["tar"]))
     for shard, tar in zip(shards, tars, strict=True):
         assert read_curated(run, shard).equals(read_curated(plain, tar))
     for written in sorted((plain / "curate/tars").glob("*.tar")):
@@ -90,7 +90,7 @@ def loader_of(recipe: Recipe, run: Path, shards: Sequence[Shard], **options: int
 @pytest.mark.parametrize("num_streams", [0, 2])
 def test_training_batches_equal_those_of_tars(curated, kind, num_streams) -> None:
     ours, plain = (
-        loader_of(recipe, run, pool.shards(context(recipe, run)), global_batch_size=12, num_streams=num_streams)
+        loader_of(recipe, run, pool.list_pool(context(recipe, run)), global_batch_size=12, num_streams=num_streams)
         for recipe, run in (curated[kind], curated["tar"])
     )
     if num_streams:  # the order of shards is a hash of their names
@@ -169,22 +169,22 @@ def test_null_images_and_paths_without_bytes_are_pairs_without_an_image(tmp_path
     whole = pa.array([*some.to_pylist()[:5], None], IMAGE)
     for name, images in (("some", some), ("whole", whole)):
         path = table_of(tmp_path / f"{name}.parquet", images)
-        index, counts = pool.index_of(shard_of(path), KEYED)
+        index, counts = (settled := pool.read_shard(shard_of(path), KEYED)).images, settled.counts
         expected = ["0", "2", "4", "5"][: 4 if name == "some" else 3]
         assert index["key"].to_pylist() == expected
-        assert (counts["pairs"], counts["images"]) == (6, len(expected))
+        assert (counts["samples"], counts["images"]) == (6, len(expected))
         assert list(read_all(path)) == expected
     for statistics in (True, False):
         pq.write_table(pq.read_table(path), path, row_group_size=2, write_statistics=statistics)
-        assert pool.index_of(shard_of(path), KEYED)[0]["key"].to_pylist() == ["0", "2", "4"]
+        assert pool.read_shard(shard_of(path), KEYED).images["key"].to_pylist() == ["0", "2", "4"]
 
 
 def test_rows_are_keys_where_a_table_has_none(tmp_path: Path) -> None:
     path = table_of(tmp_path / "sub.parquet", structs(IMAGES), lang=["en", "de", "en", "de"])
     config = PoolConfig(path="pool", key="row", where=(("lang", "=", "de"),))
-    texts = pool.read_texts(shard_of(path, "a/0.parquet"), config)
+    texts = texts_of(shard_of(path, "a/0.parquet"), config)
     assert texts.key.to_pylist() == ["a/0.parquet#1", "a/0.parquet#3"]
-    index, images = pool.read_images(shard_of(path, "a/0.parquet"), config)
+    index, images = images_of(shard_of(path, "a/0.parquet"), config)
     assert index["key"].to_pylist() == texts.key.to_pylist()
     assert list(images) == [IMAGES[1], b"3"]
 
@@ -192,7 +192,7 @@ def test_rows_are_keys_where_a_table_has_none(tmp_path: Path) -> None:
 def test_names_of_images_decide_only_the_suffix(tmp_path: Path) -> None:
     names = ["../../etc/passwd", "x.JPG", None, "a.tar.gz/\ud7ff.exe"]
     path = table_of(tmp_path / "0.parquet", structs(IMAGES, names))
-    index, images = pool.read_images(shard_of(path), KEYED)
+    index, images = images_of(shard_of(path), KEYED)
     suffixes = [image_suffix(*one) for one in zip(index["member"].to_pylist(), images, strict=True)]
     assert suffixes == [".jpg", ".JPG", ".webp", ".jpg"]
 
@@ -210,7 +210,7 @@ def damage_page(path: Path, group: int) -> None:
 
 def test_damaged_page_spoils_its_row_group_alone(tmp_path: Path) -> None:
     path = table_of(tmp_path / "0.parquet", structs(IMAGES * 2))
-    places = pool.index_of(shard_of(path), KEYED)[0]["offset"].to_numpy()
+    places = pool.read_shard(shard_of(path), KEYED).images["offset"].to_numpy()
     damage_page(path, 1)
     images = list(read_rows(str(path), places))
     assert [image for image in images if isinstance(image, bytes)] == [*IMAGES[:2], *IMAGES]
@@ -242,7 +242,7 @@ def test_rows_beyond_the_file_say_that_it_changed(tmp_path: Path) -> None:
 
 def test_row_group_is_decoded_once_per_batch_and_kept_for_the_next(tmp_path, monkeypatch) -> None:
     path = str(table_of(tmp_path / "0.parquet", structs([bytes([n]) * 1000 for n in range(100)]), row_group_size=10))
-    places = pool.index_of(shard_of(Path(path)), KEYED)[0]["offset"].to_numpy()
+    places = pool.read_shard(shard_of(Path(path)), KEYED).images["offset"].to_numpy()
     decoded = Counter()
     plain_batches = row_groups.leaf_batches
 

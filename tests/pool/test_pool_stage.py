@@ -14,7 +14,7 @@ import pytest
 
 from killed import contents
 from plain_recipe import make_recipe, run_stages
-from pools import parquet_of, pool_recipe, run_pool, structs, write_lines, write_table
+from pools import parquet_of, pool_recipe, run_pool, structs, texts_of, write_lines, write_table
 from stages import QUIET, context, run_stage, why_run
 from tars import sample, write_tar
 from toy import build_toy_world
@@ -46,7 +46,7 @@ def test_names_of_several_folders_begin_with_the_folders_name(folder: Path, tmp_
     assert shards[0].fingerprint["size"] == (folder / "00001.tar").stat().st_size
     shutil.copytree(folder, tmp_path / "other")
     config = PoolConfig(path=(str(folder), f"{tmp_path}/other/"))
-    keys = {shard.name: pool.read_texts(shard, config).key.to_pylist() for shard in pool.list_shards(config)}
+    keys = {shard.name: texts_of(shard, config).key.to_pylist() for shard in pool.list_shards(config)}
     assert list(keys.items()) == [
         *(("other/00001.tar", ["other/000010000"]), ("other/sub/00000.tar", ["other/sub/000000000"])),
         *(("pool/00001.tar", ["pool/000010000"]), ("pool/sub/00000.tar", ["pool/sub/000000000"])),
@@ -66,7 +66,7 @@ def test_a_pattern_takes_some_files_of_a_folder_and_their_names(folder: Path, tm
     assert names("0000[2-9].tar") == names("????2.tar") == ["00002.tar"]
     assert names("s*") == names("*/*.tar") == ["sub/00000.tar"]
     config = PoolConfig(path=f"{folder}/s*")
-    assert pool.read_texts(pool.list_shards(config)[0], config).key.to_pylist() == ["sub/000000000"]
+    assert texts_of(pool.list_shards(config)[0], config).key.to_pylist() == ["sub/000000000"]
     shutil.copytree(folder, folder.with_name("[other]"))
     assert names("0*.tar", "../[other]/*2.tar") == ["[other]/00002.tar", "pool/00001.tar", "pool/00002.tar"]
     with pytest.raises(UserError, match=r"pool\.path = .*9\*\.tar': no \.tar, .* files, nothing in it"):
@@ -124,17 +124,20 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
     recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
     assert run_pool(run_dir, path=str(folder))
     assert not run_pool(run_dir, path=str(folder))
-    keys = [pool.read_index(run_dir, shard)["key"].to_pylist() for shard in pool.shards(context(recipe, run_dir))]
+    shards = pool.indexed_shards(context(recipe, run_dir))
+    keys = [pool.read_images(run_dir, shard.name, pool.EVERY_KEY)["key"].to_pylist() for shard in shards]
     assert keys == [["000010000"], ["sub/000000000"]]
     assert set(read_json(run_dir / "pool/manifest.json")["inputs"]["shards"]) == {"number", "digest"}, (
         "no list of shards"
     )
     assert read_json(run_dir / "pool" / "report.json") == {
         "shards": 2,
+        "rows": 2,
+        "left_out": 0,
         "samples": 2,
         "images": 2,
         "ignored_members": 0,
-        "left_out": 0,
+        "texts": 2,
         "skipped": {},
     }
 
@@ -142,25 +145,14 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
 def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Path, tmp_path: Path) -> None:
     recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
     run_pool(run_dir, path=str(folder))
-    old = (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns
+    old = (run_dir / "pool/pairs/00001.tar.parquet").stat().st_mtime_ns
     write_tar(folder / "00002.tar", sample("000020000", "two"))
     (folder / "sub" / "00000.tar").unlink()
     assert "sub/00000.tar" in str(why_run("pool", recipe, run_dir))
     run_pool(run_dir, path=str(folder))
-    assert (run_dir / "pool/index/00001.tar.parquet").stat().st_mtime_ns == old
-    assert (run_dir / "pool/index/00002.tar.parquet").exists()
+    assert (run_dir / "pool/pairs/00001.tar.parquet").stat().st_mtime_ns == old
+    assert (run_dir / "pool/pairs/00002.tar.parquet").exists()
     assert not list(run_dir.rglob("*00000*"))
-
-
-@pytest.mark.parametrize("part", [slice(None), slice(0, None, 2)])
-def test_shards_that_changed_after_the_index_are_named(folder: Path, tmp_path: Path, part: slice) -> None:
-    recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
-    run_pool(run_dir, path=str(folder))
-    shard = folder / "00001.tar"
-    for change in (lambda: write_tar(shard, sample("000010000", "other")), shard.unlink):
-        change()
-        with pytest.raises(UserError, match=r"00001\.tar.* changed after the pool was indexed"):
-            pool.indexed_shards(context(recipe, run_dir), part)
 
 
 def test_shards_that_cannot_be_read_fail_alone_with_their_reason(folder: Path, tmp_path: Path, monkeypatch) -> None:
@@ -181,7 +173,7 @@ def test_shards_that_cannot_be_read_fail_alone_with_their_reason(folder: Path, t
     reasons = {"00001.tar": "cut off", "00002.tar": "No such file or directory", "00003.tar": "Permission denied"}
     assert failed.value.failures.keys() == reasons.keys()
     assert all(reasons[name] in reason for name, reason in failed.value.failures.items())
-    assert (tmp_path / "run/pool/index/sub/00000.tar.parquet").exists()
+    assert (tmp_path / "run/pool/pairs/sub/00000.tar.parquet").exists()
 
 
 @pytest.mark.parametrize("settings", [{}, {"key": "json:x", "lang": "json:x"}, {"path": "lines", "key": "x"}])
@@ -229,7 +221,7 @@ def test_a_cut_off_tar_stops_the_commands_unless_the_recipe_skips_it(tmp_path: P
     assert layout.matched_shards(run) == ["00000.tar", "00001.tar", "00002.tar"]
 
 
-def test_a_shard_that_only_match_finds_broken_is_left_out_from_there_on(tmp_path: Path) -> None:
+def test_a_shard_whose_rows_are_damaged_is_left_out(tmp_path: Path) -> None:
     texts = ["the red cat on the green tree"] * 50
     for name in ("a", "b"):
         write_table(tmp_path / f"pool/{name}.parquet", {"uid": [f"{name}{i}" for i in range(50)], "text": texts})
@@ -241,7 +233,7 @@ def test_a_shard_that_only_match_finds_broken_is_left_out_from_there_on(tmp_path
     options = {"pool": {"key": "uid", "texts": ["text"], "broken_shards": "skip"}, "balance": {"tail_fraction": 1.0}}
     recipe, run_dir = make_recipe(tmp_path / "pool", **options), tmp_path / "run"
     reports = run_stages(recipe, run_dir)
-    assert [list(reports[stage]["skipped"]) for stage in ("pool", "match")] == [[], ["b.parquet"]]
+    assert list(reports["pool"]["skipped"]) == ["b.parquet"]
     assert reports["curate"]["total"]["pairs_in"] == 50
     assert [shard.name for shard in pool.indexed_shards(context(recipe, run_dir))] == ["a.parquet"]
     path.write_bytes((tmp_path / "pool/a.parquet").read_bytes()[:99])
@@ -263,7 +255,7 @@ def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_ref
 
 @pytest.mark.parametrize("key", ["key", "lang", "texts"])
 def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Path, key: str) -> None:
-    with pytest.raises(UserError, match=rf"pool\.{key}: no column or field 'x'; there is: nothing"):
+    with pytest.raises(UserError, match=rf"pool\.{key}: no column or field 'x'; there is: txt"):
         run_pool(tmp_path / "run", path=str(folder), **{key: ["json:x"] if key == "texts" else "json:x"})
     with pytest.raises(UserError, match="only Parquet, CSV and TSV have columns of images"):
         run_pool(tmp_path / "run", path=str(folder), image_field="jpg")
@@ -335,12 +327,23 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CSV: Settings = {"path": "csv", "image_field": None}
+COLUMNS = ["uid", "other", "text", "alt", "lang", "lang2", "width"]
+WIDE = [["width", ">=", 200]]
 PLACES: Settings = {"texts": ["text", "alt"]}
 # key of [pool] -> its settings before and after, in addition to those of `recipe_of`
 CASES: dict[str, tuple[Settings, Settings]] = {
     "path": ({}, {"path": "two"}),
+    "place": (
+        CSV | {"path": None, "columns": COLUMNS, "place": [{"path": "one", "image_field": "photo"}, {"path": "csv"}]},
+        CSV
+        | {
+            "path": None,
+            "columns": COLUMNS,
+            "place": [{"path": "one", "image_field": "photo", "where": WIDE}, {"path": "csv"}],
+        },
+    ),
     "columns": (
-        CSV | {"columns": ["uid", "other", "text", "alt", "lang", "lang2", "width"]},
+        CSV | {"columns": COLUMNS},
         CSV | {"columns": ["uid", "other", "alt", "text", "lang", "lang2", "width"]},
     ),
     "key": ({}, {"key": "other"}),
@@ -348,7 +351,7 @@ CASES: dict[str, tuple[Settings, Settings]] = {
     "text_weights": (PLACES, PLACES | {"text_weights": [0.5, 1.0]}),
     "lang": ({}, {"lang": "lang2"}),
     "image_field": ({}, {"image_field": "scan"}),
-    "where": ({}, {"where": [["width", ">=", 200]]}),
+    "where": ({}, {"where": WIDE}),
     "valid_keys": ({"valid_keys": "few.parquet"}, {"valid_keys": "fewer.parquet"}),
     "deny_keys": ({"deny_keys": ["few.parquet"]}, {"deny_keys": ["fewer.parquet"]}),
     "broken_shards": ({}, {"broken_shards": "skip"}),
@@ -380,7 +383,7 @@ def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_p
     run_all(before, tmp_path / "run")
     old = contents(tmp_path / "run", ["recipe.toml"])
     (tmp_path / "run" / "recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
-    if before.pool.place != after.pool.place:
+    if before.pool.location != after.pool.location:
         with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
             run_all(after, tmp_path / "run")
         shutil.rmtree(tmp_path / "run" / "pool")

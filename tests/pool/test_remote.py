@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fake_hub import FakeHub, serve_datasets
-from pools import parquet_of, pool_recipe, run_pool, structs, write_lines, write_table
+from pools import images_of, parquet_of, pool_recipe, run_pool, structs, texts_of, write_lines, write_table
 from served import static_host
 from stages import QUIET, context
 from tars import sample, write_tar
@@ -74,17 +74,20 @@ def url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
 def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
     for kind, settings in (("tars", {}), ("tables", {"key": "uid"}), ("lines", {"key": "uid"})):
         remote, local = (pool_recipe(path=f"{place}/{kind}", **settings) for place in (url, folder))
-        shards, here = pool.shards(context(remote, tmp_path / "run")), pool.shards(context(local, tmp_path / "run"))
+        shards, here = (
+            pool.list_pool(context(remote, tmp_path / "run")),
+            pool.list_pool(context(local, tmp_path / "run")),
+        )
         assert [shard.name for shard in shards] == [shard.name for shard in here]
         assert [shard.fingerprint["size"] for shard in shards] == [shard.fingerprint["size"] for shard in here]
         for one, other in zip(shards, here, strict=True):
-            actual, expected = (pool.read_texts(shard, remote.pool) for shard in (one, other))
+            actual, expected = (texts_of(shard, remote.pool) for shard in (one, other))
             assert (actual.key, actual.text) == (expected.key, expected.text)
             assert actual.reason.tolist() == expected.reason.tolist()
 
 
-def test_a_shard_costs_two_requests_per_stage(at_s3: str, tmp_path: Path, monkeypatch) -> None:
-    """One for its bytes and one for its tag, whatever its format; the first one is also looked at before the map."""
+def test_a_shard_costs_one_request(at_s3: str, tmp_path: Path, monkeypatch) -> None:
+    """Whatever its format; the listing has its tag.  A Parquet file is read by ranges: its footer and its columns."""
     serving = pytest.importorskip("werkzeug.serving")
     requests: list[tuple[str, str]] = []
     monkeypatch.setattr(
@@ -96,10 +99,9 @@ def test_a_shard_costs_two_requests_per_stage(at_s3: str, tmp_path: Path, monkey
         requests.clear()
         assert run_pool(tmp_path / kind, path=f"{at_s3}/{kind}", key=key)
         for name in {path for _, path in requests if "." in path and "0." not in path}:
-            assert sorted(method for method, path in requests if path == name) == ["GET", "HEAD"]
-        heads = [path for method, path in requests if method == "HEAD"]
-        assert len(heads) == len(set(heads)), "the tag of each shard is asked for once"
-        assert heads
+            methods = [method for method, path in requests if path == name]
+            assert set(methods) == {"GET"}
+            assert len(methods) == 1 or kind == "tables"
 
 
 def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
@@ -184,9 +186,9 @@ def test_pool_of_the_hub_is_read_like_a_local_one(hub: FakeHub, tmp_path: Path) 
         (tmp_path / "pool" / name).write_bytes(FILES[name])
     configs = [PoolConfig(path=path, key="id") for path in (str(tmp_path / "pool"), "hf://datasets/o/n")]
     for shards in zip(*map(pool.list_shards, configs), strict=True):
-        here, there = (pool.read_texts(shard, configs[0]) for shard in shards)
+        here, there = (texts_of(shard, configs[0]) for shard in shards)
         assert here.text.equals(there.text)
-        images = [list(pool.read_images(shard, configs[0])[1]) for shard in shards]
+        images = [list(images_of(shard, configs[0])[1]) for shard in shards]
         assert images[0] == images[1]
     assert hub.tokens == {"Bearer hf_of_the_test"}
 
@@ -195,7 +197,7 @@ def test_tars_of_the_hub_are_read_by_range(hub: FakeHub, tmp_path: Path) -> None
     members = [*sample("000", "zero"), ("001.jpg", bytes(10**6)), ("001.txt", b"one")]
     hub.commit("o/n", {"train-0.tar": write_tar(tmp_path / "0.tar", members).read_bytes()})
     (shard,) = pool.list_shards(PoolConfig(path="hf://datasets/o/n"))
-    index, _ = pool.index_of(shard, PoolConfig(path="pool"))
+    index = pool.read_shard(shard, PoolConfig(path="pool")).images
     hub.bytes_sent = 0
     row = index.to_pylist()[0]
     assert pool.read_member(shard.path, row["offset"], row["size"]).endswith(b"000")

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from miniature import write_files
-from pools import Row, read_rows, rows_of, run_pool, write_lines, write_table
+from pools import Row, images_of, read_rows, rows_of, run_pool, texts_of, write_lines, write_table
 from tars import sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats import columns_format, delimited
+from worldclip.pool.formats import delimited, table
 
 # columns, keys of [pool], the texts of the table
 TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = {
@@ -88,14 +88,14 @@ def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table
     expected, places, seen = [], [], set()
     for name, one, several in table:
         stored = [one, *([None] if several is None else several)] if name else [None]
-        places += [0, *[1] * (len(stored) - 1)]
+        places += [0, *[1] * (len(stored) - 1)] if name else [-1]
         for text_idx, stored_text in enumerate(stored):
             empty = not (stored_text or "").replace("\0", "").strip()
             reason = "bad_pair" if not name else "duplicate" if name in seen else "no_text" if empty else "kept"
             expected.append((name, text_idx, stored_text if reason == "kept" else None, reason))
         seen |= {name} - {None, ""}
     for file in (path, lines):
-        texts = pool.read_texts(shard_of(file), PoolConfig(path="pool", key="key", texts=("text", "texts")))
+        texts = texts_of(shard_of(file), PoolConfig(path="pool", key="key", texts=("text", "texts")))
         assert texts.place.tolist() == places
         actual = rows_of(texts)
         assert [row[1:] for row in actual] == [row[1:] for row in expected]
@@ -109,7 +109,7 @@ def test_one_label_per_row_is_that_of_all_its_texts(tmp_path: Path, kind: str) -
     names = ("url", "lang", "title", "text")
     path = write_rows(tmp_path / f"0.{kind}", [dict(zip(names, row, strict=True)) for row in rows])
     config = PoolConfig(path="pool", key="url", texts=("title", "text"), lang="lang")
-    texts = pool.read_texts(shard_of(path), config)
+    texts = texts_of(shard_of(path), config)
     labels = list(zip(texts.key.to_pylist(), [label or None for label in texts.lang.to_pylist()], strict=True))
     assert labels == [("u1", "de")] * 2 + [("u2", None)] * 2 + [("u3", "sw")] * 2
 
@@ -148,11 +148,11 @@ def test_a_picture_that_cannot_be_used_is_a_bad_pair_by_name(tmp_path: Path, kin
     names = ["img/a.png", *reasons, str(tmp_path / "b.JPG"), "img/../img/a.png"]
     path = write_rows(tmp_path / f"0.{kind}", [{"filepath": name, "title": f"text {name[:9]}"} for name in names])
     config = PoolConfig(path="pool", key=key, texts=("title",), image_field="filepath")
-    texts = pool.read_texts(shard_of(path), config)
+    texts = texts_of(shard_of(path), config)
     assert [row[3] for row in rows_of(texts)] == ["kept", *["bad_pair"] * len(reasons), "kept", "kept"]
     for (name, reason), told in zip(reasons.items(), texts.details.values(), strict=True):
         assert re.search(f"picture {re.escape(repr(name))}: .*{reason}", told), told
-    index, images = pool.read_images(shard_of(path), config)
+    index, images = images_of(shard_of(path), config)
     assert list(images) == [b"a", b"bb", b"a"]
     assert index["member"].to_pylist() == [names[0], names[-2], names[-1]]
     places = pool.image_places(shard_of(path), index)
@@ -177,8 +177,8 @@ BARE = PoolConfig(path="pool", key="url", texts=("caption",), columns=("url", "c
 def read(path: Path, content: bytes, config: PoolConfig = URLS) -> list[tuple[str, str | None, str]]:
     """Return key, text and reason of each row, which is one pair."""
     path.write_bytes(content)
-    rows = rows_of(pool.read_texts(shard_of(path), config))
-    assert pool.index_of(shard_of(path), config)[1]["pairs"] == len(rows)
+    rows = rows_of(texts_of(shard_of(path), config))
+    assert pool.read_shard(shard_of(path), config).counts["samples"] == len(rows)
     return [(key, text, reason) for key, _, text, reason in rows]
 
 
@@ -216,7 +216,7 @@ def test_headers_quotes_and_separators(case: str, tmp_path: Path) -> None:
     name, content, config, expected = FILES_OF_ROWS[case]
     assert read(tmp_path / name, content.encode(), config) == expected
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content[:9].encode()) + gzip.compress(content[9:].encode()))
-    packed = rows_of(pool.read_texts(shard_of(tmp_path / f"{name}.gz"), config))
+    packed = rows_of(texts_of(shard_of(tmp_path / f"{name}.gz"), config))
     assert [(key, text, reason) for key, _, text, reason in packed] == expected
 
 
@@ -232,7 +232,7 @@ def test_bad_rows_are_bad_pairs_that_say_why(tmp_path: Path, suffix: str, delimi
         (f"0.{suffix}#4", None, "bad_pair"),
         (f"0.{suffix}#5", None, "bad_pair"),
     ]
-    reasons = [bad["reason"] for bad in pool.read_texts(shard_of(tmp_path / f"0.{suffix}"), URLS).bad]
+    reasons = [bad["reason"] for bad in texts_of(shard_of(tmp_path / f"0.{suffix}"), URLS).bad]
     assert sorted(reasons) == [
         "its text is not UTF-8",
         "no key: url is empty",
@@ -305,18 +305,18 @@ def test_conditions_choose_the_same_rows_in_every_format(tmp_path: Path, kind: s
     config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where=where)
     if kind == "csv" and any(name in ("width", "score") for name, *_ in where):
         with pytest.raises(Exception, match="CSV and TSV hold only texts"):
-            pool.read_texts(shard, config)
+            texts_of(shard, config)
         return
-    assert "".join(pool.read_texts(shard, config).key.to_pylist()) == expected
-    assert "".join(pool.read_keys(shard, config)[0].to_pylist()) == expected
-    counts = pool.index_of(shard, config)[1]
-    assert (counts["pairs"], counts["left_out"]) == (len(expected), len(STATUS_ROWS) - len(expected))
+    assert "".join(texts_of(shard, config).key.to_pylist()) == expected
+    counts = pool.read_shard(shard, config).counts
+    assert (counts["rows"], counts["samples"]) == (len(STATUS_ROWS), len(expected))
+    assert counts["left_out"] == len(STATUS_ROWS) - len(expected)
 
 
 def test_bad_lines_are_bad_pairs_and_not_left_out(tmp_path: Path) -> None:
     (tmp_path / "0.jsonl").write_text('{"uid": "a", "text": "x", "w": 1}\nbroken\n{"uid": "b", "text": "y"}\n')
     config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where=(("w", "=", 1),))
-    assert pool.read_texts(shard_of(tmp_path / "0.jsonl"), config).key.to_pylist() == ["a", "0.jsonl#1"]
+    assert texts_of(shard_of(tmp_path / "0.jsonl"), config).key.to_pylist() == ["a", "0.jsonl#1"]
 
 
 def write_img2dataset(folder: Path) -> Path:
@@ -342,7 +342,7 @@ def test_failed_downloads_of_img2dataset_are_no_pairs(tmp_path: Path, capsys) ->
         PoolConfig(path=str(folder), key="key", texts=("caption",), where=where) for where in ((), None)
     )
     assert everything.identity != unset.identity
-    assert len(pool.read_texts(shard_of(folder / "00000.parquet"), everything).key) == 4
+    assert len(texts_of(shard_of(folder / "00000.parquet"), everything).key) == 4
 
 
 def test_conditions_that_fit_no_pool_are_mistakes_of_the_recipe(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_conditions_that_fit_no_pool_are_mistakes_of_the_recipe(tmp_path: Path) 
     settings: dict[str, Any] = {"path": str(folder), "key": "key", "texts": ["caption"]}
     config = PoolConfig(path=str(folder), key="key", texts=("caption",), where=(("jpg", "=", True),))
     with pytest.raises(BadShard, match=r"pool\.where: .*compare numbers with numbers"):
-        pool.read_texts(shard_of(folder / "00000.parquet"), config)
+        texts_of(shard_of(folder / "00000.parquet"), config)
     for condition, problem in (
         (["statsu", "=", "success"], "did you mean 'status'"),
         (["status", "=", "x"], "4 left out by pool.where"),
@@ -360,8 +360,8 @@ def test_conditions_that_fit_no_pool_are_mistakes_of_the_recipe(tmp_path: Path) 
     ):
         with pytest.raises(UserError, match=problem):
             run_pool(tmp_path / "run", **settings, where=[condition])
-    write_tar(tmp_path / "tars/0.tar", sample("0", "text", {"w": 1}))
-    with pytest.raises(UserError, match="only tables have rows"):
+    write_tar(tmp_path / "tars/0.tar", sample("0", "text"))
+    with pytest.raises(UserError, match=r"pool\.where: no column or field 'w'; there is: txt"):
         run_pool(tmp_path / "run", path=str(tmp_path / "tars"), where=[["w", "=", 1]])
 
 
@@ -413,6 +413,6 @@ def test_a_null_list_that_has_values_is_one_null_text():
     lists = pa.ListArray.from_arrays(
         pa.array([0, 1, 3], pa.int32()), pa.array(["a", "b", "c"]), mask=pa.array([True, False])
     )
-    row_of_text, texts = columns_format._texts_of_column("texts", pa.chunked_array([lists]))
-    assert row_of_text.tolist() == [0, 1, 1]
-    assert texts.to_pylist() == [None, b"b", b"c"]
+    values = table.values_of_column("texts", pa.chunked_array([lists]))
+    assert values.pair.tolist() == [0, 1, 1]
+    assert values.value.to_pylist() == [None, b"b", b"c"]

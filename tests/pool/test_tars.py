@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pools import Row, read_rows, rows_of, write_table
+from pools import Row, images_of, read_rows, rows_of, texts_of, write_table
 from tars import PNG, as_json, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.contracts.reasons import Reason
@@ -91,7 +91,7 @@ def test_texts_of_a_tar(case: str, tmp_path: Path) -> None:
 )
 def test_bad_json_drops_only_its_pair(tmp_path: Path, content: bytes, reason: str) -> None:
     members = [*sample("0", None, {"texts": "good"}), ("1.jpg", PNG), ("1.json", content)]
-    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
+    texts = texts_of(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
     assert rows_of(texts) == [("0", 0, "good", "kept"), ("1", 0, None, "bad_pair")]
     (bad,) = texts.bad
     assert bad["key"] == "1"
@@ -101,9 +101,9 @@ def test_bad_json_drops_only_its_pair(tmp_path: Path, content: bytes, reason: st
 def test_reported_bad_samples_are_capped_and_deterministic(tmp_path: Path) -> None:
     members = [(f"{n}.json", b"?") for n in range(100)]
     path = write_tar(tmp_path / "0.tar", members)
-    chosen = pool.read_texts(shard_of(path), CONFIG).bad
+    chosen = texts_of(shard_of(path), CONFIG).bad
     assert len(chosen) == 20
-    assert chosen == pool.read_texts(shard_of(write_tar(tmp_path / "1.tar", members[::-1])), CONFIG).bad
+    assert chosen == texts_of(shard_of(write_tar(tmp_path / "1.tar", members[::-1])), CONFIG).bad
 
 
 def test_index_holds_first_image_of_each_key_and_counts_members_without_stem_or_suffix(tmp_path: Path) -> None:
@@ -114,11 +114,12 @@ def test_index_holds_first_image_of_each_key_and_counts_members_without_stem_or_
         *(("2.txt", b"no image"), ("0.jpg", b"duplicate")),
     ]
     shard = shard_of(write_tar(tmp_path / "sub" / "000.tar", members), "sub/000.tar")
-    report = index_shard(CONFIG, tmp_path / "run/pool/index", shard)
-    index = pool.read_index(tmp_path / "run", shard).to_pylist()
+    report = index_shard(shard, config=CONFIG, run_dir=tmp_path / "run", needs_texts=True)
+    index = pool.read_images(tmp_path / "run", shard.name, pool.EVERY_KEY).to_pylist()
     assert [(row["key"], row["member"]) for row in index] == [("sub/0", "0.webp"), ("sub/1", "1.jpg")]
     assert [pool.read_member(shard.path, row["offset"], row["size"]) for row in index] == [b"zero", PNG + b"1"]
-    assert report == {"pairs": 4, "images": 2, "ignored_members": 4, "left_out": 0}
+    counts = {"rows": 4, "left_out": 0, "samples": 4, "images": 2, "ignored_members": 4, "texts": 2}
+    assert {name: report[name] for name in counts} == counts
 
 
 def test_place_that_is_not_in_a_tar_is_bad_shard(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ MEMBERS = st.tuples(
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(MEMBERS, max_size=10))
 def test_texts_and_reasons_agree_with_plain_implementation(tmp_path: Path, members) -> None:
-    texts = pool.read_texts(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
+    texts = texts_of(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
     expected = plain_read(members)
     assert rows_of(texts) == expected
     assert sum(np.bincount(texts.reason, minlength=len(Reason))) == len(expected)
@@ -204,7 +205,7 @@ def test_file_that_is_no_tar_or_missing_is_bad_shard(tmp_path: Path) -> None:
     (tmp_path / "other.tar").write_bytes(b"x" * 5000)
     for name in ("empty", "other", "missing"):
         with pytest.raises(BadShard):
-            pool.read_texts(shard_of(tmp_path / f"{name}.tar"), CONFIG)
+            texts_of(shard_of(tmp_path / f"{name}.tar"), CONFIG)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -221,10 +222,9 @@ def test_readers_of_a_tar_that_is_cut_meanwhile_fail_the_shard(tmp_path: Path, m
 
     monkeypatch.setattr(tar_headers, "scan", cut_and_scan)
     for read in (
-        lambda shard: pool.read_texts(shard, CONFIG),
-        lambda shard: pool.read_texts(shard, BY_FIELD),
-        lambda shard: pool.read_keys(shard, BY_FIELD),
-        lambda shard: list(pool.read_images(shard, CONFIG)[1]),
+        lambda shard: texts_of(shard, CONFIG),
+        lambda shard: texts_of(shard, BY_FIELD),
+        lambda shard: list(images_of(shard, CONFIG)[1]),
     ):
         path = write_tar(tmp_path / "0.tar", [member for record in records for member in sample(*record)])
         with pytest.raises(BadShard, match="cut off while it was read"):

@@ -197,7 +197,7 @@ def test_truncated_tar_fails_alone_and_is_retried(world, tmp_path):
     with pytest.raises(StageFailed) as caught:
         embed(world / "model", pool, tmp_path / "out", executor=QUIET)
     assert list(caught.value.failures) == ["00001.tar"]
-    assert (tmp_path / "out/images/00002.tar.npy").exists()
+    assert (tmp_path / "out/pool/pairs/00002.tar.parquet").exists()
     assert not (tmp_path / "out/manifest.json").exists()
     (pool / "00001.tar").write_bytes(whole)
     assert embed(world / "model", pool, tmp_path / "out", executor=QUIET)["images"]["embedded"] == NUM_GOOD

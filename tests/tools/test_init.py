@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from miniature import Files, write_files
-from pools import parquet_of, write_parquet, write_table
+from pools import parquet_of, texts_of, write_parquet, write_table
 from tars import as_json
 from toy import write_tar
 from worldclip import pool
@@ -106,7 +106,7 @@ def test_pools_without_usable_texts_are_named_as_what_they_are(tmp_path):
     files = {"cut/0.parquet": "not a table", "records/0.tfrecord": "", "json/captions.json": "{}", "photos/a/1.jpg": ""}
     write_files(tmp_path, files)
     for name, problem in (
-        ("latin", r"0\.tar, 1: its \.txt is not UTF-8"),
+        ("latin", r"0\.tar, 1: its text is not UTF-8"),
         ("no texts", r"pool\.texts is not set and there is no column"),
         ("cut", r"0\.parquet: not a Parquet file, or damaged"),
         ("records", "only .tfrecord files"),
@@ -186,7 +186,7 @@ POOLS: dict[str, tuple[Files, str, list[str], str | None, list[str]]] = {
 
 def kept_texts(folder: Path) -> list[str]:
     recipe = load_recipe(folder.parent / "r.toml")
-    read = [pool.read_texts(shard, recipe.pool) for shard in pool.list_shards(recipe.pool)]
+    read = [texts_of(shard, recipe.pool) for shard in pool.list_shards(recipe.pool)]
     return [
         str(text) for texts in read for text in texts.text.filter(pa.array(texts.reason == Reason.KEPT)).to_pylist()
     ]
@@ -234,7 +234,7 @@ def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
     config = load_recipe(recipe).pool
     assert config.where
     (shard,) = pool.list_shards(config)
-    assert pool.read_texts(shard, config).text.to_pylist() == [DOG]
+    assert texts_of(shard, config).text.to_pylist() == [DOG]
 
 
 def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):

@@ -192,7 +192,7 @@ def test_loop_and_loader_thread_find_the_same_epochs(matched_run, monkeypatch):
 
 def test_an_epoch_of_pools_beyond_memory_is_counted_by_keys_alone(matched_run):
     run_dir, recipe = matched_run
-    shards = pool.shards(context(recipe, run_dir))
+    shards = pool.list_pool(context(recipe, run_dir))
     for work in (None, curate_work(context(recipe, run_dir))):
         for epoch in range(3):
             large, small = (PairSource(run_dir, shards, None, num_cached, work) for num_cached in (1, 10))

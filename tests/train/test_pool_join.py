@@ -85,7 +85,7 @@ def with_files(recipe, folder):
 
 def join(run, recipe, executor=QUIET):
     """Join the images, and return the places of all shards: key, file, offset, size, and the name of the shard."""
-    shards = pool.shards(context(recipe, run))
+    shards = pool.list_pool(context(recipe, run))
     join_images(context(recipe, run, executor), shards, image_shards(recipe.train))
     places = [(shard, read_places(run, shard).sort_by("key").to_pylist()) for shard in shards]
     return [{**row, "shard": shard.name} for shard, rows in places for row in rows]
@@ -130,7 +130,7 @@ def test_online_curation_joins_the_keys_of_all_epochs(world):
     """The list is what epoch 0 keeps; later epochs keep other keys of the matched texts."""
     run, recipe, images = world
     write_matched(run, recipe, lambda key: 0)
-    for shard in pool.shards(context(recipe, run)):
+    for shard in pool.list_pool(context(recipe, run)):
         path = layout.curated(run, shard.name)
         artifacts.write_table(path, artifacts.read_table(path, schemas.CURATED).slice(0, 1), schemas.CURATED)
     artifacts.write_manifest(run / "curate", config={}, inputs={"of": "one pair per shard"}, counts={})
@@ -194,7 +194,7 @@ run, recipe = Path(sys.argv[2]), load_recipe(json.loads(sys.argv[4]))
 if not run.exists():
     shutil.copytree(sys.argv[3], run)
 context = Run(dir=run, sections=sections_of(recipe))
-join_images(context, pool.shards(context), image_shards(recipe.train))
+join_images(context, pool.list_pool(context), image_shards(recipe.train))
 """
 
 
@@ -229,7 +229,7 @@ def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_
     write_metadata(run, LISTS)
     before = run_stages(recipe, run)["curate"]["total"]
     assert 0 < before["pairs_out"] < before["pairs_in"]
-    shards = pool.shards(context(recipe, run))
+    shards = pool.list_pool(context(recipe, run))
     kept = [row for shard in shards for row in curate.read_curated(run, shard).to_pylist()]
     keys = [key_of_url(f"http://example.org/{n}.jpg") for n in range(NUM_IMAGES)]
     image_of = {key: picture("red", "cross", side=16 + n) for n, key in enumerate(keys)}

@@ -1,8 +1,8 @@
 """Decide which pairs a check removes: the first rule that applies to a pair is its reason.
 
-Order: the rules of one pair (bad_pair, no_text, no_image, undecodable), decontamination, keys that another shard
-loses, duplicates.  Duplicates come last, among the remaining pairs, so the pair that stays of a group is never one that
-another rule removes.
+Order: the rules of one pair (bad_pair, no_text, no_image, undecodable), the recipe's lists of keys (not_valid),
+decontamination, keys that another shard loses, duplicates.  Duplicates come last, among the remaining pairs, so the
+pair that stays of a group is never one that another rule removes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.artifacts import read_table
 from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Shard
+from worldclip.core.keys import KeyList, is_valid
 
 BYTE_DUPLICATE, NEAR_DUPLICATE = "byte_duplicate", "near_duplicate"
 ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard
-# Rules that remove the key only from its own shard: match drops these pairs itself, with or without a check.
-NOT_ELSEWHERE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label)
+# Rules that remove the key only from its own shard: the recipe drops these pairs itself, with or without a check.
+NOT_ELSEWHERE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label, Reason.NOT_VALID.label)
 _COLUMNS = ["key", "rule", "sha256", "hash", "pixels"]
 
 
@@ -95,6 +96,20 @@ class Pairs:
             }
             table = pa.table(columns)
             yield table.filter(pc.equal(table["rule"].is_null(), is_valid))
+
+
+# --- lists of keys ----------------------------------------------------------------------------------------------------
+
+
+def remove_excluded(pairs: Pairs, key_lists: Sequence[KeyList]) -> None:
+    """Remove pairs that the recipe's lists of keys exclude, so that no other pair goes for one of them."""
+    if not key_lists:
+        return
+    is_listed = np.zeros(len(pairs.rule), bool)
+    for name, start, end in zip(pairs.shard_names, pairs.starts[:-1], pairs.starts[1:], strict=True):
+        is_listed[start:end] = is_valid(pairs.key.slice(start, end - start), key_lists, name)
+    rows = pairs.valid_rows
+    pairs.remove(rows[~is_listed[rows]], Reason.NOT_VALID.label)
 
 
 # --- decontamination --------------------------------------------------------------------------------------------------

@@ -20,14 +20,14 @@ from worldclip import pool as pools
 from worldclip.check.hashing import ImageFacts, scan_images
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import IMAGE_HASHES
+from worldclip.core.arrow import one_array
 from worldclip.core.artifacts import write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Report, Shard, reads_input
+from worldclip.core.execute import Report, Shard
 from worldclip.core.image_names import SUFFIXES, image_files
 from worldclip.core.regular_file import read_regular
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.read import is_table
 
 FILES_AT_ONCE = 1000  # image files per unit of work
@@ -41,35 +41,36 @@ def hashes_path(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.name}.parquet"
 
 
-@reads_input
-def scan_pool_shard(shard: Shard, *, pool: PoolConfig, folder: Path, model: str | None) -> Report:
+def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: str | None) -> Report:
     """Write a row of IMAGE_HASHES for each pair of the shard, with the rule that removes it by itself, if any.
 
-    Rules in this order: bad_pair and no_text, as match drops them; no_image; undecodable.
+    Rules in this order: bad_pair and no_text, as match drops them; no_image; undecodable.  Another list of keys decodes
+    nothing again, so pairs that the lists exclude have a row too.
     """
-    keys, reasons = _pairs(shard, pool)
-    index, contents = pools.read_images(shard, pool)
-    facts = _facts(contents, model)
-    image_of_key = pc.index_in(keys, index["key"].combine_chunks().cast(keys.type))
+    keys, reasons = _pairs(run_dir, shard)
+    images = pools.read_images(run_dir, shard.name, pools.EVERY_KEY)
+    places = pools.image_places(shard, images)
+    facts = _facts(pools.read_contents(places), model)
+    image_of_key = pc.index_in(keys, one_array(images["key"]).cast(keys.type))
     by_key = facts.take(image_of_key)  # null rows for pairs without an image
     rule = np.full(len(keys), None, object)
     rule[by_key["error"].is_valid().to_numpy()] = UNDECODABLE
     rule[image_of_key.is_null().to_numpy(zero_copy_only=False)] = NO_IMAGE
     for reason in (Reason.NO_TEXT, Reason.BAD_PAIR):
         rule[reasons == reason] = reason.label  # written last: the first rule that applies
-    places = pools.image_places(shard, index).take(image_of_key)
+    places = places.take(image_of_key)
     columns = {"key": keys, "rule": pa.array(rule, pa.string())}
     columns |= {name: places[name] for name in ("file", "offset", "size")}
     _write(hashes_path(folder, shard), columns, by_key)
     return {"pairs": len(keys), **_count(facts)}
 
 
-def _pairs(shard: Shard, pool: PoolConfig) -> tuple[pa.Array, np.ndarray]:
+def _pairs(run_dir: Path, shard: Shard) -> tuple[pa.Array, np.ndarray]:
     """Return each key in order, and the latest reason that any of its texts reached: `kept` if one is usable.
 
     Repeats of a key in the shard are left out, as match leaves them out.
     """
-    texts = pools.read_texts(shard, pool)
+    texts = pools.read_pairs(run_dir, shard.name, pools.EVERY_KEY)
     rows = np.flatnonzero(texts.reason != Reason.DUPLICATE)
     keys = texts.key.take(pa.array(rows)).dictionary_encode()  # in the order of first rows
     reasons = np.zeros(len(keys.dictionary), np.int8)
@@ -143,14 +144,12 @@ def _is_table_of_images(path: Path) -> bool:
     """Return whether a Parquet file holds images; a damaged one counts, and is reported when it is read."""
     if not is_table(str(path)):
         return False
-    shard = Shard(name=path.name, path=str(path))
     try:
-        return PARQUET.holds_images(shard, BY_ROW)
+        return pools.read_shard(Shard(name=path.name, path=str(path)), BY_ROW, needs_texts=False).holds_images
     except BadShard:
         return True
 
 
-@reads_input
 def scan_unit(unit: Shard, *, folder: Path, model: str | None) -> Report:
     """Write a row of IMAGE_HASHES for each image of a unit of `source_units`."""
     out = hashes_path(folder, unit)
@@ -159,10 +158,11 @@ def scan_unit(unit: Shard, *, folder: Path, model: str | None) -> Report:
         paths = [Path(unit.path) / name for name in names]
         places = {"key": names, "file": [str(path.resolve()) for path in paths], "size": sizes}
         return scan_images_of_set(out, {**places, "offset": [0] * len(paths)}, _read_files(paths), model)
-    index, contents = pools.read_images(unit, BY_ROW if is_table(unit.name) else PoolConfig())
-    places = {name: index[name] for name in ("key", "offset", "size")}
+    images = pools.read_shard(unit, BY_ROW if is_table(unit.name) else PoolConfig(), needs_texts=False).images
+    places = {name: images[name] for name in ("key", "offset", "size")}
     file = str(Path(unit.path).resolve())
-    return scan_images_of_set(out, {**places, "file": [file] * len(index)}, contents, model)
+    contents = pools.read_contents(pools.image_places(unit, images))
+    return scan_images_of_set(out, {**places, "file": [file] * len(images)}, contents, model)
 
 
 def _read_files(paths: Iterable[Path]) -> Iterator[bytes]:

@@ -19,8 +19,9 @@ from worldclip.check.config import CheckConfig
 from worldclip.check.images import COUNTS, hashes_path, scan_pool_shard
 from worldclip.check.report import CheckReport, write_report
 from worldclip.contracts import layout
-from worldclip.contracts.records import Skipped
+from worldclip.contracts.records import skipped_shards
 from worldclip.contracts.schemas import REMOVED, VALID_KEYS
+from worldclip.core import keys
 from worldclip.core.artifacts import digest, write_tables
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -32,10 +33,9 @@ from worldclip.core.settings import to_dict
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model import decode
 from worldclip.model.formats.interface import TORCH
-from worldclip.pool.broken import map_pool
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.stage import check_names, check_place
+from worldclip.pool.stage import check_place
 
 MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their texts is worth a warning
 
@@ -51,16 +51,13 @@ def check(
     pool: its config, or the context of a run or .toml with a [pool] section (pool.open_pool).  Raises UserError for
     mistakes in the config, StageFailed if shards failed.
     """
-    plan = functools.partial(_plan, pool, Path(out), config, executor)
-    work = plan()
-    record = {
-        "pool": work.pool.identity_of_texts,
-        "check": to_dict(work.config),
-        "broken_shards": work.pool.broken_shards,
-    }
-    job = Job("check", work.folder, record, lambda: plan().inputs)
-    check_source(job, work.pool.place)
-    return job.run_once(lambda: _check(plan()))
+    request = _Request.of(pool, Path(out), config, executor)
+    with RunLock(request.folder, owner="check"):
+        work = request.read_pool(ALL_SHARDS)
+        record = {"pool": work.pool.identity, "check": to_dict(work.config), "broken_shards": work.pool.broken_shards}
+        job = Job("check", work.folder, record, lambda: work.inputs)
+        check_source(job, work.pool.location)
+        return job.run_once(lambda: _check(work))
 
 
 def scan_shards(
@@ -75,18 +72,70 @@ def scan_shards(
 
     Calls for other shards may run at the same time; `check` finishes.  Raises as `check` does.
     """
-    work = _plan(pool, Path(out), config, executor, part)
-    with RunLock(work.folder, is_shared=True, owner="check"):
+    request = _Request.of(pool, Path(out), config, executor)
+    with RunLock(request.folder, is_shared=True, owner="check"):
+        work = request.read_pool(part)
         _scan_pool(work)
     say("check", f"{counted(len(work.shards), 'shard')} scanned. Rerun without --shards to finish.")
     return len(work.shards)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Request:
+    """A check that is asked for, before the pool is read."""
+
+    run: Run
+    config: CheckConfig
+    folder: Path
+    executor: Executor
+    sets: EvaluationSets
+
+    @classmethod
+    def of(
+        cls, pool: PoolConfig | Run, folder: Path, config: CheckConfig | None, executor: Executor | None
+    ) -> _Request:
+        """Raise UserError for mistakes in the config, before any work."""
+        check_own(folder, "check")
+        run, rules = pool if isinstance(pool, Run) else Run.of(folder, pool), config or CheckConfig()
+        sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
+        problems = [*rules.problems(), *sets.problems(), *missing_packages("pool check", ["PIL"], extra="pool")]
+        if rules.embedding_model is not None:
+            problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
+        if problems:
+            raise UserError(problems)
+        check_place(folder, pools.list_pool(run), run.section(PoolConfig))
+        return cls(run=run, config=rules, folder=folder, executor=executor or LocalExecutor(), sets=sets)
+
+    def read_pool(self, part: slice) -> _Work:
+        """Read the pool if that is not done, and find the other inputs.  Raises UserError for a pool without images."""
+        run, shards = pools.read_pool(self.run, self.folder, part, executor=self.executor)
+        if shards and not pools.holds_images(run.dir, shards):
+            raise UserError(
+                f"{shards[0].name}: the pool holds no images, which pool check compares; download them first"
+            )
+        lists = [item for item in pools.key_lists(self.run) if self.folder not in Path(item.path).parents]
+        return _Work(
+            run_dir=run.dir,
+            pool=run.section(PoolConfig),
+            key_lists=lists,  # without that of an earlier check into this folder
+            config=self.config,
+            folder=self.folder,
+            shards=shards,
+            executor=self.executor,
+            sets=self.sets,
+            units=self.sets.units(),
+            hash_kind=hashing.hash_kind(self.config),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
     """A check and what it runs on."""
 
+    run_dir: Path
+    """Where RUN/pool is."""
     pool: PoolConfig
+    key_lists: Sequence[keys.KeyList]
     config: CheckConfig
     folder: Path
     shards: Sequence[Shard]
@@ -103,50 +152,17 @@ class _Work:
             "shards": {shard.name: shard.fingerprint for shard in self.shards},
             "against": {name: digest([unit.fingerprint for unit in units]) for name, units in self.units.items()},
             "hash": self.hash_kind,
+            "key_lists": keys.digests(self.key_lists),
         }
 
 
-def _plan(
-    pool: PoolConfig | Run,
-    folder: Path,
-    config: CheckConfig | None,
-    executor: Executor | None,
-    part: slice = ALL_SHARDS,
-) -> _Work:
-    """Find the inputs.  Raises UserError for mistakes in the config, before any work."""
-    check_own(folder, "check")
-    run = pool if isinstance(pool, Run) else Run.of(folder, pool)
-    pool_config, rules = run.section(PoolConfig), config or CheckConfig()
-    sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
-    problems = [*rules.problems(), *sets.problems(), *missing_packages("pool check", ["PIL"], extra="pool")]
-    if rules.embedding_model is not None:
-        problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
-    if problems:
-        raise UserError(problems)
-    shards = pools.shards(run, part)
-    check_place(folder, shards, pool_config)
-    check_names(shards, pool_config)
-    if not pools.holds_images(shards, pool_config):
-        raise UserError(f"{shards[0].name}: the pool holds no images, which pool check compares; download them first")
-    return _Work(
-        pool=pool_config,
-        config=rules,
-        folder=folder,
-        shards=shards,
-        executor=executor or LocalExecutor(),
-        sets=sets,
-        units=sets.units(),
-        hash_kind=hashing.hash_kind(rules),
-    )
-
-
-def _scan_pool(work: _Work) -> tuple[dict[str, int], Skipped]:
-    """Scan the images of all shards; return COUNTS, and the broken shards."""
+def _scan_pool(work: _Work) -> dict[str, int]:
+    """Scan the images of all shards; return COUNTS."""
     model = work.config.embedding_model
     if model is not None:
         hashing.load_model(model)  # one that cannot be loaded is reported before any shard
-    scan = functools.partial(scan_pool_shard, pool=work.pool, folder=work.folder / "images", model=model)
-    return _scan(work, work.pool, "images", scan, work.shards, {"pool": work.pool.identity_of_texts})
+    scan = functools.partial(scan_pool_shard, run_dir=work.run_dir, folder=work.folder / "images", model=model)
+    return _scan(work, "images", scan, work.shards, {"pool": work.pool.identity})
 
 
 def _scan_sets(work: _Work) -> dict[str, int]:
@@ -155,23 +171,22 @@ def _scan_sets(work: _Work) -> dict[str, int]:
     for name, units in work.units.items():
         part = f"against/{name}"
         scan = work.sets.scan(name, work.folder / part, work.config.embedding_model)
-        num_images[name] = _scan(work, PoolConfig(), part, scan, units, {})[0]["images"]
+        num_images[name] = _scan(work, part, scan, units, {})["images"]
         _remove_stale_rows(work.folder, part, units)
     return num_images
 
 
 def _scan(
-    work: _Work, pool: PoolConfig, part: str, scan: Callable[[Shard], Report], shards: Sequence[Shard], key: Record
-) -> tuple[dict[str, int], Skipped]:
-    """Write folder/part/<shard>.parquet of all shards; return COUNTS, and the broken shards that `pool` skips.
+    work: _Work, part: str, scan: Callable[[Shard], Report], shards: Sequence[Shard], key: Record
+) -> dict[str, int]:
+    """Write folder/part/<shard>.parquet of all shards; return COUNTS.
 
     key: what decides the files, besides the hash.
     """
     done_dir = layout.done_dir(work.folder, part)
     key = {**key, "hash": work.hash_kind, "decoder": decode.VERSION}
     label = part.partition("/")[0]
-    reports, skipped = map_pool(work.executor, pool, scan, shards, label=label, done_dir=done_dir, key=key)
-    return add_counts(reports, COUNTS), skipped
+    return add_counts(work.executor.map(scan, shards, label=label, done_dir=done_dir, key=key), COUNTS)
 
 
 def _remove_stale_rows(folder: Path, part: str, shards: Sequence[Shard]) -> None:
@@ -186,11 +201,12 @@ def _remove_stale_rows(folder: Path, part: str, shards: Sequence[Shard]) -> None
 
 def _check(work: _Work) -> Result:
     config, folder = work.config, work.folder
-    images, skipped = _scan_pool(work)
-    shards = [shard for shard in work.shards if shard.name not in skipped]
-    _remove_stale_rows(folder, "images", shards)
+    skipped = skipped_shards(work.run_dir)
+    images = _scan_pool(work)
+    _remove_stale_rows(folder, "images", work.shards)
     num_references = _scan_sets(work)
-    pairs = decide.Pairs.read(folder / "images", shards)
+    pairs = decide.Pairs.read(folder / "images", work.shards)
+    decide.remove_excluded(pairs, work.key_lists)
     if work.units:
         radius = config.radius if config.against_radius is None else config.against_radius
         decide.decontaminate(pairs, read_references(folder / "against", work.units), radius)
@@ -212,7 +228,7 @@ def _check(work: _Work) -> Result:
     }
     write_report(folder, report)
     _say_cautions(work, report)
-    manifest = {"source": work.pool.place, "skipped": skipped}
+    manifest = {"source": work.pool.location, "skipped": skipped}
     return Result(report=report, counts=report["counts"], manifest=manifest)
 
 

@@ -41,11 +41,13 @@ branched = _path("branch.json")  # of a run begun with --from-run: the precision
 report_html = _path("report.html")  # report of RUN, or of any job's folder
 
 attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
-built_pairs = _path("pool/pairs")  # folder of the pairs of a pool that the run builds
+built_pool = _path("pool/train")  # folder of the tars of a pool that the run builds
 held_out = _path("pool/held_out.json")  # the held-out sets of a pool that the run builds
 pool_shards = _path("pool/shards.parquet")  # name and fingerprint of each file of the pool, when it was indexed
-pool_indexes = _path("pool/index")  # folder of all of them
-pool_index = _path_of("pool/index/{}.parquet")  # places of a shard's images
+all_pool_pairs = _path("pool/pairs")  # folder of them
+pool_pairs = _path_of("pool/pairs/{}.parquet")  # texts of a shard, with the reasons of those that are dropped
+all_pool_images = _path("pool/images")  # folder of them
+pool_images = _path_of("pool/images/{}.parquet")  # places of a shard's images
 
 entries = _path_of("metadata/{}.parquet")  # an entry list
 

@@ -22,10 +22,8 @@ Skipped: TypeAlias = dict[str, str]  # {shard: why it cannot be read}; of pool.b
 
 
 def skipped_shards(run_dir: Path) -> Skipped:
-    """Return the shards that pool left out, and match if it has read the present pool, and why."""
-    pool, match = read_manifest(run_dir / "pool") or {}, read_manifest(run_dir / "match") or {}
-    is_of_pool = match.get("inputs", {}).get("pool") == pool.get("digest")
-    skipped: Skipped = {**pool.get("skipped", {}), **(match.get("skipped", {}) if is_of_pool else {})}
+    """Return the shards that the stage pool left out, and why."""
+    skipped: Skipped = (read_manifest(run_dir / "pool") or {}).get("skipped", {})
     return skipped
 
 

@@ -9,18 +9,36 @@ from worldclip.core.artifacts import table_schema
 _CATEGORY = pa.dictionary(pa.int32(), pa.string())
 
 METADATA = table_schema("metadata", entry_id=pa.int32(), entry=pa.string(), source=_CATEGORY, score=pa.float64())
-POOL_INDEX = table_schema("pool_index", key=pa.string(), member=pa.string(), offset=pa.int64(), size=pa.int64())
-MATCH_TEXTS = table_schema(
-    "match_texts",
+POOL_PAIRS = table_schema(
+    "pool_pairs",
     key=pa.string(),
+    row=pa.int64(),
     text_idx=pa.int32(),
     place=pa.int16(),
     text=pa.string(),
+    lang=_CATEGORY,
+    reason=_CATEGORY,
+    detail=pa.string(),
+)
+"""The stored texts of a shard in the pool's order; a pair without any text has one row, `no_text`.
+
+row: number of the pair in its shard.  text_idx: position among the pair's stored texts.  place: position in pool.texts.
+text: null where it is dropped.  lang: the pool's own label, null where it states none, "" where this text has none.
+reason: kept, or why the pool's reader drops the text (contracts.reasons).  detail: of a bad pair, why.
+"""
+POOL_IMAGES = table_schema(
+    "pool_images", key=pa.string(), row=pa.int64(), member=pa.string(), offset=pa.int64(), size=pa.int64()
+)
+"""Where the image of each pair of a shard is, of those that have one; row as in POOL_PAIRS."""
+MATCH_TEXTS = table_schema(
+    "match_texts",
+    row=pa.int64(),
     lang=_CATEGORY,
     lang_prob=pa.float32(),
     entries_lang=_CATEGORY,
     entry_ids=pa.large_list(pa.int32()),
 )
+"""The texts of a shard with a match, in the pool's order; row: of POOL_PAIRS."""
 _DROPPED = {"key": pa.string(), "text_idx": pa.int32(), "lang": _CATEGORY, "reason": _CATEGORY, "detail": pa.string()}
 MATCH_DROPPED = table_schema("match_dropped", **_DROPPED, is_of_key=pa.bool_())
 """The texts of a shard without a match, in the pool's order.

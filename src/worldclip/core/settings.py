@@ -106,6 +106,8 @@ def with_absolute_places(config: Any, folder: Path | None = None) -> Any:
             value = {item: with_absolute_places(v, folder) if is_config(v) else v for item, v in value.items()}
         elif is_config(value):
             value = with_absolute_places(value, folder)
+        elif is_list_of_configs(value):
+            value = tuple(with_absolute_places(item, folder) for item in value)
         places = [mark for mark in marks if isinstance(mark, Place)]
         values[name] = places[0].resolve(value, folder) if places else value
     return dataclasses.replace(config, **values)
@@ -114,6 +116,11 @@ def with_absolute_places(config: Any, folder: Path | None = None) -> Any:
 def is_config(value: Any) -> bool:
     """Return whether a value is a config: an instance of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def is_list_of_configs(value: Any) -> bool:
+    """Return whether a value is a list of configs: tables of one name, [[pool.place]]."""
+    return isinstance(value, tuple) and bool(value) and all(map(is_config, value))
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -279,6 +286,8 @@ def _iter_problems(config: Any, prefix: str) -> Iterator[str]:
         if isinstance(value, dict):
             yield from (f'{prefix}{name}: the name "{item}" {_UNSAFE}' for item in value if not is_safe_name(item))
         items = {f"{name}.{item}": value[item] for item in value} if isinstance(value, dict) else {name: value}
+        if is_list_of_configs(value):
+            items = {f"{name}[{number}]": item for number, item in enumerate(value, 1)}
         for key, item in items.items():
             if isinstance(item, Config):
                 yield from _iter_problems(item, f"{prefix}{key}.")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.contracts import layout, schemas
+from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, keys
 from worldclip.core.arrow import codes_of, list_buffers, one_array
@@ -24,6 +25,7 @@ from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, draw_weights, keep_prob_of_rows
 
 DECIDING_COLUMNS = ("key", "text_idx", "lang", "entries_lang", "entry_ids")
+TEXT_COLUMNS = (*DECIDING_COLUMNS, "place", "text", "lang_prob")
 EntryProbs = Callable[[str], np.ndarray]  # list -> (num_entries,) float32 probabilities of its entries
 
 
@@ -141,11 +143,9 @@ def _load_probs(run_dir: Path, list_name: str, balance_digest: str, is_mapped: b
 def read_matched(
     run_dir: Path, shard: str, text_weights: Sequence[float] = (), *, with_texts: bool = False
 ) -> pa.Table:
-    """Return the matched texts of a shard: the columns that decide, or all of them."""
+    """Return the matched texts of a shard: the columns that decide, or TEXT_COLUMNS."""
     columns = (*DECIDING_COLUMNS, "place") if text_weights else DECIDING_COLUMNS
-    return artifacts.read_table(
-        layout.match_texts(run_dir, shard), schemas.MATCH_TEXTS, None if with_texts else columns
-    )
+    return read_matched_texts(run_dir, shard, TEXT_COLUMNS if with_texts else columns)
 
 
 def find_candidates(

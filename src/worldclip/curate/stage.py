@@ -123,7 +123,7 @@ def _curate(run: Run, job: Job) -> Result:
     if config.write == "parquet":
         from worldclip.curate.write_parquet import write_parquet
 
-        report["parquet"] = write_parquet(run.dir, run.section(PoolConfig), shards, run.executor, list_digest)
+        report["parquet"] = write_parquet(run.dir, shards, run.executor, list_digest)
         write_readme(layout.tables_readme(run.dir), ["**/*.parquet"], "../DATA_CARD.md", job.digest)
         say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
@@ -226,7 +226,7 @@ def _check(run: Run, job: Job) -> None:
     shards = pool.indexed_shards(run, run.part_or_all) if config.write != "list" else []
     if config.write == "tars":
         problems += problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
-    if config.write == "tars" and not pool.holds_images(shards, run.section(PoolConfig)):
+    if config.write == "tars" and not pool.holds_images(run.dir, shards):
         problems.append(
             'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
             "tars that were downloaded from it"

@@ -12,54 +12,60 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from worldclip import pool
 from worldclip.contracts import layout
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.schemas import POOL_PAIRS
 from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
-from worldclip.core.execute import Executor, Report, Shard, add_counts, reads_input
+from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.job import remove_stale
+from worldclip.core.keys import KeyTable
 from worldclip.curate.candidates import key_starts, read_curated
-from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import open_file
+from worldclip.pool.row_groups import rows_by_group
 
 
-def write_parquet(
-    run_dir: Path, pool_config: PoolConfig, shards: Sequence[Shard], executor: Executor, curate_digest: str
-) -> dict[str, int]:
+def write_parquet(run_dir: Path, shards: Sequence[Shard], executor: Executor, curate_digest: str) -> dict[str, int]:
     """Write RUN/curate/parquet/<shard> of every shard; return the number of rows."""
     folder = layout.curated_tables(run_dir)
     done_dir = layout.curate_work(run_dir) / "parquet"
     remove_stale(folder, [folder / shard.name for shard in shards])
-    write = functools.partial(_write_shard, run_dir=run_dir, pool_config=pool_config)
+    write = functools.partial(_write_shard, run_dir=run_dir)
     reports = executor.map(write, shards, label="parquet", done_dir=done_dir, key={"curate": curate_digest})
     return add_counts(reports, ("rows",))
 
 
-@reads_input
-def _write_shard(shard: Shard, *, run_dir: Path, pool_config: PoolConfig) -> Report:
+def _write_shard(shard: Shard, *, run_dir: Path) -> Report:
     texts = _texts_by_key(read_curated(run_dir, shard))
-    rows = pool.rows_of_keys(shard, pool_config, texts.column("key"))
+    rows = _rows_of_keys(run_dir, shard, texts.column("key"))
     texts = texts.drop_columns(["key"])
 
     def write(aside: Path) -> None:
         with open_file(shard.path) as source, pq.ParquetFile(source) as file:
             names = [name for name in file.schema_arrow.names if name not in texts.column_names]
-            schema = pa.schema([*(file.schema_arrow.field(name) for name in names), *texts.schema])
+            fields = [*(file.schema_arrow.field(name) for name in names), *texts.schema]
+            schema = pa.schema(fields, metadata=file.schema_arrow.metadata)  # says which column holds images
             with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-                start = 0
-                for group in range(file.num_row_groups):  # one in memory at a time: it may hold images
-                    stop = start + file.metadata.row_group(group).num_rows
-                    first, last = np.searchsorted(rows, (start, stop))
-                    if last > first:
-                        table = file.read_row_group(group, names).take(pa.array(rows[first:last] - start))
-                        kept = texts.slice(first, last - first)
-                        writer.write_table(pa.Table.from_arrays([*table.columns, *kept.columns], schema=schema))
-                    start = stop
+                num_written = 0
+                for group, group_rows in rows_by_group(file.metadata, rows):  # one in memory: it may hold images
+                    table = file.read_row_group(group, names).take(pa.array(group_rows))
+                    kept = texts.slice(num_written, len(group_rows))
+                    writer.write_table(pa.Table.from_arrays([*table.columns, *kept.columns], schema=schema))
+                    num_written += len(group_rows)
 
     artifacts.write_artifact(layout.curated_tables(run_dir) / shard.name, write)
     return {"pairs": len(rows), "rows": len(rows)}
+
+
+def _rows_of_keys(run_dir: Path, shard: Shard, kept_keys: pa.ChunkedArray) -> np.ndarray:
+    """Return (K,) int64, ascending: the row in the pool's file of each kept key."""
+    table = artifacts.read_table(layout.pool_pairs(run_dir, shard.name), POOL_PAIRS, ["key", "row", "reason"])
+    table = table.filter(pc.equal(table["reason"].cast(pa.string()), Reason.KEPT.label))
+    rows: np.ndarray = table["row"].to_numpy()[KeyTable(table["key"]).find(kept_keys)]
+    return rows
 
 
 def _texts_by_key(table: pa.Table) -> pa.Table:

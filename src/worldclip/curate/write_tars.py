@@ -8,6 +8,7 @@ the whole list, so the tars are the same for any number of workers.
 from __future__ import annotations
 
 import functools
+import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
 from worldclip.core.tars import add_member
 from worldclip.curate.candidates import key_starts, read_curated
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, bare
+from worldclip.pool.formats import format_of
+from worldclip.pool.formats.base import DEFAULT_PLACES
 from worldclip.pool.formats.tar import image_suffix
-from worldclip.pool.records import encode_record, without_texts
 
 COUNTS = ("samples", "no_image", "cut_image")
 
@@ -47,7 +49,7 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     markers = [layout.marker_in(done, output.name) for output in outputs]
     remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
     reports = run.executor.map(
-        functools.partial(_write_tar, run_dir=run.dir, pool_config=run.section(PoolConfig)),
+        functools.partial(_write_tar, run_dir=run.dir, config=run.section(PoolConfig)),
         outputs,
         label="tars",
         done_dir=done,
@@ -79,51 +81,63 @@ def _plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> 
     return plan
 
 
-def _write_tar(output: Shard, *, run_dir: Path, pool_config: PoolConfig) -> Report:
+def _write_tar(output: Shard, *, run_dir: Path, config: PoolConfig) -> Report:
     """Write the tar of the pieces in the fingerprint of `output`."""
     counts = Counter(dict.fromkeys(COUNTS, 0))
 
     def write(aside: Path) -> None:
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
             for piece in output.fingerprint["pieces"]:
-                _add_piece(tar, run_dir, piece, pool_config, counts)
+                _add_piece(tar, run_dir, piece, config, counts)
 
     artifacts.write_artifact(layout.curated_tars(run_dir) / output.name, write)
     return {"pairs": counts["samples"], **counts}
 
 
-def _other_fields(shard: Shard, config: PoolConfig) -> dict[str, Json]:
-    """Return, per key, the fields or columns of the pool that hold no texts and no images."""
-    keys, records = pool.read_records(shard, config)
-    fields: dict[str, Json] = {}
-    for key, record in zip(keys, records, strict=True):
-        fields.setdefault(key, without_texts(record, config))  # the first of a repeated key is the pair
-    return fields
-
-
-def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Json, pool_config: PoolConfig, counts: Counter[str]) -> None:
+def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Json, config: PoolConfig, counts: Counter[str]) -> None:
     """Add the samples of a piece to the tar, and count them."""
     shard = Shard(**piece["shard"])
-    fields = _other_fields(shard, pool_config)
     table = read_curated(run_dir, shard)
     key_column = one_array(table.column("key"))
     starts = key_starts(key_column)[piece["start"] : piece["stop"] + 1]
-    index = pool.read_index(run_dir, shard)
-    index_rows = KeyTable(index.column("key")).find(key_column.take(pa.array(starts[:-1])))
-    with_image = np.flatnonzero(index_rows >= 0)
-    counts["no_image"] += len(index_rows) - len(with_image)
-    rows = index_rows[with_image]
-    chosen = index.take(pa.array(rows))
+    images = pool.read_images(run_dir, shard.name, pool.EVERY_KEY)  # of kept keys, which the lists have let through
+    image_rows = KeyTable(images.column("key")).find(key_column.take(pa.array(starts[:-1])))
+    with_image = np.flatnonzero(image_rows >= 0)
+    counts["no_image"] += len(image_rows) - len(with_image)
+    chosen = images.take(pa.array(image_rows[with_image]))
+    fields = _other_fields(shard, pool.options_of(config, shard.name), chosen["row"].to_numpy())
     members = chosen.column("member").to_pylist()
-    images = pool.read_members(pool.image_places(shard, chosen))
-    for k, member, image in zip(with_image.tolist(), members, images, strict=True):
+    contents = pool.read_members(pool.image_places(shard, chosen))
+    for k, member, image, record in zip(with_image.tolist(), members, contents, fields, strict=True):
         if isinstance(image, BadShard):
             counts["cut_image"] += 1
             continue
         texts = table.slice(starts[k], starts[k + 1] - starts[k]).to_pylist()
-        record = fields.get(texts[0]["key"], {})
         _add_sample(tar, f"{piece['first_number'] + k:09}", image_suffix(member, image), image, texts, record)
         counts["samples"] += 1
+
+
+def _other_fields(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[Json]:
+    """Return the fields or columns of the pairs in `rows` that hold no texts and no images.
+
+    Downloaders write a sample's .txt into its .json as well, so a pool of .txt has no field of DEFAULT_PLACES either.
+    """
+    read_rows = format_of(shard.name).read_rows
+    if read_rows is None:
+        return [{}] * len(rows)
+    places = {bare(place) for place in config.texts}
+    if not places or "txt" in places:
+        places |= set(DEFAULT_PLACES)
+    records = read_rows(shard, config, rows)
+    return [{name: value for name, value in record.items() if name not in places} for record in records]
+
+
+def _encode_record(record: Json) -> bytes:
+    """Return a record as JSON in UTF-8; with escapes if it holds a lone surrogate, which UTF-8 cannot express."""
+    try:
+        return json.dumps(record, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return json.dumps(record, default=str).encode()
 
 
 def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json], fields: Json) -> None:
@@ -136,4 +150,4 @@ def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, text
     }
     add_member(tar, name + suffix, image)
     add_member(tar, name + ".txt", texts[0]["text"].encode())
-    add_member(tar, name + ".json", encode_record(record))
+    add_member(tar, name + ".json", _encode_record(record))

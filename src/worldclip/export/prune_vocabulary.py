@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
+from worldclip.contracts.matched import read_matched_texts
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.export.config import ExportConfig
@@ -81,19 +81,21 @@ def texts_of(config: ExportConfig, run_dir: Path | None, languages: Sequence[str
             raise UserError(f"the corpus {name} is not a UTF-8 text file ({error}); write it again") from error
     if config.corpus:
         return
-    paths = run_texts(run_dir)
-    if not paths:
+    shards = [] if run_dir is None else layout.matched_shards(run_dir)
+    if run_dir is None or not shards:
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
-    for path in paths:
-        table = pq.read_table(path, columns=["text", "lang"])
+    for shard in shards:
+        table = read_matched_texts(run_dir, shard, ["text", "lang"])
         is_kept = pc.is_in(pc.cast(table["lang"], "string"), pa.array(list(languages)))
         yield from filter(None, table["text"].filter(is_kept).to_pylist())
 
 
 def run_texts(run_dir: Path | None) -> list[Path]:
     """Return the files of a run's matched texts; none for another model."""
-    shards = [] if run_dir is None else layout.matched_shards(run_dir)
-    return [layout.match_texts(run_dir, shard) for shard in shards if run_dir is not None]
+    if run_dir is None:
+        return []
+    paths = (layout.match_texts, layout.pool_pairs)
+    return [path(run_dir, shard) for shard in layout.matched_shards(run_dir) for path in paths]
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

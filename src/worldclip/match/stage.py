@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
+from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.reasons import MATCHED, Reason
-from worldclip.contracts.records import Skipped
 from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, mark_done, reads_input
+from worldclip.core.execute import Report, Shard, mark_done
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
 from worldclip.core.printable import counted
@@ -41,9 +41,7 @@ from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.match.texts import match_texts as match_entries
-from worldclip.pool.broken import map_pool
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.stage import check_names
 
 NUM_MISSING_NAMED = 8  # languages without a list that a line names
 NUM_REASONS_NAMED = 3  # reasons why pairs are unreadable
@@ -69,20 +67,18 @@ def _inputs(run: Run) -> Record:
 
 def _match(run: Run, job: Job) -> Result:
     shards, work = pool.indexed_shards(run), match_work(run)
-    reports, skipped = _match_and_count(run, shards, work)
-    whole = [shard for shard in shards if shard.name not in skipped]
-    report = sum_reports(reports)
+    report = sum_reports(_match_and_count(run, shards, work))
     _say_what_became(report, work.rules.languages, work.rules.table)
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
     sorted_lists = [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
     return Result(
-        report={**report, "skipped": skipped},
-        counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(whole)},
-        outputs=[layout.match_accounting(run.dir), *sorted_lists, *_outputs(run.dir, whole)],
+        report=report,
+        counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
+        outputs=[layout.match_accounting(run.dir), *sorted_lists, *_outputs(run.dir, shards)],
         # what balance and curate must know of the metadata
-        manifest={"lists": num_entries, "languages": work.rules.languages, "skipped": skipped},
+        manifest={"lists": num_entries, "languages": work.rules.languages},
     )
 
 
@@ -126,11 +122,11 @@ def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Langua
 
 def _match_part(run: Run, part: slice) -> Sequence[Report]:
     """Match and count only some of the pool's shards; safe in parallel with calls for other shards."""
-    return _match_and_count(run, pool.indexed_shards(run, part), match_work(run))[0]
+    return _match_and_count(run, pool.indexed_shards(run, part), match_work(run))
 
 
-def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> tuple[Sequence[Report], Skipped]:
-    """Write texts and counts of each shard; return the reports of the texts, and the broken shards."""
+def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
+    """Write texts and counts of each shard; return the reports of the texts."""
     matched_by = _config_of_texts(run, work)
     key_lists = pool.key_lists(run)
     keys.sort_lists(key_lists)
@@ -139,15 +135,12 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> tupl
     if shards and not is_compiled(match_texts):
         _compile(work)
     done_dir = _done_dir(run.dir, "texts")
-    reports, skipped = map_pool(
-        run.executor, work.pool, work_on_shard, shards, label="match", done_dir=done_dir, key=matched_by
-    )
-    shards = [shard for shard in shards if shard.name not in skipped]
+    reports = run.executor.map(work_on_shard, shards, label="match", done_dir=done_dir, key=matched_by)
     count = functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists)
     counts = run.executor.map(count, shards, label="count", done_dir=_done_dir(run.dir, "counts"), key=counted_by)
     if key_lists and run.part is None:
         _say_listed(run, shards, counts, _done_dir(run.dir, "keys"))
-    return reports, skipped
+    return reports
 
 
 def _compile(work: MatchWork) -> None:
@@ -195,11 +188,9 @@ def match_work(run: Run) -> MatchWork:
 
 
 def _check(run: Run, job: Job) -> None:
-    """Raise UserError for a column that no shard has, a merge from an unknown label or to a language not of the run."""
+    """Raise UserError for a merge from an unknown label or to a language not of the run."""
     artifacts.require_manifest(run.dir, "pool")  # named first where both are missing
     work = match_work(run)
-    if run.part is None:  # fields that a part lacks others may have; pool.texts may be newer than the index
-        check_names(pool.indexed_shards(run, run.part_or_all), work.pool)
     labels = lid.read_labels(work.rules.lid_model)
     problems = []
     for label, lang in work.match.merge_labels.items():
@@ -238,13 +229,12 @@ def _done_dir(run_dir: Path, part: str) -> Path:
     return layout.done_dir(layout.stage_dir(run_dir, "match"), part)
 
 
-@reads_input
 def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> Report:
     """Write RUN/match/texts/<shard>.parquet and match/dropped, the texts with a match and without; return the report.
 
     counted_by: what decides the counts if all these texts count, which are then written too; None: count_shard does it.
     """
-    pool_texts = pool.read_texts(shard, work.pool)
+    pool_texts = pool.read_pairs(work.run_dir, shard.name, pool.EVERY_KEY)  # lists never make a shard match again
     matched = match_pool_texts(pool_texts, work)
     table = matched_table(pool_texts, matched, work)
     artifacts.write_table(layout.match_texts(work.run_dir, shard.name), table, schemas.MATCH_TEXTS)
@@ -259,7 +249,7 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
 def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
     """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in, without zeros."""
     columns = ["entries_lang", "entry_ids", *(["key"] if key_lists else [])]
-    table = artifacts.read_table(layout.match_texts(run_dir, shard.name), schemas.MATCH_TEXTS, columns)
+    table = read_matched_texts(run_dir, shard.name, columns)
     if not key_lists:
         return _write_counts(shard, table, run_dir)
     text_keys = table.column("key")
@@ -288,12 +278,12 @@ def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report], do
     unused = [key_list for key_list, total in zip(key_lists, totals, strict=True) if not total and key_list.num_keys]
     if not unused:
         return
-    count = functools.partial(count_in_pool, config=config, key_lists=unused)
+    count = functools.partial(count_in_pool, run_dir=run.dir, key_lists=unused)
     key = {"pool": config.identity, "key_lists": keys.digests(unused)}
     reports = run.executor.map(count, shards, label="keys", done_dir=done_dir, key=key)
     absent = [key_list for key_list, total in zip(unused, _sum(reports, unused), strict=True) if not total]
     if absent:
-        example = "".join(map(repr, pool.read_keys(shards[0], config)[0][:1].to_pylist()))
+        example = "".join(map(repr, pool.read_keys(run.dir, shards[0].name)[0][:1].to_pylist()))
         raise UserError(
             [
                 f"{_name(key_list)}: none of its keys is in the pool, whose keys look like "
@@ -311,9 +301,8 @@ def _sum(reports: Iterable[Report], key_lists: Sequence[keys.KeyList]) -> np.nda
     return sum((np.array(report["listed"]) for report in reports), np.zeros(len(key_lists), np.int64))
 
 
-@reads_input
-def count_in_pool(shard: Shard, *, config: PoolConfig, key_lists: Sequence[keys.KeyList]) -> Report:
+def count_in_pool(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
     """Count the keys of a shard, with and without a match, that each list names."""
-    pool_keys, _, _ = pool.read_keys(shard, config)
+    pool_keys, _, _ = pool.read_keys(run_dir, shard.name)
     listed = [int(keys.is_listed(pool_keys, key_list, shard.name).sum()) for key_list in key_lists]
     return {"pairs": len(pool_keys), "listed": listed}

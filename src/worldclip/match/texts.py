@@ -100,16 +100,12 @@ def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.
 def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> pa.Table:
     """Return the rows of RUN/match/texts: the texts with a match, in the pool's order."""
     rows = np.flatnonzero(matched.reason == Reason.KEPT)
-    in_pool = pa.array(rows)
     # Texts without a match have no ids, so all ids belong to these rows and nothing is cut out between them.
     offsets = _offsets(np.diff(matched.offsets)[rows])
     list_names = [work.match.entry_lists.list_of(name) for name in work.rules.languages]
     return pa.table(
         {
-            "key": pool_texts.key.take(in_pool),
-            "text_idx": pool_texts.text_idx.take(in_pool),
-            "place": pool_texts.place[rows],
-            "text": pool_texts.text.take(in_pool),
+            "row": rows,
             "lang": names_of(matched.lang[rows], work.rules.languages).dictionary_encode(),
             "lang_prob": matched.lang_prob[rows],
             "entries_lang": names_of(matched.lang[rows], list_names).dictionary_encode(),

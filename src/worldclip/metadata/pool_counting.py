@@ -18,7 +18,7 @@ from worldclip import pool
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import digest, read_json, require_manifest, write_artifact, write_json
-from worldclip.core.execute import Report, Shard, reads_input
+from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Run
 from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
@@ -31,7 +31,6 @@ from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Record
 from worldclip.metadata.ngrams import runs
 from worldclip.metadata.ngrams.counter import Counter
-from worldclip.pool.broken import map_pool
 from worldclip.pool.config import PoolConfig
 
 POOL = "pool"
@@ -87,10 +86,9 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
         is_restricted=match.restrict_to_recipe_languages,
         table=section.table,
     )
-    config, done_dir = run.section(PoolConfig), layout.done_dir(folder, POOL)
-    count = functools.partial(count_shard, folder=folder, config=config, rules=rules, codes=frozenset(counted_codes))
-    _, skipped = map_pool(run.executor, config, count, shards, label="pool texts", done_dir=done_dir, key=shard_key)
-    return CountedPool(digest(key), tuple(shard.name for shard in shards if shard.name not in skipped))
+    count = functools.partial(count_shard, folder=folder, run_dir=run.dir, rules=rules, codes=frozenset(counted_codes))
+    run.executor.map(count, shards, label="pool texts", done_dir=layout.done_dir(folder, POOL), key=shard_key)
+    return CountedPool(digest(key), tuple(shard.name for shard in shards))
 
 
 def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
@@ -101,17 +99,14 @@ def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
     return paths
 
 
-@reads_input
-def count_shard(
-    shard: Shard, *, folder: Path, config: PoolConfig, rules: LanguageRules, codes: Container[str]
-) -> Report:
+def count_shard(shard: Shard, *, folder: Path, run_dir: Path, rules: LanguageRules, codes: Container[str]) -> Report:
     """Count the words and bigrams of the texts of each of `codes`; texts that match would drop are left out.
 
     One language is counted at a time, so besides the shard's texts the tables of one count are in memory.
     """
     counts_path, places_path = runs.run_files(folder / POOL, shard.name)
     places: Record = {}
-    texts = pool.read_texts(shard, config)
+    texts = pool.read_pairs(run_dir, shard.name, pool.EVERY_KEY)  # else another list would match every text again
 
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
@@ -11,9 +12,36 @@ from worldclip.core.registry import ItemOf, Registry
 from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 
 _Operand = str | bool | int | float
+Where = tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...]
 POOL_BUILDERS = Registry("pool builder", "worldclip.pool_builders")
 POOL_FORMATS = Registry("pool format", "worldclip.pool_formats", is_open=True)
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=", "in", "not in")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlaceConfig(Config):
+    """A place of a pool whose pairs differ from those of the others; an unset key is that of [pool]."""
+
+    SECTION = "pool.place"
+
+    path: Annotated[str, Place()] = ""
+    """Folder, URL, file or pattern, as pool.path."""
+    key: str | None = None
+    """As pool.key."""
+    texts: tuple[str, ...] | None = None
+    """As pool.texts."""
+    lang: str | None = None
+    """As pool.lang."""
+    where: Where | None = None
+    """As pool.where."""
+    image_field: str | None = None
+    """As pool.image_field."""
+
+    def own_problems(self) -> Problems:
+        """Yield a place without a path, and malformed options."""
+        if not self.path:
+            yield "path", "must name the folder, URL or file of the place"
+        yield from _problems_of_options(self.key, self.lang, self.where)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +56,11 @@ class PoolConfig(Config):
     path: Annotated[str | tuple[str, ...] | None, Decides(), Place()] = None
     """Folder or URL (s3://, https://, hf://datasets/OWNER/NAME, ...) of the pool, or a single file.  Its shards are the
     files of the first format that there is of tar, parquet, jsonl, csv and tsv (the last three also as .gz), or of a
-    pattern such as images/0000[0-5].tar.  A list joins several; the name of each folder then begins the names of its
-    shards."""
+    pattern such as images/0000[0-5].tar (** is any depth of folders).  A list joins several; the name of each folder
+    then begins the names of its shards."""
+    place: Annotated[tuple[PlaceConfig, ...], Decides("pool", "match")] = ()
+    """Places that differ, each a table [[pool.place]] with path and, where they differ from [pool], key, texts, lang,
+    where, image_field."""
     build: Annotated[str | None, ItemOf(POOL_BUILDERS), Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
@@ -40,22 +71,22 @@ class PoolConfig(Config):
     """Names of the columns of CSV and TSV files without a header.  Unset: their first line has the names."""
     key: Annotated[str, Decides("pool", "match")] = "member"
     """Where the key of a pair is: `member` (folder of the tar and stem of the member), `json:FIELD` of a tar's .json,
-    a column, or `row` (file and number of the row of a table)."""
-    texts: Annotated[tuple[str, ...], Decides("match")] = ()
+    a column, or `row` (file and number of the row)."""
+    texts: Annotated[tuple[str, ...], Decides("pool", "match")] = ()
     """Where the texts of a pair are, in this order: `txt` or `json:FIELD` in tars, or columns; each holds a text or a
     list of texts.  Default: the first that exists of txt, texts, text, caption, TEXT."""
     text_weights: Annotated[tuple[float, ...], Decides("curate")] = ()
     """How often each place of `texts` gives the text that is drawn for an image, under curate.text_policy = "one": a
     place is drawn by weight among those with a matched text, then one of its texts.  Unset: every text alike."""
-    lang: Annotated[str | None, Decides("match")] = None
+    lang: Annotated[str | None, Decides("pool", "match")] = None
     """Where the pool states the language of a text: `json:FIELD` or a column, with one label for all texts of a pair or
     a list with one per text (our code, Wikipedia's, or a LID label).  Unset: identify the language."""
     image_field: Annotated[str | None, Decides("pool", "match", "curate")] = None
     """Column of a table with the paths of the images, relative to it; or of Parquet with the images themselves (binary
     or a struct with `bytes`), needed if several columns have them."""
-    where: Annotated[tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...] | None, Decides("pool", "match")] = None
-    """Which rows of a table are pairs, as pyarrow's filters: a list of [column, comparison, value]; all must hold.
-    Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
+    where: Annotated[Where | None, Decides("pool", "match")] = None
+    """Which rows or samples are pairs: a list of [column or field, comparison, value]; all must hold, and a missing
+    value fulfils none.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
     valid_keys: Annotated[str | None, Decides("match.counts", "curate"), Place()] = None
     """File of the only keys to count and curate: a .txt with one per line, Parquet or .csv with a column `key`, or
     keys.npy.  Unset: all keys."""
@@ -66,31 +97,45 @@ class PoolConfig(Config):
     """stop: a damaged file ends the stage after all others are read; skip: go on without it and list it."""
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """The folders and URLs of the pool."""
-        return self.path if isinstance(self.path, tuple) else (self.path,) if self.path else ()
+    def places(self) -> tuple[PoolConfig, ...]:
+        """The places of the pool, each with one path and all its options."""
+        own = (self.path,) if isinstance(self.path, str) else self.path or ()
+        places = [dataclasses.replace(self, path=path, place=()) for path in own]
+        for place in self.place:
+            options = {name: getattr(place, name) for name in ("key", "texts", "lang", "where", "image_field")}
+            set_options = {name: value for name, value in options.items() if value is not None}
+            places.append(dataclasses.replace(self, path=place.path, place=(), **set_options))
+        return tuple(places)
 
     @property
-    def place(self) -> str:
+    def paths(self) -> tuple[str, ...]:
+        """The folders and URLs of the pool."""
+        return tuple(str(place.path) for place in self.places)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The columns or fields that pool.where compares."""
+        return tuple(bare(str(name)) for name, *_ in self.where or ())
+
+    @property
+    def location(self) -> str:
         """Where the pool lies, or the builder that draws it; of a dataset of the hub, any revision."""
         if self.build:
             return f"pool.build = {self.build!r}"
-        places = [path.partition("@")[0] if path.startswith("hf://") else path for path in self.paths]
-        return ", ".join(place if "://" in place else os.path.abspath(place) for place in places)
+        paths = [path.partition("@")[0] if path.startswith("hf://") else path for path in self.paths]
+        return ", ".join(path if "://" in path else os.path.abspath(path) for path in paths)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The options that decide a shard's pairs, their keys and the places of their images, for the keys of jobs."""
-        return _set_only(deciding(self, "pool.index"))
-
-    @property
-    def identity_of_texts(self) -> dict[str, Any]:
-        """The options that decide a shard's pairs, their images and their texts, for the keys of jobs."""
-        return {**self.identity, **_set_only(deciding(self, "match.texts")), "texts": list(self.texts)}
+        """The options that decide a shard's pairs, their texts and the places of their images, for the keys of jobs."""
+        options = {**deciding(self, "pool.pairs"), "texts": list(self.texts)}
+        options["place"] = [{**place, "path": ""} for place in options.get("place", [])]  # a moved place is the same
+        # empty lists are unset ones; an empty `where` takes all rows
+        return {name: value for name, value in options.items() if value != [] or name == "where"}
 
     def own_problems(self) -> Problems:
-        """Yield a pool that is not defined exactly once, and malformed places."""
-        if self.text_weights and len(self.text_weights) != len(self.texts):
+        """Yield a pool that is not defined exactly once, and malformed options."""
+        if any(len(place.texts) != len(self.text_weights) for place in self.places if self.text_weights):
             yield "text_weights", "must hold one weight for each place of pool.texts"
         if not all(0 < weight < math.inf for weight in self.text_weights):
             yield "text_weights", "must be numbers above 0; leave a place that gives no text out of pool.texts"
@@ -103,20 +148,19 @@ class PoolConfig(Config):
             for name in self.parts:
                 if name not in known:
                     yield f"parts.{name}", f"is no part of the {self.build} pool; parts: {', '.join(known) or 'none'}"
-        if not bare(self.key):
-            yield "key", 'must be "member", "json:FIELD" or the name of a column'
-        for condition in self.where or ():
-            if len(condition) != 3 or condition[1] not in COMPARISONS:
-                yield "where", f'each condition is ["column", COMPARISON, value]; comparisons: {", ".join(COMPARISONS)}'
-            elif isinstance(condition[2], tuple) != condition[1].endswith("in"):
-                yield "where", f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
-        if self.lang is not None and not bare(self.lang):
-            yield "lang", 'must be "json:FIELD" or the name of a column'
+        yield from _problems_of_options(self.key, self.lang, self.where)
 
 
-def _set_only(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options without empty lists, which are unset ones; an empty `where` takes all rows."""
-    return {name: value for name, value in options.items() if value != [] or name == "where"}
+def _problems_of_options(key: str | None, lang: str | None, where: Where | None) -> Problems:
+    if key is not None and not bare(key):
+        yield "key", 'must be "member", "json:FIELD" or the name of a column'
+    for condition in where or ():
+        if len(condition) != 3 or not isinstance(condition[0], str) or condition[1] not in COMPARISONS:
+            yield "where", f'each condition is ["column", COMPARISON, value]; comparisons: {", ".join(COMPARISONS)}'
+        elif isinstance(condition[2], tuple) != condition[1].endswith("in"):
+            yield "where", f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
+    if lang is not None and not bare(lang):
+        yield "lang", 'must be "json:FIELD" or the name of a column'
 
 
 def bare(name: str) -> str:

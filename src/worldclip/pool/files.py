@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -14,11 +14,11 @@ import numpy as np
 
 from worldclip.contracts import layout
 from worldclip.core import job_files
-from worldclip.core.artifacts import MANIFEST, read_manifest
+from worldclip.core.artifacts import MANIFEST, digest, read_manifest
 from worldclip.core.errors import BadShard, Unreadable, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
-from worldclip.core.job import Job
+from worldclip.core.job import Job, Record
 from worldclip.core.local_path import require_local
 from worldclip.core.regular_file import open_regular, open_regular_fd, read_regular
 from worldclip.core.remote import patiently, read_kept, read_whole
@@ -54,16 +54,30 @@ def check_own(folder: Path, job: str) -> None:
         raise UserError(f"--out {str(folder)!r} {state}; choose an empty directory")
 
 
-def check_source(job: Job, source: str, remedy: str = "choose another --out") -> None:
+def check_source(
+    job: Job, source: str, remedy: str = "choose another --out", *, is_same: Callable[[], bool] | None = None
+) -> None:
     """Raise UserError if a job's folder is finished and another pool than the one it was made from would replace it.
 
-    source: where the pool lies, which the manifest keeps.  A pool that was moved is the same one.
+    source: where the pool lies, which the manifest keeps.  A pool at another place is the same one if it was moved, and
+    may have grown: one of its files is as it was.  is_same: says so; None: by the fingerprints in the job's inputs.
     """
     manifest = read_manifest(job.folder)
     if manifest is None or manifest.get("source", source) == source:
         return
-    if job.changes(manifest["inputs"], job.inputs):
+    if is_same is None:
+        files = _fingerprints(manifest["inputs"]) & _fingerprints(job.inputs)
+        found_same = bool(files) or not job.changes(manifest["inputs"], job.inputs)
+    else:
+        found_same = is_same()
+    if not found_same:
         raise UserError(f"{job.folder} was made from {manifest['source']}, not from {source}; {remedy}")
+
+
+def _fingerprints(inputs: Record) -> set[str]:
+    """Return a digest of each file in groups of inputs, {group: {name: fingerprint}}."""
+    groups = [group for group in inputs.values() if isinstance(group, Mapping)]
+    return {digest([name, record]) for group in groups for name, record in group.items() if isinstance(record, dict)}
 
 
 def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:

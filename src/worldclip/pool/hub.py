@@ -7,7 +7,7 @@ the hub is asked once: for the commit, and for the files with their hashes (`blo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -52,8 +52,10 @@ def list_dataset(url: str) -> list[PoolFile]:
     if is_folder:
         names = [name for name in names if name == within or name.startswith(f"{within}/")]
     else:
-        names = _matching(names, [within] if within else _patterns_of(url, info))
-        names = names if within else [name for name in names if _TRAIN.search(name)] or names
+        patterns = [within] if within else _patterns_of(url, info)
+        names = list(filter(matcher(patterns or ["**"]), names))
+        if not patterns:
+            names = [name for name in names if _TRAIN.search(name)] or names
     below = within if is_folder else ""
     return [
         PoolFile(name.removeprefix(below).lstrip("/") or name.rpartition("/")[2], f"hf://{root}/{name}")
@@ -70,7 +72,7 @@ def _patterns_of(url: str, info: Any) -> list[str]:
         found = "; ".join(f"{entry.get('config_name')}: {entry['data_files']}" for entry in configs)
         raise UserError(f"{url!r}: has {len(configs)} configs; add the path of one to the address: {found:.1000}")
     if not configs:
-        return ["**"]
+        return []
     data_files = _as_list((default or configs)[0]["data_files"])
     splits = {entry.get("split"): entry.get("path") for entry in data_files if isinstance(entry, dict)}
     if splits:
@@ -82,7 +84,12 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Return the names that match any pattern, as a shell does: `*` within a folder, `**` across folders."""
-    matches = [re.compile(glob_translate(pattern.lstrip("/"))) for pattern in patterns]
-    return [name for name in names if any(match.match(name) for match in matches)]
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return whether a name, or a folder that it is in, matches any pattern.
+
+    As in a shell, `*` is within a folder and `**` across folders.
+    """
+    bare_patterns = [pattern.strip("/") for pattern in patterns]
+    expressions = [*bare_patterns, *(f"{pattern}/**" for pattern in bare_patterns)]
+    matches = [re.compile(glob_translate(expression)) for expression in expressions]
+    return lambda name: any(match.match(name) for match in matches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import os
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from worldclip.contracts import layout
 from worldclip.core import image_names
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -37,7 +37,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     """
     problems: list[str] = []
     files: list[InputFile] = []
-    names = [PurePosixPath(split_pattern(path)[0]).name for path in pool.paths]
+    names = [_name_of(path) for path in pool.paths]
     if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
         raise UserError(f"{setting}.path: several folders are named {', '.join(repeated)}, which begins keys; rename")
     for name, path in zip(names, pool.paths, strict=True):
@@ -52,6 +52,20 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
         raise UserError(problems)
     files.sort()
     return ShardList.of_files(files[part])
+
+
+def options_of(pool: PoolConfig, shard_name: str) -> PoolConfig:
+    """Return the options of the place that a shard of `list_shards` lies in."""
+    places = pool.places
+    if len(places) < 2:
+        return places[0] if places else pool
+    folder = shard_name.partition("/")[0]
+    return next(place for place in places if _name_of(str(place.path)) == folder)
+
+
+def _name_of(path: str) -> str:
+    """Return the name of a place, which begins the names of its shards if there are several."""
+    return PurePosixPath(split_pattern(path)[0]).name
 
 
 def _shard_files(path: str, setting: str) -> list[PoolFile]:
@@ -99,8 +113,9 @@ def list_files(path: str) -> list[PoolFile]:
         return hub.list_dataset(path)
     root, pattern = split_pattern(path)
     if pattern:
-        below = [file for file in list_files(root) if file.name.count("/") >= len(pattern) - 1]
-        return [file for file in below if all(map(fnmatch.fnmatchcase, file.name.split("/"), pattern))]
+        wanted = "/".join(pattern)
+        matches = hub.matcher([wanted.replace("?", "[?]") if is_remote(path) else wanted])  # "?" begins a query
+        return [file for file in list_files(root) if matches(file.name)]
     if is_remote(path):
         return _list_remote(path)
     if os.path.isfile(path):
@@ -122,14 +137,20 @@ def split_pattern(path: str) -> tuple[str, list[str]]:
 
 
 def _list_local(root: str) -> list[PoolFile]:
-    """Follow links; a folder that several names lead to is listed once, before links under its own name."""
+    """Follow links; a folder or a shard that several names lead to is listed once, under its own name if that is here.
+
+    Folders that are runs are left out.
+    """
+    suffixes = tuple(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
 
     def refuse(error: OSError) -> None:
         if error.filename == root:
             raise UserError(f"{root!r}: cannot be listed ({error.strerror}); check its permissions") from error
         say("pool", f"{error.filename}: left out, cannot be entered ({error.strerror})")
 
-    files = []
+    files: list[PoolFile] = []
+    links: list[PoolFile] = []
+    real_paths: set[str] = set()
     top = os.path.realpath(root)
     listed: set[str] = set()
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
@@ -139,12 +160,31 @@ def _list_local(root: str) -> list[PoolFile]:
             folders.clear()
             continue
         listed.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        runs = [name for name in folders if layout.is_run(Path(folder, name))]
+        _say_runs(folder, tuple(runs))
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in runs]
         folders.sort(key=lambda name, folder=folder: (os.path.islink(os.path.join(folder, name)), name))  # type: ignore[misc]
         below = os.path.relpath(folder, root)
         prefix = "" if below == "." else f"{below}/"
-        files += [PoolFile(f"{prefix}{name}", os.path.join(folder, name)) for name in names]
+        for name in names:
+            file = PoolFile(f"{prefix}{name}", os.path.join(folder, name))
+            is_link = name.endswith(suffixes) and os.path.islink(file.path)
+            (links if is_link else files).append(file)
+            if not is_link:
+                real_paths.add(os.path.join(real, name))
+    for file in links:
+        real = os.path.realpath(file.path)
+        if real not in real_paths:  # else a shard would count twice
+            real_paths.add(real)
+            files.append(file)
     return files
+
+
+@functools.cache
+def _say_runs(folder: str, names: tuple[str, ...]) -> None:
+    """Say once per process which folders of a pool are runs."""
+    for name in names:
+        say("pool", f"{os.path.join(folder, name)}: left out, it is a run")
 
 
 def _list_remote(url: str) -> list[PoolFile]:

@@ -1,4 +1,7 @@
-"""One shard of a pool in any format: its texts, its keys, and where its images are."""
+"""Read what the stage pool has written of a shard: its pairs, and the images at their places.
+
+`read_pairs` is the one way to the pairs of a pool: it applies the recipe's lists of keys.
+"""
 
 from __future__ import annotations
 
@@ -8,103 +11,121 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
-from worldclip.contracts.schemas import POOL_INDEX
+from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
+from worldclip.core import keys
+from worldclip.core.arrow import codes_of, one_array
 from worldclip.core.artifacts import read_table
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Report, Shard
+from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
-from worldclip.core.keys import KeyTable
 from worldclip.pool import row_groups
-from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import read_range
-from worldclip.pool.formats import format_of
+from worldclip.pool.files import FileBytes, read_range
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.picture_files import picture_path, read_picture
-from worldclip.pool.records import KeyedRecords
-from worldclip.pool.texts import PoolTexts, find_duplicates
+from worldclip.pool.texts import NO_PLACE, PoolTexts, find_duplicates
+
+EVERY_KEY: tuple[keys.KeyList, ...] = ()
+"""No list of keys: for match, which lists never make run again, and for the accounting."""
+_CODES = {reason.label: int(reason) for reason in REASONS}
 
 
-def read_texts(shard: Shard, config: PoolConfig) -> PoolTexts:
-    """Return all texts of one shard.  Raises BadShard if it is damaged or lacks the recipe's columns."""
-    return format_of(shard.name).read_texts(shard, config)
+def read_pairs(run_dir: Path, shard: str, key_lists: Sequence[keys.KeyList]) -> PoolTexts:
+    """Return the texts of a shard, in the pool's order; those of keys that the lists exclude are `not_valid`.
 
-
-def read_records(shard: Shard, config: PoolConfig) -> KeyedRecords:
-    """Return the key of each pair of a shard with images, and what JSON can hold of it."""
-    return format_of(shard.name).read_records(shard, config)
-
-
-def holds_images(shards: Sequence[Shard], config: PoolConfig) -> bool:
-    """Return whether the first shard that can be read holds images."""
-    for shard in shards:
-        try:
-            return format_of(shard.name).holds_images(shard, config)
-        except BadShard:  # reported when it is read
-            continue
-    return False
-
-
-def read_keys(shard: Shard, config: PoolConfig) -> tuple[pa.Array, int, int]:
-    """Return (the key of each pair in order, each once; pairs without a key; repeated keys).
-
-    This is what match makes of the shard: a pair without a key is bad, the first of a repeated key stays.
+    key_lists: of the recipe (pool.key_lists), or EVERY_KEY.
     """
-    keys, has_key, _ = format_of(shard.name).read_keys(shard, config)
-    is_repeated = find_duplicates(keys, has_key)
-    first = keys.filter(pa.array(has_key & ~is_repeated))
+    table = read_table(layout.pool_pairs(run_dir, shard), POOL_PAIRS)
+    codes, names = codes_of(table["reason"])
+    reason = np.array([_CODES[name] for name in names], np.int8)[codes] if len(codes) else np.zeros(0, np.int8)
+    key = one_array(table["key"].cast(pa.large_string()))
+    if key_lists:
+        is_excluded = ~keys.is_valid(key, key_lists, shard)
+        reason[is_excluded & (reason == Reason.KEPT)] = Reason.NOT_VALID
+    details = table["detail"]
+    bad_rows = np.flatnonzero(np.asarray(details.is_valid()))
+    texts = one_array(table["text"].cast(pa.large_string()))
+    lang = one_array(table["lang"].cast(pa.string()))
+    return PoolTexts(
+        key=key,
+        row=table["row"].to_numpy(),
+        text_idx=one_array(table["text_idx"]),
+        place=table["place"].to_numpy(),
+        text=texts,
+        reason=reason,
+        lang=None if lang.null_count == len(lang) else pc.if_else(pc.equal(lang, ""), None, lang),
+        details=dict(zip(bad_rows.tolist(), details.take(pa.array(bad_rows)).to_pylist(), strict=True)),
+    )
+
+
+def read_keys(run_dir: Path, shard: str) -> tuple[pa.Array, int, int]:
+    """Return (the key of each pair in order, each once; number of pairs without a key; of repeated keys)."""
+    table = read_table(layout.pool_pairs(run_dir, shard), POOL_PAIRS, ["key", "text_idx", "place"])
+    table = table.filter(pc.equal(table["text_idx"], 0))
+    has_key = table["place"].to_numpy() != NO_PLACE
+    pair_keys = one_array(table["key"].cast(pa.large_string()))
+    is_repeated = find_duplicates(pair_keys, has_key)
+    first = pair_keys.filter(pa.array(has_key & ~is_repeated))
     return first, int((~has_key).sum()), int(is_repeated.sum())
 
 
-def rows_of_keys(shard: Shard, config: PoolConfig, keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return (K,) int64: the row of a Parquet shard in which each of these keys, which it must have, comes first."""
-    (all_keys, has_key, _), table_rows = PARQUET.pairs_of(shard, config)
-    is_first = has_key & ~find_duplicates(all_keys, has_key)
-    found = KeyTable(all_keys.filter(pa.array(is_first))).find(keys)
-    if (found < 0).any():
-        raise BadShard(f"{shard.path}: lacks keys that were matched; the file changed meanwhile, run match again")
-    numbers: np.ndarray = table_rows.numbers[is_first][found]
-    return numbers
+def read_images(run_dir: Path, shard: str, key_lists: Sequence[keys.KeyList]) -> pa.Table:
+    """Return key, row, member, offset, size in bytes of the image of each pair of a shard that has one.
+
+    key_lists: as in `read_pairs`; the images of keys that they exclude are left out.
+    """
+    table = read_table(layout.pool_images(run_dir, shard), POOL_IMAGES)
+    return table.filter(pa.array(keys.is_valid(table["key"], key_lists, shard))) if key_lists else table
 
 
-def index_of(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-    """Return (key, member, offset, size of the first image of each pair; INDEX_COUNTS of formats/base.py)."""
-    return format_of(shard.name).index_images(shard, config)
-
-
-def read_images(shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
-    """Return (index as `index_of`, the images in the same order); the shard is read once."""
-    return format_of(shard.name).read_images(shard, config)
-
-
-def read_index(run_dir: Path, shard: Shard) -> pa.Table:
-    """Return rows of key, member, offset, size in bytes: the first image of each sample of the tar at `shard.path`."""
-    return read_table(layout.pool_index(run_dir, shard.name), POOL_INDEX)
-
-
-def image_places(shard: Shard, index: pa.Table) -> pa.Table:
-    """Return key, file (an absolute path or a URL), offset and size of images, from rows of the shard's index."""
+def image_places(shard: Shard, images: pa.Table) -> pa.Table:
+    """Return key, file (an absolute path or a URL), offset and size of images, from rows of `read_images`."""
     path = shard.path if is_remote(shard.path) else os.path.abspath(shard.path)
-    files, offsets = [path] * len(index), index["offset"].to_numpy()
-    if len(index) and offsets[0] < 0:  # of a table, every image is a file of its own, or none is
-        files = [picture_path(shard.path, member) for member in index["member"].to_pylist()]
-        offsets = np.zeros(len(index), np.int64)
-    places = [index["key"], pa.array(files, pa.string()), offsets, index["size"]]
+    files, offsets = [path] * len(images), images["offset"].to_numpy()
+    if len(images) and offsets[0] < 0:  # of a table, every image is a file of its own, or none is
+        files = [picture_path(shard.path, member) for member in images["member"].to_pylist()]
+        offsets = np.zeros(len(images), np.int64)
+    places = [images["key"], pa.array(files, pa.string()), offsets, images["size"]]
     return pa.table(places, names=["key", "file", "offset", "size"])
 
 
 def read_members(places: pa.Table) -> Iterator[bytes | BadShard]:
-    """Yield the images at the ascending places of one shard, or why one cannot be read; row groups are read once."""
+    """Yield the images at the ascending places of one shard, or why one cannot be read; row groups are read once.
+
+    A tar at a URL is read whole, with one request.
+    """
     files, offsets, sizes = places["file"].to_pylist(), places["offset"].to_numpy(), places["size"].to_pylist()
     if files and is_table(files[0]):
         yield from row_groups.read_rows(files[0], offsets)
+        return
+    if files and is_remote(files[0]) and len(files) > 1:
+        tar = FileBytes(files[0])
+        for offset, size in zip(offsets.tolist(), sizes, strict=True):
+            image = tar.read(offset, size)
+            yield image if len(image) == size else BadShard(f"{files[0]}: member at byte {offset:,} is cut off")
         return
     for place in zip(files, offsets.tolist(), sizes, strict=True):
         try:
             yield read_member(*place)
         except BadShard as error:
             yield error
+
+
+def read_contents(places: pa.Table) -> Iterator[bytes]:
+    """Yield the images at the ascending places of one shard.  Raises BadShard for one that cannot be read."""
+    for image in read_members(places):
+        if isinstance(image, BadShard):
+            raise image
+        yield image
+
+
+def holds_images(run_dir: Path, shards: Sequence[Shard]) -> bool:
+    """Return whether any pair of these shards has an image."""
+    return any(pq.read_metadata(layout.pool_images(run_dir, shard.name)).num_rows for shard in shards)
 
 
 def is_table(path: str) -> bool:

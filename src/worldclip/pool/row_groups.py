@@ -154,6 +154,15 @@ def _by_group(path: str, footer: pq.FileMetaData, offsets: np.ndarray) -> Iterat
         yield column, group, rows[part] - starts[group]
 
 
+def rows_by_group(footer: pq.FileMetaData, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (row group, (n,) rows within it) of ascending rows of a file."""
+    starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
+    firsts = np.searchsorted(rows, starts)
+    for group in range(footer.num_row_groups):
+        if firsts[group] < firsts[group + 1]:
+            yield group, rows[firsts[group] : firsts[group + 1]] - starts[group]
+
+
 def read_group(file: pq.ParquetFile, column: int, group: int, rows: np.ndarray) -> Iterator[Image]:
     """Yield the images in ascending `rows` of a row group; a null, or a row behind damage, is a BadShard."""
     place, start = 0, 0

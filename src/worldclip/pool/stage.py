@@ -1,20 +1,27 @@
-"""The stage: draw the pool if the recipe names a builder, list the pool's shards, index their images."""
+"""The stage: draw the pool if the recipe names a builder, list its shards, read each once.
+
+    RUN/pool/shards.parquet            name, path and fingerprint of each shard
+    RUN/pool/pairs/<shard>.parquet     its texts, with the reasons of those that are dropped
+    RUN/pool/images/<shard>.parquet    where its images are
+
+After this stage only the reader of images opens the pool.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import Skipped, skipped_shards
-from worldclip.contracts.schemas import POOL_INDEX
+from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Report, Shard, add_counts, reads_input
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
@@ -23,15 +30,14 @@ from worldclip.core.printable import counted
 from worldclip.pool import hub
 from worldclip.pool.broken import map_pool
 from worldclip.pool.builders import builder_of
-from worldclip.pool.columns import WrongColumns
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_source
-from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import INDEX_COUNTS
-from worldclip.pool.formats.columns_format import ColumnsFormat
-from worldclip.pool.formats.parquet import PARQUET, Footers
-from worldclip.pool.listing import list_shards, split_pattern
-from worldclip.pool.read import holds_images, index_of
+from worldclip.pool.formats.base import WrongColumns
+from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.listing import list_shards, options_of, split_pattern
+from worldclip.pool.pairs import COUNTS, read_shard
+
+NUM_NAMED = 3  # shards without texts that the log names
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -51,32 +57,54 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
-def shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """Return the pool's files as `list_shards` does, of a pool that the run builds those in RUN/pool/pairs.
+def is_run(run: Run) -> bool:
+    """Return whether an opened pool is that of a run; a recipe may lie in any folder, a run's too."""
+    return run.folder is None and layout.is_run(run.dir)
+
+
+def read_pool(
+    run: Run, folder: Path, part: slice = ALL_SHARDS, *, needs_texts: bool = True, executor: Executor | None = None
+) -> tuple[Run, ShardList]:
+    """Return the context under which the pairs of an opened pool are read, and its shards, for a tool.
+
+    The pairs are those of the run, whose pool must be finished; of any other pool the stage writes FOLDER/pool first.
+    folder: of the tool, which holds its lock.  part: which of the shards.  needs_texts: as `read_shard`.
+    """
+    config = run.section(PoolConfig)
+    if is_run(run) and Run.open(run.dir).section(PoolConfig).identity == config.identity:
+        return run, indexed_shards(run, part)
+    own = Run.of(folder, config, executor=executor or run.executor)
+    if part == ALL_SHARDS:
+        index(own, needs_texts=needs_texts, is_tool=True)
+        return own, indexed_shards(own)
+    shards = list_pool(own, part)
+    _, skipped = _index(own, shards, needs_texts=needs_texts)
+    return own, ShardList(shard for shard in shards if shard.name not in skipped)
+
+
+def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:
+    """List the pool's files as `list_shards` does, of a pool that the run builds those in RUN/pool/train.
 
     part: which of the sorted files; the others are not opened.
     """
     config = run.section(PoolConfig)
     if config.build:
-        config = dataclasses.replace(config, path=str(layout.built_pairs(run.dir)))
+        config = dataclasses.replace(config, path=str(layout.built_pool(run.dir)))
     return list_shards(config, part=part)
 
 
 def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """Return `shards` as the pool's index has them, without the broken ones: what later stages read.
+    """Return the shards as the stage recorded them, without the broken ones: what later stages read.
 
-    Raises UserError that names shards which changed after the index was written, and if there is no index.
+    Raises UserError if the stage is not finished.
     """
-    indexed = artifacts.require_manifest(run.dir, "pool")["inputs"].get("shards")
-    found = shards(run, part)
-    if indexed is None:  # a pool that the run builds has only itself as input
-        return found
-    changed = [name for name, *_ in found.changes(read_shards(layout.pool_shards(run.dir))[part])]
-    if changed:
-        names = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise UserError(f"pool.path: {names} changed after the pool was indexed; run: worldclip run {run.dir}")
+    artifacts.require_manifest(run.dir, "pool")
+    shards = read_shards(layout.pool_shards(run.dir))[part]
     skipped = skipped_shards(run.dir)
-    return ShardList(shard for shard in found if shard.name not in skipped) if skipped else found
+    if run.section(PoolConfig).build:  # the run may have been moved
+        folder = layout.built_pool(run.dir)
+        shards = [dataclasses.replace(shard, path=str(folder / shard.name)) for shard in shards]
+    return ShardList(shard for shard in shards if shard.name not in skipped)
 
 
 def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
@@ -85,14 +113,25 @@ def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
     return keys.key_lists(config.valid_keys, config.deny_keys, layout.sorted_lists(run.dir))
 
 
-def index(run: Run) -> None:
-    """Build the pool that the recipe asks for, if any, then write RUN/pool/index/<shard>.parquet of every shard."""
+def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
+    """Build the pool that the recipe asks for, if any, then write pairs and images of every shard.
+
+    needs_texts: as `read_shard`.  is_tool: in the folder of a tool, not in a run.
+    """
+    listed = functools.cache(lambda: list_pool(run, run.part_or_all))  # once per call; changes are for the next one
     run.stage(
-        "pool", inputs=_inputs, work=_index_pool, needs=_needs, check=_check, work_on_part=_index_part, changes=_changes
+        "pool",
+        inputs=functools.partial(_inputs, listed=listed),
+        work=functools.partial(_index_pool, listed=listed, needs_texts=needs_texts),
+        needs=functools.partial(_needs, needs_texts=needs_texts),
+        check=functools.partial(_check, listed=listed, is_tool=is_tool),
+        work_on_part=lambda run, part: _index(run, listed(), needs_texts=needs_texts)[0],
+        changes=functools.partial(_changes, listed=listed),
+        source=run.section(PoolConfig).location,
     )
 
 
-def _needs(run: Run) -> Iterator[str]:
+def _needs(run: Run, *, needs_texts: bool) -> Iterator[str]:
     config = run.section(PoolConfig)
     if builder := builder_of(config):
         yield from missing_packages("pool", builder.requires.modules, extra=builder.requires.extra)
@@ -100,18 +139,20 @@ def _needs(run: Run) -> Iterator[str]:
     elif any(map(hub.is_dataset, config.paths)):
         yield from missing_packages("pool", extra="hub")
     elif not any(map(is_remote, config.paths)):  # a listing of a store may take minutes
-        yield from problems_of(lambda: check_names(shards(run, run.part_or_all), config))
+        yield from problems_of(
+            lambda: refuse_wrong_columns(list_pool(run, run.part_or_all), config, needs_texts=needs_texts)
+        )
 
 
-def _inputs(run: Run) -> Record:
+def _inputs(run: Run, *, listed: Callable[[], ShardList]) -> Record:
     config = run.section(PoolConfig)
     if builder := builder_of(config):
         record: Record = builder.inputs(config)
         return record
-    return {"shards": shards(run).record}
+    return {"shards": listed().record}
 
 
-def _changes(run: Run, old: Record, new: Record) -> list[Change]:
+def _changes(run: Run, old: Record, new: Record, *, listed: Callable[[], ShardList]) -> list[Change]:
     """Return each shard that changed, by the list of the index; without it, that the list did."""
     before, after = old.get("shards"), new.get("shards")
     if before == after or before is None or after is None:
@@ -120,63 +161,128 @@ def _changes(run: Run, old: Record, new: Record) -> list[Change]:
     older = read_shards(table) if table.exists() else None
     if older is None or older.record != before:
         return [Change("shards", before, after, is_value=False)]
-    return [Change(*change, is_value=False) for change in shards(run).changes(older)]
+    return [Change(*change, is_value=False) for change in listed().changes(older)]
 
 
-def _index_pool(run: Run, job: Job) -> Result:
+def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_texts: bool) -> Result:
     config = run.section(PoolConfig)
     report: Report = {}
     builder = builder_of(config)
     if builder:
         report["built"] = builder.build(job.folder, config, run.executor)
-    pool_shards = shards(run)
-    has_images = holds_images(pool_shards, config)
-    reports, skipped = _index(run, pool_shards)
-    totals = add_counts(reports, INDEX_COUNTS)
-    counts = {"shards": len(reports), "samples": totals.pop("pairs"), **totals}
-    left_out = f"; {totals['left_out']:,} left out by pool.where" if totals["left_out"] else ""
-    if counts["samples"] == 0:
-        members = "tar members like 000000.jpg, 000000.txt; rows, where img2dataset's status is success"
-        raise UserError(f"pool.path: {counted(len(pool_shards), 'shard')} without any pair ({members}){left_out}")
-    without = counts["samples"] - totals["images"]
-    note = f", {without:,} without an image" if has_images and without else ""
-    say("pool", f"{counted(counts['samples'], 'pair')} in {counted(counts['shards'], 'shard')}{note}{left_out}")
+    pool_shards = listed()
+    reports, skipped = _index(run, pool_shards, needs_texts=needs_texts)
+    totals = add_counts(reports, COUNTS)
+    counts = {"shards": len(reports), **totals}
+    if totals["samples"] == 0:
+        raise UserError(
+            f"pool.path: {counted(len(pool_shards), 'shard')} without any pair (tar members like 000000.jpg, "
+            f"000000.txt; rows, where img2dataset's status is success){_left_out(totals['left_out'])}"
+        )
+    _say_counts(counts, has_images=any(shard_report["holds_images"] for shard_report in reports))
+    whole = [shard for shard in pool_shards if shard.name not in skipped]
+    if needs_texts:
+        _warn_of_missing_texts(whole, reports)
     pool_shards.write(layout.pool_shards(run.dir))
-    names = [name for name in pool_shards.names() if name not in skipped]
+    names = [shard.name for shard in whole]
     own: list[str | Path] = [
         layout.pool_shards(run.dir),
-        *files_per_shard(job.folder / "index", names, ".parquet"),
-        *files_per_shard(layout.done_dir(job.folder, "index"), names, ".json"),
+        *files_per_shard(layout.all_pool_pairs(run.dir), names, ".parquet"),
+        *files_per_shard(layout.all_pool_images(run.dir), names, ".parquet"),
+        *files_per_shard(layout.done_dir(job.folder, "shards"), names, ".json"),
         *(job.folder / name for name in ((*builder.OUTPUTS, "held_out.json") if builder else ())),
     ]
     report |= {**counts, "skipped": skipped}
-    return Result(report=report, counts=counts, outputs=own, manifest={"source": config.place, "skipped": skipped})
+    return Result(report=report, counts=counts, outputs=own, manifest={"skipped": skipped})
 
 
-def _index_part(run: Run, part: slice) -> Sequence[Report]:
-    return _index(run, shards(run, part))[0]
+def _left_out(number: int) -> str:
+    return f"; {number:,} left out by pool.where" if number else ""
 
 
-def _check(run: Run, job: Job) -> None:
+def _say_counts(counts: Report, *, has_images: bool) -> None:
+    without = counts["samples"] - counts["images"]
+    note = f", {without:,} without an image" if has_images and without else ""
+    in_shards = f"{counted(counts['samples'], 'sample')} in {counted(counts['shards'], 'shard')}"
+    say("pool", f"{in_shards}{note}{_left_out(counts['left_out'])}; {counted(counts['texts'], 'text')}")
+
+
+def _warn_of_missing_texts(shards: Sequence[Shard], reports: Sequence[Report]) -> None:
+    """Name the first shards of which no sample has a text, with the columns that they have."""
+    num_named = 0
+    for shard, report in zip(shards, reports, strict=True):
+        if report["texts"] or not report["samples"] or num_named == NUM_NAMED:
+            continue
+        num_named += 1
+        has = ", ".join(report["names"]) or "nothing"
+        say("pool", f"warning: {shard.name}: none of its {report['samples']:,} samples has a text; it has: {has}")
+
+
+def _check(run: Run, job: Job, *, listed: Callable[[], ShardList], is_tool: bool) -> None:
     """Raise UserError for another pool, a column that no shard has, and slices of a pool that the run builds."""
     config = run.section(PoolConfig)
-    if "pool" not in run.restarted:
-        check_source(job, config.place, "choose another --out, or start anew with --from pool")
+    is_kept = not is_tool or artifacts.read_manifest(run.dir) is not None  # not what a call of a tool left unfinished
+    if "pool" not in run.restarted and is_kept:
+        remedy = "choose another --out, or start anew with --from pool"
+        check_source(job, config.location, remedy, is_same=lambda: _is_same_pool(run, listed))
     if not config.build:
-        pool_shards = shards(run, run.part_or_all)
-        check_place(run.dir, pool_shards, config)
-        check_names(pool_shards, config)
+        check_place(run.dir, listed(), config)
     elif run.part is not None:
         raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
 
 
-def _index(run: Run, shards: Sequence[Shard]) -> tuple[Sequence[Report], Skipped]:
-    pool, folder = run.section(PoolConfig), layout.stage_dir(run.dir, "pool")
-    check_names(shards, pool)
-    index = functools.partial(index_shard, pool, folder / "index")
-    key = {**pool.identity, "counts": INDEX_COUNTS}
-    done_dir = layout.done_dir(folder, "index")
-    return map_pool(run.executor, pool, index, shards, label="index", done_dir=done_dir, key=key)
+def _is_same_pool(run: Run, listed: Callable[[], ShardList]) -> bool:
+    """Return whether a pool at another place is the one that was indexed: one of its files is the same."""
+    table = layout.pool_shards(run.dir)
+    if not table.exists() or run.section(PoolConfig).build:
+        return False
+    older = {(shard.name, artifacts.digest(shard.fingerprint)) for shard in read_shards(table)}
+    return any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed())
+
+
+def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tuple[Sequence[Report], Skipped]:
+    """Write pairs and images of each shard; return the reports, and the broken shards.
+
+    Raises UserError where the recipe names columns that no shard has, before all shards are read.
+    """
+    config = run.section(PoolConfig)
+    work = functools.partial(index_shard, config=config, run_dir=run.dir, needs_texts=needs_texts)
+    done_dir = layout.done_dir(layout.stage_dir(run.dir, "pool"), "shards")
+    key = {**config.identity, "counts": COUNTS, "needs_texts": needs_texts}
+    try:
+        first = run.executor.map(work, shards[:1], label="pool", done_dir=done_dir, key=key)
+        is_right = not any(report["missing"] for report in first)
+    except StageFailed:  # it is tried again with all others
+        is_right = False
+    try:
+        if not is_right:
+            refuse_wrong_columns(shards, config, needs_texts=needs_texts)
+        return map_pool(run.executor, config, work, shards, label="pool", done_dir=done_dir, key=key)
+    except StageFailed as error:
+        if len(error.failures) == len(shards):
+            refuse_wrong_columns(shards, config, needs_texts=needs_texts)
+        raise
+
+
+def refuse_wrong_columns(shards: Sequence[Shard], config: PoolConfig, *, needs_texts: bool = True) -> None:
+    """Raise UserError for a column that no shard has: the recipe is wrong.  If some shards have it, the others are bad.
+
+    Stops at the first shard that has it, so it reads one shard of a right recipe.
+    """
+    problems: Sequence[str] = ()
+    for shard in shards:
+        try:
+            settled = read_shard(shard, options_of(config, shard.name), needs_texts=needs_texts)
+        except WrongColumns as error:
+            problems = problems or error.problems
+        except BadShard:  # reported when the stage reads the shard
+            continue
+        else:
+            if settled.counts["rows"] and not settled.missing:
+                return
+            problems = problems or settled.missing
+    if problems:
+        raise UserError(problems)
 
 
 def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
@@ -199,34 +305,12 @@ def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_
             )
 
 
-def check_names(shards: Sequence[Shard], pool: PoolConfig, *, is_key_only: bool = False) -> None:
-    """Raise UserError for a column that no shard has: the recipe is wrong.  If some shards have it, the others are bad.
-
-    is_key_only: check only pool.key.  Stops at the first shard that has it, so it opens one shard of a right recipe.
-    """
-    if pool.image_field is not None and not any(isinstance(format_of(s.name), ColumnsFormat) for s in shards):
-        raise UserError("pool.image_field: only Parquet, CSV and TSV have columns of images or of paths; remove it")
-    if pool.where and shards and shards[0].name.endswith(".tar"):
-        raise UserError("pool.where: only tables have rows to choose; list the keys of tars in pool.valid_keys")
-    first: WrongColumns | None = None
-    for shard in shards:
-        try:
-            format_of(shard.name).check_columns(shard, pool, is_key_only=is_key_only)
-        except WrongColumns as error:
-            first = first or error
-        except BadShard:  # reported when the shard is indexed, or without pairs
-            continue
-        else:
-            return
-    if first is not None:
-        raise UserError(first.problems)
-
-
-@reads_input
-def index_shard(config: PoolConfig, folder: Path, shard: Shard) -> Report:
-    """Write where the image of each pair is; return INDEX_COUNTS."""
-    if format_of(shard.name) is PARQUET:
-        Footers().read_texts(shard, config)  # match would find a wrong column hours later
-    table, counts = index_of(shard, config)
-    artifacts.write_table(folder / f"{shard.name}.parquet", table, POOL_INDEX)
-    return counts
+def index_shard(shard: Shard, *, config: PoolConfig, run_dir: Path, needs_texts: bool) -> Report:
+    """Read a shard and write its pairs and images; return COUNTS, what it lacks, and its columns if it has no text."""
+    settled = read_shard(shard, options_of(config, shard.name), needs_texts=needs_texts)
+    artifacts.write_table(layout.pool_pairs(run_dir, shard.name), settled.texts.to_table(), POOL_PAIRS)
+    artifacts.write_table(layout.pool_images(run_dir, shard.name), settled.images, POOL_IMAGES)
+    counts = settled.counts
+    names = [] if counts["texts"] else list(settled.names)
+    more = {"holds_images": settled.holds_images, "names": names, "missing": list(settled.missing)}
+    return {"pairs": counts["samples"], **counts, **more}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from worldclip.contracts.reasons import Reason
+from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.records import BadText
+from worldclip.core.arrow import names_of
 from worldclip.core.coin import sample_records
+from worldclip.core.redact import redact
 from worldclip.language.characters import WHITESPACE
 
 NUM_BAD_SAMPLES = 20
+NO_PLACE = -1
 BLANKS = WHITESPACE + "\0"  # a text of only these characters is empty
 
 
@@ -37,25 +40,55 @@ class PoolTexts:
 
     key: pa.LargeStringArray
     """Identity of the text's pair."""
+    row: np.ndarray
+    """(num_rows,) int64: number of the text's pair in its shard."""
     text_idx: pa.Int32Array
     """Position in the pair's stored list of texts, empty texts included."""
     place: np.ndarray
-    """(num_rows,) int16: position in `pool.texts` of the place that the text was read from; 0 if that is not set."""
+    """(num_rows,) int16: position in `pool.texts` of the place that the text was read from; 0 if that is not set.
+    NO_PLACE: the pair itself cannot be used, and none of its texts was read."""
     text: pa.LargeStringArray
     """As stored; null where the text is dropped."""
     reason: np.ndarray
     """(num_rows,) int8 codes of contracts.reasons: bad_pair, duplicate, no_text or kept."""
-    lang: pa.StringArray | None
-    """Label in the field that `pool.lang` names, null where there is none; None if pool.lang is not set."""
+    lang: pa.Array | None
+    """Label in the field that `pool.lang` names, as it is read from RUN/pool null where a text has none; None if
+    pool.lang is not set."""
     details: dict[int, str]
     """Why a text is bad, by row."""
+
+    def to_table(self) -> pa.Table:
+        """Return the rows of RUN/pool/pairs/<shard>.parquet."""
+        detail = pa.nulls(len(self.reason), pa.string())
+        if self.details:
+            is_bad = np.zeros(len(self.reason), bool)
+            is_bad[list(self.details)] = True
+            detail = replace_where(detail, is_bad, [redact(self.details[row]) for row in sorted(self.details)])
+        return pa.table(
+            {
+                "key": self.key,
+                "row": self.row,
+                "text_idx": self.text_idx,
+                "place": self.place,
+                "text": self.text,
+                "lang": pa.nulls(len(self.reason), pa.string()) if self.lang is None else self.lang,
+                "reason": names_of(self.reason, [reason.label for reason in REASONS]),
+                "detail": detail,
+            }
+        )
 
     def take(self, rows: np.ndarray) -> PoolTexts:
         """Return only these rows."""
         columns = {name: getattr(self, name).take(pa.array(rows)) for name in ("key", "text_idx", "text")}
         lang = None if self.lang is None else self.lang.take(pa.array(rows))
         details = {i: self.details[row] for i, row in enumerate(rows.tolist()) if row in self.details}
-        return PoolTexts(**columns, place=self.place[rows], reason=self.reason[rows], lang=lang, details=details)
+        arrays = {name: getattr(self, name)[rows] for name in ("row", "place", "reason")}
+        return PoolTexts(**columns, **arrays, lang=lang, details=details)
+
+    @property
+    def num_kept(self) -> int:
+        """The number of texts that go on."""
+        return int(np.count_nonzero(self.reason == Reason.KEPT))
 
     @property
     def bad(self) -> list[BadText]:
@@ -71,16 +104,18 @@ class PoolTexts:
 
 def pool_texts(
     pairs: PairKeys,
+    row_of_pair: np.ndarray,
     pair_of_text: np.ndarray,
     text: pa.LargeStringArray,
     details: dict[int, str],
-    lang: pa.StringArray | None = None,
-    place: np.ndarray | None = None,
+    *,
+    lang: pa.Array | None,
+    place: np.ndarray,
 ) -> PoolTexts:
     """Give each text the first reason that applies.
 
-    pair_of_text: (num_texts,) ascending, every pair at least once.  text: null where there is none.  details: why a
-    text is bad, by row.  place: (num_texts,), None where all texts are from one.
+    row_of_pair: (num_pairs,).  pair_of_text: (num_texts,) ascending, every pair at least once.  text: null where there
+    is none.  details: why a text is bad, by row.  place: (num_texts,).
     """
     is_bad = np.zeros(len(pair_of_text), bool)
     is_bad[list(details)] = True
@@ -92,8 +127,9 @@ def pool_texts(
     text_idx = np.arange(len(pair_of_text)) - np.searchsorted(pair_of_text, pair_of_text)
     return PoolTexts(
         key=pairs.keys.take(pa.array(pair_of_text)),
+        row=row_of_pair[pair_of_text],
         text_idx=pa.array(text_idx, pa.int32()),
-        place=np.zeros(len(pair_of_text), np.int16) if place is None else place.astype(np.int16),
+        place=np.where(pairs.has_key[pair_of_text], place, NO_PLACE).astype(np.int16),
         text=pc.if_else(pa.array(reason == Reason.KEPT), text, pa.scalar(None, pa.large_string())),
         reason=reason,
         lang=lang,
@@ -111,11 +147,6 @@ def find_duplicates(keys: pa.LargeStringArray, has_key: np.ndarray) -> np.ndarra
         is_duplicate[rows] = True
         is_duplicate[rows[np.unique(codes, return_index=True)[1]]] = False
     return is_duplicate
-
-
-def row_names(shard_name: str, numbers: Iterable[int]) -> pa.LargeStringArray:
-    """Return what is shown for the rows of a table that have no key: `<shard>#<row>`."""
-    return pa.array([f"{shard_name}#{number}" for number in numbers], pa.large_string())
 
 
 # --- Arrow's buffers: values uint8 (num_bytes,), offsets int64 (n + 1,) -----------------------------------------------

@@ -5,6 +5,7 @@ key.  As `pool.deny_keys` it removes these copies, and only these, from counts a
 
     OUT/duplicates.parquet      shard, key, first_shard of each copy, by shard, in the order of the shard
     OUT/keys/<shard>.parquet    the shard's keys, kept so that a later call reads new and changed shards only
+    OUT/pool/                   the pairs of a pool that is no run
 
 Memory is bounded: DuckDB compares the keys, and spills to OUT.
 """
@@ -22,18 +23,19 @@ import pyarrow.parquet as pq
 
 from worldclip import pool as pools
 from worldclip.contracts import layout
+from worldclip.contracts.records import skipped_shards
 from worldclip.contracts.schemas import DUPLICATES, POOL_KEYS
 from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import read_table, write_artifact, write_table
 from worldclip.core.command import Command
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, reads_input
-from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
+from worldclip.core.job import Job, Result, Run, RunLock
 from worldclip.core.sorted_keys import hash_pairs
 from worldclip.core.spill import BATCH_ROWS, open_database
-from worldclip.pool.broken import map_pool, skipped_lines
+from worldclip.pool.broken import skipped_lines
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.stage import check_names, check_place
+from worldclip.pool.stage import check_place
 
 COPIES = """
     SELECT row, of_first FROM keys JOIN (
@@ -48,34 +50,32 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     Return {shards, pairs, no_identity, repeated_in_shard, copies, keys, skipped}.  pairs = no_identity +
     repeated_in_shard + copies + keys: the list names `copies`, and `keys` stay.  Raises StageFailed if shards failed.
     """
-    folder = Path(out)
+    folder, executor = Path(out), executor or LocalExecutor()
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     config = run.section(PoolConfig)
-    shards = pools.shards(run)
-    check_place(folder, shards, config)
-    check_names(shards, config, is_key_only=True)
     check_own(folder, "dedup")
+    check_place(folder, pools.list_pool(run), config)
+    with RunLock(folder, owner="dedup"):
+        run, shards = pools.read_pool(run, folder, needs_texts=False, executor=executor)
+        inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
+        job = Job("dedup", folder, {"pool": config.identity}, lambda: inputs)
+        check_source(job, config.location)
+        return job.run_once(lambda: _dedup(run, folder, shards, executor))
 
-    def inputs() -> Record:
-        return {"shards": {shard.name: shard.fingerprint for shard in pools.shards(run)}}
 
-    job = Job("dedup", folder, {"pool": config.identity, "broken_shards": config.broken_shards}, inputs)
-    check_source(job, config.place)
-    return job.run_once(lambda: _dedup(config, folder, pools.shards(run), executor or LocalExecutor()))
-
-
-def _dedup(config: PoolConfig, folder: Path, shards: Sequence[Shard], executor: Executor) -> Result:
-    write = partial(write_keys, config=config, folder=folder)
+def _dedup(run: Run, folder: Path, shards: Sequence[Shard], executor: Executor) -> Result:
+    config, skipped = run.section(PoolConfig), skipped_shards(run.dir)
+    write = partial(write_keys, run_dir=run.dir, folder=folder)
     done_dir = layout.done_dir(folder, "keys")
-    reports, skipped = map_pool(executor, config, write, shards, label="keys", done_dir=done_dir, key=config.identity)
-    shards = [shard for shard in shards if shard.name not in skipped]
+    reports = executor.map(write, shards, label="keys", done_dir=done_dir, key=config.identity)
     totals = add_counts(reports, ("keys", "pairs", "no_identity", "repeated_in_shard"))
     num_keys = totals.pop("keys")
     copies = write_list(folder, [shard.name for shard in shards])
     outputs = [folder / "duplicates.parquet", *(keys_path(folder, shard.name) for shard in shards)]
     outputs += [layout.marker(folder, f"keys/{shard.name}") for shard in shards]
     counts = {"shards": len(shards), **totals, "copies": copies, "keys": num_keys - copies}
-    manifest = {"source": config.place, "skipped": skipped}
+    outputs.append(folder / "pool")
+    manifest = {"source": config.location, "skipped": skipped}
     return Result(report=counts | {"skipped": skipped}, counts=counts, outputs=outputs, manifest=manifest)
 
 
@@ -83,10 +83,9 @@ def keys_path(folder: Path, shard: str) -> Path:
     return folder / "keys" / f"{shard}.parquet"
 
 
-@reads_input
-def write_keys(shard: Shard, *, config: PoolConfig, folder: Path) -> Report:
+def write_keys(shard: Shard, *, run_dir: Path, folder: Path) -> Report:
     """Write the shard's keys, each once, in the order of the shard."""
-    keys, num_without, num_repeated = pools.read_keys(shard, config)
+    keys, num_without, num_repeated = pools.read_keys(run_dir, shard.name)
     write_table(keys_path(folder, shard.name), pa.table({"key": keys}), POOL_KEYS)
     pairs = len(keys) + num_without + num_repeated
     return {"pairs": pairs, "no_identity": num_without, "repeated_in_shard": num_repeated, "keys": len(keys)}

@@ -30,12 +30,19 @@ from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
 from worldclip.language.identify import Identifier
-from worldclip.pool.columns import ROW, missing_column
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.columns_format import ColumnsFormat
-from worldclip.pool.read import holds_images, index_of, read_texts
-from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe_table, text_columns, with_pictures
+from worldclip.pool.formats.base import ROW, missing_column
+from worldclip.pool.pairs import read_shard
+from worldclip.tools.known_pools import (
+    FILTERS,
+    TAR_KEYS,
+    KnownPool,
+    describe_table,
+    field_names,
+    text_columns,
+    with_pictures,
+)
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
@@ -139,12 +146,12 @@ def draft(
     shards = pool.list_shards(PoolConfig(path=path))
     pool_format = format_of(shards[0].name)
     config = PoolConfig(path=path, columns=tuple(columns))
-    names = _read_first(shards, lambda shard: pool_format.field_names(shard, config))
+    names = _read_first(shards, lambda shard: field_names(shard, config))
     _check_names(names, key, lang)
     usual = KnownPool((), "member", ())  # a tar's; the pool's default finds its texts
     if pool_format.is_table:
-        usual = describe_table(names, has_rows=isinstance(pool_format, ColumnsFormat))
-        if not holds_images(shards[:1], config):
+        usual = describe_table(names)
+        if not _holds_images(shards[0], config):
             usual = with_pictures(usual, shards[0], config, names)
     config = dataclasses.replace(config, key=key or usual.key, texts=tuple(texts) or usual.texts)
     config = dataclasses.replace(config, lang=lang or usual.lang, image_field=usual.image_field)
@@ -163,8 +170,7 @@ def draft(
     drafted: Report = {
         "format": pool_format.name,
         "shards": len(shards),
-        "has_images": holds_images(shards, config)
-        and _read_first(shards, lambda shard: index_of(shard, config)[1]["images"] > 0),
+        "has_images": _read_first(shards, lambda shard: len(read_shard(shard, config).images) > 0),
         "key": config.key,
         "texts": list(config.texts),
         "lang": config.lang,
@@ -197,15 +203,23 @@ def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Rea
     raise UserError(problems)
 
 
-def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """Return (text, language that the pool states) of shards spread over it, and why shards could not be read."""
-    sample: list[tuple[str, str | None]] = []
+def _holds_images(shard: Shard, config: PoolConfig) -> bool:
+    """Return whether a shard holds images itself; one that cannot be read holds none."""
+    try:
+        return read_shard(shard, dataclasses.replace(config, key=ROW), needs_texts=False).holds_images
+    except BadShard:
+        return False
+
+
+def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return (text, language that the pool states or "") of shards spread over it, and why some were not read."""
+    sample: list[tuple[str, str]] = []
     problems: list[str] = []
     step = max(1, len(shards) // MAX_SHARDS)
     sampled = shards[::step][:MAX_SHARDS]
     for shard in sampled:
         try:
-            read = read_texts(shard, config)
+            read = read_shard(shard, config).texts
         except BadShard as error:
             problems.append(f"{shard.name}: {error}")
             continue
@@ -213,12 +227,12 @@ def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tup
             problems += [f"{shard.name}, {bad['key']}: {bad['reason']}", REMEDIES[Reason.BAD_PAIR]]
         rows = np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))]
         texts = read.text.take(pa.array(rows)).to_pylist()
-        stated = [None] * len(rows) if read.lang is None else read.lang.take(pa.array(rows)).to_pylist()
+        stated = [""] * len(rows) if read.lang is None else read.lang.take(pa.array(rows)).to_pylist()
         sample += zip(texts, stated, strict=True)
     return sample[:NUM_TEXTS], problems
 
 
-def _count_languages(sample: Sequence[tuple[str, str | None]]) -> dict[str, int]:
+def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
     """Return the number of texts by language, most frequent first: as the pool states it, else identified."""
     known = languages.by_code()
     codes = [languages.code_of_stated(label, known, languages.INSTALLED) for _, label in sample if label]

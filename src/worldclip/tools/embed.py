@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,18 @@ import pyarrow as pa
 
 from worldclip import pool as pools
 from worldclip.check.images import source_units
-from worldclip.contracts.layout import done_dir, marker
+from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
+from worldclip.core import keys
 from worldclip.core.artifacts import MANIFEST, write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, reads_input, usable_cores
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.job import Job, Result, Run, RunLock
 from worldclip.curate.stage import refuse_outdated
 from worldclip.model import decode
 from worldclip.model import load as model_load
@@ -46,9 +47,8 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.columns_format import ColumnsFormat
-from worldclip.pool.stage import check_names
-from worldclip.tools.known_pools import KnownPool, key_column, with_pictures
+from worldclip.pool.formats.base import ROW
+from worldclip.tools.known_pools import KnownPool, field_names, key_column, with_pictures
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
@@ -94,7 +94,6 @@ def embed(
     refuse_outdated(run)
     run = _with_usual_key(run) if key is None else run
     pool_config = run.section(PoolConfig)
-    kinds = _units(run, of)
     _check_out(folder, pool_config)
     source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
@@ -104,43 +103,61 @@ def embed(
         raise UserError(problems)
     loaded = WorkerModel(source, options)
     model_id = _identity(model, source) | loading
-    config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity_of_texts, "of": list(kinds)}
-    if vectors_in_table:
-        config["vectors_in_table"] = True
-    if "images" in kinds:
-        config |= {"decoder": decode.VERSION, "source": pool_config.place}
+    with RunLock(folder, owner="embed"):
+        run_dir, units = _read_units(run, folder, of, executor)
+        key_lists = () if run_dir is None else pools.key_lists(run)
+        config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity, "of": list(units)}
+        if vectors_in_table:
+            config["vectors_in_table"] = True
+        if "images" in units:
+            config |= {"decoder": decode.VERSION, "source": pool_config.location}
+        inputs = {str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
+        job = Job("embed", folder, config, lambda: {**inputs, "key_lists": keys.digests(key_lists)})
+        check_source(job, pool_config.location)
+        _take_back_removed(folder, units)
+        if (reason := job.reason_to_run()) is not None:
+            say("embed", f"starts ({reason})")
 
-    def work() -> Result:
-        units = _units(run, of)
-        workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
-        threads = loaded.threads
-        if isinstance(workers, LocalExecutor):
-            threads = max(1, usable_cores() // min(workers.workers, max(map(len, units.values()))))
-        try:
-            result = _embed(dataclasses.replace(loaded, threads=threads), config, pool_config, folder, units, workers)
-            return dataclasses.replace(result, manifest={"source": pool_config.place})
-        finally:
-            load_here.cache_clear()
+        def work() -> Result:
+            workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
+            threads = loaded.threads
+            if isinstance(workers, LocalExecutor):
+                threads = max(1, usable_cores() // min(workers.workers, max(map(len, units.values()))))
+            embedding = _Embedding(
+                model=dataclasses.replace(loaded, threads=threads),
+                folder=folder,
+                run_dir=run_dir,
+                key_lists=key_lists,
+                has_vectors=vectors_in_table,
+            )
+            try:
+                result = _embed(embedding, config, units, workers)
+                return dataclasses.replace(result, manifest={"source": pool_config.location})
+            finally:
+                load_here.cache_clear()
 
-    job = Job("embed", folder, config, lambda: _fingerprints(_units(run, of)))
-    check_source(job, pool_config.place)
-    _take_back_removed(folder, kinds)
-    if (reason := job.reason_to_run()) is not None:
-        say("embed", f"starts ({reason})")
-    return job.run_once(work)
+        return job.run_once(work)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Embedding:
+    """All that a worker must know to embed a shard."""
+
+    model: WorkerModel
+    folder: Path
+    run_dir: Path | None
+    """Where pool/ is; None for a folder of image files, which is no pool."""
+    key_lists: Sequence[keys.KeyList]
+    has_vectors: bool
 
 
 def _take_back_removed(folder: Path, units: Mapping[Of, Sequence[Shard]]) -> None:
     """Take back finished shards of which somebody removed a file: they are embedded again."""
     for kind, shard in ((kind, shard) for kind, shards in units.items() for shard in shards):
-        done = marker(folder, shard.name, kind)
+        done = layout.marker(folder, shard.name, kind)
         if done.exists() and not all((folder / kind / f"{shard.name}.{end}").exists() for end in ("npy", "parquet")):
             done.unlink()
             (folder / MANIFEST).unlink(missing_ok=True)
-
-
-def _fingerprints(units: Mapping[Of, Sequence[Shard]]) -> Record:
-    return {str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
@@ -156,13 +173,12 @@ def _with_usual_key(run: Run) -> Run:
     if config.key != "member":
         return run
     try:
-        shard = pools.shards(run)[0]
-        pool_format = format_of(shard.name)
-        if not pool_format.is_table:
+        shard = pools.list_pool(run)[0]
+        if not format_of(shard.name).is_table:
             return run
-        names = pool_format.field_names(shard, config)
-        usual = KnownPool((), key_column(names, has_rows=isinstance(pool_format, ColumnsFormat)), config.texts)
-        if not pools.holds_images([shard], config):
+        names = field_names(shard, config)
+        usual = KnownPool((), key_column(names), config.texts)
+        if not pools.read_shard(shard, dataclasses.replace(config, key=ROW), needs_texts=False).holds_images:
             usual = with_pictures(usual, shard, config, names)
     except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
         return run
@@ -171,34 +187,36 @@ def _with_usual_key(run: Run) -> Run:
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
-def _units(run: Run, of: Sequence[Of]) -> dict[Of, Sequence[Shard]]:
-    """Return the shards of the images and of the texts to embed.  Raises UserError where the pool has none."""
+def _read_units(
+    run: Run, folder: Path, of: Sequence[Of], executor: Executor | None
+) -> tuple[Path | None, dict[Of, Sequence[Shard]]]:
+    """Read the pool if that is not done; return where pool/ is, and the shards of the images and of the texts to embed.
+
+    A folder of image files is no pool.  Raises UserError where the pool has nothing of what is asked for.
+    """
     config = run.section(PoolConfig)
     path = config.paths[0] if len(config.paths) == 1 else ""
     is_folder = bool(path) and not is_remote(path) and Path(path).is_dir()
-    try:
-        shards = pools.shards(run)
-    except UserError:
-        if not is_folder or "texts" in of:
-            raise
-        return {"images": source_units(Path(path))}  # a folder of image files is not a pool of shards
-    with_images = pools.holds_images(shards, config)
+    if not pools.is_run(run):
+        try:
+            pools.list_pool(run)
+        except UserError:
+            if not is_folder or "texts" in of:
+                raise
+            return None, {"images": source_units(Path(path))}
+    run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
+    with_images = pools.holds_images(run.dir, shards)
     units: dict[Of, Sequence[Shard]] = {}
     for kind in dict.fromkeys(of or (("images",) if with_images else ("texts",))):
-        if kind == "texts":
-            units["texts"] = shards
-            check_names(shards, config)
-        elif with_images:
-            units["images"] = shards
-            check_names(shards, config, is_key_only=True)
-        elif is_folder:
-            units["images"] = source_units(Path(path))
-        else:
+        if kind == "images" and not with_images:
+            if is_folder and "texts" not in of:
+                return None, {"images": source_units(Path(path))}
             raise UserError(
-                f"of = images: {config.place} holds only texts; give tars, Parquet files of images, image files, or "
+                f"of = images: {config.location} holds only texts; give tars, Parquet files of images, image files, or "
                 "a recipe whose pool.image_field names a column of paths"
             )
-    return units
+        units[kind] = shards
+    return run.dir, units
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
@@ -220,31 +238,25 @@ def _num_bytes(shard: Shard) -> int:
     return int(shard.fingerprint.get("size") or sum(size for _, size, *_ in files))
 
 
-def _embed(
-    model: WorkerModel,
-    config: Report,
-    pool: PoolConfig,
-    folder: Path,
-    units: dict[Of, Sequence[Shard]],
-    executor: Executor,
-) -> Result:
+def _embed(embedding: _Embedding, config: Report, units: dict[Of, Sequence[Shard]], executor: Executor) -> Result:
     report: Report = {}
-    has_vectors = config.get("vectors_in_table", False)
+    model, folder = embedding.model, embedding.folder
     key = {name: config[name] for name in ("model", "pool", "vectors_in_table") if name in config}
-    outputs = [folder / "probe.npy"]
+    outputs = [folder / "probe.npy", folder / "pool"]
     work = {"images": embed_images, "texts": embed_texts}
     # before any worker starts: a model that does not load fails once, not once per shard
     write_array(folder / "probe.npy", embed_sample_inputs(load_here(model)))
     if not isinstance(executor, LocalExecutor) or executor.workers > 1:
         load_here.cache_clear()  # frees this process's copy; the workers load their own
     for kind, shards in units.items():
-        fn = functools.partial(work[kind], model=model, pool=pool, folder=folder / kind, has_vectors=has_vectors)
-        more = {name: config[name] for name in ("decoder", "source") if kind == "images"}
-        reports = executor.map(fn, shards, label=kind, done_dir=done_dir(folder, kind), key=key | more)
+        fn = functools.partial(work[kind], embedding=embedding)
+        shard_key = key | {name: config[name] for name in ("decoder", "source") if kind == "images"}
+        shard_key["key_lists"] = keys.digests(embedding.key_lists)
+        reports = executor.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=shard_key)
         report[kind] = _sum(reports)
         for shard in shards:
             outputs += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]
-            outputs.append(marker(folder, shard.name, kind))
+            outputs.append(layout.marker(folder, shard.name, kind))
     if not any(totals["embedded"] for totals in report.values()):
         bad = [sample for totals in report.values() for sample in totals["bad"]]
         example = f"; {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
@@ -263,17 +275,15 @@ def _sum(reports: Sequence[Report]) -> Report:
     return {"shards": len(reports), **total, "bad": bad}
 
 
-@reads_input
-def embed_images(
-    shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
-) -> Report:
+def embed_images(shard: Shard, *, embedding: _Embedding) -> Report:
     """Write the shard's .npy and .parquet; images that do not decode are left out and counted."""
-    clip = load_here(model)
-    places, num_pairs = _image_places(shard, pool)
+    folder = embedding.folder / "images"
+    clip = load_here(embedding.model)
+    places, counts = _image_places(shard, embedding)
     features = [np.zeros((0, clip.embed_dim), np.float32)]
     bad: list[dict[str, str]] = []
     is_usable = np.ones(len(places), bool)
-    contents = _contents(places)
+    contents = pools.read_contents(places)
     for start in range(0, len(places), IMAGES_AT_ONCE):
         rows = places.slice(start, IMAGES_AT_ONCE).to_pylist()
         embeds, reasons = clip.encode_each(list(itertools.islice(contents, len(rows))))
@@ -281,43 +291,41 @@ def embed_images(
         is_usable[[start + i for i in reasons]] = False
         bad += [{"key": rows[i]["key"], "reason": reason} for i, reason in reasons.items()]
     write_array(folder / f"{shard.name}.npy", np.concatenate(features))
-    _write_rows(folder, shard.name, places.filter(pa.array(is_usable)), IMAGE_PLACES, has_vectors)
-    return {
-        "pairs": num_pairs,
-        "embedded": int(is_usable.sum()),
-        "undecodable": len(bad),
-        "no_image": num_pairs - len(places),
-        "bad": sample_records(bad, NUM_BAD_SAMPLES),
-    }
+    _write_rows(folder, shard.name, places.filter(pa.array(is_usable)), IMAGE_PLACES, embedding.has_vectors)
+    embedded = int(is_usable.sum())
+    return {**counts, "embedded": embedded, "undecodable": len(bad), "bad": sample_records(bad, NUM_BAD_SAMPLES)}
 
 
-def _contents(places: pa.Table) -> Iterator[bytes]:
-    """Yield the images at places, in order.  Raises BadShard for one that cannot be read."""
-    for image in pools.read_members(places):
-        if isinstance(image, BadShard):
-            raise image
-        yield image
+def _image_places(shard: Shard, embedding: _Embedding) -> tuple[pa.Table, Report]:
+    """Return key, file, offset, size of the images of a shard or of a group of image files, and how many pairs it has.
 
-
-def _image_places(shard: Shard, pool: PoolConfig) -> tuple[pa.Table, int]:
-    """Return key, file, offset, size of the images of a tar or of a group of image files, and the number of pairs."""
-    if "files" in shard.fingerprint:
+    Images of keys that the lists exclude are left out.
+    """
+    if embedding.run_dir is None or "files" in shard.fingerprint:
         names = [name for name, *_ in shard.fingerprint["files"]]
         sizes = np.array([size for _, size, *_ in shard.fingerprint["files"]], np.int64)
         paths = [str((Path(shard.path) / name).resolve()) for name in names]
         columns = {"key": pa.array(names, pa.string()), "file": pa.array(paths, pa.string())}
-        return pa.table({**columns, "offset": np.zeros(len(names), np.int64), "size": sizes}), len(names)
-    index, counts = pools.index_of(shard, pool)
-    return pools.image_places(shard, index), counts["pairs"]
+        places = pa.table({**columns, "offset": np.zeros(len(names), np.int64), "size": sizes})
+        return places, {"pairs": len(names), "no_image": 0, "not_valid": 0}
+    texts = pools.read_pairs(embedding.run_dir, shard.name, pools.EVERY_KEY)
+    num_pairs = int(np.count_nonzero(texts.text_idx.to_numpy() == 0))
+    every_image = pools.read_images(embedding.run_dir, shard.name, pools.EVERY_KEY)
+    images = pools.read_images(embedding.run_dir, shard.name, embedding.key_lists)
+    counts = {
+        "pairs": num_pairs,
+        "no_image": num_pairs - len(every_image),
+        "not_valid": len(every_image) - len(images),
+    }
+    return pools.image_places(shard, images), counts
 
 
-@reads_input
-def embed_texts(
-    shard: Shard, *, model: WorkerModel, pool: PoolConfig, folder: Path, has_vectors: bool = False
-) -> Report:
-    """Write the shard's .npy and .parquet; texts that are bad, repeated or empty are left out and counted."""
-    clip = load_here(model)
-    texts = pools.read_texts(shard, pool)
+def embed_texts(shard: Shard, *, embedding: _Embedding) -> Report:
+    """Write the shard's .npy and .parquet; texts that are not kept are left out and counted."""
+    folder = embedding.folder / "texts"
+    clip = load_here(embedding.model)
+    assert embedding.run_dir is not None
+    texts = pools.read_pairs(embedding.run_dir, shard.name, embedding.key_lists)
     kept = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
     columns = {"key": texts.key, "text_idx": texts.text_idx, "text": texts.text}
     rows = pa.table({name: column.take(kept) for name, column in columns.items()})
@@ -328,8 +336,8 @@ def embed_texts(
         for start in range(0, len(rows), TEXTS_AT_ONCE)
     )
     write_array_parts(folder / f"{shard.name}.npy", (len(rows), clip.embed_dim), np.float32, features)
-    _write_rows(folder, shard.name, rows, EMBEDDED_TEXTS, has_vectors)
-    unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT)
+    _write_rows(folder, shard.name, rows, EMBEDDED_TEXTS, embedding.has_vectors)
+    unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT, Reason.NOT_VALID)
     dropped = {reason.label: int((texts.reason == reason).sum()) for reason in unusable}
     bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in texts.bad]
     return {"pairs": len(texts.reason), "embedded": len(rows), **dropped, "bad": bad}

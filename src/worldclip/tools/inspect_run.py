@@ -14,13 +14,13 @@ import pyarrow.dataset as ds
 from worldclip import pool
 from worldclip.check.removed import why_not_valid
 from worldclip.contracts import layout, schemas
+from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
-from worldclip.core.execute.shard_list import read_shards
 from worldclip.core.job import Report, Run
 from worldclip.core.suggest import nearest
 from worldclip.curate.candidates import Candidates, CurateWork, Decision, decide_on, find_candidates
@@ -51,10 +51,10 @@ def inspect_key(run: str | Path, key: str) -> Report:
     shard = _find_shard(context, key)
     matching, work = match_work(context), online_work(context)
     config = work.config
-    pool_texts = pool.read_texts(shard, matching.pool)
+    pool_texts = pool.read_pairs(context.dir, shard.name, pool.EVERY_KEY)  # is_valid says what the lists do
     pool_texts = pool_texts.take(np.flatnonzero(pc.equal(pool_texts.key, key).to_numpy(zero_copy_only=False)))
     decided = decide_again(shard, pool_texts, matching, work)
-    texts = _explain_texts(context, pool_texts, matching, decided)
+    texts = _explain_texts(context, shard, pool_texts, matching, decided)
     is_valid = bool(keys.is_valid(pa.array([key]), work.key_lists, shard.name)[0])
     explained: Report = {
         "key": key,
@@ -89,7 +89,7 @@ def decide_again(shard: Shard, pool_texts: pool.PoolTexts, matching: MatchWork, 
     codes, -1 for one that was not drawn) and the keep probability ((T,) float64, NaN without a match).
     """
     matched = match_pool_texts(pool_texts, matching)
-    table = matched_table(pool_texts, matched, matching)
+    table = matched_texts(pool_texts, matched, matching)
     candidates = find_candidates(table, work.config, work.key_lists, shard.name, work.text_weights)
     probs = work.keep_probs(table, candidates)
     decision = decide_on(candidates, probs, work.config)
@@ -100,39 +100,52 @@ def decide_again(shard: Shard, pool_texts: pool.PoolTexts, matching: MatchWork, 
     return matched, candidates, decision, reason, keep_prob
 
 
-def _find_shard(run: Run, key: str) -> Shard:
-    """Return the shard that holds `key`, by the kept pairs, the dropped ones, and the texts with and without a match.
+def matched_texts(pool_texts: pool.PoolTexts, matched: Matched, matching: MatchWork) -> pa.Table:
+    """Return the texts with a match as `read_matched_texts` does, in memory."""
+    table = matched_table(pool_texts, matched, matching)
+    rows = table["row"].to_numpy()
+    texts = pool_texts.take(rows)
+    columns = {"key": texts.key, "text_idx": texts.text_idx, "place": texts.place, "text": texts.text}
+    for name, column in columns.items():
+        table = table.append_column(name, pa.chunked_array([pa.array(column)]))
+    return table
 
-    Of several, the first that keeps it.  The other files of the pool are not opened.  Raises UserError for a key that
-    is in no shard, or that pool.where leaves out, and for a shard that changed since.
+
+def _find_shard(run: Run, key: str) -> Shard:
+    """Return the shard that holds `key`.  Of several, the first that keeps it.
+
+    Raises UserError for a key that is in no shard, and says by which condition pool.where leaves it out.
     """
-    names = layout.matched_shards(run.dir)
-    others = (layout.all_dropped, layout.matched_texts, layout.all_match_dropped)
-    for folder in (layout.stage_dir(run.dir, "curate"), *(path(run.dir) for path in others)):
-        files = {os.path.abspath(folder / f"{name}.parquet"): name for name in names}
-        present = [path for path in files if os.path.exists(path)]
+    shards = {shard.name: shard for shard in pool.indexed_shards(run)}
+    for path in (layout.curated, layout.pool_pairs):
+        files = {os.path.abspath(path(run.dir, name)): name for name in shards}
+        present = [file for file in files if os.path.exists(file)]
         if not present:
             continue
         rows = ds.dataset(present).to_table(["__filename"], filter=pc.field("key") == key)
         if len(rows):
-            name = files[min(rows["__filename"].to_pylist())]
-            number = read_shards(layout.pool_shards(run.dir)).names().index(name)
-            return pool.indexed_shards(run, slice(number, number + 1))[0]
+            return shards[files[min(rows["__filename"].to_pylist())]]
     config = run.section(PoolConfig)
-    first_keys = pool.read_keys(pool.shards(run, slice(1))[0], config)[0]
+    for shard in shards.values():
+        if condition := pool.left_out_by(shard, pool.options_of(config, shard.name), key):
+            raise UserError(f"--key {key!r}: pool.where leaves it out of {shard.name}: {condition}")
+    first_keys = pool.read_keys(run.dir, next(iter(shards)))[0] if shards else []
     example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
     raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
 
 
-def _explain_texts(run: Run, pool_texts: pool.PoolTexts, work: MatchWork, decided: Decided) -> list[Report]:
+def _explain_texts(
+    run: Run, shard: Shard, pool_texts: pool.PoolTexts, work: MatchWork, decided: Decided
+) -> list[Report]:
     """Return a row for each text of a key, with what is known of it as far as it got."""
     matched, _, _, reason, keep_prob = decided
     texts = []
+    places = pool.options_of(work.pool, shard.name).texts
     for row, code in enumerate(reason.tolist()):
         text: Report = {
             "text_idx": pool_texts.text_idx[row].as_py(),
             "text": pool_texts.text[row].as_py(),
-            "place": work.pool.texts[pool_texts.place[row]] if work.pool.texts else None,
+            "place": places[pool_texts.place[row]] if places and pool_texts.place[row] >= 0 else None,
             "reason": NOT_DRAWN if code < 0 else REASONS[code].label,
         }
         if code == Reason.BAD_PAIR:
@@ -203,8 +216,8 @@ def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[Report]:
     """Return up to NUM_SAMPLES texts (key, text_idx, text) with the entry, chosen by hash."""
     columns = ["key", "text_idx", "text", "entries_lang", "entry_ids"]
     samples: list[Report] = []
-    for path in [layout.match_texts(run_dir, name) for name in layout.matched_shards(run_dir)]:
-        table = artifacts.read_table(path, schemas.MATCH_TEXTS, columns)
+    for name in layout.matched_shards(run_dir):
+        table = read_matched_texts(run_dir, name, columns)
         table = table.filter(pc.equal(table.column("entries_lang").cast(pa.string()), list_name))
         ids, offsets = list_buffers(table.column("entry_ids"))
         hits = np.flatnonzero(ids[offsets[0] : offsets[-1]] == entry_id) + offsets[0]

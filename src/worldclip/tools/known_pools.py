@@ -10,13 +10,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
-from worldclip.pool.columns import COMMON_KEYS, ROW
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import index_of, read_keys
-from worldclip.pool.records import DEFAULT_FIELDS
+from worldclip.pool.formats import format_of
+from worldclip.pool.formats.base import DEFAULT_PLACES, ROW
+from worldclip.pool.pairs import COMMON_KEYS, read_shard
 
 
 class KnownPool(NamedTuple):
@@ -41,7 +42,7 @@ KNOWN_POOLS = (
     KnownPool(("file_name",), "file_name", ("text", "texts", "caption", "captions")),  # imagefolder
 )
 
-TEXT_NAMES = (*DEFAULT_FIELDS, "captions", "alt", "alt_text", "description", "title", "sentences")
+TEXT_NAMES = (*DEFAULT_PLACES, "captions", "alt", "alt_text", "description", "title", "sentences")
 """Columns that usually hold texts, in any case."""
 TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
 """Parts of the names of other columns that hold texts."""
@@ -61,13 +62,20 @@ FILTERS = (
 """Columns that often say which rows to leave out, each with a usual condition for pool.where."""
 
 
-def describe_table(columns: Sequence[str], *, has_rows: bool) -> KnownPool:
+def field_names(shard: Shard, config: PoolConfig) -> list[str]:
+    """Return the columns of a table, or the fields of a shard's records."""
+    reads_records = dataclasses.replace(config, key="json:uid", texts=(), lang=None, where=(), image_field=None)
+    found = format_of(shard.name).read(shard, reads_records)
+    return [name for name in found.names if found.has_schema or name != "txt"]  # a .txt is no field
+
+
+def describe_table(columns: Sequence[str]) -> KnownPool:
     """Return key, texts and language of a table: those of the known pool with these columns, else by usual names."""
     for known in KNOWN_POOLS:
         if set(known.columns) <= set(columns):
             texts = tuple(name for name in known.texts if name in columns)
             return known._replace(texts=texts or text_columns(columns))
-    return KnownPool((), key_column(columns, has_rows=has_rows), text_columns(columns))
+    return KnownPool((), key_column(columns), text_columns(columns))
 
 
 def with_pictures(usual: KnownPool, shard: Shard, config: PoolConfig, columns: Sequence[str]) -> KnownPool:
@@ -79,18 +87,18 @@ def with_pictures(usual: KnownPool, shard: Shard, config: PoolConfig, columns: S
         key = name if usual.key == ROW else usual.key
         named = dataclasses.replace(config, key=key, image_field=name)
         try:
-            if index_of(shard, named)[1]["images"]:
-                key = ROW if read_keys(shard, named)[2] else key
+            settled = read_shard(shard, named, needs_texts=False)
+            if len(settled.images):
+                key = ROW if (settled.texts.reason == Reason.DUPLICATE).any() else key
                 return usual._replace(key=key, texts=usual.texts or text_columns(columns), image_field=name)
         except BadShard:  # no column of paths
             continue
     return usual
 
 
-def key_column(columns: Sequence[str], *, has_rows: bool) -> str:
-    """Return the column that most likely identifies a pair: a usual name, else the row's number or the first column."""
-    otherwise = ROW if has_rows else next(iter(columns), "key")
-    return next((name for name in COMMON_KEYS if name in columns), otherwise)
+def key_column(columns: Sequence[str]) -> str:
+    """Return the column that most likely identifies a pair: a usual name, or else the row's number."""
+    return next((name for name in COMMON_KEYS if name in columns), ROW)
 
 
 def text_columns(columns: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from worldclip.core.arrow import one_array
 from worldclip.core.execute import Shard
 from worldclip.curate import Candidates, CurateWork, decide_on, read_curated
-from worldclip.pool import read_index
+from worldclip.pool import EVERY_KEY, read_images
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
 from worldclip.train.pool_join import file_positions, read_joined_index, read_places
@@ -175,13 +175,15 @@ class PairSource:
     @patient
     def image_index(self, shard: Shard) -> pa.Table:
         """Return where the images of a shard of train.pool are, or of the matched pool."""
-        return (read_index if self.image_shards is None else read_joined_index)(self.run_dir, shard)
+        if self.image_shards is None:
+            return read_images(self.run_dir, shard.name, EVERY_KEY)  # of kept keys, which the lists have let through
+        return read_joined_index(self.run_dir, shard)
 
     @patient
     def _places(self, shard_idx: int) -> tuple[pa.Table, np.ndarray]:
         """Return (key, offset, size of a shard's images; the file of each), from the index or train.pool's join."""
         if self.image_shards is None:
-            places = read_index(self.run_dir, self.shards[shard_idx])
+            places = read_images(self.run_dir, self.shards[shard_idx].name, EVERY_KEY)
             return places, np.full(len(places), shard_idx, np.int64)
         places = read_places(self.run_dir, self.shards[shard_idx])
         return places, file_positions(places, self.image_shards)

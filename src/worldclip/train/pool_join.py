@@ -26,13 +26,14 @@ from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.arrow import names_of
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Report, Shard, reads_input
+from worldclip.core.execute import Report, Shard
 from worldclip.core.execute.shard_list import ShardList
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.sorted_keys import hash_pairs
 from worldclip.core.spill import BATCH_ROWS, open_database
 from worldclip.curate import CurateWork, online_work, read_curated
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats import format_of
 from worldclip.train.config import TrainConfig
 
 # The place of each kept key, a row in all shards, in the first tar that has it; 128 bits of hashes stand for a key.
@@ -54,14 +55,17 @@ def image_shards(config: TrainConfig) -> ShardList | None:
     if images is None:
         return None
     shards = pool.list_shards(images, setting="train.pool")
-    if not pool.holds_images(shards, images):
+    first = shards[0]
+    if not format_of(first.name).is_table:
+        return shards
+    if not pool.read_shard(first, pool.options_of(images, first.name), needs_texts=False).holds_images:
         raise UserError(f"train.pool: {shards[0].name} holds no images; name tars or tables that do (image_field)")
     return shards
 
 
-def require_images(config: TrainConfig, matched: PoolConfig, shards: Sequence[Shard]) -> None:
+def require_images(config: TrainConfig, run_dir: Path, shards: Sequence[Shard]) -> None:
     """Raise UserError where the matched pool is of tables without images, and train.pool is unset."""
-    if config.pool.as_pool() is None and not pool.holds_images(shards, matched):
+    if config.pool.as_pool() is None and not pool.holds_images(run_dir, shards):
         raise UserError(
             "train.pool is unset, and the matched pool is of tables without images; name the tars that were "
             'downloaded from it: train.pool.path = "FOLDER", train.pool.key = "json:uid"; or set pool.image_field'
@@ -98,11 +102,10 @@ def _path(folder: Path, part: str, name: str) -> Path:
     return folder / part / f"{name}.parquet"
 
 
-@reads_input
 def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
     """Write the keys of a tar and where their images are."""
-    table, _ = pool.index_of(tar, config)
-    artifacts.write_table(_path(folder, "images", tar.name), table, schemas.POOL_INDEX)
+    table = pool.read_shard(tar, pool.options_of(config, tar.name), needs_texts=False).images
+    artifacts.write_table(_path(folder, "images", tar.name), table, schemas.POOL_IMAGES)
     return {"pairs": len(table)}
 
 
@@ -120,7 +123,7 @@ def _join(unit: Shard, *, folder: Path, tars: Sequence[str], shards: Sequence[st
         database.execute(f'CREATE TABLE images ({hashes}, file INTEGER, "offset" BIGINT, size BIGINT)')
         database.execute(f"CREATE TABLE kept ({hashes}, row BIGINT)")
         for number, tar in enumerate(tars):
-            table = artifacts.read_table(_path(folder, "images", tar), schemas.POOL_INDEX)
+            table = artifacts.read_table(_path(folder, "images", tar), schemas.POOL_IMAGES)
             columns = {"file": np.full(len(table), number, np.int32), "offset": table["offset"], "size": table["size"]}
             database.from_arrow(pa.table({**_hashes(table["key"]), **columns})).insert_into("images")
         num_kept = 0
@@ -162,7 +165,7 @@ def _kept(folder: Path, shard: str) -> pa.ChunkedArray:
 
 def read_joined_index(run_dir: Path, tar: Shard) -> pa.Table:
     """Read where the images of a file of train.pool are."""
-    return artifacts.read_table(_path(layout.join_dir(run_dir), "images", tar.name), schemas.POOL_INDEX)
+    return artifacts.read_table(_path(layout.join_dir(run_dir), "images", tar.name), schemas.POOL_IMAGES)
 
 
 def read_places(run_dir: Path, shard: Shard) -> pa.Table:

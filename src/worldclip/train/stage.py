@@ -74,7 +74,7 @@ def plan_lines(run: Run) -> Iterator[str]:
     config = run.section(TrainConfig)
     if not any(report["would_run"] for report in run.reports.values()):  # else the index may be of another pool
         try:
-            require_images(config, run.section(PoolConfig), pool.indexed_shards(run))
+            require_images(config, run.dir, pool.indexed_shards(run))
         except UserError as error:
             yield f"images      {error}"
     yield from budget.plan(config, run.dir)
@@ -182,7 +182,7 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     config = run.section(TrainConfig)
     indexed, images = pool.indexed_shards(run), image_shards(config)
     shards = list(indexed)  # the loader asks for each many times
-    require_images(config, run.section(PoolConfig), shards)
+    require_images(config, run.dir, shards)
     if images is not None:
         join_images(run, shards, images)
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])

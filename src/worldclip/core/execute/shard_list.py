@@ -14,7 +14,7 @@ from worldclip.core.artifacts import Json, read_table, table_schema, write_table
 from worldclip.core.errors import UserError
 from worldclip.core.execute.shards import Shard
 
-SHARDS = table_schema("shards", name=pa.string(), fingerprint=pa.string())
+SHARDS = table_schema("shards", name=pa.string(), path=pa.string(), fingerprint=pa.string())
 
 
 class InputFile(NamedTuple):
@@ -61,12 +61,16 @@ class ShardList(list[Shard]):
                 yield name, before.get(name), after.get(name)
 
     def write(self, path: Path) -> None:
-        """Write the names and fingerprints."""
-        fingerprints = [json.dumps(shard.fingerprint) for shard in self]
-        write_table(path, pa.table({"name": self.names(), "fingerprint": fingerprints}), SHARDS)
+        """Write name, path and fingerprint of each shard."""
+        columns = {
+            "name": self.names(),
+            "path": [shard.path for shard in self],
+            "fingerprint": [json.dumps(shard.fingerprint) for shard in self],
+        }
+        write_table(path, pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), SHARDS)
 
 
 def read_shards(path: Path) -> ShardList:
-    """Read what `ShardList.write` wrote: names and fingerprints, without paths."""
+    """Read what `ShardList.write` wrote."""
     rows = read_table(path, SHARDS).to_pylist()
-    return ShardList(Shard(name=row["name"], path="", fingerprint=json.loads(row["fingerprint"])) for row in rows)
+    return ShardList(Shard(**{**row, "fingerprint": json.loads(row["fingerprint"])}) for row in rows)

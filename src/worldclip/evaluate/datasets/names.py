@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.contracts import layout
-from worldclip.contracts.schemas import MATCH_COUNTS, MATCH_TEXTS
+from worldclip.contracts.matched import read_matched_texts
+from worldclip.contracts.schemas import MATCH_COUNTS
 from worldclip.core.artifacts import Json, digest, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate.datasets.common.images import fingerprints, images_in_tars, read_samples
@@ -175,7 +176,7 @@ def thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> 
 
 def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
     """Return the geometric mean of the counts of the entries that each English name matches, over the whole pool."""
-    matched = [_matched_names(layout.match_texts(run_dir, shard), names) for shard in layout.matched_shards(run_dir)]
+    matched = [_matched_names(run_dir, shard, names) for shard in layout.matched_shards(run_dir)]
     rows = [row for of_shard in matched for row in of_shard]
     lists = pa.array({row["entries_lang"] for row in rows}, pa.string())
     files = [read_table(layout.match_counts(run_dir, shard), MATCH_COUNTS) for shard in layout.counted_shards(run_dir)]
@@ -190,9 +191,9 @@ def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
     return name_counts
 
 
-def _matched_names(path: Path, names: set[str]) -> list[Json]:
+def _matched_names(run_dir: Path, shard: str, names: set[str]) -> list[Json]:
     """Return the rows of English texts that are names, of one shard."""
-    table = read_table(path, MATCH_TEXTS, ["text", "lang", "entries_lang", "entry_ids"])
+    table = read_matched_texts(run_dir, shard, ["text", "lang", "entries_lang", "entry_ids"])
     is_english = pc.equal(table["lang"].cast(pa.string()), "en")
     is_name = pc.is_in(table["text"].cast(pa.string()), pa.array(names, pa.string()))
     rows: list[Json] = table.filter(pc.and_(is_english, is_name)).to_pylist()

@@ -20,7 +20,7 @@ from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, re
 from worldclip.evaluate.datasets.common.text_files import parse_json
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, OTHER, Languages, code_of_stated
-from worldclip.pool.records import DEFAULT_FIELDS
+from worldclip.pool.formats.base import DEFAULT_PLACES
 from worldclip.report.results import NO_LANGUAGE
 
 LANG_FIELD = "lang_truth"  # the language of each text, as drawn pools state it
@@ -75,7 +75,7 @@ def _texts(sample: Sample) -> list[tuple[str | None, str]]:
         texts, langs = [sample.others["txt"].decode()], [None]
     else:
         record = parse_json(sample.others.get("json", b"{}"), f"{sample.where}.json")
-        texts = _as_list(next((record[field] for field in DEFAULT_FIELDS if field in record), []))
+        texts = _as_list(next((record[field] for field in DEFAULT_PLACES if field in record), []))
         stated = record.get(LANG_FIELD)
         langs = stated if isinstance(stated, list) else [stated] * len(texts)
     return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text and text.strip()]

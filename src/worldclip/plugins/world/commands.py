@@ -64,8 +64,8 @@ def pool_world(
         report = build_world(out, folders, train_on_stamps=train_on_stamps, **sizes, executor=executor)
     languages = report["languages"]
     many = sum(count >= 1000 for count in languages.values())
-    pairs = report["pairs"]
+    drawn = report["train"]
     return report, (
-        f"{pairs['samples']:,} pictures, {pairs['texts']:,} texts in {len(languages):,} languages, "
+        f"{drawn['samples']:,} pictures, {drawn['texts']:,} texts in {len(languages):,} languages, "
         f"{many:,} of them with at least 1,000: {out}"
     )

@@ -11,7 +11,7 @@ from worldclip.plugins.drawings import MAX_ROTATION_DEG, MAX_SCALE, MIN_SCALE
 from worldclip.plugins.world.parts import Part
 from worldclip.plugins.world.sets import SETS
 
-ABOUT = {"pairs": "the pool", **{item.folder: item.in_readme for item in SETS}}
+ABOUT = {"train": "the pool", **{item.folder: item.in_readme for item in SETS}}
 
 
 def write_readme(path: Path, report: Mapping[str, Any], parts: Sequence[Part], image_px: int) -> None:

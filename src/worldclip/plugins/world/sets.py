@@ -34,7 +34,7 @@ SETS = (
         ("emoji", "toned", "flag"),
         "Emoji with a skin tone, held out of training in all drawings: their shape and their tone both occur there, "
         "never together.",
-        "held out: emoji with a skin tone; shape and tone occur in `pairs/`, never together",
+        "held out: emoji with a skin tone; shape and tone occur in `train/`, never together",
     ),
     HeldOutSet(
         "base",

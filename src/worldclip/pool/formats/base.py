@@ -1,66 +1,121 @@
-"""The interface of a format of pool shards."""
+"""A format of pool shards: what its `read` finds in a shard.
+
+A format knows its own bytes and nothing else.  pool/pairs.py asks pool.where, finds repeated keys, empty texts and bad
+UTF-8, and counts, for all formats alike.
+Legend: P pairs of the shard, in order; V values of a field, T texts; I images.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from worldclip.contracts.schemas import POOL_INDEX
-from worldclip.core.execute import Report, Shard
+from worldclip.core.errors import BadShard
+from worldclip.core.execute import Shard
+from worldclip.core.suggest import nearest
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.records import KeyedRecords
-from worldclip.pool.texts import PairKeys, PoolTexts
 
-# pairs; images; members of a tar that belong to no sample; rows that pool.where leaves out
-INDEX_COUNTS = ("pairs", "images", "ignored_members", "left_out")
+ROW = "row"  # pool.key: the shard's name and the number of the row, unless a column has this name
+DEFAULT_PLACES = ("txt", "texts", "text", "caption", "TEXT")
+"""Where the texts are if pool.texts is not set, the first that exists: the .txt of a tar, img2dataset's `caption`,
+LAION's `TEXT`."""
 
 
-class PoolFormat(ABC):
-    """How shards of one kind are read; every method raises BadShard for a shard that is damaged or unreadable.
+class WrongColumns(BadShard):
+    """A shard lacks what the recipe names.  If every shard does, the recipe is wrong."""
 
-    Images are the business of formats that override `holds_images` and the methods below it.
-    """
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+def missing_column(setting: str, name: str, names: Sequence[str]) -> str:
+    """Say that a shard lacks the column or field that a key of the recipe names, and which name is near."""
+    near = nearest(name, names)
+    remedy = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(names) or 'nothing'}"
+    return f"{setting}: no column or field {name!r}; {remedy}"
+
+
+class Values(NamedTuple):
+    """The values of one field of all pairs: texts, or labels of language.  A pair has none, one, or a list of them."""
+
+    pair: np.ndarray
+    """(V,) int64, ascending: the pair of each value."""
+    value: pa.LargeBinaryArray
+    """(V,) as stored, which need not be UTF-8; null where a null is stored."""
+    is_list: np.ndarray
+    """(P,) bool: the pair has a list, of any length."""
+    problems: Mapping[int, str] = {}
+    """Why a value is no text, by its position among the values."""
+
+
+class Images(NamedTuple):
+    """Where the images of a shard are; a pair has at most one."""
+
+    pair: np.ndarray
+    """(I,) int64, ascending: the pair of each image."""
+    member: pa.Array
+    """(I,) string: the name of the image in the shard, or its path next to a table."""
+    offset: np.ndarray
+    """(I,) int64: byte of a tar; column and row of Parquet (row_groups.pack_places); below 0: a file of its own."""
+    size: np.ndarray
+    """(I,) int64, bytes; -1 if unknown."""
+
+
+def no_images() -> Images:
+    """Return the images of a shard that holds none."""
+    return Images(np.zeros(0, np.int64), pa.array([], pa.string()), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardPairs:
+    """The pairs of a shard as they are stored."""
+
+    names: Sequence[str]
+    """Columns or fields that the shard has; of tars whose .json nobody asks for, only `txt`."""
+    has_schema: bool = False
+    """Whether every pair has every field: the columns of a table."""
+    row: np.ndarray
+    """(P,) int64: number of each pair in the shard, by which `read_rows` finds it."""
+    keys: pa.LargeBinaryArray | None
+    """(P,) values of the field that pool.key names; None if no pair has it."""
+    texts: Sequence[Values | None]
+    """The texts of each place of pool.texts, or of the default; None for a place that no pair has."""
+    labels: Values | None = None
+    """Labels of language, if pool.lang is set; None if no pair has the field."""
+    fields: Mapping[str, pa.Array | pa.ChunkedArray] = field(default_factory=dict)
+    """(P,) values of each field that pool.where compares and that some pair has."""
+    images: Images = field(default_factory=no_images)
+    holds_images: bool = False
+    """Whether shards like this one hold images; not every pair must have one."""
+    stems: pa.LargeBinaryArray | None = None
+    """(P,) keys under pool.key = "member"; None: the pairs have no names of their own."""
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Why a pair cannot be used, by pair: a row with too few fields, a picture that is gone."""
+    key_problems: Mapping[int, str] = field(default_factory=dict)
+    """Why the value of pool.key is no key, by pair, where the value itself does not show it."""
+    num_ignored: int = 0
+    """Members of a tar that belong to no pair."""
+
+
+Read = Callable[[Shard, PoolConfig], ShardPairs]
+ReadRows = Callable[[Shard, PoolConfig, np.ndarray], Sequence[dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolFormat:
+    """A format: an item of the registry `worldclip.pool_formats`."""
 
     name: str
     """As `worldclip init` prints it."""
     suffixes: tuple[str, ...]
-    is_table = True
-    """Whether pool.key names a column; False: the samples of a tar have keys of their own."""
-
-    @abstractmethod
-    def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        """Return all texts of a shard."""
-
-    @abstractmethod
-    def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
-        """Return the identity of each pair in order, repeated ones included."""
-
-    @abstractmethod
-    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
-        """Return the columns of a table, or the fields of the first records."""
-
-    @abstractmethod
-    def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
-        """Raise WrongColumns if the head of the shard has nothing that pool.key, pool.texts or pool.lang names.
-
-        is_key_only: look for pool.key only.  Raises another BadShard where it has neither columns nor pairs, which
-        tells nothing of the recipe.
-        """
-
-    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
-        """Return whether shards like this one hold images; not every pair must have one."""
-        return False
-
-    @abstractmethod
-    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        """Return where the first image of each pair is (schema POOL_INDEX), and INDEX_COUNTS."""
-
-    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
-        """Return the index as `index_images` does and the images in the same order; the shard is read once."""
-        return POOL_INDEX.empty_table(), iter(())
-
-    def read_records(self, shard: Shard, config: PoolConfig) -> KeyedRecords:
-        """Return the identity of each pair, and what JSON can hold of it."""
-        return [], []
+    read: Read
+    """Return what a shard holds.  Raises BadShard for a damaged one.  config: the options of the shard's place."""
+    read_rows: ReadRows | None = None
+    """Return all fields of the pairs in ascending rows, as JSON can hold them; None: there are no further fields."""
+    is_table: bool = True
+    """Whether pairs are rows, and images next to a shard may be those that it names; False: members of a tar."""

@@ -6,51 +6,62 @@ A column may hold the images: a struct of `bytes` and `path`, as `datasets` writ
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.arrow import byte_buffers, one_array
-from worldclip.core.errors import BadShard
-from worldclip.core.execute import Report, Shard
-from worldclip.pool.columns import WrongColumns
+from worldclip.core.execute import Shard
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats.columns_format import ColumnsFormat
-from worldclip.pool.records import KeyedRecords
-from worldclip.pool.row_groups import UNKNOWN_SIZE, leaf_batches, open_parquet, pack_places, read_rows
-from worldclip.pool.texts import find_bad_utf8, find_duplicates, readable
-
-T = TypeVar("T")
+from worldclip.pool.formats.base import Images, PoolFormat, ShardPairs, WrongColumns
+from worldclip.pool.formats.table import columns_to_read, pairs_of_table
+from worldclip.pool.row_groups import UNKNOWN_SIZE, leaf_batches, open_parquet, pack_places, rows_by_group
+from worldclip.pool.texts import find_bad_utf8, readable
 
 
-class ParquetFormat(ColumnsFormat):
-    name = "parquet"
-    suffixes = (".parquet",)
+def read(shard: Shard, config: PoolConfig) -> ShardPairs:
+    """Return the pairs of a shard, and where their images are if a column holds them."""
+    with open_parquet(shard.path) as file:
+        schema = file.schema_arrow
+        image_column = _image_column(schema, config)
+        columns = [
+            name for name in columns_to_read(schema.names, config) if name != image_column or name in config.compared
+        ]
+        table = file.read(columns=columns)
+        if not columns:  # Arrow forgets the number of rows of a table without columns
+            table = pa.table({"": pa.nulls(file.metadata.num_rows)})
+        images = None if image_column is None else _images(file, image_column)
+    return pairs_of_table(shard, table, schema.names, config, images=images)
 
-    def read_columns(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> tuple[pa.Table, list[str]]:
-        return _read(shard, lambda file: file.read(columns=list(names))), []
 
-    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
-        return list(_read(shard, lambda file: file.schema_arrow.names))
+def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Return the columns of these rows whose values JSON can hold."""
+    with open_parquet(shard.path) as file:
+        names = [field.name for field in file.schema_arrow if not _holds_bytes(field.type)]
+        fields: list[dict[str, Any]] = []
+        for group, group_rows in rows_by_group(file.metadata, rows):
+            table = file.read_row_group(group, names)
+            fields += table.take(pa.array(group_rows)).to_pylist() if names else [{}] * len(group_rows)
+    return fields
 
-    def count_rows(self, shard: Shard, config: PoolConfig) -> int:
-        return int(_read(shard, lambda file: file.metadata.num_rows))
 
-    def plain_columns(self, shard: Shard, config: PoolConfig) -> Sequence[str]:
-        schema = _read(shard, lambda file: file.schema_arrow)
-        return [field.name for field in schema if not _holds_bytes(field.type)]
+PARQUET = PoolFormat(name="parquet", suffixes=(".parquet",), read=read, read_rows=read_rows)
+_IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # binary columns; img2dataset names them by the images' format
 
-    def image_column(self, shard: Shard, config: PoolConfig) -> str | None:
-        """Return the column of images: the one that `pool.image_field` names, else the only one; None if there is none.
 
-        Raises WrongColumns for a column that holds neither images nor paths, and for several columns of images.
-        """
-        schema = _read(shard, lambda file: file.schema_arrow)
-        if config.image_field is not None:
-            return config.image_field if _is_named(schema, config) else super().image_column(shard, config)
+# --- which column holds images ----------------------------------------------------------------------------------------
+
+
+def _image_column(schema: pa.Schema, config: PoolConfig) -> str | None:
+    """Return the column of images: the one that `pool.image_field` names, else the only one; None if there is none.
+
+    Raises WrongColumns for a column that holds neither images nor paths, and for several columns of images.
+    """
+    name = config.image_field
+    if name is None:
         features = _features(schema)
         columns = [field.name for field in schema if _holds_images(field, features)]
         if len(columns) > 1:
@@ -58,84 +69,16 @@ class ParquetFormat(ColumnsFormat):
                 f"pool.image_field is not set and several columns hold images; set it to one of: {', '.join(columns)}"
             )
         return columns[0] if columns else None
-
-    def path_column(self, shard: Shard, config: PoolConfig) -> str | None:
-        column = super().path_column(shard, config)
-        has_images = column is not None and _is_named(_read(shard, lambda file: file.schema_arrow), config)
-        return None if has_images else column
-
-    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        column = self.image_column(shard, config)
-        if column is None or self.path_column(shard, config) is not None:
-            return super().index_images(shard, config)
-        (keys, has_key, _), rows = self.pairs_of(shard, config)
-        with open_parquet(shard.path) as file:
-            leaf = _leaf_of(file, column)
-            has_image, members = _has_image(file, leaf), _paths(file, column)
-        is_indexed = has_key & ~find_duplicates(keys, has_key)
-        num_rows = len(keys) - len(rows.bad)
-        is_indexed[num_rows:] = False
-        is_indexed[:num_rows] &= has_image[rows.numbers[:num_rows]]
-        chosen = np.flatnonzero(is_indexed)
-        numbers = rows.numbers[chosen]
-        index = {
-            "key": keys.take(pa.array(chosen)),
-            "member": members.take(pa.array(numbers)),
-            "offset": pack_places(leaf, numbers),
-            "size": np.full(len(chosen), UNKNOWN_SIZE, np.int64),
-        }
-        counts = {"pairs": len(keys), "images": len(chosen), "ignored_members": 0, "left_out": rows.num_left_out}
-        return pa.table(index), counts
-
-    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
-        if self.path_column(shard, config) is not None:
-            return super().read_images(shard, config)
-        index, _ = self.index_images(shard, config)
-        return index, _whole(read_rows(shard.path, index["offset"].to_numpy()))
-
-    def read_records(self, shard: Shard, config: PoolConfig) -> KeyedRecords:
-        (keys, _, _), _ = self.pairs_of(shard, config)
-        table = self._rows(shard, config, self.plain_columns(shard, config)).table
-        return keys.to_pylist(), table.to_pylist() if table.num_columns else [{}] * len(keys)
-
-
-class Footers(ParquetFormat):
-    """Parquet without its rows: reading texts then only checks which columns there are, and their types."""
-
-    def read_columns(self, shard: Shard, config: PoolConfig, names: Sequence[str]) -> tuple[pa.Table, list[str]]:
-        return _read(shard, lambda file: file.schema_arrow.empty_table().select(list(names))), []
-
-
-PARQUET = ParquetFormat()
-_IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")  # binary columns; img2dataset names them by the images' format
-
-
-def _read(shard: Shard, read: Callable[[pq.ParquetFile], T]) -> T:
-    with open_parquet(shard.path) as file:
-        return read(file)
-
-
-def _whole(images: Iterator[bytes | BadShard]) -> Iterator[bytes]:
-    for image in images:
-        if isinstance(image, BadShard):
-            raise image
-        yield image
-
-
-# --- which column holds images ----------------------------------------------------------------------------------------
-
-
-def _is_named(schema: pa.Schema, config: PoolConfig) -> bool:
-    """Return whether the column that pool.image_field names holds images; False: paths, or it is not there."""
-    if config.image_field not in schema.names:
-        return False
-    kind = schema.field(config.image_field).type
+    if name not in schema.names:
+        return None
+    kind = schema.field(name).type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return False
+        return None
     if not (_is_bytes(kind) or _is_file(kind)):
-        named = f"pool.image_field: column {config.image_field!r} is {kind}"
-        raise WrongColumns(f"{named}; images are binary or a struct with `bytes`, paths are texts")
-    return True
+        raise WrongColumns(
+            f"pool.image_field: column {name!r} is {kind}; images are binary or a struct with `bytes`, paths are texts"
+        )
+    return name
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
@@ -170,6 +113,14 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 # --- where images are -------------------------------------------------------------------------------------------------
+
+
+def _images(file: pq.ParquetFile, column: str) -> Images:
+    """Return where the images of a column are."""
+    leaf = _leaf_of(file, column)
+    rows = np.flatnonzero(_has_image(file, leaf))
+    members = _paths(file, column).take(pa.array(rows))
+    return Images(rows, members, pack_places(leaf, rows), np.full(len(rows), UNKNOWN_SIZE, np.int64))
 
 
 def _leaf_of(file: pq.ParquetFile, column: str) -> int:

@@ -7,25 +7,27 @@ to no sample.  This is how webdataset groups members, except that webdataset rai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from worldclip.core import image_names
+from worldclip.core.arrow import binary_array
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Report, Shard
+from worldclip.core.execute import Shard
 from worldclip.kernels import tar_headers
 from worldclip.kernels.compiled import compiled
 from worldclip.kernels.read_at import window_of_bytes
-from worldclip.pool import records, texts
-from worldclip.pool.columns import NO_PAIR, check_fields
-from worldclip.pool.config import PoolConfig, bare
+from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import FileBytes, gather
-from worldclip.pool.formats.base import PoolFormat
-from worldclip.pool.texts import PairKeys, PoolTexts
+from worldclip.pool.formats.base import Images, PoolFormat, ShardPairs, Values
+from worldclip.pool.formats.records import Record, pairs_of_records, parse_record
+from worldclip.pool.texts import find_bad_utf8
 
 NO_MEMBER = -1
 _FIRST_BYTES = {
@@ -49,53 +51,65 @@ def image_suffix(name: str, content: bytes) -> str:
     return next((kind for start, kind in _FIRST_BYTES.items() if content.startswith(start)), ".jpg")
 
 
-class TarFormat(PoolFormat):
-    name = "tar"
-    suffixes = (".tar",)
-    is_table = False
-
-    def holds_images(self, shard: Shard, config: PoolConfig) -> bool:
-        return True
-
-    def read_texts(self, shard: Shard, config: PoolConfig) -> PoolTexts:
-        samples = read_samples(shard)
-        keys = samples.keys(config.key)
-        if config.key == "member" and config.lang is None and _needs_no_json(samples, config.texts):
-            return _texts_of_txt(samples, keys)
-        fields = tuple(None if place == "txt" else bare(place) for place in config.texts)
-        lang = None if config.lang is None else bare(config.lang)
-        return records.texts_of_records(samples.read_records(), keys, fields, samples.read_txt, lang)
-
-    def read_keys(self, shard: Shard, config: PoolConfig) -> PairKeys:
-        return read_samples(shard).keys(config.key)
-
-    def read_records(self, shard: Shard, config: PoolConfig) -> records.KeyedRecords:
-        samples = read_samples(shard)
-        return samples.keys(config.key).keys.to_pylist(), samples.read_records()
-
-    def field_names(self, shard: Shard, config: PoolConfig) -> list[str]:
-        return read_samples(shard).field_names()
-
-    def check_columns(self, shard: Shard, config: PoolConfig, *, is_key_only: bool = False) -> None:
-        if is_key_only and config.key == "member":
-            return  # a stem needs no look into the tar
-        samples = read_samples(shard)
-        if not len(samples):
-            raise BadShard(NO_PAIR)
-        has_txt = bool((samples.txt != NO_MEMBER).any())
-        check_fields(samples.field_names(), config, is_key_only=is_key_only, has_txt=has_txt)
-
-    def index_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Report]:
-        return _index(read_samples(shard), config)
-
-    def read_images(self, shard: Shard, config: PoolConfig) -> tuple[pa.Table, Iterator[bytes]]:
-        samples = read_samples(shard)
-        index, _ = _index(samples, config)
-        places = zip(index["offset"].to_pylist(), index["size"].to_pylist(), strict=True)
-        return index, (samples.file.read(offset, size) for offset, size in places)
+def read(shard: Shard, config: PoolConfig) -> ShardPairs:
+    """Return the samples of a tar.  Their .json are read only where the recipe asks for a field."""
+    samples = read_samples(shard)
+    txt = samples.texts() if _asks_for_txt(config) else None
+    needs_json = config.key != "member" or config.lang is not None or bool(config.where)
+    needs_json |= any(place != "txt" for place in config.texts)
+    if not config.texts:
+        needs_json |= bool(((samples.txt == NO_MEMBER) & (samples.json != NO_MEMBER)).any())
+    if needs_json:
+        pairs = pairs_of_records(samples.read_records(), config, is_line=False)
+    else:
+        pairs = ShardPairs(names=(), row=np.arange(len(samples)), keys=None, texts=[None] * max(1, len(config.texts)))
+    has_image = np.flatnonzero(samples.image != NO_MEMBER)
+    members = samples.image[has_image]
+    names = pa.array([samples.member_name(member) for member in members], pa.string())
+    images = Images(has_image, names, samples.members.starts[members], samples.members.sizes[members])
+    return dataclasses.replace(
+        pairs,
+        names=[*(["txt"] if (samples.txt != NO_MEMBER).any() else []), *pairs.names],
+        texts=_with_txt(pairs.texts, txt, config),
+        images=images,
+        holds_images=True,
+        stems=samples.stems,
+        num_ignored=samples.num_ignored,
+        problems=samples.problems,
+    )
 
 
-TAR = TarFormat()
+def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Return the .json of these samples; of one without, or that cannot be read, an empty record."""
+    records = read_samples(shard).read_records(rows)
+    return [record if isinstance(record, dict) else {} for record in records]
+
+
+TAR = PoolFormat(name="tar", suffixes=(".tar",), read=read, read_rows=read_rows, is_table=False)
+
+
+def _asks_for_txt(config: PoolConfig) -> bool:
+    return not config.texts or "txt" in config.texts
+
+
+def _with_txt(texts: Sequence[Values | None], txt: Values | None, config: PoolConfig) -> list[Values | None]:
+    """Return the texts with those of the .txt: at the place `txt`; without places, instead of the fields of .json."""
+    if config.texts:
+        return [txt if place == "txt" else values for place, values in zip(config.texts, texts, strict=True)]
+    (of_json,) = texts
+    if of_json is None or txt is None:
+        return [txt]
+    has_txt = np.zeros(len(of_json.is_list), bool)
+    has_txt[txt.pair] = True
+    rows = np.flatnonzero(~has_txt[of_json.pair])
+    problems = {row: of_json.problems[old] for row, old in enumerate(rows.tolist()) if old in of_json.problems}
+    pair = np.concatenate([txt.pair, of_json.pair[rows]])
+    order = np.argsort(pair, kind="stable")
+    value = pa.concat_arrays([txt.value, of_json.value.take(pa.array(rows))]).take(pa.array(order))
+    position = np.empty(len(order), np.int64)  # of each value among the sorted ones
+    position[order] = np.arange(len(order))
+    problems = {int(position[len(txt.pair) + row]): why for row, why in problems.items()}
+    return [Values(pair[order], value, of_json.is_list & ~has_txt, problems)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +118,10 @@ class Samples:
 
     file: FileBytes
     members: tar_headers.Members
-    stem_keys: pa.LargeStringArray
+    stems: pa.LargeBinaryArray
     """(num_samples,) key under `pool.key = "member"`: `<folder of the tar>/<stem>`."""
     problems: dict[int, str]
-    """Why a sample is no pair, by its position: its stem is not UTF-8 (the key shows escapes), a member is sparse."""
+    """Why a sample is no pair, by its position: its name is not UTF-8."""
     image: np.ndarray
     """(num_samples,) int64, as txt and json: row of `members`, NO_MEMBER if the sample has none."""
     txt: np.ndarray
@@ -118,9 +132,6 @@ class Samples:
     def __len__(self) -> int:
         return len(self.image)
 
-    def content(self, member: int) -> bytes:
-        return self.file.read(int(self.members.starts[member]), int(self.members.sizes[member]))
-
     def contents(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (values uint8, offsets (n + 1,) int64) of the contents of members, empty for NO_MEMBER."""
         starts = self.members.starts[members]  # NO_MEMBER is -1 and takes the last row, at size 0
@@ -130,31 +141,20 @@ class Samples:
         start, end = self.members.name_offsets[member : member + 2]
         return self.members.names[start:end].tobytes().decode("utf-8", "backslashreplace")
 
-    def read_records(self, limit: int | None = None) -> list[records.Record]:
-        """Return the .json of each sample, or of the first `limit`."""
-        members = self.json[:limit]
+    def read_records(self, rows: np.ndarray | None = None) -> list[Record]:
+        """Return the .json of each sample, or of those in `rows`."""
+        members = self.json if rows is None else self.json[rows]
         values, offsets = self.contents(members)
         return [
-            None if member == NO_MEMBER else records.parse_record(values[start:end].tobytes())
+            None if member == NO_MEMBER else parse_record(values[start:end].tobytes())
             for member, start, end in zip(members, offsets[:-1], offsets[1:], strict=True)
         ]
 
-    def field_names(self) -> list[str]:
-        """Return the fields of the first records."""
-        return records.field_names(self.read_records(records.NUM_PROBED))
-
-    def read_txt(self, sample: int) -> bytes | None:
-        member = self.txt[sample]
-        return None if member == NO_MEMBER else self.content(member)
-
-    def keys(self, key: str) -> PairKeys:
-        """Return the identity of each sample; key: `pool.key`."""
-        has_key = np.ones(len(self), bool)
-        has_key[list(self.problems)] = False
-        if key == "member":
-            return PairKeys(self.stem_keys, has_key, self.problems)
-        keys = records.keys_of_records(self.read_records(), bare(key), self.stem_keys)
-        return PairKeys(keys.keys, keys.has_key & has_key, dict(sorted((keys.problems | self.problems).items())))
+    def texts(self) -> Values:
+        """Return the .txt of each sample that has one, without a Python object per text."""
+        with_txt = np.flatnonzero(self.txt != NO_MEMBER)
+        values, offsets = self.contents(self.txt[with_txt])
+        return Values(with_txt, binary_array(values, offsets), np.zeros(len(self), bool))
 
 
 def read_samples(shard: Shard) -> Samples:
@@ -174,42 +174,9 @@ def read_samples(shard: Shard) -> Samples:
     folder = PurePosixPath(shard.name).parent.as_posix()
     prefix = "" if folder == "." else f"{folder}/"
     values, offsets, _ = gather(window_of_bytes(names), name_offsets[first], stem_ends[first], prefix.encode())
-    is_bad = texts.find_bad_utf8(values, offsets)
-    keys = texts.readable(values, offsets, is_bad)
+    is_bad = find_bad_utf8(values, offsets)
     problems = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "no key: its name in the tar is not UTF-8")
-    return Samples(file, members, keys, problems, image, txt, record, num_ignored)
-
-
-def _index(samples: Samples, config: PoolConfig) -> tuple[pa.Table, Report]:
-    keys, has_key, _ = samples.keys(config.key)
-    is_indexed = has_key & ~texts.find_duplicates(keys, has_key) & (samples.image != NO_MEMBER)
-    chosen = np.flatnonzero(is_indexed)
-    members = samples.image[chosen]
-    index = {
-        "key": keys.take(pa.array(chosen)),
-        "member": pa.array([samples.member_name(member) for member in members], pa.string()),
-        "offset": samples.members.starts[members],
-        "size": samples.members.sizes[members],
-    }
-    counts = {"pairs": len(samples), "images": len(chosen), "ignored_members": samples.num_ignored}
-    counts["left_out"] = 0
-    return pa.table(index), counts
-
-
-def _needs_no_json(samples: Samples, places: tuple[str, ...]) -> bool:
-    if places:
-        return set(places) == {"txt"}
-    return bool(((samples.txt != NO_MEMBER) | (samples.json == NO_MEMBER)).all())
-
-
-def _texts_of_txt(samples: Samples, keys: PairKeys) -> PoolTexts:
-    """Return one text per sample, its .txt, without a Python object per text."""
-    has_txt = samples.txt != NO_MEMBER
-    values, offsets = samples.contents(samples.txt)
-    is_bad = texts.find_bad_utf8(values, offsets)
-    text = texts.large_strings(values, offsets, is_bad | ~has_txt)
-    details = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its .txt is not UTF-8") | keys.problems
-    return texts.pool_texts(keys, np.arange(len(samples)), text, details)
+    return Samples(file, members, binary_array(values, offsets), problems, image, txt, record, num_ignored)
 
 
 # --- grouping members -------------------------------------------------------------------------------------------------
