@@ -526,12 +526,16 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
 
 
 def write(path: Path, contents: dict[str, Any]) -> None:
-    """Write the file, a line per item; results of other processors stay if what all must find is the same."""
-    if path.exists() and not differences((older := read_json(path))["everywhere"], contents["everywhere"]):
-        for key in ("everywhere", "processors", "versions"):
-            contents[key] = older[key] | contents[key]
+    """Write the file, a line per item; other parts and processors stay if what both files have is the same."""
+    older = read_json(path) if path.exists() else {"everywhere": {}, "processors": {}, "versions": {}}
+    both = {part: items for part, items in contents["everywhere"].items() if part in older["everywhere"]}
+    if not differences(older["everywhere"], both, contents["failed"]):
+        contents["everywhere"] = older["everywhere"] | contents["everywhere"]
+        for label, here in older["processors"].items():
+            contents["processors"][label] = here | contents["processors"].get(label, {})
+        contents["versions"] = older["versions"] | contents["versions"]
     text = json.dumps(contents, indent=1, sort_keys=True)
-    text = re.sub(r"\[[^]]*\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
+    text = re.sub(r"\[\n[^]]*\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
     path.write_text(f"{text}\n", encoding="utf-8")
 
 

@@ -254,7 +254,6 @@ def write_dumps(folder: Path) -> dict[str, Any]:
         wordnets[lang] = str(write_lines(folder / f"{lang}.tab", [f"# Own\t{code}\turl\tfree", *lemmas]))
     return {
         "sources": ["number", "wordnet", "unigram", "bigram", "title"],
-        "allow_missing": ["wordnet", "unigram", "bigram", "title"],
         "dumps": str(folder),
         "wordnets": wordnets,
         "overrides": {"unigram_top_fraction": 0.4, "bigram_min_count": 2},
