@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ from worldclip.contracts.reasons import REASONS
 from worldclip.core.errors import UserError
 from worldclip.curate import read_curated
 from worldclip.plugins.publish.publish import prepared
-from worldclip.plugins.publish.upload import upload_to_hub
+from worldclip.plugins.publish.upload import list_files, upload_to_hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 
@@ -141,6 +142,44 @@ def test_data_that_worldclip_did_not_publish_is_not_deleted(run, hub):
     with pytest.raises(UserError, match=r"would delete: data/0.csv, data/1.csv, data/2.csv and 2 more; choose another"):
         upload_to_hub(published(run), client_of(hub))
     assert hub.main("me/pairs") == files
+
+
+def test_private_data_is_not_added_to_a_public_dataset(run, hub):
+    hub.commit("me/pairs", {"README.md": b"public"})
+    with pytest.raises(UserError, match="me/pairs exists and is public"):
+        upload_to_hub(published(run), client_of(hub), is_private=True)
+    assert hub.main("me/pairs") == {"README.md": b"public"}
+
+
+def test_an_upload_without_a_network_says_so_in_a_new_process(run):
+    """huggingface_hub imports its errors only on demand: in this process they may be imported already."""
+    command = [sys.executable, "-m", "worldclip", "publish", str(run), "me/pairs"]
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1", "HF_TOKEN": "hf_of_the_test"}
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "was not uploaded to me/pairs: " in done.stderr
+    assert "and the network" in done.stderr
+
+
+def test_refusal_of_the_hub_says_what_to_do(run):
+    from huggingface_hub.errors import HfHubHTTPError
+
+    address = "https://huggingface.co/api?token=abc"
+
+    def refuse(*_, **__):
+        raise HfHubHTTPError(f"403 for {address}", response=SimpleNamespace(status_code=403, headers={}, request=None))
+
+    with pytest.raises(UserError, match=r"not uploaded to me/pairs: access denied \(403\)") as error:
+        upload_to_hub(published(run), SimpleNamespace(repo_exists=refuse))
+    assert "abc" not in str(error.value)
+
+
+def test_a_second_call_is_refused_until_the_upload_ends(run):
+    """It would replace the files that are being uploaded."""
+    with prepared(run, "me/pairs") as upload:
+        with pytest.raises(UserError, match="is in use by"):
+            published(run, "tars")
+        assert list_files(upload.folder) == upload.files
 
 
 def test_pairs_that_are_taken_down_leave_the_dataset_and_its_history(tmp_path, hub, capsys, monkeypatch):

@@ -83,7 +83,7 @@ def upload_to_hub(
     Raises UserError where a file to delete is in a dataset that worldclip did not publish.
     """
     huggingface_hub = require("huggingface_hub", extra="hub")
-    of_hub = huggingface_hub.errors
+    of_hub = require("huggingface_hub.errors", extra="hub")  # a module that huggingface_hub imports only on demand
     # The bases are those of the library that the hub's client speaks HTTP with: no network is one of its errors
     errors = (of_hub.LocalTokenNotFoundError, *of_hub.HfHubHTTPError.__bases__, OSError, ValueError)
     try:
