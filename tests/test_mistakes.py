@@ -130,7 +130,6 @@ report N                                           | 2 | did you mean export?
 compare N B                                        | 2 | N does not exist
 consolidate P                                      | 2 | give RUN/train/step_... or a run
 search B word                                      | 2 | B
-serve T P                                          | 2 | holds no embeddings
 estimate N                                         | 2 | N
 explore R --out O                                  | 2 | is a file; give the folder of a run
 explore T --out P                                  | 2 | holds no explorer; choose an empty directory
