@@ -43,8 +43,9 @@ from stages import QUIET, context
 from tars import as_json, sample, shard_of, write_tar
 from worldclip import pool
 from worldclip.config import load_recipe
-from worldclip.contracts import schemas
+from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
+from worldclip.contracts.records import read_results
 from worldclip.core import artifacts, parquet_size, unpack
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.keys import key_lists
@@ -52,6 +53,7 @@ from worldclip.core.parquet_size import check_parquet
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.datasets import cvqa
 from worldclip.evaluate.datasets.common import images, text_files
+from worldclip.export import model_card
 from worldclip.language.identify import Identifier
 from worldclip.metadata import lists
 from worldclip.metadata.sources import dumps, titles
@@ -59,12 +61,15 @@ from worldclip.model import decode as decoding
 from worldclip.model import load, weights
 from worldclip.model.images import open_image
 from worldclip.plugins.crawl import wat
+from worldclip.plugins.publish import tables
+from worldclip.plugins.publish.card import card
 from worldclip.pool import files
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.delimited import CSV, TSV
 from worldclip.pool.formats.jsonl import JSONL
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.report import write_report
+from worldclip.report.train import read_log
 from worldclip.tools.dedup import dedup
 from worldclip.tools.explain_text import key_to_text
 from worldclip.tools.inspect_run import inspect_key
@@ -459,6 +464,12 @@ FURTHER: dict[str, Callable[[Path], object]] = {
     "dataset.json": text_files.read_json,
     "dataset.parquet": lambda path: list(cvqa._rows(path)),
     "dataset.jpg": images._read,
+    "train/best.json": lambda path: layout.best_of(path.parent),
+    "train/log.jsonl": read_log,
+    "evaluate/results.jsonl": read_results,
+    "evaluate/table.md": model_card._read_text,
+    "curate/DATA_CARD.md": lambda path: card(path.parents[1], {}),
+    "curate/tars/0.tar": lambda path: list(tables._samples(path)),
 }
 """Readers that get special files only: their callers name a damaged one."""
 

@@ -20,6 +20,7 @@ from worldclip.core.job_files import marker_in as marker_in
 from worldclip.core.job_files import recipe as recipe
 from worldclip.core.job_files import report_json as report_json
 from worldclip.core.job_files import run_record as run_record
+from worldclip.core.regular_file import read_regular
 
 BEST = "best.json"
 TRAINER = "trainer"  # folder of a checkpoint: what training needs to resume, and nobody else
@@ -170,5 +171,5 @@ def best_of(train_dir: Path) -> Path | None:
     record = train_dir / BEST
     if not record.exists():
         return None
-    folder = step_folder(train_dir, json.loads(record.read_text(encoding="utf-8"))["step"])
+    folder = step_folder(train_dir, json.loads(read_regular(record))["step"])
     return folder if folder.exists() else None

@@ -12,6 +12,7 @@ from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.errors import UserError
+from worldclip.core.regular_file import read_regular
 
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
 
@@ -95,7 +96,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_regular(path).splitlines(), 1):
         try:
             records.append(json.loads(line))
         except ValueError as error:

@@ -12,6 +12,7 @@ from worldclip.contracts.records import read_results
 from worldclip.core import artifacts
 from worldclip.core.errors import require
 from worldclip.core.job import Record, Report
+from worldclip.core.regular_file import read_regular
 from worldclip.core.settings import read_toml
 from worldclip.model.load import hub_id
 from worldclip.report.metrics import CLASSIFICATION, metric_name
@@ -199,4 +200,4 @@ def _read_report(run_dir: Path, stage: str) -> Report:
 
 
 def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return read_regular(path).decode().strip() if path.exists() else ""

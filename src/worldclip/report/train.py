@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from worldclip.core.regular_file import read_regular
 from worldclip.report.chart import Line, line_chart
 from worldclip.report.html import join
 from worldclip.report.numbers import count, short
@@ -28,7 +29,7 @@ def read_log(path: Path) -> list[LogRow]:
     """Return the rows of RUN/train/log.jsonl, without a last line that is still being written."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_regular(path).decode().split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.core.regular_file import read_regular
 from worldclip.curate.data_card import config_name
 from worldclip.report.table import Column, Table, text_column, to_markdown
 
@@ -18,7 +19,7 @@ FILES_OF = {"list": "data/**/*.parquet", "tars": "data/*.tar", "parquet": "data/
 
 def card(run_dir: Path, facts: Mapping[str, Any]) -> str:
     """Return README.md: front matter of the hub, how to load it, what was removed, and curate's data card."""
-    data_card = layout.data_card(run_dir).read_text(encoding="utf-8").removeprefix("# Data card").strip()
+    data_card = read_regular(layout.data_card(run_dir)).decode().removeprefix("# Data card").strip()
     unit = "keys and texts of image-text pairs" if facts["data"] == "list" else "image-text pairs"
     parts = [
         _front_matter(facts),

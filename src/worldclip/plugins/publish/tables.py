@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import write_artifact
+from worldclip.core.regular_file import open_regular
 
 ROWS_PER_GROUP = 100  # images of one row group, which the hub's viewer and random readers load whole
 # How `datasets` and the hub's viewer show the columns: pictures, and texts next to them
@@ -62,10 +63,10 @@ def write_members(tars: Sequence[Path], path: Path) -> None:
 
 def _samples(tar: Path) -> Iterator[dict[str, Any]]:
     """Yield the row of each sample; its members follow each other, the .json last (curate/write_tars.py)."""
-    with tarfile.open(tar, "r:") as file:
+    with open_regular(tar) as file, tarfile.open(fileobj=file, mode="r:") as members:
         image: dict[str, Any] = {}
-        for member in file:
-            content = file.extractfile(member)
+        for member in members:
+            content = members.extractfile(member)
             if content is None:
                 continue
             suffix = PurePosixPath(member.name).suffix
