@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,8 @@ def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_se
     assert str(tmp_path) not in comparison_text(compare(*paths))
     run = run_folder(tmp_path, "run", 0, 0.1, WordModel())
     assert [arm.name for arm in find_arms([run, run / "evaluate"])] == ["run", "run"]
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    assert [arm.name for arm in find_arms([run, copy])] == ["run", "copy"]
 
 
 def test_arms_are_named_by_the_keys_in_which_they_differ_and_the_table_lists_them(tmp_path):

@@ -103,11 +103,15 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
             missing.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
     if missing:
         raise UserError(missing)
-    recipes = {
-        i: _without_seeds(read_toml(path))
-        for i, path in enumerate(paths)
-        if layout.recipe(path).is_file() and folders[i] not in folders[:i]  # not its own second seed
-    }
+    recipes: dict[int, dict[str, Any]] = {}
+    tables: list[dict[str, Any]] = []
+    for i, path in enumerate(paths):
+        if not layout.recipe(path).is_file():
+            continue
+        table = read_toml(path)
+        if table not in tables:  # a run given twice, or its copy, is not a second seed
+            recipes[i] = _without_seeds(table)
+            tables.append(table)
     groups: dict[str, list[int]] = {}
     for i in range(len(paths)):
         groups.setdefault(digest(recipes[i]) if i in recipes else f"folder {i}", []).append(i)
