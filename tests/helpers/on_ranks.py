@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -277,6 +278,16 @@ def check_gpu(folder: Path) -> None:
         text = gpu_check.check(["b32"], 1, None, world, torch.device("cpu"))
         if world.is_first:
             (folder / "page.md").write_text(text)
+
+
+def fail(folder: Path) -> None:
+    """Fail on rank 1 while rank 0 waits for it; both go on without a process group."""
+    with contextlib.suppress(UserError, RuntimeError), connected_ranks("cpu") as world:
+        if world.rank == 1:
+            raise UserError("rank 1 fails")
+        distributed.barrier(world)
+        sys.exit("rank 0 did not notice")
+    assert not dist.is_initialized()
 
 
 def hang(folder: Path) -> None:

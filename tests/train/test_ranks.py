@@ -172,6 +172,10 @@ def test_a_rank_may_open_sockets_to_hundreds_of_others():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def test_an_error_closes_the_process_group_on_all_ranks(tmp_path):
+    run_on_ranks("fail", tmp_path, 2)
+
+
 def test_a_write_that_hangs_on_one_rank_ends_all_ranks(tmp_path):
     processes = start_ranks("hang", tmp_path, 2)
     errors = [process.communicate(timeout=30)[1] for process in processes]

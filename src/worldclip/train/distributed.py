@@ -61,6 +61,8 @@ ALONE = World()
 def connected_ranks(device: str) -> Iterator[World]:
     """Connect the ranks that torchrun's variables describe; after the work inside wait for all, and disconnect.
 
+    After an error disconnect at once: ranks that wait for this one fail, too.
+
     NCCL moves tensors on GPUs, gloo tensors on the CPU.  All ranks wait LONG_TIMEOUT for the first of them, which may
     match the pool before it trains.
     """
@@ -69,17 +71,23 @@ def connected_ranks(device: str) -> Iterator[World]:
     world = World(rank, size, local_rank, local_size)
     raise_file_limit()  # three sockets per rank, on GPUs too; a resume opens a file of each rank
     backend = "cpu:gloo,cuda:nccl" if pick_rank_device(device, world).type == "cuda" else "gloo"
-    if world.size > 1:
-        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=LONG_TIMEOUT)
+    if world.size == 1:
+        yield world
+        return
+    dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=LONG_TIMEOUT)
+    try:
         long_waits = dist.new_group(backend="gloo", timeout=LONG_TIMEOUT)
         assert isinstance(long_waits, dist.ProcessGroup)  # a rank outside of the group would get a number
         world = replace(world, long_waits=long_waits)
         set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before torch 2.15
         set_timeout(STEP_TIMEOUT)  # the ranks have met
-    yield world
-    barrier(world)
-    if world.size > 1:
-        dist.destroy_process_group()
+        yield world
+        barrier(world)
+    except BaseException:
+        # destroy_process_group may wait for collectives that the other ranks never join
+        dist.distributed_c10d._abort_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def pick_rank_device(name: str, world: World) -> torch.device:
