@@ -28,6 +28,7 @@ from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
+from worldclip.core.job import RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table
 from worldclip.export import ExportConfig, export_model, model_card, prune_vocabulary
@@ -114,6 +115,16 @@ def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match="holds a folder 'open_clip' of others, which would be replaced"):
         export.export_model("owner/name", tmp_path, ExportConfig(formats=("open_clip",)))
     assert (tmp_path / "open_clip/README.md").read_text() == "a clone of its repository"
+
+
+def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, tmp_path):
+    out = tmp_path / "out"
+    write_files(out, {".huggingface.tmp/config.json": "{}"})  # of the process that holds the lock
+    with RunLock(out), pytest.raises(UserError, match="out is in use by process"):
+        export_model(run_dir, out)
+    assert (out / ".huggingface.tmp/config.json").exists()
+    export_model(run_dir, out)
+    assert sorted(path.name for path in out.iterdir()) == ["huggingface", "report.json"]
 
 
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):

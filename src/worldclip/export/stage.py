@@ -15,7 +15,7 @@ from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
-from worldclip.core.job import Job, Report, Result, Run
+from worldclip.core.job import Job, Report, Result, Run, RunLock
 from worldclip.core.preflight import missing_packages
 from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import read_toml, to_toml
@@ -157,15 +157,17 @@ def _export(
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
-    for name in names:
-        with _aside(out / name) as folder:
-            writers[name].write(clip, folder, config.onnx_precisions)
-            checked = writers[name].compare(clip, folder, config.onnx_precisions)
-            artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
-            if run_dir is not None and recipe_of(run_dir).exists():
-                artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
-        size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
-        report["formats"][name] = {**checked, "bytes": size}
+    with RunLock(out):  # two exports into one folder would remove each other's files
+        for name in names:
+            with _aside(out / name) as folder:
+                writers[name].write(clip, folder, config.onnx_precisions)
+                checked = writers[name].compare(clip, folder, config.onnx_precisions)
+                artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
+                if run_dir is not None and recipe_of(run_dir).exists():
+                    artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
+            size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
+            report["formats"][name] = {**checked, "bytes": size}
+        layout.lock(out).unlink(missing_ok=True)  # OUT holds formats only
     say(
         "export",
         f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "
