@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import platform
 import random
 import re
 import shutil
@@ -25,6 +26,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError
+from worldclip.core.job import RunLock
 from worldclip.curate import decide, read_curated
 from worldclip.language.profiles import PROFILES, normalise
 from worldclip.match.matcher.matcher import Matcher
@@ -141,6 +143,21 @@ def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, 
     artifacts.write_json(out / "manifest.json", {**manifest, "inputs": {}})
     assert explore(explored.run, out) == again
     assert not (out / "data/old.js").exists()
+
+
+def test_two_explorers_of_one_folder_are_never_at_work(explored, tmp_path):
+    aside = tmp_path / f".pages.{platform.node()}.tmp"
+    with RunLock(aside), pytest.raises(UserError, match="is in use by process"):
+        explore(explored.run, tmp_path / "pages")
+    explore(explored.run, tmp_path / "pages")
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+    assert not (tmp_path / "pages/.lock").exists()
+
+
+def test_the_working_directory_is_not_replaced(explored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="name a folder in the working directory"):
+        explore(explored.run, Path())
 
 
 @pytest.mark.parametrize(
