@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import functools
-import http.server
 import json
 import os
 import re
@@ -28,18 +27,15 @@ import uvicorn
 from chromium import DROP, open_page
 from embedded_world import BAD, key_of, picture, text_of
 from miniature import write_files
-from served import running
 from serving import address as address  # a fixture
 from serving import data_url, post, service_and_app, serving, serving_app
 from small_models import TEXTS
 from worldclip.core.errors import UserError
 from worldclip.plugins.server import connections
-from worldclip.plugins.server import fetch_picture as module
 from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import Busy, SharedBatches
 from worldclip.plugins.server.connections import Server, listen, server_config
-from worldclip.plugins.server.fetch_picture import fetch_picture, is_public
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture, read_json
 from worldclip.plugins.server.serve import LOCAL_NAMES, knows, serve
@@ -121,7 +117,12 @@ def test_a_wrong_request_is_told_what_is_wrong(address):
         ("embeddings", {"input": ["x"] * 2049}, "2,049 items"),
         ("embeddings", {"input": [data_url(b"")] * 65}, "more than 64 pictures"),
         ("embeddings", {"input": "data:image/png;base64,%%%"}, "not valid base64"),
-        ("embeddings", {"input": {"image": "/etc/passwd"}}, "--allow-urls is off"),
+        ("embeddings", {"input": {"image": "/etc/passwd"}}, "send the picture as a data URL"),
+        (
+            "embeddings",
+            {"input": {"image": "http://127.0.0.1:9/a.png"}},
+            "addresses and paths of pictures are not read",
+        ),
         ("embeddings", [1], "must be a JSON object"),
         ("classify", {"input": data_url(picture(0)), "labels": []}, "labels must be a list"),
         ("classify", {"input": "x", "labels": ["a"] * 1000, "templates": ["{}"] * 3}, "3,000 sentences"),
@@ -591,123 +592,6 @@ def test_bodies_under_way_hold_the_bytes_that_came(world, clip):
         client.close()
         time.sleep(0.3)
         assert post(address, "embeddings", {"input": "x" * 2000}).status_code == 200
-
-
-def test_all_addresses_of_a_request_share_one_deadline_and_its_bytes(world, clip):
-    deadlines, rooms = [], []
-
-    def note(address: str, max_bytes: int, deadline: float) -> bytes:
-        deadlines.append(deadline)
-        rooms.append(max_bytes)
-        return picture(5)
-
-    with serving(world, clip, fetch=note) as address:
-        body = {"input": [{"image": f"https://example.org/{i}.png"} for i in range(3)]}
-        rows = post(address, "embeddings", body).json()["data"]
-    assert len(deadlines) == 3
-    assert len(set(deadlines)) == 1
-    assert np.diff(rooms).tolist() == [-len(picture(5))] * 2
-    np.testing.assert_allclose([row["embedding"] for row in rows], clip.encode_image([picture(5)] * 3), atol=1e-6)
-
-
-PRIVATE = """127.0.0.1 10.0.0.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 ::1 :: ::127.0.0.1
-    fec0::1 3ffe::1 5f00::1 fe80::1%eth0 fd00::1 ::ffff:127.0.0.1 2002:7f00:0001:: 64:ff9b::7f00:1 ff02::1"""
-
-
-def test_addresses_of_the_internet_are_public_and_no_others():
-    assert [address for address in PRIVATE.split() if is_public(address)] == []
-    assert all(map(is_public, ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808"]))
-
-
-@pytest.mark.parametrize(
-    ("address", "problem"),
-    [
-        *((f"http://{host}/a", "no public host") for host in ("127.0.0.1", "localhost", "2130706433", "[::1]", "0")),
-        ("file:///etc/passwd", "only http"),
-        ("ftp://127.0.0.1/a", "only http"),
-        ("http://user:secret@127.0.0.1/", "without a user"),
-        ("http:///a.png", "only http"),
-    ],
-)
-def test_what_is_not_public_is_refused_before_it_is_connected(address, problem, monkeypatch):
-    monkeypatch.setattr(module.socket, "create_connection", lambda *arguments, **options: pytest.fail("connected"))
-    with pytest.raises(ValueError, match=problem):
-        fetch(address, 1000)
-
-
-@pytest.mark.parametrize("hosts", [("8.8.8.8", "10.0.0.1"), ("10.0.0.1", "8.8.8.8"), ("8.8.8.8", "::1")])
-def test_a_name_with_one_private_address_is_refused_whatever_the_order(hosts, monkeypatch):
-    """Its server could give the public one first, and the private one where a connection is tried again."""
-    monkeypatch.setattr(
-        module.socket,
-        "getaddrinfo",
-        lambda host, port, **options: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts],
-    )
-    monkeypatch.setattr(module.socket, "create_connection", lambda *arguments, **options: pytest.fail("connected"))
-    with pytest.raises(ValueError, match="no public host answers"):
-        fetch("http://mixed.example/a.png", 1000)
-
-
-PICTURE_BYTES = 10 * module.CHUNK_BYTES
-
-
-def fetch(address, max_bytes=PICTURE_BYTES, seconds=30.0):
-    return fetch_picture(address, max_bytes, time.monotonic() + seconds)
-
-
-@pytest.mark.parametrize("path", ["slow-head", "slow-body"])
-def test_a_server_that_sends_a_byte_now_and_then_ends_at_the_deadline(path, redirecting):
-    start = time.monotonic()
-    with pytest.raises(ValueError, match="takes too long"):
-        fetch(f"{redirecting}/{path}", 1000, seconds=0.5)
-    assert time.monotonic() - start < 5
-
-
-@pytest.fixture
-def redirecting(monkeypatch):
-    """Yield the address of a server; its host counts as public, 127.0.0.2 and every other one as they are."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *arguments) -> None: ...
-
-        def do_GET(self) -> None:
-            name = self.path.strip("/")
-            if name.startswith("to="):
-                self.send_response(302)
-                self.send_header("Location", name[3:])
-                self.end_headers()
-                return
-            if name.startswith("slow"):
-                return self.send_slowly(name)
-            self.send_response(200 if name == "picture" else 404)
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(b"x" * PICTURE_BYTES)
-
-        def send_slowly(self, name: str) -> None:
-            self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"A: " if name == "slow-head" else b"\r\n"))
-            with contextlib.suppress(OSError):
-                for _ in range(40):
-                    self.wfile.write(b"x")
-                    time.sleep(0.05)
-
-    server, real = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler), is_public
-    monkeypatch.setattr(module, "is_public", lambda address: address == "127.0.0.1" or real(address))
-    with running(server):
-        yield f"http://127.0.0.1:{server.server_port}"
-
-
-def test_a_redirect_is_followed_and_checked_like_the_first_address_and_bytes_are_counted(redirecting):
-    assert len(fetch(f"{redirecting}/to=/picture")) == PICTURE_BYTES
-    for path, max_bytes, problem in (
-        ("to=http://127.0.0.2/picture", PICTURE_BYTES, "no public host answers"),
-        ("to=file:///etc/passwd", PICTURE_BYTES, "only http"),
-        (f"to={'to=/' * 6}picture", PICTURE_BYTES, "more than 5 redirects"),
-        ("picture", PICTURE_BYTES - 1, "more than 655,359 bytes"),
-        ("other", PICTURE_BYTES, "answered 404"),
-    ):
-        with pytest.raises(ValueError, match=problem):
-            fetch(f"{redirecting}/{path}", max_bytes)
 
 
 HITS = "[...document.querySelectorAll('.hit a[aria-label]')].map(a => a.getAttribute('aria-label'))"

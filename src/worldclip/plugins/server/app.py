@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import functools
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
 import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -34,16 +32,7 @@ from worldclip.model.decode import BadImage, open_image
 from worldclip.plugins.server.errors import ApiError, too_busy, unanswered
 from worldclip.plugins.server.guard import Guard
 from worldclip.plugins.server.metrics import Metrics
-from worldclip.plugins.server.read_request import (
-    Fetch,
-    Limits,
-    Picture,
-    names_address,
-    read_inputs,
-    read_json,
-    read_text,
-    require_known,
-)
+from worldclip.plugins.server.read_request import Limits, read_inputs, read_json, read_text, require_known
 from worldclip.plugins.server.service import Service, mean_vector, sentences_of
 from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
@@ -54,7 +43,6 @@ SMALL_BYTES, SMALL_ANSWER_BYTES = 16 * 1024, 512 * 1024
 BUSY_RETRY_S = 2  # Retry-After while other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
 MAX_DIGITS = 18
-MAX_FETCHING = 8  # requests that wait for addresses
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
 Result = TypeVar("Result")
@@ -68,15 +56,14 @@ def create_app(
     metrics: Metrics,
     *,
     api_key: str | None = None,
-    fetch: Fetch | None = None,
     hosts: frozenset[str] | None = None,
 ) -> Starlette:
     """Return the application.
 
-    api_key: what clients send as a bearer token.  fetch: how addresses are fetched, None: not at all.  hosts: names
-    under which a browser may ask for it (None: any); a page elsewhere whose name resolves to this machine has another.
+    api_key: what clients send as a bearer token.  hosts: names under which a browser may ask for it (None: any); a page
+    elsewhere whose name resolves to this machine has another.
     """
-    api = _Api(service, limits, fetch)
+    api = _Api(service, limits)
 
     routes = [
         Route("/", api.page),
@@ -140,10 +127,9 @@ class _Budget:
 class _Api:
     """The handlers of all routes."""
 
-    def __init__(self, service: Service, limits: Limits, fetch: Fetch | None) -> None:
-        self._service, self._limits, self._fetch = service, limits, fetch
+    def __init__(self, service: Service, limits: Limits) -> None:
+        self._service, self._limits = service, limits
         self._budget = _Budget(limits.bytes_in_flight)
-        self._fetching = anyio.CapacityLimiter(MAX_FETCHING)
         self._decoding = asyncio.Semaphore(usable_cores())  # bounds the pixels of pictures that are being shrunk
 
     # --- the API ------------------------------------------------------------------------------------------------------
@@ -159,9 +145,7 @@ class _Api:
                 raise self._too_large()
             with self._budget.taking() as take:  # as it arrives: a length is a promise, and costs its client nothing
                 body, is_small = await self._read_json(request, take)
-                has_address = self._fetch is not None and names_address(body)
-                with self._budget.take(self._limits.body_bytes if has_address else 0):  # what it may have us download
-                    answer = await work(body, is_small and not has_address)
+                answer = await work(body, is_small)
             request.state.held.enter_context(self._budget.take(len(answer.body)))
             return answer
 
@@ -191,13 +175,6 @@ class _Api:
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is too large; at most {self._limits.body_bytes:,} bytes are allowed")
 
-    async def _read_inputs(self, value: Any, is_small: bool) -> list[str | Picture]:
-        if self._fetch is None or not names_address({"input": value}):
-            return await _call(read_inputs, value, self._limits, None, is_small=is_small)
-        # Threads of their own: slow addresses must not keep other requests from the common ones
-        read = functools.partial(read_inputs, value, self._limits, self._fetch)
-        return await anyio.to_thread.run_sync(read, limiter=self._fetching)
-
     async def embeddings(self, body: Any, is_small: bool) -> Response:
         """Answer POST /v1/embeddings."""
         body = require_known(body, ("input", "model", "encoding_format", "dimensions", "user"))
@@ -209,7 +186,7 @@ class _Api:
         form = body.get("encoding_format", "float")
         if form not in ("float", "base64"):
             raise ApiError(400, f"encoding_format = {form!r}: must be float or base64", param="encoding_format")
-        items = await self._read_inputs(body.get("input"), is_small)
+        items = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
 
         def answer(rows: np.ndarray) -> Response:
             texts = [item for item in items if isinstance(item, str)]
@@ -235,7 +212,7 @@ class _Api:
         if (num_sentences := sum(map(len, sentences))) > self._limits.inputs:
             message = f"labels times templates are {num_sentences:,} sentences; at most {self._limits.inputs:,}"
             raise ApiError(400, message, param="labels")
-        pictures = await self._read_inputs(body.get("input"), is_small)
+        pictures = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
         if any(isinstance(item, str) for item in pictures):
             raise ApiError(400, "input must be pictures: data URLs", param="input")
         data = []
@@ -265,7 +242,7 @@ class _Api:
             raise ApiError(400, f"top = {top!r}: must be a whole number between 1 and {self._limits.top}", param="top")
         if not isinstance(combine, bool):
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
-        items = await self._read_inputs(body.get("input"), is_small)
+        items = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
         if blank := [item for item in items if isinstance(item, str) and not item.strip()]:
             raise ApiError(400, [f"query {item!r} is blank; give words" for item in blank], param="input")
         if not combine and len(items) * top > self._limits.hits:

@@ -1,7 +1,7 @@
 """Read the body of a request: texts and pictures, within limits.  All inputs that cannot be used are one error.
 
-A text is a string, or {"text": ...}.  A picture is a data URL (data:image/png;base64,...), or {"image": ...} with a
-data URL or, where the server was told so, an address.
+A text is a string, or {"text": ...}.  A picture is a data URL (data:image/png;base64,...), or {"image": ...} with one.
+Addresses and paths are refused: the server reaches networks and files that its clients do not.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import base64
 import binascii
 import json
 import re
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,6 @@ from worldclip.model.inference import text_problem
 from worldclip.plugins.server.errors import ApiError
 
 DATA = "data:"
-Fetch = Callable[[str, int, float], bytes]
-"""(address, max_bytes, deadline on the monotonic clock) -> content; raises ValueError that says why there is none."""
 VALUES_PER_INPUT = 8  # commas and brackets of a body, for each input that is allowed
 SCAN_BYTES = 2**20  # scanned together
 REST_OF_ESCAPE = re.compile(rb"\\*[^\\]?", re.DOTALL)
@@ -34,13 +31,11 @@ class Limits:
     """The limits of a request; more is refused with a message that names the limit."""
 
     body_bytes: int = 32 * 2**20
-    """Of one request; pictures at addresses count too."""
+    """Of one request."""
     bytes_in_flight: int = 256 * 2**20
     """Of all requests under way: bounds the memory."""
     body_seconds: float = 60
     """In which a client sends its body."""
-    fetch_seconds: float = 20
-    """In which all addresses of a request are fetched."""
     pixels: int = 50_000_000
     """Of one picture."""
     inputs: int = 2048
@@ -101,14 +96,6 @@ def count_separators(content: bytes, enough: int) -> int:
     return count
 
 
-def names_address(body: Any) -> bool:
-    """Return whether a body asks for a picture at an address."""
-    value = body.get("input") if isinstance(body, dict) else None
-    items = value if isinstance(value, list) else [value]
-    images = [item.get("image") for item in items if isinstance(item, dict)]
-    return any(isinstance(image, str) and not image.startswith(DATA) for image in images)
-
-
 def require_known(body: Any, known: Collection[str]) -> Mapping[str, Any]:
     """Return the body of a request.  Raises ApiError unless it is an object with no other keys than `known`."""
     if not isinstance(body, dict):
@@ -118,7 +105,7 @@ def require_known(body: Any, known: Collection[str]) -> Mapping[str, Any]:
     return body
 
 
-def read_inputs(value: Any, limits: Limits, fetch: Fetch | None, param: str = "input") -> list[str | Picture]:
+def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | Picture]:
     """Return the texts and pictures of a parameter, one or a list.  Raises ApiError that names all problems."""
     values = value if isinstance(value, list) else [value]
     if value is None or not values:
@@ -129,17 +116,12 @@ def read_inputs(value: Any, limits: Limits, fetch: Fetch | None, param: str = "i
         raise ApiError(400, f"{param} holds more than {limits.pictures} pictures; send several requests", param=param)
     items: list[str | Picture] = []
     problems = []
-    room = limits.body_bytes
-    deadline = time.monotonic() + limits.fetch_seconds
     for i, item in enumerate(values):
         try:
-            read = _read_item(item, limits, fetch, room, deadline)
+            items.append(_read_item(item, limits))
         except ValueError as error:
             name = param if value is item else f"{param}[{i}]"
             problems.append(f"{name}: {error}")
-            continue
-        items.append(read)
-        room -= len(read.content) if isinstance(read, Picture) else 0
     if problems:
         raise ApiError(400, problems, param=param)
     return items
@@ -149,16 +131,16 @@ def _is_picture(item: Any) -> bool:
     return isinstance(item, dict) if not isinstance(item, str) else item.startswith(DATA)
 
 
-def _read_item(item: Any, limits: Limits, fetch: Fetch | None, room: int, deadline: float) -> str | Picture:
+def _read_item(item: Any, limits: Limits) -> str | Picture:
     """Return one text or picture.  Raises ValueError that says what is wrong with it."""
     if isinstance(item, str):
-        return _read_picture(item, limits, fetch, room, deadline) if _is_picture(item) else read_text(item, limits)
+        return _read_picture(item, limits) if _is_picture(item) else read_text(item, limits)
     if isinstance(item, dict) and len(item) == 1:
         kind, value = next(iter(item.items()))
         if kind == "text" and isinstance(value, str):
             return read_text(value, limits)
         if kind == "image" and isinstance(value, str):
-            return _read_picture(value, limits, fetch, room, deadline)
+            return _read_picture(value, limits)
     if isinstance(item, int | list):
         raise ValueError("token ids are not read; give the text")
     raise ValueError('must be a text, a data URL, {"text": ...} or {"image": ...}')
@@ -173,13 +155,8 @@ def read_text(text: str, limits: Limits) -> str:
     return text
 
 
-def _read_picture(address: str, limits: Limits, fetch: Fetch | None, room: int, deadline: float) -> Picture:
-    if address.startswith(DATA):
-        content = _decode_data_url(address)
-    elif fetch is None:
-        raise ValueError("addresses are not fetched here (--allow-urls is off); send the picture as a data URL")
-    else:
-        content = fetch(address, room, deadline)
+def _read_picture(url: str, limits: Limits) -> Picture:
+    content = _decode_data_url(url)
     try:
         width, height = open_image(content).size
     except BadImage as error:
@@ -189,8 +166,10 @@ def _read_picture(address: str, limits: Limits, fetch: Fetch | None, room: int, 
     return Picture(content, width * height)
 
 
-def _decode_data_url(address: str) -> bytes:
-    head, comma, content = address.partition(",")
+def _decode_data_url(url: str) -> bytes:
+    if not url.startswith(DATA):
+        raise ValueError("addresses and paths of pictures are not read; send the picture as a data URL")
+    head, comma, content = url.partition(",")
     if not comma or not head.endswith(";base64"):
         raise ValueError("is not a data URL of a picture: data:image/png;base64,...")
     try:

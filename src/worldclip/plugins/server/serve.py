@@ -29,7 +29,6 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
-    allow_urls: bool = False,
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = "auto",
@@ -42,7 +41,6 @@ def serve(
     host: address to listen on; 0.0.0.0 is every network of this machine.
     port: port to listen on; 0 takes a free one.
     api_key: key that clients must send as a bearer token (default: the environment's WORLDCLIP_API_KEY, else none).
-    allow_urls: fetch pictures from public addresses that clients name.
 
     Raises UserError where the model did not embed the folder, or the port is taken.
 
@@ -53,7 +51,6 @@ def serve(
     require_packages("serve", extra="serve")
     from worldclip.plugins.server.app import create_app
     from worldclip.plugins.server.connections import Server, listen, server_config
-    from worldclip.plugins.server.fetch_picture import fetch_picture
     from worldclip.plugins.server.metrics import Metrics
     from worldclip.plugins.server.read_request import Limits
     from worldclip.plugins.server.service import Service
@@ -78,7 +75,6 @@ def serve(
             limits,
             metrics,
             api_key=key,
-            fetch=fetch_picture if allow_urls else None,
             hosts=LOCAL_NAMES | {shown_host} if is_local else None,
         )
         say("serve", f"http://{shown_host}:{listener.getsockname()[1]}  (stop with Ctrl-C)")
