@@ -5,12 +5,14 @@ import json
 import re
 import shutil
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from chromium import DROP, open_page
 from embedded_world import picture
+from miniature import write_files
 from programs import output_of
 from served import static_host
 from serving import data_url
@@ -105,6 +107,19 @@ def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
     assert len({name for name, _ in names}) == len(names)
     assert all(path.suffix not in (".py", ".pt") for path in folder.rglob("*"))
     assert "sdk: static" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, monkeypatch, tmp_path):
+    folder = Path(shutil.copytree(embedded_world / "embedded", tmp_path / "embedded"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"places": [str(tmp_path)]}))
+    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
+    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
+    page = write_files(tmp_path, {"page/.keep": ""}) / "page"
+    with pytest.raises(UserError, match=r"none of the pictures .*does not lie in .*--pictures-from"):
+        web_folder.writer(clip, str(folder)).write(clip, page, ["fp32"])
+    assert not (page / "pictures").exists()
+    assert web_folder.writer(clip, str(folder), [str(embedded_world)]).pool["images"].places == (str(embedded_world),)
 
 
 def test_a_folder_of_another_model_and_an_installation_without_transformers_js_are_refused(

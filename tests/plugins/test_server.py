@@ -16,6 +16,7 @@ import time
 import tracemalloc
 from types import SimpleNamespace
 
+import fsspec
 import httpx
 import numpy as np
 import openai
@@ -310,6 +311,8 @@ def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_pa
     rows = pq.read_table(table)
     files = [file.replace(str(world), str(tmp_path)) for file in rows["file"].to_pylist()]
     pq.write_table(rows.set_column(rows.column_names.index("file"), "file", pa.array(files)), table)
+    manifest = json.loads((tmp_path / "embedded/manifest.json").read_text())
+    (tmp_path / "embedded/manifest.json").write_text(json.dumps(manifest | {"places": [str(tmp_path / "pool")]}))
     with serving(tmp_path, clip) as address:
         (tmp_path / "pool/00000.tar").rename(tmp_path / "00000.tar")
         picture = httpx.get(f"{address}/pictures/0")
@@ -324,6 +327,23 @@ def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_pa
         picture = httpx.get(f"{address}/pictures/0")
         assert (picture.status_code, error_of(picture)) == (503, gone)
         assert post(address, "embeddings", {"input": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize("file", ["{}/pool/00000.tar", "http://127.0.0.1:9/00000.tar"])
+def test_a_picture_outside_of_the_pool_is_404_and_no_address_is_asked(file, world, clip, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fsspec, "url_to_fs", asked.append)
+    for name in ("pool", "embedded"):
+        shutil.copytree(world / name, tmp_path / name)
+    table = tmp_path / "embedded/images/00000.tar.parquet"
+    rows = pq.read_table(table)
+    files = pa.array([file.format(tmp_path)] * len(rows))
+    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", files), table)
+    with serving(tmp_path, clip) as address:
+        answer = httpx.get(f"{address}/pictures/0")
+        assert (answer.status_code, "--pictures-from" in error_of(answer)) == (404, True)
+        assert httpx.get(f"{address}/pictures/{len(rows)}").status_code == 200
+    assert asked == []
 
 
 def test_sigterm_finishes_what_is_under_way(clip):

@@ -8,6 +8,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from toy import write_tar
 from worldclip.cli import main
 from worldclip.contracts.schemas import IMAGE_PLACES
 from worldclip.core import image_names
-from worldclip.core.artifacts import write_array, write_manifest
+from worldclip.core.artifacts import read_table, write_array, write_manifest
 from worldclip.core.artifacts import write_table as write_artifact_table
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
@@ -349,6 +350,58 @@ def test_damaged_embeddings_and_shards_elsewhere_are_refused(folder, content):
     change_manifest(folder, "inputs", {"images": {"../../x": {"path": "../../x", "size": 1}}})
     with pytest.raises(UserError, match="is not a path below"):
         open_embedded(folder)
+
+
+def change_places(folder: Path, **columns) -> None:
+    """Set columns of the first table of images to one value each."""
+    path = folder / "images/00000.tar.parquet"
+    table = read_table(path, IMAGE_PLACES)
+    values = {name: [columns[name]] * len(table) if name in columns else table[name] for name in table.column_names}
+    write_artifact_table(path, pa.table(values), IMAGE_PLACES)
+
+
+@pytest.mark.parametrize(
+    "place", ["{}/a.png", "{}/pool/../a.png", "{}/pool/link.png", "http://127.0.0.1:9/a.png", "file://{}/a.png"]
+)
+def test_pictures_outside_of_the_pool_and_at_addresses_are_not_read(place, world, folder, tmp_path, monkeypatch):
+    """Somebody else may have written the tables, and the manifest, which says where the pool is."""
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda *arguments, **keys: pytest.fail(f"asked {arguments}"))
+    write_files(tmp_path, {"a.png": picture(0), "pool/.hidden": ""})
+    (tmp_path / "pool/link.png").symlink_to(tmp_path / "a.png")
+    change_places(folder, file=place.format(tmp_path), offset=0, size=len(picture(0)))
+    row = open_embedded(folder).rows(np.array([0]))[0]
+    for places in ([str(tmp_path / "pool")], ["http://127.0.0.1:9"], []):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"places": places}))
+        with pytest.raises(UserError, match=r"a\.png|link\.png.* does not lie in .*--pictures-from"):
+            open_embedded(folder).read_picture(row)
+
+
+def test_pictures_of_the_users_own_pool_are_read(world, tmp_path, monkeypatch):
+    """Through links and `..`, of a single table, and at a URL that the user names."""
+    (tmp_path / "link").symlink_to(world / "pool")
+    shutil.copytree(world / "photos/sub", tmp_path / "photos")
+    write_files(tmp_path, {"photos/table.csv": "filepath,title\n0.png,a picture\n"})
+    for name, pool in (
+        ("linked", tmp_path / "link"),
+        ("dots", tmp_path / "photos/../link/0000[01].tar"),
+        ("table", tmp_path / "photos/table.csv"),
+        ("files", world / "photos/../photos"),
+    ):
+        embed(world / "model", pool, tmp_path / name, of=("images",), executor=QUIET)
+        embedded = open_embedded(tmp_path / name)
+        assert embedded.read_picture(embedded.rows(np.array([0]))[0]) == picture(0), name
+    fsspec.filesystem("memory").pipe_file("/place/pool/0.tar", (world / "pool/00000.tar").read_bytes())
+    embed(world / "model", "memory://place/pool", tmp_path / "remote", executor=QUIET)
+    row = open_embedded(tmp_path / "remote").rows(np.array([0]))[0]
+    for place in ("memory:///place", "memory:///place/pool/"):
+        assert open_embedded(tmp_path / "remote", pictures_from=[place]).read_picture(row) == picture(0)
+    for place in ("memory:///plac", "memory:///place/pool/0"):
+        with pytest.raises(UserError, match=f"0.tar does not lie in {place}"):
+            open_embedded(tmp_path / "remote", pictures_from=[place]).read_picture(row)
+    with pytest.raises(UserError) as caught:
+        open_embedded(tmp_path / "remote", pictures_from=["https://", str(tmp_path / "none")])
+    assert len(caught.value.problems) == 2
 
 
 def test_more_shards_than_open_files_can_be_searched(world, tmp_path):

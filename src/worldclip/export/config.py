@@ -26,6 +26,8 @@ class ExportConfig(Config):
     """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights.  web takes the smallest."""
     embedded: Annotated[str, Place()] = ""
     """Folder that `worldclip embed` wrote with this model: the page of format web searches it."""
+    pictures_from: Annotated[tuple[str, ...], Place()] = ()
+    """Folders and URLs whose pictures the page may hold.  Default: the local folders of the embedded pool."""
     languages: tuple[str, ...] = ()
     """Keep only the token rows that texts in these languages use (default: all rows)."""
     corpus: Annotated[tuple[str, ...], Place()] = ()
@@ -35,6 +37,8 @@ class ExportConfig(Config):
         """Yield a corpus and an embedded folder that are of no use, and files of an unknown kind."""
         if self.embedded and "web" not in self.formats:
             yield "embedded", "has no effect without the format web; add web to export.formats, or leave it out"
+        if self.pictures_from and not self.embedded:
+            yield "pictures_from", "has no effect without export.embedded; set the embedded folder, or leave it out"
         if self.corpus and not self.languages:
             yield "corpus", "has no effect without export.languages; set the languages to keep"
         for name in self.corpus:

@@ -6,10 +6,12 @@ N embedded images or texts, D embed_dim.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +22,12 @@ from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core.artifacts import read_manifest, read_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
-from worldclip.core.safe_path import safe_join
+from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.model import sample_inputs
+from worldclip.pool.hub import without_revision
+from worldclip.pool.read import read_member
 
 if TYPE_CHECKING:
     from worldclip.model.inference import Clip
@@ -63,6 +68,8 @@ class Embedded:
     """The (rows, D) float32 embeddings of each shard."""
     first: np.ndarray
     """(num_shards + 1,) int64."""
+    places: tuple[str, ...]
+    """The only folders and URLs whose pictures are read, see `picture_places`."""
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -70,6 +77,26 @@ class Embedded:
     def _read_rows(self, s: int) -> pa.Table:
         schema = IMAGE_PLACES if self.of == "images" else EMBEDDED_TEXTS
         return _read_columns(safe_join(self.folder / self.of, f"{self.shards[s]}.parquet"), schema)
+
+    @property
+    def places_text(self) -> str:
+        """One line for the user: whose pictures are read."""
+        if self.places:
+            return f"reads pictures from {', '.join(self.places)}"
+        pool = ", ".join(self.manifest.get("places", [])) or "an unknown place"
+        return f"reads no pictures: the pool is at {pool}; --pictures-from PLACE gives its host, bucket or folder"
+
+    def read_picture(self, row: Report) -> bytes:
+        """Return the image file of a row of `rows`, whose table somebody else may have written.
+
+        Raises UserError for a file outside of `places`, otherwise as read_member.
+        """
+        if not any(_is_below(row["file"], place) for place in self.places):
+            raise UserError(
+                f"{row['file']} does not lie in {' or '.join(self.places) or 'a local pool'}; to read it, give its "
+                "folder, host or bucket as --pictures-from"
+            )
+        return read_member(row["file"], row["offset"], row["size"])
 
     def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], list[str]]:
         """Return {(shard, key): texts} of images, where the folder holds the texts of their shards too.
@@ -138,8 +165,40 @@ def _is_image_file(row: Report) -> bool:
     return "." not in row["shard"]  # a group of image files is files_000000, any other shard a file with a suffix
 
 
-def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
-    """Open the images of a folder that embed wrote, or its texts where it holds no images.  Raises UserError."""
+def picture_places(manifest: Report, pictures_from: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the folders and URLs whose pictures may be read: `pictures_from`, by default the pool's local folders.
+
+    The manifest, too, may be somebody else's: a URL in it is not read unless the user repeats it.  Raises UserError for
+    a folder that does not exist, and for a URL without a host or bucket.
+    """
+    if not pictures_from:
+        return tuple(os.path.realpath(place) for place in manifest.get("places", []) if not is_remote(place))
+    problems = []
+    for place in pictures_from:
+        if is_remote(place) and not place.rpartition("://")[2].strip("/"):
+            problems.append(f"pictures_from = {place!r}: names no host or bucket; give one, as in https://example.org")
+        if not is_remote(place) and not os.path.isdir(place):
+            problems.append(f"pictures_from = {place!r}: no such folder; give the folder of the pool's pictures")
+    if problems:
+        raise UserError(problems)
+    return tuple(place if is_remote(place) else os.path.realpath(place) for place in pictures_from)
+
+
+def _is_below(file: str, place: str) -> bool:
+    """Return whether a file lies below a folder, links followed, or at a URL below another."""
+    if not is_remote(place):
+        return not is_remote(file) and Path(os.path.realpath(file)).is_relative_to(place)
+    prefix = f"{without_revision(place).rstrip('/')}/"
+    url = without_revision(file)
+    below = unquote(url.removeprefix(prefix))
+    return url.startswith(prefix) and is_safe_name(below) and "::" not in below  # `::` chains URLs in fsspec
+
+
+def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Sequence[str] = ()) -> Embedded:
+    """Open the images of a folder that embed wrote, or its texts where it holds no images.
+
+    pictures_from: see `picture_places`.  Raises UserError.
+    """
     folder = Path(folder)
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None or "of" not in manifest["config"]:
@@ -155,7 +214,8 @@ def open_embedded(folder: str | Path, of: Of | None = None) -> Embedded:
     if len({part.shape[1] for part in parts}) != 1:
         raise UserError(f"{folder}: its shards have embeddings of different sizes; embed the pool again")
     first = np.cumsum([0, *map(len, parts)])
-    return Embedded(folder, of, manifest, shards, parts, first)
+    places = picture_places(manifest, pictures_from)
+    return Embedded(folder, of, manifest, shards, parts, first, places)
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:

@@ -28,6 +28,12 @@ def is_dataset(path: str) -> bool:
     return path.startswith("hf://datasets/")
 
 
+def without_revision(url: str) -> str:
+    """Return the URL of a dataset of the hub, or of a file in it, without @REVISION; any other URL as it is."""
+    match = _DATASET.fullmatch(url)
+    return url if match is None else "/".join(filter(None, (f"hf://datasets/{match[1]}", match[3])))
+
+
 def list_dataset(url: str) -> list[PoolFile]:
     """Return the files of a dataset at the present commit of its revision.
 

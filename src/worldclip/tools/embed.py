@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW
+from worldclip.pool.listing import split_pattern
 from worldclip.tools.known_pools import KnownPool, field_names, key_column, with_pictures
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -132,7 +134,8 @@ def embed(
             )
             try:
                 result = _embed(embedding, config, units, workers)
-                return dataclasses.replace(result, manifest={"source": pool_config.location})
+                manifest = {"source": pool_config.location, "places": _places(run, pool_config)}
+                return dataclasses.replace(result, manifest=manifest)
             finally:
                 load_here.cache_clear()
 
@@ -149,6 +152,13 @@ class _Embedding:
     """Where pool/ is; None for a folder of image files, which is no pool."""
     key_lists: Sequence[keys.KeyList]
     has_vectors: bool
+
+
+def _places(run: Run, pool: PoolConfig) -> list[str]:
+    """Return the folders and URLs below which the pool's files lie: of a single local file its folder."""
+    paths = [str(layout.built_pool(run.dir))] if pool.build else [split_pattern(path)[0] for path in pool.paths]
+    folders = [os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else path for path in paths]
+    return [folder if is_remote(folder) else os.path.abspath(folder) for folder in folders]
 
 
 def _take_back_removed(folder: Path, units: Mapping[Of, Sequence[Shard]]) -> None:

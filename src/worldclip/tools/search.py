@@ -132,10 +132,15 @@ def search(
     return results
 
 
-def open_kinds(folder: str | Path, clip: Clip, name: str, remedy: str) -> dict[str, Embedded]:
-    """Return what a folder holds, images first.  Raises UserError with `remedy` where another model embedded it."""
+def open_kinds(
+    folder: str | Path, clip: Clip, name: str, remedy: str, pictures_from: Sequence[str] = ()
+) -> dict[str, Embedded]:
+    """Return what a folder holds, images first.  Raises UserError with `remedy` where another model embedded it.
+
+    pictures_from: as of open_embedded.
+    """
     kinds = open_embedded(folder).manifest["config"]["of"]
-    opened = {of: open_embedded(folder, of) for of in ("images", "texts") if of in kinds}
+    opened = {of: open_embedded(folder, of, pictures_from) for of in ("images", "texts") if of in kinds}
     check_model(next(iter(opened.values())), clip, name, remedy)
     return {str(of): embedded for of, embedded in opened.items()}
 

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,12 +29,10 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
 from worldclip.language.identify import identify_codes
-from worldclip.model.decode import BadImage
 from worldclip.model.formats import onnx_folder
 from worldclip.model.inference import Clip
 from worldclip.plugins.style import search_style
 from worldclip.pool.embedded import Embedded
-from worldclip.pool.read import read_member
 from worldclip.report.images import thumbnail
 from worldclip.tools.search import open_kinds
 
@@ -66,10 +63,11 @@ def precision_of(precisions: Sequence[str]) -> str:
     return next(name for name in ("int8", "fp16", "fp32") if name in precisions)
 
 
-def writer(clip: Clip, embedded: str) -> WebFolder:
+def writer(clip: Clip, embedded: str, pictures_from: Sequence[str] = ()) -> WebFolder:
     """Return the writer of a page that searches `embedded`.  Raises UserError where another model embedded it."""
-    kinds = open_kinds(embedded, clip, "the exported model", "give the folder of this model") if embedded else {}
-    return WebFolder(kinds)
+    if not embedded:
+        return WebFolder({})
+    return WebFolder(open_kinds(embedded, clip, "the exported model", "give the folder of this model", pictures_from))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,7 @@ class WebFolder:
         onnx_folder.write(clip, folder / MODEL, [precision], has_joint=False)
         counts = {}
         if "images" in self.pool:
+            say("export", self.pool["images"].places_text)
             counts["pictures"] = _write_pictures(folder, self.pool["images"], precision)
         if "texts" in self.pool:
             counts["names"] = _write_names(folder, self.pool["texts"], precision)
@@ -165,11 +164,14 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
     captions = embedded.captions(rows)
     is_shown = np.zeros(len(rows), bool)
     records: list[list[str]] = []
+    reasons: list[str] = []
     for i, row in enumerate(rows):
-        thumbnail = _thumbnail(row)
-        if thumbnail is None:
+        try:
+            content, kind = thumbnail(embedded.read_picture(row))
+        except (BadShard, ValueError, OSError) as error:  # BadImage and UserError are ValueErrors
+            reasons.append(str(error))
             continue
-        content, extension = thumbnail
+        extension = "jpg" if kind == "jpeg" else kind
         is_shown[i] = True
         name = f"{len(records) // PER_FOLDER:03}/{len(records):06}.{extension}"
         path = folder / "pictures" / name
@@ -177,21 +179,14 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
         path.write_bytes(content)
         records.append([name, row["key"], captions.get((row["shard"], row["key"]), [""])[0]])
     if not records:
-        raise UserError(f"none of the pictures of {embedded.folder} can be read; embed the pool again")
+        raise UserError(f"none of the pictures of {embedded.folder} can be read ({reasons[0]})")
+    if reasons:
+        say("export", f"{len(reasons):,} of {len(rows):,} pictures are left out; the first: {reasons[0]}")
     langs = identify_codes([caption for *_, caption in records])
     shown = [[*record, lang] for record, lang in zip(records, langs, strict=True)]
     write_json(folder / "pictures.json", shown, is_compact=True)
     _write_vectors(folder / "pictures.bin", embedded.take(ids[is_shown]), precision)
     return len(records)
-
-
-def _thumbnail(row: Mapping[str, Any]) -> tuple[bytes, str] | None:
-    """Return a small picture and its extension; None for one that is gone or cannot be decoded."""
-    try:
-        content, kind = thumbnail(read_member(row["file"], row["offset"], row["size"]))
-    except (BadShard, BadImage, UserError, OSError):
-        return None
-    return content, "jpg" if kind == "jpeg" else kind
 
 
 def _write_names(folder: Path, embedded: Embedded, precision: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from worldclip.core import job_files
@@ -29,6 +30,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
+    pictures_from: Sequence[str] = (),
     arch: str | None = None,
     tokenizer: str | None = None,
     precision: str | None = "auto",
@@ -41,6 +43,7 @@ def serve(
     host: address to listen on; 0.0.0.0 is every network of this machine.
     port: port to listen on; 0 takes a free one.
     api_key: key that clients must send as a bearer token (default: the environment's WORLDCLIP_API_KEY, else none).
+    pictures_from: folders and URLs whose pictures the page shows (default: the local folders of the embedded pool).
 
     Raises UserError where the model did not embed the folder, or the port is taken.
 
@@ -59,10 +62,13 @@ def serve(
     listener = listen(host, port)
     with listener:
         if embedded is not None:
-            open_embedded(embedded)  # refuses a folder without embeddings before the model is loaded
+            # refuses a folder without embeddings before the model is loaded
+            open_embedded(embedded, pictures_from=pictures_from)
         say("serve", f"loads {model}")
         clip = model_load.load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)
-        collections = {} if embedded is None else open_kinds(embedded, clip, model, "serve that one")
+        collections = {} if embedded is None else open_kinds(embedded, clip, model, "serve that one", pictures_from)
+        if images := collections.get("images"):
+            say("serve", images.places_text)
         identify_codes(["loads the model that tells the language of captions"])
         limits, metrics = Limits(), Metrics()
         key = api_key or os.environ.get(KEY_VARIABLE) or None

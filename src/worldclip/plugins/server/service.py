@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from worldclip.core.errors import UserError
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Record
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
@@ -24,7 +26,6 @@ from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
 from worldclip.pool.embedded import Embedded, folder_and_file, path_in_pool
-from worldclip.pool.read import read_member
 from worldclip.tools.search import FEW_QUERIES, nearest
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
@@ -59,9 +60,7 @@ class Service:
             for of, embedded in collections.items()
         }
         images = collections.get("images")
-        row = images.rows(np.array([0]))[0] if images else {"file": "://", "key": ""}
-        pool = row["file"].removesuffix(row["key"]).rpartition("/")[0]  # the key of an image file is its path there
-        self._pools = set() if "://" in row["file"] else {Path(pool)}
+        self._pools = {Path(place) for place in images.places if not is_remote(place)} if images else set()
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
     def problems(self) -> list[str]:
@@ -142,12 +141,14 @@ class Service:
 
     def picture(self, row_id: int) -> bytes:
         """Return the image file of one row.  Raises ApiError where it cannot be read."""
-        _, row = self._row("images", row_id)
+        embedded, row = self._row("images", row_id)
         try:
-            return read_member(row["file"], row["offset"], row["size"])
+            return embedded.read_picture(row)
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
             self._require_folders(error)
-            raise ApiError(404, f"the picture of row {row_id} ({path_in_pool(row)}) cannot be read") from error
+            reason = f": {error}" if isinstance(error, UserError) else ""
+            message = f"the picture of row {row_id} ({path_in_pool(row)}) cannot be read{reason}"
+            raise ApiError(404, message) from error
 
     def _row(self, of: str, row_id: int) -> tuple[Embedded, dict[str, Any]]:
         embedded = self.collections.get(of)
