@@ -360,6 +360,20 @@ def change_places(folder: Path, **columns) -> None:
     write_artifact_table(path, pa.table(values), IMAGE_PLACES)
 
 
+@pytest.mark.parametrize("kind", ["null", "type", "length"])
+def test_tables_that_do_not_fit_their_embeddings_are_refused(kind, folder):
+    path = folder / "images/00000.tar.parquet"
+    table = read_table(path, IMAGE_PLACES)
+    if kind == "null":
+        change_places(folder, file=None)
+    elif kind == "type":
+        pq.write_table(table.set_column(3, "size", pa.array(["x"] * len(table))), path)
+    else:
+        pq.write_table(table.slice(1), path)
+    with pytest.raises(UserError, match=r"00000\.tar\.parquet does not fit its \.npy"):
+        search(folder, ["a"], top=1000)
+
+
 @pytest.mark.parametrize(
     "place", ["{}/a.png", "{}/pool/../a.png", "{}/pool/link.png", "http://127.0.0.1:9/a.png", "file://{}/a.png"]
 )

@@ -75,8 +75,14 @@ class Embedded:
         return int(self.first[-1])
 
     def _read_rows(self, s: int) -> pa.Table:
+        """Return the table of shard s.  Raises UserError for one that does not fit its embeddings."""
         schema = IMAGE_PLACES if self.of == "images" else EMBEDDED_TEXTS
-        return _read_columns(safe_join(self.folder / self.of, f"{self.shards[s]}.parquet"), schema)
+        path = safe_join(self.folder / self.of, f"{self.shards[s]}.parquet")
+        table = _read_columns(path, schema)
+        has_null = any(column.null_count for column in table.columns)
+        if has_null or len(table) != len(self.parts[s]) or table.schema.types != schema.types:
+            raise UserError(f"{path} does not fit its .npy; remove both and embed the pool again")
+        return table
 
     @property
     def places_text(self) -> str:
