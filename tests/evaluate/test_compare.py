@@ -133,6 +133,25 @@ def test_results_on_different_data_are_not_compared(tmp_path):
             compare(first, run)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[" * 100_000, "nest|recursion"),
+        ("[1]", "it is a JSON list, not an object"),
+        (json.dumps({**record(acc1=0.5), "lang": None}), "lang missing or of another type"),
+        (json.dumps({**record(acc1=0.5), "metrics": {"acc1": "x"}}), "metrics missing"),
+        ("{}", "dataset, dataset_digest, lang, task, protocol, n, metrics, chance, interval_95 missing"),
+    ],
+    ids=["nested", "list", "null", "text", "empty"],
+)
+def test_lines_that_are_no_records_are_named(line, said, tmp_path):
+    first = evaluated(WordModel(), tmp_path / "first")
+    other = write_files(tmp_path / "other", {"results.jsonl": f"{line}\n{line}\n"})
+    with pytest.raises(UserError, match=rf"results\.jsonl:1 is not a record \(.*({said})") as caught:
+        compare(first, other)
+    assert len(caught.value.problems) == 2
+
+
 def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_seed(tmp_path):
     paths = [evaluated(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
     assert [arm.name for arm in find_arms(paths)] == ["a/out", "b/out"]

@@ -91,14 +91,50 @@ class PairCounts(TypedDict):
 # evaluate
 
 
+MAX_SCORE = 2**53  # larger integers are no float
+RESULT_TYPES = {
+    "dataset": str,
+    "dataset_digest": str,
+    "lang": str,
+    "task": str,
+    "protocol": dict,
+    "n": int,
+    "metrics": dict,
+    "chance": dict,
+    "interval_95": dict,
+}
+"""The keys of a record of results.jsonl that every reader needs; a folder of results may be somebody else's."""
+
+
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Return the records of results.jsonl; none if the file is missing.  Raises UserError for an invalid line."""
+    """Return the records of results.jsonl; none if the file is missing.  Raises UserError that names invalid lines."""
     if not path.exists():
         return []
     records = []
+    problems = []
     for number, line in enumerate(read_regular(path).splitlines(), 1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}:{number} is not a record ({error}); remove the line and rerun") from error
+            record = json.loads(line)
+            _check_result(record)
+            records.append(record)
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{path}:{number} is not a record ({error}); remove the line and rerun")
+    if problems:
+        raise UserError(problems)
     return records
+
+
+def _check_result(record: Any) -> None:
+    """Raise ValueError for what is not a line of results.jsonl."""
+    if not isinstance(record, dict):
+        raise ValueError(f"it is a JSON {type(record).__name__}, not an object")
+    wrong = [name for name, kind in RESULT_TYPES.items() if not isinstance(record.get(name), kind)]
+    wrong += [
+        name for name in ("metrics", "chance") if name not in wrong and not all(map(_is_score, record[name].values()))
+    ]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} missing or of another type")
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > MAX_SCORE
