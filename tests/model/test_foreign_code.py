@@ -191,6 +191,12 @@ def test_an_open_clip_folder_cannot_bring_the_code_of_its_text_tower(open_clip_f
     assert load_or_refuse(open_clip_folder, is_ours=False)
 
 
+@pytest.mark.parametrize("name", ["hf-hub:somebody/model", "hf_hub:somebody/model", "local-dir:/tmp", ["x"]])
+def test_an_open_clip_folder_cannot_fetch_its_image_tower(open_clip_folder, name):
+    edit(open_clip_folder / "open_clip_config.json", "model_cfg.vision_cfg", timm_model_name=name)
+    assert "is no architecture of timm, and is refused" in load_or_refuse(open_clip_folder, is_ours=False)
+
+
 class Touch:
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -271,6 +271,30 @@ def test_records_that_are_no_objects_are_refused(folder, name, text):
     assert str(folder) in load_error(folder)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"size": {"shortest_edge": -1}}, "shortest_edge is -1; must be a whole number of pixels"),
+        ({"size": {"height": -5, "width": "x"}}, "height is -5; "),
+        ({"image_std": [0, 0, 0]}, "pixels are divided by it"),
+        ({"image_std": "abc"}, "image_std is 'abc'; must be three numbers"),
+        ({"image_mean": [0.5, 0.5]}, "must be three numbers"),
+        ({"resample": 99}, "resample is 99; must be one of 0 (nearest), "),
+        ({"rescale_factor": 0}, "rescale_factor is 0; must be a number above 0"),
+    ],
+)
+def test_settings_that_make_no_pixels_are_refused(folder, values, said):
+    edit(folder / PROCESSOR, **values)
+    assert said in load_error(folder)
+
+
+def test_a_deviation_of_0_is_refused_in_an_open_clip_folder(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    edit(folder / CONFIG_FILE, "preprocess_cfg", std=[0, 0, 0])
+    (folder / "model.pt").rename(folder / "open_clip_pytorch_model.bin")
+    assert "pixels are divided by it" in load_error(folder)
+
+
 class PanicException(BaseException):
     """Stand for what pyo3 raises for a panic in Rust."""
 

@@ -33,7 +33,7 @@ from worldclip.model.formats.onnx_backend import OnnxBackend
 from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.precision import DTYPES, pick_precision
-from worldclip.model.preprocess import RULES, Rule, reference
+from worldclip.model.preprocess import RULES, Rule, processor_problems, reference
 from worldclip.model.records import library_faults
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ def read(source: Source, options: LoadOptions) -> Clip:
     remedy = "do its weights and its configuration match? Copy or download it whole"
     with library_faults(f"{source.path} does not load as a model in the layout {source.layout}", remedy):
         clip = readers[source.layout](source.path, options)
+        if problems := [f"{source.path}: {problem}" for problem in processor_problems(clip.processor)]:
+            raise UserError(problems)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
     if getattr(clip.tokenizer, "nllb", None) is not None and not options.tells_language:

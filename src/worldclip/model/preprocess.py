@@ -9,7 +9,7 @@ way, and Hugging Face resizes tensors where the others resize PIL images.  docs/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
+MIN_STD, MAX_NUMBER = 1e-6, 1e6  # within these, normalised pixels are finite in float32
 Mode = Literal["shortest", "squash", "longest"]
 """The resized side: the short one, both, or the long one, after which the short one is padded."""
 
@@ -99,6 +100,35 @@ def facts_of(processor: Any) -> Preprocess:
         f"the image processor resizes to {size}, crops to {crop}, resample {processor.resample}; only a bicubic resize "
         "to one size (shortest edge and central crop, or both sides) can be written for other libraries"
     )
+
+
+def processor_problems(processor: Any) -> Iterator[str]:
+    """Yield the settings of a loaded image processor, which others wrote, that make no finite pixels of an image."""
+    if isinstance(processor, PerImage):
+        facts = processor.facts
+        sides = [("size", facts.size)]
+        mean, std = facts.mean, facts.std
+    else:
+        sides = [*dict(processor.size or {}).items(), *_crop_of(processor).items()]
+        mean, std = processor.image_mean, processor.image_std
+        if processor.resample not in list(_FILTERS):
+            filters = ", ".join(f"{number} ({name})" for number, name in _FILTERS.items())
+            yield f"resample is {processor.resample!r:.80}; must be one of {filters}"
+        if not (_is_number(processor.rescale_factor) and processor.rescale_factor > 0):
+            yield f"rescale_factor is {processor.rescale_factor!r:.80}; must be a number above 0"
+    for name, side in sides:
+        if side is not None and not (isinstance(side, int) and side >= 1):
+            yield f"{name} is {side!r:.80}; must be a whole number of pixels, at least 1"
+    for name, value in (("image_mean", mean), ("image_std", std)):
+        channels = per_channel(value)
+        if len(channels) != 3 or not all(map(_is_number, channels)):
+            yield f"{name} is {value!r:.80}; must be three numbers, one per channel"
+        elif name == "image_std" and min(channels) < MIN_STD:
+            yield f"image_std is {value!r:.80}; each number must be at least {MIN_STD}, since pixels are divided by it"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 def per_channel(value: float | Sequence[float]) -> tuple[float, ...]:

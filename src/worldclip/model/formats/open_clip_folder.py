@@ -57,7 +57,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
     record = _find_config(folder, file, options.arch, None if table is None else len(table))
     text_cfg = record["model_cfg"]["text_cfg"]
     if not is_of_family(record["model_cfg"]):
-        return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, text_cfg, state, options)
+        return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, record["model_cfg"], state, options)
     source = options.tokenizer or (folder if has_tokenizer(folder) else text_cfg.get("hf_tokenizer_name"))
     if not source:
         raise UserError(

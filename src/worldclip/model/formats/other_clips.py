@@ -20,7 +20,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
-from worldclip.model.preprocess import PerImage, Preprocess
+from worldclip.model.preprocess import PerImage, Preprocess, per_channel
 from worldclip.model.records import library_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
@@ -225,16 +225,18 @@ def tokenizer_of(hf: Any, context_length: int) -> OtherTokenizer:
 
 
 def read_open_clip(
-    source: str | Path, text_cfg: Mapping[str, Any], state: Mapping[str, torch.Tensor], options: LoadOptions
+    source: str | Path, model_cfg: Mapping[str, Any], state: Mapping[str, torch.Tensor], options: LoadOptions
 ) -> Clip:
     """Load an open_clip model of any architecture.
 
-    source: the name of one of its configurations, or the path of a configuration file.  text_cfg: of that
-    configuration.  state: its tensors.  Raises UserError where they are not those of the configuration.
+    source: the name of one of its configurations, or the path of a configuration file.  model_cfg: that configuration.
+    state: its tensors.  Raises UserError where they are not those of the configuration.
     """
     import torch
 
     open_clip = require("open_clip", extra="export")
+    text_cfg = model_cfg["text_cfg"]
+    _refuse_foreign_towers(model_cfg["vision_cfg"], source)
     _refuse_foreign_code(text_cfg, source)
     name = _register(open_clip, Path(source)) if Path(source).is_file() else str(source)
     model = open_clip.create_model(name, load_weights=False, pretrained_text=False).eval()
@@ -246,7 +248,7 @@ def read_open_clip(
     embed_dim = model.encode_text(torch.zeros(1, tokenizer.context_length, dtype=torch.int64)).shape[-1]
     size = settings.size if isinstance(settings.size, int) else max(settings.size)  # one number of a ResNet
     interpolation = "bilinear" if settings.interpolation == "bilinear" else "bicubic"  # of `random` too
-    facts = Preprocess(size, settings.resize_mode, settings.mean, settings.std, interpolation)
+    facts = Preprocess(size, settings.resize_mode, per_channel(settings.mean), per_channel(settings.std), interpolation)
     backend = OtherBackend(
         model.to(pick_device(options.device)),
         embed_dim,
@@ -255,6 +257,18 @@ def read_open_clip(
         tokenizer.context_length,
     )
     return Clip(backend, tokenizer, PerImage(transform, facts))
+
+
+def _refuse_foreign_towers(vision_cfg: Mapping[str, Any], source: str | Path) -> None:
+    """Raise UserError for an image tower of timm that timm would fetch from the hub, or read from another folder."""
+    name = vision_cfg.get("timm_model_name")
+    if name is None:
+        return
+    timm = require("timm", extra="export")
+    if not (isinstance(name, str) and timm.is_model(name)):
+        raise UserError(
+            f"{source}: vision_cfg.timm_model_name = {name!r:.100} is no architecture of timm, and is refused"
+        )
 
 
 def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> None:
