@@ -26,8 +26,8 @@ class ExportConfig(Config):
     """Precisions of the ONNX encoders; int8 is dynamic quantisation of the weights.  web takes the smallest."""
     embedded: Annotated[str, Place()] = ""
     """Folder that `worldclip embed` wrote with this model: the page of format web searches it."""
-    pictures_from: Annotated[tuple[str, ...], Place()] = ()
-    """Folders and URLs whose pictures the page may hold.  Default: the local folders of the embedded pool."""
+    pictures_from: Annotated[tuple[str, ...] | None, Place()] = None
+    """Folders and URLs whose pictures the page may hold.  Unset: the local folders of the embedded pool."""
     languages: tuple[str, ...] = ()
     """Keep only the token rows that texts in these languages use (default: all rows)."""
     corpus: Annotated[tuple[str, ...], Place()] = ()

@@ -115,7 +115,7 @@ def export_model(
     languages = INSTALLED if run_dir is None else languages_of(run_dir)
     codes = _codes(config, languages)
     if config.embedded:
-        open_embedded(config.embedded, pictures_from=config.pictures_from)
+        open_embedded(config.embedded, pictures_from=config.pictures_from or ())
     recognised = model_load.find(source)
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
@@ -152,7 +152,7 @@ def _export(
     writers: dict[str, Any] = {name: import_module(MODULES[name]) for name in names}
     if "web" in names:
         # refuses a pool that another model embedded
-        writers["web"] = writers["web"].writer(clip, config.embedded, config.pictures_from)
+        writers["web"] = writers["web"].writer(clip, config.embedded, config.pictures_from or ())
     if codes:
         clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary

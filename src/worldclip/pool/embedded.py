@@ -80,9 +80,12 @@ class Embedded:
         path = safe_join(self.folder / self.of, f"{self.shards[s]}.parquet")
         table = _read_columns(path, schema)
         has_null = any(column.null_count for column in table.columns)
-        if has_null or len(table) != len(self.parts[s]) or table.schema.types != schema.types:
-            raise UserError(f"{path} does not fit its .npy; remove both and embed the pool again")
-        return table
+        try:
+            if has_null or len(table) != len(self.parts[s]):
+                raise ValueError("it has nulls, or another number of rows")
+            return table.select(schema.names).cast(schema)
+        except (pa.ArrowException, ValueError, KeyError) as error:
+            raise UserError(f"{path} does not fit its .npy ({error}); remove both and embed the pool again") from error
 
     @property
     def places_text(self) -> str:
