@@ -140,7 +140,7 @@ def test_results_on_different_data_are_not_compared(tmp_path):
         ("[1]", "it is a JSON list, not an object"),
         (json.dumps({**record(acc1=0.5), "lang": None}), "lang missing or of another type"),
         (json.dumps({**record(acc1=0.5), "metrics": {"acc1": "x"}}), "metrics missing"),
-        ("{}", "dataset, dataset_digest, lang, task, protocol, n, metrics, chance, interval_95 missing"),
+        ("{}", "dataset, lang, task, n, metrics, chance, interval_95, dataset_digest, protocol missing"),
     ],
     ids=["nested", "list", "null", "text", "empty"],
 )
@@ -150,6 +150,14 @@ def test_lines_that_are_no_records_are_named(line, said, tmp_path):
     with pytest.raises(UserError, match=rf"results\.jsonl:1 is not a record \(.*({said})") as caught:
         compare(first, other)
     assert len(caught.value.problems) == 2
+
+
+def test_a_record_without_its_preprocessing_is_compared(tmp_path):
+    folders = [evaluated(WordModel(), tmp_path / name) for name in ("first", "other")]
+    path = folders[1] / "results.jsonl"
+    path.write_text(path.read_text().replace('"preprocess": {}', '"preprocess": [1]'))
+    assert "[1]" in path.read_text()
+    assert "acc1" in comparison_text(compare(*folders))
 
 
 def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_seed(tmp_path):

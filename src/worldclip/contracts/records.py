@@ -6,7 +6,9 @@ Tables and arrays have their schemas in contracts/schemas.  Counts per reason ar
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.contracts import layout
@@ -94,10 +96,8 @@ class PairCounts(TypedDict):
 MAX_SCORE = 2**53  # larger integers are no float
 RESULT_TYPES = {
     "dataset": str,
-    "dataset_digest": str,
     "lang": str,
     "task": str,
-    "protocol": dict,
     "n": int,
     "metrics": dict,
     "chance": dict,
@@ -106,8 +106,11 @@ RESULT_TYPES = {
 """The keys of a record of results.jsonl that every reader needs; a folder of results may be somebody else's."""
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Return the records of results.jsonl; none if the file is missing.  Raises UserError that names invalid lines."""
+def read_results(path: Path, more_types: Mapping[str, type] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """Return the records of results.jsonl; none if the file is missing.  Raises UserError that names invalid lines.
+
+    more_types: further keys that each record must have, with their types.
+    """
     if not path.exists():
         return []
     records = []
@@ -115,7 +118,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(read_regular(path).splitlines(), 1):
         try:
             record = json.loads(line)
-            _check_result(record)
+            _check_result(record, {**RESULT_TYPES, **more_types})
             records.append(record)
         except (ValueError, RecursionError) as error:
             problems.append(f"{path}:{number} is not a record ({error}); remove the line and rerun")
@@ -124,11 +127,11 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _check_result(record: Any) -> None:
+def _check_result(record: Any, types: Mapping[str, type]) -> None:
     """Raise ValueError for what is not a line of results.jsonl."""
     if not isinstance(record, dict):
         raise ValueError(f"it is a JSON {type(record).__name__}, not an object")
-    wrong = [name for name, kind in RESULT_TYPES.items() if not isinstance(record.get(name), kind)]
+    wrong = [name for name, kind in types.items() if not isinstance(record.get(name), kind)]
     wrong += [
         name for name in ("metrics", "chance") if name not in wrong and not all(map(_is_score, record[name].values()))
     ]

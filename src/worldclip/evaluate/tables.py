@@ -18,6 +18,7 @@ from worldclip.report.table import Column, Table, columns_of, text_column, to_cs
 
 TIES = {"against": "a wrong candidate that scores as high wins", "first": "of equal scores the first candidate wins"}
 CSV_COLUMNS = ("run", "model", "dataset", "lang", "task", "part", "metric", "value", "low", "high", "chance", "n")
+IMAGE_KEYS = {"resize", "crop", "interpolation", "implementation", "exif"}  # of a record's preprocessing
 MAX_LANGUAGES_IN_TEXT = 30  # rows of a table; the pages, results.csv and --json have all
 NUM_EXTREMES = 5  # best languages, and weakest ones, in a table of more than MAX_LANGUAGES_IN_TEXT
 
@@ -162,8 +163,9 @@ def protocol_text(records: Sequence[ResultRecord]) -> str:
     return " ".join(lines) + "\n" if lines else ""
 
 
-def image_text(preprocess: Mapping[str, str]) -> str:
-    if not preprocess:
+def image_text(preprocess: Any) -> str:
+    """Return how images became pixels; "" where a record, which may be somebody else's, does not state it."""
+    if not isinstance(preprocess, dict) or not preprocess.keys() >= IMAGE_KEYS:
         return ""
     return (
         f"resize {preprocess['resize']}, crop {preprocess['crop']}, {preprocess['interpolation']} by "
