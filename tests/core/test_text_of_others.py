@@ -64,10 +64,20 @@ WITH_SECRET = [
     f"https://host/x?page=2&amp;token={SECRET}",
     f"sftp:/user:{SECRET}@host/x",
     f"https:/host/x?token={SECRET}",
+    f"https://{SECRET}@host/x",
+    f"https:/{SECRET}@host/x",
+    f"https://user:pass@{SECRET}@host/x",
+    f"zip://a.zip::s3://AKIA123:a/{SECRET}@bucket/a.zip",
+    f"s3%253A%252F%252FAKIA123%253Aa%252F{SECRET}%2540bucket/x",
+    *(f"https://host/x?page=2&{name}={SECRET}" for name in ("jwt", "bearer", "Authorization", "s%69g", "%2573ig")),
+    f"https://host/x%3Ftoken%3D{SECRET}",
+    f"https://host/x?url=https%3A%2F%2Fhost%2F%3Fsig%3D{SECRET}%26x",
 ]
 WITHOUT = [
     "hf://datasets/OWNER/NAME@main/data",
-    "sftp://me@host/pool",
+    "abfs://container@account.dfs.core.windows.net/pool",
+    "zip://a.zip::hf://datasets/OWNER/NAME@main/data",
+    "https://host/%40user/x%20y",
     "https://host:8080/@user/x?page=2&amp;lang=sw",
     "write to a@b.c, see https://example.org",
     "/data/pool@2024",
@@ -85,14 +95,14 @@ def test_credentials_of_an_address_are_replaced_and_other_addresses_stay():
             assert "***" in redact(text)
             assert redact(redact(text)) == redact(text)
         assert has_credential({"path": {"a": [address]}})
-        assert address.partition(":/")[0] in redact(address)
+        assert re.split(":/|%", address)[0] in redact(address)
     for address in WITHOUT:
         assert redact(address) == address
         assert not has_credential(address)
 
 
 def test_storage_options_in_a_record_are_replaced():
-    more = {"account_key": SECRET, "AccountKey": SECRET, "hf_token": SECRET, "aws_session_token": SECRET}
+    more = {"account_key": SECRET, "AccountKey": SECRET, "Authorization": SECRET, "aws_session_token": SECRET}
     assert redact_record(more) == dict.fromkeys(more, "***")
     record = {"client_kwargs": {"secret": SECRET, "password": SECRET}, "key": "a pair", "token": 3, "n": [1, 2.5, None]}
     assert redact_record(record) == record | {"client_kwargs": {"secret": "***", "password": "***"}}
@@ -133,7 +143,7 @@ def test_json_stays_json_where_a_caption_holds_an_address(tmp_path, text):
 
 def test_redaction_takes_linear_time():
     long = "a" * 10**6
-    repeated = ("a://", "?sig=", "?a=", "secret", "hf_", "https:/")
+    repeated = ("a://", "a://b:c", "?sig=", "?a=", "secret", "hf_", "https:/", "%25", "25")
     for text in (f"{long}://", f"://{long}", f"{long}@", *(f"://{part * 50_000}token=" for part in repeated)):
         assert isinstance(redact(text), str)
 

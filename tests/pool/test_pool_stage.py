@@ -267,6 +267,7 @@ def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Pat
         ({}, "now set: none"),
         ({"path": "a", "key": "json:"}, r'pool\.key = "json:": must be'),
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
+        ({"path": "https://token@host/pool"}, r"pool\.path: holds a credential"),
         ({"build": "emoji", "parts": {"cldr": "x"}}, r"pool\.parts\.cldr = .* is no part of the emoji pool"),
     ],
 )

@@ -9,15 +9,32 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
-_NAME = "token|key|secret|sig|password|passwd|credential"
-# user:password@ of an address; `Path` makes one slash of two
-_USER = re.compile(r"(:/{1,2})[^\s/?#\"'<>@:]{0,200}:[^\s/?#\"'<>@]{1,4000}@")
-_PARAMETER = re.compile(rf"([?&;#](?:amp;)?[\w%.-]{{0,40}}(?:{_NAME})[\w%.-]{{0,40}}=)[^&;#\s\"'<>]+", re.IGNORECASE)
+_SECRET_NAME = re.compile("key|token|secret|sig|auth|pass|jwt|bearer|credential", re.IGNORECASE)
+# Plain characters of an address, or encoded any number of times
+_COLON, _SLASH, _AT = "(?::|%(?:25)*3a)", "(?:/|%(?:25)*2f)", "(?:@|%(?:25)*40)"
+_SEPARATOR, _EQUALS = "(?:[?&;#]|%(?:25)*(?:3f|26|3b|23))", "(?:=|%(?:25)*3d)"
+_START = f"{_COLON}{_SLASH}{{2}}"
+_CHAR = r"[^\s?#\"'<>]"
+_HOST_CHAR = f"(?!{_SLASH}){_CHAR}"
+_USER_CHAR = f"(?!{_COLON}|{_AT}){_HOST_CHAR}"
+# `Path` makes one slash of two; layout:/me@home is a local folder, abfs://container@account names no user
+_ANY_START, _USER_START = f"{_COLON}{_SLASH}{{1,2}}", f"(?<!abfs)(?<!abfss){_START}|(?:https?|s3|gs|s?ftp):/"
+_USER = re.compile(
+    f"({_ANY_START})(?:{_USER_CHAR})*{_COLON}(?:{_HOST_CHAR})*{_AT}"
+    # A secret key of S3 holds slashes; host:8080/@me has a port
+    rf"|({_ANY_START})(?:{_USER_CHAR})*{_COLON}(?!\d{{1,5}}{_SLASH})(?:(?!{_AT}|{_START}){_CHAR}){{1,200}}{_AT}"
+    f"|({_USER_START})(?:{_HOST_CHAR})*{_AT}",
+    re.IGNORECASE,
+)
+_PARAMETER = re.compile(rf"{_SEPARATOR}((?:(?!{_SEPARATOR}|{_EQUALS})[^\s\"'<>])+){_EQUALS}", re.IGNORECASE)
+_VALUE = re.compile(r"[^&;#\s\"'<>]+")
 # options of a storage in a record; `key` and `token` are ordinary words there
 _SECRET_OPTION = re.compile(
     r"(?:\w+_)?(?:secret|secret_?(?:access_?)?key|password|passwd|credentials?|connection_string|"
+    r"authorization|bearer|jwt|"
     r"(?:access|account|api|private|shared_access)_?key|(?:session|access|auth|hf|hub|sas|refresh|security)_?token)",
     re.IGNORECASE,
 )
@@ -26,8 +43,19 @@ _LOCAL_PATH = re.compile(r"(?:file://)?([\w-]+:)?([/~].*)", re.DOTALL)  # form i
 
 def redact(text: str) -> str:
     """Return `text` with users, passwords and secret parameters of its addresses replaced."""
-    text = _USER.sub(rf"\1{HIDDEN}@", text) if ":/" in text else text
-    return _PARAMETER.sub(rf"\1{HIDDEN}", text) if "=" in text else text
+    if "%" not in text and ":/" not in text and "=" not in text:
+        return text
+    text = _USER.sub(rf"\1\2\3{HIDDEN}@", text)
+    shown, start = [], 0
+    for parameter in _PARAMETER.finditer(text):
+        name = unquote(re.sub("%(?:25)+", "%", parameter[1]))
+        if parameter.start() < start or not _SECRET_NAME.search(name):  # before `start`: part of a hidden value
+            continue
+        value = _VALUE.match(text, parameter.end())
+        if value:
+            shown += [text[start : parameter.end()], HIDDEN]
+            start = value.end()
+    return "".join([*shown, text[start:]])
 
 
 def redact_record(record: Any) -> Any:

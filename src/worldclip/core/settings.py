@@ -270,8 +270,8 @@ def _convert_text(text: Text, hint: Any, key: str, problems: list[str] | None, *
 
 
 _CREDENTIAL = (
-    "holds a credential (a user and password, a token, a signature), which the run would record; use fsspec's "
-    "environment or config file"
+    "holds a credential (a user before @, or a parameter named like a key, token or signature), which the run would "
+    "record; remove it and use fsspec's environment or config file"
 )
 _UNSAFE = "must not be empty, begin with / or contain .."
 
