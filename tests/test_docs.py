@@ -161,8 +161,8 @@ def test_security_page_states_the_limits_of_the_code():
     million = [pixels // 10**6 for pixels in decode.MAX_PIXELS_OF_SMALL.values()]
     stated = [
         f"{unpack.MAX_RATIO:,} times their size ({unpack.FREE_BYTES >> 20} MiB always)",
-        f"below {unpack.SMALL_FILE_BYTES >> 20} MiB to {unpack.MAX_DOCUMENT_BYTES >> 20} MiB",
-        f"as Parquet to {parquet_size.MAX_MEMORY_BYTES >> 20:,} MiB",
+        f"{unpack.MAX_MEMORY_BYTES >> 20:,} MiB of memory, or {unpack.MEMORY_RATIO} times its size",
+        f"of a Parquet file from {parquet_size.SMALL_FILE_BYTES >> 20} MiB on",
         f"at most {decode.MAX_PIXELS:,} pixels, below {decode.SMALL_FILE_BYTES >> 20} MiB",
         f"{min(million)} to {max(million)} million by format",
         f"no side more than {decode.MAX_ASPECT:,} times",

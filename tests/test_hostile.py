@@ -46,7 +46,7 @@ from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.records import read_results
-from worldclip.core import artifacts, parquet_size, unpack
+from worldclip.core import artifacts, unpack
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.keys import key_lists
 from worldclip.core.parquet_size import check_parquet
@@ -680,10 +680,9 @@ BOMBS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_compressed_bombs_are_refused_by_name(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(unpack, "MAX_DOCUMENT_BYTES", 2**17)
+    monkeypatch.setattr(unpack, "MAX_MEMORY_BYTES", 2**24)
     content, read = BOMBS[name]
     (tmp_path / name).write_bytes(content)
-    assert len(content) < unpack.SMALL_FILE_BYTES
     with pytest.raises(BadShard, match=r"for safety|larger than"):
         read(tmp_path / name)
 
@@ -727,7 +726,7 @@ BIG = "a" * 2**18
 )
 @pytest.mark.parametrize("has_dictionary", [True, False])
 def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_size, "MAX_MEMORY_BYTES", 2**26)
+    monkeypatch.setattr(unpack, "MAX_MEMORY_BYTES", 2**26)
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, compression="zstd", use_dictionary=has_dictionary)
     with pytest.raises(BadShard, match="too large for safety"):
@@ -736,6 +735,41 @@ def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch)
         list(dumps.read_texts(path))
     with pytest.raises(UserError, match=r"pool\.deny_keys is .*cannot be read \(what it unpacks to is too large"):
         key_lists(None, [str(path)])
+
+
+NULLS = pa.table({"key": ["a"], "text": pa.array([None], pa.list_(pa.string(), 10**8))})
+PREFIXED = pa.table({"key": ["a"], "text": [[BIG + str(n) for n in range(1_000)]]})
+
+
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        (pa.table({"key": [BIG[: 2**16]] * 5_000}), {"row_group_size": 100}),
+        (NULLS, {}),
+        (PREFIXED, {"use_dictionary": False, "column_encoding": {"text.list.element": "DELTA_BYTE_ARRAY"}}),
+    ],
+    ids=["row groups", "null lists", "prefixes"],
+)
+def test_all_column_chunks_count_together(table, options, tmp_path):
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", **options)
+    with pytest.raises(BadShard, match="too large for safety"):
+        PARQUET.read_columns(shard_of(tmp_path / "a.parquet"), CONFIG, ["key"])
+    with pytest.raises(UserError, match="too large for safety"):
+        key_lists(None, [str(tmp_path / "a.parquet")])
+
+
+def test_rows_of_a_compressed_shard_are_counted(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"key": 1}\n' * 3_000_000))
+    with pytest.raises(BadShard, match="too large for safety"):
+        JSONL.read_keys(shard_of(tmp_path / "a.jsonl.gz"), CONFIG)
+
+
+def test_long_lists_and_prefixes_of_honest_files_are_read(tmp_path):
+    """Sorted keys take less than a bit each, and a list beyond a million keys is never held whole."""
+    keys = pa.table({"key": [f"{n:09}" for n in range(3_000_000)]})
+    options = {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}
+    pq.write_table(keys, tmp_path / "a.parquet", compression="zstd", **options)
+    assert key_lists(None, [str(tmp_path / "a.parquet")])[0].num_keys == 3_000_000
 
 
 def test_parquet_with_repeated_short_texts_is_read(tmp_path):

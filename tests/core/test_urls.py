@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from served import Server
 from served import server as server
-from worldclip.core import remote
+from worldclip.core import parquet_size, remote
 from worldclip.core.download import Client, Download
 from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError
 from worldclip.core.execute import LocalExecutor, Shard, reads_input
@@ -111,6 +111,7 @@ def test_a_large_table_costs_no_column_that_is_not_read(requests, monkeypatch) -
     with fsspec.filesystem("memory").open(path, "wb") as file:
         pq.write_table(table, file, row_group_size=500)
     monkeypatch.setattr(remote, "WHOLE_BYTES", 100_000)
+    monkeypatch.setattr(parquet_size, "SMALL_FILE_BYTES", 100_000)  # a smaller file is counted, and read whole
     num_bytes = []
     plain = MemoryFile.read
     monkeypatch.setattr(MemoryFile, "read", lambda file, size=-1: num_bytes.append(size) or plain(file, size))

@@ -162,8 +162,11 @@ def _schema(path: Path) -> pa.Schema:
     """Return the columns of a list that is no keys.npy.  Raises BadShard for one that would not fit the memory."""
     if path.suffix in TEXT_SUFFIXES:
         return _read_text(path).schema
-    check_parquet(path, path.stat().st_size)
-    return pq.read_schema(path)
+    footer = pq.read_metadata(path)
+    schema = pq.read_schema(path)
+    held_rows = None if "shard" in schema.names else BATCH_KEYS
+    check_parquet(path, path.stat().st_size, footer, held_rows=held_rows)
+    return schema
 
 
 _OF_HEADERS = (EOFError, OverflowError, SyntaxError, SystemError, tokenize.TokenError)  # numpy, on a damaged header

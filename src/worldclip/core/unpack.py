@@ -16,10 +16,13 @@ from worldclip.core.regular_file import open_regular
 CHUNK_BYTES = 2**20  # unpacked at once
 MAX_RATIO = 1000  # texts of every language have a ratio of 3 to 30
 FREE_BYTES = 2**24  # any file may unpack to so many: a short file can repeat itself
-SMALL_FILE_BYTES = 2**22
-# A table that is read whole, a record or a line, of a small file: a parser takes up to 8 bytes for a character, and up
-# to 30 for one of "[],".
-MAX_DOCUMENT_BYTES = 2**27
+# Limit for what the rows of a shard, a list, a table, or a record take in memory; MEMORY_RATIO: of larger files, as a
+# multiple of their size.
+MAX_MEMORY_BYTES, MEMORY_RATIO = 2**30, 500
+# Upper bounds from measurements: a character of a string takes up to 4 bytes and exists twice for a moment; "[]," is a
+# list of 56 bytes and a reference; "\n" is a row with its record, key and complaint.
+MEMORY_PER_BYTE, MEMORY_PER_VALUE, MEMORY_PER_ROW = 8, 80, 500
+_SEPARATORS = b",[{:\t"
 MAX_LINE_BYTES = 2**26  # a line or an element; the longest page of a Wikipedia has 2 MiB
 
 
@@ -27,7 +30,8 @@ class TooLarge(BadShard):
     """A document that would not fit the memory."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is too large for safety")
+        limit = f"{MAX_MEMORY_BYTES / 2**30:g} GiB of memory or {MEMORY_RATIO} times its size"
+        super().__init__(f"{what} is too large for safety (above {limit}); if it is genuine, split it")
 
 
 class Truncated(BadShard):
@@ -37,9 +41,21 @@ class Truncated(BadShard):
         super().__init__("compressed data ends in the middle")
 
 
+def max_memory(size: int) -> int:
+    """Return how many bytes of memory the contents of a file of `size` bytes may take."""
+    return max(MAX_MEMORY_BYTES, MEMORY_RATIO * size)
+
+
+def memory_of(content: bytes) -> int:
+    """Return an upper bound of the memory that the parsed `content` takes: JSON, or a table with separators."""
+    num_values = len(content) - len(content.translate(None, _SEPARATORS))
+    num_rows = content.count(b"\n")
+    return len(content) * MEMORY_PER_BYTE + num_values * MEMORY_PER_VALUE + num_rows * MEMORY_PER_ROW
+
+
 def check_document(content: bytes, what: str) -> None:
     """Raise BadShard if `content` would take too much memory once it is parsed; what: "line 3", a file."""
-    if len(content) > MAX_DOCUMENT_BYTES:
+    if memory_of(content) > MAX_MEMORY_BYTES:
         raise TooLarge(what)
 
 
@@ -59,14 +75,16 @@ def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes
         yield from iter(lambda: file.read(CHUNK_BYTES), b"")
         return
     opened = bz2.BZ2File(file) if name.endswith(".bz2") else gzip.GzipFile(fileobj=file)
-    num_bytes = 0
+    num_bytes = memory = 0
     try:
         while chunk := opened.read1(CHUNK_BYTES):
             num_bytes += len(chunk)
             if num_bytes > max(FREE_BYTES, MAX_RATIO * file.tell()):
                 raise BadShard(f"unpacks to more than {MAX_RATIO:,} times its size, too large for safety")
-            if size is not None and size < SMALL_FILE_BYTES and num_bytes > MAX_DOCUMENT_BYTES:
-                raise TooLarge("what it unpacks to")
+            if size is not None:
+                memory += memory_of(chunk)
+                if memory > max_memory(size):
+                    raise TooLarge("what it unpacks to")
             yield chunk
     except EOFError as error:
         raise Truncated from error
