@@ -28,6 +28,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import odd_pools
+import pyarrow.parquet as pq
+import reading
+import rows
+import small_data
 from contents import (  # before numpy: it sets the number of threads
     REPOSITORY,
     Part,
@@ -47,13 +53,6 @@ from contents import (  # before numpy: it sets the number of threads
     toml,
     worldclip,
 )
-
-import numpy as np
-import odd_pools
-import pyarrow.parquet as pq
-import reading
-import rows
-import small_data
 
 PACKAGES = (
     *("numpy", "numba", "pyarrow", "pillow", "torch", "torchvision", "transformers", "tokenizers", "sentencepiece"),
@@ -461,7 +460,7 @@ def measure(names: Sequence[str], folder: Path) -> dict[str, Any]:
         part, started_at = Part(folder, name), time.perf_counter()
         try:
             PARTS[name](part)
-        except Exception:
+        except Exception:  # noqa: BLE001  a part that fails must not stop the others
             failed.append(name)
             print(f"{name} FAILED\n{traceback.format_exc()}", flush=True)
         everywhere[name], here[name] = part.everywhere, part.here

@@ -31,6 +31,13 @@ from contents import (
     toml,
 )
 
+PATH_VARIANTS = {
+    "without image_field": {"image_field": None},
+    "image_field that is missing": {"image_field": "picture"},
+    "key of paths": {"key": "image"},
+    "key row with images": {"key": "row"},
+    "texts as paths": {"image_field": "alt"},
+}
 TEXTS = {"key": "uid", "texts": ["alt", "caption"]}
 DROPPED = ("key", "text_idx", "lang", "reason", "detail")
 # Keys of [pool], or of other sections as SECTION.KEY, in place of those of TEXTS.  Written pairs are sound rows unless
@@ -107,16 +114,7 @@ MORE_KEYS: dict[str, dict[str, dict[str, Any]]] = {
         "image_field of numbers": {"image_field": "width"},
         "key row, image_field, write tars": {"key": "row", "image_field": "image", "curate.write": "tars"},
     },
-    **dict.fromkeys(
-        rows.WITH_PATHS,
-        {
-            "without image_field": {"image_field": None},
-            "image_field that is missing": {"image_field": "picture"},
-            "key of paths": {"key": "image"},
-            "key row with images": {"key": "row"},
-            "texts as paths": {"image_field": "alt"},
-        },
-    ),
+    **{name: PATH_VARIANTS for name in rows.WITH_PATHS},
 }
 
 

@@ -37,7 +37,7 @@ from worldclip.pool.records import parse_record
 from damaged_images import PICTURES, SIGNATURE, chunk
 from fasttext_files import KINDS, LABELS, TEXTS, WORDS, write_model
 from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
-from pools import encode, images_of, parquet_of, texts_of, write_lines, write_table
+from pools import encode, images_of, parquet_of, write_lines, write_table
 from programs import python
 from stages import QUIET, context
 from tars import as_json, sample, shard_of, write_tar
@@ -68,6 +68,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.delimited import CSV, TSV
 from worldclip.pool.formats.jsonl import JSONL
 from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.stage import index_shard
 from worldclip.report import write_report
 from worldclip.report.train import read_log
 from worldclip.tools.dedup import dedup
@@ -135,9 +136,9 @@ PACKED_LINES = gzip.compress(LINES.encode()[:50]) + gzip.compress(LINES.encode()
 def check(path: Path, config: PoolConfig) -> pool.PoolTexts:
     """Read a shard in all ways, and assert what holds for one that can be read at all."""
     shard = shard_of(path)
-    texts = texts_of(shard, config)
-    keys, num_without, num_repeated = pool.read_keys(shard, config)
-    pool.index_of(shard, config)
+    index_shard(shard, config=config, run_dir=path.parent / "read", needs_texts=True)
+    texts = pool.read_pairs(path.parent / "read", shard.name, pool.EVERY_KEY)
+    keys, num_without, num_repeated = pool.read_keys(path.parent / "read", shard.name)
     rows = len(texts.key)
     assert rows == len(texts.text_idx) == len(texts.text) == len(texts.reason)
     assert [text is None for text in texts.text.to_pylist()] == [code != Reason.KEPT for code in texts.reason]
@@ -667,8 +668,8 @@ BOMBS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "names.json.gz": (gzip.compress(b"[]," * 2**20), titles.read_namespaces),
     "words.txt.gz": (gzip.compress(b"a\n" * 2**18), lambda path: list(lists.read_list(str(path)))),
     "wordnet.tab.gz": (gzip.compress(b"\ta" * 2**20), lambda path: next(lists.iter_lines(str(path)))),
-    "a.jsonl.gz": (gzip.compress(b"{}\n" * 2**18), lambda path: JSONL.read_texts(shard_of(path), CONFIG)),
-    "b.jsonl.gz": (gzip.compress(b'{"a":[' + b"[]," * 2**20), lambda path: JSONL.read_keys(shard_of(path), CONFIG)),
+    "a.jsonl.gz": (gzip.compress(b"{}\n" * 2**18), lambda path: JSONL.read(shard_of(path), CONFIG)),
+    "b.jsonl.gz": (gzip.compress(b'{"a":[' + b"[]," * 2**20), lambda path: JSONL.read(shard_of(path), CONFIG)),
     "a.csv.gz": (gzip.compress(b"key,text\n" + b"a\n" * 2**18), lambda path: CSV.count_rows(shard_of(path), CONFIG)),
     "a.tsv.gz": (gzip.compress(b"key\ttext\n" + b"\t" * 2**21), lambda path: TSV.read_keys(shard_of(path), CONFIG)),
     "a.warc.wat.gz": (
@@ -761,7 +762,7 @@ def test_all_column_chunks_count_together(table, options, tmp_path):
 def test_rows_of_a_compressed_shard_are_counted(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"key": 1}\n' * 3_000_000))
     with pytest.raises(BadShard, match="too large for safety"):
-        JSONL.read_keys(shard_of(tmp_path / "a.jsonl.gz"), CONFIG)
+        JSONL.read(shard_of(tmp_path / "a.jsonl.gz"), CONFIG)
 
 
 def test_long_lists_and_prefixes_of_honest_files_are_read(tmp_path):
