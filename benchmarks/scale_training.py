@@ -327,8 +327,8 @@ def measure_shard(folder: Path, num_pairs: int, rounds: int) -> OneShard:
         Counts(*(statistics.median(values) for values in zip(*(vars(one).values() for one in results), strict=True)))
         for results in measured
     )
-    many = [Shard(name=f"{n:06}.tar", path=f"/pool/{n:06}.tar", fingerprint={**shards[0].fingerprint, "path": str(n)},
-                  stamp=(*shards[0].stamp[:-1], n)) for n in range(2000)]  # fmt: skip
+    fingerprints = [{**shards[0].fingerprint, "path": str(n)} for n in range(2000)]
+    many = [Shard(name=f"{n:06}.tar", path=f"/pool/{n:06}.tar", fingerprint=fingerprints[n]) for n in range(2000)]
     pickled = pickle.dumps(many)
     tracemalloc.start()
     received = pickle.loads(pickled)

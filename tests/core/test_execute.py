@@ -17,10 +17,9 @@ from killed import digests_of_curation, modified
 from programs import output_of, python
 from worldclip.cli import main
 from worldclip.core.artifacts import table_schema, write_table
-from worldclip.core.errors import BadShard, InputChanged, MissingPackage, StageFailed, UserError, require
-from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done, mark_done, reads_input
+from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
+from worldclip.core.execute import LocalExecutor, Shard, add_counts, are_done, mark_done
 from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
-from worldclip.core.execute.shards import read_unchanged
 from worldclip.core.job import RunLock
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
@@ -247,43 +246,7 @@ def test_markers_come_after_what_they_mark(tmp_path: Path, monkeypatch) -> None:
     assert max(outputs) < min(markers)
 
 
-# inputs that change
-
-
-def shard_of(path: Path, text: str = "first") -> Shard:
-    path.write_text(text)
-    return Shard.of_file("a.tar", str(path))
-
-
-@pytest.mark.parametrize("change", [lambda path: path.write_text("other"), Path.unlink])
-def test_a_file_that_changes_or_goes_before_or_during_the_read_is_not_accepted(tmp_path: Path, change) -> None:
-    shard = shard_of(tmp_path / "a.tar")
-
-    def read_and_change(shard: Shard) -> dict:
-        content = Path(shard.path).read_text()
-        change(Path(shard.path))
-        return {"text": content}
-
-    for function in (read_and_change, lambda shard: {}):
-        with pytest.raises(InputChanged, match="changed after it was listed"):
-            read_unchanged(function, shard)
-
-
-@reads_input
-def read_torn(shard: Shard) -> dict:
-    Path(shard.path).write_text("fi")
-    raise ValueError("truncated")
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_torn_read_says_that_the_file_changed_and_leaves_no_marker(tmp_path: Path, workers: int) -> None:
-    shards = [shard_of(tmp_path / "a.tar"), Shard(name="b", path=str(tmp_path / "b"), fingerprint={"path": "b"})]
-    options = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
-    with pytest.raises(StageFailed) as failed:
-        LocalExecutor(quiet=True, workers=workers).map(read_torn, shards, **options)
-    assert set(failed.value.failures) == {"a.tar", "b"}
-    assert "changed after it was listed" in failed.value.failures["a.tar"]
-    assert not (tmp_path / "done").exists()
+# lists of shards
 
 
 def test_changes_of_a_list_are_named(tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ from served import Server
 from served import server as server
 from worldclip.core import parquet_size, remote
 from worldclip.core.download import Client, Download
-from worldclip.core.errors import BadShard, InputChanged, StageFailed, UserError
-from worldclip.core.execute import LocalExecutor, Shard, reads_input
-from worldclip.core.execute.shards import read_unchanged
+from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.execute import LocalExecutor, Shard
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import fingerprint_of
 from worldclip.pool import files
@@ -82,7 +81,6 @@ def shard_of(url: str) -> Shard:
     return Shard.of_file(url.rsplit("/", 1)[-1], url)
 
 
-@reads_input
 def read_in_many_ways(shard: Shard) -> dict:
     """Read as the pool's formats do, again and again."""
     contents = [files.read_bytes(shard.path), files.FileBytes(shard.path).read(0, 1000)]
@@ -93,14 +91,15 @@ def read_in_many_ways(shard: Shard) -> dict:
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_small_file_costs_a_request_for_its_bytes_and_one_for_its_tag(url: str, requests) -> None:
+def test_a_small_file_is_read_with_one_request(url: str, requests) -> None:
     shard = shard_of(url)
+    expected = fsspec.filesystem("memory").store["/store/" + shard.name].getvalue()
     requests.clear()
-    expected = fsspec.filesystem("memory").store["/store/" + shard.name].getvalue().hex()
-    for _ in range(2):
-        assert read_unchanged(read_in_many_ways, shard)["contents"] == [expected]
-    assert Counter(requests) == {("cat_file", shard.name): 2, ("info", shard.name): 2}
-    assert remote.read_kept(url) is None, "what was read of a shard goes with its work"
+    with files.open_file(url, size=shard.fingerprint["size"]) as file:
+        assert file.read() == expected
+    assert files.read_bytes(url) == expected
+    assert files.FileBytes(url).read(0, 1000) == expected
+    assert Counter(requests) == {("cat_file", shard.name): 3}
 
 
 def test_a_large_table_costs_no_column_that_is_not_read(requests, monkeypatch) -> None:
@@ -120,21 +119,9 @@ def test_a_large_table_costs_no_column_that_is_not_read(requests, monkeypatch) -
         with open_parquet(shard.path) as file:
             return {"keys": file.read(columns=["key"])["key"].to_pylist()}
 
-    assert read_unchanged(read_keys, shard_of(URLS[0])) == {"keys": keys}
+    assert read_keys(shard_of(URLS[0])) == {"keys": keys}
     assert min(num_bytes) > 0
     assert sum(num_bytes) < 400_000, "of two million"
-
-
-def test_a_change_of_a_remote_file_is_noticed_by_one_question(requests) -> None:
-    shard = shard_of(URLS[0])
-
-    def read_and_replace(shard: Shard) -> dict:
-        report = read_in_many_ways(shard)
-        fsspec.filesystem("memory").pipe(shard.path, b"other")
-        return report
-
-    with pytest.raises(InputChanged, match="changed after it was listed"):
-        read_unchanged(read_and_replace, shard)
 
 
 def test_a_busy_store_is_asked_again_and_one_that_stays_busy_fails_all_shards_in_one_line(busy, tmp_path: Path) -> None:

@@ -258,9 +258,9 @@ def plain_curate(sample: list[tuple], recipe: Recipe, is_valid, probs, kept: lis
                 weights = [weight_of_place[place] / places.count(place) for place in places]
             point = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW) * sum(weights)
             number = next(i for i in range(len(weights)) if point < sum(weights[: i + 1]))
-            expected = sum(row[5] * weight for row, weight in zip(drawable, weights, strict=True)) / sum(weights)
+            for row, weight in zip(drawable, weights, strict=True):
+                table[row[3]]["expected_pairs"] += row[5] * weight / sum(weights)
             settled = [drawable[number]]
-            table[drawable[number][3]]["expected_pairs"] += expected
         else:
             latest = max(settled, key=lambda row: ORDER.index(row[0]))[0]
             settled = [next(row for row in settled if row[0] == latest)]

@@ -40,10 +40,6 @@ class Unreadable(BadShard):
     """A shard that cannot be read now, which says nothing about its contents."""
 
 
-class InputChanged(Unreadable):
-    """An input that is not the one that was listed; the next call works on the new one."""
-
-
 class WorkStopped(RuntimeError):
     """Work that stopped at a fault of the machine; the same command resumes it.  Exit code 1."""
 

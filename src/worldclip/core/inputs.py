@@ -1,4 +1,4 @@
-"""Identify input files, local or at a URL, and notice one that changes while it is read.
+"""Identify input files, local or at a URL.
 
 A *fingerprint* is recorded in manifests and markers.  A *stamp* is what the file system says of a file at this moment:
 every write, rename and change of the modification time moves it.
@@ -82,17 +82,3 @@ def _fingerprint_remote(url: str, name: str) -> Json:
     info = patiently(lambda: files.info(place))
     stamps = [str(info[key]) for key in STAMPS if info.get(key)]
     return {"path": name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}
-
-
-def fingerprint_now(url: str, listed: Json) -> Json:
-    """Return the fingerprint of a remote file as its server says it at this moment; `listed`: an earlier one.
-
-    A file at a commit of the hub does not change, and nobody is asked.
-    """
-    if is_pinned(url):
-        return listed
-    import fsspec
-
-    files, place = fsspec.url_to_fs(url)
-    files.invalidate_cache(place)  # fsspec answers from the last listing otherwise
-    return fingerprint_of(url, listed["path"])

@@ -254,16 +254,19 @@ class Run:
         return True
 
     def _take_back(self, folder: Path, keeps_older: bool) -> None:
-        """Take back the older result of a restarted stage whose checks have passed; with the first all manifests."""
-        is_first, self._is_taken_back = not self._is_taken_back, True
+        """Take back the older result of a restarted stage whose checks have passed; with the first all manifests.
+
+        The markers of its shards go too: they say which inputs made a file, and not which formula.
+        """
         if keeps_older and folder.exists():
             older = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.{n}")).exists())
             os.replace(folder, older)
             say(folder.name, f"the older one is now {older}; remove it, or rename it back")
-        if is_first:
+        if not self._is_taken_back:
             for stage in self.restarted:
                 (self.dir / stage / MANIFEST).unlink(missing_ok=True)
-            remove(folder)
+        self._is_taken_back = True
+        remove(folder)
 
     def accept(self) -> None:
         """Let RUN/recipe.toml keep the recipe of this call: nothing of it can be refused any more."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import functools
-import io
 import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +16,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core import artifacts
 from worldclip.core.arrow import Strings, string_buffers
-from worldclip.core.csv_rows import find_delimiter, read_rows
-from worldclip.core.errors import BadShard, InputChanged, UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import fingerprint_of
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import read_regular
@@ -29,7 +26,6 @@ from worldclip.kernels.compiled import compiled
 
 HEX_PAIR = np.dtype("u8,u8")  # a 128-bit key as DataComp's subset files hold it: high half, low half
 _HEX_CHARS = 32
-TEXT_SUFFIXES = (".txt", ".csv")
 BATCH_KEYS = 2**20  # keys in memory at once while a list is sorted
 SORTED_FROM = 1_000_000  # keys of a list: a shorter one takes up to 80 MB of each worker, and is looked up exactly
 
@@ -108,38 +104,28 @@ def hex_strings(pairs: np.ndarray) -> pa.Array:
 def read_keys(path: Path, shard: str | None = None) -> pa.Array | pa.ChunkedArray:
     """Return the keys of a list, only those of one shard if it is given.
 
-    A list is a .txt with one key per line, a keys.npy of (u8,u8), or a .csv or Parquet file with a column `key`.
+    A list is a .txt with one key per line, a keys.npy of (u8,u8), or a Parquet file with a column `key`.
     """
     if path.suffix == ".npy":
         return hex_strings(np.load(path, allow_pickle=False))
+    if path.suffix == ".txt":
+        return _read_text(path)
     is_of_shard = None if shard is None else pc.field("shard") == shard
-    if path.suffix in TEXT_SUFFIXES:
-        table = _read_text(path)
-        return (table if is_of_shard is None else table.filter(is_of_shard)).column("key")
     return pq.read_table(path, columns=["key"], filters=is_of_shard).column("key").cast(pa.large_string()).drop_null()
 
 
-def _read_text(path: Path) -> pa.Table:
-    """Return the table of a .csv, or of a .txt with one key per line.  Raises ValueError, csv.Error or OSError."""
-    text = read_regular(path).decode("utf-8-sig")
-    if path.suffix == ".txt":
-        lines = [line.strip() for line in text.split("\n")]
-        return pa.table({"key": pa.array(filter(None, lines), pa.large_string())})
-    rows = list(read_rows(io.StringIO(text, newline=""), find_delimiter(text) or ","))
-    _, header = rows.pop(0) if rows else (1, [])
-    for line, fields in rows:
-        if len(fields) != len(header):
-            raise ValueError(f"line {line:,} has {len(fields)} fields, not {len(header)}")
-    columns = [[fields[number] for _, fields in rows] for number in range(len(header))]
-    return pa.table([pa.array(column, pa.large_string()) for column in columns], names=header)
+def _read_text(path: Path) -> pa.Array:
+    """Return the keys of a .txt, one per line.  Raises ValueError or OSError."""
+    lines = [line.strip() for line in read_regular(path).decode("utf-8-sig").split("\n")]
+    return pa.array(filter(None, lines), pa.large_string())
 
 
 def _num_rows(path: Path) -> int:
     """Return the number of rows of a list of keys, from its header where it has one."""
     if path.suffix == ".npy":
         return len(np.load(path, mmap_mode="r", allow_pickle=False))
-    if path.suffix in TEXT_SUFFIXES:
-        return int(_read_text(path).num_rows)
+    if path.suffix == ".txt":
+        return len(_read_text(path))
     return int(pq.read_metadata(path).num_rows)
 
 
@@ -150,8 +136,8 @@ def _batches(path: Path) -> Iterator[Strings]:
         for start in range(0, len(mapped), BATCH_KEYS):
             offset = mapped.offset + start * HEX_PAIR.itemsize
             yield hex_strings(np.fromfile(path, HEX_PAIR, BATCH_KEYS, offset=offset))
-    elif path.suffix in TEXT_SUFFIXES:
-        yield read_keys(path)
+    elif path.suffix == ".txt":
+        yield _read_text(path)
     else:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_KEYS, columns=["key"]):
@@ -159,9 +145,7 @@ def _batches(path: Path) -> Iterator[Strings]:
 
 
 def _schema(path: Path) -> pa.Schema:
-    """Return the columns of a list that is no keys.npy.  Raises BadShard for one that would not fit the memory."""
-    if path.suffix in TEXT_SUFFIXES:
-        return _read_text(path).schema
+    """Return the columns of a Parquet file.  Raises BadShard for one that would not fit the memory."""
     footer = pq.read_metadata(path)
     schema = pq.read_schema(path)
     held_rows = None if "shard" in schema.names else BATCH_KEYS
@@ -170,7 +154,7 @@ def _schema(path: Path) -> pa.Schema:
 
 
 _OF_HEADERS = (EOFError, OverflowError, SyntaxError, SystemError, tokenize.TokenError)  # numpy, on a damaged header
-_DAMAGE = (OSError, ValueError, csv.Error, BadShard, *_OF_HEADERS)  # pa.ArrowInvalid is a ValueError
+_DAMAGE = (OSError, ValueError, BadShard, *_OF_HEADERS)  # pa.ArrowInvalid is a ValueError
 
 
 def _problem_with(path: Path) -> str | None:
@@ -181,6 +165,11 @@ def _problem_with(path: Path) -> str | None:
         if path.suffix == ".npy":
             dtype = np.load(path, mmap_mode="r", allow_pickle=False).dtype
             return None if dtype == HEX_PAIR else f"holds {dtype}"
+        if path.suffix == ".txt":
+            _read_text(path)
+            return None
+        if path.suffix == ".csv":
+            return f"is a CSV (duckdb -c \"COPY (FROM '{path}') TO '{path.with_suffix('.parquet')}'\")"
         schema = _schema(path)
     except _DAMAGE as error:
         return f"cannot be read ({error})"
@@ -214,7 +203,7 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | N
     for setting, path in named:
         problem = _problem_with(Path(path))
         if problem:
-            remedy = "give a .txt with one key per line, Parquet or .csv with a column `key` of strings, or a keys.npy"
+            remedy = "give a .txt with one key per line, Parquet with a column `key` of strings, or a keys.npy"
             problems.append(f"{setting} is {path!r}, which {problem}; {remedy}")
     if problems:
         raise UserError(problems)
@@ -223,7 +212,7 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | N
 
 def _key_list(setting: str, path: str, folder: Path | None) -> KeyList:
     digest, num_keys = _digest_of(path), _num_rows(Path(path))
-    by_shard = not path.endswith(".npy") and "shard" in _schema(Path(path)).names
+    by_shard = not path.endswith((".npy", ".txt")) and "shard" in _schema(Path(path)).names
     sorted_as = None
     if folder is not None and not by_shard and num_keys >= SORTED_FROM:
         sorted_as = folder / f"{digest}.npy"
@@ -231,10 +220,7 @@ def _key_list(setting: str, path: str, folder: Path | None) -> KeyList:
 
 
 def sort_lists(key_lists: Sequence[KeyList]) -> None:
-    """Write the sorted keys of each long list, once; other calls wait for the one that does.
-
-    Raises InputChanged if a list is not the one of its digest.
-    """
+    """Write the sorted keys of each long list, once; other calls wait for the one that does."""
     for key_list in key_lists:
         path = key_list.sorted_as
         if path is None or path.exists():
@@ -243,14 +229,7 @@ def sort_lists(key_lists: Sequence[KeyList]) -> None:
         with open(path.parent / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                write_sorted(path, _unchanged(key_list))
-
-
-def _unchanged(key_list: KeyList) -> Iterator[Strings]:
-    """Yield the keys of a list.  Raises InputChanged after them if the file is not the one of its digest."""
-    yield from _batches(Path(key_list.path))
-    if _digest_of(key_list.path) != key_list.digest:
-        raise _changed(key_list)
+                write_sorted(path, _batches(Path(key_list.path)))
 
 
 def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
@@ -260,17 +239,10 @@ def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
 
 @functools.lru_cache(maxsize=16)
 def _table(key_list: KeyList, shard: str | None = None) -> KeyTable | SortedKeys:
-    """Return the keys of a list.  Raises InputChanged if the file is not the one of its digest."""
+    """Return the keys of a list, which is read once per process."""
     if key_list.sorted_as is not None and key_list.sorted_as.exists():
         return SortedKeys(key_list.sorted_as)
-    table = KeyTable(read_keys(Path(key_list.path), shard))
-    if _digest_of(key_list.path) != key_list.digest:
-        raise _changed(key_list)
-    return table
-
-
-def _changed(key_list: KeyList) -> InputChanged:
-    return InputChanged(f"{key_list.setting}: {key_list.path} changed after it was listed")
+    return KeyTable(read_keys(Path(key_list.path), shard))
 
 
 def _digest_of(path: str) -> str:

@@ -26,31 +26,23 @@ def count_reasons(
 ) -> LanguageCounts:
     """Count the candidates of a shard by language and reason, in the unit of the policy.
 
-    Under `one` a key counts under the language of its drawn text, else of its first matched text, and its expected
-    pairs are the mean keep_prob of its drawable texts, weighted as they are drawn.
+    Under `one` a key counts under the language of its drawn text, else of its first matched text.  The expected pairs
+    of a language are the keep_prob of its texts; under `one` each times its share of the draw among its key's texts.
     """
     reason = decision.reason_T(candidates, text_policy)
-    if text_policy == "all":
-        expected = np.where(candidates.drawable_T, keep_prob, 0.0)
-        return _count_by_language(candidates.lang_T, reason, expected, candidates.lang_names)
     rows = decision.decided_rows(candidates, text_policy)
-    num_keys = len(rows)
-    key_of_text = candidates.per_text(np.arange(num_keys))
-    weight_K = np.bincount(key_of_text, candidates.draw_weight_T, num_keys)
-    weighted_K = np.bincount(key_of_text, keep_prob * candidates.draw_weight_T, num_keys)
-    expected_K = np.divide(weighted_K, weight_K, out=np.zeros(num_keys), where=weight_K > 0)
-    return _count_by_language(candidates.lang_T[rows], reason[rows], expected_K, candidates.lang_names)
-
-
-def _count_by_language(
-    lang: np.ndarray, reason: np.ndarray, expected: np.ndarray, lang_names: list[str]
-) -> LanguageCounts:
-    """Return the counts per language; floats are added in the order of the rows, so that a sum is always the same."""
-    shape = (len(lang_names), len(Reason))
-    counts = np.bincount(lang * len(Reason) + reason, minlength=shape[0] * shape[1]).reshape(shape)
-    sums = np.bincount(lang, expected, len(lang_names))
+    share = candidates.drawable_T.astype(np.float64)
+    if text_policy == "one":
+        key_of_text = candidates.per_text(np.arange(len(candidates.hashes_K)))
+        weight_K = np.bincount(key_of_text, candidates.draw_weight_T, len(candidates.hashes_K))
+        weight_T = weight_K[key_of_text]
+        share = np.divide(candidates.draw_weight_T, weight_T, out=np.zeros(len(weight_T)), where=weight_T > 0)
+    num_langs = len(candidates.lang_names)
+    cell = candidates.lang_T[rows] * len(Reason) + reason[rows]
+    counts = np.bincount(cell, minlength=num_langs * len(Reason)).reshape(num_langs, len(Reason))
+    sums = np.bincount(candidates.lang_T, keep_prob * share, num_langs)  # in the order of the rows: always the same
     by_language: LanguageCounts = {}
-    for name, of_lang, expected_pairs in zip(lang_names, counts.tolist(), sums.tolist(), strict=True):
+    for name, of_lang, expected_pairs in zip(candidates.lang_names, counts.tolist(), sums.tolist(), strict=True):
         by_language[name] = {settled.column: of_lang[settled] for settled in SETTLED_HERE}
         by_language[name]["expected_pairs"] = expected_pairs
     return by_language

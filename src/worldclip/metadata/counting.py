@@ -23,7 +23,7 @@ import pyarrow as pa
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, remove, write_json
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import Executor, Report, Shard, reads_input
+from worldclip.core.execute import Executor, Report, Shard
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language.table import Languages, Scheme
@@ -219,7 +219,6 @@ def _map(
     return {}
 
 
-@reads_input
 def count_text(shard: Shard, *, folder: Path, punctuation: Literal["unicode", "ascii"], languages: Languages) -> Report:
     """Count words and bigrams of one dump file into RUN/metadata/ngrams/<Wikipedia>/<file>.counts."""
     scheme = segment.scheme_of(languages.by_wikipedia()[shard.name.partition("/")[0]], languages, punctuation)
@@ -237,7 +236,6 @@ def count_text(shard: Shard, *, folder: Path, punctuation: Literal["unicode", "a
     return {**sizes, "runs": len(of_file)}
 
 
-@reads_input
 def count_page_views(shard: Shard, *, folder: Path, wikis: Sequence[str], min_line_views: Mapping[str, int]) -> Report:
     """Sum the views of one page-view file into RUN/metadata/views/<file>/."""
     views_folder = folder / VIEWS / shard.name

@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import unpack
-from worldclip.core.artifacts import read_table, write_artifact, write_table
+from worldclip.core.artifacts import MANIFEST, read_table, write_artifact, write_table
 from worldclip.core.errors import BadShard, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import fingerprint_of, is_remote
+from worldclip.core.job_files import DONE
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import read_regular
 from worldclip.core.remote import patiently, read_whole
@@ -49,7 +50,9 @@ def find_lists(config: MetadataConfig) -> Mapping[str, str]:
         paths = patiently(lambda: files.ls(place, detail=False))
     except Exception as error:  # those of a store's library, without a network for example, have no common class
         raise UserError(f"{setting}: cannot be listed ({explain(error)}); check the address and your access") from error
-    names = sorted(path.rpartition("/")[2] for path in paths)
+    names = sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+    if DONE in names and MANIFEST not in names:
+        raise UserError(f"{setting}: its run has not finished the stage metadata, so lists may be missing; finish it")
     codes = [name.removesuffix(OF_A_RUN) for name in names if name.endswith(OF_A_RUN)]
     lists = {code: f"{folder}/{code}{OF_A_RUN}" for code in codes if code != MERGED}
     if not lists:

@@ -25,7 +25,7 @@ from worldclip.contracts.schemas import METADATA
 from worldclip.core import coin
 from worldclip.core.artifacts import folder_aside, read_table, replace_folder, require_manifest, write_table
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, InputChanged, UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
@@ -189,8 +189,6 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
         write_table(path, table, METADATA)
     if not len(table):
         raise BadShard(f"no entry of {lang} from {', '.join(rules) or 'any source'}; set metadata.lists.{lang}")
-    if work.fingerprint(lang) != shard.fingerprint:
-        raise InputChanged("one of its files changed while it was read")
     described = _describe(table["entry"], rules)
     return {**described, "examples": _examples(table), "files": work.reads(lang)}
 

@@ -88,8 +88,8 @@ class PoolConfig(Config):
     """Which rows or samples are pairs: a list of [column or field, comparison, value]; all must hold, and a missing
     value fulfils none.  Unset: rows that img2dataset's tables call a `success`, and every row of other files."""
     valid_keys: Annotated[str | None, Decides("match.counts", "curate"), Place()] = None
-    """File of the only keys to count and curate: a .txt with one per line, Parquet or .csv with a column `key`, or
-    keys.npy.  Unset: all keys."""
+    """File of the only keys to count and curate: a .txt with one per line, Parquet with a column `key`, or keys.npy.
+    Unset: all keys."""
     deny_keys: Annotated[tuple[str, ...], Decides("match.counts", "curate"), Place()] = ()
     """Files of keys to leave out of counts and curation, in the same formats."""
 

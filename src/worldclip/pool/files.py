@@ -15,13 +15,13 @@ import numpy as np
 from worldclip.contracts import layout
 from worldclip.core import job_files
 from worldclip.core.artifacts import MANIFEST, digest, read_manifest
-from worldclip.core.errors import BadShard, Unreadable, UserError, is_no_memory
+from worldclip.core.errors import BadShard, Unreadable, UserError
 from worldclip.core.hub_errors import explain, explain_answer
-from worldclip.core.inputs import Stamp, is_remote, stamp_of_stat
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record
 from worldclip.core.local_path import require_local
-from worldclip.core.regular_file import open_regular, open_regular_fd, read_regular
-from worldclip.core.remote import patiently, read_kept, read_whole
+from worldclip.core.regular_file import NotRegular, open_regular, open_regular_fd, read_regular
+from worldclip.core.remote import WHOLE_BYTES, patiently, read_whole
 from worldclip.core.remote import read_range as read_remote_range
 from worldclip.kernels import read_at
 
@@ -105,7 +105,7 @@ class FileBytes:
         self._fd = -1
         with _saying_refusals():
             if is_remote(path):
-                self.window = read_at.window_of_bytes(np.frombuffer(_read_whole(path), np.uint8))
+                self.window = read_at.window_of_bytes(np.frombuffer(read_whole(path), np.uint8))
             else:
                 self._fd = open_regular_fd(path)
                 self.window = read_at.window_of_file(self._fd, os.fstat(self._fd).st_size)
@@ -159,30 +159,28 @@ def gather(
 def read_bytes(path: str) -> bytes:
     """Return the whole file.  Raises BadShard if it cannot be read."""
     with _saying_refusals():
-        return _read_whole(path) if is_remote(path) else read_regular(path)
-
-
-def _read_whole(url: str) -> bytes:
-    content = read_kept(url)
-    return read_whole(url) if content is None else content
+        return read_whole(path) if is_remote(path) else read_regular(path)
 
 
 @contextmanager
-def open_file(path: str, *, reads_ahead: bool = True) -> Iterator[BinaryIO]:
+def open_file(path: str, *, reads_ahead: bool = True, size: int | None = None) -> Iterator[BinaryIO]:
     """Open a file for reads at any position.  Raises BadShard if it cannot be read.
 
-    reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.
+    reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.  size: of a file
+    of which most is read, as it was listed; a small one at a URL is then read with one request.
     """
     with _saying_refusals():
-        file = _open_remote(path, reads_ahead) if is_remote(path) else open_regular(path)  # closed below
+        if not is_remote(path):
+            file: BinaryIO = open_regular(path)  # closed below
+        elif size is not None and size <= WHOLE_BYTES:
+            file = io.BytesIO(read_whole(path))
+        else:
+            file = _open_remote(path, reads_ahead)
     with _saying_refusals(only_answers=True), file:  # other errors may be those of a file that the caller writes
         yield file
 
 
 def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
-    content = read_kept(url)
-    if content is not None:
-        return io.BytesIO(content)
     is_exact = not reads_ahead and not url.startswith("http")  # some HTTP servers know no ranges
     files, place = fsspec.url_to_fs(url)
     opened: BinaryIO = patiently(lambda: files.open(place, "rb", **({"cache_type": "none"} if is_exact else {})))
@@ -192,12 +190,12 @@ def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
 def read_range(path: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read."""
     if not is_remote(path):
-        return StampedFile(path).read(start, size)[0]
+        return LocalFile(path).read(start, size)
     with _saying_refusals():
         return read_remote_range(path, start, start + size)
 
 
-class StampedFile:
+class LocalFile:
     """A local file that stays open, read by position from any thread; closed when nobody refers to it any more."""
 
     def __init__(self, path: str) -> None:
@@ -205,29 +203,32 @@ class StampedFile:
         self._fd = -1
         with _saying_refusals():
             self._fd = open_regular_fd(path)
+            self.size = os.fstat(self._fd).st_size
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when the process exits
         if self._fd >= 0:
             close(self._fd)
 
-    def read(self, start: int, size: int) -> tuple[bytes, Stamp]:
-        """Return `size` bytes from `start` on, fewer if the file ends before, and the file's stamp after the read.
+    def read(self, start: int, size: int) -> bytes:
+        """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read.
 
-        Raises BadShard if it cannot be read.  A file that was replaced or removed is read on, with another stamp: the
-        system notes the change of its links.
+        A file that was replaced or removed is read on.
         """
         try:
             length = os.fstat(self._fd).st_size
             num_left = length - start if 0 <= start < length else 0  # an index may state any place
-            content = os.pread(self._fd, max(0, min(size, num_left)), max(0, start))
-            return content, stamp_of_stat(os.fstat(self._fd))
+            return os.pread(self._fd, max(0, min(size, num_left)), max(0, start))
         except OSError as error:
             raise unreadable(error) from error
 
 
 def unreadable(error: Exception) -> BadShard:
-    """Return the error of a file that the system or its server does not let us read."""
-    kind = Unreadable if is_no_memory(error) or explain_answer(error) is not None else BadShard
+    """Return the error of a file that the system or its server does not let us read.
+
+    What is not there, or is no file, is broken; anything else (EIO, ESTALE, EMFILE, EACCES) says nothing of the file.
+    """
+    is_broken = isinstance(error, FileNotFoundError | IsADirectoryError | NotRegular)
+    kind = BadShard if is_broken and explain_answer(error) is None else Unreadable
     return kind(f"cannot be read ({explain(error)})")
 
 

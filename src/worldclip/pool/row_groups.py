@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.core.errors import BadShard, Unreadable, is_no_memory
-from worldclip.core.hub_errors import explain_answer
+from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of
 from worldclip.core.parquet_size import check_parquet
 from worldclip.pool.files import open_file
@@ -41,9 +41,12 @@ def pack_places(column: int, rows: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """Open a file whose columns are read by range.  Raises BadShard for another file, and for damage that is met."""
-    with open_file(path, reads_ahead=False) as file, _saying_damage():
+def open_parquet(path: str, size: int | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a file whose columns are read by range.  Raises BadShard for another file, and for damage that is met.
+
+    size: as in `open_file`.
+    """
+    with open_file(path, reads_ahead=False, size=size) as file, _saying_damage():
         is_fixed = is_pinned(path) or not is_remote(path)  # a remote file has no stamp that says it changed
         footer = read_footer(path, stamp_of(path)) if is_fixed else None
         table = pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
@@ -60,7 +63,9 @@ def _saying_damage() -> Iterator[None]:
     except FAULTS as error:
         if is_no_memory(error):
             raise
-        if (refusal := explain_answer(error)) is not None:
+        is_of_system = isinstance(error, OSError) and error.errno is not None  # Arrow's own errors have no number
+        refusal = explain(error) if is_of_system else explain_answer(error)
+        if refusal is not None:
             raise Unreadable(f"cannot be read ({refusal})") from error
         raise BadShard(f"not a Parquet file, or damaged ({error})") from error
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,38 +13,35 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, InputChanged, Unreadable
+from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
-from worldclip.core.inputs import Stamp, fingerprint_of, is_remote, stamp_of
+from worldclip.core.inputs import is_remote
 from worldclip.core.retry import retry
 from worldclip.pool import is_table
-from worldclip.pool.files import StampedFile, read_range
+from worldclip.pool.files import LocalFile, read_range, unreadable
 from worldclip.pool.picture_files import picture_path, read_picture
 from worldclip.pool.row_groups import RowGroups
 
 RETRY_S, WAIT_S = 2.0, 0.5  # a file that cannot be read is tried again for so long, at first after this wait
 ROW_GROUP_BYTES = 512 * 2**20  # encoded images of Parquet files kept in memory, by whole row groups
 OPEN_FILES = 128  # local tars kept open: those of two windows of the default size
-REMOTE_CHECK_S = 60.0  # the server of an object store is asked so often whether a file is still the same
+CHANGED = "it changed after it was indexed; run the stage pool again, or put the old file back"
 Result = TypeVar("Result")
 
 
 class ImageFiles:
-    """Reads images of files that were listed before, as long as the files are those: the index says where images are.
+    """Reads images at the places of the index.  A file of another size than it had is not opened.
 
-    A local file stays open, and is compared after each read, through the handle that was read (4 us).  Safe to call
-    from threads.
+    An open file is read on, also after another one took its name.  Safe to call from threads.
     """
 
     def __init__(self, shards: Sequence[Shard], read_index: Callable[[Shard], pa.Table]) -> None:
         """read_index: of a shard; where its images are files of their own, their places are rows of that index."""
         self.shards = shards
         self._members = functools.cache(lambda i: read_index(shards[i])["member"].combine_chunks())
-        self._stamps = {i: shard.stamp for i, shard in enumerate(shards)}  # stamps of unchanged files
-        self._checked_at = dict.fromkeys(range(len(shards)), time.monotonic())
         self._row_groups = RowGroups(ROW_GROUP_BYTES)
         self._lost: set[int] = set()  # files that could not be read
-        self._open: OrderedDict[int, StampedFile] = OrderedDict()
+        self._open: OrderedDict[int, LocalFile] = OrderedDict()
         self._open_lock = threading.Lock()
 
     def read(self, i: int, offset: int, size: int) -> bytes:
@@ -59,13 +56,7 @@ class ImageFiles:
                 raise image
             return image
         try:
-            content, stamp = self._retry(i, lambda: self._read_once(i, offset, size))
-            if not is_remote(shard.path) and stamp != self._stamps[i]:
-                self._close(i)  # replaced under the same name: the new file counts
-                content, stamp = self._retry(i, lambda: self._read_once(i, offset, size))
-            self.check(i, stamp)
-            if len(content) < size:
-                raise BadShard(f"ends before byte {offset + size:,}; it changed after it was indexed")
+            content = self._retry(i, lambda: self._read_once(i, offset, size))
         except BadShard as error:
             self._note_lost(i, error)
             raise BadShard(f"{shard.name}: {error}") from error
@@ -83,17 +74,24 @@ class ImageFiles:
         shard = self.shards[i]
         try:
             images = self._retry(i, lambda: self._read_rows_once(i, offsets))
-            self.check(i, stamp_of(shard.path))
         except BadShard as error:
             images = [error] * len(offsets)
         faults = [image for image in images if isinstance(image, BadShard)]
         if faults:
             self._note_lost(i, faults[0])
+        else:
+            self._lost.discard(i)
         return [BadShard(f"{shard.name}: {image}") if isinstance(image, BadShard) else image for image in images]
 
     def _read_rows_once(self, i: int, offsets: np.ndarray) -> list[bytes | BadShard]:
         """Return images, or why each cannot be read.  Raises BadShard if none can."""
-        images = self._row_groups.read(self.shards[i].path, offsets)
+        path = self.shards[i].path
+        if not is_remote(path):
+            try:
+                self._check_size(i, os.stat(path).st_size)
+            except OSError as error:
+                raise unreadable(error) from error
+        images = self._row_groups.read(path, offsets)
         if isinstance(images[0], BadShard) and not any(isinstance(image, bytes) for image in images):
             raise images[0]
         return images
@@ -103,22 +101,25 @@ class ImageFiles:
         seconds = 0.0 if i in self._lost else RETRY_S
         return retry(read, seconds, lambda error: isinstance(error, BadShard), WAIT_S)
 
-    def _read_once(self, i: int, offset: int, size: int) -> tuple[bytes, Stamp]:
+    def _read_once(self, i: int, offset: int, size: int) -> bytes:
         path = self.shards[i].path
-        if is_remote(path):
-            return read_range(path, offset, size), ()
         try:
-            return self._opened(i).read(offset, size)
+            content = read_range(path, offset, size) if is_remote(path) else self._opened(i).read(offset, size)
+            if len(content) < size:
+                raise BadShard(f"ends before byte {offset + size:,}; {CHANGED}")
         except BadShard:
-            self._close(i)  # a network file system may have a good file under the name of a stale handle
+            with self._open_lock:  # a network file system may have a good file under the name of a stale handle
+                self._open.pop(i, None)
             raise
+        return content
 
-    def _opened(self, i: int) -> StampedFile:
+    def _opened(self, i: int) -> LocalFile:
         """Return file i, open.  The one that was not read for longest is closed, once no thread reads it."""
         with self._open_lock:
             file = self._open.get(i)
         if file is None:  # opened outside the lock: a network file system takes milliseconds
-            file = StampedFile(self.shards[i].path)
+            file = LocalFile(self.shards[i].path)
+            self._check_size(i, file.size)
         with self._open_lock:
             file = self._open.setdefault(i, file)
             self._open.move_to_end(i)
@@ -126,32 +127,11 @@ class ImageFiles:
                 self._open.popitem(last=False)
         return file
 
-    def _close(self, i: int) -> None:
-        with self._open_lock:
-            self._open.pop(i, None)
-
-    def check(self, i: int, stamp: Stamp) -> None:
-        """Raise BadShard unless file i, which had this stamp after a read, is the one that was listed.
-
-        A file that was touched and has the same contents (by its fingerprint) is the same.
-        """
-        shard = self.shards[i]
-        if is_remote(shard.path):
-            if time.monotonic() - self._checked_at[i] < REMOTE_CHECK_S:
-                return
-            self._checked_at[i] = time.monotonic()
-            try:
-                shard.refuse_changed()
-                is_same = True
-            except Unreadable as error:  # a server that does not answer is asked again later
-                is_same = not isinstance(error, InputChanged)
-        else:
-            is_same = stamp == self._stamps[i]
-            if not is_same and fingerprint_of(shard.path, shard.fingerprint["path"]) == shard.fingerprint:
-                self._stamps[i] = stamp
-                is_same = True
-        if not is_same:
-            raise BadShard("changed after it was indexed; curate and train again, or put the old file back")
+    def _check_size(self, i: int, size: int) -> None:
+        """Raise BadShard if file i has another size than when it was indexed."""
+        indexed = self.shards[i].fingerprint.get("size", size)
+        if size != indexed:
+            raise BadShard(f"has {size:,} bytes, not {indexed:,}; {CHANGED}")
 
 
 def _may_pass(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute.local import LocalExecutor, usable_cores
 from worldclip.core.execute.loop import Executor, Reports
 from worldclip.core.execute.ray import RayExecutor
-from worldclip.core.execute.shards import Report, Shard, add_counts, are_done, mark_done, reads_input
+from worldclip.core.execute.shards import Report, Shard, add_counts, are_done, mark_done
 from worldclip.core.preflight import require_packages
 
 

@@ -11,11 +11,11 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-from worldclip.core import inputs, job_files, remote
+from worldclip.core import inputs, job_files
 from worldclip.core.artifacts import Json, digest, read_json, write_json
-from worldclip.core.errors import BadShard, InputChanged, Unreadable, UserError, disk_error
+from worldclip.core.errors import BadShard, Unreadable, UserError, disk_error
 from worldclip.core.safe_path import UnsafeName, is_safe_name
 
 Report: TypeAlias = Json
@@ -30,8 +30,6 @@ class Shard:
     path: str  # path or URL of the input
     fingerprint: Json = field(default_factory=dict)
     """Identifies the input, see artifacts.fingerprint; a changed one re-runs this shard."""
-    stamp: inputs.Stamp = field(default=(), compare=False)
-    """The file's when `fingerprint` was taken, with which it is compared before and after it is read."""
 
     def __post_init__(self) -> None:
         """Raise UnsafeName for a name that leads out of the folder of outputs: others write listings of files."""
@@ -41,23 +39,7 @@ class Shard:
     @classmethod
     def of_file(cls, name: str, path: str, recorded_as: str | None = None) -> Shard:
         """Return the shard of an input file as it is now; recorded_as: `path` of its fingerprint (default: name)."""
-        stamp = inputs.stamp_of(path)  # before the fingerprint: a change between the two is noticed
-        return cls(name=name, path=path, fingerprint=inputs.fingerprint_of(path, recorded_as or name), stamp=stamp)
-
-    def refuse_changed(self) -> None:
-        """Raise InputChanged if the input is not the one that was listed, Unreadable if its server does not answer."""
-        if inputs.is_remote(self.path):
-            present = inputs.fingerprint_now(self.path, self.fingerprint)
-            if "unreadable" in present and present != self.fingerprint:
-                raise Unreadable(f"cannot be read ({present['unreadable']})")
-            is_same = present == self.fingerprint
-        elif "files" in self.fingerprint:  # a group of files: their names, sizes and modification times
-            files = self.fingerprint["files"]
-            is_same = all(inputs.size_and_time(f"{self.path}/{name}") == tuple(stamp) for name, *stamp in files)
-        else:
-            is_same = inputs.size_and_time(self.path) == self.stamp[2:4]  # machines agree on these
-        if not is_same:
-            raise InputChanged("changed after it was listed; run the same command again")
+        return cls(name=name, path=path, fingerprint=inputs.fingerprint_of(path, recorded_as or name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +68,7 @@ class ShardWork:
         """
         raise_file_limit()
         try:
-            report = read_unchanged(self.fn, shard) if reads(self.fn) else self.fn(shard)
+            report = self.fn(shard)
             self.finish(shard, report)
         except ImportError:
             raise
@@ -119,26 +101,6 @@ class ShardWork:
         return False
 
 
-def read_unchanged(fn: Callable[[Shard], Report], shard: Shard) -> Report:
-    """Return fn(shard) if the input is the one that was listed, before and after.  Raises InputChanged.
-
-    For a file at a URL one question after the work is enough: one that then has the listed tag had it all the time.
-    """
-    is_remote = inputs.is_remote(shard.path)
-    if not is_remote:
-        shard.refuse_changed()
-    with remote.kept(shard.path, shard.fingerprint.get("size") if is_remote else None):
-        try:
-            report = fn(shard)
-        except Unreadable:
-            raise
-        except Exception:
-            shard.refuse_changed()  # the cause of the error is the change
-            raise
-    shard.refuse_changed()
-    return report
-
-
 def add_counts(reports: Iterable[Report], names: Sequence[str]) -> dict[str, int]:
     """Return the sum of each of these counts over all reports, in one pass."""
     total = dict.fromkeys(names, 0)
@@ -157,20 +119,6 @@ def are_done(shards: Sequence[Shard], done_dir: Path, key: Any) -> bool:
     """Return whether a map over `shards` with this `key` has nothing left to do."""
     work = ShardWork(fn=lambda shard: {}, done_dir=done_dir, key=digest(key))
     return all(map(work.is_finished, shards))
-
-
-_Fn = TypeVar("_Fn", bound=Callable[..., Report])
-
-
-def reads_input(fn: _Fn) -> _Fn:
-    """Mark `fn` as one that reads `shard.path`: its report counts only if the file did not change meanwhile."""
-    fn.reads_input = True  # type: ignore[attr-defined]
-    return fn
-
-
-def reads(fn: Callable[[Shard], Report]) -> bool:
-    """Return whether `fn`, or what a partial calls, is marked with `reads_input`."""
-    return getattr(getattr(fn, "func", fn), "reads_input", False)  # a partial of a partial has the function itself
 
 
 def raise_file_limit() -> None:

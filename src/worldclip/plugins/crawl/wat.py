@@ -36,7 +36,6 @@ from worldclip.core.execute import (
     Report,
     Shard,
     add_counts,
-    reads_input,
     usable_cores,
 )
 from worldclip.core.inputs import is_remote
@@ -148,7 +147,6 @@ def links_path(out: Path, shard: Shard) -> Path:
     return out / "parts" / f"{shard.name}.links"
 
 
-@reads_input
 def extract_file(out: Path, shard: Shard) -> Report:
     """Write OUT/parts/<file>.links.  Report: records, bad records, and image links by REASONS."""
     counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))

@@ -24,7 +24,7 @@ from worldclip.pool.texts import find_bad_utf8, readable
 
 def read(shard: Shard, config: PoolConfig) -> ShardPairs:
     """Return the pairs of a shard, and where their images are if a column holds them."""
-    with open_parquet(shard.path) as file:
+    with open_parquet(shard.path, shard.fingerprint.get("size")) as file:
         schema = file.schema_arrow
         image_column = _image_column(schema, config)
         columns = [
