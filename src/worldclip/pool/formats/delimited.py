@@ -26,7 +26,7 @@ from worldclip.kernels.compiled import compiled
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import PoolFormat, ShardPairs, WrongColumns
-from worldclip.pool.formats.table import columns_to_read, pairs_of_table
+from worldclip.pool.formats.table import columns_to_read, pairs_of_table, position_of_rows
 from worldclip.pool.texts import is_utf8
 
 HEADER_BYTES = 1 << 16
@@ -65,8 +65,9 @@ def read(dialect: Dialect, shard: Shard, config: PoolConfig) -> ShardPairs:
 def read_all_columns(dialect: Dialect, shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
     """Return all columns of these rows as texts."""
     opened = _open(dialect, shard, config)
-    table, _ = _read_columns(dialect, opened, list(dict.fromkeys(opened.names)))
-    fields = table.take(pa.array(rows)).to_pylist()
+    table, unreadable = _read_columns(dialect, opened, list(dict.fromkeys(opened.names)))
+    position = position_of_rows(unreadable, table.num_rows + len(unreadable))
+    fields = table.take(position.take(pa.array(rows))).to_pylist()
     return [{name: value.decode("utf-8", "backslashreplace") for name, value in row.items()} for row in fields]
 
 
@@ -110,23 +111,26 @@ def find_open_quote(content: np.ndarray, delimiter: int) -> int:
     return -1
 
 
-def _read_columns(dialect: Dialect, opened: Delimited, names: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """Return (the columns `names`, why each of the rows that are missing from them cannot be read)."""
+def _read_columns(dialect: Dialect, opened: Delimited, names: Sequence[str]) -> tuple[pa.Table, dict[int, str]]:
+    """Return (the columns `names`, why each of the rows that are missing from them cannot be read, by number)."""
     places = [opened.names.index(name) for name in names]
     options = (opened.content, opened.delimiter, len(opened.names), places)
     by_arrow = _read_by_arrow(*options, is_quoted=dialect.is_quoted)
     table, unreadable = by_arrow or _read_by_python(dialect, *options)
-    return table.rename_columns(list(names)).slice(int(opened.has_header)), unreadable
+    first = int(opened.has_header)
+    by_number = {row - first: f"row {row} has {fields} fields, not {len(opened.names)}" for row, fields in unreadable}
+    return table.rename_columns(list(names)).slice(first), by_number
 
 
 def _read_by_python(
     dialect: Dialect, content: bytes, delimiter: str, num_columns: int, places: Sequence[int]
-) -> tuple[pa.Table, list[str]]:
+) -> tuple[pa.Table, list[tuple[int, int]]]:
+    """Return (the columns at `places`; number of each row of another number of fields, and how many it has)."""
     values: list[list[bytes]] = [[] for _ in places]
-    bad: list[str] = []
-    for number, row in enumerate(_split(dialect, content, delimiter), 1):
+    bad: list[tuple[int, int]] = []
+    for number, row in enumerate(_split(dialect, content, delimiter)):
         if len(row) != num_columns:
-            bad.append(f"row {number} has {len(row)} fields, not {num_columns}")
+            bad.append((number, len(row)))
             continue
         for column, place in zip(values, places, strict=True):
             column.append(row[place])
@@ -176,18 +180,18 @@ def _columns(dialect: Dialect, head: bytes, config: PoolConfig) -> tuple[list[st
 
 def _read_by_arrow(
     content: bytes, delimiter: str, num_columns: int, places: Sequence[int], *, is_quoted: bool
-) -> tuple[pa.Table, list[str]] | None:
-    """Return (the columns at `places` as large_binary; why rows with another number of fields are bad).
+) -> tuple[pa.Table, list[tuple[int, int]]] | None:
+    """Return what `_read_by_python` returns.
 
     25 times as fast as Python's reader.  None where Arrow would read something else or nothing: it takes a lone
     carriage return for the end of a row, and fails a file for one bad row that is not UTF-8.
     """
     if content.count(b"\r") != content.count(b"\r\n") or not is_utf8(content):
         return None
-    bad: list[str] = []
+    bad: list[tuple[int, int]] = []
 
     def note(row: Any) -> str:
-        bad.append(f"row {row.number} has {row.actual_columns} fields, not {num_columns}")
+        bad.append((row.number - 1, row.actual_columns))
         return "skip"
 
     names = [str(number) for number in range(num_columns)]

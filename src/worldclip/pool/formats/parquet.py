@@ -43,9 +43,22 @@ def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[s
         names = [field.name for field in file.schema_arrow if not _holds_bytes(field.type)]
         fields: list[dict[str, Any]] = []
         for group, group_rows in rows_by_group(file.metadata, rows):
-            table = file.read_row_group(group, names)
-            fields += table.take(pa.array(group_rows)).to_pylist() if names else [{}] * len(group_rows)
+            table = file.read_row_group(group, names).take(pa.array(group_rows))
+            fields += _to_records(table) if names else [{}] * len(group_rows)
     return fields
+
+
+def _to_records(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows as dicts; a column with texts that are not UTF-8 shows them as escapes, if it is of texts."""
+    columns = []
+    for column in table.columns:
+        try:
+            columns.append(column.to_pylist())
+        except UnicodeDecodeError:
+            is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            values = column.cast(pa.large_binary()).to_pylist() if is_text else [None] * len(column)
+            columns.append([None if value is None else value.decode("utf-8", "backslashreplace") for value in values])
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 PARQUET = PoolFormat(name="parquet", suffixes=(".parquet",), read=read, read_rows=read_rows)

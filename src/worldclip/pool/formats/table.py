@@ -5,7 +5,7 @@ Texts stay in Arrow buffers: no Python object is made per text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -48,21 +48,18 @@ def pairs_of_table(
     names: Sequence[str],
     config: PoolConfig,
     *,
-    unreadable: Sequence[str] = (),
+    unreadable: Mapping[int, str] = {},
     images: Images | None = None,
 ) -> ShardPairs:
     """Return the pairs of a table.
 
     table: the columns of `columns_to_read`.  names: of all columns.  unreadable: why each of the rows that are missing
-    from the table cannot be read; they come last.  images: those within the shard; None: pool.image_field, if it is
-    set, is a column of paths.
+    from the table cannot be read, by the row's number.  images: those within the shard; None: pool.image_field, if it
+    is set, is a column of paths.
     """
-    num_rows = table.num_rows
     if unreadable:
-        nulls = pa.table([pa.nulls(len(unreadable), kind) for kind in table.schema.types], schema=table.schema)
-        table = pa.concat_tables([table, nulls])
-    row = np.arange(num_rows + len(unreadable))
-    problems = dict(enumerate(unreadable, num_rows))
+        table = table.take(position_of_rows(unreadable, table.num_rows + len(unreadable)))  # null rows
+    problems = dict(unreadable)
     paths = config.image_field if images is None and config.image_field in names else None
     if paths is not None:
         if is_remote(shard.path):
@@ -77,7 +74,7 @@ def pairs_of_table(
     return ShardPairs(
         names=names,
         has_schema=True,
-        row=row,
+        row=np.arange(table.num_rows),
         keys=_keys(key, table) if key in table.column_names else None,
         texts=[
             values_of_column(name, table[name]) if name in table.column_names else None
@@ -89,6 +86,13 @@ def pairs_of_table(
         holds_images=images is not None,
         problems=problems,
     )
+
+
+def position_of_rows(unreadable: Collection[int], num_rows: int) -> pa.Array:
+    """Return (num_rows,) the position of each row in a table that lacks the unreadable ones, null for these."""
+    is_missing = np.zeros(num_rows, bool)
+    is_missing[list(unreadable)] = True
+    return pa.array(np.cumsum(~is_missing) - 1, pa.int64(), mask=is_missing)
 
 
 def _keys(name: str, table: pa.Table) -> pa.Array:
