@@ -32,12 +32,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from worldclip.pool.records import parse_record
 
 from damaged_images import PICTURES, SIGNATURE, chunk
 from fasttext_files import KINDS, LABELS, TEXTS, WORDS, write_model
 from plain_recipe import LISTS, make_recipe, run_stages, write_metadata
-from pools import encode, images_of, parquet_of, write_lines, write_table
+from pools import encode, images_of, parquet_of, texts_of, write_lines, write_table
 from programs import python
 from stages import QUIET, context
 from tars import as_json, sample, shard_of, write_tar
@@ -68,6 +67,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.delimited import CSV, TSV
 from worldclip.pool.formats.jsonl import JSONL
 from worldclip.pool.formats.parquet import PARQUET
+from worldclip.pool.formats.records import parse_record
 from worldclip.pool.stage import index_shard
 from worldclip.report import write_report
 from worldclip.report.train import read_log
@@ -503,7 +503,7 @@ def compare_lines(folder: Path, seeds: range) -> None:
     check(path, TABLE)
     uids = [plain_uid(line) for line in lines if line.strip()]
     keys = dict.fromkeys(uid for uid in uids if uid is not None)
-    read_keys, num_without, num_repeated = pool.read_keys(shard_of(path), TABLE)
+    read_keys, num_without, num_repeated = pool.read_keys(folder / "read", path.name)
     assert read_keys.to_pylist() == list(keys)
     assert num_without == uids.count(None)
     assert num_repeated == len(uids) - num_without - len(keys)
@@ -517,10 +517,9 @@ def compare_rows(folder: Path, seeds: range) -> None:
     path = folder / "rows.tsv"
     path.write_bytes(b"\n".join(lines) + b"\n")
     rows = [line.split(b"\t") for line in lines if line]
-    good = [row for row in rows if len(row) == 2]
     texts = check(path, PoolConfig(path="pool", key="url", texts=("text",), columns=("url", "text")))
     assert len(texts.key) == len(rows)
-    for row, key, text in zip(good, texts.key.to_pylist(), texts.text.to_pylist(), strict=False):
+    for row, key, text in zip(rows, texts.key.to_pylist(), texts.text.to_pylist(), strict=True):
         assert text is None or [key.encode(), text.encode()] == row
 
 
@@ -670,8 +669,8 @@ BOMBS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "wordnet.tab.gz": (gzip.compress(b"\ta" * 2**20), lambda path: next(lists.iter_lines(str(path)))),
     "a.jsonl.gz": (gzip.compress(b"{}\n" * 2**18), lambda path: JSONL.read(shard_of(path), CONFIG)),
     "b.jsonl.gz": (gzip.compress(b'{"a":[' + b"[]," * 2**20), lambda path: JSONL.read(shard_of(path), CONFIG)),
-    "a.csv.gz": (gzip.compress(b"key,text\n" + b"a\n" * 2**18), lambda path: CSV.count_rows(shard_of(path), CONFIG)),
-    "a.tsv.gz": (gzip.compress(b"key\ttext\n" + b"\t" * 2**21), lambda path: TSV.read_keys(shard_of(path), CONFIG)),
+    "a.csv.gz": (gzip.compress(b"key,text\n" + b"a\n" * 2**18), lambda path: CSV.read(shard_of(path), CONFIG)),
+    "a.tsv.gz": (gzip.compress(b"key\ttext\n" + b"\t" * 2**21), lambda path: TSV.read(shard_of(path), CONFIG)),
     "a.warc.wat.gz": (
         gzip.compress(b"WARC/1.0\r\nContent-Length: %d\r\n\r\n" % len(LINKS) + LINKS),
         lambda path: wat.extract_file(path.parent / "out", shard_of(path)),
@@ -731,7 +730,7 @@ def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch)
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, compression="zstd", use_dictionary=has_dictionary)
     with pytest.raises(BadShard, match="too large for safety"):
-        PARQUET.read_columns(shard_of(path), CONFIG, ["key"])
+        PARQUET.read(shard_of(path), CONFIG)
     with pytest.raises(BadShard, match=r"a\.parquet: what it unpacks to is too large"):
         list(dumps.read_texts(path))
     with pytest.raises(UserError, match=r"pool\.deny_keys is .*cannot be read \(what it unpacks to is too large"):
@@ -754,7 +753,7 @@ PREFIXED = pa.table({"key": ["a"], "text": [[BIG + str(n) for n in range(1_000)]
 def test_all_column_chunks_count_together(table, options, tmp_path):
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd", **options)
     with pytest.raises(BadShard, match="too large for safety"):
-        PARQUET.read_columns(shard_of(tmp_path / "a.parquet"), CONFIG, ["key"])
+        PARQUET.read(shard_of(tmp_path / "a.parquet"), CONFIG)
     with pytest.raises(UserError, match="too large for safety"):
         key_lists(None, [str(tmp_path / "a.parquet")])
 
@@ -777,7 +776,8 @@ def test_parquet_with_repeated_short_texts_is_read(tmp_path):
     table = pa.table({"key": [str(n) for n in range(10_000)], "text": ["a" * 100] * 10_000})
     pq.write_table(table, tmp_path / "a.parquet")
     check_parquet(tmp_path / "a.parquet", (tmp_path / "a.parquet").stat().st_size)
-    assert PARQUET.read_columns(shard_of(tmp_path / "a.parquet"), CONFIG, ["key", "text"])[0].equals(table)
+    found = texts_of(shard_of(tmp_path / "a.parquet"), PoolConfig(path="pool", key="key", texts=("text",)))
+    assert found.text.to_pylist() == table["text"].to_pylist()
 
 
 def black(size: tuple[int, int], kind: str = "PNG") -> bytes:

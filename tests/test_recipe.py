@@ -27,7 +27,7 @@ CAPPED = ("curate.max_pairs=60", "curate.write=tars", "curate.samples_per_tar=20
 UNTIL_CURATE = "import worldclip; worldclip.run(sys.argv[2], out=sys.argv[3], until='curate', overrides=sys.argv[4:])"
 # Where a run is killed: the files whose path holds this, which of them, and before or after it gets its name.
 KILLS = [
-    ("pool/index", 2, "before"),
+    ("pool/pairs", 2, "before"),
     ("match/texts", 2, "before"),
     ("match/report.json", 1, "before"),
     ("balance/en.npy", 1, "after"),

@@ -68,10 +68,9 @@ class _Probe(Run):
         work: Any,
         config: Any = None,
         changes: Any = None,
-        source: Any = None,
         **other: Any,
     ) -> bool:
-        self.job = Run.job(self, name, inputs, config, changes=changes, source=source)
+        self.job = Run.job(self, name, inputs, config, changes=changes)
         return True
 
 

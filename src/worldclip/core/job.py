@@ -71,8 +71,6 @@ class Job:
     read_inputs: Callable[[], Record]
     changes: Callable[[Record, Record], list[Change]] = field(default_factory=lambda: changed_inputs)
     """Names what changed between two records of the inputs."""
-    source: str | None = None
-    """Where the inputs lie.  Work on moved inputs runs again, but its digest, and so what depends on it, stays."""
 
     @cached_property
     def inputs(self) -> Record:
@@ -93,10 +91,7 @@ class Job:
             return "; ".join(map(str, changes))
         changes = self.changes(manifest["inputs"], self.inputs)
         more = f" and {len(changes) - NUM_NAMED} more" if len(changes) > NUM_NAMED else ""
-        if changes:
-            return f"its inputs changed: {name_changes(changes)}{more}"
-        is_moved = self.source is not None and manifest.get("source", self.source) != self.source
-        return f"its inputs moved from {manifest['source']} to {self.source}" if is_moved else None
+        return f"its inputs changed: {name_changes(changes)}{more}" if changes else None
 
     def run(self, work: Callable[[], Result]) -> Report:
         """Do the work, remove stale files, write report.json, and the manifest last.  Raises StageFailed.
@@ -111,8 +106,7 @@ class Job:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
         record = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
-        source = {} if self.source is None else {"source": self.source}
-        write_manifest(self.folder, **record, job=self.name, **source, **result.manifest)
+        write_manifest(self.folder, **record, job=self.name, **result.manifest)
         return dict(result.report)
 
     def run_once(self, work: Callable[[], Result]) -> Report:
@@ -179,12 +173,11 @@ class Run:
         inputs: Callable[[Run], Record],
         config: Record | None = None,
         changes: Callable[[Run, Record, Record], list[Change]] | None = None,
-        source: str | None = None,
     ) -> Job:
         """Return the job of a stage; the arguments are those of `stage`."""
         keys = self.deciding(name) if config is None else config
         compare = changed_inputs if changes is None else partial(changes, self)
-        return Job(name, self.dir / name, keys, lambda: inputs(self), compare, source)
+        return Job(name, self.dir / name, keys, lambda: inputs(self), compare)
 
     @property
     def part_or_all(self) -> slice:
@@ -208,7 +201,6 @@ class Run:
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
         plan: Callable[[Run], Iterable[str]] | None = None,
         changes: Callable[[Run, Record, Record], list[Change]] | None = None,
-        source: str | None = None,
         keeps_older: bool = False,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
@@ -216,11 +208,11 @@ class Run:
         config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
         packages, devices, datasets, disk.  check: raises UserError for values that the stages above refute, before the
         stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  changes: of
-        Job, as source.  keeps_older: a restart renames the older folder, instead of removing it.
+        Job.  keeps_older: a restart renames the older folder, instead of removing it.
         """
         if not self.asks_for(name):
             return False
-        job = self.job(name, inputs, config, changes, source)
+        job = self.job(name, inputs, config, changes)
         if self.preflight is not None:
             manifest = None if name in self.restarted else read_manifest(job.folder)
             if needs is not None and (manifest is None or changed_keys(manifest["config"], job.config)):

@@ -189,7 +189,7 @@ def match_work(run: Run) -> MatchWork:
 
 def _check(run: Run, job: Job) -> None:
     """Raise UserError for a merge from an unknown label or to a language not of the run."""
-    artifacts.require_manifest(run.dir, "pool")  # named first where both are missing
+    pool.refuse_changed_keys(run)
     work = match_work(run)
     labels = lid.read_labels(work.rules.lid_model)
     problems = []

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,8 @@ COUNTS = ("rows", "left_out", "samples", "images", "ignored_members", "texts")
 """rows = left_out by pool.where + samples; images of different keys; members of a tar in no sample; kept texts."""
 
 
-class Settled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Settled:
     """A shard as the stage pool writes it."""
 
     texts: PoolTexts

@@ -25,6 +25,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.pool import row_groups
 from worldclip.pool.files import FileBytes, read_range
+from worldclip.pool.formats import format_of
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.picture_files import picture_path, read_picture
 from worldclip.pool.texts import NO_PLACE, PoolTexts, find_duplicates
@@ -124,8 +125,11 @@ def read_contents(places: pa.Table) -> Iterator[bytes]:
 
 
 def holds_images(run_dir: Path, shards: Sequence[Shard]) -> bool:
-    """Return whether any pair of these shards has an image."""
-    return any(pq.read_metadata(layout.pool_images(run_dir, shard.name)).num_rows for shard in shards)
+    """Return whether these shards hold images: tars always, tables if any row has one."""
+    for shard in shards:
+        if not format_of(shard.name).is_table or pq.read_metadata(layout.pool_images(run_dir, shard.name)).num_rows:
+            return True
+    return False
 
 
 def is_table(path: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import Skipped, skipped_shards
 from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
 from worldclip.core import artifacts, keys
-from worldclip.core.changes import Change, changed_inputs
+from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
@@ -99,12 +100,46 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     Raises UserError if the stage is not finished.
     """
     artifacts.require_manifest(run.dir, "pool")
-    shards = read_shards(layout.pool_shards(run.dir))[part]
     skipped = skipped_shards(run.dir)
-    if run.section(PoolConfig).build:  # the run may have been moved
-        folder = layout.built_pool(run.dir)
-        shards = [dataclasses.replace(shard, path=str(folder / shard.name)) for shard in shards]
-    return ShardList(shard for shard in shards if shard.name not in skipped)
+    shards = ShardList()
+    for shard in read_shards(layout.pool_shards(run.dir))[part]:
+        if shard.name in skipped:
+            continue
+        if not is_remote(shard.path) and not os.path.isabs(shard.path):
+            place = _place_of(run, shard)
+            path = place if place.endswith(f"/{shard.path}") else f"{place}/{shard.path}"  # a place may be one file
+            shard = dataclasses.replace(shard, path=path)
+        shards.append(shard)
+    return shards
+
+
+def _place_of(run: Run, shard: Shard) -> str:
+    """Return the folder, URL or file of the place that a shard lies in."""
+    config = run.section(PoolConfig)
+    if config.build:
+        return str(layout.built_pool(run.dir))
+    return split_pattern(str(options_of(config, shard.name).path))[0]
+
+
+def _relative_to_places(run: Run, shards: Sequence[Shard]) -> ShardList:
+    """Return the shards with paths within their places, so that a pool and a run may be moved."""
+    relative = ShardList()
+    for shard in shards:
+        place = _place_of(run, shard)
+        folder = os.path.dirname(place) if shard.path == place else place
+        is_within = shard.path.startswith(f"{folder}/")
+        path = shard.path.removeprefix(f"{folder}/") if is_within else shard.path  # of the hub: at a commit
+        relative.append(dataclasses.replace(shard, path=path))
+    return relative
+
+
+def refuse_changed_keys(run: Run) -> None:
+    """Raise UserError where RUN/pool was made under other keys of [pool] than those of the recipe."""
+    changes = changed_keys(artifacts.require_manifest(run.dir, "pool")["config"], run.deciding("pool"))
+    if changes:
+        raise UserError(
+            f"{run.dir / 'pool'} is out of date: {name_changes(changes)}; run first: worldclip run {run.dir}"
+        )
 
 
 def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
@@ -127,7 +162,6 @@ def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
         check=functools.partial(_check, listed=listed, is_tool=is_tool),
         work_on_part=lambda run, part: _index(run, listed(), needs_texts=needs_texts)[0],
         changes=functools.partial(_changes, listed=listed),
-        source=run.section(PoolConfig).location,
     )
 
 
@@ -183,7 +217,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
     whole = [shard for shard in pool_shards if shard.name not in skipped]
     if needs_texts:
         _warn_of_missing_texts(whole, reports)
-    pool_shards.write(layout.pool_shards(run.dir))
+    _relative_to_places(run, pool_shards).write(layout.pool_shards(run.dir))
     names = [shard.name for shard in whole]
     own: list[str | Path] = [
         layout.pool_shards(run.dir),
@@ -193,7 +227,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
         *(job.folder / name for name in ((*builder.OUTPUTS, "held_out.json") if builder else ())),
     ]
     report |= {**counts, "skipped": skipped}
-    return Result(report=report, counts=counts, outputs=own, manifest={"skipped": skipped})
+    return Result(report=report, counts=counts, outputs=own, manifest={"source": config.location, "skipped": skipped})
 
 
 def _left_out(number: int) -> str:
@@ -223,7 +257,7 @@ def _check(run: Run, job: Job, *, listed: Callable[[], ShardList], is_tool: bool
     config = run.section(PoolConfig)
     is_kept = not is_tool or artifacts.read_manifest(run.dir) is not None  # not what a call of a tool left unfinished
     if "pool" not in run.restarted and is_kept:
-        remedy = "choose another --out, or start anew with --from pool"
+        remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
         check_source(job, config.location, remedy, is_same=lambda: _is_same_pool(run, listed))
     if not config.build:
         check_place(run.dir, listed(), config)

@@ -97,6 +97,7 @@ def embed(
     run = _with_usual_key(run) if key is None else run
     pool_config = run.section(PoolConfig)
     _check_out(folder, pool_config)
+    is_pool = _is_pool(run, of)
     source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
@@ -106,7 +107,7 @@ def embed(
     loaded = WorkerModel(source, options)
     model_id = _identity(model, source) | loading
     with RunLock(folder, owner="embed"):
-        run_dir, units = _read_units(run, folder, of, executor)
+        run_dir, units = _read_units(run, folder, of, executor) if is_pool else (None, _files_of(run))
         key_lists = () if run_dir is None else pools.key_lists(run)
         config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity, "of": list(units)}
         if vectors_in_table:
@@ -197,30 +198,48 @@ def _with_usual_key(run: Run) -> Run:
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
+def _folder_of(run: Run) -> Path | None:
+    """Return the local folder of a pool of one place, None for any other."""
+    paths = run.section(PoolConfig).paths
+    is_folder = len(paths) == 1 and not is_remote(paths[0]) and Path(paths[0]).is_dir()
+    return Path(paths[0]) if is_folder else None
+
+
+def _files_of(run: Run) -> dict[Of, Sequence[Shard]]:
+    """Return the image files of a folder, as units of work."""
+    folder = _folder_of(run)
+    assert folder is not None
+    return {"images": source_units(folder)}
+
+
+def _is_pool(run: Run, of: Sequence[Of]) -> bool:
+    """Return whether there are shards; False for a folder of image files.  Raises UserError for anything else."""
+    if pools.is_run(run):
+        return True
+    try:
+        pools.list_pool(run)
+    except UserError:
+        if _folder_of(run) is None or "texts" in of:
+            raise
+        return False
+    return True
+
+
 def _read_units(
     run: Run, folder: Path, of: Sequence[Of], executor: Executor | None
 ) -> tuple[Path | None, dict[Of, Sequence[Shard]]]:
     """Read the pool if that is not done; return where pool/ is, and the shards of the images and of the texts to embed.
 
-    A folder of image files is no pool.  Raises UserError where the pool has nothing of what is asked for.
+    Raises UserError where the pool has nothing of what is asked for.
     """
     config = run.section(PoolConfig)
-    path = config.paths[0] if len(config.paths) == 1 else ""
-    is_folder = bool(path) and not is_remote(path) and Path(path).is_dir()
-    if not pools.is_run(run):
-        try:
-            pools.list_pool(run)
-        except UserError:
-            if not is_folder or "texts" in of:
-                raise
-            return None, {"images": source_units(Path(path))}
     run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
     with_images = pools.holds_images(run.dir, shards)
     units: dict[Of, Sequence[Shard]] = {}
     for kind in dict.fromkeys(of or (("images",) if with_images else ("texts",))):
         if kind == "images" and not with_images:
-            if is_folder and "texts" not in of:
-                return None, {"images": source_units(Path(path))}
+            if _folder_of(run) is not None and "texts" not in of:
+                return None, _files_of(run)
             raise UserError(
                 f"of = images: {config.location} holds only texts; give tars, Parquet files of images, image files, or "
                 "a recipe whose pool.image_field names a column of paths"
