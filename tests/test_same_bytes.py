@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import random
-import re
 import secrets
 import shutil
 import signal
@@ -225,7 +224,6 @@ def digests(folder: Path) -> dict[str, str]:
         is_hidden = any(part.startswith(".") for part in parts)
         # sums/done: markers with the modification times of the files that were added up
         is_volatile = parts[-1] in VOLATILE_FILES or "tensorboard" in parts or "sums/done" in name
-        is_volatile |= re.search(r"\btrain\.\d+/", f"{name}/") is not None  # a second --from train after a kill
         if is_hidden or path.is_dir() or is_volatile:
             continue
         data = path.read_bytes()
@@ -495,15 +493,13 @@ def training(inputs: Inputs) -> Scenarios:
         (shapes / word).mkdir(parents=True)
         for number in range(2):
             (shapes / word / f"{number}.png").write_bytes(draw_shape(shape, RED, number))
-    recipe, faster = inputs.root / "trained.toml", inputs.root / "faster.toml"
+    recipe = inputs.root / "trained.toml"
     recipe.write_text(inputs.recipe.read_text().split("[train]")[0] + TRAIN.format(shapes=shapes))
-    faster.write_text(recipe.read_text().replace("lr = 1e-3", "lr = 2e-3"))
 
     def step(stage: str, recipe: Path = recipe, **options: Any) -> Step:
         return lambda folder: worldclip.run(recipe, out=folder / "run", until=stage, executor=QUIET, **options)
 
     yield "train", step("curate"), step("train")
-    yield "--from train", step("train", faster), step("train", from_stage="train")
     yield "evaluate", step("train"), step("evaluate")
     yield "export", step("evaluate"), step("export")
     yield "--from export", step("export"), step("export", from_stage="export")

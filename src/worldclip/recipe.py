@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -130,9 +129,10 @@ def run_stages(
     restarted: stages whose results are taken back, each after its checks.  part: work on these shards of one stage
     alone.  recorded: what RUN/recipe.toml then holds (default: config).
     """
-    from worldclip.core.artifacts import describe_run, write_json
+    from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
+    from worldclip.core.settings import to_toml
     from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
@@ -161,8 +161,10 @@ def run_stages(
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
-        with _recorded(recorded or config, context):
-            recipe(context)
+        recipe_toml = to_toml(recorded or config)
+        context.write_recipe = lambda: write_text(layout.recipe(run_dir), recipe_toml)
+        recipe(context)
+        context.keep_recipe()
     return context
 
 
@@ -186,25 +188,6 @@ def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
         names = names[names.index("metadata") :]
     linked = branch(source, run_dir, names)
     say("branch", f"linked from {source}: {', '.join(linked) or 'nothing new'}")
-
-
-@contextmanager
-def _recorded(config: Recipe, context: Run) -> Iterator[None]:
-    """Write RUN/recipe.toml; put the older one (or none) back if a stage refuses the new one before any has run."""
-    from worldclip.core.artifacts import write_text
-    from worldclip.core.settings import to_toml
-
-    path = layout.recipe(context.dir)
-    older = path.read_text(encoding="utf-8") if path.exists() else None
-    write_text(path, to_toml(config))
-    try:
-        yield
-    except UserError:
-        if not context.is_accepted:
-            path.unlink()
-            if older is not None:
-                write_text(path, older)
-        raise
 
 
 def _refuse_keys_above(context: Run, first: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Record, Result, Run
+from worldclip.core.preflight import problems_of
 from worldclip.match.config import MatchConfig
 
 CURVE_POINTS = 120  # points of the head-tail curve in the report
@@ -25,7 +26,7 @@ TOP_ENTRIES = 20  # entries per list in the report
 
 def balance(run: Run) -> None:
     """Sum the counts of all shards; write RUN/balance/thresholds.json, <list>.npy and counts/<list>.npy (uint64)."""
-    run.stage("balance", inputs=_inputs, work=_balance, check=_check)
+    run.stage("balance", inputs=_inputs, problems=_problems, work=_balance)
 
 
 def _inputs(run: Run) -> Record:
@@ -35,7 +36,7 @@ def _inputs(run: Run) -> Record:
 def _balance(run: Run, job: Job) -> Result:
     config = run.section(BalanceConfig)
     entry_lists = run.section(MatchConfig).entry_lists
-    lists, counts = _sum_counts(run, job)
+    lists, counts = _sum_counts(run)
     thresholds = choose_thresholds(counts, config, entry_lists)
     table = thresholds_record(counts, thresholds, config, entry_lists)
     warnings = find_warnings(counts, config, entry_lists)
@@ -59,20 +60,25 @@ def _balance(run: Run, job: Job) -> Result:
     )
 
 
-def _check(run: Run, job: Job) -> None:
-    """Raise UserError if the rule lacks a threshold or matches.  Without an older result the work itself does."""
-    if artifacts.read_manifest(job.folder) is None:
-        return
-    _, counts = _sum_counts(run, job)
+def _problems(run: Run) -> Iterator[str]:
+    """Yield that the rule lacks a threshold or matches, before an older result goes; else the work itself says it."""
+    if run.above_is_done and artifacts.read_manifest(layout.stage_dir(run.dir, "balance")) is not None:
+        yield from problems_of(_choose_thresholds, run)
+
+
+def _choose_thresholds(run: Run) -> None:
+    _, counts = _sum_counts(run)
     choose_thresholds(counts, run.section(BalanceConfig), run.section(MatchConfig).entry_lists)
 
 
-def _sum_counts(run: Run, job: Job) -> tuple[Mapping[str, int], dict[str, np.ndarray]]:
+def _sum_counts(run: Run) -> tuple[Mapping[str, int], dict[str, np.ndarray]]:
     """Return the number of entries of each list, and the matches of each entry, summed over all shards."""
     matched = artifacts.require_manifest(run.dir, "match")
     lists = matched["lists"]
     shards = counted_shards(run.dir, matched["counts"].get("shards"))
-    return lists, sum_shards(lists, layout.all_match_counts(run.dir), shards, job.folder / "sums", run.executor)
+    return lists, sum_shards(
+        lists, layout.all_match_counts(run.dir), shards, layout.stage_dir(run.dir, "balance") / "sums", run.executor
+    )
 
 
 def counted_shards(run_dir: Path, num_shards: int | None = None) -> list[str]:

@@ -8,7 +8,6 @@ and `embed` are all jobs.
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +34,6 @@ from worldclip.core.errors import UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
-from worldclip.core.preflight import problems_of
 from worldclip.core.printable import counted
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
 from worldclip.core.stale_files import files_per_shard as files_per_shard
@@ -117,6 +115,12 @@ class Job:
         return self.run(work)
 
 
+class Line(str):
+    """A line of a stage's plan, for a dry run."""
+
+    __slots__ = ()
+
+
 @dataclass(kw_only=True)
 class Run:
     """The context of every stage: RUN, the recipe's sections by class, the executor, and which stages are asked for."""
@@ -133,7 +137,7 @@ class Run:
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
     reports: dict[str, Report] = field(default_factory=dict)  # of the stages that ran, or what a dry run says of each
     visited: dict[str, None] = field(default_factory=dict, init=False)  # stages that were called, in order
-    is_accepted: bool = False  # a stage has begun under the recipe, which RUN/recipe.toml then keeps
+    write_recipe: Callable[[], object] | None = None  # writes RUN/recipe.toml, unless that is done
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
 
@@ -194,32 +198,29 @@ class Run:
         name: str,
         *,
         inputs: Callable[[Run], Record],
+        problems: Callable[[Run], Iterable[str]],
         work: Callable[[Run, Job], Result],
         config: Record | None = None,
-        needs: Callable[[Run], Iterable[str]] | None = None,
-        check: Callable[[Run, Job], object] | None = None,
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
-        plan: Callable[[Run], Iterable[str]] | None = None,
         changes: Callable[[Run, Record, Record], list[Change]] | None = None,
-        keeps_older: bool = False,
     ) -> bool:
         """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
-        config: overrides what `deciding` says.  needs: yields what would stop the stage and is known before the run:
-        packages, devices, datasets, disk.  check: raises UserError for values that the stages above refute, before the
-        stage's older result is taken back.  work_on_part: for --shards.  plan: more lines for a dry run.  changes: of
-        Job.  keeps_older: a restart renames the older folder, instead of removing it.
+        problems: yields everything that would stop the stage, and Lines of a plan, which stop nothing.  A run asks all
+        its stages before the first one works, and each again when its turn comes: what the stages above have left is
+        asked only if `above_is_done`.  config: overrides what `deciding` says.  work_on_part: for --shards.  changes:
+        of Job.
         """
         if not self.asks_for(name):
             return False
         job = self.job(name, inputs, config, changes)
         if self.preflight is not None:
             manifest = None if name in self.restarted else read_manifest(job.folder)
-            if needs is not None and (manifest is None or changed_keys(manifest["config"], job.config)):
-                self.preflight += needs(self)
+            if manifest is None or changed_keys(manifest["config"], job.config):
+                self.preflight += _without_lines(problems(self))
             return False
         if self.is_dry:
-            self._say_plan(job, plan, needs, check)
+            self._say_plan(job, problems)
             return False
         reason = _ASKED_FOR if name in self.restarted else job.reason_to_run()
         if reason is None:
@@ -227,8 +228,9 @@ class Run:
             return False
         if self.part is not None and work_on_part is None:
             raise UserError(f"--shards: stage {name} does not work shard by shard; run it without --shards")
-        if check is not None:
-            check(self, job)
+        if found := _without_lines(problems(self)):
+            raise UserError(found)
+        self.keep_recipe()
         if self.part is not None and work_on_part is not None:
             (job.folder / MANIFEST).unlink(missing_ok=True)
             reports = work_on_part(self, self.part)
@@ -237,58 +239,56 @@ class Run:
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()
         if name in self.restarted:
-            self._take_back(job.folder, keeps_older)
+            self._take_back(job.folder)
         self.reports[name] = job.run(lambda: work(self, job))
-        self.accept()
         say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
         if self.after_stage is not None:
             self.after_stage(self.dir)
         return True
 
-    def _take_back(self, folder: Path, keeps_older: bool) -> None:
-        """Take back the older result of a restarted stage whose checks have passed; with the first all manifests.
+    @property
+    def above_is_done(self) -> bool:
+        """Whether the stages above have left what they will leave in this call."""
+        return self.preflight is None and not self._is_stale
+
+    def keep_recipe(self) -> None:
+        """Write RUN/recipe.toml, once: a stage is about to work under the recipe, or all have been asked."""
+        if self.write_recipe is not None:
+            self.write_recipe()
+            self.write_recipe = None
+
+    def _take_back(self, folder: Path) -> None:
+        """Remove the older result of a restarted stage, and before the first one the manifests of all.
 
         The markers of its shards go too: they say which inputs made a file, and not which formula.
         """
-        if keeps_older and folder.exists():
-            older = next(path for n in itertools.count(1) if not (path := Path(f"{folder}.{n}")).exists())
-            os.replace(folder, older)
-            say(folder.name, f"the older one is now {older}; remove it, or rename it back")
         if not self._is_taken_back:
             for stage in self.restarted:
                 (self.dir / stage / MANIFEST).unlink(missing_ok=True)
         self._is_taken_back = True
         remove(folder)
 
-    def accept(self) -> None:
-        """Let RUN/recipe.toml keep the recipe of this call: nothing of it can be refused any more."""
-        self.is_accepted = True
-
-    def _say_plan(
-        self,
-        job: Job,
-        plan: Callable[[Run], Iterable[str]] | None,
-        needs: Callable[[Run], Iterable[str]] | None,
-        check: Callable[[Run, Job], object] | None,
-    ) -> None:
+    def _say_plan(self, job: Job, problems: Callable[[Run], Iterable[str]]) -> None:
         """Say whether the stage would run, and why; record it, with what would stop the stage."""
         reason: str | None = _ASKED_FOR if job.name in self.restarted else None
         if reason is None:
             reason = STAGE_ABOVE if self._is_stale else job.reason_to_run()
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
-        lines = list(plan(self)) if reason and plan is not None else []
+        found = list(problems(self)) if reason else []
+        lines = [text for text in found if isinstance(text, Line)]
         for line in lines:
             say(job.name, line)
-        problems = list(needs(self)) if reason and needs is not None else []
-        if reason and check is not None and not self._is_stale:  # it reads what the stages above have left
-            problems += problems_of(check, self, job)
         self._is_stale |= reason is not None
         self.reports[job.name] = {
             "would_run": reason is not None,
             "reason": reason,
             "plan": lines,
-            "problems": problems,
+            "problems": _without_lines(found),
         }
+
+
+def _without_lines(problems: Iterable[str]) -> list[str]:
+    return [text for text in problems if not isinstance(text, Line)]
 
 
 class RunLock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -42,7 +42,7 @@ CURVE_POINTS = 60
 
 def curate(run: Run) -> None:
     """Decide on every matched text: RUN/curate/<shard>.parquet of kept pairs, dropped/, keys.npy, DATA_CARD.md."""
-    run.stage("curate", inputs=_inputs, work=_curate, check=_check, work_on_part=_curate_part)
+    run.stage("curate", inputs=_inputs, problems=_problems, work=_curate, work_on_part=_curate_part)
 
 
 def require_current(run: Run) -> str:
@@ -207,8 +207,13 @@ def online_work(run: Run) -> CurateWork:
     return curate_work(run, read_factors(run.dir, run.section(CurateConfig)))
 
 
-def _check(run: Run, job: Job) -> None:
-    """Raise UserError for languages without entries in this run, tars from a pool without images, caps by slices."""
+def _problems(run: Run) -> Iterator[str]:
+    """Yield languages without entries in this run, tars from a pool without images, caps by slices."""
+    if run.above_is_done:
+        yield from problems_of(_check, run)
+
+
+def _check(run: Run) -> None:
     config, table = run.section(CurateConfig), run.section(LanguagesConfig).table
     if run.part is not None and config.max_pairs is not None:
         raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")

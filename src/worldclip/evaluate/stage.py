@@ -34,10 +34,10 @@ GALLERY_LANGUAGES = 10
 
 def evaluate(run: Run) -> None:
     """Measure the best checkpoint on the recipe's datasets: RUN/evaluate/results.jsonl, tables, features."""
-    run.stage("evaluate", inputs=_inputs, work=_evaluate, config=_config(run), needs=_needs, check=_check)
+    run.stage("evaluate", inputs=_inputs, problems=_problems, work=_evaluate, config=_config(run))
 
 
-def _needs(run: Run) -> Iterator[str]:
+def _problems(run: Run) -> Iterator[str]:
     config = run.section(EvaluateConfig)
     absent = list(missing_packages("evaluate", TORCH.modules, extra=TORCH.extra))
     yield from absent or device_problems("evaluate", config.device)
@@ -48,9 +48,11 @@ def _needs(run: Run) -> Iterator[str]:
             drawn_by = f'pool.build = "{held_out[name]}"'
             yield f'evaluate.datasets names "{name}", a part of the pool that {drawn_by} draws; remove it'
     yield from problems_of(_load_own, run)
+    if run.above_is_done:
+        yield from problems_of(_check_languages, run)
 
 
-def _check(run: Run, job: Job) -> None:
+def _check_languages(run: Run) -> None:
     """Raise UserError for a language that no dataset has."""
     config = run.section(EvaluateConfig)
     if config.languages:

@@ -16,7 +16,7 @@ from worldclip.core import artifacts
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Report, Result, Run, RunLock
-from worldclip.core.preflight import missing_packages
+from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import read_toml, to_toml
 from worldclip.export import model_card as cards
@@ -42,17 +42,15 @@ PACKAGES = {"huggingface": (), "open_clip": ("open_clip",), "onnx": _ONNX, "web"
 
 def export(run: Run) -> None:
     """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
-    run.stage("export", inputs=_inputs, work=_export_run, needs=_needs, check=_check)
+    run.stage("export", inputs=_inputs, problems=_problems, work=_export_run)
 
 
-def _needs(run: Run) -> Iterator[str]:
+def _problems(run: Run) -> Iterator[str]:
+    config = run.section(ExportConfig)
     yield from missing_packages("export", TORCH.modules, extra=TORCH.extra)
-    yield from _format_problems(run.section(ExportConfig))
-
-
-def _check(run: Run, job: Job) -> None:
-    """Raise UserError for a language to keep that is unknown, and a corpus that does not exist."""
-    _codes(run.section(ExportConfig), run.section(LanguagesConfig).table)
+    yield from _format_problems(config)
+    if run.above_is_done:
+        yield from problems_of(_codes, config, run.section(LanguagesConfig).table)
 
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:

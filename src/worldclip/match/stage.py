@@ -49,11 +49,13 @@ NUM_REASONS_NAMED = 3  # reasons why pairs are unreadable
 
 def match(run: Run) -> None:
     """Find the language and the entries of every text, and count each entry: RUN/match/texts, RUN/match/counts."""
-    run.stage("match", inputs=_inputs, work=_match, needs=_needs, check=_check, work_on_part=_match_part)
+    run.stage("match", inputs=_inputs, problems=_problems, work=_match, work_on_part=_match_part)
 
 
-def _needs(run: Run) -> Iterator[str]:
+def _problems(run: Run) -> Iterator[str]:
     yield from problems_of(pool.key_lists, run)  # else a misspelt list would stop the run after hours of metadata
+    if run.above_is_done:
+        yield from problems_of(_check_languages, run)
 
 
 def _inputs(run: Run) -> Record:
@@ -187,7 +189,7 @@ def match_work(run: Run) -> MatchWork:
     )
 
 
-def _check(run: Run, job: Job) -> None:
+def _check_languages(run: Run) -> None:
     """Raise UserError for a merge from an unknown label or to a language not of the run."""
     pool.refuse_changed_keys(run)
     work = match_work(run)

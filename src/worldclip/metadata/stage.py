@@ -53,10 +53,10 @@ NUM_EXAMPLES = 5  # entries per source of a list, for the report
 
 def build(run: Run) -> None:
     """Build every entry list and compile its matchers; failed languages are listed, the others are finished."""
-    run.stage("metadata", inputs=_inputs, work=_build, config=_config(run), needs=_needs)
+    run.stage("metadata", inputs=_inputs, problems=_problems, work=_build, config=_config(run))
 
 
-def _needs(run: Run) -> Iterator[str]:
+def _problems(run: Run) -> Iterator[str]:
     try:
         work = plan_work(run)
     except UserError as error:

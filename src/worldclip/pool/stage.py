@@ -157,25 +157,31 @@ def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
     run.stage(
         "pool",
         inputs=functools.partial(_inputs, listed=listed),
+        problems=functools.partial(_problems, listed=listed, needs_texts=needs_texts, is_tool=is_tool),
         work=functools.partial(_index_pool, listed=listed, needs_texts=needs_texts),
-        needs=functools.partial(_needs, needs_texts=needs_texts),
-        check=functools.partial(_check, listed=listed, is_tool=is_tool),
         work_on_part=lambda run, part: _index(run, listed(), needs_texts=needs_texts)[0],
         changes=functools.partial(_changes, listed=listed),
     )
 
 
-def _needs(run: Run, *, needs_texts: bool) -> Iterator[str]:
+def _problems(run: Run, *, listed: Callable[[], ShardList], needs_texts: bool, is_tool: bool) -> Iterator[str]:
+    """Yield another pool, missing packages, columns that no shard has, slices of a pool that the run builds."""
     config = run.section(PoolConfig)
     if builder := builder_of(config):
         yield from missing_packages("pool", builder.requires.modules, extra=builder.requires.extra)
         yield from builder.problems(config)
-    elif any(map(hub.is_dataset, config.paths)):
-        yield from missing_packages("pool", extra="hub")
-    elif not any(map(is_remote, config.paths)):  # a listing of a store may take minutes
-        yield from problems_of(
-            lambda: refuse_wrong_columns(list_pool(run, run.part_or_all), config, needs_texts=needs_texts)
-        )
+        if run.part is not None:
+            yield f"--shards with pool.build = {config.build!r}; build the pool first, without --shards"
+        return
+    if any(map(hub.is_dataset, config.paths)):
+        absent = list(missing_packages("pool", extra="hub"))
+        yield from absent
+        if absent:
+            return
+    if run.above_is_done:
+        yield from problems_of(lambda: _refuse_other_pool(run, listed, is_tool=is_tool))
+    if run.is_dry and not any(map(is_remote, config.paths)):  # a listing of a store may take minutes
+        yield from problems_of(lambda: refuse_wrong_columns(listed(), config, needs_texts=needs_texts))
 
 
 def _inputs(run: Run, *, listed: Callable[[], ShardList]) -> Record:
@@ -252,17 +258,15 @@ def _warn_of_missing_texts(shards: Sequence[Shard], reports: Sequence[Report]) -
         say("pool", f"warning: {shard.name}: none of its {report['samples']:,} samples has a text; it has: {has}")
 
 
-def _check(run: Run, job: Job, *, listed: Callable[[], ShardList], is_tool: bool) -> None:
-    """Raise UserError for another pool, a column that no shard has, and slices of a pool that the run builds."""
+def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bool) -> None:
+    """Raise UserError for another pool than that of the folder, and for a folder in a pool of tables."""
     config = run.section(PoolConfig)
     is_kept = not is_tool or artifacts.read_manifest(run.dir) is not None  # not what a call of a tool left unfinished
     if "pool" not in run.restarted and is_kept:
         remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
+        job = run.job("pool", functools.partial(_inputs, listed=listed))
         check_source(job, config.location, remedy, is_same=lambda: _is_same_pool(run, listed))
-    if not config.build:
-        check_place(run.dir, listed(), config)
-    elif run.part is not None:
-        raise UserError(f"--shards with pool.build = {config.build!r}; build the pool first, without --shards")
+    check_place(run.dir, listed(), config)
 
 
 def _is_same_pool(run: Run, listed: Callable[[], ShardList]) -> bool:

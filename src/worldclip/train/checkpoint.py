@@ -156,7 +156,7 @@ def latest_valid_checkpoint(train_dir: Path) -> Path | None:
         corrupt.append(f"{folder}: {problem}")
         say("train", f"WARNING: {folder.name} is corrupt ({problem}); renamed to {renamed.name}, trying an older one")
     if corrupt:
-        raise UserError([*corrupt, "all checkpoints are corrupt; restart training with --from train"])
+        raise UserError([*corrupt, "all checkpoints are corrupt; move the folder away (mv) and train anew"])
     return None
 
 

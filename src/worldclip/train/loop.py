@@ -115,11 +115,10 @@ class Trainer:
             f"{loader.epoch_length:,} pairs per epoch{missing}"
         )
 
-    def run(self, accept: Callable[[], object] | None = None) -> None:
+    def run(self) -> None:
         """Train to the last step, with checkpoints in RUN/train.
 
-        accept: called before the first step, when all is loaded that the recipe names.  Raises SystemExit after one of
-        SIGNALS, once a checkpoint is written; UserError if the loss diverges.
+        Raises SystemExit after one of SIGNALS, once a checkpoint is written; UserError if the loss diverges.
         """
         first_step = self.progress.step
         if first_step == self.schedule.num_steps and not self._lacks_scores():
@@ -127,8 +126,6 @@ class Trainer:
         teacher = self.config.distill.teacher
         self.teacher = load(teacher, device=self.device.type) if teacher is not None else None
         self.students = create_students(self.config, self.train_dir, self.world, self.device, first_step)
-        if accept is not None:
-            accept()
         self.saved_at = time.monotonic()
         with closing(self.writer), catch_signals() as exit_code_of_signal, self.log, collected_by_step():
             if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
@@ -272,7 +269,7 @@ class Trainer:
             self.writer.wait()
             raise UserError(
                 f"train.lr = {self.config.lr}: {loss} or its gradient was not finite for {skipped} steps in a row, "
-                f"up to step {self.progress.step}; lower it and restart training with --from train"
+                f"up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
             )
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from worldclip.core.changes import Change, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import STAGE_ABOVE, Job, Report, Result, Run
+from worldclip.core.job import STAGE_ABOVE, Job, Line, Report, Result, Run
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
 from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
@@ -55,18 +56,27 @@ def train(run: Run) -> None:
     has_run = run.stage(
         "train",
         inputs=_inputs,
+        problems=_problems,
         work=_train_once,
         config=_config(run),
-        needs=_needs,
-        check=_check,
-        plan=plan_lines,
-        keeps_older=True,  # initial weights, a teacher or a tokenizer are refused only when they are read
     )
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
 
         with connected_ranks(run.section(TrainConfig).device) as world:
             broadcast_record(None, world)  # there is nothing to train: the other ranks exit
+
+
+def _problems(run: Run) -> Iterator[str]:
+    train_dir = layout.train_dir(run.dir)
+    if "train" in run.restarted and checkpoints(train_dir):
+        older = next(path for n in itertools.count(1) if not (path := Path(f"{train_dir}.{n}")).exists())
+        yield f"{train_dir} has checkpoints, which are never overwritten; move them first: mv {train_dir} {older}"
+    if run.is_dry and run.preflight is None:
+        yield from map(Line, plan_lines(run))
+    yield from _needs(run)
+    if run.above_is_done:
+        yield from problems_of(_check, run)
 
 
 def plan_lines(run: Run) -> Iterator[str]:
@@ -165,7 +175,7 @@ def _train_once(run: Run, job: Job) -> Result:
         start, tokenizer = _find_start(run, schedule)
         broadcast_record(start, world)  # listed once: pools have many files
         trainer = Trainer(run, world, start, tokenizer)
-        trainer.run(run.accept)
+        trainer.run()
         # a kill leaves old checkpoints, and so does a best step that was found since
         remove_old(train_dir, config.keep_last, config.keep_every_samples)
         consolidate(checkpoints(train_dir)[-1])
@@ -198,7 +208,7 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
 
 def _changes_above(run: Run) -> Iterator[str]:
     """Yield the finished stages that a dry run would do again: the list of pairs would be another one."""
-    for stage, report in run.reports.items():
+    for stage, report in run.reports.items() if run.is_dry else ():
         is_changed = report["would_run"] and report["reason"] != STAGE_ABOVE
         if is_changed and artifacts.read_manifest(layout.stage_dir(run.dir, stage)) is not None:
             yield f"{stage} would run again ({report['reason']})"
@@ -212,7 +222,7 @@ def _refused_changes(run_dir: Path, changes: Sequence[Change | str]) -> list[str
     remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
     return [
         *map(str, changes),
-        f"{remedy}; undo it, restart with --from train, or choose another --out",
+        f"{remedy}; undo it, choose another --out, or move {train_dir} away (mv) and train anew",
     ]
 
 
@@ -245,10 +255,11 @@ def _help_train(run: Run) -> None:
             Trainer(run, world, start, tokenizer).run()
 
 
-def _check(run: Run, job: Job) -> None:
+def _check(run: Run) -> None:
     """Raise UserError for an outdated list, checkpoints of other config or inputs, a batch that ranks cannot share."""
     if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
         return  # a plan before there are pairs
+    job = run.job("train", _inputs, _config(run))
     job.inputs  # noqa: B018  raises UserError where a stage above is unfinished or out of date
     record = None if "train" in run.restarted else _find_record(run, job)
     _find_schedule(run, record, num_ranks())
@@ -275,7 +286,8 @@ def _find_record(run: Run, job: Job) -> Report | None:
     if not path.exists():
         if checkpoints(job.folder):
             raise UserError(
-                f"{path} is missing although there are checkpoints; restore it or restart with --from train"
+                f"{path} is missing although there are checkpoints; restore it, or move {job.folder} away (mv) and "
+                "train anew"
             )
         return None
     record: Report = artifacts.read_json(path)
