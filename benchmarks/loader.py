@@ -69,16 +69,15 @@ def our_batches(folder: Path, run_dir: Path, tokenizer: Any, scaled: bool) -> It
     recipe = load_recipe({"pool": {"path": str(folder)}, "balance": {"tail_fraction": 0.1}})
     context = run_stages(recipe, run_dir, ["pool"], executor=LocalExecutor(quiet=True))
     if not (run_dir / "curate").exists():
-        for shard in pool.shards(context):
-            index = pool.read_index(run_dir, shard)
-            count = len(index)
-            texts = pool.read_texts(shard, recipe.pool).text
-            columns = {"key": index["key"], "text_idx": np.zeros(count, np.int32), "text": texts}
+        for shard in pool.indexed_shards(context):
+            pairs = pool.read_pairs(run_dir, shard.name, pool.EVERY_KEY)
+            count = len(pairs.key)
+            columns = {"key": pairs.key, "text_idx": pairs.text_idx, "text": pairs.text}
             columns |= {"lang": ["en"] * count, "keep_prob": np.ones(count)}
             artifacts.write_table(run_dir / "curate" / f"{shard.name}.parquet", _table(columns), schemas.CURATED)
     loader = Loader(
         run_dir,
-        pool.shards(context),
+        pool.indexed_shards(context),
         tokenizer,
         TrainConfig(model=ModelConfig(image_size=SIZE), decode_threads=1, scaled_decode=scaled),
         global_batch_size=BATCH,
