@@ -61,7 +61,8 @@ KILLED = {"match": "match/texts", "curate": "curate"}  # stage: folder of a file
 REPLACED = 100  # one shard of so many
 VALID_SHARE = 0.9  # of the keys, in pool.valid_keys
 CAP_SHARE = 0.1  # of a language's pairs, in curate.max_pairs
-CONTRACTS = ("match/texts", "match/counts", "curate, lists", "curate, keys")  # files that others read
+PARTS_OF_STAGES = {"pool": ("pairs", "images"), "match": ("texts", "dropped", "counts")}  # folders of a file per shard
+CONTRACTS = ("pool/pairs", "match/texts", "match/counts", "curate, lists", "curate, keys")  # files that others read
 NEW_WORDS = (0, 1, 2, 4)  # of a caption
 NOVELTY_TEXTS, ROUNDS = 500_000, 3
 DROPPED_TAILS = (0.06, 0.001)  # tail fractions
@@ -159,7 +160,7 @@ def measure_stages(world: World) -> str:
 
 Memory with all pairs, by that with a tenth of them: driver {growth(costs, "driver_bytes")}, largest worker \
 {growth(costs, "worker_bytes")}. {kept:,} pairs are kept. The last two runs left the same bytes; SHA-256 of \
-matched texts, counts, probabilities, kept pairs and keys of the second: `{digest}`.
+the pool's pairs, matched texts, counts, probabilities, kept pairs and keys of the second: `{digest}`.
 
 | on disk | bytes per pair of the pool |
 |---|---:|
@@ -198,11 +199,11 @@ def part_of(path: Path) -> str:
         if part == "dropped":
             return "curate, dropped"
         return "curate, lists" if is_list else "curate, keys" if part.startswith("keys") else "curate, the rest"
-    return f"{stage}/{part}" if stage == "match" and part in ("texts", "dropped", "counts") else f"{stage}, the rest"
+    return f"{stage}/{part}" if part in PARTS_OF_STAGES.get(stage, ()) else f"{stage}, the rest"
 
 
 def digest_of(run_dir: Path) -> str:
-    """Return the SHA-256 of matched texts, counts, probabilities, kept pairs and kept keys, with their names."""
+    """Return the SHA-256 of pairs, matched texts, counts, probabilities, kept pairs and kept keys, with their names."""
     total = hashlib.sha256()
     for path in sorted(path for stage in STAGES for path in (run_dir / stage).rglob("*")):
         name = path.relative_to(run_dir)
