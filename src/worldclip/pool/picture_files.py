@@ -1,7 +1,7 @@
 """Images in files of their own, which a column of a table names: open_clip's `filepath`, imagefolder's `file_name`.
 
 A path is absolute, or relative to the folder of its table.  Others wrote it: only a regular file with an image's suffix
-is taken, so no table makes us copy a private key or wait for a FIFO.  In a pool's index `member` is the path in the
+is taken, so no table makes us copy a private key or wait for a FIFO.  In RUN/pool/images `member` is the path in the
 table, `size` the bytes of the file, and `offset` -1 - row, which no place within a shard is.
 """
 
