@@ -236,8 +236,8 @@ def test_bad_rows_are_bad_pairs_that_say_why(tmp_path: Path, suffix: str, delimi
     assert sorted(reasons) == [
         "its text is not UTF-8",
         "no key: url is empty",
-        "row 2 has 3 fields, not 2",
-        "row 3 has 1 fields, not 2",
+        "row 1 has 3 fields, not 2",
+        "row 2 has 1 fields, not 2",
     ]
 
 

@@ -118,7 +118,8 @@ def _read_columns(dialect: Dialect, opened: Delimited, names: Sequence[str]) -> 
     by_arrow = _read_by_arrow(*options, is_quoted=dialect.is_quoted)
     table, unreadable = by_arrow or _read_by_python(dialect, *options)
     first = int(opened.has_header)
-    by_number = {row - first: f"row {row} has {fields} fields, not {len(opened.names)}" for row, fields in unreadable}
+    num_columns = len(opened.names)
+    by_number = {row - first: f"row {row - first} has {fields} fields, not {num_columns}" for row, fields in unreadable}
     return table.rename_columns(list(names)).slice(first), by_number
 
 
