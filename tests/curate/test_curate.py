@@ -207,17 +207,17 @@ NOTHING = [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe
         (
             NOTHING,
             {},
-            r"^0 of 3 texts matched; 2 without text; 1 unreadable; c: its text is not .*; set pool\.texts to",
+            r"^0 of 3 pairs matched; 2 without text; 1 unreadable; c: its text is not .*; set pool\.texts to",
         ),
-        ([("a.txt", b"unmatched words")], {}, r"0 of 1 texts matched; 1 without a match; compare the texts with"),
-        ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 images kept; 1 excluded; see curate\.include"),
+        ([("a.txt", b"unmatched words")], {}, r"0 of 1 pairs matched; 1 without a match; compare the texts with"),
+        ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 samples kept; 1 excluded; see curate\.include"),
     ],
 )
 def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path, run, capsys, members, curating, problem):
     write_tar(tmp_path / "pool/0.tar", members)
     with pytest.raises(UserError, match=problem):
         run_stages(make_recipe(tmp_path / "pool", curate=curating), run)
-    assert ("1 of 1 texts matched" in capsys.readouterr().err) is bool(curating)
+    assert ("1 of 1 pairs matched" in capsys.readouterr().err) is bool(curating)
 
 
 def test_curate_before_match_or_balance_names_the_stage_to_run_first(pool_folder, run) -> None:

@@ -219,7 +219,7 @@ def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path, run):
     make_run(tmp_path, {"0.tar": [("a", [TEXT])]}, **options)
     assert (run / "curate/tars/000000.tar").exists()
     denied = write_table(tmp_path / "deny.parquet", {"key": ["a"]})
-    with pytest.raises(UserError, match="0 of 1 images kept"):
+    with pytest.raises(UserError, match="0 of 1 samples kept"):
         run_stages(make_recipe(tmp_path / "pool", pool={"deny_keys": [str(denied)]}, **options), run)
     assert not list((run / "curate").glob("tars*"))
     assert not list((run / "curate").glob("keys*"))

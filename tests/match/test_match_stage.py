@@ -114,7 +114,7 @@ def test_some_shards_may_lack_a_field_that_others_have(tmp_path, capsys):
 
 def test_a_pool_without_a_match_says_why(tmp_path):
     for text, config, message in (
-        (b"caf\xe9", {}, r"^0 of 1 texts matched; 1 unreadable; a: its text is not UTF-8; texts"),
+        (b"caf\xe9", {}, r"^0 of 1 pairs matched; 1 unreadable; a: its text is not UTF-8; texts"),
         (b"a red house", {"min_lang_prob": 1.0}, r"1 without a language of the run \(en 1\);.* or lower match"),
     ):
         write_tar(tmp_path / "tars/0.tar", [("a.txt", text)])

@@ -88,7 +88,7 @@ def test_estimates_as_text_and_as_json(run, capsys):
     found = estimate(run, tail_fraction=[0.1], threshold=[1000])
     text = to_text(found, num_languages=2)
     total = found["candidates"][1]["total"]
-    unit = {"one": "images", "all": "pairs"}[found["text_policy"]]
+    unit = {"one": "samples", "all": "pairs"}[found["text_policy"]]
     for line in (
         f"tail_fraction = 0.1: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected",
         "english_threshold = 1,000:",

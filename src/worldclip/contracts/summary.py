@@ -1,10 +1,24 @@
-"""Say in one line what became of the texts or pairs that went into a stage, and stop a run that keeps none."""
+"""The account of a run, from the rows of its pool to the kept pairs; and the end of a run that keeps none.
+
+Log, status, report.html and the data card show the same steps in the same words:
+
+    shards of the pool = broken and skipped + read         rows of skipped shards are not known
+    rows of the shards = left out by pool.where + samples
+    pairs of the samples = those without text, without a match, ... + those that go on
+    samples or pairs (curate.text_policy) = dropped by the first reason that applies + kept
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from worldclip.contracts.reasons import Reason
+from worldclip.contracts import layout
+from worldclip.contracts.reasons import MATCHED, Reason
+from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.errors import UserError
 
 NUM_LABELS = 3  # labels of texts without a language of the run that a line names
@@ -19,6 +33,9 @@ WORDS = {
     Reason.EXCLUDED: "excluded",
     Reason.SAMPLED_OUT: "sampled out",
 }
+LEFT_OUT = "left out by pool.where"
+SKIPPED = "broken and skipped"
+OF_POOL = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT)  # reasons that the pool's reader settles
 REMEDIES = {
     Reason.BAD_PAIR: "texts must be UTF-8 (convert Latin-1), .json objects, image files where the table says",
     Reason.DUPLICATE: "pool.key does not tell the pairs apart; set it to a field or column that does",
@@ -32,21 +49,98 @@ REMEDIES = {
 }
 
 
-def what_became(
-    verb: str, kept: int, total: int, unit: str, dropped: Mapping[Reason, int], labels: Mapping[str, int] | None = None
-) -> str:
-    """Return `5,814 of 8,917 pairs kept; 461 without a language of the run (th 269, ...); ...`, most frequent first.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One step of the account: how many of all go on, and why the others do not."""
 
-    labels: texts per language label that has no list, or is below match.min_lang_prob.
+    unit: str
+    """shards, rows, samples or pairs."""
+    verb: str
+    kept: int
+    total: int
+    dropped: Mapping[str, int]
+    """{why: number}, most frequent first, without zeros."""
+
+    def __str__(self) -> str:
+        """Return `5,814 of 8,917 pairs kept; 461 without a language of the run (th 269, ...); ...`."""
+        parts = [f"{self.kept:,} of {self.total:,} {self.unit} {self.verb}"]
+        return "; ".join([*parts, *(f"{number:,} {why}" for why, number in self.dropped.items())])
+
+
+def unit_of(text_policy: str) -> str:
+    """Return what curate counts under a text policy: under `one`, a pair is drawn from each sample."""
+    return "samples" if text_policy == "one" else "pairs"
+
+
+def pool_steps(report: Mapping[str, Any]) -> list[Step]:
+    """Return shards, rows, images and pairs of the pool.  report: of the stage pool."""
+    num_shards, num_skipped, samples = report["shards"], len(report["skipped"]), report["samples"]
+    steps = [
+        _step("shards", "read", num_shards, num_shards + num_skipped, {SKIPPED: num_skipped}),
+        _step("rows", "are samples", samples, report["rows"], {LEFT_OUT: report["left_out"]}),
+    ]
+    if report["images"]:
+        steps.append(_step("samples", "have an image", report["images"], samples, {}))
+    dropped = {WORDS[reason]: report[reason.label] for reason in OF_POOL}
+    return [*steps, _step("pairs", "have a text", report["texts"], report["pairs"], dropped)]
+
+
+def match_step(report: Mapping[str, Any]) -> Step:
+    """Return what became of the pairs of the pool.  report: of match."""
+    words = dict(WORDS)
+    if labels := report.get("labels_without_language"):
+        shown = [f"{label} {number:,}" for label, number in list(labels.items())[:NUM_LABELS]]
+        names = ", ".join([*shown, "..."] if len(labels) > NUM_LABELS else shown)
+        words[Reason.NO_LANGUAGE] = f"{WORDS[Reason.NO_LANGUAGE]} ({names})"
+    dropped = {words[reason]: number for reason, number in dropped_by_match(report).items()}
+    return _step("pairs", "matched", report["num_matched_texts"], report["pairs"], dropped)
+
+
+def dropped_by_match(report: Mapping[str, Any]) -> Mapping[Reason, int]:
+    """Return the number of pairs by the reason for which they have no match."""
+    dropped: Counter[Reason] = Counter()
+    for counts in report["texts"].values():
+        dropped.update({Reason[name.upper()]: number for name, number in counts.items() if name != MATCHED})
+    return dropped
+
+
+def curate_step(total: Mapping[str, Any], text_policy: str) -> Step:
+    """Return what became of all samples or pairs.  total: of curate's report."""
+    dropped = {WORDS[reason]: number for reason, number in dropped_by_curate(total).items()}
+    return _step(unit_of(text_policy), "kept", total["pairs_out"], total["pairs_in"], dropped)
+
+
+def dropped_by_curate(total: Mapping[str, Any]) -> Mapping[Reason, int]:
+    """Return the number of samples or pairs by the reason for which they are not kept."""
+    return {reason: total[reason.column] for reason in WORDS if total[reason.column]}
+
+
+def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Step]:
+    """Return the steps of the stages that are finished with the present pool.
+
+    curated: report of curate, where that is about to finish.
     """
-    parts = [f"{kept:,} of {total:,} {unit} {verb}"]
-    for reason, count in sorted(dropped.items(), key=lambda item: -item[1]):
-        names = ""
-        if reason is Reason.NO_LANGUAGE and labels:
-            shown = [f"{label} {number:,}" for label, number in list(labels.items())[:NUM_LABELS]]
-            names = f" ({', '.join([*shown, '...'] if len(labels) > NUM_LABELS else shown)})"
-        parts.append(f"{count:,} {WORDS[reason]}{names}")
-    return "; ".join(parts)
+    manifests = {stage: read_manifest(run_dir / stage) for stage in ("pool", "match", "curate")}
+    pool, match = manifests["pool"], manifests["match"]
+    if pool is None:
+        return []
+    report = read_json(layout.report_json(run_dir / "pool"))
+    steps = pool_steps(report)
+    if match is None or match["inputs"]["pool"] != pool["digest"]:
+        return steps
+    steps[-1] = match_step(read_json(layout.report_json(run_dir / "match")))
+    if curated is None and manifests["curate"] is not None:
+        curated = read_json(layout.report_json(run_dir / "curate"))
+    if curated is None:
+        return steps
+    last = curate_step(curated["total"], curated["text_policy"])
+    is_of_this_pool = last.total == report["samples" if last.unit == "samples" else "pairs"]
+    return [*steps, last] if is_of_this_pool else steps
+
+
+def _step(unit: str, verb: str, kept: int, total: int, dropped: Mapping[str, int]) -> Step:
+    by_number = sorted(dropped.items(), key=lambda item: -item[1])
+    return Step(unit=unit, verb=verb, kept=kept, total=total, dropped={why: n for why, n in by_number if n})
 
 
 def refuse_nothing(kept: int, summary: str, dropped: Mapping[Reason, int]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
+from worldclip.contracts.summary import account
 from worldclip.core import artifacts
 from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import read_toml, to_toml
@@ -23,9 +24,8 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     """Return the card: sources, settings, what was kept, digests to verify it by.  report: curate's."""
     manifests = {stage: artifacts.require_manifest(run_dir, stage) for stage in _STAGES}
     thresholds = artifacts.read_json(layout.thresholds(run_dir))
-    unit = "images, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
+    unit = "samples, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
     total = report["total"]
-    reasons = [name for name in total if name not in ("pairs_in", "pairs_out", "expected_pairs")]
     recipe = shorten_paths(read_toml(run_dir))  # the card is published: no folder of this machine
     parts = [
         "# Data card",
@@ -34,13 +34,14 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
         "Meta CLIP 2, arXiv:2507.22062, as implemented by worldclip). Matching, balancing and curating read texts and "
         "keys; they decoded no image. Rights in the images remain with their owners; requests for removal go into "
         "`pool.deny_keys`.",
+        "## From the pool's rows to the kept pairs",
+        "\n".join(f"- {step}" for step in account(run_dir, report)),
         "## Sources of the entries",
         sources_table(manifests["metadata"]) or "Not recorded.",
         "## Settings",
         f"```toml\n{to_toml({name: recipe[name] for name in _SECTIONS})}```",
         "## Kept pairs by language",
         _languages(report, thresholds),
-        f"Dropped, by the first reason that applies: {', '.join(f'{name} {total[name]:,}' for name in reasons)}.",
         "## Digests",
         _digests(run_dir, manifests),
     ]

@@ -7,7 +7,6 @@ import glob
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_shards
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.records import BadText, PairCounts, UnmatchedSample, read_accounting
-from worldclip.contracts.summary import WORDS, refuse_nothing, what_became
+from worldclip.contracts.summary import curate_step, dropped_by_curate, refuse_nothing
 from worldclip.core import artifacts, keys
 from worldclip.core.artifacts import Json
 from worldclip.core.console import say
@@ -99,7 +98,7 @@ def _curate(run: Run, job: Job) -> Result:
         for path in (layout.curated_tars(run.dir), layout.curated_tables(run.dir)):
             artifacts.remove(path)
         layout.kept_keys(run.dir).unlink(missing_ok=True)
-    _say_what_became(total, "images" if config.text_policy == "one" else "pairs")
+    _say_what_became(total, config.text_policy)
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
     dropped_samples: dict[str, Sequence[UnmatchedSample | BadText]] = {
         Reason.BAD_PAIR.column: accounting["bad"],
@@ -138,13 +137,11 @@ def _curate(run: Run, job: Job) -> Result:
     )
 
 
-def _say_what_became(total: PairCounts, unit: str) -> None:
-    """Print what became of the pairs.  Raises UserError if none is kept."""
-    counts = cast(Mapping[str, int], total)
-    dropped = {reason: counts[reason.column] for reason in WORDS if counts[reason.column]}
-    line = what_became("kept", total["pairs_out"], total["pairs_in"], unit, dropped)
-    refuse_nothing(total["pairs_out"], line, dropped)
-    say("curate", f"{line} (why: worldclip inspect RUN --key KEY)")
+def _say_what_became(total: PairCounts, text_policy: str) -> None:
+    """Print what became of the samples or pairs.  Raises UserError if none is kept."""
+    step = curate_step(total, text_policy)
+    refuse_nothing(step.kept, str(step), dropped_by_curate(total))
+    say("curate", f"{step} (why: worldclip inspect RUN --key KEY)")
 
 
 def _curate_part(run: Run, part: slice) -> Sequence[Report]:

@@ -22,8 +22,8 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
 from worldclip.contracts.matched import read_matched_texts
-from worldclip.contracts.reasons import MATCHED, Reason
-from worldclip.contracts.summary import REMEDIES, refuse_nothing, what_became
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.summary import REMEDIES, dropped_by_match, match_step, refuse_nothing
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -85,15 +85,13 @@ def _match(run: Run, job: Job) -> Result:
 
 
 def _say_what_became(report: Report, langs: Sequence[str], table: Languages) -> None:
-    """Print what became of the texts.  Raises UserError if none has a match."""
-    dropped: Counter[Reason] = Counter()
-    for counts in report["texts"].values():
-        dropped.update({Reason[name.upper()]: number for name, number in counts.items() if name != MATCHED})
-    matched = report["num_matched_texts"]
-    line = what_became("matched", matched, report["pairs"], "texts", dropped, report["labels_without_language"])
+    """Print what became of the pairs.  Raises UserError if none has a match."""
+    step = match_step(report)
     example = "".join(f"; {bad['key']}: {bad['reason']}" for bad in report["bad"][:1])
-    refuse_nothing(matched, line + example, dropped)  # no report, which has more examples, is written
-    say("match", line)
+    refuse_nothing(
+        step.kept, f"{step}{example}", dropped_by_match(report)
+    )  # no report, which has more examples, is written
+    say("match", str(step))
     if reasons := list(dict.fromkeys(bad["reason"] for bad in report["bad"])):
         more = f" and {len(reasons) - NUM_REASONS_NAMED} more reasons" if len(reasons) > NUM_REASONS_NAMED else ""
         named = ", ".join(reasons[:NUM_REASONS_NAMED])

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip.contracts.summary import OF_POOL
 from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.config import PoolConfig, bare
@@ -33,8 +34,13 @@ from worldclip.pool.texts import (
 )
 
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
-COUNTS = ("rows", "left_out", "samples", "images", "ignored_members", "texts")
-"""rows = left_out by pool.where + samples; images of different keys; members of a tar in no sample; kept texts."""
+COUNTS = (
+    *("rows", "left_out", "samples", "images", "ignored_members", "pairs"),
+    *(reason.label for reason in OF_POOL),
+    "texts",
+)
+"""rows = left_out by pool.where + samples; images of different keys; members of a tar in no sample;
+pairs = bad_pair + duplicate + no_text + texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
         "samples": len(found.row),
         "images": len(images),
         "ignored_members": found.num_ignored,
+        "pairs": len(texts.reason),
+        **{reason.label: int(np.count_nonzero(texts.reason == reason)) for reason in OF_POOL},
         "texts": texts.num_kept,
     }
     return Settled(texts, images, counts, found.names, missing, found.holds_images)

@@ -18,6 +18,7 @@ from pathlib import Path
 from worldclip.contracts import layout
 from worldclip.contracts.records import Skipped, skipped_shards
 from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
+from worldclip.contracts.summary import LEFT_OUT, pool_steps
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
@@ -215,11 +216,14 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
     totals = add_counts(reports, COUNTS)
     counts = {"shards": len(reports), **totals}
     if totals["samples"] == 0:
+        left_out = f"; {totals['left_out']:,} {LEFT_OUT}" if totals["left_out"] else ""
         raise UserError(
             f"pool.path: {counted(len(pool_shards), 'shard')} without any pair (tar members like 000000.jpg, "
-            f"000000.txt; rows, where img2dataset's status is success){_left_out(totals['left_out'])}"
+            f"000000.txt; rows, where img2dataset's status is success){left_out}"
         )
-    _say_counts(counts, has_images=any(shard_report["holds_images"] for shard_report in reports))
+    report |= {**counts, "skipped": skipped}
+    for step in pool_steps(report):
+        say("pool", str(step))
     whole = [shard for shard in pool_shards if shard.name not in skipped]
     if needs_texts:
         _warn_of_missing_texts(whole, reports)
@@ -232,19 +236,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
         *files_per_shard(layout.done_dir(job.folder, "shards"), names, ".json"),
         *(job.folder / name for name in ((*builder.OUTPUTS, "held_out.json") if builder else ())),
     ]
-    report |= {**counts, "skipped": skipped}
     return Result(report=report, counts=counts, outputs=own, manifest={"source": config.location, "skipped": skipped})
-
-
-def _left_out(number: int) -> str:
-    return f"; {number:,} left out by pool.where" if number else ""
-
-
-def _say_counts(counts: Report, *, has_images: bool) -> None:
-    without = counts["samples"] - counts["images"]
-    note = f", {without:,} without an image" if has_images and without else ""
-    in_shards = f"{counted(counts['samples'], 'sample')} in {counted(counts['shards'], 'shard')}"
-    say("pool", f"{in_shards}{note}{_left_out(counts['left_out'])}; {counted(counts['texts'], 'text')}")
 
 
 def _warn_of_missing_texts(shards: Sequence[Shard], reports: Sequence[Report]) -> None:
@@ -351,4 +343,4 @@ def index_shard(shard: Shard, *, config: PoolConfig, run_dir: Path, needs_texts:
     counts = settled.counts
     names = [] if counts["texts"] else list(settled.names)
     more = {"holds_images": settled.holds_images, "names": names, "missing": list(settled.missing)}
-    return {"pairs": counts["samples"], **counts, **more}
+    return {**counts, **more}

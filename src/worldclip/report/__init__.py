@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import skipped_shards
 from worldclip.core.artifacts import read_json
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
-from worldclip.report import balance, curate, evaluate, match, metadata, train
-from worldclip.report.page import Card, Section, cards, skipped_sections, write_page
+from worldclip.report import balance, curate, evaluate, match, metadata, pool, train
+from worldclip.report.page import Card, Section, cards, write_page
 
 STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")  # those with a part of the page
 FIRST_GROUP = "Model"
@@ -27,7 +26,7 @@ def write_report(run_dir: Path) -> Path:
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(reports, log, languages_of(run_dir))
-    by_stage["pool"] = skipped_sections(skipped_shards(run_dir))
+    by_stage["pool"] = pool.sections(run_dir)
     parts: list[Section] = []
     for group, stages in GROUPS.items():
         members = [section for stage in stages for section in by_stage.get(stage, [])]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.contracts.summary import REMEDIES
+from worldclip.contracts.summary import REMEDIES, unit_of
 from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
 from worldclip.report.balance import NUM_CURVES, OPEN_CURVES, rank_chart
 from worldclip.report.chart import Line
 from worldclip.report.html import Html, join, tag
-from worldclip.report.numbers import count, percent, short, unit
+from worldclip.report.numbers import count, percent, short
 from worldclip.report.page import (
     Bar,
     Card,
@@ -52,7 +52,7 @@ def cards(report: Json) -> list[Card]:
     share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}" if pairs_in else ""
     num_languages = sum(1 for row in report["languages"].values() if row["pairs_out"])
     return [
-        Card(short(pairs_out), f"{unit(report['text_policy'])} kept", share),
+        Card(short(pairs_out), f"{unit_of(report['text_policy'])} kept", share),
         Card(count(num_languages), "languages", "with pairs to train on"),
     ]
 
@@ -75,7 +75,7 @@ def _total(rows: Mapping[str, LanguageRow]) -> dict[str, float]:
 def _fates(report: Json, languages: Languages) -> Section:
     """Return where pairs end, by language."""
     rows = report["languages"]
-    counted = unit(report["text_policy"])
+    counted = unit_of(report["text_policy"])
     langs = sorted(rows, key=lambda lang: (-rows[lang]["pairs_out"], -rows[lang]["pairs_in"], lang))
     total = _total(rows)
     ends = [end for end in ENDS if total[end]]

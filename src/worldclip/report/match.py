@@ -16,9 +16,9 @@ MAX_ROWS = 15  # languages in sight; the others are folded
 
 
 def cards(report: Json) -> list[Card]:
-    """Return the number of texts with a match."""
+    """Return the number of pairs with a match."""
     matched = short(report["num_matched_texts"])
-    return [Card(matched, "texts with a match", f"of {count(report['pairs'])}")]
+    return [Card(matched, "pairs with a match", f"of {count(report['pairs'])}")]
 
 
 def sections(report: Json, languages: Languages) -> list[Section]:

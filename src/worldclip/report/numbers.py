@@ -34,11 +34,6 @@ def short(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def unit(text_policy: str) -> str:
-    """Return what is counted under a text policy: under `one`, each image has one pair."""
-    return "images" if text_policy == "one" else "pairs"
-
-
 def tick(value: float) -> str:
     """Label an axis tick: 2.5e-4, 0.5, 20, 5k, 1.2M.  No label is wider than a chart's margin."""
     if 0 < abs(value) < 0.01:

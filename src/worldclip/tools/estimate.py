@@ -19,6 +19,7 @@ from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.contracts import layout
 from worldclip.contracts.entry_counts import sum_counts
 from worldclip.contracts.records import PairCounts, read_accounting
+from worldclip.contracts.summary import unit_of
 from worldclip.core import artifacts, keys
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
@@ -182,7 +183,7 @@ def _whole_numbers(low: float, high: float, num: int) -> np.ndarray:
 
 def to_text(estimated: Report, num_languages: int = 12) -> str:
     """Return an estimate as text: a line per candidate, then its largest languages (the others as one line)."""
-    unit = "images" if estimated["text_policy"] == "one" else "pairs"
+    unit = unit_of(estimated["text_policy"])
     lines = []
     for candidate in estimated["candidates"]:
         if candidate["english_threshold"] is not None:
