@@ -175,7 +175,7 @@ def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
     for condition in _conditions(found, config) if len(rows) else ():
         name = bare(str(condition[0]))
         if not fulfils(found.fields[name], condition)[rows].all():
-            value = found.fields[name][int(rows[0])].as_py()
+            value = _comparable(found.fields[name])[int(rows[0])].as_py()
             return f"{name} is {value!r}, not {condition[1]} {condition[2]!r}"
     return None
 
