@@ -137,6 +137,10 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
         "samples": 2,
         "images": 2,
         "ignored_members": 0,
+        "pairs": 2,
+        "bad_pair": 0,
+        "duplicate": 0,
+        "no_text": 0,
         "texts": 2,
         "skipped": {},
     }

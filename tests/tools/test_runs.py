@@ -15,8 +15,10 @@ import pytest
 
 from killed import contents
 from miniature import write_files
-from plain_recipe import LISTS, keys_of, make_run, make_shards, run_stages
+from plain_recipe import LISTS, keys_of, make_recipe, make_run, make_shards, run_stages
+from pools import write_table
 from stages import QUIET
+from tars import write_tar
 from worldclip import curate
 from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
@@ -28,9 +30,11 @@ from worldclip.core.job import RunLock
 from worldclip.core.settings import to_toml
 from worldclip.recipe import run as run_recipe
 from worldclip.recipe import stage_names
+from worldclip.report import write_report
 from worldclip.tools import branch as branch_module
 from worldclip.tools import doctor
 from worldclip.tools.branch import branch
+from worldclip.tools.dedup import dedup
 from worldclip.tools.estimate import estimate, to_text
 from worldclip.tools.explain_text import entry_to_text, key_to_text, verdict
 from worldclip.tools.inspect_run import inspect_entry, inspect_key
@@ -362,3 +366,110 @@ def test_doctor_names_missing_modules_and_problems_and_versions_are_those_of_ver
     assert f"extra metadata: lacks wordfreq: {install_hint('metadata')}" in doctor.to_text(diagnosis)
     places = [problem.partition(" ")[0] for problem in diagnosis["problems"]]
     assert places == [str(tmp_path / "lid.176.ftz"), str(tmp_path)]
+
+
+# the account
+RED = f"a text with {LISTS['en'][0]} in it"
+SCORED = {"uid": ["a", "b", "c", "d"], "text": [RED, "", RED, "unmatched words"], "score": [1, 1, 0, 1]}
+WHERE = {"key": "uid", "texts": ["text"], "where": [["score", "=", 1]]}
+
+
+def scored_run(folder: Path, pool: dict[str, Any], **sections: Any) -> Path:
+    """A run of FOLDER/pool, every match of which is kept."""
+    recipe = make_recipe(folder / "pool", pool=pool, balance={"tail_fraction": 1.0}, **sections)
+    run_stages(recipe, folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_the_account_has_the_same_words_in_log_status_card_and_page(tmp_path, capsys, policy):
+    write_table(tmp_path / "pool/0.parquet", SCORED)
+    (tmp_path / "pool/1.parquet").write_bytes(b"damaged")
+    run = scored_run(tmp_path, {**WHERE, "broken_shards": "skip"}, curate={"text_policy": policy})
+    said = capsys.readouterr().err
+    unit = {"one": "samples", "all": "pairs"}[policy]
+    lines = [
+        "1 of 2 shards read; 1 broken and skipped",
+        "3 of 4 rows are samples; 1 left out by pool.where",
+        "1 of 3 pairs matched; 1 without text; 1 without a match",
+        f"1 of 3 {unit} kept; 1 without text; 1 without a match",
+    ]
+    card = (run / "curate/DATA_CARD.md").read_text(encoding="utf-8")
+    assert main(["status", str(run)]) == 0
+    shown = capsys.readouterr().out
+    page = write_report(run).read_text(encoding="utf-8")
+    for line in lines:
+        assert line in said
+        assert line in shown
+        assert f"- {line}" in card
+    assert "2 of 3 pairs have a text; 1 without text" in said
+    assert "1 broken and skipped" in page
+    assert "1 left out by pool.where" in page
+    assert "skipped broken shards, 1 in all: 1.parquet: " in shown
+    record = status(run)
+    assert list(record["skipped"]) == ["1.parquet"]
+    for step in record["account"]:
+        assert step["kept"] + sum(step["dropped"].values()) == step["total"]
+
+
+def test_steps_of_an_older_pool_are_not_in_the_account(tmp_path):
+    write_table(tmp_path / "pool/0.parquet", SCORED)
+    run = scored_run(tmp_path, WHERE)
+    assert status(run)["account"][-1]["verb"] == "kept"
+    write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "f", "g", "h"]})
+    run_stages(load_recipe(run), run, stages="pool")
+    assert status(run)["account"][-1]["verb"] == "have a text"
+
+
+def test_status_names_shards_that_are_new_or_changed_and_older_lists(tmp_path, capsys):
+    write_table(tmp_path / "pool/0.parquet", SCORED)
+    copies = tmp_path / "copies/duplicates.parquet"
+    config = make_recipe(tmp_path / "pool", pool=WHERE).pool
+    dedup(config, copies.parent, executor=QUIET)
+    run = scored_run(tmp_path, {**WHERE, "deny_keys": [str(copies)]})
+    assert rows_of(run)["pool"]["state"] == "finished"
+    assert "problems" not in rows_of(run)["pool"]
+    write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "b", "g", "h"]})
+    assert main(["status", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert f"{run}/pool is out of date: its inputs changed: 1.parquet (new); run first: worldclip run {run}\n" in said
+    assert f"next: worldclip run {run}\n" in said
+    run_stages(load_recipe(run), run)
+    (problem,) = rows_of(run)["pool"]["problems"]
+    assert f"'{copies}' was made from other shards than the pool has now: 1.parquet (new); rerun: " in problem
+    dedup(config, copies.parent, executor=QUIET)
+    assert "problems" not in rows_of(run)["pool"]
+    shutil.rmtree(tmp_path / "pool")
+    pool = rows_of(run)["pool"]
+    assert (pool["state"], len(pool["problems"])) == ("finished", 1)
+    assert "no such folder" in pool["problems"][0]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "tar"])
+def test_a_key_that_where_leaves_out_is_explained(tmp_path, monkeypatch, suffix):
+    rows = [dict(zip(SCORED, values, strict=True)) for values in zip(*SCORED.values(), strict=True)]
+    pool, condition = WHERE, "score is 0, not = 1"
+    if suffix == "parquet":
+        write_table(tmp_path / "pool/0.parquet", SCORED)
+    elif suffix == "csv":
+        lines = [",".join(SCORED), *(",".join(map(str, row.values())) for row in rows)]
+        write_files(tmp_path / "pool", {"0.csv": "\n".join([*lines, ""])})
+        pool, condition = {**WHERE, "where": [["score", "=", "1"]]}, "score is '0', not = '1'"
+    else:
+        write_tar(tmp_path / "pool/0.tar", [(f"{row['uid']}.json", json.dumps(row).encode()) for row in rows])
+        pool = {"key": "json:uid", "texts": ["json:text"], "where": [["json:score", "=", 1]]}
+    run = scored_run(tmp_path, pool)
+    with pytest.raises(UserError, match=rf"--key 'c': pool\.where leaves it out of 0\.{suffix}: {condition}"):
+        inspect_key(run, "c")
+    with pytest.raises(UserError, match="--key 'x': not a key of this run's pool"):
+        inspect_key(run, "x")
+
+
+def test_shards_without_rows_that_where_leaves_out_are_not_read_for_an_unknown_key(tmp_path, monkeypatch):
+    write_table(tmp_path / "pool/0.parquet", SCORED)
+    (tmp_path / "pool/1.parquet").write_bytes(b"damaged")
+    whole = {**WHERE, "where": [["score", ">=", 0]], "broken_shards": "skip"}
+    run = scored_run(tmp_path, whole)
+    monkeypatch.setattr("worldclip.pool.left_out_by", lambda *_: pytest.fail("a shard is read"))
+    with pytest.raises(UserError, match=r"keys look like 'a'; skipped broken shards, 1 in all: 1\.parquet: "):
+        inspect_key(run, "x")

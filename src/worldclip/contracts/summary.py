@@ -101,7 +101,7 @@ def dropped_by_match(report: Mapping[str, Any]) -> Mapping[Reason, int]:
     dropped: Counter[Reason] = Counter()
     for counts in report["texts"].values():
         dropped.update({Reason[name.upper()]: number for name, number in counts.items() if name != MATCHED})
-    return dropped
+    return dict(sorted(dropped.items()))
 
 
 def curate_step(total: Mapping[str, Any], text_policy: str) -> Step:

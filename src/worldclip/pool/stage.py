@@ -205,6 +205,26 @@ def _changes(run: Run, old: Record, new: Record, *, listed: Callable[[], ShardLi
     return [Change(*change, is_value=False) for change in listed().changes(older)]
 
 
+def reason_to_run(run: Run) -> str | None:
+    """Return why the stage must run, naming the shards that changed; None if it is finished and unchanged.
+
+    Lists only a pool of local folders: a listing of a store may take minutes.
+    """
+    config = run.section(PoolConfig)
+    if config.build or any(map(is_remote, config.paths)):
+        return None
+    listed = functools.cache(lambda: list_pool(run))
+    inputs = functools.partial(_inputs, listed=listed)
+    changes = functools.partial(_changes, listed=listed)
+    return dataclasses.replace(run, sections={"pool": config}).job("pool", inputs, changes=changes).reason_to_run()
+
+
+def num_left_out(run_dir: Path, shard: str) -> int:
+    """Return how many rows of a shard pool.where leaves out, as the stage counted them."""
+    marker = artifacts.read_json(layout.marker(layout.stage_dir(run_dir, "pool"), shard, "shards"))
+    return int(marker["report"]["left_out"])
+
+
 def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_texts: bool) -> Result:
     config = run.section(PoolConfig)
     report: Report = {}

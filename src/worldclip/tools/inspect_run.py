@@ -16,6 +16,7 @@ from worldclip.check.removed import why_not_valid
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.reasons import REASONS, Reason
+from worldclip.contracts.records import skipped_shards
 from worldclip.core import artifacts, coin, keys
 from worldclip.core.arrow import list_buffers
 from worldclip.core.command import Command
@@ -29,6 +30,7 @@ from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import Matched, MatchWork, match_pool_texts, matched_table
+from worldclip.pool.broken import skipped_lines
 from worldclip.pool.config import PoolConfig
 from worldclip.tools.explain_text import NOT_DRAWN, entry_to_text, key_to_text
 
@@ -127,11 +129,14 @@ def _find_shard(run: Run, key: str) -> Shard:
             return shards[files[min(rows["__filename"].to_pylist())]]
     config = run.section(PoolConfig)
     for shard in shards.values():
+        if not pool.num_left_out(run.dir, shard.name):
+            continue  # a shard is read again only for what it does not show
         if condition := pool.left_out_by(shard, pool.options_of(config, shard.name), key):
             raise UserError(f"--key {key!r}: pool.where leaves it out of {shard.name}: {condition}")
     first_keys = pool.read_keys(run.dir, next(iter(shards)))[0] if shards else []
     example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
-    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}")
+    skipped = "".join(f"; {line}" for line in skipped_lines(skipped_shards(run.dir)))
+    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}{skipped}")
 
 
 def _explain_texts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import re
 from collections.abc import Mapping, Sequence
@@ -10,23 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
+from worldclip.contracts.records import skipped_shards
+from worldclip.contracts.summary import Step, account
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
+from worldclip.core.changes import changed_inputs, name_changes
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report, Run
 from worldclip.core.preflight import problems_of
 from worldclip.core.settings import SECTIONS
 from worldclip.curate import require_current
+from worldclip.pool.broken import skipped_lines
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.stage import indexed_shards, reason_to_run
 from worldclip.report import table
 from worldclip.report.numbers import short
 from worldclip.report.train import read_log
 
 STAGES = tuple(section for section in SECTIONS if section != "languages")
 """The stages in order: each has a section of its name in the recipe."""
+LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
 
 
 def status(run: Path | None = None) -> Report:
-    """Describe a run from its manifests and its lists of keys, without reading its pool.
+    """Describe a run from its manifests and its lists of keys; list its pool if that is local, without reading it.
 
     run: folder of a run (default: list those in runs/).
 
@@ -44,7 +52,54 @@ def status(run: Path | None = None) -> Report:
     curate = rows[STAGES.index("curate")]
     if curate["state"] == "finished" and (problems := problems_of(lambda: require_current(Run.open(run)))):
         curate |= {"state": "out of date", "problems": problems}
-    return {"run": str(run), "in_use_by": holder(run), "stages": rows, "next": _next_command(run, rows)}
+    if rows[STAGES.index("pool")]["state"] == "finished":
+        rows[STAGES.index("pool")] |= _changes_of_pool(run)
+    return {
+        "run": str(run),
+        "in_use_by": holder(run),
+        "stages": rows,
+        "account": [dataclasses.asdict(step) for step in account(run)],
+        "skipped": skipped_shards(run),
+        "next": _next_command(run, rows),
+    }
+
+
+def _changes_of_pool(run_dir: Path) -> Report:
+    """Return what is new about a finished pool: `state` if the stage would run again, and `problems`; {} if nothing is.
+
+    The pool is listed if it lies in local folders.
+    """
+    reasons: list[str | None] = []
+    problems = problems_of(lambda: reasons.append(reason_to_run(Run.open(run_dir))))  # its folder may be gone
+    problems += problems_of(_older_lists, run_dir)
+    out_of_date = [reason for reason in reasons if reason]
+    lines = [f"{run_dir / 'pool'} is out of date: {why}; run first: worldclip run {run_dir}" for why in out_of_date]
+    if not lines and not problems:
+        return {}
+    return {"problems": [*lines, *problems]} | ({"state": "out of date"} if lines else {})
+
+
+def _older_lists(run_dir: Path) -> None:
+    """Raise UserError that names the lists of `pool check` and `pool dedup` that were made from other shards."""
+    run = Run.open(run_dir)
+    config = run.section(PoolConfig)
+    lists = [("pool.valid_keys", config.valid_keys)] if config.valid_keys else []
+    lists += [("pool.deny_keys", path) for path in config.deny_keys]
+    problems = []
+    for setting, path in lists:
+        manifest = read_manifest(Path(path).parent) or {}
+        tool = manifest.get("job")
+        if tool not in LISTING_TOOLS:
+            continue
+        before = manifest["inputs"]["shards"]
+        after = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
+        if changes := changed_inputs(before, after):
+            problems.append(
+                f"{setting} {path!r} was made from other shards than the pool has now: {name_changes(changes)}; "
+                f"rerun: worldclip pool {tool} {run_dir} --out {Path(path).parent}"
+            )
+    if problems:
+        raise UserError(problems)
 
 
 def _next_command(run_dir: Path, rows: Sequence[Report]) -> str | None:
@@ -121,6 +176,8 @@ def to_text(record: Report) -> str:
         for row in record["stages"]
     ]
     lines = [table.to_text(table.Table(columns, rows)), ""]
+    if record["account"]:
+        lines += [*(str(Step(**step)) for step in record["account"]), *skipped_lines(record["skipped"]), ""]
     lines += [problem for row in record["stages"] for problem in row.get("problems", ())]
     lines.append(f"in use by {record['in_use_by']}" if record["in_use_by"] else "not running")
     if record["next"] and not record["in_use_by"]:
