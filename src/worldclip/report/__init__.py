@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
+from worldclip.contracts.records import skipped_shards
 from worldclip.core.artifacts import read_json
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
-from worldclip.report import balance, curate, evaluate, match, metadata, pool, train
-from worldclip.report.page import Card, Section, cards, write_page
+from worldclip.report import account, balance, curate, evaluate, match, metadata, train
+from worldclip.report.page import Card, Section, cards, skipped_sections, write_page
 
 STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")  # those with a part of the page
 FIRST_GROUP = "Model"
-GROUPS = {FIRST_GROUP: ("evaluate", "train"), "Pairs": ("curate", "pool"), "Entries": ("balance", "match", "metadata")}
+GROUPS = {
+    FIRST_GROUP: ("evaluate", "train"),
+    "Pairs": ("account", "curate", "pool"),
+    "Entries": ("balance", "match", "metadata"),
+}
 """Heading of links -> the stages whose parts they lead to; results come first, as a reader comes for them."""
 
 
@@ -26,7 +31,8 @@ def write_report(run_dir: Path) -> Path:
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(reports, log, languages_of(run_dir))
-    by_stage["pool"] = pool.sections(run_dir)
+    by_stage["account"] = account.sections(run_dir)
+    by_stage["pool"] = skipped_sections(skipped_shards(run_dir))
     parts: list[Section] = []
     for group, stages in GROUPS.items():
         members = [section for stage in stages for section in by_stage.get(stage, [])]
