@@ -60,7 +60,7 @@ def test_curator_keeps_the_list_of_a_release(released):
 
 def test_a_stage_of_a_release_goes_on_where_it_was_killed(released):
     run = released / "run"
-    redone = ("manifest.json", "00001.tar.parquet")  # state the versions that wrote them
+    redone = ("manifest.json", "00001.tar.parquet", "DATA_CARD.md")  # of the versions that wrote them
     before, written = contents(run, [*VOLATILE, *redone]), modified(run / "curate", "0*.parquet")
     digest, table = read_manifest(run / "curate")["digest"], pq.read_table(run / "curate" / redone[1])
     for name in ("manifest.json", ".work/done/00001.tar.json"):

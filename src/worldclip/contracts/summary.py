@@ -73,7 +73,7 @@ def unit_of(text_policy: str) -> str:
 
 
 def pool_steps(report: Mapping[str, Any]) -> list[Step]:
-    """Return shards, rows, images and pairs of the pool.  report: of the stage pool."""
+    """Return shards, rows and images of the pool.  report: of the stage pool."""
     num_shards, num_skipped, samples = report["shards"], len(report["skipped"]), report["samples"]
     steps = [
         _step("shards", "read", num_shards, num_shards + num_skipped, {SKIPPED: num_skipped}),
@@ -81,8 +81,13 @@ def pool_steps(report: Mapping[str, Any]) -> list[Step]:
     ]
     if report["images"]:
         steps.append(_step("samples", "have an image", report["images"], samples, {}))
+    return steps
+
+
+def texts_step(report: Mapping[str, Any]) -> Step:
+    """Return how many pairs of the pool have a text.  report: of the stage pool."""
     dropped = {WORDS[reason]: report[reason.label] for reason in OF_POOL}
-    return [*steps, _step("pairs", "have a text", report["texts"], report["pairs"], dropped)]
+    return _step("pairs", "have a text", report["texts"], report["pairs"], dropped)
 
 
 def match_step(report: Mapping[str, Any]) -> Step:
@@ -127,14 +132,15 @@ def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Ste
     report = read_json(layout.report_json(run_dir / "pool"))
     steps = pool_steps(report)
     if match is None or match["inputs"]["pool"] != pool["digest"]:
-        return steps
-    steps[-1] = match_step(read_json(layout.report_json(run_dir / "match")))
+        return [*steps, texts_step(report)] if "pairs" in report else steps  # an earlier revision did not count them
+    matched = read_json(layout.report_json(run_dir / "match"))
+    steps.append(match_step(matched))
     if curated is None and manifests["curate"] is not None:
         curated = read_json(layout.report_json(run_dir / "curate"))
     if curated is None:
         return steps
     last = curate_step(curated["total"], curated["text_policy"])
-    is_of_this_pool = last.total == report["samples" if last.unit == "samples" else "pairs"]
+    is_of_this_pool = last.total == matched["num_keys" if last.unit == "samples" else "pairs"]
     return [*steps, last] if is_of_this_pool else steps
 
 

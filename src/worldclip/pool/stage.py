@@ -18,7 +18,7 @@ from pathlib import Path
 from worldclip.contracts import layout
 from worldclip.contracts.records import Skipped, skipped_shards
 from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
-from worldclip.contracts.summary import LEFT_OUT, pool_steps
+from worldclip.contracts.summary import LEFT_OUT, pool_steps, texts_step
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
@@ -242,7 +242,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
             f"000000.txt; rows, where img2dataset's status is success){left_out}"
         )
     report |= {**counts, "skipped": skipped}
-    for step in pool_steps(report):
+    for step in (*pool_steps(report), texts_step(report)):
         say("pool", str(step))
     whole = [shard for shard in pool_shards if shard.name not in skipped]
     if needs_texts:
