@@ -1,15 +1,17 @@
 """Write the valid keys of a pool without near duplicates by meaning, as SemDeDup finds them (arXiv:2303.09540).
 
     worldclip embed MODEL POOL --out embedded
-    python examples/dedup_by_meaning/semdedup.py embedded valid_keys.parquet --clusters 1000 --max-cosine 0.95
+    python examples/dedup_by_meaning/semdedup.py embedded valid_keys.parquet --max-cosine 0.95
 
 k-means groups the images; of a group, an image goes if one that is farther from the centre is nearer to it than
---max-cosine.  A pair of images is compared only within a group: about N / clusters comparisons per image.
+--max-cosine.  A pair of images is compared only within a group: about N / clusters comparisons per image.  Default of
+--clusters: the square root of N.
 
 N images, K clusters, D dimensions of an embedding, M images of a cluster.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("embedded", type=Path)
 parser.add_argument("out", type=Path)
-parser.add_argument("--clusters", type=int, default=1000)
+parser.add_argument("--clusters", type=int)
 parser.add_argument("--max-cosine", type=float, default=0.95)
 options = parser.parse_args()
 
@@ -28,7 +30,10 @@ if not files:
     parser.error(f"{options.embedded} holds no embedded images; give a folder that `worldclip embed` wrote")
 vectors_ND = np.concatenate([np.load(file.with_suffix(".npy")) for file in files])
 keys = pa.concat_tables(pq.read_table(file, columns=["key"]) for file in files)
-chosen = np.random.default_rng(0).choice(len(vectors_ND), min(options.clusters, len(vectors_ND)), replace=False)
+num_clusters = options.clusters or max(1, math.isqrt(len(vectors_ND)))
+if num_clusters > len(vectors_ND):
+    parser.error(f"--clusters {num_clusters}: there are {len(vectors_ND)} images; leave it out")
+chosen = np.random.default_rng(0).choice(len(vectors_ND), num_clusters, replace=False)
 centres_KD = vectors_ND[chosen]
 for _ in range(10):
     parts = np.array_split(vectors_ND, 1 + len(vectors_ND) // 10_000)

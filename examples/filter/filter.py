@@ -27,10 +27,12 @@ for images in sorted((options.embedded / "images").rglob("*.parquet")):
     files = [images, options.embedded / "texts" / images.relative_to(options.embedded / "images")]
     image_ND, text_TD = (np.load(file.with_suffix(".npy")) for file in files)
     keys, key_of_text = (pq.read_table(file)["key"].cast(pa.string()).combine_chunks() for file in files)
-    image_of_text = pc.index_in(key_of_text, keys).fill_null(-1).to_numpy()  # -1: its image does not decode
-    best_N = np.full(len(keys) + 1, -2.0)  # the last one takes the texts without an image
-    np.maximum.at(best_N, image_of_text, np.einsum("td,td->t", image_ND[image_of_text], text_TD))
-    is_valid = best_N[:-1] >= options.min_score
+    image_of_text = pc.index_in(key_of_text, keys).fill_null(-1).to_numpy()
+    has_image = image_of_text >= 0  # False: there is none, or it does not decode
+    image_of_text = image_of_text[has_image]
+    best_N = np.full(len(keys), -2.0)
+    np.maximum.at(best_N, image_of_text, np.einsum("td,td->t", image_ND[image_of_text], text_TD[has_image]))
+    is_valid = best_N >= options.min_score
     if options.head is not None:
         weights = np.load(options.head)
         is_valid &= image_ND @ weights[:-1] + weights[-1] <= 0

@@ -12,16 +12,21 @@ from worldclip.curate import Curator
 
 Sample = dict[str, Any]
 BATCH = 1024  # samples decided on at once: a call costs microseconds, a key in it about one
+TEXT_FIELDS = ("texts", "text", "caption", "TEXT")  # the first that a record has
 
 
 def key_of_member(sample: Sample) -> str:
-    """A pair's identity for tars in the pool's own folder; with tars in folders below it: <folder>/<stem>."""
-    return Path(sample["__key__"]).name
+    """Return a pair's identity for tars in the pool's own folder; of tars in a folder below it: <folder>/<this>."""
+    return sample["__key__"].removeprefix("./")
 
 
 def texts_of(sample: Sample) -> list[str]:
-    """The stored texts, as the pool's recipe reads them: .txt, else `texts` in .json."""
-    return [sample["txt"].decode()] if "txt" in sample else json.loads(sample["json"])["texts"]
+    """Return the stored texts as the pool reads them if pool.texts is not set: of .txt, or of a field of .json."""
+    if "txt" in sample:
+        return [sample["txt"].decode()]
+    record = json.loads(sample["json"])
+    texts = next(record[name] for name in TEXT_FIELDS if name in record)
+    return texts if isinstance(texts, list) else [texts]
 
 
 def curated(

@@ -8,6 +8,7 @@ finished=
 until [[ -n $finished ]]; do
     [[ -e $run/train/manifest.json ]] && finished=yes || sleep 60 # the last checkpoint is older than the manifest
     for step in "$run"/train/step_*; do
+        [[ $step =~ /step_[0-9]+$ ]] || continue # not step_*.corrupt
         out=$run/checkpoints/${step##*/}
         [[ -e $out/report.json ]] || { worldclip consolidate "$step" && worldclip evaluate "$step" --out "$out" "$@"; }
     done

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +66,26 @@ def test_a_webdataset_pipeline_keeps_the_offline_list(tmp_path, monkeypatch, pol
         found[epoch] = [(sample["__key__"], sample["txt"].decode(), sample["jpg"]) for sample in data]
     assert found[0] == [(row["key"], row["text"], b"image of " + row["key"].encode()) for row in offline]
     assert found[1] != found[0]
+
+
+def test_curated_reads_one_caption_and_members_in_folders(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "open_clip")
+    from curated import curated
+
+    texts = ["a red house by the sea", "the old house", "the red sea"]
+    members = []
+    for name, text in zip(("a/1", "a/2", "b/1"), texts, strict=True):
+        record = json.dumps({"caption": text}).encode()
+        members += [(f"./{name}.jpg", b"image"), (f"./{name}.json", record)]
+    write_tar(tmp_path / "pool/0.tar", members)
+    run = tmp_path / "run"
+    run_stages(make_recipe(tmp_path / "pool", balance={"english_threshold": 1_000_000}), run)
+    rows = curate.read_curated(run, "0.tar").to_pylist()
+    names = [("./a/1", texts[0]), ("./a/2", texts[1]), ("./b/1", texts[2])]
+    samples = [{"__key__": name, "json": json.dumps({"caption": text}).encode()} for name, text in names]
+    kept = [(sample["__key__"], sample["txt"].decode()) for sample in curated(run, lambda: 0)(samples)]
+    assert kept == [(f"./{row['key']}", row["text"]) for row in rows]
+    assert len(kept) == 3
 
 
 def img2dataset_folder(folder: Path, num_shards: int = 2, per_shard: int = 30) -> None:
@@ -195,6 +217,18 @@ def test_filter_keeps_similar_pairs_that_a_head_finds_safe(tmp_path, monkeypatch
     assert 0 < len(expected) < (scores >= np.median(scores)).sum(), "both rules remove pairs"
 
 
+def test_filter_passes_over_a_shard_without_images(tmp_path, monkeypatch):
+    for kind, numbers in (("images", (0,)), ("texts", (0, 1))):
+        (tmp_path / "embedded" / kind).mkdir(parents=True)
+        for shard in (0, 1):
+            keys = [f"k{shard}"] if shard in numbers else []
+            place = tmp_path / "embedded" / kind / f"{shard}.tar"
+            np.save(f"{place}.npy", np.ones((len(keys), 4), np.float32) / 2)
+            pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), f"{place}.parquet")
+    run_example(monkeypatch, "filter/filter.py", tmp_path / "embedded", tmp_path / "valid.parquet")
+    assert pq.read_table(tmp_path / "valid.parquet")["key"].to_pylist() == ["k0"]
+
+
 def run_example(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     runpy.run_path(str(EXAMPLES / name))
@@ -220,6 +254,40 @@ def test_semdedup_keeps_one_image_of_each_group_of_near_vectors(tmp_path, monkey
     with pytest.raises(SystemExit):
         run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path, out)
     assert "holds no embedded images" in capsys.readouterr().err
+
+
+def test_semdedup_compares_images_of_a_small_pool(tmp_path, monkeypatch, capsys):
+    vectors_ND = np.random.default_rng(2).normal(size=(300, 16)).astype(np.float32)
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    place = tmp_path / "embedded/images/0.tar"
+    place.parent.mkdir(parents=True)
+    np.save(f"{place}.npy", np.concatenate([vectors_ND, vectors_ND]))
+    pq.write_table(pa.table({"key": [f"k{row}" for row in range(600)]}), f"{place}.parquet")
+    out = tmp_path / "valid.parquet"
+    run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out)
+    kept = [int(key[1:]) % 300 for key in pq.read_table(out)["key"].to_pylist()]
+    assert sorted(kept) == list(range(300))
+    with pytest.raises(SystemExit):
+        run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out, "--clusters", 1000)
+    assert "--clusters 1000: there are 600 images" in capsys.readouterr().err
+
+
+def test_slurm_evaluates_only_whole_checkpoints(tmp_path):
+    for name in ("step_000000008", "step_000000004.corrupt"):
+        (tmp_path / "run/train" / name).mkdir(parents=True)
+    (tmp_path / "run/train/manifest.json").touch()
+    stub = tmp_path / "bin/worldclip"
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n')
+    stub.chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}", "CALLS": str(calls)}
+    subprocess.run(["bash", str(EXAMPLES / "slurm/evaluate.sh"), "run"], cwd=tmp_path, env=environment, check=True)
+    step = "run/train/step_000000008"
+    assert calls.read_text().splitlines() == [
+        f"consolidate {step}",
+        f"evaluate {step} --out run/checkpoints/step_000000008",
+    ]
 
 
 def test_the_number_of_texts_beyond_the_context_is_counted(tmp_path, monkeypatch, capsys):
