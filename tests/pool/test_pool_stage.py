@@ -225,6 +225,30 @@ def test_a_cut_off_tar_stops_the_commands_unless_the_recipe_skips_it(tmp_path: P
     assert layout.matched_shards(run) == ["00000.tar", "00001.tar", "00002.tar"]
 
 
+def test_a_slice_of_only_broken_shards_ends_and_names_them(tmp_path: Path, capfd) -> None:
+    world = build_toy_world(tmp_path / "world")
+    tar = world.pool / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[:9999])
+    (tmp_path / "pool.toml").write_text('[pool]\npath = "world/pool"\nbroken_shards = "skip"\n')
+    run = ["pool", str(world.recipe), "--out", str(tmp_path / "run"), "--set", "pool.broken_shards=skip"]
+    check = ["pool", "check", str(tmp_path / "pool.toml"), "--out", str(tmp_path / "check")]
+    for command in (run, check):
+        assert main([*command, "--shards", "2/3"]) == 0
+        said = capfd.readouterr().err
+        assert "skipped broken shards, 1 in all: 00001.tar: " in said
+        assert "0 shards" in said
+
+
+def test_a_list_whose_keys_may_be_in_a_skipped_shard_is_taken(tmp_path: Path) -> None:
+    world = build_toy_world(tmp_path / "world")
+    tar = world.pool / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[:9999])
+    (tmp_path / "denied.txt").write_text("00030\n")
+    changes = ["pool.broken_shards=skip", f'pool.deny_keys=["{tmp_path / "denied.txt"}"]']
+    flags = [flag for change in changes for flag in ("--set", change)]
+    assert main(["run", str(world.recipe), "--out", str(tmp_path / "run"), "--until", "match", *flags]) == 0
+
+
 def test_a_shard_whose_rows_are_damaged_is_left_out(tmp_path: Path) -> None:
     texts = ["the red cat on the green tree"] * 50
     for name in ("a", "b"):

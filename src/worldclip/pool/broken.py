@@ -12,11 +12,18 @@ from worldclip.pool.config import PoolConfig
 
 
 def map_pool(
-    executor: Executor, config: PoolConfig, fn: Callable[[Shard], Report], shards: Sequence[Shard], **options: Any
+    executor: Executor,
+    config: PoolConfig,
+    fn: Callable[[Shard], Report],
+    shards: Sequence[Shard],
+    *,
+    is_slice: bool,
+    **options: Any,
 ) -> tuple[Sequence[Report], Skipped]:
     """Do as Executor.map over the files of a pool; return the reports of all shards but the skipped ones, and these.
 
-    Raises StageFailed as it does, under "skip" only if shards failed for another reason than damage, or all failed.
+    is_slice: these are not all shards of the pool.  Raises StageFailed as Executor.map, under "skip" only if shards
+    failed for another reason than damage, or all shards of the pool did.
     """
     try:
         return executor.map(fn, shards, **options), {}
@@ -24,7 +31,8 @@ def map_pool(
         if config.broken_shards == "stop" and error.broken:
             remedy = f'{error.remedy}; pool.broken_shards = "skip" goes on without them'
             raise StageFailed(error.stage, error.failures, remedy, error.broken) from error
-        if len(error.broken) < len(error.failures) or len(error.failures) == len(shards):
+        leaves_nothing = len(error.failures) == len(shards) and not is_slice
+        if len(error.broken) < len(error.failures) or leaves_nothing:
             raise
         whole = [shard for shard in shards if shard.name not in error.broken]
         return executor.map(fn, whole, **options), dict(sorted(error.failures.items()))

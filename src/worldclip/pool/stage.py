@@ -30,7 +30,7 @@ from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_s
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.printable import counted
 from worldclip.pool import hub
-from worldclip.pool.broken import map_pool
+from worldclip.pool.broken import map_pool, skipped_lines
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_source
@@ -80,7 +80,7 @@ def read_pool(
         index(own, needs_texts=needs_texts, is_tool=True)
         return own, indexed_shards(own)
     shards = list_pool(own, part)
-    _, skipped = _index(own, shards, needs_texts=needs_texts)
+    _, skipped = _index_slice(own, shards, needs_texts=needs_texts)
     return own, ShardList(shard for shard in shards if shard.name not in skipped)
 
 
@@ -160,7 +160,7 @@ def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
         inputs=functools.partial(_inputs, listed=listed),
         problems=functools.partial(_problems, listed=listed, needs_texts=needs_texts, is_tool=is_tool),
         work=functools.partial(_index_pool, listed=listed, needs_texts=needs_texts),
-        work_on_part=lambda run, part: _index(run, listed(), needs_texts=needs_texts)[0],
+        work_on_part=lambda run, part: _index_slice(run, listed(), needs_texts=needs_texts)[0],
         changes=functools.partial(_changes, listed=listed),
     )
 
@@ -232,7 +232,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
     if builder:
         report["built"] = builder.build(job.folder, config, run.executor)
     pool_shards = listed()
-    reports, skipped = _index(run, pool_shards, needs_texts=needs_texts)
+    reports, skipped = _index(run, pool_shards, needs_texts=needs_texts, is_slice=False)
     totals = add_counts(reports, COUNTS)
     counts = {"shards": len(reports), **totals}
     if totals["samples"] == 0:
@@ -290,10 +290,19 @@ def _is_same_pool(run: Run, listed: Callable[[], ShardList]) -> bool:
     return any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed())
 
 
-def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tuple[Sequence[Report], Skipped]:
+def _index_slice(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tuple[Sequence[Report], Skipped]:
+    """Do as `_index` for some shards of the pool, and name those that are broken."""
+    reports, skipped = _index(run, shards, needs_texts=needs_texts, is_slice=True)
+    for line in skipped_lines(skipped):
+        say("pool", line)
+    return reports, skipped
+
+
+def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bool) -> tuple[Sequence[Report], Skipped]:
     """Write pairs and images of each shard; return the reports, and the broken shards.
 
-    Raises UserError where the recipe names columns that no shard has, before all shards are read.
+    is_slice: as `map_pool`.  Raises UserError where the recipe names columns that no shard has, before all shards are
+    read.
     """
     config = run.section(PoolConfig)
     work = functools.partial(index_shard, config=config, run_dir=run.dir, needs_texts=needs_texts)
@@ -307,7 +316,7 @@ def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tuple[Seq
     try:
         if not is_right:
             refuse_wrong_columns(shards, config, needs_texts=needs_texts)
-        return map_pool(run.executor, config, work, shards, label="pool", done_dir=done_dir, key=key)
+        return map_pool(run.executor, config, work, shards, is_slice=is_slice, label="pool", done_dir=done_dir, key=key)
     except StageFailed as error:
         if len(error.failures) == len(shards):
             refuse_wrong_columns(shards, config, needs_texts=needs_texts)
