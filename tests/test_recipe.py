@@ -28,6 +28,8 @@ UNTIL_CURATE = "import worldclip; worldclip.run(sys.argv[2], out=sys.argv[3], un
 # Where a run is killed: the files whose path holds this, which of them, and before or after it gets its name.
 KILLS = [
     ("pool/pairs", 2, "before"),
+    ("pool/images", 2, "before"),
+    ("pool/shards.parquet", 1, "after"),
     ("match/texts", 2, "before"),
     ("match/report.json", 1, "before"),
     ("balance/en.npy", 1, "after"),

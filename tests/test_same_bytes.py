@@ -203,11 +203,11 @@ COMMANDS: dict[str, tuple[Call, list[tuple[str, str, str]]]] = {
         [("curate", "pool", "new"), ("curate", "pool", "grown"), ("curate", "denied.parquet", "new")],
     ),
     "metadata of dumps": (metadata_of_dumps, [("ngrams", "dumps", "new"), ("views", "pageviews", "new")]),
-    "pool check": (pool_check, [("images", "pool", "new"), ("against", "photos", "new")]),
-    "pool dedup": (pool_dedup, [("keys", "pool", "new")]),
+    "pool check": (pool_check, [("pool", "pool", "new"), ("images", "pool", "new"), ("against", "photos", "new")]),
+    "pool dedup": (pool_dedup, [("pool", "pool", "new"), ("keys", "pool", "new")]),
     "pool wat": (pool_wat, [("wat", "wat", "new")]),
     "pool pack": (pool_pack, [("pack", "files", "new")]),
-    "embed": (embed_pool, [("images", "images", "new"), ("texts", "images", "new")]),
+    "embed": (embed_pool, [("pool", "images", "new"), ("images", "images", "new"), ("texts", "images", "new")]),
 }
 
 # Names of files and keys of JSON that say when and how fast, not what.
