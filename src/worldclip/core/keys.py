@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,7 +211,7 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | N
 
 
 def _key_list(setting: str, path: str, folder: Path | None) -> KeyList:
-    digest, num_keys = _digest_of(path), _num_rows(Path(path))
+    digest, num_keys = digest_of(path), _num_rows(Path(path))
     by_shard = not path.endswith((".npy", ".txt")) and "shard" in _schema(Path(path)).names
     sorted_as = None
     if folder is not None and not by_shard and num_keys >= SORTED_FROM:
@@ -237,6 +237,11 @@ def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
     return [{"setting": key_list.setting, "digest": key_list.digest} for key_list in key_lists]
 
 
+def changed_lists(key_lists: Sequence[KeyList], recorded: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return setting and path of each list that is new or changed since a stage recorded its `digests`."""
+    return [f"{item.setting} {item.path!r}" for item in key_lists if digests([item])[0] not in recorded]
+
+
 @functools.lru_cache(maxsize=16)
 def _table(key_list: KeyList, shard: str | None = None) -> KeyTable | SortedKeys:
     """Return the keys of a list, which is read once per process."""
@@ -245,7 +250,8 @@ def _table(key_list: KeyList, shard: str | None = None) -> KeyTable | SortedKeys
     return KeyTable(read_keys(Path(key_list.path), shard))
 
 
-def _digest_of(path: str) -> str:
+def digest_of(path: str) -> str:
+    """Return what identifies the contents of a list."""
     return artifacts.digest(fingerprint_of(path, Path(path).name))
 
 

@@ -70,8 +70,7 @@ def reason_to_run(run: Run) -> str | None:
     manifest = artifacts.read_manifest(job.folder)
     if reason is None or manifest is None:
         return reason
-    used = manifest["inputs"]["key_lists"]
-    changed = [f"{item.setting} {item.path!r}" for item in pool.key_lists(run) if keys.digests([item])[0] not in used]
+    changed = keys.changed_lists(pool.key_lists(run), manifest["inputs"]["key_lists"])
     return f"new or changed: {', '.join(changed)}" if changed else reason
 
 

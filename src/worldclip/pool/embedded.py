@@ -24,6 +24,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
+from worldclip.core.keys import digest_of
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.model import sample_inputs
 from worldclip.pool.hub import without_revision
@@ -218,6 +219,7 @@ def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Seque
     of = of or kinds[0]
     if of not in kinds:
         raise UserError(f"{folder} holds no {of}, only {' and '.join(kinds)}: embed the pool with --of {of}")
+    _refuse_changed_lists(folder, manifest)
     shards = sorted(manifest["inputs"][of])
     parts = [ShardRows(safe_join(folder / of, f"{name}.npy")) for name in shards]
     if len({part.shape[1] for part in parts}) != 1:
@@ -225,6 +227,21 @@ def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Seque
     first = np.cumsum([0, *map(len, parts)])
     places = picture_places(manifest, pictures_from)
     return Embedded(folder, of, manifest, shards, parts, first, places)
+
+
+def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
+    """Raise UserError where a list of keys has changed since the pool was embedded: a key may have been taken down.
+
+    A list that is not on this machine tells nothing.
+    """
+    recorded = zip(manifest.get("key_lists", []), manifest["inputs"].get("key_lists", []), strict=False)
+    changed = [
+        f"{record['setting']} {path!r}"
+        for path, record in recorded
+        if os.path.isfile(path) and digest_of(path) != record["digest"]
+    ]
+    if changed:
+        raise UserError(f"{folder} is out of date: changed: {', '.join(changed)}; embed the pool again")
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:

@@ -135,7 +135,9 @@ def embed(
             )
             try:
                 result = _embed(embedding, config, units, workers)
-                manifest = {"source": pool_config.location, "places": _places(run, pool_config)}
+                lists = [os.path.abspath(item.path) for item in key_lists]  # in the order of inputs.key_lists
+                places = _places(run, pool_config)
+                manifest = {"source": pool_config.location, "places": places, "key_lists": lists}
                 return dataclasses.replace(result, manifest=manifest)
             finally:
                 load_here.cache_clear()

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from worldclip import pool
 from worldclip.balance import formulas
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import counted_shards, list_probs
@@ -82,6 +83,7 @@ class MatchedRun:
     balance: BalanceConfig
     curate: CurateConfig
     pool: PoolConfig
+    key_lists: Sequence[keys.KeyList]
     entry_lists: EntryLists
     counts: Mapping[str, np.ndarray]
     list_of_lang: Mapping[str, str]
@@ -91,11 +93,18 @@ class MatchedRun:
         run = open_run(run_dir)
         entry_lists = run.section(MatchConfig).entry_lists
         manifest = artifacts.require_manifest(run_dir, "match")
+        key_lists = pool.key_lists(run)
+        if changed := keys.changed_lists(key_lists, manifest["inputs"]["key_lists"]):
+            raise UserError(
+                f"{layout.stage_dir(run_dir, 'match')} is out of date: new or changed: {', '.join(changed)}; "
+                f"run first: worldclip run {run_dir} --until match"
+            )
         return cls(
             run_dir=run_dir,
             balance=run.section(BalanceConfig),
             curate=run.section(CurateConfig),
             pool=run.section(PoolConfig),
+            key_lists=key_lists,
             entry_lists=entry_lists,
             counts=sum_counts(
                 manifest["lists"], (layout.match_counts(run_dir, shard) for shard in counted_shards(run_dir))
@@ -155,11 +164,10 @@ class MatchedRun:
     def _count_pairs(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[tuple[dict[str, PairCounts], PairCounts]]:
         """Return curate's (counts per language, total) under each of these entry probabilities, caps aside."""
         config = self.curate
-        key_lists = keys.key_lists(self.pool.valid_keys, self.pool.deny_keys, layout.sorted_lists(self.run_dir))
         totals: list[accounting.LanguageCounts] = [{} for _ in probs]
         for shard in layout.matched_shards(self.run_dir):
             table = read_matched(self.run_dir, shard, self.pool.text_weights)
-            candidates = find_candidates(table, config, key_lists, shard, self.pool.text_weights)
+            candidates = find_candidates(table, config, self.key_lists, shard, self.pool.text_weights)
             for entry_probs, total in zip(probs, totals, strict=True):
                 keep_prob = text_probs(table, entry_probs.__getitem__)
                 decision = decide_on(candidates, keep_prob, config)
