@@ -139,8 +139,9 @@ def do_all(folder: Path, model: Path, case: Case, *changes: str) -> None:
     flags = [flag for change in changes for flag in ("--set", change)]
     recipe = [str(folder / "recipe.toml"), "--out", run]
     assert main(["run", *recipe, "--until", "curate", *flags]) == 0
-    artifacts.remove(folder / "run/train")  # checkpoints of another list are refused
-    assert main(["run", *recipe, "--until", "train", *flags]) == 0
+    if changes or case.train:
+        artifacts.remove(folder / "run/train")  # checkpoints of another list are refused
+        assert main(["run", *recipe, "--until", "train", *flags]) == 0
     assert main(["explore", run, "--out", str(folder / "explorer")]) == 0
     check(open_pool(run), folder / "check", CheckConfig())
     embed(model, run, folder / "embedded", of=("images", "texts"), device="cpu")
