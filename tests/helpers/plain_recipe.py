@@ -42,6 +42,10 @@ BAD_JSON = object()
 NUM_ALT = 2  # texts of a sample in `alt`, the others in `caption`, where a pool has both
 Sample = tuple[str, Any]  # key, and its texts or BAD_JSON
 Shards = dict[str, list[Sample]]
+Fate = tuple[str, str, int, str, str, list[int], int]
+"""Reason, key, text_idx, language, text, entry ids and place of a text."""
+Fates = dict[str, list[list[Fate]]]
+"""Per shard, per sample: the fates of its texts."""
 
 
 @dataclass
@@ -169,8 +173,7 @@ def plain_run(
     denied: Sequence[str] = (),
 ) -> Outcome:
     """Everything in one pass over dicts; keys as in a pool whose tars lie in folders: <folder>/<stem>."""
-    out = Outcome(counts={lang: [0] * len(entries) for lang, entries in lists.items()})
-    fates: dict[str, list[list[tuple[str, str, int, str, list[int]]]]] = {}  # per shard, per sample: the texts' fates
+    fates: Fates = {}
     for name in sorted(shards):
         seen: set[str] = set()
         fates[name] = []
@@ -178,12 +181,24 @@ def plain_run(
             key = f"{Path(name).parent}/{stem}"
             fates[name].append(plain_fates(key, texts, key in seen, recipe, lists))
             seen.add(key)
+    return plain_outcome(fates, recipe, lists, valid, denied)
+
+
+def plain_outcome(
+    fates: Fates,
+    recipe: Recipe,
+    lists: Mapping[str, Sequence[str]] = LISTS,
+    valid: set[str] | None = None,
+    denied: Sequence[str] = (),
+) -> Outcome:
+    """Count, balance and curate texts whose fates are known."""
+    out = Outcome(counts={lang: [0] * len(entries) for lang, entries in lists.items()})
     keys = {sample[0][1] for samples in fates.values() for sample in samples}
     is_valid = {key: (valid is None or key in valid) and key not in denied for key in keys}
     for name, samples in fates.items():
         rows = [fate for sample in samples for fate in sample if fate[0] == "matched"]
-        out.matched[name] = [(key, idx, lang, text, ids) for _, key, idx, lang, text, ids in rows]
-        for _, key, _, lang, _, ids in rows:
+        out.matched[name] = [(key, idx, lang, text, ids) for _, key, idx, lang, text, ids, _ in rows]
+        for _, key, _, lang, _, ids, _ in rows:
             for entry in ids if is_valid[key] else ():
                 out.counts[lang][entry] += 1
     probs = {}
@@ -202,21 +217,26 @@ def plain_run(
 
 
 def plain_fates(key: str, texts: Any, is_repeated: bool, recipe: Recipe, lists) -> list[tuple]:
-    """(reason, key, text_idx, lang, text, ids) of each text; one row for an image without any."""
+    """The fate of each text; one row for an image without any."""
     if texts is BAD_JSON:
-        return [("bad_pair", key, 0, "und", "", [])]
+        return [("bad_pair", key, 0, "und", "", [], 0)]
     if is_repeated:
-        return [("duplicate", key, idx, "und", "", []) for idx in range(max(1, len(texts)))]
+        return [("duplicate", key, idx, "und", "", [], 0) for idx in range(max(1, len(texts)))]
     found = []
     for idx, text in enumerate(texts or [None]):
         if text is None or not text.strip():
-            found.append(("no_text", key, idx, "und", "", []))
+            found.append(("no_text", key, idx, "und", "", [], 0))
             continue
         lang = plain_lang(text, recipe, lists)
-        ids = plain_match(text, lists[lang], lang) if lang else []
-        reason = "no_language" if lang is None else "matched" if ids else "no_match"
-        found.append((reason, key, idx, lang or "und", text, ids))
+        found.append(plain_fate(key, idx, text, lang, int(idx >= NUM_ALT), lists))
     return found
+
+
+def plain_fate(key: str, idx: int, text: str, lang: str | None, place: int, lists) -> Fate:
+    """The fate of a text that has a language, or None."""
+    ids = plain_match(text, lists[lang], lang) if lang else []
+    reason = "no_language" if lang is None else "matched" if ids else "no_match"
+    return (reason, key, idx, lang or "und", text, ids, place)
 
 
 def plain_threshold(counts: Sequence[int], fraction: float) -> int | None:
@@ -243,18 +263,18 @@ def plain_curate(sample: list[tuple], recipe: Recipe, is_valid, probs, kept: lis
     config = recipe.curate
     weight_of_place = recipe.pool.text_weights or (1, 1)
     settled = []
-    for reason, key, idx, lang, text, ids in sample:
+    for reason, key, idx, lang, text, ids, place in sample:
         if reason == "matched":
             excluded = lang in config.exclude or (config.include and lang not in config.include)
             reason = "not_valid" if not is_valid[key] else "excluded" if excluded else "drawable"
-        settled.append((reason, key, idx, lang, text, plain_prob(ids, probs[lang]) if ids else 0.0))
+        settled.append((reason, key, idx, lang, text, plain_prob(ids, probs[lang]) if ids else 0.0, place))
     drawable = [row for row in settled if row[0] == "drawable"]
     if config.text_policy == "one":
         if drawable:
             key = drawable[0][1]
             weights = [1.0] * len(drawable)
             if recipe.pool.text_weights:
-                places = [row[2] >= NUM_ALT for row in drawable]
+                places = [row[6] for row in drawable]
                 weights = [weight_of_place[place] / places.count(place) for place in places]
             point = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW) * sum(weights)
             number = next(i for i in range(len(weights)) if point < sum(weights[: i + 1]))
@@ -264,7 +284,7 @@ def plain_curate(sample: list[tuple], recipe: Recipe, is_valid, probs, kept: lis
         else:
             latest = max(settled, key=lambda row: ORDER.index(row[0]))[0]
             settled = [next(row for row in settled if row[0] == latest)]
-    for reason, key, idx, lang, text, prob in settled:
+    for reason, key, idx, lang, text, prob, _ in settled:
         if reason == "drawable":
             reason = "pairs_out" if coin.uniform(key, idx, config.seed, 0) < prob else "sampled_out"
             if reason == "pairs_out":
