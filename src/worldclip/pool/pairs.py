@@ -247,6 +247,7 @@ def _take_pairs(found: ShardPairs, chosen: np.ndarray) -> ShardPairs:
             images.size[is_taken],
         ),
         problems=_renumber(found.problems, number),
+        picture_problems=_renumber(found.picture_problems, number),
         key_problems=_renumber(found.key_problems, number),
     )
 
@@ -270,9 +271,9 @@ def _renumber(problems: Mapping[int, str], number: np.ndarray) -> dict[int, str]
 def _keys_of(shard_name: str, found: ShardPairs, config: PoolConfig) -> PairKeys:
     """Return the identity of each pair, or why it has none; a pair without a key is shown by its name or its row."""
     num_pairs = len(found.row)
+    problems: dict[int, str] = {}
     if config.key == ROW and found.keys is None:
         keys = _row_names(shard_name, found.row)
-        problems = dict(found.problems)
     else:
         is_stem = config.key == "member"
         stored = found.stems if is_stem else found.keys
@@ -282,7 +283,7 @@ def _keys_of(shard_name: str, found: ShardPairs, config: PoolConfig) -> PairKeys
         if not is_stem:
             problems |= found.key_problems
             keys = _show_other_names(shard_name, keys, found, sorted(problems))
-        problems |= found.problems
+    problems |= {**found.picture_problems, **found.problems}
     has_key = np.ones(num_pairs, bool)
     has_key[list(problems)] = False
     return PairKeys(keys, has_key, dict(sorted(problems.items())))

@@ -95,7 +95,9 @@ class ShardPairs:
     stems: pa.LargeBinaryArray | None = None
     """(P,) keys under pool.key = "member"; None: the pairs have no names of their own."""
     problems: Mapping[int, str] = field(default_factory=dict)
-    """Why a pair cannot be used, by pair: a row with too few fields, a picture that is gone."""
+    """Why a pair cannot be used, by pair: a row with too few fields.  Its other fields are unknown."""
+    picture_problems: Mapping[int, str] = field(default_factory=dict)
+    """Why a pair cannot be used though it can be read, by pair: a picture that is gone."""
     key_problems: Mapping[int, str] = field(default_factory=dict)
     """Why the value of pool.key is no key, by pair, where the value itself does not show it."""
     num_ignored: int = 0

@@ -59,13 +59,12 @@ def pairs_of_table(
     """
     if unreadable:
         table = table.take(position_of_rows(unreadable, table.num_rows + len(unreadable)))  # null rows
-    problems = dict(unreadable)
+    picture_problems: Mapping[int, str] = {}
     paths = config.image_field if images is None and config.image_field in names else None
     if paths is not None:
         if is_remote(shard.path):
             raise WrongColumns(f"pool.image_field: {paths!r} holds paths; copy the table and its images here")
         images, picture_problems = find_pictures(shard, as_binary(paths, table[paths]))
-        problems = picture_problems | problems
     compared = config.compared
     if config.where is None and set(IMG2DATASET) <= set(names):
         compared = ("status",)
@@ -84,7 +83,8 @@ def pairs_of_table(
         fields={name: table[name] for name in compared if name in table.column_names},
         images=images or no_images(),
         holds_images=images is not None,
-        problems=problems,
+        problems=unreadable,
+        picture_problems=picture_problems,
     )
 
 
