@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -428,3 +429,66 @@ def test_section_within_a_section_has_marks_of_its_own() -> None:
     sections = {"pool": {"path": "p"}, "train": {"pool": {"path": "q", "key": "uid"}}}
     recipe = load_recipe({**sections, "balance": {"tail_fraction": 0.1}})
     assert deciding(recipe.train, "train")["pool"] == {"key": "uid"}
+
+
+# --- single faults ----------------------------------------------------------------------------------------------------
+
+
+def test_two_stars_are_any_depth_of_folders(folder: Path) -> None:
+    write_tar(folder / "sub/deep/00003.tar", sample("3", "three"))
+    names = [shard.name for shard in pool.list_shards(PoolConfig(path=f"{folder}/**/*.tar"))]
+    assert names == ["00001.tar", "sub/00000.tar", "sub/deep/00003.tar"]
+
+
+def test_a_link_to_another_shard_counts_once(folder: Path) -> None:
+    (folder / "00000-link.tar").symlink_to(folder / "00001.tar")
+    (folder / "a").mkdir()
+    (folder / "a/link.tar").symlink_to(folder / "sub/00000.tar")
+    names = [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))]
+    assert names == ["00001.tar", "sub/00000.tar"]
+
+
+def test_a_run_inside_its_pool_of_csv_leaves_the_pool_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "0.csv").write_text("uid,text\na,one\n")
+    settings = {"path": str(tmp_path), "key": "uid", "texts": ["text"]}
+    assert run_pool(tmp_path / "run", **settings)
+    (tmp_path / "run/curate").mkdir()
+    (tmp_path / "run/curate/kept.csv").write_text("uid,text\nb,two\n")
+    assert not run_pool(tmp_path / "run", **settings)
+    assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(tmp_path)))] == ["0.csv"]
+
+
+def test_a_moved_pool_may_have_grown(folder: Path, tmp_path: Path) -> None:
+    run_pool(tmp_path / "run", path=str(folder))
+    (tmp_path / "run/recipe.toml").unlink()
+    moved = folder.rename(tmp_path / "moved")
+    write_tar(moved / "00002.tar", sample("2", "two"))
+    assert run_pool(tmp_path / "run", path=str(moved))
+    names = [shard.name for shard in pool.indexed_shards(context(pool_recipe(path=str(moved)), tmp_path / "run"))]
+    assert names == ["00001.tar", "00002.tar", "sub/00000.tar"]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE, errno.EACCES])
+@pytest.mark.parametrize("suffix", ["tar", "jsonl", "parquet"])
+def test_what_cannot_be_read_is_not_skipped_as_damage(tmp_path: Path, monkeypatch, number: int, suffix: str) -> None:
+    for name in ("a", "b"):
+        if suffix == "tar":
+            write_tar(tmp_path / f"pool/{name}.tar", sample(name, "one", {"uid": name}))
+        elif suffix == "jsonl":
+            write_lines(tmp_path / f"pool/{name}.jsonl", [{"uid": name, "txt": "one"}])
+        else:
+            write_table(tmp_path / f"pool/{name}.parquet", {"uid": [name], "txt": ["one"]})
+    plain = os.open
+
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith(f"b.{suffix}"):
+            raise OSError(number, os.strerror(number), str(path))
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    settings = {"path": str(tmp_path / "pool"), "key": "json:uid", "texts": ["txt"], "broken_shards": "skip"}
+    with pytest.raises((StageFailed, OSError), match=re.escape(os.strerror(number))):
+        run_pool(tmp_path / "run", **settings)
+    monkeypatch.undo()
+    assert run_pool(tmp_path / "run", **settings)
+    assert read_json(tmp_path / "run/pool/report.json")["skipped"] == {}

@@ -416,3 +416,34 @@ def test_a_null_list_that_has_values_is_one_null_text():
     values = table.values_of_column("texts", pa.chunked_array([lists]))
     assert values.pair.tolist() == [0, 1, 1]
     assert values.value.to_pylist() == [None, b"b", b"c"]
+
+
+# --- single faults ----------------------------------------------------------------------------------------------------
+
+
+def test_txt_comes_before_caption_in_a_table(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "0.parquet", {"uid": ["a"], "caption": ["of a caption"], "txt": ["of txt"]})
+    assert read_rows(path, key="uid") == [("a", 0, "of txt", "kept")]
+
+
+def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> None:
+    lines = [{"uid": f"k{number}", "text": "red"} for number in range(150)]
+    path = write_lines(tmp_path / "0.jsonl", [*lines, {"uid": "last", "text": "red", "width": 300}])
+    assert read_rows(path, key="uid", where=(("width", ">", 1),)) == [("last", 0, "red", "kept")]
+
+
+def test_a_place_that_lacks_a_compared_field_is_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "with/0.tar", sample("0", "red", {"width": 300}))
+    write_tar(tmp_path / "without/0.tar", sample("0", "red", {"size": 300}))
+    paths = [str(tmp_path / name) for name in ("with", "without")]
+    with pytest.raises(StageFailed) as failed:
+        run_pool(tmp_path / "run", path=paths, where=[["json:width", "=", 300]])
+    assert list(failed.value.failures) == ["without/0.tar"]
+    assert "pool.where: no column or field 'width'" in failed.value.failures["without/0.tar"]
+
+
+@pytest.mark.parametrize("content", [b'u1,"one\nu2,two\n' + b"u3,three\n" * 990, b'u1,one\nu2,"two\nu3,"three"\n'])
+def test_a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path: Path, content: bytes) -> None:
+    line = 2 if content.startswith(b'u1,"') else 3
+    with pytest.raises(BadShard, match=f"line {line}: a quote opens a field and is not closed"):
+        read(tmp_path / "0.csv", b"url,caption\n" + content)
