@@ -256,3 +256,12 @@ def test_errors_of_a_stores_http_library_are_messages(hub: FakeHub, monkeypatch)
     for path, said in (("hf://datasets/a/b", "no network, or the hub"), ("s3://bucket/pool", "cannot be listed")):
         with pytest.raises(UserError, match=rf"'{path}': {said} .*Name or service not known"):
             names(path)
+
+
+def test_training_files_of_a_card_in_two_folders_are_all_listed(hub: FakeHub) -> None:
+    files = dict.fromkeys(("a/0.parquet", "b/0.parquet", "test/0.parquet"), b"")
+    splits = [{"split": "train", "path": ["a/*", "b/*"]}, {"split": "test", "path": "test/*"}]
+    apart = [{"split": "train", "path": "a/*"}, {"split": "train", "path": "b/*"}, splits[1]]
+    for data_files in (splits, apart):
+        hub.commit("o/n", files, {"configs": [{"config_name": "one", "data_files": data_files}]})
+        assert names("hf://datasets/o/n") == ["a/0.parquet", "b/0.parquet"]

@@ -80,9 +80,12 @@ def _patterns_of(url: str, info: Any) -> list[str]:
     if not configs:
         return []
     data_files = _as_list((default or configs)[0]["data_files"])
-    splits = {entry.get("split"): entry.get("path") for entry in data_files if isinstance(entry, dict)}
-    if splits:
-        data_files = _as_list(splits.get("train", next(iter(splits.values()))))
+    entries = [entry for entry in data_files if isinstance(entry, dict)]
+    if entries:
+        splits = [entry.get("split") for entry in entries]
+        chosen = "train" if "train" in splits else splits[0]
+        of_split = [_as_list(entry.get("path")) for entry in entries if entry.get("split") == chosen]
+        data_files = [pattern for patterns in of_split for pattern in patterns]
     return [pattern for pattern in data_files if isinstance(pattern, str)]
 
 
