@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import killed
@@ -150,6 +151,18 @@ def test_from_runs_a_stage_anew(curated_run, curated, tmp_path, capfd):
     assert main(["run", str(run_dir), "--from", "balance", "--until", "curate"]) == 0
     assert capfd.readouterr().err.count("is finished and unchanged") == 3
     assert digests_of_curation(run_dir) == curated
+
+
+def test_another_formula_of_balance_is_followed_by_curate_after_from(curated_run, curated, tmp_path, monkeypatch):
+    """The shards of curate that are done name the old probabilities."""
+    run_dir = shutil.copytree(curated_run, tmp_path / "run")
+    monkeypatch.setattr(
+        "worldclip.balance.stage.entry_probs", lambda counts, threshold: np.full(len(counts), 0.5, np.float32)
+    )
+    assert main(["run", str(run_dir), "--from", "balance", "--until", "curate"]) == 0
+    total = json.loads((run_dir / "curate/report.json").read_text())["total"]
+    assert total["sampled_out"] > 0
+    assert digests_of_curation(run_dir) != curated
 
 
 def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd):

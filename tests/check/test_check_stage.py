@@ -18,6 +18,7 @@ from stages import QUIET, run_stage
 from tars import write_tar
 from toy import ToyWorld
 from worldclip.check import CheckConfig, against, check, hashing
+from worldclip.check.stage import scan_shards
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts.reasons import Reason
@@ -395,3 +396,18 @@ def test_only_valid_keys_are_curated_and_counts_add_up(toy_world: ToyWorld, tmp_
     printed = capsys.readouterr().out
     assert "dropped: not among the valid keys, or denied" in printed
     assert "removed by byte_duplicate in 0.tar for noise10" in printed
+
+
+def test_of_two_copies_the_denied_one_goes_and_the_allowed_one_stays(tmp_path: Path) -> None:
+    image = encode(photograph())
+    write_tar(tmp_path / "pool/0.tar", [*pair("a", image, "red"), *pair("b", image, "red")])
+    (tmp_path / "denied.txt").write_text("a\n")
+    run(tmp_path, pool={"deny_keys": (str(tmp_path / "denied.txt"),)})
+    assert valid_keys(tmp_path) == ["b"]
+    assert rules(tmp_path) == {"a": "not_valid"}
+
+
+def test_an_empty_slice_of_a_check_is_no_error(pool: Path) -> None:
+    config = PoolConfig(path=str(pool / "pool"))
+    assert scan_shards(config, pool / "out", slice(2, 2), executor=QUIET) == 0
+    assert scan_shards(config, pool / "out", slice(0, 2), executor=QUIET) == 2

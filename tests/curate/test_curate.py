@@ -11,8 +11,19 @@ import pytest
 
 from killed import contents
 from matched import read_matched
-from plain_recipe import BAD_JSON, LISTS, keys_of, make_recipe, make_run, make_shards, plain_run, run_stages, write_pool
-from pools import write_table
+from plain_recipe import (
+    BAD_JSON,
+    LISTS,
+    keys_of,
+    make_recipe,
+    make_run,
+    make_shards,
+    plain_run,
+    run_stages,
+    write_metadata,
+    write_pool,
+)
+from pools import write_lines, write_table
 from stages import run_stage, why_run
 from tars import write_tar
 from worldclip import curate
@@ -294,6 +305,25 @@ def test_a_cap_multiplies_all_probabilities_of_a_language(pool_folder, world, ma
         assert row["excluded"] == unbound["languages"][lang]["excluded"]
         assert row["pairs_in"] == sum(row[reason.column] for reason in Reason)
         assert row["expected_pairs"] == pytest.approx(min(caps.get(lang, 10**9), expected[lang]), rel=0.2)
+
+
+@pytest.mark.parametrize("policy", ["one", "all"])
+def test_a_cap_is_about_texts_of_its_own_language_under_one_list_for_all(tmp_path, policy) -> None:
+    """800 images in two languages that are matched against one list: each language keeps about its cap."""
+    rows = [{"uid": f"k{n:04}", "texts": ["red cat house", "red house"], "lang": ["en", "zh"]} for n in range(1600)]
+    write_lines(tmp_path / "pool/0.jsonl", rows)
+    write_metadata(
+        tmp_path / "run",
+        {"en": ["red"], "zh": ["red"], "th": ["red"], "ar": ["red"], "merged": ["red", "cat", "house"]},
+    )
+    pooled = {"key": "uid", "texts": ["texts"], "lang": "lang"}
+    curating = {"text_policy": policy, "max_pairs": {"en": 500}}
+    recipe = make_recipe(
+        tmp_path / "pool", pool=pooled, match={"isolate": "merged"}, curate=curating, balance={"tail_fraction": 1.0}
+    )
+    report = run_stages(recipe, tmp_path / "run")["curate"]
+    assert 430 <= report["languages"]["en"]["pairs_out"] <= 570
+    assert report["languages"]["zh"]["pairs_out"] > 570
 
 
 def test_neither_workers_nor_a_kill_change_what_a_cap_keeps(pool_folder, world) -> None:

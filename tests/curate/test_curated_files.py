@@ -360,3 +360,29 @@ def test_shards_of_which_nothing_is_kept_do_not_matter(tmp_path) -> None:
     mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     record = mlcroissant.Dataset(jsonld=str(run / "publish/croissant.json"), mapping={"repo": str(run / "publish")})
     assert [row["pairs/key"].decode() for row in record.records("pairs")] == expected
+
+
+def test_tars_of_a_csv_pool_keep_its_columns_and_the_first_row_of_a_repeated_key(tmp_path, run) -> None:
+    (tmp_path / "pool").mkdir()
+    for name in "ab":
+        (tmp_path / f"pool/{name}.png").write_bytes(name.encode())
+    rows = [f"u1,a.png,{TEXT},first", "short", f"u1,b.png,{TEXT},second", f"u2,b.png,{TEXT},007"]
+    (tmp_path / "pool/0.csv").write_text("\n".join(["uid,file,text,note", *rows]))
+    pooled = {"key": "uid", "texts": ["text"], "image_field": "file"}
+    run_stages(make_recipe(tmp_path / "pool", pool=pooled, curate={"write": "tars"}, **KEEP_ALL), run)
+    members = read_tar(run / "curate/tars/000000.tar")
+    records = [json.loads(content) for name, content in members.items() if name.endswith(".json")]
+    assert [(record["uid"], record["note"]) for record in records] == [("u1", "first"), ("u2", "007")]
+    assert [content for name, content in members.items() if name.endswith(".png")] == [b"a", b"b"]
+
+
+def test_curated_parquet_keeps_the_metadata_of_the_schema(tmp_path, run) -> None:
+    metadata = {b"huggingface": b'{"info": {"features": {"image": {"_type": "Image"}}}}', b"licence": b"CC0"}
+    table = pa.table({"uid": ["a"], "text": [TEXT]}).replace_schema_metadata(metadata)
+    (tmp_path / "pool").mkdir()
+    pq.write_table(table, tmp_path / "pool/0.parquet")
+    pooled = {"key": "uid", "texts": ["text"]}
+    run_stages(make_recipe(tmp_path / "pool", pool=pooled, curate={"write": "parquet"}, **KEEP_ALL), run)
+    written = pq.read_schema(run / "curate/parquet/0.parquet").metadata
+    assert written[b"licence"] == b"CC0"
+    assert json.loads(written[b"huggingface"])["info"]["features"]["image"] == {"_type": "Image"}

@@ -440,3 +440,13 @@ def test_example_of_an_added_language_works(tmp_path: Path, monkeypatch: pytest.
     added = load_recipe("recipe.toml", ["pool.path=."]).languages.add["kea"].row("kea")
     names = ("code", "name", "script", "family", "words")
     assert [of_table[name] for name in names] == [getattr(added, name) for name in names]
+
+
+def test_lists_of_a_run_that_has_not_finished_them_are_refused(tmp_path: Path) -> None:
+    lists = write_lists(tmp_path, en=["cat"], de=["Katze"])
+    run_stage("metadata", recipe(lists), tmp_path / "run", QUIET)
+    (tmp_path / "run/metadata/manifest.json").unlink()
+    (tmp_path / "run/metadata/de.parquet").unlink()
+    own = entry_lists.recipe(["en", "de"], lists=str(tmp_path / "run/metadata"))
+    with pytest.raises(UserError, match="has not finished the stage metadata"):
+        run_stage("metadata", own, tmp_path / "other", QUIET)

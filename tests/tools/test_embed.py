@@ -68,6 +68,22 @@ def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
     assert "vector" not in search(tmp_path, ["a red circle"], top=1)[0]["hits"][0]
 
 
+def test_denied_keys_are_not_embedded(world, tmp_path):
+    denied = key_of(0, 1)
+    (tmp_path / "denied.txt").write_text(f"{denied}\n")
+    recipe = tmp_path / "pool.toml"
+    recipe.write_text(f'[pool]\npath = "{world}/pool"\ndeny_keys = ["denied.txt"]\n')
+    embed(world / "model", recipe, tmp_path / "out", of=KINDS, executor=QUIET)
+    for kind in KINDS:
+        keys = [
+            key
+            for path in (tmp_path / "out" / kind).glob("*.parquet")
+            for key in pq.read_table(path)["key"].to_pylist()
+        ]
+        assert denied not in keys
+        assert key_of(0, 2) in keys
+
+
 def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monkeypatch):
     done = []
     plain = of_embed.embed_images
