@@ -3,12 +3,14 @@ Python over dicts gives: the same pairs, images, matches, counts and curated lis
 """
 
 import csv
+import dataclasses
 import functools
 import gzip
 import itertools
 import json
 import operator
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from killed import contents
 from matched import read_matched
 from plain_recipe import LISTS, Fates, plain_fate, plain_lang, plain_outcome, run_stages
 from pools import rows_of, write_table
-from stages import context
+from stages import QUIET, context, run_stage
 from tars import as_json, write_tar
 from worldclip import curate, pool
 from worldclip.config import Recipe, load_recipe
@@ -212,8 +215,9 @@ KEY_FILES = {
 
 
 def test_every_key_of_the_pool_has_options() -> None:
-    others = {"path", "build", "parts", "broken_shards"}  # a builder draws its own rows; broken_shards has a test below
-    assert {*OPTIONS} | others == {*PoolConfig.__dataclass_fields__}
+    names = {*PoolConfig.__dataclass_fields__} - {"build", "parts"}  # a builder draws its own rows
+    assert {*OPTIONS} | {"path", "broken_shards"} == names, "these two have tests of their own"
+    assert {*CHANGES} == names
 
 
 @pytest.fixture(scope="module")
@@ -564,3 +568,59 @@ def test_a_damaged_shard_stops_the_pool_or_is_skipped(name: str, pools: Path, tm
     for shard in expected:
         texts = pool.read_pairs(tmp_path / "run", shard, pool.EVERY_KEY)
         assert [row[0] for row in rows_of(texts)] == [row[0] for row in expected[shard][0]]
+
+
+# --- a changed key of [pool] ------------------------------------------------------------------------------------------
+
+LABELLED: Settings = {"lang": "lang"}
+MISSPELT = [{"other": "uid", "uid": "other"}.get(name, name) for name in (*FLAT, "photo")]
+# key -> its settings before and after; "path" is a pool in another folder
+CHANGES: dict[str, tuple[Settings, Settings]] = {
+    "path": ({}, {}),
+    "place": (OPTIONS["place"][0], OPTIONS["place"][1]),
+    "columns": ({"columns": MISSPELT}, OPTIONS["columns"][0]),
+    "key": ({}, {"key": "other"}),
+    "texts": ({}, TWO),
+    "text_weights": (TWO, OPTIONS["text_weights"][0]),
+    "lang": ({}, LABELLED),
+    "image_field": ({}, {"image_field": "photo"}),
+    "where": ({}, {"where": [["state", "=", "good"]]}),
+    "valid_keys": ({}, OPTIONS["valid_keys"][0]),
+    "deny_keys": ({}, {"deny_keys": ["denied.txt"]}),
+    "broken_shards": ({}, {"broken_shards": "skip"}),
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_run_after_a_changed_key_equals_a_fresh_run(key: str, pools: Path, tmp_path: Path) -> None:
+    name = "CSV" if key == "columns" else "Parquet with paths"
+    recipes = []
+    for options in CHANGES[key]:
+        (tmp_path / "zh.txt").write_text("\n".join(LISTS["zh"]))
+        metadata = {"sources": ["number", "pool"], "lists": {"zh": str(tmp_path / "zh.txt")}, "pool_min_count": 1}
+        sections = {"metadata": metadata, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.5}}
+        recipes.append(make_recipe_of(settings_of(options, name, pools), **sections))
+    before, after = recipes
+    if key == "path":
+        other = Path(shutil.copytree(pools / name / "whole/b", tmp_path / "elsewhere"))
+        write_parquet(other / "0.parquet", SHARDS["b/0"][2:], False, has_paths=True)
+        after = dataclasses.replace(after, pool=dataclasses.replace(after.pool, path=str(other)))
+    assert getattr(before.pool, key) != getattr(after.pool, key)
+    run_all(before, tmp_path / "run")
+    old = contents(tmp_path / "run", ["recipe.toml"])
+    (tmp_path / "run/recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
+    if key == "path":
+        with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
+            run_all(after, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run/pool")
+    run_all(after, tmp_path / "run")
+    run_all(after, tmp_path / "fresh")
+    new, fresh = (contents(tmp_path / folder, ["recipe.toml"]) for folder in ("run", "fresh"))
+    assert new != old, f"the change of pool.{key} changes nothing"
+    assert sorted(new) == sorted(fresh)
+    assert [file for file in new if new[file] != fresh[file]] == []
+
+
+def run_all(recipe: Recipe, run_dir: Path) -> None:
+    for stage in ("pool", "metadata", "match", "balance", "curate"):
+        run_stage(stage, recipe, run_dir, QUIET)

@@ -14,7 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 
 from embedded_world import write_world
-from pools import IMAGE, images_of, rows_of_tar, run_pool, structs, texts_of, write_parquet_pool, write_table
+from pools import IMAGE, images_of, rows_of_tar, run_pool, structs, write_parquet_pool, write_table
 from stages import QUIET, context, run_stage
 from tars import shard_of
 from worldclip import pool
@@ -177,16 +177,6 @@ def test_null_images_and_paths_without_bytes_are_pairs_without_an_image(tmp_path
     for statistics in (True, False):
         pq.write_table(pq.read_table(path), path, row_group_size=2, write_statistics=statistics)
         assert pool.read_shard(shard_of(path), KEYED).images["key"].to_pylist() == ["0", "2", "4"]
-
-
-def test_rows_are_keys_where_a_table_has_none(tmp_path: Path) -> None:
-    path = table_of(tmp_path / "sub.parquet", structs(IMAGES), lang=["en", "de", "en", "de"])
-    config = PoolConfig(path="pool", key="row", where=(("lang", "=", "de"),))
-    texts = texts_of(shard_of(path, "a/0.parquet"), config)
-    assert texts.key.to_pylist() == ["a/0.parquet#1", "a/0.parquet#3"]
-    index, images = images_of(shard_of(path, "a/0.parquet"), config)
-    assert index["key"].to_pylist() == texts.key.to_pylist()
-    assert list(images) == [IMAGES[1], b"3"]
 
 
 def test_names_of_images_decide_only_the_suffix(tmp_path: Path) -> None:

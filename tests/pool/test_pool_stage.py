@@ -1,27 +1,23 @@
 """The pool stage: which files are shards, their index, mistakes of the recipe, and what a changed key redoes."""
 
 import contextlib
-import csv
-import dataclasses
 import errno
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from killed import contents
 from plain_recipe import make_recipe, run_stages
-from pools import parquet_of, pool_recipe, run_pool, structs, texts_of, write_lines, write_table
-from stages import QUIET, context, run_stage, why_run
+from pools import pool_recipe, run_pool, texts_of, write_lines, write_table
+from stages import context, why_run
 from tars import sample, write_tar
 from toy import build_toy_world
 from worldclip import pool
 from worldclip.cli import main
-from worldclip.config import Recipe, load_recipe
+from worldclip.config import load_recipe
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
@@ -282,14 +278,6 @@ def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_ref
         run_pool(tmp_path / out, path=str(tmp_path / "pool"), key="uid")
 
 
-@pytest.mark.parametrize("key", ["key", "lang", "texts"])
-def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Path, key: str) -> None:
-    with pytest.raises(UserError, match=rf"pool\.{key}: no column or field 'x'; there is: txt"):
-        run_pool(tmp_path / "run", path=str(folder), **{key: ["json:x"] if key == "texts" else "json:x"})
-    with pytest.raises(UserError, match="only Parquet, CSV and TSV have columns of images"):
-        run_pool(tmp_path / "run", path=str(folder), image_field="jpg")
-
-
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
@@ -303,126 +291,6 @@ def test_a_field_of_a_pool_without_fields_is_refused(folder: Path, tmp_path: Pat
 def test_config_problems_are_reported(settings: dict, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         pool_recipe(**settings)
-
-
-# --- a changed key of [pool]: every stage that reads it runs again ----------------------------------------------------
-
-
-WORDS = ("red", "green", "blue", "house", "cat", "dog")
-Settings = dict[str, Any]
-
-
-def rows(name: str, number: int) -> list[Settings]:
-    """Return pairs whose every column differs from row to row and from shard to shard."""
-    return [
-        {
-            "uid": f"{name}{i}",
-            "other": f"other_{name}{i}",
-            "text": f"{WORDS[(i + number) % 6]} {WORDS[i % 3]}",
-            "alt": f"{WORDS[(i + 2) % 6]} thing",
-            "lang": "en" if i % 2 else "de",
-            "lang2": "de" if i % 3 else "en",
-            "width": 100 * i,
-        }
-        for i in range(number + 5)
-    ]
-
-
-def parquet(pairs: list[Settings]) -> bytes:
-    columns = {name: [pair[name] for pair in pairs] for name in pairs[0]}
-    for name in ("photo", "scan"):
-        columns[name] = structs([f"{name} {i}".encode() for i in range(len(pairs))])
-    return parquet_of(columns)
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: pools in several formats, lists of entries and keys."""
-    folder = tmp_path / "world"
-    write_lines(folder / "one" / "j.jsonl", rows("j", 2))
-    (folder / "two").mkdir()
-    (folder / "csv").mkdir()
-    for place, shards in (("one", "ab"), ("two", "bc")):
-        for number, shard in enumerate(shards):
-            (folder / place / f"{shard}.parquet").write_bytes(parquet(rows(shard, number)))
-    for number, shard in enumerate("ab"):
-        with open(folder / "csv" / f"{shard}.csv", "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(pair.values() for pair in rows(shard, number))
-    for lang in ("en", "de"):
-        (folder / f"{lang}.txt").write_text("\n".join(WORDS if lang == "en" else WORDS[::2]))
-    for name, keys in (("few", ["a1", "a2", "b3"]), ("fewer", ["a1", "b3"])):
-        write_table(folder / f"{name}.parquet", {"key": keys})
-    monkeypatch.chdir(folder)
-    return folder
-
-
-CSV: Settings = {"path": "csv", "image_field": None}
-COLUMNS = ["uid", "other", "text", "alt", "lang", "lang2", "width"]
-WIDE = [["width", ">=", 200]]
-PLACES: Settings = {"texts": ["text", "alt"]}
-# key of [pool] -> its settings before and after, in addition to those of `recipe_of`
-CASES: dict[str, tuple[Settings, Settings]] = {
-    "path": ({}, {"path": "two"}),
-    "place": (
-        CSV | {"path": None, "columns": COLUMNS, "place": [{"path": "one", "image_field": "photo"}, {"path": "csv"}]},
-        CSV
-        | {
-            "path": None,
-            "columns": COLUMNS,
-            "place": [{"path": "one", "image_field": "photo", "where": WIDE}, {"path": "csv"}],
-        },
-    ),
-    "columns": (
-        CSV | {"columns": COLUMNS},
-        CSV | {"columns": ["uid", "other", "alt", "text", "lang", "lang2", "width"]},
-    ),
-    "key": ({}, {"key": "other"}),
-    "texts": ({}, PLACES),
-    "text_weights": (PLACES, PLACES | {"text_weights": [0.5, 1.0]}),
-    "lang": ({}, {"lang": "lang2"}),
-    "image_field": ({}, {"image_field": "scan"}),
-    "where": ({}, {"where": WIDE}),
-    "valid_keys": ({"valid_keys": "few.parquet"}, {"valid_keys": "fewer.parquet"}),
-    "deny_keys": ({"deny_keys": ["few.parquet"]}, {"deny_keys": ["fewer.parquet"]}),
-    "broken_shards": ({}, {"broken_shards": "skip"}),
-}
-
-
-def recipe_of(settings: Settings) -> Recipe:
-    values = {"path": "one", "key": "uid", "texts": ["text"], "lang": "lang", "image_field": "photo"} | settings
-    pooled = {name: value for name, value in values.items() if value is not None}
-    metadata = {"sources": ["number", "pool"], "lists": {"de": "de.txt"}, "pool_min_count": 1}
-    more = {"languages": {"codes": ["en", "de"]}, "balance": {"tail_fraction": 0.5}}
-    return load_recipe({"pool": pooled, "metadata": metadata, **more})
-
-
-def run_all(recipe: Recipe, run_dir: Path) -> None:
-    for stage in ("pool", "metadata", "match", "balance", "curate"):
-        run_stage(stage, recipe, run_dir, QUIET)
-
-
-def test_every_key_of_the_pool_has_a_case() -> None:
-    built = {"build", "parts"}  # a builder says itself what decides its pool
-    assert {*CASES} | built == {field.name for field in dataclasses.fields(PoolConfig)}
-
-
-@pytest.mark.parametrize("key", CASES)
-def test_run_after_a_changed_key_equals_a_fresh_run(key: str, world: Path, tmp_path: Path) -> None:
-    before, after = map(recipe_of, CASES[key])
-    assert getattr(before.pool, key) != getattr(after.pool, key)
-    run_all(before, tmp_path / "run")
-    old = contents(tmp_path / "run", ["recipe.toml"])
-    (tmp_path / "run" / "recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
-    if before.pool.location != after.pool.location:
-        with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
-            run_all(after, tmp_path / "run")
-        shutil.rmtree(tmp_path / "run" / "pool")
-    run_all(after, tmp_path / "run")
-    run_all(after, tmp_path / "fresh")
-    new, fresh = (contents(tmp_path / name, ["recipe.toml"]) for name in ("run", "fresh"))
-    assert new != old, f"the case of pool.{key} changes nothing"
-    assert sorted(new) == sorted(fresh)
-    assert [name for name in new if new[name] != fresh[name]] == []
 
 
 def test_section_within_a_section_has_marks_of_its_own() -> None:

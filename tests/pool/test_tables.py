@@ -11,8 +11,6 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from miniature import write_files
 from pools import Row, images_of, read_rows, rows_of, run_pool, texts_of, write_lines, write_table
@@ -25,26 +23,12 @@ from worldclip.pool.formats import delimited, table
 
 # columns, keys of [pool], the texts of the table
 TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = {
-    "a key of integers": (
-        {"url": ["a", "b"], "hash": [-5, 2**62], "TEXT": ["red", "rot"]},
-        {"key": "hash"},
-        [("-5", 0, "red", "kept"), (str(2**62), 0, "rot", "kept")],
-    ),
     "a column of nulls": ({"uid": ["a"], "text": pa.nulls(1)}, {"key": "uid"}, [("a", 0, None, "no_text")]),
     "no rows": ({"uid": pa.array([], pa.string()), "text": pa.array([], pa.list_(pa.string()))}, {"key": "uid"}, []),
     "texts that are not UTF-8": (
         {"uid": list("abcd"), "text": pa.array([b"fine", b"\xff", b"\xed\xa0\xbd", "é".encode()], pa.binary())},
         {"key": "uid"},
         [("a", 0, "fine", "kept"), ("b", 0, None, "bad_pair"), ("c", 0, None, "bad_pair"), ("d", 0, "é", "kept")],
-    ),
-    "keys that are null, empty or not UTF-8": (
-        {"uid": pa.array([b"a", None, b"", b"\xff", b"a"], pa.binary()), "text": [["1", "2"]] * 5},
-        {"key": "uid"},
-        [
-            *(("a", 0, "1", "kept"), ("a", 1, "2", "kept")),
-            *((f"0.parquet#{row}", 0, None, "bad_pair") for row in (1, 2, 3)),
-            *(("a", 0, None, "duplicate"), ("a", 1, None, "duplicate")),
-        ],
     ),
     "a dictionary of strings": (
         {"uid": list("abc"), "text": pa.array(["red", None, "red"]).cast(pa.dictionary(pa.int32(), pa.string()))},
@@ -58,60 +42,6 @@ TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = 
 def test_texts_of_a_table(case: str, tmp_path: Path) -> None:
     columns, settings, expected = TEXTS_OF_COLUMNS[case]
     assert read_rows(write_table(tmp_path / "0.parquet", columns, 1), **settings) == expected
-
-
-def test_jsonl_reads_as_parquet_does(tmp_path: Path) -> None:
-    path = tmp_path / "0.jsonl"
-    lines = ['{"uid": "a", "text": "red"}', "", "not JSON", '{"uid": null, "text": "x"}']
-    path.write_text("\n".join([*lines, '{"uid": 7, "text": ["", "b"]}', '{"uid": "a"}']))
-    assert read_rows(path, key="uid") == [
-        ("a", 0, "red", "kept"),
-        ("0.jsonl#1", 0, None, "bad_pair"),
-        ("0.jsonl#2", 0, None, "bad_pair"),
-        ("7", 0, None, "no_text"),
-        ("7", 1, "b", "kept"),
-        ("a", 0, None, "duplicate"),
-    ]
-
-
-TEXTS = st.none() | st.lists(st.sampled_from(["a", " ", "\0", "é", "😀"]), max_size=2).map("".join)
-ROWS = st.lists(st.tuples(st.sampled_from([None, "", "k", "l", "m"]), TEXTS, st.none() | st.lists(TEXTS, max_size=3)))
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ROWS, st.integers(1, 4))
-def test_parquet_and_jsonl_agree_with_plain_implementation(tmp_path: Path, table, row_group_size) -> None:
-    kinds = {"key": pa.string(), "text": pa.string(), "texts": pa.list_(pa.string())}
-    columns = {name: pa.array([row[i] for row in table], kinds[name]) for i, name in enumerate(kinds)}
-    path = write_table(tmp_path / "0.parquet", columns, row_group_size)
-    lines = write_lines(tmp_path / "0.jsonl", [dict(zip(kinds, row, strict=True)) for row in table])
-    expected, places, seen = [], [], set()
-    for name, one, several in table:
-        stored = [one, *([None] if several is None else several)] if name else [None]
-        places += [0, *[1] * (len(stored) - 1)] if name else [-1]
-        for text_idx, stored_text in enumerate(stored):
-            empty = not (stored_text or "").replace("\0", "").strip()
-            reason = "bad_pair" if not name else "duplicate" if name in seen else "no_text" if empty else "kept"
-            expected.append((name, text_idx, stored_text if reason == "kept" else None, reason))
-        seen |= {name} - {None, ""}
-    for file in (path, lines):
-        texts = texts_of(shard_of(file), PoolConfig(path="pool", key="key", texts=("text", "texts")))
-        assert texts.place.tolist() == places
-        actual = rows_of(texts)
-        assert [row[1:] for row in actual] == [row[1:] for row in expected]
-        assert all(row[0] == other[0] for row, other in zip(actual, expected, strict=True) if row[3] != "bad_pair")
-
-
-@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "tsv"])
-def test_one_label_per_row_is_that_of_all_its_texts(tmp_path: Path, kind: str) -> None:
-    """WIT has one language per row and three columns of texts."""
-    rows = [("u1", "de", "Apfel", "ein roter Apfel"), ("u2", "", "cat", ""), ("u3", "sw", "simba", "simba mkubwa")]
-    names = ("url", "lang", "title", "text")
-    path = write_rows(tmp_path / f"0.{kind}", [dict(zip(names, row, strict=True)) for row in rows])
-    config = PoolConfig(path="pool", key="url", texts=("title", "text"), lang="lang")
-    texts = texts_of(shard_of(path), config)
-    labels = list(zip(texts.key.to_pylist(), [label or None for label in texts.lang.to_pylist()], strict=True))
-    assert labels == [("u1", "de")] * 2 + [("u2", None)] * 2 + [("u3", "sw")] * 2
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -279,38 +209,6 @@ def test_arrow_reads_what_python_reads(tmp_path: Path, suffix: str, monkeypatch)
 
 
 # --- which rows: pool.where -------------------------------------------------------------------------------------------
-
-
-STATUS_ROWS: list[dict[str, Any]] = [
-    {"uid": "a", "text": "one", "status": "success", "width": 300, "score": 0.5},
-    {"uid": "b", "text": "two", "status": "failed", "width": 400, "score": 0.25},
-    {"uid": "c", "text": "three", "status": "success", "width": 100, "score": None},
-    {"uid": "d", "text": "four", "status": None, "width": 350, "score": -1.5},
-    {"uid": "e", "text": "five", "status": "10", "width": None, "score": 1e3},
-]
-CONDITIONS: list[tuple[tuple[tuple[Any, ...], ...], str]] = [
-    ((), "abcde"),
-    ((("status", "=", "success"),), "ac"),
-    ((("status", "in", ("success", "failed")),), "abc"),
-    ((("width", ">=", 300), ("width", "<", 400)), "ad"),
-    ((("score", ">", 0),), "abe"),
-    ((("status", "=", "success"), ("width", ">", 200)), "a"),
-]
-
-
-@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
-@pytest.mark.parametrize(("where", "expected"), CONDITIONS)
-def test_conditions_choose_the_same_rows_in_every_format(tmp_path: Path, kind: str, where, expected: str) -> None:
-    shard = shard_of(write_rows(tmp_path / f"0.{kind}", STATUS_ROWS))
-    config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where=where)
-    if kind == "csv" and any(name in ("width", "score") for name, *_ in where):
-        with pytest.raises(Exception, match="CSV and TSV hold only texts"):
-            texts_of(shard, config)
-        return
-    assert "".join(texts_of(shard, config).key.to_pylist()) == expected
-    counts = pool.read_shard(shard, config).counts
-    assert (counts["rows"], counts["samples"]) == (len(STATUS_ROWS), len(expected))
-    assert counts["left_out"] == len(STATUS_ROWS) - len(expected)
 
 
 def test_bad_lines_are_bad_pairs_and_not_left_out(tmp_path: Path) -> None:

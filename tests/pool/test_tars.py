@@ -25,11 +25,6 @@ CONFIG = PoolConfig(path="pool")
 BY_FIELD = PoolConfig(path="pool", key="json:uid", texts=("json:text",))
 # members of a tar; keys of [pool], or the name of the shard; the texts of the tar
 TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[Row]]] = {
-    "all fields in the order of the config": (
-        sample("7", "from txt", {"titles": ["t1", "t2"], "alt": "a"}),
-        {"texts": ("json:alt", "json:titles", "txt", "json:absent")},
-        [("7", i, text, "kept") for i, text in enumerate(("a", "t1", "t2", "from txt"))],
-    ),
     "texts that are not UTF-8": (
         [("0.txt", b"\xe2"), ("1.txt", b"fine"), ("2.txt", b"\xed\xa0\x80")],
         {},
@@ -44,23 +39,6 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         [*sample("x/000", "one"), *sample("./y/0.5", "two")],
         {"name": "root/part/000.tar"},
         [("root/part/x/000", 0, "one", "kept"), ("root/part/y/0", 0, None, "no_text")],
-    ),
-    "keys from a field": (
-        [
-            *sample("0", "zero", {"uid": "k0"}),
-            *sample("1", "one", {"uid": 12}),
-            *sample("2", "two", {"uid": None}),
-            *sample("3", "three"),
-            *sample("4", "four", {"uid": "k0"}),
-            *sample("5", "five", {"uid": "\ud800"}),
-            *sample("6", "six", {"uid": ""}),
-        ],
-        {"key": "json:uid"},
-        [
-            *(("k0", 0, "zero", "kept"), ("12", 0, "one", "kept"), ("2", 0, None, "bad_pair")),
-            *(("3", 0, None, "bad_pair"), ("k0", 0, None, "duplicate")),
-            *(("5", 0, None, "bad_pair"), ("6", 0, None, "bad_pair")),
-        ],
     ),
     "a name that is not UTF-8": (
         [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")],
