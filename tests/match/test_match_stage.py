@@ -15,7 +15,7 @@ from fasttext_files import WORDS, Kind, write_model
 from killed import contents, modified
 from matched import read_matched
 from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
-from pools import read_rows, write_lines
+from pools import write_lines
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
@@ -317,20 +317,6 @@ def test_columns_state_a_language_per_text_or_per_row(tmp_path):
         write(folder / "pool" / name, rows)
         match_stated(folder, key="id", texts=["texts"], lang="language")
         assert found_languages(folder / "run") == languages
-
-
-def test_a_list_of_another_length_than_that_of_the_texts_is_a_bad_pair(tmp_path):
-    rows = [
-        {"id": "0", "texts": ["gift", "tag"], "language": ["en"]},
-        {"id": "1", "texts": ["tag"], "language": ["de"]},
-    ]
-    write_rows(tmp_path / "0.parquet", rows)
-    write_lines(tmp_path / "0.jsonl", rows)
-    write_tar(tmp_path / "0.tar", [member for row in rows for member in sample(row["id"], None, row)])
-    bad = [("0", text_idx, None, "bad_pair") for text_idx in (0, 1)]
-    for name in ("0.parquet", "0.jsonl", "0.tar"):
-        found = read_rows(tmp_path / name, key="json:id", texts=("json:texts",), lang="json:language")
-        assert found == [*bad, ("1", 0, "tag", "kept")]
 
 
 def test_a_replaced_model_of_languages_matches_again(pool_folder, tmp_path):

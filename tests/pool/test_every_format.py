@@ -23,7 +23,7 @@ import pytest
 from killed import contents
 from matched import read_matched
 from plain_recipe import LISTS, Fates, plain_fate, plain_lang, plain_outcome, run_stages
-from pools import rows_of, write_table
+from pools import rows_of, rows_of_tar, write_table
 from stages import QUIET, context, run_stage
 from tars import as_json, write_tar
 from worldclip import curate, pool
@@ -429,6 +429,7 @@ def check_refusal(problems: Sequence[str], expected: Sequence[str]) -> None:
     assert len(problems) == len(expected), (problems, expected)
     for problem, beginning in zip(problems, expected, strict=True):
         assert re.sub(r"^\S+: (?=pool\.)", "", problem).startswith(beginning), (problem, beginning)
+        assert not beginning.endswith("'") or re.search("; (did you mean '.+'[?]|there is: .+)$", problem), problem
 
 
 SINGLES = [(key, options) for key in OPTIONS for options in OPTIONS[key]]
@@ -479,7 +480,8 @@ def make_recipe_of(settings: Settings, **sections: Any) -> Recipe:
 def test_each_key_of_the_pool_gives_the_run_of_plain_python(name: str, pools: Path, tmp_path: Path) -> None:
     for number, (key, options) in enumerate([("", {}), *SINGLES]):
         settings = settings_of(options, name, pools)
-        recipe = make_recipe_of(settings)
+        has_images = FORMATS[name].images == "inside" or (FORMATS[name].images and "image_field" in options)
+        recipe = make_recipe_of(settings, curate={"write": "tars" if has_images else "list"})
         expected = plain_pool(name, settings)
         run_dir = tmp_path / str(number)
         if isinstance(expected, list):
@@ -510,6 +512,18 @@ def test_each_key_of_the_pool_gives_the_run_of_plain_python(name: str, pools: Pa
             kept = curate.read_curated(run_dir, shard).to_pylist()
             columns = ("key", "text_idx", "text", "lang", "keep_prob")
             assert [tuple(row[column] for column in columns) for row in kept] == outcome.kept[shard], options
+        if has_images:
+            check_tars(run_dir, expected, outcome.kept)
+
+
+def check_tars(run_dir: Path, expected: dict[str, tuple], kept: dict[str, list[tuple]]) -> None:
+    """Check that the written tars hold the kept texts that have an image, with that image."""
+    samples = []
+    for shard, (_, images) in expected.items():
+        image_of = {key: image for key, _, image in images}
+        samples += [(key, [text], image_of[key]) for key, _, text, *_ in kept[shard] if key in image_of]
+    written = [row for path in sorted((run_dir / "curate/tars").glob("*.tar")) for row in rows_of_tar(path)]
+    assert [(row["key"], row["texts"], row["image"]) for row in written] == samples
 
 
 def key_sets(recipe: Recipe) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFile
 
 from embedded_world import write_world
-from pools import IMAGE, images_of, rows_of_tar, run_pool, structs, write_parquet_pool, write_table
+from pools import IMAGE, images_of, run_pool, structs, write_parquet_pool, write_table
 from stages import QUIET, context, run_stage
 from tars import shard_of
 from worldclip import pool
@@ -23,7 +23,6 @@ from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
-from worldclip.curate import read_curated
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.pool import row_groups
@@ -64,20 +63,6 @@ def curated(toy_world, tmp_path_factory) -> dict[str, tuple[Recipe, Path]]:
             run_stage(stage, recipe, root / kind, QUIET)
         runs[kind] = (recipe, root / kind)
     return runs
-
-
-@pytest.mark.parametrize("kind", ["struct", "binary", "paths"])
-def test_kept_pairs_and_written_tars_equal_those_of_tars(curated, kind) -> None:
-    (_, run), (_, plain) = curated[kind], curated["tar"]
-    assert (run / "balance/thresholds.json").read_bytes() == (plain / "balance/thresholds.json").read_bytes()
-    shards, tars = (pool.list_pool(context(one, folder)) for one, folder in (curated[kind], curated["tar"]))
-    for shard, tar in zip(shards, tars, strict=True):
-        assert read_curated(run, shard).equals(read_curated(plain, tar))
-    for written in sorted((plain / "curate/tars").glob("*.tar")):
-        actual, expected = rows_of_tar(run / "curate/tars" / written.name), rows_of_tar(written)
-        others = {"key": "", "image": ""} if kind == "paths" else {"key": ""}  # the .json has the column of paths
-        assert [row | others for row in actual] == [row | others for row in expected]
-    assert read_json(run / "curate/report.json")["tars"] == read_json(plain / "curate/report.json")["tars"]
 
 
 def loader_of(recipe: Recipe, run: Path, shards: Sequence[Shard], **options: int) -> Loader:

@@ -258,34 +258,9 @@ def test_conditions_that_fit_no_pool_are_mistakes_of_the_recipe(tmp_path: Path) 
     ):
         with pytest.raises(UserError, match=problem):
             run_pool(tmp_path / "run", **settings, where=[condition])
-    write_tar(tmp_path / "tars/0.tar", sample("0", "text"))
-    with pytest.raises(UserError, match=r"pool\.where: no column or field 'w'; there is: txt"):
-        run_pool(tmp_path / "run", path=str(tmp_path / "tars"), where=[["w", "=", 1]])
 
 
 # --- columns and fields that no shard has -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "problems"),
-    [
-        ({"key": "uuid", "texts": ["TXT"]}, ["pool.key: no column or field 'uuid'; did you mean 'uid'?"]),
-        ({"key": "uid", "texts": ["t", "A"]}, [f"pool.texts: no column or field '{name}'" for name in "tA"]),
-        ({"texts": ["TXT"]}, ['pool.key = "member" is for tars only; set it to the column of the key: uid, url']),
-        ({"key": "uid"}, ["pool.texts is not set and there is no column"]),
-        ({"path": "lines", "key": "uuid"}, ["pool.key: no column or field 'uuid'; did you mean 'uid'"]),
-        ({"path": "tars", "texts": ["json:captoin"]}, ["pool.texts: no column or field 'captoin'; did you mean 'cap"]),
-    ],
-)
-def test_columns_that_no_shard_has_are_reported_as_config_problems(tmp_path: Path, settings, problems) -> None:
-    for name in ("0.parquet", "1.parquet"):
-        write_table(tmp_path / "pool" / name, {"uid": ["a"], "url": ["b"], "TXT": ["c"]})
-    write_lines(tmp_path / "lines" / "0.jsonl", [{"uid": "a", "text": "b"}])
-    write_tar(tmp_path / "tars" / "0.tar", sample("0", None, {"caption": "a", "uid": "k"}))
-    with pytest.raises(UserError) as error:
-        run_pool(tmp_path / "run", **settings | {"path": str(tmp_path / settings.get("path", "pool"))})
-    assert len(error.value.problems) == len(problems)
-    assert all(problem in said for problem, said in zip(problems, error.value.problems, strict=True))
 
 
 def test_every_shard_with_another_schema_is_named_before_match(tmp_path: Path) -> None:
