@@ -582,6 +582,10 @@ def test_a_damaged_shard_stops_the_pool_or_is_skipped(name: str, pools: Path, tm
     for shard in expected:
         texts = pool.read_pairs(tmp_path / "run", shard, pool.EVERY_KEY)
         assert [row[0] for row in rows_of(texts)] == [row[0] for row in expected[shard][0]]
+    for shard in SHARDS:
+        (folder / f"{shard}{form.suffix}").unlink()
+    with pytest.raises(StageFailed):  # nothing would be left
+        run_stages(recipe, tmp_path / "empty", stages="pool")
 
 
 # --- a changed key of [pool] ------------------------------------------------------------------------------------------

@@ -7,10 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from plain_recipe import make_recipe, run_stages
 from pools import pool_recipe, run_pool, texts_of, write_lines, write_table
 from stages import context, why_run
 from tars import sample, write_tar
@@ -244,27 +242,6 @@ def test_a_list_whose_keys_may_be_in_a_skipped_shard_is_taken(tmp_path: Path) ->
     changes = ["pool.broken_shards=skip", f'pool.deny_keys=["{tmp_path / "denied.txt"}"]']
     flags = [flag for change in changes for flag in ("--set", change)]
     assert main(["run", str(world.recipe), "--out", str(tmp_path / "run"), "--until", "match", *flags]) == 0
-
-
-def test_a_shard_whose_rows_are_damaged_is_left_out(tmp_path: Path) -> None:
-    texts = ["the red cat on the green tree"] * 50
-    for name in ("a", "b"):
-        write_table(tmp_path / f"pool/{name}.parquet", {"uid": [f"{name}{i}" for i in range(50)], "text": texts})
-    path = tmp_path / "pool/b.parquet"
-    content = bytearray(path.read_bytes())
-    start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
-    content[start : start + 20] = b"\xff" * 20
-    path.write_bytes(content)
-    options = {"pool": {"key": "uid", "texts": ["text"], "broken_shards": "skip"}, "balance": {"tail_fraction": 1.0}}
-    recipe, run_dir = make_recipe(tmp_path / "pool", **options), tmp_path / "run"
-    reports = run_stages(recipe, run_dir)
-    assert list(reports["pool"]["skipped"]) == ["b.parquet"]
-    assert reports["curate"]["total"]["pairs_in"] == 50
-    assert [shard.name for shard in pool.indexed_shards(context(recipe, run_dir))] == ["a.parquet"]
-    path.write_bytes((tmp_path / "pool/a.parquet").read_bytes()[:99])
-    (tmp_path / "pool/a.parquet").unlink()
-    with pytest.raises(StageFailed, match=r"b\.parquet"):  # nothing would be left
-        run_stages(recipe, tmp_path / "other")
 
 
 # --- mistakes of the recipe -------------------------------------------------------------------------------------------
