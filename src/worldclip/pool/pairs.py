@@ -7,21 +7,18 @@ Legend: P pairs as formats/base.py, in order; T texts.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.contracts.summary import OF_POOL
-from worldclip.core.arrow import byte_buffers, one_array
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, Images, ShardPairs, Values, WrongColumns, missing_column
+from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns, missing_column
 from worldclip.pool.texts import (
     PairKeys,
     PoolTexts,
@@ -31,7 +28,9 @@ from worldclip.pool.texts import (
     pool_texts,
     readable,
     replace_where,
+    text_buffers,
 )
+from worldclip.pool.where import choose_rows, left_out_because, renumber
 
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 COUNTS = (
@@ -68,7 +67,7 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     found = format_of(shard.name).read(shard, config)
     num_rows = len(found.row)
     missing = _missing_fields(found, config, needs_texts=needs_texts)
-    found, num_left_out = _choose_rows(found, config)
+    found, num_left_out = choose_rows(found, config)
     pairs = _keys_of(shard.name, found, config)
     texts = _texts_of(found, pairs)
     is_pair = pairs.has_key & ~find_duplicates(pairs.keys, pairs.has_key)
@@ -84,6 +83,15 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
         "texts": texts.num_kept,
     }
     return Settled(texts, images, counts, found.names, missing, found.holds_images)
+
+
+def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
+    """Return the condition of pool.where by which a shard's pair with this key is no pair; None without such a pair."""
+    found = format_of(shard.name).read(shard, config)
+    keys = _keys_of(shard.name, found, config).keys
+    rows = np.flatnonzero(np.asarray(pc.equal(keys, key))).tolist()
+    reasons = [left_out_because(found, config, row) for row in rows]
+    return reasons[0] if reasons and all(reasons) else None
 
 
 # --- what the recipe names --------------------------------------------------------------------------------------------
@@ -131,140 +139,6 @@ def _missing_texts(found: ShardPairs, config: PoolConfig, *, needs_texts: bool) 
     ]
 
 
-# --- pool.where -------------------------------------------------------------------------------------------------------
-
-
-COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
-    "=": pc.equal,
-    "!=": pc.not_equal,
-    "<": pc.less,
-    "<=": pc.less_equal,
-    ">": pc.greater,
-    ">=": pc.greater_equal,
-}
-
-
-def _choose_rows(found: ShardPairs, config: PoolConfig) -> tuple[ShardPairs, int]:
-    """Return the pairs that fulfil pool.where, and the number of those that do not; unreadable ones stay bad pairs.
-
-    Unset, of img2dataset's tables, which list failed downloads too, those that succeeded.
-    """
-    where = _conditions(found, config)
-    if not where or not len(found.row):
-        return found, 0
-    is_chosen = np.ones(len(found.row), bool)
-    for condition in where:
-        is_chosen &= fulfils(found.fields[bare(str(condition[0]))], condition)
-    is_chosen[list(found.problems)] = True
-    if is_chosen.all():
-        return found, 0
-    return _take_pairs(found, np.flatnonzero(is_chosen)), int((~is_chosen).sum())
-
-
-def _conditions(found: ShardPairs, config: PoolConfig) -> Sequence[Sequence[Any]]:
-    if config.where is None and "status" in found.fields:
-        return (("status", "=", "success"),)
-    return config.where or ()
-
-
-def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
-    """Return the condition of pool.where by which a shard's pair with this key is no pair; None without such a pair."""
-    found = format_of(shard.name).read(shard, config)
-    pairs = _keys_of(shard.name, found, config)
-    rows = np.flatnonzero(np.asarray(pc.equal(pairs.keys, key)))
-    for condition in _conditions(found, config) if len(rows) else ():
-        name = bare(str(condition[0]))
-        if not fulfils(found.fields[name], condition)[rows].all():
-            value = _comparable(found.fields[name])[int(rows[0])].as_py()
-            return f"{name} is {value!r}, not {condition[1]} {condition[2]!r}"
-    return None
-
-
-def fulfils(values: pa.Array | pa.ChunkedArray, condition: Sequence[Any]) -> np.ndarray:
-    """Return which values fulfil a condition [name, comparison, value]: (P,) bool; a null fulfils none.
-
-    Raises WrongColumns that names the column for values of another type.
-    """
-    name, comparison, operand = condition
-    if pa.types.is_null(values.type):
-        return np.zeros(len(values), bool)
-    try:
-        values = _comparable(values)
-        if comparison in COMPARE:
-            is_met = COMPARE[comparison](values, pa.scalar(operand))
-        else:
-            is_met = pc.and_(_is_in(values, operand, is_inverted=comparison == "not in"), pc.is_valid(values))
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise WrongColumns(
-            f"pool.where: {bare(str(name))} holds {values.type}, which is not comparable with {operand!r}; compare "
-            "numbers with numbers, texts with texts (CSV and TSV hold only texts)"
-        ) from error
-    return np.asarray(pc.fill_null(is_met, False)).astype(bool)
-
-
-def _comparable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return values as Arrow compares them: bytes of CSV as texts, categories as their values."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type):
-        array = one_array(values.cast(pa.large_binary()))
-        content, offsets = _buffers(array)
-        is_null = np.asarray(array.is_null()) | find_bad_utf8(content, offsets)
-        return large_strings(content, offsets, is_null)
-    return values
-
-
-def _is_in(values: pa.Array | pa.ChunkedArray, operands: Sequence[Any], *, is_inverted: bool) -> pa.Array:
-    """Return which values are among the operands, or are not.  Raises ArrowException for operands of another type."""
-    for operand in {type(operand): operand for operand in operands}.values():
-        pc.equal(values, pa.scalar(operand))  # a cast to the values' type would take 1 for "1"
-    listed = pa.array(operands)
-    if pa.types.is_floating(listed.type):
-        values = values.cast(pa.float64())
-    is_in = pc.is_in(values, value_set=listed.cast(values.type))
-    return pc.invert(is_in) if is_inverted else is_in
-
-
-def _take_pairs(found: ShardPairs, chosen: np.ndarray) -> ShardPairs:
-    """Return only these pairs, numbered anew."""
-    number = np.full(len(found.row), -1, np.int64)  # new number of each pair, -1 if it is left out
-    number[chosen] = np.arange(len(chosen))
-    rows = pa.array(chosen)
-    is_taken = number[found.images.pair] >= 0
-    images = found.images
-    return dataclasses.replace(
-        found,
-        row=found.row[chosen],
-        keys=None if found.keys is None else found.keys.take(rows),
-        stems=None if found.stems is None else found.stems.take(rows),
-        texts=[None if values is None else _take_values(values, number, chosen) for values in found.texts],
-        labels=None if found.labels is None else _take_values(found.labels, number, chosen),
-        fields={},
-        images=Images(
-            number[images.pair[is_taken]],
-            images.member.filter(pa.array(is_taken)),
-            images.offset[is_taken],
-            images.size[is_taken],
-        ),
-        problems=_renumber(found.problems, number),
-        picture_problems=_renumber(found.picture_problems, number),
-        key_problems=_renumber(found.key_problems, number),
-    )
-
-
-def _take_values(values: Values, number: np.ndarray, chosen: np.ndarray) -> Values:
-    """Return the values of pairs that have a new number."""
-    is_taken = number[values.pair] >= 0
-    position = np.where(is_taken, np.cumsum(is_taken) - 1, -1)
-    problems = _renumber(values.problems, position)
-    taken = values.value.filter(pa.array(is_taken))
-    return Values(number[values.pair[is_taken]], taken, values.is_list[chosen], problems)
-
-
-def _renumber(problems: Mapping[int, str], number: np.ndarray) -> dict[int, str]:
-    return {int(number[old]): problem for old, problem in problems.items() if number[old] >= 0}
-
-
 # --- keys, texts, images ----------------------------------------------------------------------------------------------
 
 
@@ -291,7 +165,7 @@ def _keys_of(shard_name: str, found: ShardPairs, config: PoolConfig) -> PairKeys
 
 def _readable_keys(stored: pa.LargeBinaryArray, name: str) -> tuple[pa.LargeStringArray, dict[int, str]]:
     """Return keys as texts, bad UTF-8 as escapes, and why some are no keys."""
-    values, offsets = _buffers(stored)
+    values, offsets = text_buffers(stored)
     is_null = np.asarray(stored.is_null())
     is_bad = find_bad_utf8(values, offsets)
     is_empty = (np.diff(offsets) == 0) & ~is_null
@@ -319,18 +193,12 @@ def _row_names(shard_name: str, rows: np.ndarray) -> pa.Array:
     return pa.array([f"{shard_name}#{row}" for row in rows.tolist()], pa.large_string())
 
 
-def _buffers(values: pa.LargeBinaryArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (bytes uint8, offsets int64 from 0) of values; null is empty."""
-    data, offsets = byte_buffers(values, fill_nulls=True)
-    return data[offsets[0] : offsets[-1]], offsets - offsets[0]
-
-
 def _texts_of(found: ShardPairs, pairs: PairKeys) -> PoolTexts:
     """Return all texts, those of a pair adjacent, its places in order; a pair that cannot be used has one null."""
     pair, place, value, problems = _concatenate(found.texts, pairs.has_key)
     label, label_problems = _labels(found.labels, pair, len(found.row))
     problems = label_problems | problems
-    values, offsets = _buffers(value)
+    values, offsets = text_buffers(value)
     is_null = np.asarray(value.is_null())
     is_bad = find_bad_utf8(values, offsets) & ~is_null
     problems |= dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its text is not UTF-8")
@@ -361,7 +229,7 @@ def _concatenate(
         rows = np.flatnonzero(has_key[of_place.pair])
         new_row = np.full(len(of_place.pair), -1, np.int64)
         new_row[rows] = np.arange(num_texts, num_texts + len(rows))
-        problems |= _renumber(of_place.problems, new_row)
+        problems |= renumber(of_place.problems, new_row)
         pairs.append(of_place.pair[rows])
         positions.append(np.full(len(rows), position, np.int16))
         values.append(of_place.value.take(pa.array(rows)))
@@ -375,7 +243,7 @@ def _concatenate(
     order = np.argsort(pair, kind="stable")  # stable: the places of a pair stay in order
     row = np.empty(len(order), np.int64)  # of each text among the sorted ones
     row[order] = np.arange(len(order))
-    return pair[order], place[order], value.take(pa.array(order)), _renumber(problems, row)
+    return pair[order], place[order], value.take(pa.array(order)), renumber(problems, row)
 
 
 def _labels(labels: Values | None, pair: np.ndarray, num_pairs: int) -> tuple[pa.Array | None, dict[int, str]]:
@@ -395,7 +263,7 @@ def _labels(labels: Values | None, pair: np.ndarray, num_pairs: int) -> tuple[pa
     has_label = (number < num_labels[pair]) & ~is_wrong[pair]
     position = np.where(has_label, starts[pair] + number, 0)
     padded = pa.concat_arrays([labels.value, pa.nulls(1, pa.large_binary())])  # there may be no label at all
-    values, offsets = _buffers(padded.take(pa.array(position)))
+    values, offsets = text_buffers(padded.take(pa.array(position)))
     is_null = ~has_label | find_bad_utf8(values, offsets)
     strings = pc.fill_null(large_strings(values, offsets, is_null), "")
     problems = {

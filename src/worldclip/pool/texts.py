@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.contracts.records import BadText
-from worldclip.core.arrow import names_of
+from worldclip.core.arrow import byte_buffers, names_of
 from worldclip.core.coin import sample_records
 from worldclip.core.redact import redact
 from worldclip.language.characters import WHITESPACE
@@ -150,6 +150,12 @@ def find_duplicates(keys: pa.LargeStringArray, has_key: np.ndarray) -> np.ndarra
 
 
 # --- Arrow's buffers: values uint8 (num_bytes,), offsets int64 (n + 1,) -----------------------------------------------
+
+
+def text_buffers(values: pa.LargeBinaryArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (bytes uint8, offsets int64 from 0) of values; null is empty."""
+    data, offsets = byte_buffers(values, fill_nulls=True)
+    return data[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 def find_bad_utf8(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
