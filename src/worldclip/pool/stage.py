@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -309,7 +310,8 @@ def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bo
     done_dir = layout.done_dir(layout.stage_dir(run.dir, "pool"), "shards")
     key = {**config.identity, "counts": COUNTS, "needs_texts": needs_texts}
     try:
-        first = run.executor.map(work, shards[:1], label="pool", done_dir=done_dir, key=key)
+        firsts = [of_place[0] for _, of_place in _by_place(shards, config)]
+        first = run.executor.map(work, firsts, label="pool", done_dir=done_dir, key=key)
         is_right = not any(report["missing"] for report in first)
     except StageFailed:  # it is tried again with all others
         is_right = False
@@ -324,24 +326,38 @@ def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bo
 
 
 def refuse_wrong_columns(shards: Sequence[Shard], config: PoolConfig, *, needs_texts: bool = True) -> None:
-    """Raise UserError for a column that no shard has: the recipe is wrong.  If some shards have it, the others are bad.
+    """Raise UserError for a column that no shard of a place has: the recipe is wrong.  If some have it, others are bad.
 
-    Stops at the first shard that has it, so it reads one shard of a right recipe.
+    Stops at the first shard of a place that has it, so it reads one shard per place of a right recipe.
     """
+    problems: list[str] = []
+    for options, of_place in _by_place(shards, config):
+        wrong = _wrong_columns(of_place, options, needs_texts=needs_texts)
+        problems += wrong if len(config.places) < 2 else [f"{options.path}: {problem}" for problem in wrong]
+    if problems:
+        raise UserError(problems)
+
+
+def _wrong_columns(shards: Sequence[Shard], options: PoolConfig, *, needs_texts: bool) -> Sequence[str]:
     problems: Sequence[str] = ()
     for shard in shards:
         try:
-            settled = read_shard(shard, options_of(config, shard.name), needs_texts=needs_texts)
+            settled = read_shard(shard, options, needs_texts=needs_texts)
         except WrongColumns as error:
             problems = problems or error.problems
         except BadShard:  # reported when the stage reads the shard
             continue
         else:
             if settled.counts["rows"] and not settled.missing:
-                return
+                return ()
             problems = problems or settled.missing
-    if problems:
-        raise UserError(problems)
+    return problems
+
+
+def _by_place(shards: Sequence[Shard], config: PoolConfig) -> Iterator[tuple[PoolConfig, list[Shard]]]:
+    """Yield (options, shards) of each place that has shards."""
+    for options, of_place in itertools.groupby(shards, lambda shard: options_of(config, shard.name)):
+        yield options, list(of_place)
 
 
 def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
