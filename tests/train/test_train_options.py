@@ -363,7 +363,7 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
         inits.append((options["project"], options["resume"], options["id"]))
         return SimpleNamespace(log=log, finish=lambda: ends.append(len(curves)))
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, __spec__=ModuleSpec("wandb", None)))
     for _ in range(2):  # for 20 steps, and again as if killed after the first ten
         run(tmp_path / "run", samples_seen=20 * 16, checkpoint_every_samples=10 * 16, wandb="tests")
         forget_checkpoints(tmp_path / "run", 1)
