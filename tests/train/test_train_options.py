@@ -5,6 +5,7 @@ import gc
 import shutil
 import sys
 from collections import Counter
+from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import numpy as np
