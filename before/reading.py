@@ -114,7 +114,7 @@ MORE_KEYS: dict[str, dict[str, dict[str, Any]]] = {
         "image_field of numbers": {"image_field": "width"},
         "key row, image_field, write tars": {"key": "row", "image_field": "image", "curate.write": "tars"},
     },
-    **{name: PATH_VARIANTS for name in rows.WITH_PATHS},
+    **dict.fromkeys(rows.WITH_PATHS, PATH_VARIANTS),
 }
 
 
