@@ -218,8 +218,8 @@ def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
 class MeanColour:
     """Embeds an image by its mean colour, or all alike: a stand-in for a trained model."""
 
-    def __init__(self, model: str) -> None:
-        self.is_constant = (Path(model) / "model.safetensors").read_bytes() == b"constant"
+    def __init__(self, weights: Path) -> None:
+        self.is_constant = weights.read_bytes() == b"constant"
 
     def encode_image(self, images: list[bytes]) -> np.ndarray:
         means = [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")).mean((0, 1)) - 128 for image in images]
@@ -227,12 +227,28 @@ class MeanColour:
         return np.ones_like(features) if self.is_constant else features
 
 
-def test_embedding_hashes_replace_perceptual_hashes(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = pool / "model" / "model.safetensors"
-    weights.parent.mkdir()
+@pytest.mark.parametrize(
+    ("config_file", "weights_file"),
+    [
+        ("config.json", "model.safetensors"),
+        ("config.json", "pytorch_model.bin"),
+        ("config.json", "onnx/vision_model.onnx"),
+        ("open_clip_config.json", "open_clip_pytorch_model.bin"),
+        (None, "epoch_1.pt"),
+    ],
+)
+def test_embedding_hashes_replace_perceptual_hashes(
+    pool: Path, monkeypatch: pytest.MonkeyPatch, config_file: str | None, weights_file: str
+) -> None:
+    weights = pool / "model" / weights_file
+    weights.parent.mkdir(parents=True)
     weights.write_bytes(b"trained")
-    monkeypatch.setattr(hashing, "load_model", MeanColour)
-    config: dict[str, Any] = {"embedding_model": str(weights.parent)}
+    model = weights
+    if config_file is not None:
+        model = pool / "model"
+        (model / config_file).write_text('{"model_type": "clip"}')
+    monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour(weights))
+    config: dict[str, Any] = {"embedding_model": str(model)}
     run(pool, **config)
     assert removed(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
     assert "c" in valid_keys(pool)
@@ -352,6 +368,7 @@ def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch:
             return np.ones((len(images), 8), np.float32)
 
     monkeypatch.setattr(hashing, "load_model", lambda model: Constant())
+    monkeypatch.setattr(hashing, "digest_of_model", str)
     assert len(check_world(world, "", against=sets, embedding_model="a/b")) == 6
 
 

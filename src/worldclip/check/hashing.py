@@ -18,13 +18,11 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldclip.check.config import CheckConfig
-from worldclip.core.artifacts import digest, fingerprint
 from worldclip.core.errors import require
 from worldclip.kernels.compiled import compiled
 from worldclip.model.decode import BadImage, image_faults, open_image, orientation_of, scale_16_bit, upright
@@ -190,13 +188,8 @@ def _on_white(image: Image) -> Image:
 
 
 def hash_kind(config: CheckConfig) -> str:
-    """Return what is compared: `phash`, or `embedding` and a digest of the model's weights."""
-    if config.embedding_model is None:
-        return "phash"
-    model = Path(config.embedding_model)
-    files = sorted(model.rglob("*.safetensors")) if model.is_dir() else []
-    weights: list[Any] = [fingerprint(file, model) for file in files]
-    return f"embedding {digest(weights or [config.embedding_model])}"
+    """Return what is compared: `phash`, or `embedding` and the model's digest."""
+    return "phash" if config.embedding_model is None else f"embedding {digest_of_model(config.embedding_model)}"
 
 
 def scan_images(contents: Iterable[bytes], model: str | None) -> Iterator[ImageFacts]:
@@ -226,6 +219,14 @@ def embedding_hashes(image_features_ND: np.ndarray) -> np.ndarray:
     directions_D64 = np.random.default_rng(0).standard_normal((image_features_ND.shape[1], 64))
     is_positive_N64 = image_features_ND.astype(np.float64) @ directions_D64 > 0
     return np.packbits(is_positive_N64, axis=1).view(">u8").astype(np.uint64).reshape(-1)
+
+
+def digest_of_model(model: str) -> str:
+    """Return the digest of what decides a model's embeddings.  Raises UserError where it is no model."""
+    require("torch", extra="train")
+    from worldclip.model.load import find
+
+    return find(model).digest()
 
 
 @functools.cache
