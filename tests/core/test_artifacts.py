@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from programs import output_of, python
+from programs import output_of
 from worldclip.contracts import schemas
 from worldclip.core import arrow, artifacts, errors
 from worldclip.core.arrow import byte_buffers, string_buffers
@@ -187,14 +187,15 @@ def test_each_library_says_that_memory_ran_out_and_no_other_error_does(tmp_path:
 
 
 def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> None:
-    host, out = platform.node(), tmp_path / "out"
-    dead = python("-c", "import os; print(os.getpid())").strip()
+    out = tmp_path / "out"
     (out / "evaluate").mkdir(parents=True)
-    left = [out / f".run.json.{host}.{dead}.tmp", out / "evaluate" / f".table.md.{host}.{dead}.tmp"]
-    kept = [out / f".a.{host}.{os.getpid()}.tmp", out / f".a.elsewhere-{host}x.{dead}.tmp", out / ".hidden"]
+    (out / "check").mkdir()
+    (out / "check" / ".lock").touch()  # another job's, which may be at work
+    left = [out / ".run.json.host.1.tmp", out / "evaluate" / ".table.md.other-host.2.tmp"]
+    kept = [out / ".hidden", out / "a.host.1.tmp", out / "check" / ".report.json.host.3.tmp"]
     for path in [*left, *kept]:
         path.touch()
-    retired = tmp_path / f".out.{host}.{dead}.removed"
+    retired = tmp_path / ".out.host.1.removed"
     (retired / "folder").mkdir(parents=True)
     with RunLock(out):
         pass

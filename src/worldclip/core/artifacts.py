@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from worldclip.core import job_files
 from worldclip.core.arrow import narrow_strings
 from worldclip.core.errors import BadShard, UserError, checkout, is_no_memory, naming
 from worldclip.core.job_files import FORMAT_VERSION, newer_format, read_record, refuse_newer_run
@@ -111,31 +112,19 @@ def remove_retired(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # what a file system still holds open goes with the next removal
 
 
-_LEFT = re.compile(r"\..+\.(\d+)\.(tmp|removed)")
+_LEFT = re.compile(r"\..+\.\d+\.(tmp|removed)")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes of this machine left in a folder and its own folders: files aside, old folders."""
-    places = [folder, *(child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())]
-    for path in [path for place in places for path in place.glob(".*")]:
-        left = _LEFT.fullmatch(path.name)
-        if left is None or f".{platform.node()}.{left[1]}." not in path.name or _is_alive(int(left[1])):
-            continue
+    """Remove what killed processes left in a folder that is locked, and in its own folders without a lock of theirs."""
+    children = (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
+    places = [folder, *(child for child in children if not job_files.lock(child).exists())]
+    for path in [path for place in places for path in place.glob(".*") if _LEFT.fullmatch(path.name)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     remove_retired(folder)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:

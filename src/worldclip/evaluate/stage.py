@@ -12,7 +12,7 @@ from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import Json, read_manifest, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.job import Job, Result, Run
+from worldclip.core.job import Job, Result, Run, RunLock
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
@@ -111,7 +111,8 @@ def evaluate_model(
     pool_dir = out if best_checkpoint(Path(model)) is None else Path(model)
     loaded = _load_all(config.dataset_names, config, pool_dir, languages_of(pool_dir))
     engine.list_pairs(loaded, config.languages)  # refuses languages that no dataset has
-    return _measure(model_load.find(model), str(model), config, loaded, pool_dir, out, part=part)
+    with RunLock(out, is_shared=part is not None):
+        return _measure(model_load.find(model), str(model), config, loaded, pool_dir, out, part=part)
 
 
 def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:
