@@ -8,6 +8,8 @@ The metadata of each is made once and not counted.  Stages run in their own proc
 from __future__ import annotations
 
 import http.server
+import io
+import itertools
 import os
 import re
 import resource
@@ -15,11 +17,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import threading
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import tomli_w
 
 REPOSITORY = Path(__file__).parents[1]
@@ -83,6 +87,43 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def write_tars(tables: Path, folder: Path, num_pairs: int) -> None:
+    """Write the first texts of a pool as tars of 10,000 samples, each with an image of 2,000 bytes."""
+    folder.mkdir()
+    rows = itertools.islice(
+        (row for path in sorted(tables.iterdir()) for row in pq.read_table(path).to_pylist()), num_pairs
+    )
+    for number, chunk in enumerate(itertools.batched(rows, 10_000)):
+        with tarfile.open(folder / f"{number:05}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for row, record in enumerate(chunk):
+                for suffix, content in ((".jpg", bytes(2_000)), (".txt", record["text"].encode())):
+                    info = tarfile.TarInfo(f"{number:05}{row:04}{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+
+
+def measure(folder: Path, kind: str, settings: dict, sources: dict[str, str], num_rounds: int) -> None:
+    """Print the CPU time of each stage, and the bytes on disk."""
+    recipe = folder / f"{kind}.toml"
+    recipe.write_text(tomli_w.dumps(settings))
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(num_rounds):
+        for name, source in sources.items():
+            out, metadata = folder / f"{kind}_{name}", folder / f"metadata_{name}"
+            if not metadata.exists():
+                run(source, "metadata", recipe, out)
+                shutil.copytree(out / "metadata", metadata)
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.copytree(metadata, out / "metadata")
+            for stage in STAGES:
+                seconds[name, stage].append(run(source, stage, recipe, out))
+    for name in sources:
+        disk = size_of(folder / f"{kind}_{name}") - size_of(folder / f"metadata_{name}")
+        medians = {stage: statistics.median(seconds[name, stage]) for stage in STAGES}
+        line = ", ".join(f"{stage} {value:.2f}" for stage, value in medians.items())
+        print(f"{kind}, {name}: {line}, all {sum(medians.values()):.2f} s of CPU; {disk:,} bytes on disk", flush=True)
+
+
 def main() -> None:
     folder = Path(sys.argv[2])
     num_pairs, num_rounds = int((sys.argv[3:] or [1_000_000])[0]), int((sys.argv[4:] or [3])[0])
@@ -96,26 +137,12 @@ def main() -> None:
         "metadata": {"lists": {lang: str(path) for lang, path in lists.items()}},
         "balance": {"tail_fraction": 0.06},
     }
-    recipe = folder / "local.toml"
-    recipe.write_text(tomli_w.dumps(settings))
-    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for number in range(num_rounds):
-        for name, source in sources.items():
-            out = folder / name
-            if number == 0:
-                run(source, "metadata", recipe, out)
-                shutil.copytree(out / "metadata", folder / f"metadata_{name}")
-            shutil.rmtree(out)
-            shutil.copytree(folder / f"metadata_{name}", out / "metadata")
-            for stage in STAGES:
-                seconds[name, stage].append(run(source, stage, recipe, out))
-    for name in sources:
-        disk = size_of(folder / name) - size_of(folder / name / "metadata")
-        medians = {stage: statistics.median(seconds[name, stage]) for stage in STAGES}
-        line = ", ".join(f"{stage} {value:.2f}" for stage, value in medians.items())
-        print(
-            f"{name}: {line}, all {sum(medians.values()):.2f} s of CPU; {disk / num_pairs:.0f} bytes per pair on disk"
-        )
+    for kind in ("tables", "tars"):
+        if kind == "tars":
+            write_tars(folder / "pool", folder / "tars", num_pairs // 5)
+            settings["pool"] = {"path": str(folder / "tars")}
+        measure(folder, kind, settings, sources, num_rounds)
+    settings["pool"] = {"path": "", "key": "uid", "texts": ["text"]}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, folder=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings["pool"]["path"] = f"http://127.0.0.1:{server.server_port}/pool"
