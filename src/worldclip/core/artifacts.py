@@ -116,10 +116,12 @@ _LEFT = re.compile(r"\..+\.\d+\.(tmp|removed)")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in a folder that is locked, and in its own folders without a lock of theirs."""
+    """Remove what killed processes left in a folder that is locked, and in its own folders; not what has its own lock."""
     children = (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
     places = [folder, *(child for child in children if not job_files.lock(child).exists())]
     for path in [path for place in places for path in place.glob(".*") if _LEFT.fullmatch(path.name)]:
+        if job_files.lock(path).exists():  # the folder aside of another job, on a host whose name ends in a number
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
