@@ -116,7 +116,7 @@ _LEFT = re.compile(r"\..+\.\d+\.(tmp|removed)")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in a locked folder and in its own folders, but nothing that has its own lock."""
+    """Remove what killed processes left in a locked folder and its own folders, but nothing with a lock of its own."""
     children = (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
     places = [folder, *(child for child in children if not job_files.lock(child).exists())]
     for path in [path for place in places for path in place.glob(".*") if _LEFT.fullmatch(path.name)]:
