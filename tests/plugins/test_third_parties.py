@@ -39,12 +39,12 @@ def site(tmp_path, monkeypatch) -> Iterator[Path]:
     folder, modules = tmp_path / "site", {*sys.modules}
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    registry._origins.cache_clear()
+    registry._points.cache_clear()
     yield folder
     for name in {*sys.modules} - modules:
         if (folder / f"{name}.py").exists():
             del sys.modules[name]
-    registry._origins.cache_clear()
+    registry._points.cache_clear()
     importlib.invalidate_caches()
 
 

@@ -27,8 +27,8 @@ REMARKS = {
 def sections() -> dict[str, dict[str, str]]:
     """Return title of a section -> command -> what it does; the stages stand in the first section."""
     by_title: dict[str, dict[str, str]] = {}
-    for name, origin in COMMANDS.origins().items():
-        section = origin.section or "Plug-ins"
+    for name, point in COMMANDS.points().items():
+        section = point.group.removeprefix(COMMANDS.group).strip(".").replace("_", " ").capitalize() or "Plug-ins"
         title = section + REMARKS.get(section, "")
         by_title.setdefault(title, {})[name] = COMMANDS.summary(name)
     recipe = next(iter(by_title.values()))
