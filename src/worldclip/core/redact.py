@@ -63,31 +63,21 @@ def redact_record(record: Any) -> Any:
     if isinstance(record, str):
         return redact(record)
     if isinstance(record, Mapping):
-        return {
-            (redact(name) if isinstance(name, str) else name): HIDDEN
-            if _is_secret_option(name, value)
-            else redact_record(value)
-            for name, value in record.items()
-        }
-    if isinstance(record, list | tuple):
+        redacted = {}
+        for name, value in record.items():
+            is_secret = isinstance(name, str) and isinstance(value, str) and _SECRET_OPTION.fullmatch(name) is not None
+            redacted[redact_record(name)] = HIDDEN if is_secret and value else redact_record(value)
+        return redacted
+    if isinstance(record, list):
         return [redact_record(value) for value in record]
+    if isinstance(record, tuple):
+        return tuple(map(redact_record, record))
     return record
-
-
-def _is_secret_option(name: Any, value: Any) -> bool:
-    """Return whether an item of a record is an option of a storage whose value is a credential."""
-    is_text = isinstance(name, str) and isinstance(value, str) and value != ""
-    return is_text and _SECRET_OPTION.fullmatch(name) is not None
 
 
 def has_credential(value: Any) -> bool:
     """Return whether `redact_record` would change a value of a config."""
-    if isinstance(value, str):
-        return redact(value) != value
-    if isinstance(value, Mapping):
-        is_named_so = any(_is_secret_option(name, item) for name, item in value.items())
-        return is_named_so or any(has_credential(item) for pair in value.items() for item in pair)
-    return isinstance(value, list | tuple) and any(map(has_credential, value))
+    return bool(redact_record([value]) != [value])  # in a list: NaN itself is not equal to itself
 
 
 def shorten_paths(record: Any) -> Any:
