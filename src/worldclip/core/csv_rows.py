@@ -26,15 +26,13 @@ def find_delimiter(text: str, num_columns: int = 0) -> str | None:
     return None
 
 
-def read_rows(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its last line, fields) of each row that is not empty.
+def read_rows(file: TextIO, delimiter: str) -> Iterator[list[str]]:
+    """Yield the fields of each row that is not empty.
 
     file: opened with newline="".  Raises csv.Error that names the line.
     """
     reader = csv.reader(file, delimiter=delimiter)
     try:
-        for row in reader:
-            if row:
-                yield reader.line_num, row
+        yield from filter(None, reader)
     except csv.Error as error:
         raise csv.Error(f"line {reader.line_num:,}: {error}") from error

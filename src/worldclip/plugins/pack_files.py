@@ -76,7 +76,7 @@ def pack_files(
         worldclip pool pack photos --out pool
         worldclip pool pack photos --out pool --json
     """
-    check_own(out, "pool pack")
+    check_own(out, "pool pack", ("*.tar",))
     problems = []
     if not folder.is_dir():
         problems.append(f"{folder}: no such folder; give the one that holds the image files")
@@ -107,7 +107,7 @@ def pack_files(
 
     job = Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs)
     check_source(job, source)
-    with RunLock(out, owner="pool pack"):
+    with RunLock(out):
         return job.run(write)
 
 
@@ -197,8 +197,8 @@ def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
     try:
         if path.suffix == ".csv":
             rows = read_rows(io.StringIO(content, newline=""), find_delimiter(content) or ",")
-            _, header = next(rows, (1, []))
-            return [_row(dict(zip(header, fields, strict=False))) for _, fields in rows]
+            header = next(rows, [])
+            return [_row(dict(zip(header, fields, strict=False))) for fields in rows]
         if path.suffix == ".jsonl":
             return [_row(json.loads(line)) for line in content.split("\n") if line.strip()]
         record = json.loads(content)

@@ -147,7 +147,7 @@ def _split(dialect: Dialect, content: bytes, delimiter: str) -> Iterator[list[by
         return
     file = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
     try:
-        for _, row in read_rows(file, delimiter):
+        for row in read_rows(file, delimiter):
             yield [field.encode("utf-8", "surrogateescape") for field in row]
     except CsvError as error:
         raise BadShard(f"cannot be read as CSV ({error})") from error

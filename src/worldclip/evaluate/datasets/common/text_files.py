@@ -63,10 +63,10 @@ def read_jsonl(path: Path) -> list[Json]:
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file with a header, at least one."""
     file = io.StringIO(read_text(path), newline="")
-    (_, header), *rows = csv_rows.read_rows(file, ",")
+    header, *rows = csv_rows.read_rows(file, ",")
     if not rows:
         raise ValueError(f"{path} has no rows")
-    return [dict(zip(header, fields, strict=False)) for _, fields in rows]
+    return [dict(zip(header, fields, strict=False)) for fields in rows]
 
 
 def check_distinct(keys: Iterable[str], path: Path) -> None:
