@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from worldclip.core.errors import UserError
 from worldclip.core.execute.local import LocalExecutor, usable_cores
-from worldclip.core.execute.loop import Executor, Reports
+from worldclip.core.execute.loop import Executor
 from worldclip.core.execute.ray import RayExecutor
-from worldclip.core.execute.shards import Report, Shard, add_counts, are_done, mark_done
+from worldclip.core.execute.shards import Report, Shard, add_counts, mark_done
 from worldclip.core.preflight import require_packages
 
 

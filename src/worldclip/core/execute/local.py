@@ -6,33 +6,24 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from worldclip.core.execute.loop import Reports, map_shards, run_shards
-from worldclip.core.execute.shards import Outcome, Report, Shard, ShardWork
+from worldclip.core.execute.loop import Executor, run_shards
+from worldclip.core.execute.shards import Outcome, Shard, ShardWork
 
 QUEUED_PER_WORKER = 2  # one shard runs and one waits, so that no worker waits for this process
 LOST = "memory ran out, which the system ends processes for (use fewer --workers), or a library crashed on its contents"
 
 
 @dataclass(kw_only=True)
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Maps over shards with spawned processes of this machine; a single worker runs in this process."""
 
     workers: int = 1
-    quiet: bool = False
-
-    def map(
-        self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
-    ) -> Reports:
-        """Do as Executor.map."""
-        return map_shards(self._run, fn, shards, label=label, done_dir=done_dir, key=key, quiet=self.quiet)
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
         num_workers = min(self.workers, len(todo))

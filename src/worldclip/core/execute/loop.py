@@ -23,20 +23,6 @@ REMEDY = (
 MAX_TRIES = 3  # attempts per shard whose worker was lost, for example out of memory
 
 
-class Executor(Protocol):
-    """Maps a function over shards: every executor has the same order, reports and failures."""
-
-    def map(
-        self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
-    ) -> Sequence[Report]:
-        """Run fn over `shards`; returns the reports in shard order.  Raises StageFailed at the end if shards failed.
-
-        fn is pure except for its output files and can be pickled.  key: a JSON-able record of all that the output
-        depends on besides the shard (config, upstream digests).  `pairs` in a report feeds the progress bar.
-        """
-        ...
-
-
 class Workers(Protocol):
     """Processes that work on shards, somewhere."""
 
@@ -94,38 +80,44 @@ class Reports(Sequence[Report]):
         return len(self.shards)
 
     def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return Reports(self.work, self.shards[at])
         return read_json(self.work.marker_path(self.shards[at]))["report"]
 
 
-def map_shards(
-    run: Callable[[ShardWork, Sequence[Shard]], Iterator[tuple[str, Outcome]]],
-    fn: Callable[[Shard], Report],
-    shards: Sequence[Shard],
-    *,
-    label: str,
-    done_dir: Path,
-    key: Any,
-    quiet: bool,
-) -> Reports:
-    """Do as Executor.map; `run` yields (name, outcome) of the unfinished shards in any order."""
-    work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
-    todo = [shard for shard in shards if not work.is_finished(shard)]
-    failures: dict[str, Failure] = {}
-    is_shown = bool(shards) and not quiet and sys.stderr.isatty()
-    with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
-        pairs, started_at = 0, time.perf_counter()
-        for name, outcome in run(work, todo) if todo else ():
-            if isinstance(outcome, Failure):
-                failures[name] = outcome
-                say_detail(label, f"{name}: {outcome.reason}")
-            else:
-                say_detail(label, f"{name} is done")
-                pairs += int(outcome["pairs"])
-            rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
-            advance(1, f"shards{rate}")
-    if failures:
-        broken = frozenset(name for name, failure in failures.items() if failure.is_broken)
-        raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, REMEDY, broken)
-    return Reports(work, shards)
+@dataclass(kw_only=True)
+class Executor:
+    """Maps a function over shards: every executor has the same order, reports and failures."""
+
+    quiet: bool = False
+
+    def map(
+        self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
+    ) -> Reports:
+        """Run fn over `shards`; returns the reports in shard order.  Raises StageFailed at the end if shards failed.
+
+        fn is pure except for its output files and can be pickled.  key: a JSON-able record of all that the output
+        depends on besides the shard (config, upstream digests).  `pairs` in a report feeds the progress bar.
+        """
+        work = ShardWork(fn=fn, done_dir=done_dir, key=digest(key))
+        todo = [shard for shard in shards if not work.is_finished(shard)]
+        failures: dict[str, Failure] = {}
+        is_shown = bool(shards) and not self.quiet and sys.stderr.isatty()
+        with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
+            pairs = 0
+            started_at = time.perf_counter()
+            for name, outcome in self._run(work, todo) if todo else ():
+                if isinstance(outcome, Failure):
+                    failures[name] = outcome
+                    say_detail(label, f"{name}: {outcome.reason}")
+                else:
+                    say_detail(label, f"{name} is done")
+                    pairs += int(outcome["pairs"])
+                rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
+                advance(1, f"shards{rate}")
+        if failures:
+            broken = frozenset(name for name, failure in failures.items() if failure.is_broken)
+            raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, REMEDY, broken)
+        return Reports(work, shards)
+
+    def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+        """Yield (name, outcome) of the unfinished shards in any order."""
+        raise NotImplementedError

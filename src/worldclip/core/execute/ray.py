@@ -11,17 +11,17 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, first_line, require
-from worldclip.core.execute.loop import Reports, map_shards, run_shards
-from worldclip.core.execute.shards import Outcome, Report, Shard, ShardWork
+from worldclip.core.execute.loop import Executor, run_shards
+from worldclip.core.execute.shards import Outcome, Shard, ShardWork
 
 VERSION = version("worldclip")
 QUEUED_PER_CPU = 2  # tasks in Ray per CPU: one runs and one waits, so that no CPU waits for this process
@@ -32,7 +32,7 @@ OBJECT_STORE_BYTES = 128 * 2**20  # size in a Ray started here: only functions a
 
 
 @dataclass(kw_only=True)
-class RayExecutor:
+class RayExecutor(Executor):
     """Tasks of one CPU each on a Ray cluster.
 
     address: of a running cluster (`auto`: the one of this machine); default: RAY_ADDRESS, else this process starts its
@@ -41,17 +41,11 @@ class RayExecutor:
 
     address: str | None = None
     workers: int | None = None
-    quiet: bool = False
-
-    def map(
-        self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
-    ) -> Reports:
-        """Do as Executor.map.  Raises UserError if no cluster answers, or its nodes do not share `done_dir`."""
-        done_dir = done_dir.absolute()
-        return map_shards(self._run, fn, shards, label=label, done_dir=done_dir, key=key, quiet=self.quiet)
 
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
+        """Do as Executor._run.  Raises UserError if no cluster answers, or its nodes do not share `work.done_dir`."""
         ray = connect(self.address, self.workers)
+        work = replace(work, done_dir=work.done_dir.absolute())
         work.done_dir.mkdir(parents=True, exist_ok=True)
         token = work.done_dir / f".{uuid.uuid4().hex}.token"
         token.touch()

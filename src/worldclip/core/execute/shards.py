@@ -115,12 +115,6 @@ def mark_done(shard: Shard, report: Report, done_dir: Path, key: Any) -> None:
     ShardWork(fn=lambda shard: {}, done_dir=done_dir, key=digest(key)).finish(shard, report)
 
 
-def are_done(shards: Sequence[Shard], done_dir: Path, key: Any) -> bool:
-    """Return whether a map over `shards` with this `key` has nothing left to do."""
-    work = ShardWork(fn=lambda shard: {}, done_dir=done_dir, key=digest(key))
-    return all(map(work.is_finished, shards))
-
-
 def raise_file_limit() -> None:
     """Let this process open OPEN_FILES files, as far as the system allows: a mapped matcher per language stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
