@@ -40,18 +40,15 @@ def stamp_of(path: str) -> Stamp:
     if is_remote(path):
         return ()
     try:
-        return stamp_of_stat(os.stat(path))
+        stat = os.stat(path)
     except OSError:
         return ()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def size_and_time(path: str) -> Stamp:
     """Return the size and the modification time, which machines that share a file system agree on; () as `stamp_of`."""
     return stamp_of(path)[2:4]
-
-
-def stamp_of_stat(stat: os.stat_result) -> Stamp:
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def fingerprint_of(path: str, name: str) -> Json:

@@ -16,7 +16,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
-from worldclip.core.retry import retry
+from worldclip.core.remote import retry
 from worldclip.pool import is_table
 from worldclip.pool.files import LocalFile, read_range, unreadable
 from worldclip.pool.picture_files import picture_path, read_picture

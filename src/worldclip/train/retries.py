@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, first_line
-from worldclip.core.retry import retry
+from worldclip.core.remote import retry
 
 RETRY_S = 60.0  # a read is tried again for so long
 FIRST_WAIT_S = 0.5
