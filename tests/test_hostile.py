@@ -245,7 +245,7 @@ def as_pool(config: PoolConfig) -> Callable[[Path], object]:
 
 
 def read_keys(path: Path) -> object:
-    return key_lists(None, [str(path)])
+    return key_lists(None, [str(path)], path.parent)
 
 
 def damaged_headers(wholes: list[bytes]) -> list[bytes]:
@@ -734,7 +734,7 @@ def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch)
     with pytest.raises(BadShard, match=r"a\.parquet: what it unpacks to is too large"):
         list(dumps.read_texts(path))
     with pytest.raises(UserError, match=r"pool\.deny_keys is .*cannot be read \(what it unpacks to is too large"):
-        key_lists(None, [str(path)])
+        key_lists(None, [str(path)], tmp_path)
 
 
 NULLS = pa.table({"key": ["a"], "text": pa.array([None], pa.list_(pa.string(), 10**8))})
@@ -755,7 +755,7 @@ def test_all_column_chunks_count_together(table, options, tmp_path):
     with pytest.raises(BadShard, match="too large for safety"):
         PARQUET.read(shard_of(tmp_path / "a.parquet"), CONFIG)
     with pytest.raises(UserError, match="too large for safety"):
-        key_lists(None, [str(tmp_path / "a.parquet")])
+        key_lists(None, [str(tmp_path / "a.parquet")], tmp_path)
 
 
 def test_rows_of_a_compressed_shard_are_counted(tmp_path):
@@ -765,11 +765,11 @@ def test_rows_of_a_compressed_shard_are_counted(tmp_path):
 
 
 def test_long_lists_and_prefixes_of_honest_files_are_read(tmp_path):
-    """Sorted keys take less than a bit each, and a list beyond a million keys is never held whole."""
+    """Sorted keys take less than a bit each, and a list is never held whole."""
     keys = pa.table({"key": [f"{n:09}" for n in range(3_000_000)]})
     options = {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}
     pq.write_table(keys, tmp_path / "a.parquet", compression="zstd", **options)
-    assert key_lists(None, [str(tmp_path / "a.parquet")])[0].num_keys == 3_000_000
+    assert key_lists(None, [str(tmp_path / "a.parquet")], tmp_path)[0].num_keys == 3_000_000
 
 
 def test_parquet_with_repeated_short_texts_is_read(tmp_path):

@@ -1,6 +1,7 @@
 """The coin against the published vectors and a plain XXH64; tables of keys, hex keys, and lists of keys."""
 
 import random
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from plain_recipe import keys_of, make_recipe, make_shards, run_stages, write_po
 from worldclip import curate
 from worldclip.core import coin, keys, sorted_keys, spill
 from worldclip.core.errors import UserError
-from worldclip.core.keys import SORTED_FROM
 from worldclip.core.sorted_keys import SortedKeys, hash_pairs, write_sorted
 
 MASK = 2**64 - 1
@@ -115,10 +115,12 @@ def test_key_table_finds_every_key_and_no_other():
 
 def test_hex_keys_are_datacomps_pairs():
     names = ["00112233445566778899aabbccddeeff", "ffffffffffffffff0000000000000001", "short", "A" * 32, "g" * 32]
-    pairs, is_hex = keys.hex_pairs(names)
-    assert is_hex.tolist() == [True, True, False, False, False]
+    names += [f"{names[0]}\n", f"{names[0][:-1]}é", f"{names[0]}0"]
+    pairs, is_hex = keys.hex_pairs(pa.chunked_array([names[:1], names[1:]]))
+    assert is_hex.tolist() == [True, True, *[False] * 6]
     expected = [(int(name[:16], 16), int(name[16:], 16)) for name in names[:2]]
-    assert [tuple(pair) for pair in pairs[:2].tolist()] == expected
+    assert [tuple(pair) for pair in pairs.tolist()] == expected
+    assert keys.hex_pairs(pa.chunked_array([], pa.string()))[0].shape == (0, 2)
     kept = keys.sort_pairs(pairs[[1, 0, 1]])
     assert kept.dtype == np.dtype("u8,u8")
     assert kept.tolist() == sorted(expected)
@@ -127,9 +129,8 @@ def test_hex_keys_are_datacomps_pairs():
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists of any length are sorted, in several batches."""
+    """Lists are sorted in several batches."""
     monkeypatch.setattr(keys, "BATCH_KEYS", 64)
-    monkeypatch.setattr(keys, "SORTED_FROM", 1)
 
 
 def batches(names: list[str], size: int) -> list[pa.Array]:
@@ -146,46 +147,55 @@ def test_the_answers_are_those_of_a_set_and_the_file_is_sorted(tmp_path: Path, n
     asked = [*(f"b{rng.getrandbits(60)}" for _ in range(300)), *names]
     rng.shuffle(asked)
     listed = set(names)
-    assert table.contains(asked).tolist() == [name in listed for name in asked]
-    assert len(table.contains([])) == 0
+    assert table.contains(pa.array(asked)).tolist() == [name in listed for name in asked]
+    assert len(table.contains(pa.array([], pa.string()))) == 0
     first, second = hash_pairs([*names, *names[:5]])
     order = np.lexsort((second, first))
     assert np.array_equal(np.load(tmp_path / "keys.npy"), np.stack([first[order], second[order]]))
 
 
 def test_keys_with_one_first_hash_are_told_apart_by_the_second(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(
-        sorted_keys, "hash_pairs", lambda names: np.array([[divmod(n, 4) for n in names]], np.uint64)[0].T
-    )
-    held = [n for n in range(400) if n % 4 != 3]
-    write_sorted(tmp_path / "keys.npy", [held])
-    assert SortedKeys(tmp_path / "keys.npy").contains(range(400)).tolist() == [n % 4 != 3 for n in range(400)]
+    def quotient_or_rest(names: pa.Array, seed: int) -> np.ndarray:
+        return np.array([divmod(int(name), 4)[seed] for name in names.to_pylist()], np.uint64)
+
+    monkeypatch.setattr(sorted_keys, "hash_keys", quotient_or_rest)
+    names = pa.array([str(n) for n in range(400)])
+    write_sorted(tmp_path / "keys.npy", [names.filter(pa.array([n % 4 != 3 for n in range(400)]))])
+    assert SortedKeys(tmp_path / "keys.npy").contains(names).tolist() == [n % 4 != 3 for n in range(400)]
 
 
 def test_hex_keys_of_a_numpy_file_and_of_a_table_are_one_set(small, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pairs = keys.sort_pairs(rng.integers(0, 2**63, (300, 2), np.uint64))
     np.save(tmp_path / "a.npy", pairs)
-    names = keys.read_keys(tmp_path / "a.npy").to_pylist()
+    names = keys.hex_strings(pairs).to_pylist()
     pq.write_table(pa.table({"key": [*names[::-1], None]}), tmp_path / "b.parquet", row_group_size=50)
     found = []
     for name in ("a.npy", "b.parquet"):
         lists = keys.key_lists(str(tmp_path / name), [], tmp_path / "sorted")
-        keys.sort_lists(lists)
-        assert lists[0].sorted_as is not None
-        found.append(np.load(lists[0].sorted_as))
         assert keys.is_valid(pa.array([*names, "other"]), lists, "0.tar").tolist() == [True] * 300 + [False]
+        assert lists[0].num_keys == 300
+        found.append(np.load(lists[0].sorted_as))
     assert np.array_equal(*found)
 
 
-@pytest.mark.parametrize("is_sorted", [False, True])
-def test_a_list_as_a_person_writes_it(is_sorted: bool, tmp_path: Path, monkeypatch) -> None:
-    if is_sorted:
-        monkeypatch.setattr(keys, "SORTED_FROM", 1)
+def test_a_list_with_shards_names_keys_of_these_shards_only(small, tmp_path: Path) -> None:
+    rows = [(f"{n % 3}.tar", f"key {n}") for n in range(200)] + [("0.tar", None), (None, "key 0"), ("", "key 1")]
+    shard, key = (pa.array(column, pa.string()) for column in zip(*rows, strict=True))
+    for name, column in (("a", shard), ("b", shard.dictionary_encode()), ("c", shard.cast(pa.large_string()))):
+        pq.write_table(pa.table({"shard": column, "key": key}), tmp_path / f"{name}.parquet", row_group_size=50)
+        lists = keys.key_lists(None, [str(tmp_path / f"{name}.parquet")], tmp_path / "sorted")
+        names = [f"key {n}" for n in range(201)]
+        for number, pool_keys in ((0, pa.array(names)), (1, pa.chunked_array([names], pa.large_string()))):
+            expected = [n == 200 or n % 3 != number for n in range(201)]
+            assert keys.is_valid(pool_keys, lists, f"{number}.tar").tolist() == expected
+        assert keys.is_valid(pa.array(names), lists, "3.tar").all()
+        assert keys.is_valid(pa.array(["tar\0key 0", ".tar\0key 0"]), lists, "0").all()
+
+
+def test_a_list_as_a_person_writes_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\ufeffa\r\n\n b;c \n#1", "utf-8", newline="")
     lists = keys.key_lists(None, [str(tmp_path / "a.txt")], tmp_path / "sorted")
-    keys.sort_lists(lists)
-    assert (tmp_path / "sorted").exists() == is_sorted
     pool_keys = pa.array(["a", "b", "b;c", "#1", "u", "key", "url", ""])
     assert keys.is_valid(pool_keys, lists, "0.tar").tolist() == [False, True, False, False, True, True, True, True]
 
@@ -201,7 +211,7 @@ def test_query_of_the_docs_makes_a_list_of_addresses_and_hosts(tmp_path: Path, m
     Path("urls.txt").write_text("http://site.net/2\n")
     Path("hosts.txt").write_text("example.org\n")
     duckdb.sql(query)
-    lists = keys.key_lists(None, ["takedown.parquet"])
+    lists = keys.key_lists(None, ["takedown.parquet"], tmp_path / "sorted")
     assert keys.is_valid(pa.array(list("abcde")), lists, "0.parquet").tolist() == [False, False, True, False, True]
 
 
@@ -212,7 +222,7 @@ def test_text_that_is_no_list_of_keys_is_refused_with_what_is_read(tmp_path: Pat
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=rf"pool\.deny_keys is .*{problem}.*; give a \.txt with one key per line"):
-            keys.key_lists(None, [str(tmp_path / name)])
+            keys.key_lists(None, [str(tmp_path / name)], tmp_path / "sorted")
 
 
 def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> None:
@@ -220,7 +230,7 @@ def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> N
     lists = keys.key_lists(None, [str(tmp_path / "list.parquet")], tmp_path / "sorted")
     written = []
     monkeypatch.setattr(keys, "write_sorted", lambda path, *rest: written.append(path) or write_sorted(path, *rest))
-    calls = [threading.Thread(target=keys.sort_lists, args=(lists,)) for _ in range(4)]
+    calls = [threading.Thread(target=keys.sort_list, args=lists) for _ in range(4)]
     for call in calls:
         call.start()
     for call in calls:
@@ -228,25 +238,31 @@ def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> N
     assert written == [lists[0].sorted_as]
 
 
-def test_stages_leave_the_same_bytes_with_sorted_lists(tmp_path: Path, monkeypatch) -> None:
+def test_stages_leave_the_same_bytes_for_every_kind_of_list(tmp_path: Path) -> None:
     shards = make_shards(seed=7, num_shards=3, num_samples=20)
     write_pool(tmp_path / "pool", shards)
     every_key = keys_of(shards)
-    valid, denied = (str(tmp_path / f"{name}.parquet") for name in ("valid", "denied"))
-    pq.write_table(pa.table({"key": every_key[: len(every_key) * 2 // 3]}), valid)
-    pq.write_table(pa.table({"key": every_key[::3]}), denied)
-    recipe = make_recipe(tmp_path / "pool", pool={"valid_keys": valid, "deny_keys": [denied]})
+    valid, denied = every_key[: len(every_key) * 2 // 3], every_key[::3]
+    with_shards = [(name, key) for name in shards for key in denied]
+    (tmp_path / "valid.txt").write_text("\n".join(valid))
+    (tmp_path / "denied.txt").write_text("\n".join(denied))
+    pq.write_table(pa.table({"key": valid}), tmp_path / "valid.parquet")
+    pq.write_table(
+        pa.table({"shard": [name for name, _ in with_shards], "key": [key for _, key in with_shards]}),
+        tmp_path / "denied.parquet",
+    )
     found = []
-    for sorted_from in (SORTED_FROM, 1):
-        monkeypatch.setattr(keys, "SORTED_FROM", sorted_from)
-        run = tmp_path / f"run{sorted_from}"
-        run_stages(recipe, run)
-        assert (run / "match" / "keys").exists() == (sorted_from == 1)
+    for suffix in ("txt", "parquet"):
+        lists = {"valid_keys": f"{tmp_path}/valid.{suffix}", "deny_keys": [f"{tmp_path}/denied.{suffix}"]}
+        run = tmp_path / suffix
+        run_stages(make_recipe(tmp_path / "pool", pool=lists), run)
+        assert len(list((run / "pool" / "keys").glob("*.npy"))) == 2
+        shutil.rmtree(run / "pool" / "keys")
         found.append({name: data for name, data in contents(run).items() if name.endswith((".parquet", "en.npy"))})
     assert found[0] == found[1]
     assert found[0]
     run_stages(make_recipe(tmp_path / "pool"), run)
-    assert not (run / "match" / "keys").exists(), "a list that is gone leaves no file"
+    assert not list((run / "pool").rglob("*.npy")), "a list that is gone leaves no file"
 
 
 def test_a_database_has_bounds_and_leaves_nothing(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_denied_key_with_a_credential_is_not_shown(tmp_path) -> None:
     artifacts.write_json(tmp_path / "accounting.json", {"shard": "0.parquet", "key": key, "text": "private"})
     sample = artifacts.read_json(tmp_path / "accounting.json")
     pq.write_table(pa.table({"key": [key]}), tmp_path / "deny.parquet")
-    lists = key_lists(None, [str(tmp_path / "deny.parquet")])
+    lists = key_lists(None, [str(tmp_path / "deny.parquet")], tmp_path / "sorted")
     assert merge_samples(tmp_path, [], {"no_match": [sample]}, lists) == {}
     assert merge_samples(tmp_path, [], {"no_match": [sample]}, ()) == {"no_match": [sample]}
 

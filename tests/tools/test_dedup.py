@@ -95,7 +95,7 @@ def test_the_list_denies_copies_in_their_shards_only(tmp_path):
     shards = random_shards(seed=1)
     run(tmp_path, shards)
     assert listed(tmp_path / "out") == plain_copies(shards)
-    lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")])
+    lists = keys.key_lists(None, [str(tmp_path / "out" / "duplicates.parquet")], tmp_path / "sorted")
     copies = {(shard, key) for shard, key, _ in plain_copies(shards)}
     for name, of_shard in shards.items():
         column = pa.array(sorted(set(filter(None, of_shard))))
@@ -106,7 +106,7 @@ def test_the_list_denies_copies_in_their_shards_only(tmp_path):
 
 def test_valid_list_with_shards_applies_per_shard(tmp_path):
     pq.write_table(pa.table({"shard": ["a", "b"], "key": ["x", "y"]}), tmp_path / "valid.parquet")
-    lists = keys.key_lists(str(tmp_path / "valid.parquet"), [])
+    lists = keys.key_lists(str(tmp_path / "valid.parquet"), [], tmp_path / "sorted")
     assert keys.is_valid(pa.array(["x", "y"]), lists, "a").tolist() == [True, False]
     assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
 

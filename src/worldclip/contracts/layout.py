@@ -49,6 +49,7 @@ all_pool_pairs = _path("pool/pairs")  # folder of them
 pool_pairs = _path_of("pool/pairs/{}.parquet")  # texts of a shard, with the reasons of those that are dropped
 all_pool_images = _path("pool/images")  # folder of them
 pool_images = _path_of("pool/images/{}.parquet")  # places of a shard's images
+sorted_lists = _path("pool/keys")  # folder of the lists of keys, sorted, by the digest of the list
 
 entries = _path_of("metadata/{}.parquet")  # an entry list
 
@@ -58,7 +59,6 @@ all_match_counts = _path("match/counts")  # folder of them
 match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
 all_match_dropped = _path("match/dropped")  # folder of them
 match_dropped = _path_of("match/dropped/{}.parquet")  # texts of a shard without a match, with the reasons
-sorted_lists = _path("match/keys")  # folder of long lists of keys, sorted, by the digest of the list
 match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
 
 thresholds = _path("balance/thresholds.json")  # thresholds of all entry lists

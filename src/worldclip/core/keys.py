@@ -22,12 +22,10 @@ from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import read_regular
 from worldclip.core.sorted_keys import SortedKeys, write_sorted
 from worldclip.kernels.byte_table import empty_slots, find_rows, insert_rows
-from worldclip.kernels.compiled import compiled
 
 HEX_PAIR = np.dtype("u8,u8")  # a 128-bit key as DataComp's subset files hold it: high half, low half
 _HEX_CHARS = 32
 BATCH_KEYS = 2**20  # keys in memory at once while a list is sorted
-SORTED_FROM = 1_000_000  # keys of a list: a shorter one takes up to 80 MB of each worker, and is looked up exactly
 
 
 class KeyTable:
@@ -40,14 +38,6 @@ class KeyTable:
         self._strings = (data, offsets[:-1], offsets[1:])
         self.num_repeated = int(insert_rows(*self._strings, self._slots))
 
-    def __len__(self) -> int:
-        return len(self._strings[1])
-
-    def contains(self, keys: Strings) -> np.ndarray:
-        """Return whether each key is in the table: (n,) bool."""
-        is_in: np.ndarray = self.find(keys) >= 0
-        return is_in
-
     def find(self, keys: Strings) -> np.ndarray:
         """Return the position of each key, -1 where the table does not have it: (n,) int64."""
         data, offsets = string_buffers(keys)
@@ -55,31 +45,12 @@ class KeyTable:
         return rows
 
 
-@compiled
-def _parse_hex(data, offsets, pairs, is_hex):
-    for i in range(len(is_hex)):
-        is_hex[i] = offsets[i + 1] - offsets[i] == _HEX_CHARS
-        if not is_hex[i]:
-            continue
-        for k in range(_HEX_CHARS):
-            byte = data[offsets[i] + k]
-            if 48 <= byte <= 57:  # 0 to 9
-                digit = byte - 48
-            elif 97 <= byte <= 102:  # a to f
-                digit = byte - 87
-            else:
-                is_hex[i] = False
-                digit = 0
-            pairs[i, k >> 4] = (pairs[i, k >> 4] << np.uint64(4)) | np.uint64(digit)
-
-
-def hex_pairs(keys: Strings) -> tuple[np.ndarray, np.ndarray]:
-    """Return keys of 32 lower-case hex digits as two numbers each: ((n, 2) uint64, is_hex (n,) bool)."""
-    data, offsets = string_buffers(keys)
-    pairs = np.zeros((len(offsets) - 1, 2), np.uint64)
-    is_hex = np.zeros(len(offsets) - 1, np.bool_)
-    _parse_hex(data, offsets, pairs, is_hex)
-    return pairs, is_hex
+def hex_pairs(keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (two numbers of each key of 32 lower-case hex digits (h, 2) uint64; which keys are such, (n,) bool)."""
+    is_hex = pc.match_substring_regex(keys, "^[0-9a-f]{32}$")
+    digits = "".join(keys.filter(is_hex).to_pylist())
+    pairs = np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64).reshape(-1, 2)
+    return pairs, np.asarray(is_hex)
 
 
 def sort_pairs(pairs: np.ndarray) -> np.ndarray:
@@ -101,36 +72,15 @@ def hex_strings(pairs: np.ndarray) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(pairs), pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
-def read_keys(path: Path, shard: str | None = None) -> pa.Array | pa.ChunkedArray:
-    """Return the keys of a list, only those of one shard if it is given.
-
-    A list is a .txt with one key per line, a keys.npy of (u8,u8), or a Parquet file with a column `key`.
-    """
-    if path.suffix == ".npy":
-        return hex_strings(np.load(path, allow_pickle=False))
-    if path.suffix == ".txt":
-        return _read_text(path)
-    is_of_shard = None if shard is None else pc.field("shard") == shard
-    return pq.read_table(path, columns=["key"], filters=is_of_shard).column("key").cast(pa.large_string()).drop_null()
-
-
 def _read_text(path: Path) -> pa.Array:
     """Return the keys of a .txt, one per line.  Raises ValueError or OSError."""
     lines = [line.strip() for line in read_regular(path).decode("utf-8-sig").split("\n")]
     return pa.array(filter(None, lines), pa.large_string())
 
 
-def _num_rows(path: Path) -> int:
-    """Return the number of rows of a list of keys, from its header where it has one."""
-    if path.suffix == ".npy":
-        return len(np.load(path, mmap_mode="r", allow_pickle=False))
-    if path.suffix == ".txt":
-        return len(_read_text(path))
-    return int(pq.read_metadata(path).num_rows)
-
-
-def _batches(path: Path) -> Iterator[Strings]:
+def _batches(key_list: KeyList) -> Iterator[Strings]:
     """Yield the keys of a list, BATCH_KEYS at a time; a map would hold all pages that were read."""
+    path = Path(key_list.path)
     if path.suffix == ".npy":
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         for start in range(0, len(mapped), BATCH_KEYS):
@@ -140,16 +90,24 @@ def _batches(path: Path) -> Iterator[Strings]:
         yield _read_text(path)
     else:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_KEYS, columns=["key"]):
-                yield batch.column(0).cast(pa.large_string()).drop_null()
+            for batch in file.iter_batches(BATCH_KEYS, columns=["key", "shard"] if key_list.by_shard else ["key"]):
+                keys = batch["key"]
+                if key_list.by_shard:
+                    keys = _with_shard(keys, batch["shard"])
+                yield keys.drop_null()
+
+
+def _with_shard(keys: pa.Array | pa.ChunkedArray, shard: pa.Array | pa.Scalar) -> pa.Array | pa.ChunkedArray:
+    """Return what a list with a column `shard` holds of keys: each with its shard before it."""
+    columns = (column.cast(pa.large_string()) for column in (shard, keys, pa.scalar("\0")))
+    return pc.binary_join_element_wise(*columns)
 
 
 def _schema(path: Path) -> pa.Schema:
     """Return the columns of a Parquet file.  Raises BadShard for one that would not fit the memory."""
     footer = pq.read_metadata(path)
     schema = pq.read_schema(path)
-    held_rows = None if "shard" in schema.names else BATCH_KEYS
-    check_parquet(path, path.stat().st_size, footer, held_rows=held_rows)
+    check_parquet(path, path.stat().st_size, footer, held_rows=BATCH_KEYS)
     return schema
 
 
@@ -186,16 +144,32 @@ class KeyList:
     setting: str  # pool.valid_keys or pool.deny_keys: the key of the recipe that names the file
     path: str
     digest: str
-    num_keys: int  # rows of the file
     by_shard: bool  # true for a table with a column `shard`: a row then applies only to that shard's pair
-    sorted_as: Path | None = None  # file of its keys, sorted by `sort_lists`; None: it is short, and read whole
+    sorted_as: Path  # file of its keys, which the first look-up writes
+
+    @property
+    def num_keys(self) -> int:
+        """Number of keys, equal ones included."""
+        return len(sort_list(self))
 
 
-def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | None = None) -> tuple[KeyList, ...]:
+@functools.lru_cache(maxsize=16)  # mapped anew, a long list costs a fault of each page
+def sort_list(key_list: KeyList) -> SortedKeys:
+    """Return the keys of a list, which are sorted once; other calls wait for the one that does."""
+    path = key_list.sorted_as
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                write_sorted(path, _batches(key_list))
+    return SortedKeys(path)
+
+
+def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path) -> tuple[KeyList, ...]:
     """Return the valid list (pool.valid_keys) and the deny lists (pool.deny_keys).
 
-    folder: where `sort_lists` writes the sorted keys of long lists; None: all are read whole.
-    Raises UserError that names every file that is not a list of keys.
+    folder: where their sorted keys are.  Raises UserError that names every file that is not a list of keys.
     """
     named = [("pool.valid_keys", valid_keys)] if valid_keys is not None else []
     named += [("pool.deny_keys", path) for path in deny_keys]
@@ -207,29 +181,13 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path | N
             problems.append(f"{setting} is {path!r}, which {problem}; {remedy}")
     if problems:
         raise UserError(problems)
-    return tuple(_key_list(setting, path, folder) for setting, path in named)
-
-
-def _key_list(setting: str, path: str, folder: Path | None) -> KeyList:
-    digest, num_keys = digest_of(path), _num_rows(Path(path))
-    by_shard = not path.endswith((".npy", ".txt")) and "shard" in _schema(Path(path)).names
-    sorted_as = None
-    if folder is not None and not by_shard and num_keys >= SORTED_FROM:
+    lists = []
+    for setting, path in named:
+        digest = digest_of(path)
+        by_shard = not path.endswith((".npy", ".txt")) and "shard" in _schema(Path(path)).names
         sorted_as = folder / f"{digest}.npy"
-    return KeyList(setting=setting, path=path, digest=digest, num_keys=num_keys, by_shard=by_shard, sorted_as=sorted_as)
-
-
-def sort_lists(key_lists: Sequence[KeyList]) -> None:
-    """Write the sorted keys of each long list, once; other calls wait for the one that does."""
-    for key_list in key_lists:
-        path = key_list.sorted_as
-        if path is None or path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.parent / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                write_sorted(path, _batches(Path(key_list.path)))
+        lists.append(KeyList(setting=setting, path=path, digest=digest, by_shard=by_shard, sorted_as=sorted_as))
+    return tuple(lists)
 
 
 def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
@@ -240,14 +198,6 @@ def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:
 def changed_lists(key_lists: Sequence[KeyList], recorded: Sequence[Mapping[str, str]]) -> list[str]:
     """Return setting and path of each list that is new or changed since a stage recorded its `digests`."""
     return [f"{item.setting} {item.path!r}" for item in key_lists if digests([item])[0] not in recorded]
-
-
-@functools.lru_cache(maxsize=16)
-def _table(key_list: KeyList, shard: str | None = None) -> KeyTable | SortedKeys:
-    """Return the keys of a list, which is read once per process."""
-    if key_list.sorted_as is not None and key_list.sorted_as.exists():
-        return SortedKeys(key_list.sorted_as)
-    return KeyTable(read_keys(Path(key_list.path), shard))
 
 
 def digest_of(path: str) -> str:
@@ -265,10 +215,5 @@ def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: 
 
 
 def is_listed(keys: pa.Array | pa.ChunkedArray, key_list: KeyList, shard: str) -> np.ndarray:
-    """Return whether a list names each key of the pool's shard `shard`: (n,) bool.
-
-    A list is read once per process, or mapped if it is long and `sort_lists` has sorted it; of a list with a column
-    `shard`, the shard's rows are read at each call.
-    """
-    listed: np.ndarray = _table(key_list, shard if key_list.by_shard else None).contains(keys)
-    return listed
+    """Return whether a list names each key of the pool's shard `shard`: (n,) bool."""
+    return sort_list(key_list).contains(_with_shard(keys, pa.scalar(shard)) if key_list.by_shard else keys)

@@ -33,9 +33,12 @@ class SortedKeys:
     def __init__(self, path: Path) -> None:
         self._firsts, self._seconds = np.load(path, mmap_mode="r", allow_pickle=False)
 
-    def contains(self, keys: Strings) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def contains(self, keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return whether each key is in the set: (n,) bool."""
-        first, second = hash_pairs(keys)
+        first = hash_keys(keys, _SEEDS[0])
         is_in = np.zeros(len(first), np.bool_)
         queries = np.argsort(first)  # neighbours lie on the same pages
         rows = np.searchsorted(self._firsts, first[queries])
@@ -43,7 +46,7 @@ class SortedKeys:
             is_same = rows < len(self._firsts)
             is_same[is_same] = self._firsts[rows[is_same]] == first[queries[is_same]]
             queries, rows = queries[is_same], rows[is_same]
-            is_hit = self._seconds[rows] == second[queries]
+            is_hit = self._seconds[rows] == hash_keys(keys.take(pa.array(queries)), _SEEDS[1])
             is_in[queries[is_hit]] = True
             queries, rows = queries[~is_hit], rows[~is_hit] + 1
         return is_in

@@ -29,7 +29,7 @@ from worldclip.core import artifacts, keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, mark_done
-from worldclip.core.job import Job, Record, Result, Run, files_per_shard
+from worldclip.core.job import Job, Record, Result, Run, files_per_shard, remove_stale
 from worldclip.core.preflight import problems_of
 from worldclip.core.printable import counted
 from worldclip.kernels.llvm import is_compiled
@@ -50,7 +50,7 @@ NUM_REASONS_NAMED = 3  # reasons why pairs are unreadable
 
 def match(run: Run) -> None:
     """Find the language and the entries of every text, and count each entry: RUN/match/texts, RUN/match/counts."""
-    run.stage("match", inputs=_inputs, problems=_problems, work=_match, work_on_part=_match_part)
+    run.stage(run.job("match", _inputs), problems=_problems, work=_match, work_on_part=_match_part)
 
 
 def _problems(run: Run) -> Iterator[str]:
@@ -75,11 +75,11 @@ def _match(run: Run, job: Job) -> Result:
     entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
     num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
     artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
-    sorted_lists = [key_list.sorted_as for key_list in pool.key_lists(run) if key_list.sorted_as is not None]
+    remove_stale(layout.sorted_lists(run.dir), [key_list.sorted_as for key_list in pool.key_lists(run)])
     return Result(
         report=report,
         counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
-        outputs=[layout.match_accounting(run.dir), *sorted_lists, *_outputs(run.dir, shards)],
+        outputs=[layout.match_accounting(run.dir), *_outputs(run.dir, shards)],
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.rules.languages},
     )
@@ -130,7 +130,8 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     """Write texts and counts of each shard; return the reports of the texts."""
     matched_by = _config_of_texts(run, work)
     key_lists = pool.key_lists(run)
-    keys.sort_lists(key_lists)
+    for key_list in key_lists:
+        keys.sort_list(key_list)  # here, since it takes up to a GiB, and workers map the file
     counted_by = {"texts": matched_by, "key_lists": keys.digests(key_lists)}
     work_on_shard = functools.partial(match_shard, work=work, counted_by=None if key_lists else counted_by)
     if shards and not is_compiled(match_texts):
