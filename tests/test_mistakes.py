@@ -393,42 +393,58 @@ def test_an_extra_is_installed_from_the_checkout_where_there_is_one(tmp_path, mo
 
 # --- folders of others ------------------------------------------------------------------------------------------------
 
-WRITERS = ("check", "dedup", "embed", "pool emoji", "pool pack", "pool world", "wat")  # the jobs that call check_own
+LEFT = {
+    "check": ("pool", "images", "against"),
+    "dedup": ("pool", "keys"),
+    "embed": ("pool", "probe.npy", "images"),
+    "pool emoji": ("train", "tone", "done"),
+    "pool pack": ("000000.tar", "done"),
+    "pool world": ("train", "flags", "done"),
+    "wat": ("parts", "done"),
+}
+"""What an interrupted call of each tool that removes files of its folder leaves there."""
 
 
-def test_every_tool_that_removes_files_of_its_folder_is_in_this_table():
-    calls = re.compile(r'check_own\(.*?"(.+?)"')
-    sources = [path.read_text("utf-8") for path in (REPOSITORY / "src").rglob("*.py")]
-    assert {name for source in sources for name in calls.findall(source)} == set(WRITERS)
+def entries_of_tools() -> dict[str, tuple[str, ...]]:
+    """Return tool -> the entries that it passes to check_own."""
+    entries = {}
+    for path in (REPOSITORY / "src").rglob("*.py"):
+        for name, expression in re.findall(r'check_own\(\w+, "(.+?)", (\(.+\))\)\n', path.read_text("utf-8")):
+            module = ".".join(path.relative_to(REPOSITORY / "src").with_suffix("").parts)
+            entries[name] = eval(expression, vars(importlib.import_module(module)))
+    return entries
 
 
-@pytest.mark.parametrize("ending", ["killed", "stopped", "finished"])
-def test_folder_of_another_tool_is_refused(ending, tmp_path):
-    for owner in WRITERS:
-        out = tmp_path / owner
-        lock = RunLock(out, owner=owner)
+@pytest.mark.parametrize("is_finished", [False, True])
+@pytest.mark.parametrize("is_held", [False, True])
+def test_folder_of_another_tool_is_refused(is_held, is_finished, tmp_path):
+    entries = entries_of_tools()
+    assert entries.keys() == LEFT.keys()
+    for writer, names in LEFT.items():
+        out = tmp_path / writer
+        write_files(out, {f"{name}/part" if "." not in name else name: "work of hours" for name in names})
+        lock = RunLock(out)
         lock.__enter__()
-        (out / "part.npy").write_bytes(b"work of hours")
-        if ending == "finished":
-            write_manifest(out, config={}, inputs={}, counts={}, job=owner)
-        if ending == "killed":
-            lock._file.close()
-        else:
+        if not is_held:
             lock.__exit__()
-        check_own(out, owner)
-        for other in {*WRITERS} - {owner}:
-            with pytest.raises(UserError, match=f"was written by {owner}, not by {other}"):
-                check_own(out, other)
+        if is_finished:
+            write_manifest(out, config={}, inputs={}, counts={}, job=writer)
+        check_own(out, writer, entries[writer])
+        for other in {*LEFT} - {writer}:
+            if not is_finished and (writer, other) == ("pool emoji", "pool world"):
+                continue  # both have these sets, and are drawn again in minutes
+            problem = f"was written by {writer}, not by" if is_finished else "holds '.+', which"
+            with pytest.raises(UserError, match=f"{problem} {other}"):
+                check_own(out, other, entries[other])
+        lock._file.close()
 
 
-def test_a_lock_says_who_holds_it_and_not_who_owns_the_folder(tmp_path):
+def test_unfinished_folder_with_a_file_of_the_user_is_refused(tmp_path):
     with RunLock(tmp_path):
-        check_own(tmp_path, "embed")  # nothing would be lost
-        with pytest.raises(UserError, match=r"in use by process \d+; wait"):
-            RunLock(tmp_path).__enter__()
-        (tmp_path / "part").touch()
-    with pytest.raises(UserError, match="holds the unfinished work of another command"):
-        check_own(tmp_path, "embed")
+        check_own(tmp_path, "embed", ("images",))  # nothing would be lost
+        write_files(tmp_path, {"images/0.npy": "", ".0.npy.host.1.tmp": "", "report.html": "", "thesis.txt": ""})
+        with pytest.raises(UserError, match=r"holds 'thesis\.txt', which embed does not write; choose an empty"):
+            check_own(tmp_path, "embed", ("images",))
 
 
 @pytest.mark.parametrize("command", ["run recipe.toml --out .", "pool recipe.toml --out .", "run ."])

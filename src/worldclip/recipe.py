@@ -51,7 +51,6 @@ def recipe(run: Run) -> None:
     train(run)
     evaluate(run)
     export.export(run)
-    assert tuple(run.visited) == stage_names(), "STEPS and the calls of recipe() differ"
 
 
 def stage_names() -> tuple[str, ...]:

@@ -179,9 +179,9 @@ def test_two_workers_write_the_same_bytes_and_only_what_changes_is_drawn_again(b
 def test_files_of_others_in_the_folder_stay(command, tmp_path):
     """Its sets are folders with plain names, in which everything else is removed."""
     write_files(tmp_path, {"tone/mine.jpg": "mine", "README.md": "mine"})
-    for problem, lock in (("was not written by worldclip", ""), ("was written by pool check", "job pool check\n")):
-        if lock:
-            write_files(tmp_path, {".lock": lock})
+    unfinished_check = {".lock": "process 1", "images/0.tar.parquet": "hashes"}
+    for problem, files in (("was not written by worldclip", {}), ("holds 'images', which", unfinished_check)):
+        write_files(tmp_path, files)
         before = contents(tmp_path)
         with pytest.raises(UserError, match=problem):
             command.function(tmp_path, image_px=16, executor=QUIET)

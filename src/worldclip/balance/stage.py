@@ -26,7 +26,7 @@ TOP_ENTRIES = 20  # entries per list in the report
 
 def balance(run: Run) -> None:
     """Sum the counts of all shards; write RUN/balance/thresholds.json, <list>.npy and counts/<list>.npy (uint64)."""
-    run.stage("balance", inputs=_inputs, problems=_problems, work=_balance)
+    run.stage(run.job("balance", _inputs), problems=_problems, work=_balance)
 
 
 def _inputs(run: Run) -> Record:

@@ -52,7 +52,7 @@ def check(
     mistakes in the config, StageFailed if shards failed.
     """
     request = _Request.of(pool, Path(out), config, executor)
-    with RunLock(request.folder, owner="check"):
+    with RunLock(request.folder):
         work = request.read_pool(ALL_SHARDS)
         record = {"pool": work.pool.identity, "check": to_dict(work.config), "broken_shards": work.pool.broken_shards}
         job = Job("check", work.folder, record, lambda: work.inputs)
@@ -73,7 +73,7 @@ def scan_shards(
     Calls for other shards may run at the same time; `check` finishes.  Raises as `check` does.
     """
     request = _Request.of(pool, Path(out), config, executor)
-    with RunLock(request.folder, is_shared=True, owner="check"):
+    with RunLock(request.folder, is_shared=True):
         work = request.read_pool(part)
         _scan_pool(work)
     say("check", f"{counted(len(work.shards), 'shard')} scanned. Rerun without --shards to finish.")
@@ -95,7 +95,7 @@ class _Request:
         cls, pool: PoolConfig | Run, folder: Path, config: CheckConfig | None, executor: Executor | None
     ) -> _Request:
         """Raise UserError for mistakes in the config, before any work."""
-        check_own(folder, "check")
+        check_own(folder, "check", ("pool", "images", "against", "valid_keys.parquet", "removed.parquet"))
         run, rules = pool if isinstance(pool, Run) else Run.of(folder, pool), config or CheckConfig()
         sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
         problems = [*rules.problems(), *sets.problems(), *missing_packages("pool check", ["PIL"], extra="pool")]
@@ -113,7 +113,7 @@ class _Request:
             raise UserError(
                 f"{shards[0].name}: the pool holds no images, which pool check compares; download them first"
             )
-        lists = [item for item in pools.key_lists(self.run) if self.folder not in Path(item.path).parents]
+        lists = [item for item in pools.key_lists(run) if self.folder not in Path(item.path).parents]
         return _Work(
             run_dir=run.dir,
             pool=run.section(PoolConfig),

@@ -49,12 +49,10 @@ def name_changes(changes: Sequence[Change]) -> str:
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:
     """Return each difference of two JSON-able records, named `section.key`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [
-            change
-            for key in keys
-            for change in changed_keys(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-        ]
+        changes = []
+        for key in dict.fromkeys([*old, *new]):
+            changes += changed_keys(old.get(key), new.get(key), f"{prefix}.{key}".removeprefix("."))
+        return changes
     return [] if digest(old) == digest(new) else [Change(prefix, old, new)]
 
 
@@ -65,12 +63,15 @@ def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
     """
     if digest(old) == digest(new) or new == NOT_INSTALLED:
         return []
-    old_parts, new_parts = _parts(old, name), _parts(new, name)
-    if old_parts is not None and new_parts is not None:
-        keys = dict.fromkeys([*old_parts, *new_parts])
-        return [change for key in keys for change in changed_inputs(old_parts.get(key), new_parts.get(key), key)]
-    is_value = isinstance(old, str) and isinstance(new, str) and not _DIGEST.fullmatch(new)
-    return [Change(name, old, new, is_value)]
+    old_parts = _parts(old, name)
+    new_parts = _parts(new, name)
+    if old_parts is None or new_parts is None:
+        is_value = isinstance(old, str) and isinstance(new, str) and not _DIGEST.fullmatch(new)
+        return [Change(name, old, new, is_value)]
+    changes = []
+    for key in dict.fromkeys([*old_parts, *new_parts]):
+        changes += changed_inputs(old_parts.get(key), new_parts.get(key), key)
+    return changes
 
 
 def _parts(record: Any, name: str) -> dict[str, Any] | None:

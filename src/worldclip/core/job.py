@@ -11,8 +11,9 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -36,8 +37,6 @@ from worldclip.core.execute import Report as Report
 from worldclip.core.local_path import require_local
 from worldclip.core.printable import counted
 from worldclip.core.settings import deciding, load_config, read_sections, section_name
-from worldclip.core.stale_files import files_per_shard as files_per_shard
-from worldclip.core.stale_files import remove_stale as remove_stale
 
 ALL_SHARDS = slice(None)
 STAGE_ABOVE = "a stage above it runs"  # why a stage would run, in a dry run
@@ -67,7 +66,7 @@ class Job:
     folder: Path
     config: Record
     read_inputs: Callable[[], Record]
-    changes: Callable[[Record, Record], list[Change]] = field(default_factory=lambda: changed_inputs)
+    changes: Callable[[Record, Record], list[Change]] = changed_inputs
     """Names what changed between two records of the inputs."""
 
     @cached_property
@@ -115,10 +114,29 @@ class Job:
         return self.run(work)
 
 
-class Line(str):
-    """A line of a stage's plan, for a dry run."""
+def files_per_shard(folder: Path, names: Iterable[str], suffix: str) -> list[str]:
+    """Return the files of a job, one per shard; a path as text takes a third of the memory of a Path."""
+    return [f"{folder}/{name}{suffix}" for name in names]
 
-    __slots__ = ()
+
+def remove_stale(folder: Path, keep: Iterable[str | Path]) -> None:
+    """Remove what is in `folder` and not in `keep`, so that it holds exactly what its manifest says.
+
+    keep: files, and folders that are kept whole.  Links to folders stay.
+    """
+    root = os.path.abspath(folder)
+    wanted = {os.path.abspath(path) for path in keep}
+    files, folders = [], []
+    for place, names, file_names in os.walk(root):
+        names[:] = [name for name in names if f"{place}/{name}" not in wanted]
+        folders += [f"{place}/{name}" for name in names]
+        files += [path for name in file_names if (path := f"{place}/{name}") not in wanted]
+    # Markers go first: a marker of outputs that are gone would say that they are finished.
+    for path in sorted(files, key=lambda path: f"/{job_files.DONE}/" not in path.removeprefix(root)):
+        os.unlink(path)
+    for path in reversed(folders):
+        with suppress(OSError):  # not empty, or a link
+            os.rmdir(path)
 
 
 @dataclass(kw_only=True)
@@ -136,7 +154,6 @@ class Run:
     preflight: list[str] | None = None  # not None: collect what would stop a stage, and do nothing
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
     reports: dict[str, Report] = field(default_factory=dict)  # of the stages that ran, or what a dry run says of each
-    visited: dict[str, None] = field(default_factory=dict, init=False)  # stages that were called, in order
     write_recipe: Callable[[], object] | None = None  # writes RUN/recipe.toml, unless that is done
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
@@ -176,12 +193,11 @@ class Run:
         name: str,
         inputs: Callable[[Run], Record],
         config: Record | None = None,
-        changes: Callable[[Run, Record, Record], list[Change]] | None = None,
+        changes: Callable[[Record, Record], list[Change]] = changed_inputs,
     ) -> Job:
-        """Return the job of a stage; the arguments are those of `stage`."""
+        """Return the job of a stage; config: default what `deciding` says."""
         keys = self.deciding(name) if config is None else config
-        compare = changed_inputs if changes is None else partial(changes, self)
-        return Job(name, self.dir / name, keys, lambda: inputs(self), compare)
+        return Job(name, self.dir / name, keys, lambda: inputs(self), changes)
 
     @property
     def part_or_all(self) -> slice:
@@ -189,46 +205,42 @@ class Run:
         return ALL_SHARDS if self.part is None else self.part
 
     def asks_for(self, stage: str) -> bool:
-        """Return whether a stage, which calls this first, is to run."""
-        self.visited[stage] = None
+        """Return whether a stage is to run."""
         return self.only is None or stage in self.only
 
     def stage(
         self,
-        name: str,
+        job: Job,
         *,
-        inputs: Callable[[Run], Record],
         problems: Callable[[Run], Iterable[str]],
         work: Callable[[Run, Job], Result],
-        config: Record | None = None,
         work_on_part: Callable[[Run, slice], Sequence[Report]] | None = None,
-        changes: Callable[[Run, Record, Record], list[Change]] | None = None,
+        plan: Callable[[Run], Iterable[str]] = lambda run: (),
     ) -> bool:
-        """Run a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
+        """Run the job of a stage unless it is not asked for, or finished and unchanged.  Return whether it ran.
 
-        problems: yields everything that would stop the stage, and Lines of a plan, which stop nothing.  A run asks all
-        its stages before the first one works, and each again when its turn comes: what the stages above have left is
-        asked only if `above_is_done`.  config: overrides what `deciding` says.  work_on_part: for --shards.  changes:
-        of Job.
+        problems: yields everything that would stop the stage.  A run asks all its stages before the first one works,
+        and each again when its turn comes: what the stages above have left is asked only if `above_is_done`.
+        work_on_part: for --shards.  plan: yields lines for a dry run.
         """
+        name = job.name
         if not self.asks_for(name):
             return False
-        job = self.job(name, inputs, config, changes)
         if self.preflight is not None:
             manifest = None if name in self.restarted else read_manifest(job.folder)
             if manifest is None or changed_keys(manifest["config"], job.config):
-                self.preflight += _without_lines(problems(self))
+                self.preflight += problems(self)
             return False
         if self.is_dry:
-            self._say_plan(job, problems)
+            self._say_plan(job, problems, plan)
             return False
-        reason = _ASKED_FOR if name in self.restarted else job.reason_to_run()
+        reason = self._reason_to_run(job)
         if reason is None:
             say(name, "is finished and unchanged")
             return False
         if self.part is not None and work_on_part is None:
             raise UserError(f"--shards: stage {name} does not work shard by shard; run it without --shards")
-        if found := _without_lines(problems(self)):
+        if found := list(problems(self)):
             raise UserError(found)
         self.keep_recipe()
         if self.part is not None and work_on_part is not None:
@@ -257,6 +269,11 @@ class Run:
             self.write_recipe()
             self.write_recipe = None
 
+    def _reason_to_run(self, job: Job) -> str | None:
+        if job.name in self.restarted:
+            return _ASKED_FOR
+        return STAGE_ABOVE if self._is_stale else job.reason_to_run()
+
     def _take_back(self, folder: Path) -> None:
         """Remove the older result of a restarted stage, and before the first one the manifests of all.
 
@@ -268,27 +285,20 @@ class Run:
         self._is_taken_back = True
         remove(folder)
 
-    def _say_plan(self, job: Job, problems: Callable[[Run], Iterable[str]]) -> None:
+    def _say_plan(
+        self, job: Job, problems: Callable[[Run], Iterable[str]], plan: Callable[[Run], Iterable[str]]
+    ) -> None:
         """Say whether the stage would run, and why; record it, with what would stop the stage."""
-        reason: str | None = _ASKED_FOR if job.name in self.restarted else None
-        if reason is None:
-            reason = STAGE_ABOVE if self._is_stale else job.reason_to_run()
+        reason = self._reason_to_run(job)
+        report: Report = {"would_run": reason is not None, "reason": reason, "plan": [], "problems": []}
         say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
-        found = list(problems(self)) if reason else []
-        lines = [text for text in found if isinstance(text, Line)]
-        for line in lines:
-            say(job.name, line)
-        self._is_stale |= reason is not None
-        self.reports[job.name] = {
-            "would_run": reason is not None,
-            "reason": reason,
-            "plan": lines,
-            "problems": _without_lines(found),
-        }
-
-
-def _without_lines(problems: Iterable[str]) -> list[str]:
-    return [text for text in problems if not isinstance(text, Line)]
+        if reason is not None:
+            report["plan"] = list(plan(self))
+            for line in report["plan"]:
+                say(job.name, line)
+            report["problems"] = list(problems(self))
+            self._is_stale = True
+        self.reports[job.name] = report
 
 
 class RunLock:
@@ -297,9 +307,10 @@ class RunLock:
     The lock goes with the process, however it ends.
     """
 
-    def __init__(self, run_dir: Path, is_shared: bool = False, owner: str = "") -> None:
-        """owner: name of the tool whose folder it is, which the file keeps: `owner_of` an unfinished folder."""
-        self.path, self.run_dir, self.is_shared, self.owner = job_files.lock(run_dir), run_dir, is_shared, owner
+    def __init__(self, run_dir: Path, is_shared: bool = False) -> None:
+        self.path = job_files.lock(run_dir)
+        self.run_dir = run_dir
+        self.is_shared = is_shared
 
     def __enter__(self) -> RunLock:
         require_local(self.run_dir, "--out")
@@ -314,8 +325,7 @@ class RunLock:
             fcntl.flock(self._file, (fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
-            holder, _, _ = self._file.read().strip().partition("\n")
-            holder = "another process" if not holder or holder.startswith(job_files.OWNER) else holder
+            holder = self._file.read().strip() or "another process"
             self._file.close()
             raise UserError(
                 f"{self.run_dir} is in use by {holder}; wait for it, stop it, or give another --out"
@@ -325,13 +335,12 @@ class RunLock:
             sweep(self.run_dir)
         return self
 
-    def _write(self, *lines: str) -> None:
-        owner = [f"{job_files.OWNER}{self.owner}\n"] if self.owner else []
+    def _write(self, holder: str) -> None:
         self._file.truncate(0)
-        self._file.write("\n".join([*lines, *owner]))
+        self._file.write(holder)
         self._file.flush()
 
     def __exit__(self, *_: object) -> None:
         if not self.is_shared:  # others may still hold it
-            self._write()
+            self._write("")
         self._file.close()

@@ -14,7 +14,6 @@ from worldclip.core.errors import UserError
 from worldclip.core.regular_file import read_regular
 
 FORMAT_VERSION = 1  # major format of all files; raised where an older worldclip would misread one (CONTRIBUTING.md)
-OWNER = "job "  # begins the line of a lock that names the tool whose folder it is
 DONE = "done"  # folder of the markers of finished shards
 _MODEL_FILES = ("config.json", "open_clip_config.json", "onnx")  # a folder with one of them holds a model
 
@@ -22,15 +21,6 @@ _MODEL_FILES = ("config.json", "open_clip_config.json", "onnx")  # a folder with
 def lock(folder: Path) -> Path:
     """Return the file that the process that works on the folder holds, and which names it."""
     return folder / ".lock"
-
-
-def owner_of(folder: Path) -> str | None:
-    """Return the tool that began to write a folder, as its lock says; None if the lock does not say, or is absent."""
-    try:
-        lines = lock(folder).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return next((line.removeprefix(OWNER) for line in lines if line.startswith(OWNER)), None)
 
 
 def recipe(folder: Path) -> Path:

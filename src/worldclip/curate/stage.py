@@ -41,7 +41,7 @@ CURVE_POINTS = 60
 
 def curate(run: Run) -> None:
     """Decide on every matched text: RUN/curate/<shard>.parquet of kept pairs, dropped/, keys.npy, DATA_CARD.md."""
-    run.stage("curate", inputs=_inputs, problems=_problems, work=_curate, work_on_part=_curate_part)
+    run.stage(run.job("curate", _inputs), problems=_problems, work=_curate, work_on_part=_curate_part)
 
 
 def require_current(run: Run) -> str:
@@ -150,7 +150,6 @@ def _curate_part(run: Run, part: slice) -> Sequence[Report]:
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
     folder = layout.curate_work(run.dir)
     work = curate_work(run)
-    keys.sort_lists(work.key_lists)  # done by match, unless the list is new
     key = {"config": run.deciding("curate.list"), "inputs": _inputs(run)}
     if work.config.max_pairs is not None:
         work = curate_work(run, find_factors(work, folder / "caps", shards, run.executor, key))

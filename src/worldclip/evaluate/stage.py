@@ -34,7 +34,7 @@ GALLERY_LANGUAGES = 10
 
 def evaluate(run: Run) -> None:
     """Measure the best checkpoint on the recipe's datasets: RUN/evaluate/results.jsonl, tables, features."""
-    run.stage("evaluate", inputs=_inputs, problems=_problems, work=_evaluate, config=_config(run))
+    run.stage(run.job("evaluate", _inputs, _config(run)), problems=_problems, work=_evaluate)
 
 
 def _problems(run: Run) -> Iterator[str]:

@@ -42,7 +42,7 @@ PACKAGES = {"huggingface": (), "open_clip": ("open_clip",), "onnx": _ONNX, "web"
 
 def export(run: Run) -> None:
     """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
-    run.stage("export", inputs=_inputs, problems=_problems, work=_export_run)
+    run.stage(run.job("export", _inputs), problems=_problems, work=_export_run)
 
 
 def _problems(run: Run) -> Iterator[str]:

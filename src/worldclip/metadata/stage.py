@@ -53,7 +53,7 @@ NUM_EXAMPLES = 5  # entries per source of a list, for the report
 
 def build(run: Run) -> None:
     """Build every entry list and compile its matchers; failed languages are listed, the others are finished."""
-    run.stage("metadata", inputs=_inputs, problems=_problems, work=_build, config=_config(run))
+    run.stage(run.job("metadata", _inputs, _config(run)), problems=_problems, work=_build)
 
 
 def _problems(run: Run) -> Iterator[str]:

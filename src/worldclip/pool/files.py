@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,6 +26,8 @@ from worldclip.core.remote import WHOLE_BYTES, patiently, read_whole
 from worldclip.core.remote import read_range as read_remote_range
 from worldclip.kernels import read_at
 
+_ENTRIES_OF_ALL = (".*", job_files.DONE, "report.json", "report.html")  # what any tool leaves in an unfinished folder
+
 
 class PoolFile(NamedTuple):
     """One file of a pool: its path relative to the root, with `/`, and its local path or URL."""
@@ -33,25 +36,29 @@ class PoolFile(NamedTuple):
     path: str
 
 
-def check_own(folder: Path, job: str) -> None:
+def check_own(folder: Path, job: str, entries: Sequence[str]) -> None:
     """Raise UserError if --out is a run or holds files of others: a tool removes files there that it did not write.
 
-    job: name of the tool's Job, which the manifest of a folder states; older manifests do not.
+    job: name of the tool's Job, which the manifest of a finished folder states; older manifests do not.  entries: names
+    or patterns of what the tool writes into the folder; an unfinished folder with anything else is another tool's.
     """
     require_local(folder, "--out")
     if layout.is_run(folder):
         raise UserError(f"--out {str(folder)!r} is a run, whose files would be removed; choose an empty directory")
-    lock = job_files.lock(folder)
-    files = [path for path in folder.iterdir() if path != lock] if folder.is_dir() else []
-    if files and not lock.exists():
-        raise UserError(
-            f"--out {str(folder)!r} is not empty and was not written by worldclip; choose an empty directory"
-        )
+    names = sorted({path.name for path in folder.iterdir()} - {".lock"}) if folder.is_dir() else []
     manifest = read_manifest(folder)
-    writer = job_files.owner_of(folder) if manifest is None else manifest.get("job", job)
-    if files and writer != job:
-        state = f"was written by {writer}, not by {job}" if writer else "holds the unfinished work of another command"
-        raise UserError(f"--out {str(folder)!r} {state}; choose an empty directory")
+    problem = None
+    if names and not job_files.lock(folder).exists():
+        problem = "is not empty and was not written by worldclip"
+    elif manifest is not None and manifest.get("job", job) != job:
+        problem = f"was written by {manifest['job']}, not by {job}"
+    elif manifest is None:
+        patterns = (*entries, *_ENTRIES_OF_ALL)
+        foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if foreign:
+            problem = f"holds {foreign[0]!r}, which {job} does not write"
+    if problem is not None:
+        raise UserError(f"--out {str(folder)!r} {problem}; choose an empty directory")
 
 
 def check_source(

@@ -157,13 +157,16 @@ def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
     """
     listed = functools.cache(lambda: list_pool(run, run.part_or_all))  # once per call; changes are for the next one
     run.stage(
-        "pool",
-        inputs=functools.partial(_inputs, listed=listed),
+        _job(run, listed),
         problems=functools.partial(_problems, listed=listed, needs_texts=needs_texts, is_tool=is_tool),
         work=functools.partial(_index_pool, listed=listed, needs_texts=needs_texts),
         work_on_part=lambda run, part: _index_slice(run, listed(), needs_texts=needs_texts)[0],
-        changes=functools.partial(_changes, listed=listed),
     )
+
+
+def _job(run: Run, listed: Callable[[], ShardList]) -> Job:
+    inputs = functools.partial(_inputs, listed=listed)
+    return run.job("pool", inputs, changes=functools.partial(_changes, run, listed=listed))
 
 
 def _problems(run: Run, *, listed: Callable[[], ShardList], needs_texts: bool, is_tool: bool) -> Iterator[str]:
@@ -215,9 +218,7 @@ def reason_to_run(run: Run) -> str | None:
     if config.build or any(map(is_remote, config.paths)):
         return None
     listed = functools.cache(lambda: list_pool(run))
-    inputs = functools.partial(_inputs, listed=listed)
-    changes = functools.partial(_changes, listed=listed)
-    return dataclasses.replace(run, sections={"pool": config}).job("pool", inputs, changes=changes).reason_to_run()
+    return _job(dataclasses.replace(run, sections={"pool": config}), listed).reason_to_run()
 
 
 def num_left_out(run_dir: Path, shard: str) -> int:
@@ -277,8 +278,7 @@ def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bo
     is_kept = not is_tool or artifacts.read_manifest(run.dir) is not None  # not what a call of a tool left unfinished
     if "pool" not in run.restarted and is_kept:
         remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
-        job = run.job("pool", functools.partial(_inputs, listed=listed))
-        check_source(job, config.location, remedy, is_same=lambda: _is_same_pool(run, listed))
+        check_source(_job(run, listed), config.location, remedy, is_same=lambda: _is_same_pool(run, listed))
     check_place(run.dir, listed(), config)
 
 

@@ -53,9 +53,9 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     folder, executor = Path(out), executor or LocalExecutor()
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     config = run.section(PoolConfig)
-    check_own(folder, "dedup")
+    check_own(folder, "dedup", ("pool", "keys", "duplicates.parquet"))
     check_place(folder, pools.list_pool(run), config)
-    with RunLock(folder, owner="dedup"):
+    with RunLock(folder):
         run, shards = pools.read_pool(run, folder, needs_texts=False, executor=executor)
         inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
         job = Job("dedup", folder, {"pool": config.identity}, lambda: inputs)

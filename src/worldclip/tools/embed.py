@@ -106,9 +106,9 @@ def embed(
         raise UserError(problems)
     loaded = WorkerModel(source, options)
     model_id = _identity(model, source) | loading
-    with RunLock(folder, owner="embed"):
+    with RunLock(folder):
         run_dir, units = _read_units(run, folder, of, executor) if is_pool else (None, _files_of(run))
-        key_lists = () if run_dir is None else pools.key_lists(run)
+        key_lists = () if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir))
         config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity, "of": list(units)}
         if vectors_in_table:
             config["vectors_in_table"] = True
@@ -252,7 +252,7 @@ def _read_units(
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
     """Raise UserError for a folder with other files, and for one in the pool, which would become part of it."""
-    check_own(folder, "embed")
+    check_own(folder, "embed", ("pool", "images", "texts", "probe.npy"))
     for root in pool.paths:
         if not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")

@@ -19,7 +19,7 @@ from worldclip.core.changes import Change, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import STAGE_ABOVE, Job, Line, Report, Result, Run
+from worldclip.core.job import STAGE_ABOVE, Job, Report, Result, Run
 from worldclip.core.preflight import missing_packages, missing_space, problems_of
 from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
@@ -53,13 +53,8 @@ def train(run: Run) -> None:
     if is_helper_rank():
         _help_train(run)
         return
-    has_run = run.stage(
-        "train",
-        inputs=_inputs,
-        problems=_problems,
-        work=_train_once,
-        config=_config(run),
-    )
+    job = run.job("train", _inputs, _config(run))
+    has_run = run.stage(job, problems=_problems, work=_train_once, plan=plan_lines)
     if not has_run and not run.is_dry and num_ranks() > 1:
         from worldclip.train.distributed import broadcast_record, connected_ranks
 
@@ -72,8 +67,6 @@ def _problems(run: Run) -> Iterator[str]:
     if "train" in run.restarted and checkpoints(train_dir):
         older = next(path for n in itertools.count(1) if not (path := Path(f"{train_dir}.{n}")).exists())
         yield f"{train_dir} has checkpoints, which are never overwritten; move them first: mv {train_dir} {older}"
-    if run.is_dry and run.preflight is None:
-        yield from map(Line, plan_lines(run))
     yield from _needs(run)
     if run.above_is_done:
         yield from problems_of(_check, run)

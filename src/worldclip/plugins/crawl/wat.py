@@ -73,11 +73,11 @@ def build_wat(
         worldclip pool wat warc.wat.gz --out pool
         worldclip pool wat warc.wat.gz --out pool --workers 8
     """
-    check_own(out, "wat")
+    check_own(out, "wat", ("parts", "order.json", "*.parquet"))
     executor = executor or LocalExecutor(workers=usable_cores())
     old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
     shards = _in_order(files, old["files"])
-    with RunLock(out, owner="wat"):
+    with RunLock(out):
         return _build(shards, out, num_shards, old["num_shards"], executor)
 
 

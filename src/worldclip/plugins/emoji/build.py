@@ -87,8 +87,8 @@ def pool_emoji(out: Path, image_px: int = 64, samples_per_shard: int = 500, exec
     problems += missing_packages("pool emoji", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    check_own(out, "pool emoji")
-    with RunLock(out, owner="pool emoji"):
+    check_own(out, "pool emoji", (*SETS, "names.json", "README.md", "held_out.json"))
+    with RunLock(out):
         return build_emoji(out, image_px, samples_per_shard, executor)
 
 

@@ -11,6 +11,7 @@ from worldclip.core.execute import Executor
 from worldclip.core.job import RunLock
 from worldclip.core.preflight import missing_packages
 from worldclip.plugins.drawings import size_problems
+from worldclip.plugins.world import builder
 from worldclip.plugins.world.build import build_world
 from worldclip.plugins.world.sets import REQUIRES, check_folders
 from worldclip.pool.files import check_own
@@ -58,8 +59,8 @@ def pool_world(
     problems += missing_packages("pool world", REQUIRES.modules, extra=REQUIRES.extra)
     if problems:
         raise UserError(problems)
-    check_own(out, "pool world")
-    with RunLock(out, owner="pool world"):
+    check_own(out, "pool world", (*builder.OUTPUTS, "held_out.json"))
+    with RunLock(out):
         sizes = {"image_px": image_px, "samples_per_shard": samples_per_shard}
         report = build_world(out, folders, train_on_stamps=train_on_stamps, **sizes, executor=executor)
     languages = report["languages"]
