@@ -50,27 +50,18 @@ def job_of(name: str, recipe: Recipe, run_dir: Path) -> Job:
     """Return the job of a stage, without running it."""
     probe = _Probe(dir=run_dir, sections=sections_of(recipe))
     _function(name)(probe)
-    assert probe.job is not None
-    return probe.job
+    assert probe.job_of_stage is not None
+    return probe.job_of_stage
 
 
 @dataclass(kw_only=True)
 class _Probe(Run):
     """A context that keeps a stage's job instead of running it."""
 
-    job: Job | None = None
+    job_of_stage: Job | None = None
 
-    def stage(
-        self,
-        name: str,
-        *,
-        inputs: Any,
-        work: Any,
-        config: Any = None,
-        changes: Any = None,
-        **other: Any,
-    ) -> bool:
-        self.job = Run.job(self, name, inputs, config, changes=changes)
+    def stage(self, job: Job, **other: Any) -> bool:
+        self.job_of_stage = job
         return True
 
 
