@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,6 @@ from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
 from worldclip.kernels import tar_headers
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats import parquet
 from worldclip.pool.stage import index_shard
 
 CONFIG = PoolConfig(path="pool")
@@ -212,13 +212,13 @@ def test_readers_of_a_tar_that_is_cut_meanwhile_fail_the_shard(tmp_path: Path, m
 def test_reader_of_a_table_that_is_cut_meanwhile_fails_the_shard(tmp_path: Path, monkeypatch) -> None:
     uids = [f"uid {number * 7919:09}" for number in range(50_000)]
     path = write_table(tmp_path / "0.parquet", {"uid": uids, "text": uids}, row_group_size=5000)
-    plain_file = parquet.pq.ParquetFile
+    plain_file = pq.ParquetFile
 
     def open_and_cut(file, **how):
         opened = plain_file(file, **how)
         os.truncate(path, path.stat().st_size // 2)
         return opened
 
-    monkeypatch.setattr(parquet.pq, "ParquetFile", open_and_cut)
+    monkeypatch.setattr(pq, "ParquetFile", open_and_cut)
     with pytest.raises(BadShard, match="damaged"):
         read_rows(path, key="uid")
