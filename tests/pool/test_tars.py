@@ -45,6 +45,11 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         {},
         [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")],
     ),
+    "a .json that cannot be read, next to one with a field txt": (
+        [("0.txt", b"one"), ("0.json", b'{"txt": "x", "text": "a"}'), ("1.txt", b"two"), ("1.json", b"?")],
+        {"texts": ("txt", "json:text")},
+        [("0", 0, "one", "kept"), ("0", 1, "a", "kept"), ("1", 0, "two", "kept"), ("1", 1, None, "bad_pair")],
+    ),
 }
 
 
