@@ -18,8 +18,8 @@ from served import static_host
 from serving import data_url
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
+from worldclip.export.embedded import open_embedded
 from worldclip.plugins.browser import web_folder
-from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import search
 
 QUERIES = ("a red apple", "красное яблоко", "赤いリンゴ", "قطة صغيرة", "แมวสองตัว")

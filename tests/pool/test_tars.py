@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,6 @@ from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
 from worldclip.kernels import tar_headers
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats import parquet
 from worldclip.pool.stage import index_shard
 
 CONFIG = PoolConfig(path="pool")
@@ -44,6 +44,11 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")],
         {},
         [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")],
+    ),
+    "a .json that cannot be read, next to one with a field txt": (
+        [("0.txt", b"one"), ("0.json", b'{"txt": "x", "text": "a"}'), ("1.txt", b"two"), ("1.json", b"?")],
+        {"texts": ("txt", "json:text")},
+        [("0", 0, "one", "kept"), ("0", 1, "a", "kept"), ("1", 0, "two", "kept"), ("1", 1, None, "bad_pair")],
     ),
 }
 
@@ -212,13 +217,13 @@ def test_readers_of_a_tar_that_is_cut_meanwhile_fail_the_shard(tmp_path: Path, m
 def test_reader_of_a_table_that_is_cut_meanwhile_fails_the_shard(tmp_path: Path, monkeypatch) -> None:
     uids = [f"uid {number * 7919:09}" for number in range(50_000)]
     path = write_table(tmp_path / "0.parquet", {"uid": uids, "text": uids}, row_group_size=5000)
-    plain_file = parquet.pq.ParquetFile
+    plain_file = pq.ParquetFile
 
     def open_and_cut(file, **how):
         opened = plain_file(file, **how)
         os.truncate(path, path.stat().st_size // 2)
         return opened
 
-    monkeypatch.setattr(parquet.pq, "ParquetFile", open_and_cut)
+    monkeypatch.setattr(pq, "ParquetFile", open_and_cut)
     with pytest.raises(BadShard, match="damaged"):
         read_rows(path, key="uid")

@@ -17,7 +17,7 @@ from miniature import write_files
 from small_world import COLOURS, write_world
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
-from worldclip.pool.files import LocalFile, unreadable
+from worldclip.pool.files import FileBytes, unreadable
 from worldclip.train import image_files, loader, loop, retries
 from worldclip.train.epoch_counts import EpochCounts
 from worldclip.train.image_files import ImageFiles
@@ -113,8 +113,8 @@ def test_a_read_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
     (tmp_path / "0.tar").write_bytes(b"0123456789")
     files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))], no_index)
     for _ in range(2):
-        fail_at(monkeypatch.setattr, LocalFile, "read", 1, BadShard("cannot be read (Stale file handle)"))
-    reads = calls_of(monkeypatch.setattr, LocalFile, "read")
+        fail_at(monkeypatch.setattr, FileBytes, "read", 1, BadShard("cannot be read (Stale file handle)"))
+    reads = calls_of(monkeypatch.setattr, FileBytes, "read")
     assert files.read(0, 2, 3) == b"234"
     assert len({file for file, *_ in reads}) == 3, "a file that failed was not opened anew"
     with pytest.raises(BadShard, match=r"0\.tar: ends before byte 15"):
@@ -141,7 +141,7 @@ def test_a_picture_of_a_table_is_read_while_it_is_the_one_that_was_indexed(tmp_p
     files = ImageFiles([Shard.of_file("0.csv", str(tmp_path / "0.csv"))], lambda shard: index)
     refusal = unreadable(EIO)
     refusal.__cause__ = EIO
-    fail_at(monkeypatch.setattr, LocalFile, "read", 1, refusal)
+    fail_at(monkeypatch.setattr, FileBytes, "read", 1, refusal)
     assert files.read(0, -2, 10) == b"0123456789"
     (tmp_path / "a.png").write_text("0123456789 and more")
     for offset, reason in ((-2, "a.png: changed after it was indexed"), (-1, "gone.png: .*No such file")):

@@ -113,7 +113,7 @@ def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[di
 
 def _ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
     """Yield how long the call took, what its last stage has, in which folder, what to do next, and broken shards."""
-    from worldclip.pool.broken import skipped_lines
+    from worldclip.pool.stage import skipped_lines
     from worldclip.report.numbers import duration
     from worldclip.tools.status import counts_text, stage_status
 

@@ -22,12 +22,12 @@ from worldclip.core.settings import read_toml, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
+from worldclip.export.embedded import open_embedded
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.inference import Clip
-from worldclip.pool.embedded import open_embedded
 
 # The page of format web needs tools above this room, so formats are imported by name.
 MODULES = {

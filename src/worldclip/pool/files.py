@@ -61,24 +61,18 @@ def check_own(folder: Path, job: str, entries: Sequence[str]) -> None:
         raise UserError(f"--out {str(folder)!r} {problem}; choose an empty directory")
 
 
-def check_source(
-    job: Job, source: str, remedy: str = "choose another --out", *, is_same: Callable[[], bool] | None = None
-) -> None:
+def check_source(job: Job, source: str) -> None:
     """Raise UserError if a job's folder is finished and another pool than the one it was made from would replace it.
 
     source: where the pool lies, which the manifest keeps.  A pool at another place is the same one if it was moved, and
-    may have grown: one of its files is as it was.  is_same: says so; None: by the fingerprints in the job's inputs.
+    may have grown: one of its files is as it was.
     """
     manifest = read_manifest(job.folder)
     if manifest is None or manifest.get("source", source) == source:
         return
-    if is_same is None:
-        files = _fingerprints(manifest["inputs"]) & _fingerprints(job.inputs)
-        found_same = bool(files) or not job.changes(manifest["inputs"], job.inputs)
-    else:
-        found_same = is_same()
-    if not found_same:
-        raise UserError(f"{job.folder} was made from {manifest['source']}, not from {source}; {remedy}")
+    is_same = not _fingerprints(manifest["inputs"]).isdisjoint(_fingerprints(job.inputs))
+    if not is_same and job.changes(manifest["inputs"], job.inputs):
+        raise UserError(f"{job.folder} was made from {manifest['source']}, not from {source}; choose another --out")
 
 
 def _fingerprints(inputs: Record) -> set[str]:
@@ -90,21 +84,22 @@ def _fingerprints(inputs: Record) -> set[str]:
 def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
     """Raise UserError for a run of a newer format, and where a stage would remove files of no run."""
     job_files.refuse_newer_run(run_dir)
-    folders = {stage: layout.stage_dir(run_dir, stage) for stage in stages}
-    full = [name for name, folder in folders.items() if folder.is_dir() and any(folder.iterdir())]
-    theirs = [stage for stage in full if not (folders[stage] / MANIFEST).exists()]
-    # The lock comes last: another call with --shards takes it before it writes into a stage's folder.
-    if theirs and not (job_files.lock(run_dir).exists() or layout.run_record(run_dir).exists()):
-        raise UserError(
-            f"--out {run_dir} is no run and holds a folder {theirs[0]!r}, whose files the stage {theirs[0]} would "
-            "remove; choose another folder for the run"
-        )
+    for stage in stages:
+        folder = layout.stage_dir(run_dir, stage)
+        is_theirs = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists()
+        # The lock comes last: another call with --shards takes it before it writes into a stage's folder.
+        if is_theirs and not (job_files.lock(run_dir).exists() or layout.run_record(run_dir).exists()):
+            raise UserError(
+                f"--out {run_dir} is no run and holds a folder {stage!r}, whose files the stage {stage} would remove; "
+                "choose another folder for the run"
+            )
 
 
 class FileBytes:
-    """The bytes of a file, read by position: a local one is never mapped, a remote one is read whole.
+    """The bytes of a file, read by position: a local one stays open, a remote one is read whole.
 
-    A file that is cut while it is read raises BadShard; a map of it would end the process.
+    It is closed when nobody refers to it any more.  It is never mapped: a map of a file that is cut while it is read
+    would end the process.  `read` is safe to call from several threads.
     """
 
     def __init__(self, path: str) -> None:
@@ -116,22 +111,25 @@ class FileBytes:
             else:
                 self._fd = open_regular_fd(path)
                 self.window = read_at.window_of_file(self._fd, os.fstat(self._fd).st_size)
+        self.size = self.window.size
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when the process exits
         if self._fd >= 0:
-            os.close(self._fd)
+            close(self._fd)
 
     def read(self, start: int, size: int) -> bytes:
-        """Return `size` bytes from `start` on, which the file had when it was opened."""
-        if self._fd < 0:
-            return self.window.data[start : start + size].tobytes()
-        try:
-            content = os.pread(self._fd, size, start)
-        except OSError as error:
-            raise unreadable(error) from error
-        if len(content) < size:
-            raise self.cut(start + len(content))
-        return content
+        """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read.
+
+        A file that was replaced or removed is read on.
+        """
+        with _saying_refusals():
+            length = self.size if self._fd < 0 else os.fstat(self._fd).st_size
+            if not 0 <= start < length:  # an index may state any place
+                return b""
+            size = max(0, min(size, length - start))
+            if self._fd < 0:
+                return self.window.data[start : start + size].tobytes()
+            return os.pread(self._fd, size, start)
 
     def gather(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (values uint8, offsets (n + 1,) int64) of the slices [start, end), best in ascending order."""
@@ -148,7 +146,7 @@ class FileBytes:
             return unreadable(error)
         size = os.fstat(self._fd).st_size
         return BadShard(
-            f"cut off while it was read: {size:,} bytes are left of {self.window.size:,}; run again once it is whole"
+            f"cut off while it was read: {size:,} bytes are left of {self.size:,}; run again once it is whole"
         )
 
 
@@ -182,51 +180,20 @@ def open_file(path: str, *, reads_ahead: bool = True, size: int | None = None) -
         elif size is not None and size <= WHOLE_BYTES:
             file = io.BytesIO(read_whole(path))
         else:
-            file = _open_remote(path, reads_ahead)
+            is_exact = not reads_ahead and not path.startswith("http")  # some HTTP servers know no ranges
+            options = {"cache_type": "none"} if is_exact else {}
+            files, place = fsspec.url_to_fs(path)
+            file = patiently(lambda: files.open(place, "rb", **options))
     with _saying_refusals(only_answers=True), file:  # other errors may be those of a file that the caller writes
         yield file
-
-
-def _open_remote(url: str, reads_ahead: bool) -> BinaryIO:
-    is_exact = not reads_ahead and not url.startswith("http")  # some HTTP servers know no ranges
-    files, place = fsspec.url_to_fs(url)
-    opened: BinaryIO = patiently(lambda: files.open(place, "rb", **({"cache_type": "none"} if is_exact else {})))
-    return opened
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read."""
     if not is_remote(path):
-        return LocalFile(path).read(start, size)
+        return FileBytes(path).read(start, size)
     with _saying_refusals():
         return read_remote_range(path, start, start + size)
-
-
-class LocalFile:
-    """A local file that stays open, read by position from any thread; closed when nobody refers to it any more."""
-
-    def __init__(self, path: str) -> None:
-        """Open a file.  Raises BadShard if it cannot be read."""
-        self._fd = -1
-        with _saying_refusals():
-            self._fd = open_regular_fd(path)
-            self.size = os.fstat(self._fd).st_size
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when the process exits
-        if self._fd >= 0:
-            close(self._fd)
-
-    def read(self, start: int, size: int) -> bytes:
-        """Return `size` bytes from `start` on, fewer if the file ends before.  Raises BadShard if it cannot be read.
-
-        A file that was replaced or removed is read on.
-        """
-        try:
-            length = os.fstat(self._fd).st_size
-            num_left = length - start if 0 <= start < length else 0  # an index may state any place
-            return os.pread(self._fd, max(0, min(size, num_left)), max(0, start))
-        except OSError as error:
-            raise unreadable(error) from error
 
 
 def unreadable(error: Exception) -> BadShard:

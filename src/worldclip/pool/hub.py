@@ -44,49 +44,52 @@ def list_dataset(url: str) -> list[PoolFile]:
     match = _DATASET.fullmatch(url.rstrip("/"))
     if match is None:
         raise UserError(f"{url!r}: a dataset of the hub is hf://datasets/OWNER/NAME, @REVISION and /FOLDER may follow")
-    repository, revision, within = match[1], match[2], match[3] or ""
+    repository, revision, within = match.groups("")
     try:
         files, _ = fsspec.url_to_fs(url)
         api = hub.HfApi(files.endpoint, token=files.token)
-        info = api.dataset_info(repository, revision=unquote(revision) if revision else None)
+        info = api.dataset_info(repository, revision=unquote(revision) or None)
         root = f"datasets/{repository}@{info.sha}"
         names = [place.removeprefix(f"{root}/") for place in files.find(root)]
     except Exception as error:  # those of the hub's HTTP library, without a network for example, have no common class
         unreached = "no network, or the hub is busy or down: " * is_unreachable(error)
         raise UserError(f"{url!r}: {unreached}{explain(error)}") from error
-    is_folder = bool(within) and not _IS_PATTERN.search(within)
-    if is_folder:
+    below = ""
+    if within and not _IS_PATTERN.search(within):
+        below = within
         names = [name for name in names if name == within or name.startswith(f"{within}/")]
+    elif patterns := [within] if within else _training_patterns(url, info):
+        names = list(filter(matcher(patterns), names))
     else:
-        patterns = [within] if within else _patterns_of(url, info)
-        names = list(filter(matcher(patterns or ["**"]), names))
-        if not patterns:
-            names = [name for name in names if _TRAIN.search(name)] or names
-    below = within if is_folder else ""
-    return [
-        PoolFile(name.removeprefix(below).lstrip("/") or name.rpartition("/")[2], f"hf://{root}/{name}")
-        for name in names
-    ]
+        names = [name for name in names if _TRAIN.search(name)] or names
+    listed = []
+    for name in names:
+        name_below = name.removeprefix(below).lstrip("/") or name.rpartition("/")[2]
+        listed.append(PoolFile(name_below, f"hf://{root}/{name}"))
+    return listed
 
 
-def _patterns_of(url: str, info: Any) -> list[str]:
+def _training_patterns(url: str, info: Any) -> list[str]:
     """Return the patterns of `data_files` in a dataset's card: of the default config's training split."""
     card = info.card_data.to_dict() if info.card_data is not None else {}
     configs = [entry for entry in _as_list(card.get("configs")) if isinstance(entry, dict) and "data_files" in entry]
-    default = [entry for entry in configs if entry.get("default") is True or entry.get("config_name") == "default"]
-    if len(configs) > 1 and not default:
-        found = "; ".join(f"{entry.get('config_name')}: {entry['data_files']}" for entry in configs)
-        raise UserError(f"{url!r}: has {len(configs)} configs; add the path of one to the address: {found:.1000}")
     if not configs:
         return []
-    data_files = _as_list((default or configs)[0]["data_files"])
-    entries = [entry for entry in data_files if isinstance(entry, dict)]
-    if entries:
-        splits = [entry.get("split") for entry in entries]
-        chosen = "train" if "train" in splits else splits[0]
-        of_split = [_as_list(entry.get("path")) for entry in entries if entry.get("split") == chosen]
-        data_files = [pattern for patterns in of_split for pattern in patterns]
-    return [pattern for pattern in data_files if isinstance(pattern, str)]
+    default = [entry for entry in configs if entry.get("default") is True or entry.get("config_name") == "default"]
+    if len(configs) > 1 and not default:
+        named = "; ".join(f"{entry.get('config_name')}: {entry['data_files']}" for entry in configs)
+        raise UserError(f"{url!r}: has {len(configs)} configs; add the path of one to the address: {named:.1000}")
+    patterns: list[Any] = []  # of no split
+    by_split: dict[str, list[Any]] = {}
+    for item in _as_list((default or configs)[0]["data_files"]):
+        if isinstance(item, dict):
+            by_split.setdefault(str(item.get("split")), []).extend(_as_list(item.get("path")))
+        else:
+            patterns.append(item)
+    if by_split:
+        first_split = next(iter(by_split))
+        patterns = by_split["train" if "train" in by_split else first_split]
+    return [pattern for pattern in patterns if isinstance(pattern, str)]
 
 
 def _as_list(value: Any) -> list[Any]:

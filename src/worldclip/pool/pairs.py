@@ -2,35 +2,28 @@
 
 A row or sample of the shard that pool.where leaves out is no pair.  Each text has the first reason that applies:
 bad_pair, duplicate, no_text, or kept.
-Legend: P pairs as formats/base.py, in order; T texts.
+Legend: P pairs as formats/base.py, in order, those that pool.where leaves out included; T texts of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip.contracts.reasons import Reason
+from worldclip.contracts.schemas import POOL_IMAGES
 from worldclip.contracts.summary import OF_POOL
+from worldclip.core.arrow import one_array
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns, missing_column
-from worldclip.pool.texts import (
-    PairKeys,
-    PoolTexts,
-    find_bad_utf8,
-    find_duplicates,
-    large_strings,
-    pool_texts,
-    readable,
-    replace_where,
-    text_buffers,
-)
-from worldclip.pool.where import choose_rows, left_out_because, renumber
+from worldclip.pool.texts import BLANKS, NO_PLACE, PoolTexts, decode, find_duplicates, readable, replace_where
 
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 COUNTS = (
@@ -40,6 +33,14 @@ COUNTS = (
 )
 """rows = left_out by pool.where + samples; images of different keys; members of a tar in no sample;
 pairs = bad_pair + duplicate + no_text + texts."""
+COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +66,43 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     lacks, another BadShard for a damaged shard.
     """
     found = format_of(shard.name).read(shard, config)
-    num_rows = len(found.row)
     missing = _missing_fields(found, config, needs_texts=needs_texts)
-    found, num_left_out = choose_rows(found, config)
-    pairs = _keys_of(shard.name, found, config)
-    texts = _texts_of(found, pairs)
-    is_pair = pairs.has_key & ~find_duplicates(pairs.keys, pairs.has_key)
-    images = _images_of(found, pairs.keys, is_pair)
+    is_chosen = _apply_where(found, config)
+    keys, problems = _keys_of(shard.name, found, config)
+    problems = {pair: problem for pair, problem in problems.items() if is_chosen[pair]}
+    has_key = is_chosen.copy()
+    has_key[list(problems)] = False
+    is_duplicate = find_duplicates(keys, has_key)
+    texts = _texts_of(found, keys, is_chosen, has_key, is_duplicate, problems)
+    images = _images_of(found, keys, has_key & ~is_duplicate)
     counts = {
-        "rows": num_rows,
-        "left_out": num_left_out,
-        "samples": len(found.row),
+        "rows": found.num_pairs,
+        "left_out": int(np.count_nonzero(~is_chosen)),
+        "samples": int(np.count_nonzero(is_chosen)),
         "images": len(images),
         "ignored_members": found.num_ignored,
         "pairs": len(texts.reason),
         **{reason.label: int(np.count_nonzero(texts.reason == reason)) for reason in OF_POOL},
         "texts": texts.num_kept,
     }
-    return Settled(texts, images, counts, found.names, missing, found.holds_images)
+    return Settled(texts, images, counts, found.names, missing, found.images is not None)
 
 
 def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
     """Return the condition of pool.where by which a shard's pair with this key is no pair; None without such a pair."""
     found = format_of(shard.name).read(shard, config)
-    keys = _keys_of(shard.name, found, config).keys
-    rows = np.flatnonzero(np.asarray(pc.equal(keys, key))).tolist()
-    reasons = [left_out_because(found, config, row) for row in rows]
-    return reasons[0] if reasons and all(reasons) else None
+    keys, _ = _keys_of(shard.name, found, config)
+    reason = None
+    for row in np.flatnonzero(np.asarray(pc.equal(keys, key))).tolist():
+        reasons = []
+        for name, comparison, operand in _conditions(found, config):
+            values = found.fields[bare(name)]
+            if not _test_condition(values, name, comparison, operand)[row]:
+                reasons.append(f"{bare(name)} is {_comparable(values)[row].as_py()!r}, not {comparison} {operand!r}")
+        if not reasons:
+            return None
+        reason = reason or reasons[0]
+    return reason
 
 
 # --- what the recipe names --------------------------------------------------------------------------------------------
@@ -103,7 +114,7 @@ def _missing_fields(found: ShardPairs, config: PoolConfig, *, needs_texts: bool)
     Raises WrongColumns with it for a table, and for any shard that pool.where cannot be asked of.  Records may differ
     in their fields, so those of a shard may lack a key, texts or languages that others have.
     """
-    if not len(found.row):
+    if not found.num_pairs:
         return []  # nothing to ask
     names = found.names
     wrong = [missing_column("pool.where", name, names) for name in config.compared if name not in found.fields]
@@ -117,7 +128,15 @@ def _missing_fields(found: ShardPairs, config: PoolConfig, *, needs_texts: bool)
     missing = []
     if config.key not in ("member", ROW) and found.keys is None:
         missing.append(missing_column("pool.key", bare(config.key), names))
-    missing += _missing_texts(found, config, needs_texts=needs_texts)
+    places = {values.place for values in found.texts}
+    absent = [bare(name) for place, name in enumerate(config.texts) if place not in places]
+    if found.has_schema or len(absent) == len(config.texts):  # of records one place is enough
+        missing += [missing_column("pool.texts", name, names) for name in absent]
+    has_texts = any(found.has_schema or len(values.pair) for values in found.texts)
+    if needs_texts and not config.texts and not has_texts:
+        defaults = ", ".join(DEFAULT_PLACES)
+        there_is = ", ".join(names) or "nothing"
+        missing.append(f"pool.texts is not set and there is no column {defaults}; set it to one or more of: {there_is}")
     if config.lang is not None and found.labels is None:
         missing.append(missing_column("pool.lang", bare(config.lang), names))
     if wrong or (missing and found.has_schema):
@@ -125,167 +144,205 @@ def _missing_fields(found: ShardPairs, config: PoolConfig, *, needs_texts: bool)
     return missing
 
 
-def _missing_texts(found: ShardPairs, config: PoolConfig, *, needs_texts: bool) -> list[str]:
-    """Return the places of texts that are missing; of records one place is enough."""
-    missing = [bare(place) for place, values in zip(config.texts, found.texts, strict=False) if values is None]
-    if missing and (found.has_schema or len(missing) == len(config.texts)):
-        return [missing_column("pool.texts", name, found.names) for name in missing]
-    has_texts = any(values is not None and len(values.pair) for values in found.texts)
-    if config.texts or has_texts or not needs_texts or (found.has_schema and found.texts):
-        return []
-    return [
-        f"pool.texts is not set and there is no column {', '.join(DEFAULT_PLACES)}; set it to one or more of: "
-        + (", ".join(found.names) or "nothing")
-    ]
+# --- pool.where -------------------------------------------------------------------------------------------------------
+
+
+def _apply_where(found: ShardPairs, config: PoolConfig) -> np.ndarray:
+    """Return which pairs pool.where takes: (P,) bool.  Unreadable ones stay and are bad pairs."""
+    is_chosen = np.ones(found.num_pairs, bool)
+    for name, comparison, operand in _conditions(found, config):
+        is_chosen &= _test_condition(found.fields[bare(name)], name, comparison, operand)
+    is_chosen[list(found.unreadable)] = True
+    return is_chosen
+
+
+def _conditions(found: ShardPairs, config: PoolConfig) -> Sequence[Sequence[Any]]:
+    """Return the conditions of pool.where; unset, of img2dataset's tables, which list failed downloads too."""
+    if not found.num_pairs:
+        return ()
+    if config.where is None and "status" in found.fields:
+        return (("status", "=", "success"),)
+    return config.where or ()
+
+
+def _test_condition(values: pa.Array | pa.ChunkedArray, name: str, comparison: str, operand: Any) -> np.ndarray:
+    """Return which values fulfil a condition: (P,) bool; a null fulfils none.
+
+    Raises WrongColumns that names the column for values of another type.
+    """
+    if pa.types.is_null(values.type):
+        return np.zeros(len(values), bool)
+    try:
+        values = _comparable(values)
+        is_met = _compare(values, comparison, operand)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise WrongColumns(
+            f"pool.where: {bare(name)} holds {values.type}, which is not comparable with {operand!r}; compare numbers "
+            "with numbers, texts with texts (CSV and TSV hold only texts)"
+        ) from error
+    return np.asarray(pc.fill_null(is_met, False)).astype(bool)
+
+
+def _comparable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return values as Arrow compares them: bytes of CSV as texts, categories as their values."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type):
+        return decode(one_array(values.cast(pa.large_binary())))
+    return values
+
+
+def _compare(values: pa.Array | pa.ChunkedArray, comparison: str, operand: Any) -> pa.Array | pa.ChunkedArray:
+    """Return which values fulfil a condition, false or null for a null.  Raises ArrowException for another type."""
+    if comparison in COMPARE:
+        return COMPARE[comparison](values, pa.scalar(operand))
+    listed = pa.array(operand)
+    for item in operand[:1]:
+        pc.equal(values, pa.scalar(item))  # a cast to the values' type would take 1 for "1"
+    if pa.types.is_floating(listed.type):
+        values = values.cast(pa.float64())
+    is_in = pc.is_in(values, value_set=listed.cast(values.type))
+    return pc.and_(pc.invert(is_in) if comparison == "not in" else is_in, pc.is_valid(values))
 
 
 # --- keys, texts, images ----------------------------------------------------------------------------------------------
 
 
-def _keys_of(shard_name: str, found: ShardPairs, config: PoolConfig) -> PairKeys:
-    """Return the identity of each pair, or why it has none; a pair without a key is shown by its name or its row."""
-    num_pairs = len(found.row)
+def _keys_of(shard_name: str, found: ShardPairs, config: PoolConfig) -> tuple[pa.LargeStringArray, dict[int, str]]:
+    """Return the key of each pair, and in order why some pairs have none.
+
+    A pair without a key is shown by its name in the tar, or by its row.
+    """
     problems: dict[int, str] = {}
     if config.key == ROW and found.keys is None:
-        keys = _row_names(shard_name, found.row)
+        keys = _row_names(shard_name, range(found.num_pairs))
     else:
-        is_stem = config.key == "member"
-        stored = found.stems if is_stem else found.keys
-        if stored is None:  # a shard without pairs
-            stored = pa.nulls(num_pairs, pa.large_binary())
-        keys, problems = _readable_keys(stored, bare(config.key))
-        if not is_stem:
-            problems |= found.key_problems
-            keys = _show_other_names(shard_name, keys, found, sorted(problems))
-    problems |= {**found.picture_problems, **found.problems}
-    has_key = np.ones(num_pairs, bool)
-    has_key[list(problems)] = False
-    return PairKeys(keys, has_key, dict(sorted(problems.items())))
+        stored = found.stems if config.key == "member" else found.keys
+        if stored is None:  # a shard whose records lack the field, or without pairs
+            stored = pa.nulls(found.num_pairs, pa.large_binary())
+        keys = decode(stored)
+        is_null = np.asarray(stored.is_null())
+        is_empty = np.asarray(pc.equal(pc.binary_length(stored).fill_null(1), 0))
+        is_bad = np.asarray(keys.is_null()) & ~is_null
+        for is_so, reason in ((is_null, "null"), (is_empty, "empty"), (is_bad, "not UTF-8")):
+            problems |= dict.fromkeys(np.flatnonzero(is_so).tolist(), f"no key: {bare(config.key)} is {reason}")
+        if is_bad.any():
+            keys = readable(stored)
+    if problems and config.key != "member":
+        pairs = sorted(problems)
+        is_shown = np.zeros(found.num_pairs, bool)
+        is_shown[pairs] = True
+        if found.stems is None:
+            names = _row_names(shard_name, pairs)
+        else:
+            names = readable(found.stems.take(pa.array(pairs)))
+        keys = replace_where(keys, is_shown, names.to_pylist())
+    problems |= {**found.problems, **found.unreadable}
+    return keys, dict(sorted(problems.items()))
 
 
-def _readable_keys(stored: pa.LargeBinaryArray, name: str) -> tuple[pa.LargeStringArray, dict[int, str]]:
-    """Return keys as texts, bad UTF-8 as escapes, and why some are no keys."""
-    values, offsets = text_buffers(stored)
-    is_null = np.asarray(stored.is_null())
-    is_bad = find_bad_utf8(values, offsets)
-    is_empty = (np.diff(offsets) == 0) & ~is_null
-    problems: dict[int, str] = {}
-    for is_so, reason in ((is_null, "null"), (is_empty, "empty"), (is_bad, "not UTF-8")):
-        problems |= dict.fromkeys(np.flatnonzero(is_so).tolist(), f"no key: {name} is {reason}")
-    return readable(values, offsets, is_bad), problems
+def _row_names(shard_name: str, rows: Sequence[int]) -> pa.LargeStringArray:
+    return pa.array([f"{shard_name}#{row}" for row in rows], pa.large_string())
 
 
-def _show_other_names(shard_name: str, keys: pa.Array, found: ShardPairs, pairs: Sequence[int]) -> pa.Array:
-    """Return the keys with those of `pairs`, which have none, replaced by their names in the tar, or by their rows."""
-    if not pairs:
-        return keys
-    if found.stems is None:
-        names = _row_names(shard_name, found.row[pairs])
-    else:
-        names, _ = _readable_keys(found.stems.take(pa.array(pairs)), "")
-    is_replaced = np.zeros(len(keys), bool)
-    is_replaced[pairs] = True
-    return replace_where(keys, is_replaced, names.to_pylist())
+def _texts_of(
+    found: ShardPairs,
+    keys: pa.LargeStringArray,
+    is_chosen: np.ndarray,
+    has_key: np.ndarray,
+    is_duplicate: np.ndarray,
+    problems: Mapping[int, str],
+) -> PoolTexts:
+    """Return all texts with the first reason that applies; those of a pair are adjacent, its places in order.
 
-
-def _row_names(shard_name: str, rows: np.ndarray) -> pa.Array:
-    """Return `<shard>#<row>` of rows."""
-    return pa.array([f"{shard_name}#{row}" for row in rows.tolist()], pa.large_string())
-
-
-def _texts_of(found: ShardPairs, pairs: PairKeys) -> PoolTexts:
-    """Return all texts, those of a pair adjacent, its places in order; a pair that cannot be used has one null."""
-    pair, place, value, problems = _concatenate(found.texts, pairs.has_key)
-    label, label_problems = _labels(found.labels, pair, len(found.row))
-    problems = label_problems | problems
-    values, offsets = text_buffers(value)
-    is_null = np.asarray(value.is_null())
-    is_bad = find_bad_utf8(values, offsets) & ~is_null
-    problems |= dict.fromkeys(np.flatnonzero(is_bad).tolist(), "its text is not UTF-8")
-    first_text = np.searchsorted(pair, list(pairs.problems))
-    problems |= dict(zip(first_text.tolist(), pairs.problems.values(), strict=True))
-    text = large_strings(values, offsets, is_bad | is_null)
-    return pool_texts(pairs, found.row, pair, text, problems, lang=label, place=place)
-
-
-def _concatenate(
-    places: Sequence[Values | None], has_key: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, pa.Array, dict[int, str]]:
-    """Return (pair (T,) ascending, position of its place (T,), text (T,) large_binary, why a text is bad by row).
-
-    Texts of pairs without a key are left out.  A pair without any text has one null.
+    A pair without any text has one null, and so has one without a key.  problems: why it has none, by pair.
     """
-    given = [values for values in places if values is not None]
-    if len(places) == len(given) == 1 and has_key.all() and np.array_equal(given[0].pair, np.arange(len(has_key))):
-        return given[0].pair, np.zeros(len(has_key), np.int16), given[0].value, dict(given[0].problems)
-    pairs: list[np.ndarray] = []
-    positions: list[np.ndarray] = []
-    values: list[pa.Array] = []
-    problems: dict[int, str] = {}
-    num_texts = 0
-    for position, of_place in enumerate(places):
-        if of_place is None:
-            continue
-        rows = np.flatnonzero(has_key[of_place.pair])
-        new_row = np.full(len(of_place.pair), -1, np.int64)
-        new_row[rows] = np.arange(num_texts, num_texts + len(rows))
-        problems |= renumber(of_place.problems, new_row)
-        pairs.append(of_place.pair[rows])
-        positions.append(np.full(len(rows), position, np.int16))
-        values.append(of_place.value.take(pa.array(rows)))
-        num_texts += len(rows)
+    texts = _sort_by_pair(found.texts, is_chosen, has_key)
+    pair = texts["pair"].to_numpy()
+    text_idx = np.arange(len(pair)) - np.searchsorted(pair, pair)
+    details: dict[int, str] = {}
+    lang = None
+    if found.labels is not None:
+        lang, details = _labels_of_texts(found.labels, pair, text_idx, found.num_pairs)
+    is_no_text = np.asarray(texts["problem"].is_valid())
+    details |= dict(zip(np.flatnonzero(is_no_text).tolist(), texts["problem"].drop_null().to_pylist(), strict=True))
+    value = one_array(texts["value"])
+    text = decode(value)
+    is_bad_utf8 = np.asarray(text.is_null()) & np.asarray(value.is_valid())
+    details |= dict.fromkeys(np.flatnonzero(is_bad_utf8).tolist(), "its text is not UTF-8")
+    first_text = np.searchsorted(pair, list(problems))
+    details |= dict(zip(first_text.tolist(), problems.values(), strict=True))
+    is_bad = np.zeros(len(pair), bool)
+    is_bad[list(details)] = True
+    length = pc.binary_length(pc.utf8_trim(text, BLANKS))
+    is_empty = np.asarray(pc.equal(pc.fill_null(length, 0), 0))
+    reasons = [Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT]
+    reason = np.select([is_bad, is_duplicate[pair], is_empty], reasons, Reason.KEPT).astype(np.int8)
+    return PoolTexts(
+        key=keys.take(pa.array(pair)),
+        row=pair,
+        text_idx=pa.array(text_idx, pa.int32()),
+        place=np.where(has_key[pair], texts["place"], NO_PLACE).astype(np.int16),
+        text=pc.if_else(pa.array(reason == Reason.KEPT), text, pa.scalar(None, pa.large_string())),
+        reason=reason,
+        lang=lang,
+        details=details,
+    )
+
+
+def _sort_by_pair(places: Sequence[Values], is_chosen: np.ndarray, has_key: np.ndarray) -> pa.Table:
+    """Return pair, place, value and problem of the texts of pairs with a key, by pair, then by place.
+
+    A chosen pair without any such text has one null.
+    """
     has_text = np.zeros(len(has_key), bool)
-    has_text[np.concatenate([np.zeros(0, np.int64), *pairs])] = True
-    without_text = np.flatnonzero(~has_text)
-    pair = np.concatenate([*pairs, without_text])
-    place = np.concatenate([*positions, np.zeros(len(without_text), np.int16)])
-    value = pa.concat_arrays([*values, pa.nulls(len(without_text), pa.large_binary())])
-    order = np.argsort(pair, kind="stable")  # stable: the places of a pair stay in order
-    row = np.empty(len(order), np.int64)  # of each text among the sorted ones
-    row[order] = np.arange(len(order))
-    return pair[order], place[order], value.take(pa.array(order)), renumber(problems, row)
+    for values in places:
+        has_text[values.pair] = True
+    without_text = np.flatnonzero(is_chosen & ~(has_text & has_key))
+    nulls = Values(without_text, pa.nulls(len(without_text), pa.large_binary()), np.zeros(0, bool))
+    parts = []
+    for values in (*places, nulls):
+        num_texts = len(values.pair)
+        problem = pa.nulls(num_texts, pa.string()) if values.problem is None else values.problem
+        place = np.full(num_texts, values.place, np.int16)
+        part = pa.table({"pair": values.pair, "place": place, "value": values.value, "problem": problem})
+        is_taken = has_key[values.pair] | (values is nulls)
+        parts.append(part if is_taken.all() else part.filter(pa.array(is_taken)))
+    filled = [part for part in parts if len(part)] or parts[:1]
+    texts = pa.concat_tables(filled)
+    if len(filled) == 1:  # sorted already
+        return texts
+    return texts.sort_by([("pair", "ascending"), ("place", "ascending")])
 
 
-def _labels(labels: Values | None, pair: np.ndarray, num_pairs: int) -> tuple[pa.Array | None, dict[int, str]]:
-    """Return the label of each text, "" for none, and by row why the labels of a pair are not those of its texts.
+def _labels_of_texts(
+    labels: Values, pair: np.ndarray, text_idx: np.ndarray, num_pairs: int
+) -> tuple[pa.LargeStringArray, dict[int, str]]:
+    """Return the label of each text, "" for none, and by text why the labels of a pair are not those of its texts.
 
     A pair has one label for all its texts, or a list with one per text.
     """
-    if labels is None:
-        return None, {}
     num_texts = np.bincount(pair, minlength=num_pairs)
     num_labels = np.bincount(labels.pair, minlength=num_pairs)
-    starts = np.concatenate([[0], np.cumsum(num_labels)])
-    number = np.arange(len(pair)) - np.searchsorted(pair, pair)  # of each text in its pair
-    number[~labels.is_list[pair]] = 0
     is_wrong = labels.is_list & (num_labels != num_texts)
     is_wrong &= ~((num_labels == 0) & (num_texts == 1))  # a pair without a text has one null
+    number = np.where(labels.is_list[pair], text_idx, 0)
     has_label = (number < num_labels[pair]) & ~is_wrong[pair]
-    position = np.where(has_label, starts[pair] + number, 0)
-    padded = pa.concat_arrays([labels.value, pa.nulls(1, pa.large_binary())])  # there may be no label at all
-    values, offsets = text_buffers(padded.take(pa.array(position)))
-    is_null = ~has_label | find_bad_utf8(values, offsets)
-    strings = pc.fill_null(large_strings(values, offsets, is_null), "")
+    position = (np.cumsum(num_labels) - num_labels)[pair] + number
+    label = labels.value.take(pa.array(position, mask=~has_label))
     problems = {
         row: f"its list of languages has {num_labels[pair[row]]} labels for {num_texts[pair[row]]} texts"
         for row in np.flatnonzero(is_wrong[pair]).tolist()
     }
-    return strings, problems
+    return pc.fill_null(decode(label), ""), problems
 
 
-def _images_of(found: ShardPairs, keys: pa.Array, is_pair: np.ndarray) -> pa.Table:
+def _images_of(found: ShardPairs, keys: pa.LargeStringArray, is_pair: np.ndarray) -> pa.Table:
     """Return the images of pairs with a key that no earlier pair has."""
-    images = found.images
-    is_taken = is_pair[images.pair]
-    pair = images.pair[is_taken]
-    offset = images.offset[is_taken]
-    offset = np.where(offset < 0, -1 - np.arange(len(pair)), offset)  # of a file of its own: row of this table
-    return pa.table(
-        {
-            "key": keys.take(pa.array(pair)),
-            "row": found.row[pair],
-            "member": images.member.filter(pa.array(is_taken)),
-            "offset": offset,
-            "size": images.size[is_taken],
-        }
-    )
+    if found.images is None:
+        return POOL_IMAGES.empty_table()
+    images = found.images.filter(pa.array(is_pair[found.images["row"].to_numpy()]))
+    key = keys.take(one_array(images["row"]))
+    offset = images["offset"].to_numpy()
+    offset = np.where(offset < 0, -1 - np.arange(len(offset)), offset)  # of a file of its own: row of this table
+    return pa.table({"key": key, **dict(zip(images.column_names, images.columns, strict=True)), "offset": offset})

@@ -11,8 +11,12 @@ import os
 import stat
 from pathlib import PurePath
 
+import numpy as np
+import pyarrow as pa
+
 from worldclip.core import image_names
 from worldclip.core.errors import BadShard
+from worldclip.core.execute import Shard
 from worldclip.core.regular_file import NO_FILE
 from worldclip.pool.files import read_range
 
@@ -43,6 +47,27 @@ def size_of_picture(table: str, path: bytes | None) -> int | str:
         reason = error.strerror if isinstance(error, OSError) else error
         return f"picture {path.decode(errors='backslashreplace')!r}: {reason}"
     return status.st_size
+
+
+def find_pictures(shard: Shard, paths: pa.LargeBinaryArray) -> tuple[pa.Table, dict[int, str]]:
+    """Return the images of pairs in files of their own, as ShardPairs has them, and why others cannot be used, by pair.
+
+    paths: (P,) relative to the shard's folder, null for none.
+    """
+    pairs: list[int] = []
+    sizes: list[int] = []
+    problems: dict[int, str] = {}
+    for pair, path in enumerate(paths.to_pylist()):
+        size = size_of_picture(shard.path, path)
+        if isinstance(size, str):
+            problems[pair] = size
+        else:
+            pairs.append(pair)
+            sizes.append(size)
+    row = np.array(pairs, np.int64)
+    members = paths.take(pa.array(row)).cast(pa.large_string())
+    images = {"row": row, "member": members, "offset": -1 - row, "size": np.array(sizes, np.int64)}
+    return pa.table(images), problems
 
 
 def read_picture(path: str, size: int) -> bytes:

@@ -18,17 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from worldclip.core.arrow import one_array
 from worldclip.core.errors import BadShard, Unreadable, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import Stamp, is_pinned, is_remote, stamp_of
 from worldclip.core.parquet_size import check_parquet
 from worldclip.pool.files import open_file
+from worldclip.pool.texts import readable
 
 ROW_BITS = 40  # low bits of `offset` hold the row; the column is above them
 UNKNOWN_SIZE = -1  # `size` of an image: the footer does not have it
 BATCH_BYTES = 32 * 2**20  # images in memory at once
 READ_BYTES = 16 * 2**20  # bytes of a column read at once
 FOOTERS_KEPT = 1024
+CHANGED = "the file changed after it was indexed"
 FAULTS = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError)  # what pyarrow raises
 
 Image = bytes | BadShard
@@ -79,14 +82,76 @@ def read_footer(path: str, stamp: Stamp) -> pq.FileMetaData:
         return footer
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    """Return whether values of an Arrow type are bytes."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values of an Arrow type are texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def find_images(file: pq.ParquetFile, name: str) -> pa.Table:
+    """Return where the images of a column are, as ShardPairs has them.  name: of a column of bytes, or of structs."""
+    kind = file.schema_arrow.field(name).type
+    schema = file.metadata.schema
+    leaves = [schema.column(leaf).path for leaf in range(len(schema))]
+    leaf = leaves.index(name if is_bytes(kind) else f"{name}.bytes")
+    row = np.flatnonzero(_has_image(file, leaf))
+    members = pa.array([""] * file.metadata.num_rows, pa.string())  # the name that each image had; it is never opened
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and is_text(kind.field("path").type):
+        paths = one_array(file.read(columns=[f"{name}.path"]).column(0)).field(0).cast(pa.large_binary())
+        members = pc.fill_null(readable(paths), "")
+    size = np.full(len(row), UNKNOWN_SIZE, np.int64)
+    return pa.table({"row": row, "member": members.take(pa.array(row)), "offset": pack_places(leaf, row), "size": size})
+
+
+def _has_image(file: pq.ParquetFile, leaf: int) -> np.ndarray:
+    """Return (num_rows,) bool: the row's bytes are not null.
+
+    The footer counts the nulls of a row group; its images are read only where some but not all are null.
+    """
+    parts = [np.zeros(0, bool)]
+    for group in range(file.num_row_groups):
+        facts = file.metadata.row_group(group)
+        statistics = facts.column(leaf).statistics
+        num_nulls = statistics.null_count if statistics is not None and statistics.has_null_count else None
+        if num_nulls in (0, facts.num_rows):
+            parts.append(np.full(facts.num_rows, num_nulls == 0))
+        else:
+            parts += [values.is_valid().to_numpy(zero_copy_only=False) for values in leaf_batches(file, leaf, group)]
+    return np.concatenate(parts)
+
+
+def rows_by_group(footer: pq.FileMetaData, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (row group, (n,) rows within it) of ascending rows of a file.  Raises BadShard for a row that it lacks."""
+    starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
+    if len(rows) and rows[-1] >= starts[-1]:
+        raise BadShard(f"lacks row {rows[-1]:,}; {CHANGED}")
+    firsts = np.searchsorted(rows, starts)
+    for group in np.flatnonzero(np.diff(firsts)).tolist():
+        yield group, rows[firsts[group] : firsts[group + 1]] - starts[group]
+
+
+def _column_and_rows(footer: pq.FileMetaData, offsets: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return (leaf column, rows) of the offsets of a file's images.  Raises BadShard for those of another file."""
+    columns = offsets >> ROW_BITS
+    column = int(columns[0])
+    if column < 0 or column >= footer.num_columns or (columns != column).any():
+        raise BadShard(f"lacks the column of images; {CHANGED}")
+    return column, offsets & ((1 << ROW_BITS) - 1)
+
+
 def read_rows(path: str, offsets: np.ndarray) -> Iterator[Image]:
     """Yield the image at each of the ascending `offsets`, in that order.  Raises BadShard for a file without a footer.
 
     A damaged page spoils the rest of its row group and nothing else.
     """
     with open_parquet(path) as file:
-        for column, group, rows in _by_group(path, file.metadata, offsets):
-            yield from read_group(file, column, group, rows)
+        column, rows = _column_and_rows(file.metadata, offsets)
+        for group, group_rows in rows_by_group(file.metadata, rows):
+            yield from read_group(file, column, group, group_rows)
 
 
 class RowGroups:
@@ -97,7 +162,8 @@ class RowGroups:
 
     def __init__(self, max_bytes: int) -> None:
         """max_bytes: of all images that are kept.  A row group above a quarter of that is streamed and not kept."""
-        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
         self._groups: OrderedDict[tuple[str, Stamp, int, int], dict[int, Image]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -107,35 +173,34 @@ class RowGroups:
         try:
             stamp = stamp_of(path)
             footer = read_footer(path, stamp)
+            column, rows = _column_and_rows(footer, offsets)
             with ExitStack() as opened:
                 file: pq.ParquetFile | None = None  # opened only where a row group is missing
-                for column, group, rows in _by_group(path, footer, offsets):
+                for group, group_rows in rows_by_group(footer, rows):
                     key = (path, stamp, column, group)
-                    kept = self._take(key)
+                    with self._lock:
+                        kept = self._groups.get(key)
+                        if kept is not None:
+                            self._groups.move_to_end(key)
                     if kept is None:
                         file = file or opened.enter_context(open_parquet(path))
-                        kept = self._read_group(file, key, rows)
-                    images += [kept[row] for row in rows.tolist()]
+                        kept = self._read_group(file, key, group_rows)
+                    images += [kept[row] for row in group_rows.tolist()]
         except BadShard as error:
             return [error] * len(offsets)
         return images
-
-    def _take(self, key: tuple[str, Stamp, int, int]) -> dict[int, Image] | None:
-        with self._lock:
-            if key in self._groups:
-                self._groups.move_to_end(key)
-            return self._groups.get(key)
 
     def _read_group(self, file: pq.ParquetFile, key: tuple[str, Stamp, int, int], rows: np.ndarray) -> dict[int, Image]:
         """Return images by row: of the whole row group if it is small enough to keep, else of `rows`."""
         _, _, column, group = key
         facts = file.metadata.row_group(group)
         is_kept = facts.column(column).total_uncompressed_size <= self._max_bytes // 4
-        read = np.arange(facts.num_rows) if is_kept else np.unique(rows)
-        images = dict(zip(read.tolist(), read_group(file, column, group, read), strict=True))
+        wanted = np.arange(facts.num_rows) if is_kept else np.unique(rows)
+        images = dict(zip(wanted.tolist(), read_group(file, column, group, wanted), strict=True))
         if is_kept:
             with self._lock:
-                self._num_bytes += _num_bytes(images) if key not in self._groups else 0
+                if key not in self._groups:
+                    self._num_bytes += _num_bytes(images)
                 self._groups[key] = images
                 while self._num_bytes > self._max_bytes:
                     self._num_bytes -= _num_bytes(self._groups.popitem(last=False)[1])
@@ -146,39 +211,16 @@ def _num_bytes(images: dict[int, Image]) -> int:
     return sum(len(image) for image in images.values() if isinstance(image, bytes))
 
 
-def _by_group(path: str, footer: pq.FileMetaData, offsets: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (leaf column, row group, (n,) rows within it) of ascending offsets.  Raises BadShard for other places."""
-    starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
-    columns, rows = offsets >> ROW_BITS, offsets & ((1 << ROW_BITS) - 1)
-    if len(offsets) and (columns.min() < 0 or columns.max() >= footer.num_columns or rows.max() >= starts[-1]):
-        raise BadShard(f"{path}: lacks rows of images; the file changed after it was indexed")
-    groups = np.searchsorted(starts, rows, side="right") - 1
-    cuts = np.flatnonzero((np.diff(groups) != 0) | (np.diff(columns) != 0)) + 1
-    for part in np.split(np.arange(len(offsets)), cuts) if len(offsets) else ():
-        column, group = int(columns[part[0]]), int(groups[part[0]])
-        yield column, group, rows[part] - starts[group]
-
-
-def rows_by_group(footer: pq.FileMetaData, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (row group, (n,) rows within it) of ascending rows of a file."""
-    starts = np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
-    firsts = np.searchsorted(rows, starts)
-    for group in range(footer.num_row_groups):
-        if firsts[group] < firsts[group + 1]:
-            yield group, rows[firsts[group] : firsts[group + 1]] - starts[group]
-
-
 def read_group(file: pq.ParquetFile, column: int, group: int, rows: np.ndarray) -> Iterator[Image]:
     """Yield the images in ascending `rows` of a row group; a null, or a row behind damage, is a BadShard."""
-    place, start = 0, 0
+    place = 0
+    start = 0
     try:
         for leaf in leaf_batches(file, column, group):
             while place < len(rows) and rows[place] < start + len(leaf):
                 image = leaf[int(rows[place]) - start].as_py()
                 place += 1
-                yield (
-                    BadShard("no image in this row; the file changed after it was indexed") if image is None else image
-                )
+                yield BadShard(f"no image in this row; {CHANGED}") if image is None else image
             start += len(leaf)
             if place == len(rows):
                 return  # the pages behind are not read

@@ -23,7 +23,7 @@ from worldclip.contracts.summary import LEFT_OUT, pool_steps, texts_step
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.core.errors import NUM_NAMED, BadShard, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import is_remote
@@ -31,16 +31,14 @@ from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_s
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.printable import counted
 from worldclip.pool import hub
-from worldclip.pool.broken import map_pool, skipped_lines
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.files import check_source
 from worldclip.pool.formats.base import WrongColumns
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.listing import list_shards, options_of, split_pattern
 from worldclip.pool.pairs import COUNTS, read_shard
 
-NUM_NAMED = 3  # shards without texts that the log names
+NUM_WARNINGS = 3  # shards without texts that the log names
 
 
 def open_pool(source: str | Path, key: str | None = None) -> Run:
@@ -265,7 +263,7 @@ def _warn_of_missing_texts(shards: Sequence[Shard], reports: Sequence[Report]) -
     """Name the first shards of which no sample has a text, with the columns that they have."""
     num_named = 0
     for shard, report in zip(shards, reports, strict=True):
-        if report["texts"] or not report["samples"] or num_named == NUM_NAMED:
+        if report["texts"] or not report["samples"] or num_named == NUM_WARNINGS:
             continue
         num_named += 1
         has = ", ".join(report["names"]) or "nothing"
@@ -276,9 +274,11 @@ def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bo
     """Raise UserError for another pool than that of the folder, and for a folder in a pool of tables."""
     config = run.section(PoolConfig)
     is_kept = not is_tool or artifacts.read_manifest(run.dir) is not None  # not what a call of a tool left unfinished
-    if "pool" not in run.restarted and is_kept:
+    manifest = artifacts.read_manifest(run.dir / "pool") or {}
+    source = manifest.get("source", config.location)
+    if source != config.location and "pool" not in run.restarted and is_kept and not _is_same_pool(run, listed):
         remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
-        check_source(_job(run, listed), config.location, remedy, is_same=lambda: _is_same_pool(run, listed))
+        raise UserError(f"{run.dir / 'pool'} was made from {source}, not from {config.location}; {remedy}")
     check_place(run.dir, listed(), config)
 
 
@@ -300,29 +300,50 @@ def _index_slice(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tup
 
 
 def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bool) -> tuple[Sequence[Report], Skipped]:
-    """Write pairs and images of each shard; return the reports, and the broken shards.
+    """Write pairs and images of each shard; return the reports, and under broken_shards = "skip" the broken shards.
 
-    is_slice: as `map_pool`.  Raises UserError where the recipe names columns that no shard has, before all shards are
-    read.
+    is_slice: these are not all shards of the pool, so that all of them may be broken.  Raises StageFailed for shards
+    that cannot be read, and UserError where the recipe names columns that no shard has, before all shards are read.
     """
     config = run.section(PoolConfig)
-    work = functools.partial(index_shard, config=config, run_dir=run.dir, needs_texts=needs_texts)
-    done_dir = layout.done_dir(layout.stage_dir(run.dir, "pool"), "shards")
-    key = {**config.identity, "counts": COUNTS, "needs_texts": needs_texts}
+    map_shards = functools.partial(
+        run.executor.map,
+        functools.partial(index_shard, config=config, run_dir=run.dir, needs_texts=needs_texts),
+        label="pool",
+        done_dir=layout.done_dir(layout.stage_dir(run.dir, "pool"), "shards"),
+        key={**config.identity, "counts": COUNTS, "needs_texts": needs_texts},
+    )
     try:
-        firsts = [of_place[0] for _, of_place in _by_place(shards, config)]
-        first = run.executor.map(work, firsts, label="pool", done_dir=done_dir, key=key)
-        is_right = not any(report["missing"] for report in first)
+        first_reports = map_shards([of_place[0] for _, of_place in _by_place(shards, config)])
+        is_right = not any(report["missing"] for report in first_reports)
     except StageFailed:  # it is tried again with all others
         is_right = False
+    if not is_right:
+        refuse_wrong_columns(shards, config, needs_texts=needs_texts)
     try:
-        if not is_right:
-            refuse_wrong_columns(shards, config, needs_texts=needs_texts)
-        return map_pool(run.executor, config, work, shards, is_slice=is_slice, label="pool", done_dir=done_dir, key=key)
+        return map_shards(shards), {}
     except StageFailed as error:
-        if len(error.failures) == len(shards):
+        all_failed = len(error.failures) == len(shards)
+        is_damage = len(error.broken) == len(error.failures)
+        if config.broken_shards == "skip" and is_damage and (is_slice or not all_failed):
+            whole = [shard for shard in shards if shard.name not in error.broken]
+            return map_shards(whole), dict(sorted(error.failures.items()))
+        if all_failed:
             refuse_wrong_columns(shards, config, needs_texts=needs_texts)
+        if config.broken_shards == "stop" and error.broken:
+            remedy = f'{error.remedy}; pool.broken_shards = "skip" goes on without them'
+            raise StageFailed(error.stage, error.failures, remedy, error.broken) from error
         raise
+
+
+def skipped_lines(skipped: Skipped) -> list[str]:
+    """Return a line that says which shards were left out, and why; none if none was."""
+    if not skipped:
+        return []
+    line = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:NUM_NAMED])
+    if len(skipped) > NUM_NAMED:
+        line += f"; and {len(skipped) - NUM_NAMED:,} more"
+    return [f"skipped broken shards, {len(skipped):,} in all: {line}"]
 
 
 def refuse_wrong_columns(shards: Sequence[Shard], config: PoolConfig, *, needs_texts: bool = True) -> None:

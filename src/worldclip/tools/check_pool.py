@@ -11,7 +11,7 @@ from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
 from worldclip.core.marks import Metavar
 from worldclip.core.settings import load_config
-from worldclip.pool.broken import skipped_lines
+from worldclip.pool.stage import skipped_lines
 
 
 @Command

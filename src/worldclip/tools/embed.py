@@ -40,12 +40,12 @@ from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usabl
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, Run, RunLock
 from worldclip.curate.stage import refuse_outdated
+from worldclip.export.embedded import Of, embed_sample_inputs
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW

@@ -30,8 +30,8 @@ from worldclip.curate.stage import online_work
 from worldclip.language.config import open_run
 from worldclip.match.stage import match_work
 from worldclip.match.texts import Matched, MatchWork, match_pool_texts, matched_table
-from worldclip.pool.broken import skipped_lines
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.stage import skipped_lines
 from worldclip.tools.explain_text import NOT_DRAWN, entry_to_text, key_to_text
 
 NUM_SAMPLES = 10  # texts shown of an entry, chosen by hash

@@ -21,10 +21,10 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
+from worldclip.export.embedded import Embedded, Of, ShardRows, check_model, folder_and_file, open_embedded
 from worldclip.model import load as model_load
 from worldclip.model.images import require_files
 from worldclip.model.inference import Clip
-from worldclip.pool.embedded import Embedded, Of, ShardRows, check_model, folder_and_file, open_embedded
 
 BLOCK_BYTES = 64 * 2**20  # scores held at once
 BLOCK_ROWS = 65_536  # embeddings scored at once, at most

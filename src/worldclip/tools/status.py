@@ -21,9 +21,8 @@ from worldclip.core.job import Report, Run
 from worldclip.core.preflight import problems_of
 from worldclip.core.settings import SECTIONS
 from worldclip.curate import require_current
-from worldclip.pool.broken import skipped_lines
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.stage import indexed_shards, reason_to_run
+from worldclip.pool.stage import indexed_shards, reason_to_run, skipped_lines
 from worldclip.report import table
 from worldclip.report.numbers import short
 from worldclip.report.train import read_log

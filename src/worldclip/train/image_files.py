@@ -18,7 +18,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.core.remote import retry
 from worldclip.pool import is_table
-from worldclip.pool.files import LocalFile, read_range, unreadable
+from worldclip.pool.files import FileBytes, read_range, unreadable
 from worldclip.pool.picture_files import picture_path, read_picture
 from worldclip.pool.row_groups import RowGroups
 
@@ -41,7 +41,7 @@ class ImageFiles:
         self._members = functools.cache(lambda i: read_index(shards[i])["member"].combine_chunks())
         self._row_groups = RowGroups(ROW_GROUP_BYTES)
         self._lost: set[int] = set()  # files that could not be read
-        self._open: OrderedDict[int, LocalFile] = OrderedDict()
+        self._open: OrderedDict[int, FileBytes] = OrderedDict()
         self._open_lock = threading.Lock()
 
     def read(self, i: int, offset: int, size: int) -> bytes:
@@ -113,12 +113,12 @@ class ImageFiles:
             raise
         return content
 
-    def _opened(self, i: int) -> LocalFile:
+    def _opened(self, i: int) -> FileBytes:
         """Return file i, open.  The one that was not read for longest is closed, once no thread reads it."""
         with self._open_lock:
             file = self._open.get(i)
         if file is None:  # opened outside the lock: a network file system takes milliseconds
-            file = LocalFile(self.shards[i].path)
+            file = FileBytes(self.shards[i].path)
             self._check_size(i, file.size)
         with self._open_lock:
             file = self._open.setdefault(i, file)

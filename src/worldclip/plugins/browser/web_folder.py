@@ -28,11 +28,11 @@ from worldclip.core.artifacts import write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
+from worldclip.export.embedded import Embedded
 from worldclip.language.identify import identify_codes
 from worldclip.model.formats import onnx_folder
 from worldclip.model.inference import Clip
 from worldclip.plugins.style import search_style
-from worldclip.pool.embedded import Embedded
 from worldclip.report.images import thumbnail
 from worldclip.tools.search import open_kinds
 

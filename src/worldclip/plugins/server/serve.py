@@ -13,10 +13,10 @@ from worldclip.core.console import say
 from worldclip.core.execute.shards import raise_file_limit
 from worldclip.core.preflight import require_packages
 from worldclip.core.toml_files import read_toml
+from worldclip.export.embedded import open_embedded
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.pool.config import POOL_BUILDERS
-from worldclip.pool.embedded import open_embedded
 from worldclip.tools.search import open_kinds
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"

@@ -17,6 +17,7 @@ import numpy as np
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Record
+from worldclip.export.embedded import Embedded, folder_and_file, path_in_pool
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
 from worldclip.model.inference import Clip
@@ -25,7 +26,6 @@ from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
-from worldclip.pool.embedded import Embedded, folder_and_file, path_in_pool
 from worldclip.tools.search import FEW_QUERIES, nearest
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes

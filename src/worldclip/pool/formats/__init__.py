@@ -1,6 +1,6 @@
 """The formats of a pool's shards, items of the registry `worldclip.pool_formats`.
 
-A new format subclasses `PoolFormat` in a module of its own (docs/plugins.md).
+A new format is a `PoolFormat` in a module of its own (docs/plugins.md).
 """
 
 from __future__ import annotations

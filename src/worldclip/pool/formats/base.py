@@ -2,7 +2,7 @@
 
 A format knows its own bytes and nothing else.  pool/pairs.py asks pool.where, finds repeated keys, empty texts and bad
 UTF-8, and counts, for all formats alike.
-Legend: P pairs of the shard, in order; V values of a field, T texts; I images.
+Legend: P pairs of the shard, in order; V values of a field.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def missing_column(setting: str, name: str, names: Sequence[str]) -> str:
 
 
 class Values(NamedTuple):
-    """The values of one field of all pairs: texts, or labels of language.  A pair has none, one, or a list of them."""
+    """The texts of a place of pool.texts, or the labels of language.  A pair has none, one, or a list of them."""
 
     pair: np.ndarray
     """(V,) int64, ascending: the pair of each value."""
@@ -49,57 +49,40 @@ class Values(NamedTuple):
     """(V,) as stored, which need not be UTF-8; null where a null is stored."""
     is_list: np.ndarray
     """(P,) bool: the pair has a list, of any length."""
-    problems: Mapping[int, str] = {}
-    """Why a value is no text, by its position among the values."""
-
-
-class Images(NamedTuple):
-    """Where the images of a shard are; a pair has at most one."""
-
-    pair: np.ndarray
-    """(I,) int64, ascending: the pair of each image."""
-    member: pa.Array
-    """(I,) string: the name of the image in the shard, or its path next to a table."""
-    offset: np.ndarray
-    """(I,) int64: byte of a tar; column and row of Parquet (row_groups.pack_places); below 0: a file of its own."""
-    size: np.ndarray
-    """(I,) int64, bytes; -1 if unknown."""
-
-
-def no_images() -> Images:
-    """Return the images of a shard that holds none."""
-    return Images(np.zeros(0, np.int64), pa.array([], pa.string()), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    place: int = 0
+    """Position in pool.texts; 0 for the default."""
+    problem: pa.StringArray | None = None
+    """(V,) why a value is no text; null where it is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardPairs:
-    """The pairs of a shard as they are stored."""
+    """The pairs of a shard as they are stored: pair i is row i of a table, sample i of a tar, record i of JSONL."""
 
     names: Sequence[str]
     """Columns or fields that the shard has; of tars whose .json nobody asks for, only `txt`."""
     has_schema: bool = False
     """Whether every pair has every field: the columns of a table."""
-    row: np.ndarray
-    """(P,) int64: number of each pair in the shard, by which `read_rows` finds it."""
+    num_pairs: int
     keys: pa.LargeBinaryArray | None
     """(P,) values of the field that pool.key names; None if no pair has it."""
-    texts: Sequence[Values | None]
-    """The texts of each place of pool.texts, or of the default; None for a place that no pair has."""
+    texts: Sequence[Values]
+    """The texts of each place of pool.texts, or of the default, that any pair has."""
     labels: Values | None = None
     """Labels of language, if pool.lang is set; None if no pair has the field."""
     fields: Mapping[str, pa.Array | pa.ChunkedArray] = field(default_factory=dict)
     """(P,) values of each field that pool.where compares and that some pair has."""
-    images: Images = field(default_factory=no_images)
-    holds_images: bool = False
-    """Whether shards like this one hold images; not every pair must have one."""
+    images: pa.Table | None = None
+    """Where the images are, at most one per pair; None if no shard like this one holds any.  Columns:
+    row int64, ascending: the pair.  member string: name in the shard, or path next to a table.
+    offset int64: byte of a tar; column and row of Parquet (row_groups.pack_places); below 0: a file of its own.
+    size int64: bytes; -1 if unknown."""
     stems: pa.LargeBinaryArray | None = None
     """(P,) keys under pool.key = "member"; None: the pairs have no names of their own."""
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    """Why a pair cannot be read, by pair: a row with too few fields.  No pool.where leaves it out."""
     problems: Mapping[int, str] = field(default_factory=dict)
-    """Why a pair cannot be used, by pair: a row with too few fields.  Its other fields are unknown."""
-    picture_problems: Mapping[int, str] = field(default_factory=dict)
-    """Why a pair cannot be used though it can be read, by pair: a picture that is gone."""
-    key_problems: Mapping[int, str] = field(default_factory=dict)
-    """Why the value of pool.key is no key, by pair, where the value itself does not show it."""
+    """Why a pair that can be read cannot be used, by pair: its picture is gone, its key is a list."""
     num_ignored: int = 0
     """Members of a tar that belong to no pair."""
 

@@ -8,7 +8,6 @@ fields than the first is a bad pair.
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Iterator, Sequence
 from csv import Error as CsvError
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from worldclip.core.csv_rows import find_delimiter, read_rows
+from worldclip.core import csv_rows
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.unpack import unpack_bytes
@@ -26,8 +25,7 @@ from worldclip.kernels.compiled import compiled
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import read_bytes
 from worldclip.pool.formats.base import PoolFormat, ShardPairs, WrongColumns
-from worldclip.pool.formats.table import columns_to_read, pairs_of_table, position_of_rows
-from worldclip.pool.texts import is_utf8
+from worldclip.pool.formats.table import columns_to_read, pairs_of_table
 
 HEADER_BYTES = 1 << 16
 MAX_BLOCK_BYTES = (1 << 31) - 1  # of pyarrow; a row must lie within a block
@@ -35,50 +33,68 @@ _BOM = b"\xef\xbb\xbf"
 _QUOTE, _LINE_FEED, _CARRIAGE_RETURN = ord('"'), ord("\n"), ord("\r")
 
 
-class Dialect(NamedTuple):
-    """How fields are separated."""
-
-    suffix: str
-    delimiter: str  # where the first line does not say it
-    is_quoted: bool
-
-
-CSV_DIALECT, TSV_DIALECT = Dialect(".csv", ",", True), Dialect(".tsv", "\t", False)
-
-
 class Delimited(NamedTuple):
     """The contents of a shard, before its fields are separated."""
 
     content: bytes
     delimiter: str
+    is_quoted: bool  # CSV; in TSV a quote is a character
     names: list[str]  # of the columns
     has_header: bool
 
 
-def read(dialect: Dialect, shard: Shard, config: PoolConfig) -> ShardPairs:
+def read(shard: Shard, config: PoolConfig) -> ShardPairs:
     """Return the pairs of a shard.  Raises BadShard for one that is damaged, or has a quote that is never closed."""
-    opened = _open(dialect, shard, config)
-    table, unreadable = _read_columns(dialect, opened, columns_to_read(opened.names, config) or opened.names[:1])
+    opened = _open(shard, config)
+    table, unreadable = _read_columns(opened, columns_to_read(opened.names, config) or opened.names[:1])
     return pairs_of_table(shard, table, opened.names, config, unreadable=unreadable)
 
 
-def read_all_columns(dialect: Dialect, shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
+def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
     """Return all columns of these rows as texts."""
-    opened = _open(dialect, shard, config)
-    table, unreadable = _read_columns(dialect, opened, list(dict.fromkeys(opened.names)))
-    position = position_of_rows(unreadable, table.num_rows + len(unreadable))
-    fields = table.take(position.take(pa.array(rows))).to_pylist()
+    opened = _open(shard, config)
+    table, _ = _read_columns(opened, list(dict.fromkeys(opened.names)))
+    fields = table.take(pa.array(rows)).to_pylist()
     return [{name: value.decode("utf-8", "backslashreplace") for name, value in row.items()} for row in fields]
 
 
-def _open(dialect: Dialect, shard: Shard, config: PoolConfig) -> Delimited:
+CSV = PoolFormat(name="csv", suffixes=(".csv", ".csv.gz"), read=read, read_rows=read_rows)
+TSV = PoolFormat(name="tsv", suffixes=(".tsv", ".tsv.gz"), read=read, read_rows=read_rows)
+
+
+def _open(shard: Shard, config: PoolConfig) -> Delimited:
     content = unpack_bytes(read_bytes(shard.path), shard.name).removeprefix(_BOM)
-    delimiter = _delimiter_of(dialect, content, config)
-    if dialect.is_quoted and (at := find_open_quote(np.frombuffer(content, np.uint8), ord(delimiter))) >= 0:
+    is_quoted = shard.name.endswith(CSV.suffixes)
+    head = content[:HEADER_BYTES]
+    text = head.decode("utf-8", "surrogateescape")
+    if not is_quoted and "\t" in text.partition("\n")[0]:
+        delimiter = "\t"  # a quote may be in the fields, which misleads find_delimiter
+    else:
+        delimiter = csv_rows.find_delimiter(text, len(config.columns)) or ("," if is_quoted else "\t")
+    at = find_open_quote(np.frombuffer(content, np.uint8), ord(delimiter)) if is_quoted else -1
+    if at >= 0:
         line = content.count(b"\n", 0, at) + 1
         raise BadShard(f'line {line:,}: a quote opens a field and is not closed; remove it, or write it as ""')
-    names, has_header = _columns(dialect, content[:HEADER_BYTES], config)
-    return Delimited(content, delimiter, names, has_header)
+    first_row = [field.decode("utf-8", "backslashreplace") for field in next(_split(head, delimiter, is_quoted), [])]
+    names, has_header = _name_columns(first_row, config)
+    return Delimited(content, delimiter, is_quoted, names, has_header)
+
+
+def _name_columns(first_row: list[str], config: PoolConfig) -> tuple[list[str], bool]:
+    """Return the names of the columns, and whether the first row holds them."""
+    if config.columns:
+        return list(config.columns), first_row == list(config.columns)
+    if not first_row:
+        raise BadShard("is empty; its first line has the names of the columns")
+    is_url = ["://" in field for field in first_row]
+    if len(first_row) == 2 and sum(is_url) == 1:  # CC12M's order, or CC3M's
+        return ["url", "caption"] if is_url[0] else ["caption", "url"], False
+    if any(is_url):
+        raise WrongColumns(
+            f"the first line holds a URL, not the names of columns; name the {len(first_row)} columns in"
+            ' pool.columns, such as ["id", "url", "caption"]'
+        )
+    return first_row, True
 
 
 @compiled
@@ -88,13 +104,16 @@ def find_open_quote(content: np.ndarray, delimiter: int) -> int:
     A field ends at a quote before a delimiter or the end of a line.  Within one line a reader bears with other text
     there; a field of several lines that ends so has swallowed rows.
     """
-    at, begins_field = 0, True
+    at = 0
+    begins_field = True
     while at < len(content):
         if not (begins_field and content[at] == _QUOTE):
             begins_field = content[at] == delimiter or content[at] == _LINE_FEED or content[at] == _CARRIAGE_RETURN
             at += 1
             continue
-        start, has_lines, is_closed = at, False, False
+        start = at
+        has_lines = False
+        is_closed = False
         at += 1
         while at < len(content) and not is_closed:
             has_lines |= content[at] == _LINE_FEED
@@ -111,117 +130,91 @@ def find_open_quote(content: np.ndarray, delimiter: int) -> int:
     return -1
 
 
-def _read_columns(dialect: Dialect, opened: Delimited, names: Sequence[str]) -> tuple[pa.Table, dict[int, str]]:
-    """Return (the columns `names`, why each of the rows that are missing from them cannot be read, by number)."""
+def _read_columns(opened: Delimited, names: Sequence[str]) -> tuple[pa.Table, dict[int, str]]:
+    """Return (the columns `names`, why each of the rows of nulls cannot be read, by number)."""
     places = [opened.names.index(name) for name in names]
-    options = (opened.content, opened.delimiter, len(opened.names), places)
-    by_arrow = _read_by_arrow(*options, is_quoted=dialect.is_quoted)
-    table, unreadable = by_arrow or _read_by_python(dialect, *options)
+    table, num_fields = _read_by_arrow(opened, places) or _read_by_python(opened, places)
+    is_whole = np.ones(table.num_rows + len(num_fields), bool)
+    is_whole[list(num_fields)] = False
+    position = pa.array(np.cumsum(is_whole) - 1, mask=~is_whole)
     first = int(opened.has_header)
-    num_columns = len(opened.names)
-    by_number = {row - first: f"row {row - first} has {fields} fields, not {num_columns}" for row, fields in unreadable}
-    return table.rename_columns(list(names)).slice(first), by_number
+    unreadable = {}
+    for row, number in num_fields.items():
+        unreadable[row - first] = f"row {row - first} has {number} fields, not {len(opened.names)}"
+    whole = table.take(position) if num_fields else table
+    return whole.rename_columns(list(names)).slice(first), unreadable
 
 
-def _read_by_python(
-    dialect: Dialect, content: bytes, delimiter: str, num_columns: int, places: Sequence[int]
-) -> tuple[pa.Table, list[tuple[int, int]]]:
-    """Return (the columns at `places`; number of each row of another number of fields, and how many it has)."""
+def _read_by_python(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table, dict[int, int]]:
+    """Return (the columns at `places`; how many fields each row of another number of fields has, by number)."""
     values: list[list[bytes]] = [[] for _ in places]
-    bad: list[tuple[int, int]] = []
-    for number, row in enumerate(_split(dialect, content, delimiter)):
-        if len(row) != num_columns:
-            bad.append((number, len(row)))
+    num_fields: dict[int, int] = {}
+    for number, row in enumerate(_split(opened.content, opened.delimiter, opened.is_quoted)):
+        if len(row) != len(opened.names):
+            num_fields[number] = len(row)
             continue
         for column, place in zip(values, places, strict=True):
             column.append(row[place])
     columns = [pa.array(column, pa.large_binary()) for column in values]
-    return pa.table(columns, [str(place) for place in places]), bad
+    return pa.table(columns, [str(place) for place in places]), num_fields
 
 
-def _split(dialect: Dialect, content: bytes, delimiter: str) -> Iterator[list[bytes]]:
+def _split(content: bytes, delimiter: str, is_quoted: bool) -> Iterator[list[bytes]]:
     """Yield the fields of each row that is not empty, by Python's reader."""
-    if not dialect.is_quoted:
+    if not is_quoted:
         lines = (line.removesuffix(b"\r") for line in content.split(b"\n"))
         yield from (line.split(delimiter.encode()) for line in lines if line)
         return
     file = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
     try:
-        for row in read_rows(file, delimiter):
+        for row in csv_rows.read_rows(file, delimiter):
             yield [field.encode("utf-8", "surrogateescape") for field in row]
     except CsvError as error:
         raise BadShard(f"cannot be read as CSV ({error})") from error
 
 
-def _delimiter_of(dialect: Dialect, content: bytes, config: PoolConfig) -> str:
-    head = content[:HEADER_BYTES].decode("utf-8", "surrogateescape")
-    if not dialect.is_quoted and "\t" in head.partition("\n")[0]:
-        return "\t"  # a quote may be in the fields, which misleads find_delimiter
-    return find_delimiter(head, len(config.columns)) or dialect.delimiter
-
-
-def _columns(dialect: Dialect, head: bytes, config: PoolConfig) -> tuple[list[str], bool]:
-    """Return the names of the columns, and whether the first row holds them."""
-    fields = next(_split(dialect, head, _delimiter_of(dialect, head, config)), [])
-    first_row = [field.decode("utf-8", "backslashreplace") for field in fields]
-    if config.columns:
-        return list(config.columns), first_row == list(config.columns)
-    if not first_row:
-        raise BadShard("is empty; its first line has the names of the columns")
-    is_url = ["://" in field for field in first_row]
-    if len(first_row) == 2 and sum(is_url) == 1:  # CC12M's order, or CC3M's
-        return ["url", "caption"] if is_url[0] else ["caption", "url"], False
-    if any(is_url):
-        raise WrongColumns(
-            f"the first line holds a URL, not the names of columns; name the {len(first_row)} columns in"
-            ' pool.columns, such as ["id", "url", "caption"]'
-        )
-    return first_row, True
-
-
-def _read_by_arrow(
-    content: bytes, delimiter: str, num_columns: int, places: Sequence[int], *, is_quoted: bool
-) -> tuple[pa.Table, list[tuple[int, int]]] | None:
+def _read_by_arrow(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table, dict[int, int]] | None:
     """Return what `_read_by_python` returns.
 
     25 times as fast as Python's reader.  None where Arrow would read something else or nothing: it takes a lone
     carriage return for the end of a row, and fails a file for one bad row that is not UTF-8.
     """
-    if content.count(b"\r") != content.count(b"\r\n") or not is_utf8(content):
+    content = opened.content
+    if content.count(b"\r") != content.count(b"\r\n") or not _is_utf8(content):
         return None
-    bad: list[tuple[int, int]] = []
+    num_fields: dict[int, int] = {}
 
     def note(row: Any) -> str:
-        bad.append((row.number - 1, row.actual_columns))
+        num_fields[row.number - 1] = row.actual_columns
         return "skip"
 
-    names = [str(number) for number in range(num_columns)]
-    included = [str(place) for place in places]
     # Rows have numbers in one thread only.  As binary, 007 stays 007; without quotes, TSV keeps them.
-    reading = csv.ReadOptions(use_threads=False, block_size=min(len(content) + 1, MAX_BLOCK_BYTES), column_names=names)
+    reading = csv.ReadOptions(
+        use_threads=False,
+        block_size=min(len(content) + 1, MAX_BLOCK_BYTES),
+        column_names=[str(number) for number in range(len(opened.names))],
+    )
     parsing = csv.ParseOptions(
-        delimiter=delimiter,
-        quote_char='"' if is_quoted else False,
-        newlines_in_values=is_quoted,
+        delimiter=opened.delimiter,
+        quote_char='"' if opened.is_quoted else False,
+        newlines_in_values=opened.is_quoted,
         invalid_row_handler=note,
     )
+    included = [str(place) for place in places]
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(included, pa.large_binary()), include_columns=included, strings_can_be_null=False
     )
     try:
-        return csv.read_csv(pa.BufferReader(content), reading, parsing, converting), bad
+        return csv.read_csv(pa.BufferReader(content), reading, parsing, converting), num_fields
     except pa.ArrowInvalid:
         return None
 
 
-def _format(dialect: Dialect) -> PoolFormat:
-    return PoolFormat(
-        name=dialect.suffix[1:],
-        suffixes=(dialect.suffix, f"{dialect.suffix}.gz"),
-        read=functools.partial(read, dialect),
-        read_rows=functools.partial(read_all_columns, dialect),
-    )
-
-
-CSV = _format(CSV_DIALECT)
-TSV = _format(TSV_DIALECT)
+def _is_utf8(content: bytes) -> bool:
+    # Arrow checks in place; bytes.decode() writes all characters as a str, which takes 3 (Czech) to 30 times as long.
+    offsets = pa.py_buffer(np.array([0, len(content)]))
+    try:
+        pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(content)).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True

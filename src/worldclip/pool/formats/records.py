@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from worldclip.core.local_path import has_surrogate
 from worldclip.pool.config import PoolConfig, bare
-from worldclip.pool.formats.base import DEFAULT_PLACES, ShardPairs, Values, WrongColumns
+from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns
 
 Record = dict[str, Any] | str | None
 
@@ -37,25 +37,38 @@ def field_names(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
 
 
-def pairs_of_records(records: Sequence[Record], config: PoolConfig, *, is_line: bool = True) -> ShardPairs:
+def pairs_of_records(records: Sequence[Record], config: PoolConfig, has_txt: np.ndarray | None = None) -> ShardPairs:
     """Return the pairs of a shard that consists of JSON objects.
 
-    is_line: the record is the whole pair, so that one which cannot be read is a bad pair; False: it lies next to a .txt
-    and an image.
+    has_txt: (P,) bool, of a tar: the samples with a .txt.  It has the texts of the place `txt`, or of the pair if
+    pool.texts is not set.  None: a record is the whole pair, so that one which cannot be read is a bad pair.
     """
-    key = bare(config.key)
-    keys, key_problems = _keys(records, key)
     names = field_names(records)
-    problems = {pair: record for pair, record in enumerate(records) if isinstance(record, str)} if is_line else {}
+    unreadable = {pair: record for pair, record in enumerate(records) if isinstance(record, str)}
+    is_row = config.key == ROW and ROW not in names
+    keys, problems = _keys(records, bare(config.key))
+    texts = []
+    if not config.texts:
+        of_json = records
+        if has_txt is not None:
+            of_json = [None if is_txt else record for record, is_txt in zip(records, has_txt, strict=True)]
+        texts.append(_values(of_json, DEFAULT_PLACES, reports_unreadable=True))
+    for place, name in enumerate(config.texts):
+        if name == "txt" and has_txt is not None:
+            continue
+        is_first = not texts
+        if bare(name) in names or (is_first and unreadable):
+            texts.append(_values(records, [bare(name)], reports_unreadable=is_first)._replace(place=place))
+    lang = bare(config.lang or "")
     return ShardPairs(
         names=names,
-        row=np.arange(len(records)),
-        keys=keys if key in names else None,
-        texts=texts_of_records(records, config.texts, names),
-        labels=None if config.lang is None else _labels(records, bare(config.lang), names),
+        num_pairs=len(records),
+        keys=keys if bare(config.key) in names else None,
+        texts=texts,
+        labels=_values(records, [lang]) if lang in names else None,
         fields={name: _column(records, name) for name in config.compared if name in names},
-        problems=problems,
-        key_problems=key_problems,
+        unreadable=unreadable if has_txt is None else {},
+        problems={} if config.key == "member" or is_row else problems,
     )
 
 
@@ -76,73 +89,42 @@ def _keys(records: Sequence[Record], name: str) -> tuple[pa.LargeBinaryArray, di
     return pa.array(keys, pa.large_binary()), problems
 
 
-def texts_of_records(records: Sequence[Record], places: Sequence[str], names: Sequence[str]) -> list[Values | None]:
-    """Return the texts of each field; without places those of the first default field that each record has.
+def _values(records: Sequence[Record], fields: Sequence[str], *, reports_unreadable: bool = False) -> Values:
+    """Return the texts, or the labels, in the first of some fields that each record has.
 
-    An unreadable record is one bad text, of the first field.  A place `txt` without a field of that name is left to the
-    caller.
+    reports_unreadable: a record that cannot be read is one bad text.
     """
-    if not places:
-        return [_texts(records, DEFAULT_PLACES)]
-    texts: list[Values | None] = []
-    is_first = True
-    for place in map(bare, places):
-        has_field = place in names or (is_first and any(isinstance(record, str) for record in records))
-        texts.append(_texts(records, (place,), reports_unreadable=is_first) if has_field else None)
-        is_first = is_first and (place == "txt" and place not in names)
-    return texts
-
-
-def _texts(records: Sequence[Record], fields: Sequence[str], *, reports_unreadable: bool = True) -> Values:
     pairs: list[int] = []
     texts: list[bytes | None] = []
-    problems: dict[int, str] = {}
+    problems: list[str | None] = []
     is_list = np.zeros(len(records), bool)
     for pair, record in enumerate(records):
         if isinstance(record, str) and reports_unreadable:
-            problems[len(texts)] = record
             pairs.append(pair)
             texts.append(None)
-        name = next((name for name in fields if isinstance(record, dict) and name in record), None)
+            problems.append(record)
+        if not isinstance(record, dict):
+            continue
+        name = next((name for name in fields if name in record), None)
         if name is None:
             continue
-        assert isinstance(record, dict)
         is_list[pair] = isinstance(record[name], list)
         for value in record[name] if is_list[pair] else [record[name]]:
-            text, problem = _encode(value, name)
-            if problem is not None:
-                problems[len(texts)] = problem
+            problem = _problem_of_text(value, name)
             pairs.append(pair)
-            texts.append(text)
-    return Values(np.array(pairs, np.int64), pa.array(texts, pa.large_binary()), is_list, problems)
+            texts.append(value.encode() if value is not None and problem is None else None)
+            problems.append(problem)
+    problem_array = pa.array(problems, pa.string())
+    return Values(np.array(pairs, np.int64), pa.array(texts, pa.large_binary()), is_list, problem=problem_array)
 
 
-def _encode(value: Any, name: str) -> tuple[bytes | None, str | None]:
-    """Return the UTF-8 of a text, None for a null; or why it is no text."""
-    if value is None:
-        return None, None
-    if not isinstance(value, str):
-        return None, f"{name} holds {type(value).__name__}, not a text or a list of texts"
-    if has_surrogate(value):
-        return None, "its text has a lone surrogate"
-    return value.encode(), None
-
-
-def _labels(records: Sequence[Record], name: str, names: Sequence[str]) -> Values | None:
-    """Return the labels of language; a value that is no text is none."""
-    if name not in names:
-        return None
-    pairs: list[int] = []
-    labels: list[bytes | None] = []
-    is_list = np.zeros(len(records), bool)
-    for pair, record in enumerate(records):
-        value: Any = record.get(name) if isinstance(record, dict) else None
-        is_list[pair] = isinstance(value, list)
-        for label in value if isinstance(value, list) else [value]:
-            is_text = isinstance(label, str) and not has_surrogate(label)
-            pairs.append(pair)
-            labels.append(label.encode() if is_text else None)
-    return Values(np.array(pairs, np.int64), pa.array(labels, pa.large_binary()), is_list)
+def _problem_of_text(value: Any, name: str) -> str | None:
+    """Return why a value is no text; None for a text and for a null."""
+    if value is not None and not isinstance(value, str):
+        return f"{name} holds {type(value).__name__}, not a text or a list of texts"
+    if value is not None and has_surrogate(value):
+        return "its text has a lone surrogate"
+    return None
 
 
 def _column(records: Sequence[Record], name: str) -> pa.Array:

@@ -5,7 +5,7 @@ Texts stay in Arrow buffers: no Python object is made per text.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,8 @@ from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.pool.config import PoolConfig, bare
-from worldclip.pool.formats.base import DEFAULT_PLACES, Images, ShardPairs, Values, WrongColumns, no_images
-from worldclip.pool.picture_files import size_of_picture
+from worldclip.pool.formats.base import DEFAULT_PLACES, ShardPairs, Values, WrongColumns
+from worldclip.pool.picture_files import find_pictures
 
 IMG2DATASET = ("status", "error_message")  # columns of its tables, which list failed downloads too
 
@@ -27,10 +27,8 @@ def columns_to_read(names: Sequence[str], config: PoolConfig) -> list[str]:
 
     Raises BadShard for one of them whose name several columns have.
     """
-    asked = [bare(config.key), *text_columns(names, config), *config.compared]
+    asked = [bare(config.key), *text_columns(names, config), *compared_columns(names, config)]
     asked += [bare(name) for name in (config.lang, config.image_field) if name is not None]
-    if config.where is None and set(IMG2DATASET) <= set(names):
-        asked.append("status")
     columns = [name for name in dict.fromkeys(asked) if name in names]
     if repeated := sorted(name for name in columns if list(names).count(name) > 1):
         raise BadShard(f"has several columns of one name: {', '.join(repeated)}")
@@ -42,6 +40,13 @@ def text_columns(names: Sequence[str], config: PoolConfig) -> list[str]:
     return [bare(name) for name in config.texts] or [name for name in DEFAULT_PLACES if name in names][:1]
 
 
+def compared_columns(names: Sequence[str], config: PoolConfig) -> Sequence[str]:
+    """Return the columns that pool.where compares; unset, `status` of img2dataset's tables."""
+    if config.where is None and set(IMG2DATASET) <= set(names):
+        return ["status"]
+    return config.compared
+
+
 def pairs_of_table(
     shard: Shard,
     table: pa.Table,
@@ -49,75 +54,43 @@ def pairs_of_table(
     config: PoolConfig,
     *,
     unreadable: Mapping[int, str] = {},
-    images: Images | None = None,
+    images: pa.Table | None = None,
 ) -> ShardPairs:
     """Return the pairs of a table.
 
-    table: the columns of `columns_to_read`.  names: of all columns.  unreadable: why each of the rows that are missing
-    from the table cannot be read, by the row's number.  images: those within the shard; None: pool.image_field, if it
-    is set, is a column of paths.
+    table: the columns of `columns_to_read`.  names: of all columns.  unreadable: why each row of nulls could not be
+    read, by its number.  images: those within the shard, as ShardPairs has them; None: pool.image_field, if it is set,
+    is a column of paths.
     """
-    if unreadable:
-        table = table.take(position_of_rows(unreadable, table.num_rows + len(unreadable)))  # null rows
-    picture_problems: Mapping[int, str] = {}
-    paths = config.image_field if images is None and config.image_field in names else None
-    if paths is not None:
+    problems: Mapping[int, str] = {}
+    paths = config.image_field
+    if images is None and paths is not None and paths in names:
         if is_remote(shard.path):
             raise WrongColumns(f"pool.image_field: {paths!r} holds paths; copy the table and its images here")
-        images, picture_problems = find_pictures(shard, as_binary(paths, table[paths]))
-    compared = config.compared
-    if config.where is None and set(IMG2DATASET) <= set(names):
-        compared = ("status",)
+        images, problems = find_pictures(shard, as_binary(paths, table[paths]))
+    fields = {name: table[name] for name in table.column_names}
     key = bare(config.key)
+    keys = None
+    if key in fields:
+        is_number = pa.types.is_integer(fields[key].type)
+        keys = as_binary(key, fields[key].cast(pa.string()) if is_number else fields[key])
+    texts = []
+    for place, name in enumerate(text_columns(names, config)):
+        if name in fields:
+            texts.append(values_of_column(name, fields[name])._replace(place=place))
     lang = bare(config.lang or "")
     return ShardPairs(
         names=names,
         has_schema=True,
-        row=np.arange(table.num_rows),
-        keys=_keys(key, table) if key in table.column_names else None,
-        texts=[
-            values_of_column(name, table[name]) if name in table.column_names else None
-            for name in text_columns(names, config)
-        ],
-        labels=values_of_column(lang, table[lang]) if lang in table.column_names else None,
-        fields={name: table[name] for name in compared if name in table.column_names},
-        images=images or no_images(),
-        holds_images=images is not None,
-        problems=unreadable,
-        picture_problems=picture_problems,
+        num_pairs=table.num_rows,
+        keys=keys,
+        texts=texts,
+        labels=values_of_column(lang, fields[lang]) if lang in fields else None,
+        fields={name: fields[name] for name in compared_columns(names, config) if name in fields},
+        images=images,
+        unreadable=unreadable,
+        problems=problems,
     )
-
-
-def position_of_rows(unreadable: Collection[int], num_rows: int) -> pa.Array:
-    """Return (num_rows,) the position of each row in a table that lacks the unreadable ones, null for these."""
-    is_missing = np.zeros(num_rows, bool)
-    is_missing[list(unreadable)] = True
-    return pa.array(np.cumsum(~is_missing) - 1, pa.int64(), mask=is_missing)
-
-
-def _keys(name: str, table: pa.Table) -> pa.Array:
-    column = table[name]
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.string())
-    return as_binary(name, column)
-
-
-def find_pictures(shard: Shard, paths: pa.LargeBinaryArray) -> tuple[Images, dict[int, str]]:
-    """Return the images of pairs in files of their own, and why others cannot be used, by pair.
-
-    paths: (P,) relative to the shard's folder, null for none.
-    """
-    problems: dict[int, str] = {}
-    sizes = np.zeros(len(paths), np.int64)
-    for row, path in enumerate(paths.to_pylist()):
-        size = size_of_picture(shard.path, path)
-        if isinstance(size, int):
-            sizes[row] = size
-        else:
-            problems[row] = size
-    usable = np.flatnonzero(~np.isin(np.arange(len(paths)), list(problems)))
-    members = paths.take(pa.array(usable)).cast(pa.large_string())
-    return Images(usable, members, -1 - usable, sizes[usable]), problems
 
 
 def values_of_column(name: str, column: pa.ChunkedArray) -> Values:

@@ -8,7 +8,6 @@ to no sample.  This is how webdataset groups members, except that webdataset rai
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,9 +24,9 @@ from worldclip.kernels.compiled import compiled
 from worldclip.kernels.read_at import window_of_bytes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import FileBytes, gather
-from worldclip.pool.formats.base import Images, PoolFormat, ShardPairs, Values
+from worldclip.pool.formats.base import PoolFormat, ShardPairs, Values
 from worldclip.pool.formats.records import Record, pairs_of_records, parse_record
-from worldclip.pool.texts import find_bad_utf8
+from worldclip.pool.texts import decode, readable
 
 NO_MEMBER = -1
 _FIRST_BYTES = {
@@ -54,28 +53,37 @@ def image_suffix(name: str, content: bytes) -> str:
 def read(shard: Shard, config: PoolConfig) -> ShardPairs:
     """Return the samples of a tar.  Their .json are read only where the recipe asks for a field."""
     samples = read_samples(shard)
-    txt = samples.texts() if _asks_for_txt(config) else None
-    needs_json = config.key != "member" or config.lang is not None or bool(config.where)
-    needs_json |= any(place != "txt" for place in config.texts)
-    if not config.texts:
-        needs_json |= bool(((samples.txt == NO_MEMBER) & (samples.json != NO_MEMBER)).any())
-    if needs_json:
-        pairs = pairs_of_records(samples.read_records(), config, is_line=False)
+    has_txt = samples.txt != NO_MEMBER
+    asks_for_field = config.key != "member" or config.lang is not None or bool(config.where)
+    if config.texts:
+        txt_places = [place for place, name in enumerate(config.texts) if name == "txt"]
+        asks_for_field |= len(txt_places) < len(config.texts)
     else:
-        pairs = ShardPairs(names=(), row=np.arange(len(samples)), keys=None, texts=[None] * max(1, len(config.texts)))
-    has_image = np.flatnonzero(samples.image != NO_MEMBER)
-    members = samples.image[has_image]
-    names = pa.array([samples.member_name(member) for member in members], pa.string())
-    images = Images(has_image, names, samples.members.starts[members], samples.members.sizes[members])
+        txt_places = [0]
+        asks_for_field |= bool((~has_txt & (samples.json != NO_MEMBER)).any())
+    if asks_for_field:
+        pairs = pairs_of_records(samples.read_records(), config, has_txt)
+    else:
+        pairs = ShardPairs(names=(), num_pairs=len(has_txt), keys=None, texts=())
+    row = np.flatnonzero(samples.image != NO_MEMBER)
+    image = samples.image[row]
+    members = samples.members
+    name_starts = members.name_offsets
+    names, offsets, _ = gather(window_of_bytes(members.names), name_starts[image], name_starts[image + 1])
+    images = {
+        "row": row,
+        "member": readable(binary_array(names, offsets)),
+        "offset": members.starts[image],
+        "size": members.sizes[image],
+    }
     return dataclasses.replace(
         pairs,
-        names=[*(["txt"] if (samples.txt != NO_MEMBER).any() else []), *pairs.names],
-        texts=_with_txt(pairs.texts, txt, config),
-        images=images,
-        holds_images=True,
+        names=[*(["txt"] if has_txt.any() else []), *pairs.names],
+        texts=[*(samples.texts()._replace(place=place) for place in txt_places), *pairs.texts],
+        images=pa.table(images),
         stems=samples.stems,
         num_ignored=samples.num_ignored,
-        problems=samples.problems,
+        unreadable=samples.problems,
     )
 
 
@@ -86,30 +94,6 @@ def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[s
 
 
 TAR = PoolFormat(name="tar", suffixes=(".tar",), read=read, read_rows=read_rows, is_table=False)
-
-
-def _asks_for_txt(config: PoolConfig) -> bool:
-    return not config.texts or "txt" in config.texts
-
-
-def _with_txt(texts: Sequence[Values | None], txt: Values | None, config: PoolConfig) -> list[Values | None]:
-    """Return the texts with those of the .txt: at the place `txt`; without places, instead of the fields of .json."""
-    if config.texts:
-        return [txt if place == "txt" else values for place, values in zip(config.texts, texts, strict=True)]
-    (of_json,) = texts
-    if of_json is None or txt is None:
-        return [txt]
-    has_txt = np.zeros(len(of_json.is_list), bool)
-    has_txt[txt.pair] = True
-    rows = np.flatnonzero(~has_txt[of_json.pair])
-    problems = {row: of_json.problems[old] for row, old in enumerate(rows.tolist()) if old in of_json.problems}
-    pair = np.concatenate([txt.pair, of_json.pair[rows]])
-    order = np.argsort(pair, kind="stable")
-    value = pa.concat_arrays([txt.value, of_json.value.take(pa.array(rows))]).take(pa.array(order))
-    position = np.empty(len(order), np.int64)  # of each value among the sorted ones
-    position[order] = np.arange(len(order))
-    problems = {int(position[len(txt.pair) + row]): why for row, why in problems.items()}
-    return [Values(pair[order], value, of_json.is_list & ~has_txt, problems)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +113,10 @@ class Samples:
     num_ignored: int
     """Members that belong to no sample."""
 
-    def __len__(self) -> int:
-        return len(self.image)
-
     def contents(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (values uint8, offsets (n + 1,) int64) of the contents of members, empty for NO_MEMBER."""
         starts = self.members.starts[members]  # NO_MEMBER is -1 and takes the last row, at size 0
         return self.file.gather(starts, starts + np.where(members != NO_MEMBER, self.members.sizes[members], 0))
-
-    def member_name(self, member: int) -> str:
-        start, end = self.members.name_offsets[member : member + 2]
-        return self.members.names[start:end].tobytes().decode("utf-8", "backslashreplace")
 
     def read_records(self, rows: np.ndarray | None = None) -> list[Record]:
         """Return the .json of each sample, or of those in `rows`."""
@@ -154,7 +131,7 @@ class Samples:
         """Return the .txt of each sample that has one, without a Python object per text."""
         with_txt = np.flatnonzero(self.txt != NO_MEMBER)
         values, offsets = self.contents(self.txt[with_txt])
-        return Values(with_txt, binary_array(values, offsets), np.zeros(len(self), bool))
+        return Values(with_txt, binary_array(values, offsets), np.zeros(len(self.txt), bool))
 
 
 def read_samples(shard: Shard) -> Samples:
@@ -174,9 +151,10 @@ def read_samples(shard: Shard) -> Samples:
     folder = PurePosixPath(shard.name).parent.as_posix()
     prefix = "" if folder == "." else f"{folder}/"
     values, offsets, _ = gather(window_of_bytes(names), name_offsets[first], stem_ends[first], prefix.encode())
-    is_bad = find_bad_utf8(values, offsets)
+    stems = binary_array(values, offsets)
+    is_bad = np.asarray(decode(stems).is_null())
     problems = dict.fromkeys(np.flatnonzero(is_bad).tolist(), "no key: its name in the tar is not UTF-8")
-    return Samples(file, members, binary_array(values, offsets), problems, image, txt, record, num_ignored)
+    return Samples(file, members, stems, problems, image, txt, record, num_ignored)
 
 
 # --- grouping members -------------------------------------------------------------------------------------------------

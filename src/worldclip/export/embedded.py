@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -124,26 +124,27 @@ class Embedded:
                 captions.setdefault((shard, row["key"]), []).append(row["text"])
         return captions
 
-    def _shard_of(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
-        return np.searchsorted(self.first, ids, side="right") - 1
-
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Return (n, D) embeddings."""
-        shard = self._shard_of(ids)
         rows_nD = np.empty((len(ids), self.parts[0].shape[1]), np.float32)
-        for s in np.unique(shard):
-            rows_nD[shard == s] = self.parts[s][ids[shard == s] - self.first[s]]
+        for s, positions, rows in self._by_shard(ids):
+            rows_nD[positions] = self.parts[s][rows]
         return rows_nD
 
     def rows(self, ids: np.ndarray) -> list[Report]:
         """Return what the rows are: shard, key, and file, offset, size of an image, or text_idx, text."""
-        shard = self._shard_of(ids)
-        by_id: dict[int, Report] = {}
-        for s in np.unique(shard):
-            name, in_shard = self.shards[s], ids[shard == s]
-            table = self._read_rows(s).take(in_shard - self.first[s])
-            by_id |= {i: {"shard": name, **row} for i, row in zip(in_shard.tolist(), table.to_pylist(), strict=True)}
-        return [by_id[i] for i in ids.tolist()]
+        records: list[Report] = [{}] * len(ids)
+        for s, positions, rows in self._by_shard(ids):
+            for position, row in zip(positions.tolist(), self._read_rows(s).take(rows).to_pylist(), strict=True):
+                records[position] = {"shard": self.shards[s], **row}
+        return records
+
+    def _by_shard(self, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield (shard, positions in `ids`, the rows of the shard there) of each shard that holds some."""
+        shard = np.searchsorted(self.first, ids, side="right") - 1
+        for s in np.unique(shard).tolist():
+            positions = np.flatnonzero(shard == s)
+            yield s, positions, ids[positions] - self.first[s]
 
 
 def _read_columns(path: Path, schema: pa.Schema) -> pa.Table:
