@@ -12,7 +12,7 @@ import numpy as np
 
 from worldclip.contracts.reasons import MATCHED, Reason
 from worldclip.contracts.records import MatchAccounting, PairCounts
-from worldclip.curate.candidates import Candidates, Decision
+from worldclip.curate.candidates import Decision
 from worldclip.curate.config import CurateConfig
 
 COLUMNS = ("pairs_in", *(reason.column for reason in Reason), "expected_pairs")
@@ -21,26 +21,25 @@ LanguageCounts: TypeAlias = dict[str, dict[str, float]]
 """{language: {column of SETTLED_HERE: number, expected_pairs: sum}}."""
 
 
-def count_reasons(
-    candidates: Candidates, keep_prob: np.ndarray, decision: Decision, text_policy: str
-) -> LanguageCounts:
+def count_reasons(decision: Decision) -> LanguageCounts:
     """Count the candidates of a shard by language and reason, in the unit of the policy.
 
     Under `one` a key counts under the language of its drawn text, else of its first matched text.  The expected pairs
     of a language are the keep_prob of its texts; under `one` each times its share of the draw among its key's texts.
     """
-    reason = decision.reason_T(candidates, text_policy)
-    rows = decision.decided_rows(candidates, text_policy)
+    candidates = decision.candidates
+    rows = decision.decided_rows
     share = candidates.drawable_T.astype(np.float64)
-    if text_policy == "one":
+    if decision.config.text_policy == "one":
         key_of_text = candidates.per_text(np.arange(len(candidates.hashes_K)))
         weight_K = np.bincount(key_of_text, candidates.draw_weight_T, len(candidates.hashes_K))
         weight_T = weight_K[key_of_text]
         share = np.divide(candidates.draw_weight_T, weight_T, out=np.zeros(len(weight_T)), where=weight_T > 0)
     num_langs = len(candidates.lang_names)
-    cell = candidates.lang_T[rows] * len(Reason) + reason[rows]
+    cell = candidates.lang_T[rows] * len(Reason) + decision.reason_T[rows]
     counts = np.bincount(cell, minlength=num_langs * len(Reason)).reshape(num_langs, len(Reason))
-    sums = np.bincount(candidates.lang_T, keep_prob * share, num_langs)  # in the order of the rows: always the same
+    # in the order of the rows: always the same
+    sums = np.bincount(candidates.lang_T, decision.keep_prob_T * share, num_langs)
     by_language: LanguageCounts = {}
     for name, of_lang, expected_pairs in zip(candidates.lang_names, counts.tolist(), sums.tolist(), strict=True):
         by_language[name] = {settled.column: of_lang[settled] for settled in SETTLED_HERE}

@@ -36,9 +36,7 @@ def find_factors(
 
 def _expect_pairs(shard: Shard, *, work: CurateWork) -> Report:
     table, candidates, keep_prob = work.read(shard.name)
-    decision = decide_on(candidates, keep_prob, work.config)
-    languages = count_reasons(candidates, keep_prob, decision, work.config.text_policy)
-    return {"pairs": table.num_rows, "languages": languages}
+    return {"pairs": table.num_rows, "languages": count_reasons(decide_on(candidates, keep_prob, work.config))}
 
 
 def read_factors(run_dir: Path, config: CurateConfig) -> dict[str, float]:

@@ -125,19 +125,11 @@ def _other_fields(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[Js
     read_rows = format_of(shard.name).read_rows
     if read_rows is None:
         return [{}] * len(rows)
-    places = {bare(place) for place in config.texts}
-    if not places or "txt" in places:
-        places |= set(DEFAULT_PLACES)
+    text_fields = {bare(place) for place in config.texts}
+    if not text_fields or "txt" in text_fields:
+        text_fields |= set(DEFAULT_PLACES)
     records = read_rows(shard, config, rows)
-    return [{name: value for name, value in record.items() if name not in places} for record in records]
-
-
-def _encode_record(record: Json) -> bytes:
-    """Return a record as JSON in UTF-8; with escapes if it holds a lone surrogate, which UTF-8 cannot express."""
-    try:
-        return json.dumps(record, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return json.dumps(record, default=str).encode()
+    return [{name: value for name, value in record.items() if name not in text_fields} for record in records]
 
 
 def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json], fields: Json) -> None:
@@ -148,6 +140,10 @@ def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, text
         "text_idx": [row["text_idx"] for row in texts],
         "lang": [row["lang"] for row in texts],
     }
+    try:
+        content = json.dumps(record, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot express, is an escape
+        content = json.dumps(record, default=str).encode()
     add_member(tar, name + suffix, image)
     add_member(tar, name + ".txt", texts[0]["text"].encode())
-    add_member(tar, name + ".json", _encode_record(record))
+    add_member(tar, name + ".json", content)
