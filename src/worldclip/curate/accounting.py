@@ -1,4 +1,4 @@
-"""Counts of what happened to every pair, per language: texts under text_policy all, keys under one.
+"""Counts of what happened to every pair, per language: texts under text_policy all, keys under one; and caps.
 
 pairs_in = bad_pair + duplicate + no_text + no_language + no_match
            + not_valid + excluded + sampled_out + pairs_out
@@ -6,13 +6,19 @@ pairs_in = bad_pair + duplicate + no_text + no_language + no_match
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from worldclip.contracts import layout
 from worldclip.contracts.reasons import MATCHED, Reason
 from worldclip.contracts.records import MatchAccounting, PairCounts
-from worldclip.curate.candidates import Decision
+from worldclip.core import artifacts
+from worldclip.core.execute import Executor, Report, Shard
+from worldclip.curate.candidates import CurateWork, Decision, decide_on
 from worldclip.curate.config import CurateConfig
 
 COLUMNS = ("pairs_in", *(reason.column for reason in Reason), "expected_pairs")
@@ -77,3 +83,42 @@ def account_for_all(
     num_in = match["num_keys" if counts_keys else "pairs"]
     assert total["pairs_in"] == num_in, f"{num_in} pairs went in, {total['pairs_in']} are accounted for"
     return languages, total  # type: ignore[return-value]
+
+
+# --- caps (curate.max_pairs) ------------------------------------------------------------------------------------------
+
+# p becomes p * min(1, cap / expected pairs), offline and online and in every epoch, so that a language is thinned
+# evenly and has about as many pairs as its cap.
+
+
+def find_factors(
+    work: CurateWork, folder: Path, shards: Sequence[Shard], executor: Executor, key: object
+) -> dict[str, float]:
+    """Return {language over its cap: its factor}, from the pairs that all shards are expected to keep.
+
+    key: what decides the kept pairs besides the shards.
+    """
+    expect = functools.partial(_expect_pairs, work=work)
+    total: LanguageCounts = {}
+    for report in executor.map(expect, shards, label="caps", done_dir=layout.done_dir(folder), key=key):
+        add_counts(total, report["languages"])
+    expected = {lang: row["expected_pairs"] for lang, row in sorted(total.items())}
+    caps = {lang: work.config.cap_of(lang) for lang in expected}
+    return {lang: cap / expected[lang] for lang, cap in caps.items() if cap is not None and cap < expected[lang]}
+
+
+def _expect_pairs(shard: Shard, *, work: CurateWork) -> Report:
+    table, candidates, keep_prob = work.read(shard.name)
+    return {"pairs": table.num_rows, "languages": count_reasons(decide_on(candidates, keep_prob, work.config))}
+
+
+def read_factors(run_dir: Path, config: CurateConfig) -> dict[str, float]:
+    """Return the factors that the stage found.
+
+    Raises UserError if there are caps and the stage curate is not finished: caps are about all shards.
+    """
+    if config.max_pairs is None:
+        return {}
+    artifacts.require_manifest(run_dir, "curate")
+    report = artifacts.read_json(layout.stage_report(run_dir, "curate"))
+    return {lang: row["factor"] for lang, row in report["caps"].items()}

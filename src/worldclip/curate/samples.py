@@ -57,9 +57,7 @@ def sample_shard(table: pa.Table, decision: Decision, work: CurateWork) -> dict[
     for sampled in SAMPLED:
         rows = np.flatnonzero(decision.reason_T == sampled)
         chosen, numbers = coin.sample_rows(keys_T.take(pa.array(rows)), candidates.text_idx_T[rows], NUM_SHOWN)
-        samples[sampled.column] = [
-            sample(number, row) for number, row in zip(numbers.tolist(), rows[chosen].tolist(), strict=True)
-        ]
+        samples[sampled.column] = list(map(sample, numbers.tolist(), rows[chosen].tolist()))
     return samples
 
 

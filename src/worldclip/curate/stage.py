@@ -24,9 +24,15 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
-from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
+from worldclip.curate.accounting import (
+    LanguageCounts,
+    account_for_all,
+    add_counts,
+    count_reasons,
+    find_factors,
+    read_factors,
+)
 from worldclip.curate.candidates import CurateWork, decide_on, read_curated
-from worldclip.curate.caps import find_factors, read_factors
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.dropped import write_dropped
 from worldclip.curate.samples import merge_samples, sample_shard

@@ -36,16 +36,16 @@ def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, language
     """Return the report of a shard; languages: of the run, which matched.lang refers to."""
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
     report["bad"] = [{**bad, "shard": shard.name} for bad in pool_texts.bad]
-    report["samples"] = {
-        reason.label: _sample_texts(shard, pool_texts, matched, reason, languages) for reason in SAMPLED
-    }
+    report["samples"] = {}
+    for reason in SAMPLED:
+        report["samples"][reason.label] = _sample_texts(shard, pool_texts, matched, reason, languages)
     rows = np.flatnonzero(matched.reason == Reason.NO_LANGUAGE)
-    labels, texts = matched.labels[rows], pool_texts.text.take(pa.array(rows))
+    labels = matched.labels[rows]
     report["labels_without_language"] = dict(Counter(labels.tolist()))
-    are_words = np.ones(len(rows), np.bool_)  # as the pool states
-    if pool_texts.lang is None:
-        are_words = identify.are_words(texts, labels, matched.lang_prob[rows])
-    report["labels_of_words"] = dict(Counter(labels[are_words].tolist()))
+    if pool_texts.lang is None:  # else they are words, as the pool states
+        texts = pool_texts.text.take(pa.array(rows))
+        labels = labels[identify.are_words(texts, labels, matched.lang_prob[rows])]
+    report["labels_of_words"] = dict(Counter(labels.tolist()))
     return report
 
 
@@ -126,19 +126,21 @@ def _sample_texts(
     rows = np.flatnonzero(matched.reason == reason)
     text_idx = pool_texts.text_idx.to_numpy()
     chosen, numbers = coin.sample_rows(pool_texts.key.take(pa.array(rows)), text_idx[rows], NUM_SAMPLES)
-    return [
-        {
-            "number": number,
-            "shard": shard.name,
-            "key": pool_texts.key[row].as_py(),
-            "text_idx": int(text_idx[row]),
-            "text": pool_texts.text[row].as_py()[:MAX_CHARS],
-            "lang": languages[matched.lang[row]] if matched.lang[row] >= 0 else UNDETERMINED,
-            "label": str(matched.labels[row]),
-            "lang_prob": float(matched.lang_prob[row]),
-        }
-        for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True)
-    ]
+    samples: list[UnmatchedSample] = []
+    for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True):
+        samples.append(
+            {
+                "number": number,
+                "shard": shard.name,
+                "key": pool_texts.key[row].as_py(),
+                "text_idx": int(text_idx[row]),
+                "text": pool_texts.text[row].as_py()[:MAX_CHARS],
+                "lang": (UNDETERMINED, *languages)[matched.lang[row] + 1],
+                "label": str(matched.labels[row]),
+                "lang_prob": float(matched.lang_prob[row]),
+            }
+        )
+    return samples
 
 
 # the sum over shards

@@ -12,7 +12,7 @@ Memory is bounded: DuckDB compares the keys, and spills to OUT.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from worldclip import pool as pools
 from worldclip.contracts.records import skipped_shards
 from worldclip.contracts.schemas import DUPLICATES
 from worldclip.core.arrow import names_of
-from worldclip.core.artifacts import write_artifact
+from worldclip.core.artifacts import write_tables
 from worldclip.core.command import Command
 from worldclip.core.execute import Executor, Report
 from worldclip.core.job import Job, Result, Run, RunLock
@@ -62,7 +62,7 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
 
 
 def _dedup(run: Run, folder: Path, shards: Sequence[str]) -> Result:
-    skipped = skipped_shards(run.dir)
+    path = folder / "duplicates.parquet"
     counts: Counter[str] = Counter({"shards": len(shards), "pairs": 0})
     with open_database(folder / ".spilled") as database:
         database.execute("CREATE TABLE keys (hash UBIGINT, other UBIGINT, row BIGINT)")
@@ -76,49 +76,41 @@ def _dedup(run: Run, folder: Path, shards: Sequence[str]) -> Result:
             counts.update(no_identity=num_without, repeated_in_shard=num_repeated)
             counts["pairs"] += len(keys) + num_without + num_repeated
         batches = database.sql(COPIES).to_arrow_reader(BATCH_ROWS)
-        counts["copies"] = _write_list(folder / "duplicates.parquet", batches, run.dir, shards, starts)
+        write_tables(path, _copies(batches, run.dir, shards, starts), DUPLICATES)
+    counts["copies"] = pq.read_metadata(path).num_rows
     counts["keys"] = starts[-1] - counts["copies"]
+    skipped = skipped_shards(run.dir)
     return Result(
         report={**counts, "skipped": skipped},
         counts=dict(counts),
-        outputs=[folder / "duplicates.parquet", folder / "pool"],
+        outputs=[path, folder / "pool"],
         manifest={"source": run.section(PoolConfig).location, "skipped": skipped},
     )
 
 
-def _write_list(
-    path: Path, batches: Iterable[pa.RecordBatch], run_dir: Path, shards: Sequence[str], starts: Sequence[int]
-) -> int:
-    """Write all copies by shard; return their number.
+def _copies(
+    batches: Iterable[pa.RecordBatch], run_dir: Path, shards: Sequence[str], starts: Sequence[int]
+) -> Iterator[pa.Table]:
+    """Yield all copies by shard, with the columns of DUPLICATES; batches: rows of COPIES.
 
     The statistics of a row group tell a reader which shards are in it.  128 bits of hashes stand for a key: of 10
     billion keys two are taken for one with a chance of 1e-19.
     """
-    num_copies = 0
-
-    def write(aside: Path) -> None:
-        nonlocal num_copies
-        with pq.ParquetWriter(aside, DUPLICATES, compression="zstd") as file:
-            for batch in batches:
-                if not len(batch):  # a row group without rows is read by few
-                    continue
-                rows = batch["row"].to_numpy()
-                shard = np.searchsorted(starts, rows, "right") - 1
-                first_shard = np.searchsorted(starts, batch["of_first"].to_numpy(), "right") - 1
-                parts = []
-                for number in np.unique(shard):
-                    keys, _, _ = pools.read_keys(run_dir, shards[number])
-                    parts.append(keys.take(pa.array(rows[shard == number] - starts[number])))
-                columns = {
-                    "shard": names_of(shard, shards).dictionary_encode(),
-                    "key": pa.chunked_array(parts),
-                    "first_shard": names_of(first_shard, shards).dictionary_encode(),
-                }
-                file.write_table(pa.table(columns).cast(DUPLICATES))
-                num_copies += len(batch)
-
-    write_artifact(path, write)
-    return num_copies
+    for batch in batches:
+        rows = batch["row"].to_numpy()
+        shard = np.searchsorted(starts, rows, "right") - 1
+        first_shard = np.searchsorted(starts, batch["of_first"].to_numpy(), "right") - 1
+        parts = []
+        for number in np.unique(shard):
+            keys, _, _ = pools.read_keys(run_dir, shards[number])
+            parts.append(keys.take(pa.array(rows[shard == number] - starts[number])))
+        yield pa.table(
+            {
+                "shard": names_of(shard, shards),
+                "key": pa.chunked_array(parts, pa.large_string()),
+                "first_shard": names_of(first_shard, shards),
+            }
+        )
 
 
 @Command

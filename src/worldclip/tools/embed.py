@@ -387,13 +387,15 @@ def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_
 
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
     lines = []
-    for kind in [kind for kind in ("images", "texts") if kind in report]:
+    for kind in ("images", "texts"):
+        if kind not in report:
+            continue
         counts = report[kind]
-        shown = ("shards", "pairs", "embedded", "bad")
-        others = [
-            f", {count:,} {name.replace('_', ' ')}" for name, count in counts.items() if name not in shown and count
-        ]
-        lines.append(f"{counts['embedded']:,} {kind} embedded{''.join(others)}: {flags.out}")
+        line = f"{counts['embedded']:,} {kind} embedded"
+        for name, count in counts.items():
+            if name not in ("shards", "pairs", "embedded", "bad") and count:
+                line += f", {count:,} {name.replace('_', ' ')}"
+        lines.append(f"{line}: {flags.out}")
         lines += [f"  {sample['key']}: {sample['reason']}" for sample in counts["bad"]]
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ Expected pairs are sums of keep probabilities, so they are exact up to the sampl
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,7 +61,9 @@ def estimate(
     matched = MatchedRun.open(Path(run))
     configs = [_with(matched.balance, english_threshold=value) for value in threshold]
     configs += [_with(matched.balance, tail_fraction=value) for value in tail_fraction]
-    problems = [problem for config in configs for problem in config.problems()]
+    problems: list[str] = []
+    for config in configs:
+        problems += config.problems()
     if problems:
         raise UserError(problems)
     candidates = matched.estimate(configs or [matched.balance])
@@ -201,10 +204,11 @@ def to_text(estimated: Report, num_languages: int = 12) -> str:
         lines.append(f"  {'language':<10}{'in':>15}{'matched':>15}{'expected':>15}{'threshold':>12}{'tail':>8}")
         rows = sorted(candidate["languages"].items(), key=lambda item: (-item[1]["expected_pairs"], item[0]))
         lines += [_line(lang, row) for lang, row in rows[:num_languages]]
-        others: list[Mapping[str, Any]] = [row for _, row in rows[num_languages:]]
+        others: Counter[str] = Counter()
+        for _, row in rows[num_languages:]:
+            others.update({name: row[name] for name in ("pairs_in", "pairs_matched", "expected_pairs")})
         if others:
-            columns = ("pairs_in", "pairs_matched", "expected_pairs")
-            lines.append(_line(f"{len(others)} more", {name: sum(row[name] for row in others) for name in columns}))
+            lines.append(_line(f"{len(rows) - num_languages} more", others))
     return "\n".join(lines)
 
 

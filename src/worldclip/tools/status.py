@@ -176,14 +176,16 @@ def to_text(record: Report) -> str:
     if "runs" in record:
         return "\n".join(record["runs"]) or "no runs in runs/; worldclip status RUN describes the folder of a run"
     columns = [table.text_column(title) for title in ("stage", "state", "since", "counts")]
-    rows = [
-        [row["stage"], row["state"], row.get("finished_at", "")[5:16].replace("T", " "), counts_text(row)]
-        for row in record["stages"]
-    ]
+    rows = []
+    problems: list[str] = []
+    for row in record["stages"]:
+        since = row.get("finished_at", "")[5:16].replace("T", " ")
+        rows.append([row["stage"], row["state"], since, counts_text(row)])
+        problems += row.get("problems", ())
     lines = [table.to_text(table.Table(columns, rows)), ""]
     if record["account"]:
         lines += [*(str(Step(**step)) for step in record["account"]), *skipped_lines(record["skipped"]), ""]
-    lines += [problem for row in record["stages"] for problem in row.get("problems", ())]
+    lines += problems
     lines.append(f"in use by {record['in_use_by']}" if record["in_use_by"] else "not running")
     if record["next"] and not record["in_use_by"]:
         lines.append(f"next: {record['next']}")
