@@ -72,8 +72,8 @@ def account_for_all(
     settled_by_match = match["keys" if counts_keys else "texts"]
     languages: dict[str, dict[str, float]] = {}
     for lang in sorted({*settled_by_match, *settled}):
-        dropped = {name: number for name, number in settled_by_match.get(lang, {}).items() if name != MATCHED}
-        row = {**dict.fromkeys(COLUMNS, 0), **dropped, **settled.get(lang, {})}
+        row = {**dict.fromkeys(COLUMNS, 0), **settled_by_match.get(lang, {}), **settled.get(lang, {})}
+        row.pop(MATCHED, None)  # what curate has settled
         row["pairs_in"] = sum(row[reason.column] for reason in Reason)
         cap = config.cap_of(lang)
         row["expected_pairs"] = float(row["expected_pairs"] if cap is None else min(cap, row["expected_pairs"]))
@@ -102,9 +102,12 @@ def find_factors(
     total: LanguageCounts = {}
     for report in executor.map(expect, shards, label="caps", done_dir=layout.done_dir(folder), key=key):
         add_counts(total, report["languages"])
-    expected = {lang: row["expected_pairs"] for lang, row in sorted(total.items())}
-    caps = {lang: work.config.cap_of(lang) for lang in expected}
-    return {lang: cap / expected[lang] for lang, cap in caps.items() if cap is not None and cap < expected[lang]}
+    factors = {}
+    for lang, row in sorted(total.items()):
+        cap = work.config.cap_of(lang)
+        if cap is not None and cap < row["expected_pairs"]:
+            factors[lang] = cap / row["expected_pairs"]
+    return factors
 
 
 def _expect_pairs(shard: Shard, *, work: CurateWork) -> Report:

@@ -44,10 +44,14 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     """
     folder = layout.curated_tars(run.dir)
     plan = _plan_tars(run.dir, shards, samples_per_tar)
-    outputs = [Shard(name=f"{i:06}.tar", path="", fingerprint={"pieces": pieces}) for i, pieces in enumerate(plan)]
     done = layout.done_dir(folder / ".work")  # hidden from tools that read all files of the folder
-    markers = [layout.marker_in(done, output.name) for output in outputs]
-    remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
+    outputs = []
+    files = []
+    for i, pieces in enumerate(plan):
+        name = f"{i:06}.tar"
+        outputs.append(Shard(name=name, path="", fingerprint={"pieces": pieces}))
+        files += [folder / name, layout.marker_in(done, name)]
+    remove_stale(folder, files)
     reports = run.executor.map(
         functools.partial(_write_tar, run_dir=run.dir, config=run.section(PoolConfig)),
         outputs,

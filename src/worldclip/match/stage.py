@@ -264,9 +264,12 @@ def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList
     if not key_lists:
         return _write_counts(shard, table, run_dir)
     text_keys = table.column("key")
-    listed = [text_keys.filter(pa.array(keys.is_listed(text_keys, item, shard.name))) for item in key_lists]
+    listed = []
+    for key_list in key_lists:
+        listed_keys = text_keys.filter(pa.array(keys.is_listed(text_keys, key_list, shard.name)))
+        listed.append(pc.count_distinct(listed_keys).as_py())
     report = _write_counts(shard, table.filter(pa.array(keys.is_valid(text_keys, key_lists, shard.name))), run_dir)
-    return {**report, "listed": [pc.count_distinct(listed_keys).as_py() for listed_keys in listed]}
+    return {**report, "listed": listed}
 
 
 def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:

@@ -228,8 +228,14 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
 def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
     """Return the number of texts by language, most frequent first: as the pool states it, else identified."""
     known = languages.by_code()
-    codes = [languages.code_of_stated(label, known, languages.INSTALLED) for _, label in sample if label]
-    if without_label := [text for text, label in sample if not label]:
+    codes = []
+    without_label = []
+    for text, label in sample:
+        if label:
+            codes.append(languages.code_of_stated(label, known, languages.INSTALLED))
+        else:
+            without_label.append(text)
+    if without_label:
         if not is_compiled(kernels.predict):
             say("init", "compiles language identification for this processor, once per installation (10 to 20 s)")
         codes += [languages.from_lid(str(label)) for label in Identifier().predict(without_label)[0]]

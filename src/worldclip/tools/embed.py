@@ -351,9 +351,8 @@ def embed_texts(shard: Shard, *, embedding: _Embedding) -> Report:
     assert embedding.run_dir is not None
     texts = pools.read_pairs(embedding.run_dir, shard.name, embedding.key_lists)
     kept = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
-    columns = {"key": texts.key, "text_idx": texts.text_idx, "text": texts.text}
-    rows = pa.table({name: column.take(kept) for name, column in columns.items()})
-
+    columns = (texts.key.take(kept), texts.text_idx.take(kept), texts.text.take(kept))
+    rows = pa.table(columns, names=["key", "text_idx", "text"])
     # In parts: a shard of a table may have more embeddings than memory holds.
     features = (
         clip.encode_text(rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist())

@@ -143,7 +143,7 @@ class MatchedRun:
         may be kept), expected_pairs, of a language also threshold and tail_fraction.
         """
         thresholds = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
-        probs = [{name: list_probs(counts, row[name]) for name, counts in self.counts.items()} for row in thresholds]
+        probs = [self._entry_probs(by_list) for by_list in thresholds]
         candidates: list[Report] = []
         for config, by_list, (by_lang, total) in zip(configs, thresholds, self._count_pairs(probs), strict=True):
             rows = {lang: _columns(row) for lang, row in by_lang.items()}
@@ -162,6 +162,9 @@ class MatchedRun:
                 }
             )
         return candidates
+
+    def _entry_probs(self, thresholds: Mapping[str, int | None]) -> dict[str, np.ndarray]:
+        return {name: list_probs(counts, thresholds[name]) for name, counts in self.counts.items()}
 
     def _count_pairs(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[tuple[dict[str, PairCounts], PairCounts]]:
         """Return curate's (counts per language, total) under each of these entry probabilities, caps aside."""
