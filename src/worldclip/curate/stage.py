@@ -200,54 +200,56 @@ def online_work(run: Run) -> CurateWork:
 
 
 def _problems(run: Run) -> Iterator[str]:
-    """Yield languages without entries in this run, tars from a pool without images, caps by slices."""
-    if run.above_is_done:
-        yield from problems_of(_check, run)
-
-
-def _check(run: Run) -> None:
+    """Yield languages without entries in this run, files that the pool does not allow, caps by slices."""
+    if not run.above_is_done:
+        return
     config = run.section(CurateConfig)
     table = run.section(LanguagesConfig).table
     if run.part is not None and config.max_pairs is not None:
-        raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
+        yield "--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards"
     languages = artifacts.require_manifest(run.dir, "match")["languages"]
     named = {"include": config.include, "exclude": config.exclude}
     if isinstance(config.max_pairs, dict):
         named["max_pairs"] = tuple(config.max_pairs)
-    problems = []
     for setting, langs in named.items():
-        unknown = [lang for lang in langs if lang not in languages]
-        problems += [f"curate.{setting}: {lang!r} is {not_of_the_run(lang, languages, table)}" for lang in unknown]
+        for lang in langs:
+            if lang not in languages:
+                yield f"curate.{setting}: {lang!r} is {not_of_the_run(lang, languages, table)}"
     if all(map(config.is_excluded, languages)):  # before the pairs of an earlier curation are removed
-        problems.append(f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some")
-    shards = pool.indexed_shards(run, run.part_or_all) if config.write != "list" else []
-    if config.write == "tars":
-        problems += problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
-        if not pool.holds_images(run.dir, shards):
-            problems.append(
-                'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
-                "tars that were downloaded from it"
-            )
-    remedies: dict[str, str] = {}  # of each folder that is written below RUN/curate
-    if config.write != "list":
-        remedies[config.write] = 'write = "list"'
+        yield f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some"
+    yield from _problems_of_files(run, config)
+
+
+def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
+    """Yield why the further files that the recipe asks for cannot be written."""
+    written: dict[str, str] = {}  # folder below RUN/curate -> how to leave it out
     if config.write_dropped:
-        remedies["dropped"] = "write_dropped = false"
+        written["dropped"] = "write_dropped = false"
+        if not layout.all_match_dropped(run.dir).is_dir():
+            yield f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match"
+    if config.write != "list":
+        written[config.write] = 'write = "list"'
     for name in layout.matched_shards(run.dir):
         folder = Path(name).parts[0]
-        remedy = remedies.pop(folder, None)
+        remedy = written.pop(folder, None)
         if remedy is not None:
-            problems.append(
+            yield (
                 f"RUN/curate/{folder} is written, where the list of the shard {name} stands as well; rename the pool's "
                 f"folder {folder}, or set curate.{remedy}"
             )
-    if config.write_dropped and not layout.all_match_dropped(run.dir).is_dir():
-        problems.append(f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match")
+    if config.write == "list":
+        return
+    shards = pool.indexed_shards(run, run.part_or_all)
+    if config.write == "tars":
+        yield from problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
+        if not pool.holds_images(run.dir, shards):
+            yield (
+                'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
+                "tars that were downloaded from it"
+            )
     other = next((shard.name for shard in shards if not shard.name.endswith(".parquet")), None)
-    if config.write == "parquet" and other:
-        problems.append(f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars')
-    if problems:
-        raise UserError(problems)
+    if config.write == "parquet" and other is not None:
+        yield f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars'
 
 
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
