@@ -207,6 +207,7 @@ def _problems(run: Run) -> Iterator[str]:
     table = run.section(LanguagesConfig).table
     if run.part is not None and config.max_pairs is not None:
         yield "--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards"
+        return
     languages = artifacts.require_manifest(run.dir, "match")["languages"]
     named = {"include": config.include, "exclude": config.exclude}
     if isinstance(config.max_pairs, dict):

@@ -96,6 +96,9 @@ def embed(
     if key is None:
         run = _with_usual_columns(run)
     _check_out(folder, run.section(PoolConfig))
+    no_shards = [] if pools.is_run(run) else problems_of(pools.list_pool, run)
+    if no_shards and _folder_of_files(run, of) is None:
+        raise UserError(no_shards)
     source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
@@ -104,7 +107,7 @@ def embed(
     if problems:
         raise UserError(problems)
     with RunLock(folder, owner="embed"):
-        run_dir, units = _find_units(run, folder, of, executor)
+        run_dir, units = _find_units(run, folder, of, executor, has_shards=not no_shards)
         embedding = _Embedding(
             model=WorkerModel(source, options),
             folder=folder,
@@ -146,29 +149,35 @@ def _with_usual_columns(run: Run) -> Run:
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
+def _folder_of_files(run: Run, of: Sequence[Of]) -> Path | None:
+    """Return the folder whose image files may be embedded, the only place of the pool; None where texts are, too."""
+    paths = run.section(PoolConfig).paths
+    if "texts" in of or len(paths) != 1 or not os.path.isdir(paths[0]):
+        return None
+    return Path(paths[0])
+
+
 def _find_units(
-    run: Run, folder: Path, of: Sequence[Of], executor: Executor | None
+    run: Run, folder: Path, of: Sequence[Of], executor: Executor | None, *, has_shards: bool
 ) -> tuple[Path | None, dict[Of, Sequence[Shard]]]:
     """Read the pool if that is not done; return where pool/ is, and the shards of the images and of the texts to embed.
 
     Of a local folder without a pool, or whose pool has no images, these are groups of image files, and pool/ is None.
     Raises UserError where there is nothing of what is asked for.
     """
-    config = run.section(PoolConfig)
-    problems = [] if pools.is_run(run) else problems_of(pools.list_pool, run)
-    if not problems:
+    files = _folder_of_files(run, of)
+    if has_shards:
         run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
         has_images = pools.holds_images(run.dir, shards)
         kinds: Sequence[Of] = of or (("images",) if has_images else ("texts",))
         if has_images or "images" not in kinds:
             return run.dir, dict.fromkeys(kinds, shards)
-        problems = [
-            f"of = images: {config.location} holds only texts; give tars, Parquet files of images, image files, or "
-            "a recipe whose pool.image_field names a column of paths"
-        ]
-    if "texts" in of or len(config.paths) != 1 or not os.path.isdir(config.paths[0]):
-        raise UserError(problems)
-    return None, {"images": source_units(Path(config.paths[0]))}
+    if files is None:
+        raise UserError(
+            f"of = images: {run.section(PoolConfig).location} holds only texts; give tars, Parquet files of images, "
+            "image files, or a recipe whose pool.image_field names a column of paths"
+        )
+    return None, {"images": source_units(files)}
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
