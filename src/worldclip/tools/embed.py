@@ -48,6 +48,7 @@ from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.embedded import Of, embed_sample_inputs
 from worldclip.pool.files import check_own, check_source
+from worldclip.pool.formats import format_of
 from worldclip.pool.listing import split_pattern
 from worldclip.tools.known_pools import describe, field_names
 
@@ -137,10 +138,10 @@ def _with_usual_columns(run: Run) -> Run:
         return run
     try:
         shard = pools.list_pool(run)[0]
+        if not format_of(shard.name).is_table:
+            return run
         usual = describe(shard, field_names(shard, config), config)
     except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
-        return run
-    if usual.key == config.key:
         return run
     texts = config.texts or usual.texts
     image_field = config.image_field or usual.image_field
