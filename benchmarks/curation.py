@@ -163,7 +163,7 @@ def time_parts(folder: Path, recipe: Any) -> dict[str, float]:
         lang, *_ = timed("language", work.rules.find, texts.text, texts.lang)
         timed("entries", match_texts.match_texts, texts.text, lang, work)
         matched = match_texts.match_pool_texts(texts, work)
-        table = timed("write", match_texts.matched_table, texts, matched, work)
+        table = timed("write", match_texts.matched_table, matched, work)
         path = layout.match_texts(run, shard.name)
         timed("write", artifacts.write_table, path, table, schemas.MATCH_TEXTS)
         table_dropped = timed("write", accounting.dropped_texts, texts, matched, work.rules.languages)

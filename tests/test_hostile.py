@@ -72,8 +72,7 @@ from worldclip.pool.stage import index_shard
 from worldclip.report import write_report
 from worldclip.report.train import read_log
 from worldclip.tools.dedup import dedup
-from worldclip.tools.explain_text import key_to_text
-from worldclip.tools.inspect_run import inspect_key
+from worldclip.tools.inspect_run import inspect_key, key_to_text
 
 MAX_CUTS = 150  # of the files of a reader
 MEMORY_BYTES = 8 << 30  # of address space, of which libraries take half

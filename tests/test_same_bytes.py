@@ -204,7 +204,7 @@ COMMANDS: dict[str, tuple[Call, list[tuple[str, str, str]]]] = {
     ),
     "metadata of dumps": (metadata_of_dumps, [("ngrams", "dumps", "new"), ("views", "pageviews", "new")]),
     "pool check": (pool_check, [("pool", "pool", "new"), ("images", "pool", "new"), ("against", "photos", "new")]),
-    "pool dedup": (pool_dedup, [("pool", "pool", "new"), ("keys", "pool", "new")]),
+    "pool dedup": (pool_dedup, [("pool", "pool", "new")]),
     "pool wat": (pool_wat, [("wat", "wat", "new")]),
     "pool pack": (pool_pack, [("pack", "files", "new")]),
     "embed": (embed_pool, [("pool", "images", "new"), ("images", "images", "new"), ("texts", "images", "new")]),

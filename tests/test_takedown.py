@@ -47,7 +47,6 @@ ALLOWED = (
     "run/match/dropped/",
     "run/match/done/",
     "run/match/report.json",
-    "run/match/accounting.json",
     "run/train/join/images/",
     "check/pool/",
     "check/images/",

@@ -18,7 +18,6 @@ from stages import QUIET, run_stage
 from tars import write_tar
 from toy import ToyWorld
 from worldclip.check import CheckConfig, against, check, hashing
-from worldclip.check.stage import scan_shards
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts.reasons import Reason
@@ -368,7 +367,7 @@ def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch:
             return np.ones((len(images), 8), np.float32)
 
     monkeypatch.setattr(hashing, "load_model", lambda model: Constant())
-    monkeypatch.setattr(hashing, "digest_of_model", str)
+    monkeypatch.setattr(hashing, "hash_kind", lambda config: config.embedding_model)
     assert len(check_world(world, "", against=sets, embedding_model="a/b")) == 6
 
 
@@ -424,7 +423,8 @@ def test_of_two_copies_the_denied_one_goes_and_the_allowed_one_stays(tmp_path: P
     assert rules(tmp_path) == {"a": "not_valid"}
 
 
-def test_an_empty_slice_of_a_check_is_no_error(pool: Path) -> None:
+def test_an_empty_slice_of_a_check_is_no_error(pool: Path, capfd) -> None:
     config = PoolConfig(path=str(pool / "pool"))
-    assert scan_shards(config, pool / "out", slice(2, 2), executor=QUIET) == 0
-    assert scan_shards(config, pool / "out", slice(0, 2), executor=QUIET) == 2
+    for part, said in ((slice(2, 2), "0 shards scanned"), (slice(0, 2), "2 shards scanned")):
+        assert check(config, pool / "out", part=part, executor=QUIET) is None
+        assert said in capfd.readouterr().err

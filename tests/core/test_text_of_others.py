@@ -20,7 +20,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.printable import MAX_CHARS, one_line, printable
 from worldclip.core.redact import has_credential, redact, redact_record
 from worldclip.core.safe_path import is_safe_name, safe_join
-from worldclip.tools.explain_text import key_to_text
+from worldclip.tools.inspect_run import key_to_text
 from worldclip.tools.search import SEARCH
 
 SAFE = ["a", "a/b.tar", "./a", "a//b", "a..b", "...", ".a", "猫/кот", "~a", "a/./b"]

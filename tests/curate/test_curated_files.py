@@ -231,7 +231,6 @@ ALLOWED = (
     "match/dropped/",
     "match/done/",
     "match/report.json",
-    "match/accounting.json",
     "pool/pairs/",
     "pool/images/",
     "metadata/",
@@ -306,8 +305,8 @@ def test_a_reader_of_the_list_refuses_it_when_the_deny_list_has_grown(own_run, t
 def test_denied_key_with_a_credential_is_not_shown(tmp_path) -> None:
     """Match writes a key that is an address without its signature, so the deny list cannot be asked about it."""
     key = "https://h.org/p.jpg?sig=1"
-    artifacts.write_json(tmp_path / "accounting.json", {"shard": "0.parquet", "key": key, "text": "private"})
-    sample = artifacts.read_json(tmp_path / "accounting.json")
+    artifacts.write_json(tmp_path / "sample.json", {"shard": "0.parquet", "key": key, "text": "private"})
+    sample = artifacts.read_json(tmp_path / "sample.json")
     pq.write_table(pa.table({"key": [key]}), tmp_path / "deny.parquet")
     lists = key_lists(None, [str(tmp_path / "deny.parquet")], tmp_path / "sorted")
     assert merge_samples(tmp_path, [], {"no_match": [sample]}, lists) == {}

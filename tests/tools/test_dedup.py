@@ -120,7 +120,7 @@ def test_broken_shard_fails_alone_and_only_it_and_new_shards_are_read(tmp_path):
         run(tmp_path, {})
     assert list(failed.value.failures) == ["001.parquet"]
     assert not (tmp_path / "out" / "duplicates.parquet").exists()
-    read = killed.modified(tmp_path / "out" / "keys", "*.parquet")
+    read = killed.modified(tmp_path / "out/pool/pairs")
     (folder / "001.parquet").write_bytes(whole)
     assert run(tmp_path, {}) == run(tmp_path, {})
     new = {"000-earlier.parquet": ["3", "4", "new"]}

@@ -36,8 +36,7 @@ from worldclip.tools import doctor
 from worldclip.tools.branch import branch
 from worldclip.tools.dedup import dedup
 from worldclip.tools.estimate import estimate, to_text
-from worldclip.tools.explain_text import entry_to_text, key_to_text, verdict
-from worldclip.tools.inspect_run import inspect_entry, inspect_key
+from worldclip.tools.inspect_run import entry_to_text, inspect_entry, inspect_key, key_to_text, verdict
 from worldclip.tools.status import STAGES, counts_text, holder, status
 
 SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)

@@ -34,7 +34,8 @@ class BalanceConfig(Config):
 
     def own_problems(self) -> Problems:
         """Yield a rule whose keys are not set, or set with others."""
-        has_threshold, has_fraction = self.english_threshold is not None, self.tail_fraction is not None
+        has_threshold = self.english_threshold is not None
+        has_fraction = self.tail_fraction is not None
         if self.rule == "same_threshold" and (has_fraction or not has_threshold):
             yield "rule", "set only english_threshold, the threshold of every entry list"
         elif has_threshold == has_fraction:

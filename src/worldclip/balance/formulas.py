@@ -15,9 +15,10 @@ def tail_fraction(counts: npt.ArrayLike, threshold: int) -> float:
 
     0.0 without any match.  Raises ValueError for a threshold below 1.
     """
-    counts, threshold = _as_counts(counts), _as_threshold(threshold)
+    counts = _as_counts(counts)
+    tail = counts[counts < np.uint64(_as_threshold(threshold))]
     total = int(counts.sum())
-    return int(counts[counts < np.uint64(threshold)].sum()) / total if total else 0.0
+    return int(tail.sum()) / total if total else 0.0
 
 
 def threshold_for(counts: npt.ArrayLike, tail_fraction: float) -> int:
@@ -39,8 +40,8 @@ def entry_probs(counts: npt.ArrayLike, threshold: int) -> np.ndarray:
 
     1 for tail entries.  Raises ValueError for a threshold below 1.
     """
-    counts, threshold = _as_counts(counts), _as_threshold(threshold)
-    probs: np.ndarray = threshold / np.maximum(counts, np.uint64(threshold)).astype(np.float64)
+    threshold = _as_threshold(threshold)
+    probs: np.ndarray = threshold / np.maximum(_as_counts(counts), np.uint64(threshold)).astype(np.float64)
     return probs
 
 

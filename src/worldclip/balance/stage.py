@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import entry_probs
@@ -36,63 +37,55 @@ def _inputs(run: Run) -> Record:
 def _balance(run: Run, job: Job) -> Result:
     config = run.section(BalanceConfig)
     entry_lists = run.section(MatchConfig).entry_lists
-    lists, counts = _sum_counts(run)
+    counts = _sum_counts(run)
     thresholds = choose_thresholds(counts, config, entry_lists)
     table = thresholds_record(counts, thresholds, config, entry_lists)
     warnings = find_warnings(counts, config, entry_lists)
-    probs = {name: list_probs(counts[name], thresholds[name]) for name in lists}
-    for name in lists:
-        artifacts.write_array(layout.entry_probs(run.dir, name), probs[name])
-        artifacts.write_array(layout.entry_counts(run.dir, name), counts[name])
     artifacts.write_json(layout.thresholds(run.dir), table)
     for warning in warnings:
         say("balance", warning)
-    arrays = [path_of(run.dir, name) for path_of in (layout.entry_probs, layout.entry_counts) for name in lists]
+    outputs = [layout.thresholds(run.dir), job.folder / "sums"]
+    curves = {}
+    top_entries = {}
+    for name, list_counts in counts.items():
+        artifacts.write_array(layout.entry_probs(run.dir, name), list_probs(list_counts, thresholds[name]))
+        artifacts.write_array(layout.entry_counts(run.dir, name), list_counts)
+        outputs += [layout.entry_probs(run.dir, name), layout.entry_counts(run.dir, name)]
+        curves[name] = head_tail_curve(list_counts, thresholds[name])
+        most_first = np.argsort(-list_counts.astype(np.int64), kind="stable")  # ties in the order of the list
+        top = most_first[: min(TOP_ENTRIES, np.count_nonzero(list_counts))]
+        top_entries[name] = describe_entries(run.dir, name, top)
     return Result(
-        report={
-            **table,
-            "warnings": warnings,
-            "curves": {name: head_tail_curve(counts[name], thresholds[name]) for name in lists},
-            "top_entries": {name: _top_entries(run.dir, name, counts[name], probs[name]) for name in lists},
-        },
-        counts={"lists": len(lists), "matches": sum(row["num_matches"] for row in table["lists"].values())},
-        outputs=[layout.thresholds(run.dir), job.folder / "sums", *arrays],
+        report={**table, "warnings": warnings, "curves": curves, "top_entries": top_entries},
+        counts={"lists": len(counts), "matches": sum(row["num_matches"] for row in table["lists"].values())},
+        outputs=outputs,
     )
 
 
 def _problems(run: Run) -> Iterator[str]:
     """Yield that the rule lacks a threshold or matches, before an older result goes; else the work itself says it."""
     if run.above_is_done and artifacts.read_manifest(layout.stage_dir(run.dir, "balance")) is not None:
-        yield from problems_of(_choose_thresholds, run)
+        config = run.section(BalanceConfig)
+        entry_lists = run.section(MatchConfig).entry_lists
+        yield from problems_of(lambda: choose_thresholds(_sum_counts(run), config, entry_lists))
 
 
-def _choose_thresholds(run: Run) -> None:
-    _, counts = _sum_counts(run)
-    choose_thresholds(counts, run.section(BalanceConfig), run.section(MatchConfig).entry_lists)
+def _sum_counts(run: Run) -> dict[str, np.ndarray]:
+    """Return the matches of each entry of each list, summed over all shards.
 
-
-def _sum_counts(run: Run) -> tuple[Mapping[str, int], dict[str, np.ndarray]]:
-    """Return the number of entries of each list, and the matches of each entry, summed over all shards."""
-    matched = artifacts.require_manifest(run.dir, "match")
-    lists = matched["lists"]
-    shards = counted_shards(run.dir, matched["counts"].get("shards"))
-    return lists, sum_shards(
-        lists, layout.all_match_counts(run.dir), shards, layout.stage_dir(run.dir, "balance") / "sums", run.executor
-    )
-
-
-def counted_shards(run_dir: Path, num_shards: int | None = None) -> list[str]:
-    """Return the names of the shards that match has counted, sorted.  Raises UserError if there are not `num_shards`.
-
-    A network folder may show new files late, and a sum over some of the shards would look like any other.
+    Raises UserError if shards are missing: a network folder may show new files late, and a sum over some of the shards
+    would look like any other.
     """
-    shards = layout.counted_shards(run_dir)
-    if num_shards is not None and len(shards) != num_shards:
+    matched = artifacts.require_manifest(run.dir, "match")
+    shards = layout.counted_shards(run.dir)
+    num_shards = matched["counts"].get("shards", len(shards))
+    if len(shards) != num_shards:
         raise UserError(
-            f"{run_dir}/match/counts: {len(shards):,} files are visible, match wrote {num_shards:,}. If others write "
-            f"to this folder, wait a minute and run again. Otherwise run: worldclip match {run_dir}"
+            f"{run.dir}/match/counts: {len(shards):,} files are visible, match wrote {num_shards:,}. If others write "
+            f"to this folder, wait a minute and run again. Otherwise run: worldclip match {run.dir}"
         )
-    return shards
+    sums = layout.stage_dir(run.dir, "balance") / "sums"
+    return sum_shards(matched["lists"], layout.all_match_counts(run.dir), shards, sums, run.executor)
 
 
 def list_probs(counts: np.ndarray, threshold: int | None) -> np.ndarray:
@@ -120,13 +113,11 @@ def head_tail_curve(counts: np.ndarray, threshold: int | None) -> Json:
     }
 
 
-def _top_entries(run_dir: Path, name: str, counts: np.ndarray, probs: np.ndarray) -> list[Json]:
-    """Return the most frequent entries of a list; ties in the order of the list."""
-    order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
-    order = order[counts[order] > 0]
-    table = artifacts.read_table(layout.entries(run_dir, name), schemas.METADATA, ["entry", "source"])
-    rows = table.take(order).to_pylist()
-    return [
-        {"entry": row["entry"], "source": row["source"], "matches": int(counts[i]), "prob": float(probs[i])}
-        for row, i in zip(rows, order, strict=True)
-    ]
+def describe_entries(run_dir: Path, list_name: str, ids: np.ndarray) -> list[Json]:
+    """Return entry, source, matches and prob of some entries of a list."""
+    table = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry", "source"])
+    counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
+    probs = np.load(layout.entry_probs(run_dir, list_name), mmap_mode="r", allow_pickle=False)
+    rows = table.take(pa.array(ids)).append_column("matches", pa.array(counts[ids]))
+    entries: list[Json] = rows.append_column("prob", pa.array(probs[ids])).to_pylist()
+    return entries

@@ -24,22 +24,20 @@ def choose_thresholds(
     counts: matches of every entry of each list, (num_entries,) uint64.  Raises UserError if
     the rule needs a threshold or matches that are missing, and for a tail fraction of a list that the run has not.
     """
-    if unknown := [name for name in config.tail_fractions if name not in counts]:
+    unknown = [name for name in config.tail_fractions if name not in counts]
+    if unknown:
         names = ", ".join(sorted(counts))
         raise UserError(f"balance.tail_fractions: the run has no list {', '.join(unknown)}; its lists are {names}")
     takes_english, shared_fraction = apply_english_threshold(counts, config, entry_lists)
-    matched = [name for name in counts if counts[name].any()]
     thresholds: dict[str, int | None] = dict.fromkeys(counts)
-    for name in matched:
-        fraction = config.tail_fractions.get(name)
-        if fraction is not None:
-            threshold = threshold_for(counts[name], fraction)
-        elif name in takes_english:
-            assert config.english_threshold is not None
-            threshold = config.english_threshold
-        else:
-            assert shared_fraction is not None  # BalanceConfig.problems
-            threshold = threshold_for(counts[name], shared_fraction)
+    for name, list_counts in counts.items():
+        if not list_counts.any():
+            continue
+        threshold = config.english_threshold
+        if threshold is None or name in config.tail_fractions or name not in takes_english:
+            fraction = config.tail_fractions.get(name, shared_fraction)
+            assert fraction is not None  # BalanceConfig.problems
+            threshold = threshold_for(list_counts, fraction)
         thresholds[name] = max(threshold, config.min_threshold, 1)
     return thresholds
 
@@ -84,20 +82,17 @@ def thresholds_record(
     entry_lists: EntryLists,
 ) -> Json:
     """Return what thresholds.json holds: english_threshold and tail_fraction in effect, and one row per list."""
+    lists = {}
+    for name, list_counts in counts.items():
+        lists[name] = {
+            "threshold": thresholds[name],
+            "tail_fraction": tail_fraction(list_counts, thresholds[name] or 1),
+            "num_entries": len(list_counts),
+            "num_matched_entries": int(np.count_nonzero(list_counts)),
+            "num_matches": int(list_counts.sum()),
+        }
     english_threshold = config.english_threshold
     if english_threshold is None:
         english_threshold = thresholds.get("en")
-    return {
-        "english_threshold": english_threshold,
-        "tail_fraction": apply_english_threshold(counts, config, entry_lists)[1],
-        "lists": {
-            name: {
-                "threshold": thresholds[name],
-                "tail_fraction": tail_fraction(list_counts, thresholds[name] or 1),
-                "num_entries": len(list_counts),
-                "num_matched_entries": int(np.count_nonzero(list_counts)),
-                "num_matches": int(list_counts.sum()),
-            }
-            for name, list_counts in counts.items()
-        },
-    }
+    _, shared_fraction = apply_english_threshold(counts, config, entry_lists)
+    return {"english_threshold": english_threshold, "tail_fraction": shared_fraction, "lists": lists}

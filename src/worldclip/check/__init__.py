@@ -1,7 +1,6 @@
 """Check the images of a pool: undecodable ones, near duplicates, decontamination.
 
-check: write the valid keys, every removal with its reason, and a report.
-scan_shards: decode and hash the images of some shards only, the slowest step of a check.
+check: write the valid keys, every removal with its reason, and a report; or only decode and hash some shards.
 """
 
 from __future__ import annotations
@@ -13,6 +12,5 @@ from worldclip.core.lazy import lazy_names
 if TYPE_CHECKING:
     from worldclip.check.config import CheckConfig as CheckConfig
     from worldclip.check.stage import check as check
-    from worldclip.check.stage import scan_shards as scan_shards
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

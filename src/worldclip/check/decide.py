@@ -81,18 +81,24 @@ class Pairs:
 
     def remove(self, rows: np.ndarray, rule: Any, other_key: Any = None, distance: Any = -1) -> None:
         """Remove rows; the other arguments are one value for all of them, or one each."""
-        self.rule[rows], self.other_key[rows], self.distance[rows] = rule, other_key, distance
+        self.rule[rows] = rule
+        self.other_key[rows] = other_key
+        self.distance[rows] = distance
+
+    def shards(self) -> Iterator[tuple[str, slice]]:
+        """Yield the name and the rows of each shard."""
+        for name, start, end in zip(self.shard_names, self.starts[:-1], self.starts[1:], strict=True):
+            yield name, slice(start, end)
 
     def tables(self, *, is_valid: bool) -> Iterator[pa.Table]:
         """Yield the valid or the removed pairs of each shard, with the columns of REMOVED."""
-        for name, start, end in zip(self.shard_names, self.starts[:-1], self.starts[1:], strict=True):
-            part = slice(start, end)
+        for name, rows in self.shards():
             columns = {
-                "key": self.key[part],
-                "shard": pa.array([name] * (end - start), pa.string()),
-                "rule": pa.array(self.rule[part], pa.string()),
-                "other_key": pa.array(self.other_key[part], pa.string()),
-                "distance": pa.array(self.distance[part], mask=self.distance[part] < 0),
+                "key": self.key[rows],
+                "shard": pa.array([name] * (rows.stop - rows.start), pa.string()),
+                "rule": pa.array(self.rule[rows], pa.string()),
+                "other_key": pa.array(self.other_key[rows], pa.string()),
+                "distance": pa.array(self.distance[rows], mask=self.distance[rows] < 0),
             }
             table = pa.table(columns)
             yield table.filter(pc.equal(table["rule"].is_null(), is_valid))
@@ -103,13 +109,11 @@ class Pairs:
 
 def remove_excluded(pairs: Pairs, key_lists: Sequence[KeyList]) -> None:
     """Remove pairs that the recipe's lists of keys exclude, so that no other pair goes for one of them."""
-    if not key_lists:
-        return
-    is_listed = np.zeros(len(pairs.rule), bool)
-    for name, start, end in zip(pairs.shard_names, pairs.starts[:-1], pairs.starts[1:], strict=True):
-        is_listed[start:end] = is_valid(pairs.key.slice(start, end - start), key_lists, name)
-    rows = pairs.valid_rows
-    pairs.remove(rows[~is_listed[rows]], Reason.NOT_VALID.label)
+    is_listed = np.ones(len(pairs.rule), bool)
+    for name, rows in pairs.shards():
+        is_listed[rows] = is_valid(pairs.key[rows], key_lists, name)
+    valid_rows = pairs.valid_rows
+    pairs.remove(valid_rows[~is_listed[valid_rows]], Reason.NOT_VALID.label)
 
 
 # --- decontamination --------------------------------------------------------------------------------------------------
@@ -133,7 +137,8 @@ def decontaminate(pairs: Pairs, references: pa.Table, radius: int) -> None:
     same = pc.index_in(pairs.sha256.take(pa.array(rows)), references["sha256"].combine_chunks())
     same_bytes = same.fill_null(-1).to_numpy()
     is_same = same_bytes >= 0
-    position[is_same], distance[is_same] = same_bytes[is_same], 0
+    position[is_same] = same_bytes[is_same]
+    distance[is_same] = 0
     is_removed = position >= 0
     named = references.take(pa.array(position[is_removed]))
     rules = np.array([f"against:{name}" for name in named["set"].to_pylist()], object)
@@ -190,11 +195,13 @@ def remove_duplicates(pairs: Pairs, config: CheckConfig) -> None:
     ).to_numpy()
     stays = order[np.searchsorted(root[members][order], root[members], side="left")]  # position in `members`
     copies = np.flatnonzero(stays != np.arange(len(members)))
-    a, b = rows[members[copies]], rows[members[stays[copies]]]
-    distance = np.bitwise_count(pairs.hash[a] ^ pairs.hash[b]).astype(np.int16)
-    is_same_file = (digests[members[copies]] == digests[members[stays[copies]]]).all(axis=1)
+    removed = members[copies]  # row of each in `rows`, and of the one that stays for it
+    kept = members[stays[copies]]
+    distance = np.bitwise_count(pairs.hash[rows[removed]] ^ pairs.hash[rows[kept]]).astype(np.int16)
+    is_same_file = (digests[removed] == digests[kept]).all(axis=1)
     rules = np.where(is_same_file, BYTE_DUPLICATE, NEAR_DUPLICATE)
-    pairs.remove(a, rules, np.array(keys.take(pa.array(stays[copies])).to_pylist(), object), distance)
+    other_keys = np.array(keys.take(pa.array(stays[copies])).to_pylist(), object)
+    pairs.remove(rows[removed], rules, other_keys, distance)
 
 
 def _unite_equal(parent: np.ndarray, members: np.ndarray, values: np.ndarray) -> None:

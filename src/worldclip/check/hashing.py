@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 GREY_SIDE = 32  # side in pixels of the square that is hashed
 NUM_FREQUENCIES = 8  # 8 x 8 = 64 bits
+HASH_BITS = NUM_FREQUENCIES**2
 # JPEGs are decoded in grey at the smallest of their scales (1, 1/2, 1/4, 1/8) whose sides are at least this long.  A
 # scan then takes less time than decoding to RGB (benchmarks/results/dedup.md).
 JPEG_DRAFT_SIDE = 160
@@ -45,45 +46,27 @@ MIN_CONTRAST = 2.0
 EMBEDDED_AT_ONCE = 256  # images per batch of an embedding model
 
 
-def _wave_fx(frequency: int) -> list[int]:
-    """Return (GREY_SIDE,) values of a function of the DCT-II in fixed point."""
-    angles = (math.pi * frequency * (2 * x + 1) / (2 * GREY_SIDE) for x in range(GREY_SIDE))
-    return [round(2**20 * math.cos(angle)) for angle in angles]
+# Functions of the DCT-II in fixed point.  Products fit int64: pixels of 8 bits and two sums of 32 terms with 20-bit
+# factors stay below 2^58.
+_ANGLES_VX = math.pi / (2 * GREY_SIDE) * np.outer(np.arange(NUM_FREQUENCIES), 2 * np.arange(GREY_SIDE) + 1)
+_BASIS_VX = np.rint(2**20 * np.cos(_ANGLES_VX)).astype(np.int64)
 
 
-# Products fit int64: pixels of 8 bits and two sums of 32 terms with 20-bit factors stay below 2^58.
-_BASIS_FX = np.array([_wave_fx(frequency) for frequency in range(NUM_FREQUENCIES)], dtype=np.int64)
-
-
-@compiled
-def perceptual_hashes(grey_nYX):
+def perceptual_hashes(grey_nYX: np.ndarray) -> np.ndarray:
     """Return the hashes, (n,) uint64, of grey images, (n, 32, 32) uint8; lowest frequency in the highest bit.
 
     ImageHash prints its hashes in this order of bits.
     """
-    out = np.zeros(grey_nYX.shape[0], np.uint64)
-    rows_VX = np.empty((NUM_FREQUENCIES, GREY_SIDE), np.int64)
-    flat = np.empty(NUM_FREQUENCIES * NUM_FREQUENCIES, np.int64)
-    for n in range(grey_nYX.shape[0]):
-        for v in range(NUM_FREQUENCIES):
-            for x in range(GREY_SIDE):
-                total = np.int64(0)
-                for y in range(GREY_SIDE):
-                    total += _BASIS_FX[v, y] * np.int64(grey_nYX[n, y, x])
-                rows_VX[v, x] = total
-        for v in range(NUM_FREQUENCIES):
-            for u in range(NUM_FREQUENCIES):
-                total = np.int64(0)
-                for x in range(GREY_SIDE):
-                    total += _BASIS_FX[u, x] * rows_VX[v, x]
-                flat[v * NUM_FREQUENCIES + u] = total
-        ordered = np.sort(flat)
-        twice_median = ordered[31] + ordered[32]  # the median of 64 values is a half: compare doubled integers
-        bits = np.uint64(0)
-        for k in range(64):
-            bits = bits << np.uint64(1) | np.uint64(2 * flat[k] > twice_median)
-        out[n] = bits
-    return out
+    frequencies_n64 = (_BASIS_VX @ grey_nYX.astype(np.int64) @ _BASIS_VX.T).reshape(-1, HASH_BITS)
+    ordered_n64 = np.sort(frequencies_n64, axis=1)
+    twice_median_n1 = ordered_n64[:, 31:33].sum(axis=1, keepdims=True)  # a median is a half: doubled it is an integer
+    return _as_uint64(2 * frequencies_n64 > twice_median_n1)
+
+
+def _as_uint64(bits_n64: np.ndarray) -> np.ndarray:
+    """Return 64 bits each as one number, the first of them the highest."""
+    numbers: np.ndarray = np.packbits(bits_n64, axis=1).view(">u8").astype(np.uint64).reshape(-1)
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +171,13 @@ def _on_white(image: Image) -> Image:
 
 
 def hash_kind(config: CheckConfig) -> str:
-    """Return what is compared: `phash`, or `embedding` and the model's digest."""
-    return "phash" if config.embedding_model is None else f"embedding {digest_of_model(config.embedding_model)}"
+    """Return what is compared: `phash`, or `embedding` and the model's digest.  Raises UserError for no model."""
+    if config.embedding_model is None:
+        return "phash"
+    require("torch", extra="train")
+    from worldclip.model.load import find
+
+    return f"embedding {find(config.embedding_model).digest()}"
 
 
 def scan_images(contents: Iterable[bytes], model: str | None) -> Iterator[ImageFacts]:
@@ -218,15 +206,7 @@ def embedding_hashes(image_features_ND: np.ndarray) -> np.ndarray:
     """
     directions_D64 = np.random.default_rng(0).standard_normal((image_features_ND.shape[1], 64))
     is_positive_N64 = image_features_ND.astype(np.float64) @ directions_D64 > 0
-    return np.packbits(is_positive_N64, axis=1).view(">u8").astype(np.uint64).reshape(-1)
-
-
-def digest_of_model(model: str) -> str:
-    """Return the digest of what decides a model's embeddings.  Raises UserError where it is no model."""
-    require("torch", extra="train")
-    from worldclip.model.load import find
-
-    return find(model).digest()
+    return _as_uint64(is_positive_N64)
 
 
 @functools.cache

@@ -7,10 +7,9 @@ Later radii work on these rows, so another radius decodes nothing again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,6 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.image_names import SUFFIXES, image_files
-from worldclip.core.regular_file import read_regular
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.read import is_table
 
@@ -48,21 +46,18 @@ def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: str | N
     nothing again, so pairs that the lists exclude have a row too.
     """
     keys, reasons = _pairs(run_dir, shard)
-    images = pools.read_images(run_dir, shard.name, pools.EVERY_KEY)
-    places = pools.image_places(shard, images)
-    facts = _facts(pools.read_contents(places), model)
-    image_of_key = pc.index_in(keys, one_array(images["key"]).cast(keys.type))
-    by_key = facts.take(image_of_key)  # null rows for pairs without an image
+    places = pools.image_places(shard, pools.read_images(run_dir, shard.name, pools.EVERY_KEY))
+    scanned = _scan(places, pools.read_contents(places), model)
+    image_of_key = pc.index_in(keys, one_array(scanned["key"]).cast(keys.type))
+    rows = scanned.drop_columns(["key"]).take(image_of_key)  # null rows for pairs without an image
     rule = np.full(len(keys), None, object)
-    rule[by_key["error"].is_valid().to_numpy()] = UNDECODABLE
+    rule[rows["error"].is_valid().to_numpy()] = UNDECODABLE
     rule[image_of_key.is_null().to_numpy(zero_copy_only=False)] = NO_IMAGE
     for reason in (Reason.NO_TEXT, Reason.BAD_PAIR):
         rule[reasons == reason] = reason.label  # written last: the first rule that applies
-    places = places.take(image_of_key)
-    columns = {"key": keys, "rule": pa.array(rule, pa.string())}
-    columns |= {name: places[name] for name in ("file", "offset", "size")}
-    _write(hashes_path(folder, shard), columns, by_key)
-    return {"pairs": len(keys), **_count(facts)}
+    rows = rows.append_column("key", keys).append_column("rule", pa.array(rule, pa.string()))
+    write_table(hashes_path(folder, shard), rows, IMAGE_HASHES)
+    return {"pairs": len(keys), **_count(scanned)}
 
 
 def _pairs(run_dir: Path, shard: Shard) -> tuple[pa.Array, np.ndarray]:
@@ -78,28 +73,22 @@ def _pairs(run_dir: Path, shard: Shard) -> tuple[pa.Array, np.ndarray]:
     return keys.dictionary, reasons
 
 
-def _facts(contents: Iterable[bytes], model: str | None) -> pa.Table:
-    """Return the columns of ImageFacts, a row per image."""
+def _scan(places: pa.Table, contents: Iterable[bytes], model: str | None) -> pa.Table:
+    """Return the places of images, key, file, offset and size, with the columns of their ImageFacts."""
     facts = list(scan_images(contents, model))
-    columns = {}
     for field in fields(ImageFacts):
         values = [getattr(fact, field.name) for fact in facts]
-        columns[field.name] = pa.array(values, IMAGE_HASHES.field(field.name).type)
-    return pa.table(columns)
+        places = places.append_column(field.name, pa.array(values, IMAGE_HASHES.field(field.name).type))
+    return places
 
 
-def _write(path: Path, columns: Mapping[str, Any], facts: pa.Table) -> None:
-    facts_by_name = dict(zip(facts.column_names, facts.columns, strict=True))
-    write_table(path, pa.table({**columns, **facts_by_name}), IMAGE_HASHES)
-
-
-def _count(facts: pa.Table) -> Report:
+def _count(scanned: pa.Table) -> Report:
     """Return COUNTS."""
-    undecodable = len(facts) - facts["error"].null_count
+    undecodable = len(scanned) - scanned["error"].null_count
     return {
-        "images": len(facts),
+        "images": len(scanned),
         "undecodable": undecodable,
-        "nearly_blank": facts["hash"].null_count - undecodable,
+        "nearly_blank": scanned["hash"].null_count - undecodable,
     }
 
 
@@ -109,29 +98,29 @@ def _count(facts: pa.Table) -> Report:
 def source_units(source: Path) -> list[Shard]:
     """Return one unit per tar or Parquet file with images, and one per FILES_AT_ONCE image files, by name.
 
-    The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns], ...]}.  Raises UserError if there is
-    none of them.
+    source: a folder of them, or one.  The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns],
+    ...]}.  Raises UserError if there is none of them.
     """
-    if source.is_file() and source.suffix in (".tar", ".parquet"):
-        if source.suffix == ".parquet" and not _is_table_of_images(source):
-            raise UserError(f"{source} has no column of images (binary, or a struct with bytes); give one that has")
-        return [Shard.of_file(source.name, str(source))]
-    if not source.is_dir():
-        raise UserError(
-            f"{source} is no folder, .tar or .parquet; give a folder of images, tars or Parquet files, or one of these"
-        )
-    paths = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    root = source if source.is_dir() else source.parent
+    candidates = source.rglob("*") if source.is_dir() else [source]
+    paths = sorted(path for path in candidates if path.is_file() and not path.name.startswith("."))
     archives = [path for path in paths if path.suffix == ".tar" or _is_table_of_images(path)]
-    units = [Shard.of_file(path.relative_to(source).as_posix(), str(path)) for path in archives]
+    units = [Shard.of_file(path.relative_to(root).as_posix(), str(path)) for path in archives]
     files, others = image_files(sorted({*paths} - {*archives}))
+    for start in range(0, len(files), FILES_AT_ONCE):
+        stamps = []
+        for path in files[start : start + FILES_AT_ONCE]:
+            stat = path.stat()
+            stamps.append([path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns])
+        name = f"files_{start // FILES_AT_ONCE:06}"
+        units.append(Shard(name=name, path=str(root), fingerprint={"files": stamps}))
+    if not units:
+        raise UserError(
+            f"{source} holds no tar and no image ({', '.join(SUFFIXES)}), and has no column of images; unpack "
+            "compressed tars first"
+        )
     if others:
         _say_left_out(source, others)
-    for start in range(0, len(files), FILES_AT_ONCE):
-        group = [(path.relative_to(source).as_posix(), path.stat()) for path in files[start : start + FILES_AT_ONCE]]
-        stamps = {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in group]}
-        units.append(Shard(name=f"files_{start // FILES_AT_ONCE:06}", path=str(source), fingerprint=stamps))
-    if not units:
-        raise UserError(f"{source} holds no tar and no image ({', '.join(SUFFIXES)}); unpack compressed tars first")
     return units
 
 
@@ -150,31 +139,24 @@ def _is_table_of_images(path: Path) -> bool:
         return True
 
 
-def scan_unit(unit: Shard, *, folder: Path, model: str | None) -> Report:
-    """Write a row of IMAGE_HASHES for each image of a unit of `source_units`."""
-    out = hashes_path(folder, unit)
+def places_of(unit: Shard) -> pa.Table:
+    """Return key, file, offset and size of the images of a unit of `source_units`."""
     if "files" in unit.fingerprint:
         names, sizes, _ = zip(*unit.fingerprint["files"], strict=True)
-        paths = [Path(unit.path) / name for name in names]
-        places = {"key": names, "file": [str(path.resolve()) for path in paths], "size": sizes}
-        return scan_images_of_set(out, {**places, "offset": [0] * len(paths)}, _read_files(paths), model)
-    images = pools.read_shard(unit, BY_ROW if is_table(unit.name) else PoolConfig(), needs_texts=False).images
-    places = {name: images[name] for name in ("key", "offset", "size")}
-    file = str(Path(unit.path).resolve())
-    contents = pools.read_contents(pools.image_places(unit, images))
-    return scan_images_of_set(out, {**places, "file": [file] * len(images)}, contents, model)
+        files = [str((Path(unit.path) / name).resolve()) for name in names]
+        return pa.table({"key": names, "file": files, "offset": np.zeros(len(names), np.int64), "size": sizes})
+    options = BY_ROW if is_table(unit.name) else PoolConfig()
+    return pools.image_places(unit, pools.read_shard(unit, options, needs_texts=False).images)
 
 
-def _read_files(paths: Iterable[Path]) -> Iterator[bytes]:
-    for path in paths:
-        try:
-            yield read_regular(path)
-        except OSError as error:
-            raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
+def scan_unit(unit: Shard, *, folder: Path, model: str | None) -> Report:
+    """Write a row of IMAGE_HASHES for each image of a unit of `source_units`."""
+    places = places_of(unit)
+    return scan_images_of_set(hashes_path(folder, unit), places, pools.read_contents(places), model)
 
 
-def scan_images_of_set(out: Path, places: Mapping[str, Any], contents: Iterable[bytes], model: str | None) -> Report:
-    """Write a row of IMAGE_HASHES for each image.  places: its columns key, file, offset and size."""
-    facts = _facts(contents, model)
-    _write(out, {"rule": pa.nulls(len(facts), pa.string()), **places}, facts)
-    return {"pairs": len(facts), **_count(facts)}
+def scan_images_of_set(out: Path, places: pa.Table, contents: Iterable[bytes], model: str | None) -> Report:
+    """Write a row of IMAGE_HASHES for each image, whose places are key, file, offset and size."""
+    scanned = _scan(places, contents, model)
+    write_table(out, scanned.append_column("rule", pa.nulls(len(scanned), pa.string())), IMAGE_HASHES)
+    return {"pairs": len(scanned), **_count(scanned)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from worldclip.contracts.schemas import REMOVED
 from worldclip.core.artifacts import read_table
 from worldclip.core.coin import sample_numbers
 from worldclip.core.errors import BadShard
+from worldclip.core.execute import Report
 from worldclip.model.decode import BadImage
 from worldclip.pool.read import read_member
 from worldclip.report.html import Html, join, tag
@@ -31,33 +32,10 @@ Places: TypeAlias = dict[str, tuple[str, int, int]]
 """File, offset and size of images by key."""
 
 
-class Counts(TypedDict):
-    """Pairs by what became of them."""
-
-    pairs_in: int
-    valid: int
-    removed: dict[str, int]
-    """By rule."""
-
-
-class CheckReport(TypedDict):
-    """The report.json of a check."""
-
-    counts: Counts
-    images: dict[str, int]
-    against: dict[str, int]
-    """Number of images of each evaluation set."""
-    keys_in_several_shards: int
-    radius: int
-    largest_distance: int
-    """Between a near duplicate and the pair that stays; above the radius through chains."""
-    skipped: dict[str, str]
-    """Broken shards that the check left out, and why."""
-
-
-def write_report(folder: Path, report: CheckReport) -> None:
+def write_report(folder: Path, report: Report) -> None:
     """Write folder/report.html from the report and the files in the folder."""
-    counts, images = report["counts"], report["images"]
+    counts = report["counts"]
+    images = report["images"]
     pairs_in = counts["pairs_in"]
     figures = [
         Card(count(counts["valid"]), "valid pairs", f"{_share(counts['valid'], pairs_in)} of {count(pairs_in)}"),
@@ -88,7 +66,10 @@ def _groups(folder: Path, against: Iterable[str]) -> list[Section]:
         return []
     shown = others.take(pa.array(np.argsort(sample_numbers(others), kind="stable")[:MAX_GROUPS]))
     groups = [removed.filter(pc.equal(removed["other_key"], key)).to_pylist() for key in shown]
-    keys = {key for group in groups for row in group[:MAX_COPIES] for key in (row["key"], row["other_key"])}
+    keys: set[str] = set()
+    for group in groups:
+        keys.add(group[0]["other_key"])
+        keys.update(row["key"] for row in group[:MAX_COPIES])
     of_pool = _places(folder / "images", keys)
     places = {f"against:{name}": _places(folder / "against" / name, keys) for name in against}
     figures = [_group(group, of_pool, places.get(group[0]["rule"], of_pool)) for group in groups]
@@ -107,7 +88,8 @@ def _places(folder: Path, keys: set[str]) -> Places:
 
 def _group(copies: Sequence[Mapping[str, Any]], of_pool: Places, of_other: Places) -> Html:
     """Return one image and those removed for it; of_other: where the former is."""
-    other, some = copies[0]["other_key"], copies[:MAX_COPIES]
+    other = copies[0]["other_key"]
+    some = copies[:MAX_COPIES]
     pictures = [_thumbnail(of_other, other), *(_thumbnail(of_pool, row["key"]) for row in some)]
     lines = [tag("p", f"{row['key']}: {row['rule'].replace('_', ' ')}, distance {row['distance']}") for row in some]
     more = f"; {len(some)} are shown" if len(copies) > len(some) else ""

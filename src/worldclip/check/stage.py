@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worldclip import pool as pools
 from worldclip.check import decide, hashing
-from worldclip.check.against import EvaluationSets, read_references
+from worldclip.check.against import problems_of_sets, read_references, scan_dataset, units_of_sets
 from worldclip.check.config import CheckConfig
-from worldclip.check.images import COUNTS, hashes_path, scan_pool_shard
-from worldclip.check.report import CheckReport, write_report
+from worldclip.check.images import COUNTS, hashes_path, scan_pool_shard, scan_unit
+from worldclip.check.report import write_report
 from worldclip.contracts import layout
 from worldclip.contracts.records import skipped_shards
 from worldclip.contracts.schemas import REMOVED, VALID_KEYS
@@ -41,91 +41,50 @@ MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their text
 
 
 def check(
-    pool: PoolConfig | Run, out: str | Path, config: CheckConfig | None = None, *, executor: Executor | None = None
-) -> Report:
+    pool: PoolConfig | Run,
+    out: str | Path,
+    config: CheckConfig | None = None,
+    *,
+    part: slice | None = None,
+    executor: Executor | None = None,
+) -> Report | None:
     """Check a pool and return the report.
 
     Writes valid_keys.parquet (for pool.valid_keys), removed.parquet, report.json and report.html into the folder `out`,
     and its manifest last.
 
-    pool: its config, or the context of a run or .toml with a [pool] section (pool.open_pool).  Raises UserError for
-    mistakes in the config, StageFailed if shards failed.
+    pool: its config, or the context of a run or .toml with a [pool] section (pool.open_pool).  part: only scan the
+    images of these shards, the slowest step, and return None; calls for other shards may run at the same time, and a
+    call without it finishes.  Raises UserError for mistakes in the config, StageFailed if shards failed.
     """
-    request = _Request.of(pool, Path(out), config, executor)
-    with RunLock(request.folder):
-        work = request.read_pool(ALL_SHARDS)
-        record = {"pool": work.pool.identity, "check": to_dict(work.config), "broken_shards": work.pool.broken_shards}
-        job = Job("check", work.folder, record, lambda: work.inputs)
+    folder = Path(out)
+    config = config or CheckConfig()
+    run = pool if isinstance(pool, Run) else Run.of(folder, pool)
+    evaluate = run.section(EvaluateConfig)
+    evaluate = replace(evaluate, data=config.data or evaluate.data, also=())
+    _refuse_mistakes(run, folder, config, evaluate)
+    with RunLock(folder, is_shared=part is not None):
+        work = _read_pool(run, folder, config, evaluate, part, executor or LocalExecutor())
+        if part is not None:
+            _scan_pool(work)
+            say("check", f"{counted(len(work.shards), 'shard')} scanned. Rerun without --shards to finish.")
+            return None
+        record = {"pool": work.pool.identity, "check": to_dict(config), "broken_shards": work.pool.broken_shards}
+        job = Job("check", folder, record, lambda: work.inputs)
         check_source(job, work.pool.location)
         return job.run_once(lambda: _check(work))
 
 
-def scan_shards(
-    pool: PoolConfig | Run,
-    out: str | Path,
-    part: slice,
-    config: CheckConfig | None = None,
-    *,
-    executor: Executor | None = None,
-) -> int:
-    """Scan the images of some of the pool's shards, the slowest step; return the number of these shards.
-
-    Calls for other shards may run at the same time; `check` finishes.  Raises as `check` does.
-    """
-    request = _Request.of(pool, Path(out), config, executor)
-    with RunLock(request.folder, is_shared=True):
-        work = request.read_pool(part)
-        _scan_pool(work)
-    say("check", f"{counted(len(work.shards), 'shard')} scanned. Rerun without --shards to finish.")
-    return len(work.shards)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Request:
-    """A check that is asked for, before the pool is read."""
-
-    run: Run
-    config: CheckConfig
-    folder: Path
-    executor: Executor
-    sets: EvaluationSets
-
-    @classmethod
-    def of(
-        cls, pool: PoolConfig | Run, folder: Path, config: CheckConfig | None, executor: Executor | None
-    ) -> _Request:
-        """Raise UserError for mistakes in the config, before any work."""
-        check_own(folder, "check", ("pool", "images", "against", "valid_keys.parquet", "removed.parquet"))
-        run, rules = pool if isinstance(pool, Run) else Run.of(folder, pool), config or CheckConfig()
-        sets = EvaluationSets.of(rules, run.section(EvaluateConfig), run.dir)
-        problems = [*rules.problems(), *sets.problems(), *missing_packages("pool check", ["PIL"], extra="pool")]
-        if rules.embedding_model is not None:
-            problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
-        if problems:
-            raise UserError(problems)
-        check_place(folder, pools.list_pool(run), run.section(PoolConfig))
-        return cls(run=run, config=rules, folder=folder, executor=executor or LocalExecutor(), sets=sets)
-
-    def read_pool(self, part: slice) -> _Work:
-        """Read the pool if that is not done, and find the other inputs.  Raises UserError for a pool without images."""
-        run, shards = pools.read_pool(self.run, self.folder, part, executor=self.executor)
-        if shards and not pools.holds_images(run.dir, shards):
-            raise UserError(
-                f"{shards[0].name}: the pool holds no images, which pool check compares; download them first"
-            )
-        lists = [item for item in pools.key_lists(run) if self.folder not in Path(item.path).parents]
-        return _Work(
-            run_dir=run.dir,
-            pool=run.section(PoolConfig),
-            key_lists=lists,  # without that of an earlier check into this folder
-            config=self.config,
-            folder=self.folder,
-            shards=shards,
-            executor=self.executor,
-            sets=self.sets,
-            units=self.sets.units(),
-            hash_kind=hashing.hash_kind(self.config),
-        )
+def _refuse_mistakes(run: Run, folder: Path, config: CheckConfig, evaluate: EvaluateConfig) -> None:
+    """Raise UserError for mistakes in the config, before any work."""
+    check_own(folder, "check", ("pool", "images", "against", "valid_keys.parquet", "removed.parquet"))
+    problems = [*config.problems(), *problems_of_sets(config, evaluate)]
+    problems += missing_packages("pool check", ["PIL"], extra="pool")
+    if config.embedding_model is not None:
+        problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
+    if problems:
+        raise UserError(problems)
+    check_place(folder, pools.list_pool(run), run.section(PoolConfig))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,11 +95,13 @@ class _Work:
     """Where RUN/pool is."""
     pool: PoolConfig
     key_lists: Sequence[keys.KeyList]
+    """The lists of the recipe, without that of an earlier check into this folder."""
     config: CheckConfig
+    evaluate: EvaluateConfig
+    """Where the datasets are.  `also` is empty: images that only probes learn from do not count."""
     folder: Path
     shards: Sequence[Shard]
     executor: Executor
-    sets: EvaluationSets
     units: Mapping[str, Sequence[Shard]]
     """The units of work of each evaluation set."""
     hash_kind: str
@@ -154,6 +115,27 @@ class _Work:
             "hash": self.hash_kind,
             "key_lists": keys.digests(self.key_lists),
         }
+
+
+def _read_pool(
+    run: Run, folder: Path, config: CheckConfig, evaluate: EvaluateConfig, part: slice | None, executor: Executor
+) -> _Work:
+    """Read the pool if that is not done, and find the other inputs.  Raises UserError for a pool without images."""
+    own, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
+    if shards and not pools.holds_images(own.dir, shards):
+        raise UserError(f"{shards[0].name}: the pool holds no images, which pool check compares; download them first")
+    return _Work(
+        run_dir=own.dir,
+        pool=own.section(PoolConfig),
+        key_lists=[item for item in pools.key_lists(run) if folder not in Path(item.path).parents],
+        config=config,
+        evaluate=evaluate,
+        folder=folder,
+        shards=shards,
+        executor=executor,
+        units=units_of_sets(config, evaluate, own.dir),
+        hash_kind=hashing.hash_kind(config),
+    )
 
 
 def _scan_pool(work: _Work) -> dict[str, int]:
@@ -170,7 +152,10 @@ def _scan_sets(work: _Work) -> dict[str, int]:
     num_images = {}
     for name, units in work.units.items():
         part = f"against/{name}"
-        scan = work.sets.scan(name, work.folder / part, work.config.embedding_model)
+        options: Report = {"folder": work.folder / part, "model": work.config.embedding_model}
+        scan = functools.partial(scan_unit, **options)
+        if name not in work.config.against:
+            scan = functools.partial(scan_dataset, name=name, evaluate=work.evaluate, run_dir=work.run_dir, **options)
         num_images[name] = _scan(work, part, scan, units, {})["images"]
         _remove_stale_rows(work.folder, part, units)
     return num_images
@@ -200,7 +185,8 @@ def _remove_stale_rows(folder: Path, part: str, shards: Sequence[Shard]) -> None
 
 
 def _check(work: _Work) -> Result:
-    config, folder = work.config, work.folder
+    config = work.config
+    folder = work.folder
     skipped = skipped_shards(work.run_dir)
     images = _scan_pool(work)
     _remove_stale_rows(folder, "images", work.shards)
@@ -217,13 +203,14 @@ def _check(work: _Work) -> Result:
     write_tables(folder / "removed.parquet", pairs.tables(is_valid=False), REMOVED)
     removed = Counter(pairs.rule.tolist())
     num_valid = removed.pop(None, 0)
-    report: CheckReport = {
+    report: Report = {
         "counts": {"pairs_in": len(pairs.rule), "valid": num_valid, "removed": dict(sorted(removed.items()))},
         "images": images,
-        "against": num_references,
+        "against": num_references,  # images of each set
         "keys_in_several_shards": num_repeated_keys,
         "radius": config.radius,
         "skipped": skipped,
+        # between a near duplicate and the pair that stays; above the radius through chains
         "largest_distance": int(pairs.distance[pairs.rule == decide.NEAR_DUPLICATE].max(initial=0)),
     }
     write_report(folder, report)
@@ -232,13 +219,15 @@ def _check(work: _Work) -> Result:
     return Result(report=report, counts=report["counts"], manifest=manifest)
 
 
-def _say_cautions(work: _Work, report: CheckReport) -> None:
+def _say_cautions(work: _Work, report: Report) -> None:
     """Say what the list of valid keys cannot tell, and what to look at before it is used."""
-    removed, num_images = report["counts"]["removed"], report["images"]["images"]
+    removed = report["counts"]["removed"]
+    num_images = report["images"]["images"]
+    num_repeated = report["keys_in_several_shards"]
     num_near = removed.get(decide.NEAR_DUPLICATE, 0)
     num_duplicates = num_near + removed.get(decide.BYTE_DUPLICATE, 0)
     cautions = []
-    if num_repeated := report["keys_in_several_shards"]:
+    if num_repeated:
         cautions.append(
             f"{num_repeated:,} keys are in several shards; valid_keys cannot tell their pairs apart; also set "
             "pool.deny_keys to the list of: worldclip pool dedup"
@@ -249,13 +238,13 @@ def _say_cautions(work: _Work, report: CheckReport) -> None:
             'languages included. To keep the pairs: duplicates = "keep"'
         )
     if num_near:
-        radius, largest = report["radius"], report["largest_distance"]
-        chains = f", above the radius of {radius} through chains of near pairs" if largest > radius else ""
-        is_grey = work.config.embedding_model is None
-        colours = " (the hash sees grey: two colours of one shape are near)" if is_grey else ""
-        cautions.append(
-            f"{num_near:,} near duplicates{colours}; largest distance to the pair that stays: {largest} of 64 bits"
-            f"{chains}. Look at the groups before you use the list: {layout.report_html(work.folder)}"
-        )
+        caution = f"{num_near:,} near duplicates"
+        if work.config.embedding_model is None:
+            caution += " (the hash sees grey: two colours of one shape are near)"
+        caution += f"; largest distance to the pair that stays: {report['largest_distance']} of 64 bits"
+        if report["largest_distance"] > report["radius"]:
+            caution += f", above the radius of {report['radius']} through chains of near pairs"
+        page = layout.report_html(work.folder)
+        cautions.append(f"{caution}. Look at the groups before you use the list: {page}")
     for caution in cautions:
         say("check", caution)

@@ -59,7 +59,6 @@ all_match_counts = _path("match/counts")  # folder of them
 match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
 all_match_dropped = _path("match/dropped")  # folder of them
 match_dropped = _path_of("match/dropped/{}.parquet")  # texts of a shard without a match, with the reasons
-match_accounting = _path("match/accounting.json")  # what became of each text up to match, for curate
 
 thresholds = _path("balance/thresholds.json")  # thresholds of all entry lists
 entry_probs = _path_of("balance/{}.npy")  # probabilities of a list's entries, float32

@@ -56,7 +56,7 @@ class UnmatchedSample(TypedDict):
 
 
 class MatchAccounting(TypedDict):
-    """RUN/match/accounting.json: what match says of the texts and keys that it settled, for curate and estimate."""
+    """The part of RUN/match/report.json that curate and estimate go on from: the texts and keys that match settled."""
 
     pairs: int
     num_keys: int
@@ -68,7 +68,7 @@ class MatchAccounting(TypedDict):
 
 def read_accounting(run_dir: Path) -> MatchAccounting:
     """Return what match says of the pairs that it settled."""
-    return cast(MatchAccounting, read_json(layout.match_accounting(run_dir)))
+    return cast(MatchAccounting, read_json(layout.stage_report(run_dir, "match")))
 
 
 # curate

@@ -24,9 +24,8 @@ from worldclip.core.execute import Shard
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.decide import decide, draw_weights, keep_prob_of_rows
 
-DECIDING_COLUMNS = ("key", "text_idx", "lang", "entries_lang", "entry_ids")
-TEXT_COLUMNS = (*DECIDING_COLUMNS, "place", "text", "lang_prob")
-EntryProbs = Callable[[str], np.ndarray]  # list -> (num_entries,) float32 probabilities of its entries
+DECIDING_COLUMNS = ("key", "text_idx", "place", "lang", "entries_lang", "entry_ids")
+TEXT_COLUMNS = (*DECIDING_COLUMNS, "text", "lang_prob")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,40 +53,47 @@ class Candidates:
         is_drawable: np.ndarray = self.is_valid_T & ~self.is_excluded_T
         return is_drawable
 
-    def coins_T(self, seed: int, epoch: int = 0) -> np.ndarray:
-        """Return the coin of each text, (T,) float64."""
-        return uniform_of_hashes(self.per_text(self.hashes_K), self.text_idx_T, seed, epoch)
-
     def per_text(self, values_K: np.ndarray) -> np.ndarray:
         """Repeat a value of each key for each of its texts."""
         return np.repeat(values_K, np.diff(self.starts_K1))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """The decisions on a shard's candidates in one epoch."""
 
+    candidates: Candidates
+    config: CurateConfig
+    keep_prob_T: np.ndarray
     kept_T: np.ndarray
     drawn_K: np.ndarray  # row of each key's drawn text under text_policy one; -1 where none is drawable, and under all
 
-    def reason_T(self, candidates: Candidates, text_policy: str) -> np.ndarray:
-        """Return (T,) int8 codes of reasons; -1 for a text that was not drawn, on which nothing was decided."""
-        conditions = [~candidates.is_valid_T, candidates.is_excluded_T, self.kept_T]
+    @property
+    def coin_T(self) -> np.ndarray:
+        """The coin of each text in epoch 0, (T,) float64."""
+        candidates = self.candidates
+        return uniform_of_hashes(candidates.per_text(candidates.hashes_K), candidates.text_idx_T, self.config.seed, 0)
+
+    @functools.cached_property
+    def reason_T(self) -> np.ndarray:
+        """(T,) int8 codes of reasons; -1 for a text that was not drawn, on which nothing was decided."""
+        conditions = [~self.candidates.is_valid_T, self.candidates.is_excluded_T, self.kept_T]
         reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
-        undecided = -1 if text_policy == "one" else Reason.SAMPLED_OUT
+        undecided = -1 if self.config.text_policy == "one" else Reason.SAMPLED_OUT
         reason = np.select(conditions, reasons, undecided).astype(np.int8)
         drawn = self.drawn_K[self.drawn_K >= 0]
         reason[drawn[~self.kept_T[drawn]]] = Reason.SAMPLED_OUT
         return reason
 
-    def decided_rows(self, candidates: Candidates, text_policy: str) -> np.ndarray:
-        """Return the rows that reports count: all texts; under `one` each key's drawn text, else its first one.
+    @property
+    def decided_rows(self) -> np.ndarray:
+        """The rows that reports count: all texts; under `one` each key's drawn text, else its first one.
 
         A key without a drawn text has no drawable text, so each of its texts is not valid or excluded, and so is it.
         """
-        if text_policy == "all":
-            return np.arange(len(candidates.text_idx_T))
-        return np.where(self.drawn_K >= 0, self.drawn_K, candidates.starts_K1[:-1])
+        if self.config.text_policy == "all":
+            return np.arange(len(self.kept_T))
+        return np.where(self.drawn_K >= 0, self.drawn_K, self.candidates.starts_K1[:-1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +105,7 @@ class CurateWork:
     key_lists: tuple[keys.KeyList, ...]
     balance_digest: str
     text_weights: tuple[float, ...] = ()  # of [pool]
-    factors: Mapping[str, float] = field(default_factory=dict)  # of each language over its cap, see curate/caps.py
+    factors: Mapping[str, float] = field(default_factory=dict)  # of each language over its cap
     is_mapped: bool = True  # share entry probabilities with other processes; False: copy them
 
     def entry_probs(self, list_name: str) -> np.ndarray:
@@ -114,8 +120,9 @@ class CurateWork:
 
         with_texts: all columns of the table, not only those that decide.
         """
-        table = read_matched(self.run_dir, shard, self.text_weights, with_texts=with_texts)
-        candidates = self._candidates(table, shard)
+        columns = TEXT_COLUMNS if with_texts else DECIDING_COLUMNS
+        table = read_matched_texts(self.run_dir, shard, columns)
+        candidates = self.candidates(table, shard)
         return table, candidates, self.keep_probs(table, candidates)
 
     def keep_probs(self, table: pa.Table, candidates: Candidates) -> np.ndarray:
@@ -126,11 +133,32 @@ class CurateWork:
 
     def drawable_keys(self, shard: str) -> pa.Array:
         """Return the keys of a shard that some epoch may keep, each once."""
-        candidates = self._candidates(read_matched(self.run_dir, shard, self.text_weights), shard)
+        candidates = self.candidates(read_matched_texts(self.run_dir, shard, DECIDING_COLUMNS), shard)
         return candidates.keys_K.filter(pa.array(candidates.is_valid_K))
 
-    def _candidates(self, table: pa.Table, shard: str) -> Candidates:
-        return find_candidates(table, self.config, self.key_lists, shard, self.text_weights)
+    def candidates(self, table: pa.Table, shard: str) -> Candidates:
+        """Group matched texts of a shard, with DECIDING_COLUMNS, by key."""
+        key_column = one_array(table.column("key"))
+        starts = key_starts(key_column)
+        first_keys = key_column.take(pa.array(starts[:-1]))
+        is_valid = keys.is_valid(first_keys, self.key_lists, shard)
+        lang, lang_names = codes_of(table.column("lang"))
+        is_excluded = np.array([self.config.is_excluded(name) for name in lang_names], np.bool_)[lang]
+        is_drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
+        weights = is_drawable.astype(np.float64)
+        if self.text_weights:
+            weights = draw_weights(starts, is_drawable, table.column("place").to_numpy(), self.text_weights)
+        return Candidates(
+            keys_K=first_keys,
+            hashes_K=hash_keys(first_keys),
+            starts_K1=starts,
+            is_valid_K=is_valid,
+            text_idx_T=table.column("text_idx").to_numpy(),
+            lang_T=lang,
+            lang_names=lang_names,
+            is_excluded_T=is_excluded,
+            draw_weight_T=weights,
+        )
 
 
 @functools.cache
@@ -138,45 +166,6 @@ def _load_probs(run_dir: Path, list_name: str, balance_digest: str, is_mapped: b
     """Load the probabilities of a list; balance_digest: so that those of another balance are loaded again."""
     path = layout.entry_probs(run_dir, list_name)
     return np.asarray(np.load(path, mmap_mode="r" if is_mapped else None, allow_pickle=False))
-
-
-def read_matched(
-    run_dir: Path, shard: str, text_weights: Sequence[float] = (), *, with_texts: bool = False
-) -> pa.Table:
-    """Return the matched texts of a shard: the columns that decide, or TEXT_COLUMNS."""
-    columns = (*DECIDING_COLUMNS, "place") if text_weights else DECIDING_COLUMNS
-    return read_matched_texts(run_dir, shard, TEXT_COLUMNS if with_texts else columns)
-
-
-def find_candidates(
-    table: pa.Table,
-    config: CurateConfig,
-    key_lists: Sequence[keys.KeyList],
-    shard: str,
-    text_weights: Sequence[float] = (),
-) -> Candidates:
-    """Group rows (key, text_idx, lang; with text_weights place) of RUN/match/texts/<shard> by key."""
-    key_column = one_array(table.column("key"))
-    starts = key_starts(key_column)
-    first_keys = key_column.take(pa.array(starts[:-1]))
-    is_valid = keys.is_valid(first_keys, key_lists, shard)
-    lang, lang_names = codes_of(table.column("lang"))
-    is_excluded = np.array([config.is_excluded(name) for name in lang_names], np.bool_)[lang]
-    is_drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
-    weights = is_drawable.astype(np.float64)
-    if text_weights:
-        weights = draw_weights(starts, is_drawable, table.column("place").to_numpy(), text_weights)
-    return Candidates(
-        keys_K=first_keys,
-        hashes_K=hash_keys(first_keys),
-        starts_K1=starts,
-        is_valid_K=is_valid,
-        text_idx_T=table.column("text_idx").to_numpy(),
-        lang_T=lang,
-        lang_names=lang_names,
-        is_excluded_T=is_excluded,
-        draw_weight_T=weights,
-    )
 
 
 def key_starts(key_column: pa.Array) -> np.ndarray:
@@ -187,8 +176,8 @@ def key_starts(key_column: pa.Array) -> np.ndarray:
     return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(key_column)]]).astype(np.int64)
 
 
-def text_probs(table: pa.Table, entry_probs: EntryProbs) -> np.ndarray:
-    """Return each text's keep probability, (T,) float64, from the probabilities of its entries."""
+def text_probs(table: pa.Table, entry_probs: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Return each text's keep probability, (T,) float64; entry_probs: list -> (num_entries,) probabilities."""
     code, list_names = codes_of(table.column("entries_lang"))
     entry_ids, offsets = list_buffers(table.column("entry_ids"))
     probs = np.empty(table.num_rows, np.float64)
@@ -209,7 +198,7 @@ def decide_on(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfi
         seed=config.seed,
         epoch=epoch,
     )
-    return Decision(kept_T=kept, drawn_K=drawn)
+    return Decision(candidates=candidates, config=config, keep_prob_T=keep_prob, kept_T=kept, drawn_K=drawn)
 
 
 def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,24 +12,23 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import REASONS, Reason
 from worldclip.core import artifacts, keys
 from worldclip.core.arrow import codes_of, list_buffers, names_of, one_array
-from worldclip.curate.candidates import Candidates, CurateWork, Decision
+from worldclip.curate.candidates import CurateWork, Decision
 from worldclip.kernels.compiled import compiled
 
 
-def write_dropped(
-    shard: str, table: pa.Table, candidates: Candidates, keep_prob: np.ndarray, decision: Decision, work: CurateWork
-) -> None:
+def write_dropped(shard: str, table: pa.Table, decision: Decision, work: CurateWork) -> None:
     """Write RUN/curate/dropped/<shard>.parquet.  table: RUN/match/texts of the shard."""
     of_match = artifacts.read_table(layout.match_dropped(work.run_dir, shard), schemas.MATCH_DROPPED)
     if work.config.text_policy == "one":
         of_match = of_match.filter(of_match["is_of_key"])
     is_valid = pa.array(keys.is_valid(of_match["key"], work.key_lists, shard))
     of_match = of_match.set_column(0, "key", pc.if_else(is_valid, of_match["key"], None))
-    rows = decision.decided_rows(candidates, work.config.text_policy)
-    reason = decision.reason_T(candidates, work.config.text_policy)[rows]
-    rows, reason = rows[reason != Reason.KEPT], reason[reason != Reason.KEPT]
+    candidates = decision.candidates
+    rows = decision.decided_rows
+    rows = rows[decision.reason_T[rows] != Reason.KEPT]
+    reason = decision.reason_T[rows]
     is_sampled = reason == Reason.SAMPLED_OUT
-    numbers = _describe(table, candidates, keep_prob, rows[is_sampled], work)
+    numbers = _describe(table, decision, rows[is_sampled], work.run_dir)
     of_curate = {
         "key": pc.if_else(pa.array(reason != Reason.NOT_VALID), one_array(table["key"]).take(pa.array(rows)), None),
         "text_idx": candidates.text_idx_T[rows],
@@ -38,18 +39,15 @@ def write_dropped(
     artifacts.write_tables(layout.dropped(work.run_dir, shard), (of_match, pa.table(of_curate)), schemas.DROPPED)
 
 
-def _describe(
-    table: pa.Table, candidates: Candidates, keep_prob: np.ndarray, rows: np.ndarray, work: CurateWork
-) -> pa.Array:
+def _describe(table: pa.Table, decision: Decision, rows: np.ndarray, run_dir: Path) -> pa.Array:
     """Return `coin 0.8312 >= 0.0342; entries 3, least frequent 12345` of each of `rows`, which are sampled out."""
-    coins = candidates.coins_T(work.config.seed)[rows]
     code, list_names = codes_of(table["entries_lang"])
     entry_ids, offsets = list_buffers(table["entry_ids"])
     least = np.zeros(len(rows), np.uint64)
     for i, name in enumerate(list_names):
-        counts = np.load(layout.entry_counts(work.run_dir, name), mmap_mode="r", allow_pickle=False)
+        counts = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
         _find_least(entry_ids, offsets, rows, np.flatnonzero(code[rows] == i), np.asarray(counts), least)
-    numbers = (coins.round(4), keep_prob[rows].round(4), np.diff(offsets)[rows], least)
+    numbers = (decision.coin_T[rows].round(4), decision.keep_prob_T[rows].round(4), np.diff(offsets)[rows], least)
     coin, prob, num_entries, matches = (pa.array(values).cast(pa.string()) for values in numbers)
     parts = ("coin ", coin, " >= ", prob, "; entries ", num_entries, ", least frequent ", matches)
     return pc.binary_join_element_wise(*parts, "")

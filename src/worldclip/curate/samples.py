@@ -5,9 +5,7 @@ Keys that are denied or not in the valid list are never shown: they go no furthe
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,8 +20,7 @@ from worldclip.core.arrow import codes_of, list_buffers, one_array
 from worldclip.core.artifacts import Json
 from worldclip.core.execute import Report
 from worldclip.core.redact import HIDDEN
-from worldclip.curate.candidates import Candidates, Decision, EntryProbs
-from worldclip.curate.config import CurateConfig
+from worldclip.curate.candidates import CurateWork, Decision
 
 SAMPLED = (Reason.KEPT, Reason.SAMPLED_OUT, Reason.EXCLUDED)
 NUM_SHOWN = 12  # samples per reason
@@ -31,17 +28,10 @@ MAX_CHARS = 300  # characters per text
 NUM_ENTRIES = 3  # entries per text: those with the highest probability
 
 
-def sample_shard(
-    table: pa.Table,
-    candidates: Candidates,
-    keep_prob: np.ndarray,
-    decision: Decision,
-    config: CurateConfig,
-    entry_probs: EntryProbs,
-) -> dict[str, list[Json]]:
+def sample_shard(table: pa.Table, decision: Decision, work: CurateWork) -> dict[str, list[Json]]:
     """Return {column of the reason: up to NUM_SHOWN examples} of a shard.  table: its RUN/match/texts."""
-    reason = decision.reason_T(candidates, config.text_policy)
-    coins = candidates.coins_T(config.seed)
+    candidates = decision.candidates
+    coins = decision.coin_T
     keys_T = one_array(table.column("key"))
     code, list_names = codes_of(table.column("entries_lang"))
     entry_ids, offsets = list_buffers(table.column("entry_ids"))
@@ -49,7 +39,7 @@ def sample_shard(
     def sample(number: float, row: int) -> Json:
         list_name = list_names[code[row]]
         ids = entry_ids[offsets[row] : offsets[row + 1]]
-        probs = entry_probs(list_name)[ids]
+        probs = work.entry_probs(list_name)[ids]
         best = np.argsort(-probs, kind="stable")[:NUM_ENTRIES]
         return {
             "number": number,
@@ -57,7 +47,7 @@ def sample_shard(
             "text_idx": int(candidates.text_idx_T[row]),
             "text": table.column("text")[row].as_py()[:MAX_CHARS],
             "lang": candidates.lang_names[candidates.lang_T[row]],
-            "keep_prob": float(keep_prob[row]),
+            "keep_prob": float(decision.keep_prob_T[row]),
             "coin": float(coins[row]),
             "list": list_name,
             "entries": [{"entry_id": int(ids[i]), "prob": float(probs[i])} for i in best],
@@ -65,11 +55,9 @@ def sample_shard(
 
     samples = {}
     for sampled in SAMPLED:
-        rows = np.flatnonzero(reason == sampled)
+        rows = np.flatnonzero(decision.reason_T == sampled)
         chosen, numbers = coin.sample_rows(keys_T.take(pa.array(rows)), candidates.text_idx_T[rows], NUM_SHOWN)
-        samples[sampled.column] = [
-            sample(number, row) for number, row in zip(numbers.tolist(), rows[chosen].tolist(), strict=True)
-        ]
+        samples[sampled.column] = list(map(sample, numbers.tolist(), rows[chosen].tolist()))
     return samples
 
 
@@ -87,7 +75,7 @@ def merge_samples(
     for report in reports:
         for reason in merged:
             candidates = [*merged[reason], *report["samples"][reason]]
-            merged[reason] = heapq.nsmallest(NUM_SHOWN, candidates, key=operator.itemgetter("number", "key"))
+            merged[reason] = sorted(candidates, key=lambda sample: (sample["number"], sample["key"]))[:NUM_SHOWN]
     _name_entries(run_dir, list(itertools.chain(*merged.values())))
     shown: Json = {**merged}
     for reason, samples in match_samples.items():
@@ -109,6 +97,8 @@ def _name_entries(run_dir: Path, samples: Sequence[Json]) -> None:
         entries = artifacts.read_table(path, schemas.METADATA, ["entry"])["entry"]
         counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
         for sample in samples:
-            for entry in sample["entries"] if sample["list"] == list_name else ():
+            if sample["list"] != list_name:
+                continue
+            for entry in sample["entries"]:
                 entry["entry"] = entries[entry["entry_id"]].as_py()
                 entry["matches"] = int(counts[entry["entry_id"]])

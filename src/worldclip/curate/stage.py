@@ -15,7 +15,7 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_shards
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import BadText, PairCounts, UnmatchedSample, read_accounting
+from worldclip.contracts.records import BadText, UnmatchedSample, read_accounting
 from worldclip.contracts.summary import curate_step, dropped_by_curate, refuse_nothing
 from worldclip.core import artifacts, keys
 from worldclip.core.artifacts import Json
@@ -24,13 +24,18 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
-from worldclip.curate.accounting import LanguageCounts, account_for_all, add_counts, count_reasons
-from worldclip.curate.candidates import CurateWork, decide_on
-from worldclip.curate.caps import find_factors, read_factors
+from worldclip.curate.accounting import (
+    LanguageCounts,
+    account_for_all,
+    add_counts,
+    count_reasons,
+    find_factors,
+    read_factors,
+)
+from worldclip.curate.candidates import CurateWork, decide_on, read_curated
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.dropped import write_dropped
 from worldclip.curate.samples import merge_samples, sample_shard
-from worldclip.curate.subset_file import write_keys
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
@@ -41,7 +46,12 @@ CURVE_POINTS = 60
 
 def curate(run: Run) -> None:
     """Decide on every matched text: RUN/curate/<shard>.parquet of kept pairs, dropped/, keys.npy, DATA_CARD.md."""
-    run.stage(run.job("curate", _inputs), problems=_problems, work=_curate, work_on_part=_curate_part)
+    run.stage(
+        run.job("curate", _inputs),
+        problems=_problems,
+        work=_curate,
+        work_on_part=lambda run, part: _curate_shards(run, pool.indexed_shards(run, part))[1],
+    )
 
 
 def require_current(run: Run) -> str:
@@ -49,29 +59,22 @@ def require_current(run: Run) -> str:
 
     Raises UserError where curate is unfinished or would run again, as after a pair was added to a deny list.
     """
-    digest = str(artifacts.require_manifest(run.dir, "curate")["digest"])
-    if reason := reason_to_run(run):
-        folder = layout.stage_dir(run.dir, "curate")
-        raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run.dir} --until curate")
-    return digest
+    manifest = artifacts.require_manifest(run.dir, "curate")
+    sections = {"pool": run.section(PoolConfig), "curate": run.section(CurateConfig)}  # a run on disk has raw tables
+    job = replace(run, sections=sections).job("curate", _inputs)
+    reason = job.reason_to_run()
+    if reason is None:
+        return str(manifest["digest"])
+    changed = keys.changed_lists(pool.key_lists(run), manifest["inputs"]["key_lists"])
+    if changed:
+        reason = f"new or changed: {', '.join(changed)}"
+    raise UserError(f"{job.folder} is out of date: {reason}; run first: worldclip run {run.dir} --until curate")
 
 
 def refuse_outdated(run: Run) -> None:
     """Raise UserError as `require_current` does, but not for a run that has not curated yet."""
     if artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is not None:
         require_current(run)
-
-
-def reason_to_run(run: Run) -> str | None:
-    """Return why the stage must run, naming the lists of keys that changed; None if it is finished and unchanged."""
-    decisive = {"pool": run.section(PoolConfig), "curate": run.section(CurateConfig)}  # a run on disk has raw tables
-    job = replace(run, sections=decisive).job("curate", _inputs)
-    reason = job.reason_to_run()
-    manifest = artifacts.read_manifest(job.folder)
-    if reason is None or manifest is None:
-        return reason
-    changed = keys.changed_lists(pool.key_lists(run), manifest["inputs"]["key_lists"])
-    return f"new or changed: {', '.join(changed)}" if changed else reason
 
 
 def _inputs(run: Run) -> Record:
@@ -97,7 +100,9 @@ def _curate(run: Run, job: Job) -> Result:
         for path in (layout.curated_tars(run.dir), layout.curated_tables(run.dir)):
             artifacts.remove(path)
         layout.kept_keys(run.dir).unlink(missing_ok=True)
-    _say_what_became(total, config.text_policy)
+    step = curate_step(total, config.text_policy)
+    refuse_nothing(step.kept, str(step), dropped_by_curate(total))
+    say("curate", f"{step} (why: worldclip inspect RUN --key KEY)")
     num_entries = artifacts.require_manifest(run.dir, "match")["lists"]
     dropped_samples: dict[str, Sequence[UnmatchedSample | BadText]] = {
         Reason.BAD_PAIR.column: accounting["bad"],
@@ -108,7 +113,7 @@ def _curate(run: Run, job: Job) -> Result:
         "languages": languages,
         "total": total,
         "caps": {lang: {"max_pairs": config.cap_of(lang), "factor": factor} for lang, factor in work.factors.items()},
-        "num_keys_in_list": write_keys(run.dir, shards if config.write_keys else []),
+        "num_keys_in_list": _write_keys(run.dir, shards if config.write_keys else []),
         "effect": _sampled_curves(run, num_entries, shards),
         "samples": merge_samples(run.dir, reports, dropped_samples, work.key_lists),
     }
@@ -131,20 +136,9 @@ def _curate(run: Run, job: Job) -> Result:
     return Result(
         report=report,
         counts={name: total[name] for name in ("pairs_in", "pairs_out", "expected_pairs")},
-        outputs=[layout.kept_keys(run.dir), *_outputs(run.dir, config, shards)],
+        outputs=_outputs(run.dir, config, shards),
         manifest={"list": list_digest},  # of the kept pairs, which further files do not change
     )
-
-
-def _say_what_became(total: PairCounts, text_policy: str) -> None:
-    """Print what became of the samples or pairs.  Raises UserError if none is kept."""
-    step = curate_step(total, text_policy)
-    refuse_nothing(step.kept, str(step), dropped_by_curate(total))
-    say("curate", f"{step} (why: worldclip inspect RUN --key KEY)")
-
-
-def _curate_part(run: Run, part: slice) -> Sequence[Report]:
-    return _curate_shards(run, pool.indexed_shards(run, part))[1]
 
 
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:
@@ -167,6 +161,7 @@ def _outputs(run_dir: Path, config: CurateConfig, shards: Sequence[Shard]) -> li
     hidden = layout.curate_work(run_dir)
     names = [shard.name for shard in shards]
     outputs: list[str | Path] = [
+        layout.kept_keys(run_dir),
         layout.data_card(run_dir),
         layout.curate_readme(run_dir),
         layout.entry_sums(run_dir),
@@ -203,50 +198,57 @@ def online_work(run: Run) -> CurateWork:
 
 
 def _problems(run: Run) -> Iterator[str]:
-    """Yield languages without entries in this run, tars from a pool without images, caps by slices."""
-    if run.above_is_done:
-        yield from problems_of(_check, run)
-
-
-def _check(run: Run) -> None:
-    config, table = run.section(CurateConfig), run.section(LanguagesConfig).table
+    """Yield languages without entries in this run, files that the pool does not allow, caps by slices."""
+    if not run.above_is_done:
+        return
+    config = run.section(CurateConfig)
+    table = run.section(LanguagesConfig).table
     if run.part is not None and config.max_pairs is not None:
-        raise UserError("--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards")
+        yield "--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards"
+        return
     languages = artifacts.require_manifest(run.dir, "match")["languages"]
-    named = {setting: list(getattr(config, setting)) for setting in ("include", "exclude")}
-    named["max_pairs"] = list(config.max_pairs) if isinstance(config.max_pairs, dict) else []
-    problems = [
-        f"curate.{setting}: {lang!r} is {not_of_the_run(lang, languages, table)}"
-        for setting, langs in named.items()
-        for lang in langs
-        if lang not in languages
-    ]
+    named = {"include": config.include, "exclude": config.exclude}
+    if isinstance(config.max_pairs, dict):
+        named["max_pairs"] = tuple(config.max_pairs)
+    for setting, langs in named.items():
+        for lang in langs:
+            if lang not in languages:
+                yield f"curate.{setting}: {lang!r} is {not_of_the_run(lang, languages, table)}"
     if all(map(config.is_excluded, languages)):  # before the pairs of an earlier curation are removed
-        problems.append(f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some")
-    shards = pool.indexed_shards(run, run.part_or_all) if config.write != "list" else []
-    if config.write == "tars":
-        problems += problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
-    if config.write == "tars" and not pool.holds_images(run.dir, shards):
-        problems.append(
-            'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
-            "tars that were downloaded from it"
-        )
-    folders = {config.write: 'write = "list"', "dropped": "write_dropped = false"}
-    written = [*([] if config.write == "list" else [config.write]), *(["dropped"] if config.write_dropped else [])]
+        yield f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some"
+    yield from _problems_of_files(run, config)
+
+
+def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
+    """Yield why the further files that the recipe asks for cannot be written."""
+    written: dict[str, str] = {}  # folder below RUN/curate -> how to leave it out
+    if config.write_dropped:
+        written["dropped"] = "write_dropped = false"
+        if not layout.all_match_dropped(run.dir).is_dir():
+            yield f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match"
+    if config.write != "list":
+        written[config.write] = 'write = "list"'
     for name in layout.matched_shards(run.dir):
-        if (folder := Path(name).parts[0]) in written:
-            written.remove(folder)
-            problems.append(
+        folder = Path(name).parts[0]
+        remedy = written.pop(folder, None)
+        if remedy is not None:
+            yield (
                 f"RUN/curate/{folder} is written, where the list of the shard {name} stands as well; rename the pool's "
-                f"folder {folder}, or set curate.{folders[folder]}"
+                f"folder {folder}, or set curate.{remedy}"
             )
-    if config.write_dropped and not layout.all_match_dropped(run.dir).is_dir():
-        problems.append(f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match")
+    if config.write == "list":
+        return
+    shards = pool.indexed_shards(run, run.part_or_all)
+    if config.write == "tars":
+        yield from problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
+        if not pool.holds_images(run.dir, shards):
+            yield (
+                'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
+                "tars that were downloaded from it"
+            )
     other = next((shard.name for shard in shards if not shard.name.endswith(".parquet")), None)
-    if config.write == "parquet" and other:
-        problems.append(f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars')
-    if problems:
-        raise UserError(problems)
+    if config.write == "parquet" and other is not None:
+        yield f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars'
 
 
 def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
@@ -257,12 +259,32 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
     artifacts.write_table(layout.curated(work.run_dir, shard.name), curated, schemas.CURATED)
     artifacts.write_table(layout.curated_counts(work.run_dir, shard.name), count_entries(curated), schemas.MATCH_COUNTS)
     if work.config.write_dropped:
-        write_dropped(shard.name, table, candidates, keep_prob, decision, work)
+        write_dropped(shard.name, table, decision, work)
     return {
         "pairs": table.num_rows,
-        "languages": count_reasons(candidates, keep_prob, decision, work.config.text_policy),
-        "samples": sample_shard(table, candidates, keep_prob, decision, work.config, work.entry_probs),
+        "languages": count_reasons(decision),
+        "samples": sample_shard(table, decision, work),
     }
+
+
+def _write_keys(run_dir: Path, shards: Sequence[Shard]) -> int | None:
+    """Write RUN/curate/keys.npy, DataComp's subset file, if all kept keys are 128-bit hex; return the number of keys.
+
+    None, and no file, where a key is not hex or nothing is kept.  One sort: 64 bytes of memory per kept pair.
+    """
+    parts = [np.zeros((0, 2), np.uint64)]
+    for shard in shards:
+        pairs, is_hex = keys.hex_pairs(read_curated(run_dir, shard, ["key"]).column("key"))
+        if not is_hex.all():
+            parts = parts[:1]
+            break
+        parts.append(pairs)
+    sorted_keys = keys.sort_pairs(np.concatenate(parts))
+    if not len(sorted_keys):
+        layout.kept_keys(run_dir).unlink(missing_ok=True)
+        return None
+    artifacts.write_array(layout.kept_keys(run_dir), sorted_keys)
+    return len(sorted_keys)
 
 
 # --- the effect of sampling on entries --------------------------------------------------------------------------------
@@ -271,8 +293,8 @@ def curate_shard(shard: Shard, *, work: CurateWork) -> Report:
 def _sampled_curves(run: Run, num_entries: Mapping[str, int], shards: Sequence[Shard]) -> dict[str, Json]:
     """Return the curve of each list with a match; num_entries: of each list."""
     names = [shard.name for shard in shards]
-    counts, sums = layout.all_curated_counts(run.dir), layout.entry_sums(run.dir)
-    after = sum_shards(num_entries, counts, names, sums, run.executor)
+    counts = layout.all_curated_counts(run.dir)
+    after = sum_shards(num_entries, counts, names, layout.entry_sums(run.dir), run.executor)
     curves = {}
     for name in num_entries:
         before = np.load(layout.entry_counts(run.dir, name), mmap_mode="r", allow_pickle=False)

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -40,7 +39,9 @@ def write_parquet(run_dir: Path, shards: Sequence[Shard], executor: Executor, cu
 
 def _write_shard(shard: Shard, *, run_dir: Path) -> Report:
     texts = _texts_by_key(read_curated(run_dir, shard))
-    rows = _rows_of_keys(run_dir, shard, texts.column("key"))
+    pairs = artifacts.read_table(layout.pool_pairs(run_dir, shard.name), POOL_PAIRS, ["key", "row", "reason"])
+    pairs = pairs.filter(pc.equal(pairs["reason"].cast(pa.string()), Reason.KEPT.label))
+    rows = pairs["row"].to_numpy()[KeyTable(pairs["key"]).find(texts["key"])]  # ascending, in the pool's file
     texts = texts.drop_columns(["key"])
 
     def write(aside: Path) -> None:
@@ -58,14 +59,6 @@ def _write_shard(shard: Shard, *, run_dir: Path) -> Report:
 
     artifacts.write_artifact(layout.curated_tables(run_dir) / shard.name, write)
     return {"pairs": len(rows), "rows": len(rows)}
-
-
-def _rows_of_keys(run_dir: Path, shard: Shard, kept_keys: pa.ChunkedArray) -> np.ndarray:
-    """Return (K,) int64, ascending: the row in the pool's file of each kept key."""
-    table = artifacts.read_table(layout.pool_pairs(run_dir, shard.name), POOL_PAIRS, ["key", "row", "reason"])
-    table = table.filter(pc.equal(table["reason"].cast(pa.string()), Reason.KEPT.label))
-    rows: np.ndarray = table["row"].to_numpy()[KeyTable(table["key"]).find(kept_keys)]
-    return rows
 
 
 def _texts_by_key(table: pa.Table) -> pa.Table:

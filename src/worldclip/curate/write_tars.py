@@ -44,10 +44,14 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     """
     folder = layout.curated_tars(run.dir)
     plan = _plan_tars(run.dir, shards, samples_per_tar)
-    outputs = [Shard(name=f"{i:06}.tar", path="", fingerprint={"pieces": pieces}) for i, pieces in enumerate(plan)]
     done = layout.done_dir(folder / ".work")  # hidden from tools that read all files of the folder
-    markers = [layout.marker_in(done, output.name) for output in outputs]
-    remove_stale(folder, [*(folder / output.name for output in outputs), *markers])
+    outputs = []
+    files = []
+    for i, pieces in enumerate(plan):
+        name = f"{i:06}.tar"
+        outputs.append(Shard(name=name, path="", fingerprint={"pieces": pieces}))
+        files += [folder / name, layout.marker_in(done, name)]
+    remove_stale(folder, files)
     reports = run.executor.map(
         functools.partial(_write_tar, run_dir=run.dir, config=run.section(PoolConfig)),
         outputs,
@@ -125,19 +129,11 @@ def _other_fields(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[Js
     read_rows = format_of(shard.name).read_rows
     if read_rows is None:
         return [{}] * len(rows)
-    places = {bare(place) for place in config.texts}
-    if not places or "txt" in places:
-        places |= set(DEFAULT_PLACES)
+    text_fields = {bare(place) for place in config.texts}
+    if not text_fields or "txt" in text_fields:
+        text_fields |= set(DEFAULT_PLACES)
     records = read_rows(shard, config, rows)
-    return [{name: value for name, value in record.items() if name not in places} for record in records]
-
-
-def _encode_record(record: Json) -> bytes:
-    """Return a record as JSON in UTF-8; with escapes if it holds a lone surrogate, which UTF-8 cannot express."""
-    try:
-        return json.dumps(record, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return json.dumps(record, default=str).encode()
+    return [{name: value for name, value in record.items() if name not in text_fields} for record in records]
 
 
 def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json], fields: Json) -> None:
@@ -148,6 +144,10 @@ def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, text
         "text_idx": [row["text_idx"] for row in texts],
         "lang": [row["lang"] for row in texts],
     }
+    try:
+        content = json.dumps(record, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot express, is an escape
+        content = json.dumps(record, default=str).encode()
     add_member(tar, name + suffix, image)
     add_member(tar, name + ".txt", texts[0]["text"].encode())
-    add_member(tar, name + ".json", _encode_record(record))
+    add_member(tar, name + ".json", content)

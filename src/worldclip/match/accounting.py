@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
-import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import cast
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.contracts.reasons import MATCHED, REASONS, Reason
-from worldclip.contracts.records import BadText, MatchAccounting, ReasonCounts, UnmatchedSample
+from worldclip.contracts.records import BadText, ReasonCounts, UnmatchedSample
 from worldclip.core import coin
 from worldclip.core.arrow import names_of
 from worldclip.core.coin import hash_keys
@@ -38,16 +36,16 @@ def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, language
     """Return the report of a shard; languages: of the run, which matched.lang refers to."""
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
     report["bad"] = [{**bad, "shard": shard.name} for bad in pool_texts.bad]
-    report["samples"] = {
-        reason.label: _sample_texts(shard, pool_texts, matched, reason, languages) for reason in SAMPLED
-    }
+    report["samples"] = {}
+    for reason in SAMPLED:
+        report["samples"][reason.label] = _sample_texts(shard, pool_texts, matched, reason, languages)
     rows = np.flatnonzero(matched.reason == Reason.NO_LANGUAGE)
-    labels, texts = matched.labels[rows], pool_texts.text.take(pa.array(rows))
+    labels = matched.labels[rows]
     report["labels_without_language"] = dict(Counter(labels.tolist()))
-    are_words = np.ones(len(rows), np.bool_)  # as the pool states
-    if pool_texts.lang is None:
-        are_words = identify.are_words(texts, labels, matched.lang_prob[rows])
-    report["labels_of_words"] = dict(Counter(labels[are_words].tolist()))
+    if pool_texts.lang is None:  # else they are words, as the pool states
+        texts = pool_texts.text.take(pa.array(rows))
+        labels = labels[identify.are_words(texts, labels, matched.lang_prob[rows])]
+    report["labels_of_words"] = dict(Counter(labels.tolist()))
     return report
 
 
@@ -128,19 +126,21 @@ def _sample_texts(
     rows = np.flatnonzero(matched.reason == reason)
     text_idx = pool_texts.text_idx.to_numpy()
     chosen, numbers = coin.sample_rows(pool_texts.key.take(pa.array(rows)), text_idx[rows], NUM_SAMPLES)
-    return [
-        {
-            "number": number,
-            "shard": shard.name,
-            "key": pool_texts.key[row].as_py(),
-            "text_idx": int(text_idx[row]),
-            "text": pool_texts.text[row].as_py()[:MAX_CHARS],
-            "lang": languages[matched.lang[row]] if matched.lang[row] >= 0 else UNDETERMINED,
-            "label": str(matched.labels[row]),
-            "lang_prob": float(matched.lang_prob[row]),
-        }
-        for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True)
-    ]
+    samples: list[UnmatchedSample] = []
+    for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True):
+        samples.append(
+            {
+                "number": number,
+                "shard": shard.name,
+                "key": pool_texts.key[row].as_py(),
+                "text_idx": int(text_idx[row]),
+                "text": pool_texts.text[row].as_py()[:MAX_CHARS],
+                "lang": (UNDETERMINED, *languages)[matched.lang[row] + 1],
+                "label": str(matched.labels[row]),
+                "lang_prob": float(matched.lang_prob[row]),
+            }
+        )
+    return samples
 
 
 # the sum over shards
@@ -152,7 +152,7 @@ def sum_reports(reports: Iterable[Report]) -> Report:
     Reports of very many shards do not fit in memory, so each is read once and only the best examples are kept.
     """
     totals = dict.fromkeys(("pairs", "num_keys", "num_matched_texts", "num_matched_keys"), 0)
-    tables: dict[str, _Table] = {"texts": {}, "keys": {}}
+    tables: dict[str, dict[str, Counter[str]]] = {"texts": {}, "keys": {}}
     labels: dict[str, Counter[str]] = {"labels_without_language": Counter(), "labels_of_words": Counter()}
     bad: list[BadText] = []
     samples: dict[str, list[UnmatchedSample]] = {reason.label: [] for reason in SAMPLED}
@@ -164,34 +164,13 @@ def sum_reports(reports: Iterable[Report]) -> Report:
                 table.setdefault(lang, Counter()).update(row)
         for name, counts in labels.items():
             counts.update(report[name])
-        bad = heapq.nsmallest(
-            NUM_BAD_SAMPLES, [*bad, *report["bad"]], key=lambda sample: int(hash_keys([sample["key"]])[0])
-        )
+        bad = sorted([*bad, *report["bad"]], key=lambda sample: int(hash_keys([sample["key"]])[0]))[:NUM_BAD_SAMPLES]
         for reason in samples:
             candidates = [*samples[reason], *report["samples"][reason]]
-            samples[reason] = heapq.nsmallest(NUM_SAMPLES, candidates, key=operator.itemgetter("number", "shard"))
-    return {
-        **totals,
-        "texts": _sorted(tables["texts"]),
-        "keys": _sorted(tables["keys"]),
-        "labels_without_language": _most_first(labels["labels_without_language"]),
-        "labels_of_words": _most_first(labels["labels_of_words"]),
-        "bad": bad,
-        "samples": samples,
-    }
-
-
-def _most_first(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def accounting_of(report: Report) -> MatchAccounting:
-    """Return what curate and estimate need of the report."""
-    return cast(MatchAccounting, {name: report[name] for name in MatchAccounting.__annotations__})
-
-
-_Table = dict[str, Counter[str]]
-
-
-def _sorted(table: _Table) -> ReasonCounts:
-    return {name: dict(sorted(row.items())) for name, row in sorted(table.items())}
+            samples[reason] = sorted(candidates, key=itemgetter("number", "shard"))[:NUM_SAMPLES]
+    summed: Report = dict(totals)
+    for name, table in tables.items():
+        summed[name] = {lang: dict(sorted(row.items())) for lang, row in sorted(table.items())}
+    for name, counts in labels.items():
+        summed[name] = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))  # most first
+    return {**summed, "bad": bad, "samples": samples}

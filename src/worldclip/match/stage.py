@@ -37,7 +37,7 @@ from worldclip.language import identify as lid
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, not_of_the_run, scheme_of
-from worldclip.match.accounting import NUM_SAMPLES, accounting_of, dropped_texts, report_texts, sum_reports
+from worldclip.match.accounting import NUM_SAMPLES, dropped_texts, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
 from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
@@ -50,7 +50,12 @@ NUM_REASONS_NAMED = 3  # reasons why pairs are unreadable
 
 def match(run: Run) -> None:
     """Find the language and the entries of every text, and count each entry: RUN/match/texts, RUN/match/counts."""
-    run.stage(run.job("match", _inputs), problems=_problems, work=_match, work_on_part=_match_part)
+    run.stage(
+        run.job("match", _inputs),
+        problems=_problems,
+        work=_match,
+        work_on_part=lambda run, part: _match_and_count(run, pool.indexed_shards(run, part), match_work(run)),
+    )
 
 
 def _problems(run: Run) -> Iterator[str]:
@@ -69,17 +74,16 @@ def _inputs(run: Run) -> Record:
 
 
 def _match(run: Run, job: Job) -> Result:
-    shards, work = pool.indexed_shards(run), match_work(run)
+    shards = pool.indexed_shards(run)
+    work = match_work(run)
     report = sum_reports(_match_and_count(run, shards, work))
     _say_what_became(report, work.rules.languages, work.rules.table)
-    entry_files = {name: layout.entries(run.dir, name) for name, _ in work.list_digests}
-    num_entries = {name: pq.read_metadata(path).num_rows for name, path in entry_files.items()}
-    artifacts.write_json(layout.match_accounting(run.dir), accounting_of(report))
+    num_entries = {name: pq.read_metadata(layout.entries(run.dir, name)).num_rows for name, _ in work.list_digests}
     remove_stale(layout.sorted_lists(run.dir), [key_list.sorted_as for key_list in pool.key_lists(run)])
     return Result(
         report=report,
         counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
-        outputs=[layout.match_accounting(run.dir), *_outputs(run.dir, shards)],
+        outputs=_outputs(run.dir, shards),
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.rules.languages},
     )
@@ -88,16 +92,19 @@ def _match(run: Run, job: Job) -> Result:
 def _say_what_became(report: Report, langs: Sequence[str], table: Languages) -> None:
     """Print what became of the pairs.  Raises UserError if none has a match."""
     step = match_step(report)
-    example = "".join(f"; {bad['key']}: {bad['reason']}" for bad in report["bad"][:1])
-    refuse_nothing(
-        step.kept, f"{step}{example}", dropped_by_match(report)
-    )  # no report, which has more examples, is written
+    summary = str(step)
+    for bad in report["bad"][:1]:  # no report, which has more examples, is written if nothing is kept
+        summary += f"; {bad['key']}: {bad['reason']}"
+    refuse_nothing(step.kept, summary, dropped_by_match(report))
     say("match", str(step))
-    if reasons := list(dict.fromkeys(bad["reason"] for bad in report["bad"])):
-        more = f" and {len(reasons) - NUM_REASONS_NAMED} more reasons" if len(reasons) > NUM_REASONS_NAMED else ""
+    reasons = list(dict.fromkeys(bad["reason"] for bad in report["bad"]))
+    if reasons:
         named = ", ".join(reasons[:NUM_REASONS_NAMED])
-        say("match", f"unreadable: {named}{more}; {REMEDIES[Reason.BAD_PAIR]}")
-    if missing := missing_lists(report["labels_of_words"], langs, table):
+        if len(reasons) > NUM_REASONS_NAMED:
+            named += f" and {len(reasons) - NUM_REASONS_NAMED} more reasons"
+        say("match", f"unreadable: {named}; {REMEDIES[Reason.BAD_PAIR]}")
+    missing = missing_lists(report["labels_of_words"], langs, table)
+    if missing:
         say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
 
 
@@ -121,13 +128,11 @@ def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Langua
     return ", ".join([*parts, f"{more} more"] if more > 0 else parts)
 
 
-def _match_part(run: Run, part: slice) -> Sequence[Report]:
-    """Match and count only some of the pool's shards; safe in parallel with calls for other shards."""
-    return _match_and_count(run, pool.indexed_shards(run, part), match_work(run))
-
-
 def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
-    """Write texts and counts of each shard; return the reports of the texts."""
+    """Write texts and counts of each shard; return the reports of the texts.
+
+    Safe in parallel with calls for other shards.
+    """
     matched_by = _config_of_texts(run, work)
     key_lists = pool.key_lists(run)
     for key_list in key_lists:
@@ -141,7 +146,7 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     count = functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists)
     counts = run.executor.map(count, shards, label="count", done_dir=_done_dir(run.dir, "counts"), key=counted_by)
     if key_lists and run.part is None:
-        _say_listed(run, shards, counts, _done_dir(run.dir, "keys"))
+        _say_listed(run, shards, counts)
     return reports
 
 
@@ -158,7 +163,8 @@ def match_work(run: Run) -> MatchWork:
     """Return all that a worker must know.  Raises UserError for lists that the run has not, or not compiled so."""
     digests = artifacts.require_manifest(run.dir, "metadata")["digests"]
     langs = tuple(sorted(name for name in digests if name != MERGED))
-    config, section = run.section(MatchConfig), run.section(LanguagesConfig)
+    config = run.section(MatchConfig)
+    section = run.section(LanguagesConfig)
     if "en" not in langs and config.isolate == "english":
         raise UserError("match.isolate = 'english': this run has no English entries; add en to languages.codes")
     rules = LanguageRules(
@@ -172,7 +178,8 @@ def match_work(run: Run) -> MatchWork:
     )
     lists = config.entry_lists.names(langs)
     folders = {name: layout.matcher(run.dir, name, config.matcher_name) for name in lists}
-    if lacking := [name for name, folder in folders.items() if name not in digests or not folder.is_dir()]:
+    lacking = [name for name, folder in folders.items() if name not in digests or not folder.is_dir()]
+    if lacking:
         fold_case = "true" if config.fold_case else "false"
         values = {"profile": config.profile, "fold_case": fold_case, "isolate": config.isolate}
         same = "".join(f" --set match.{key}={value}" for key, value in values.items())
@@ -220,10 +227,12 @@ def _config_of_texts(run: Run, work: MatchWork) -> Record:
 
 def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[str]:
     names = [shard.name for shard in shards]
-    tables = (layout.matched_texts(run_dir), layout.all_match_dropped(run_dir), layout.all_match_counts(run_dir))
-    done_dirs = (_done_dir(run_dir, part) for part in ("texts", "counts"))
-    outputs = [path for folder in tables for path in files_per_shard(folder, names, ".parquet")]
-    return outputs + [path for folder in done_dirs for path in files_per_shard(folder, names, ".json")]
+    outputs = []
+    for folder in (layout.matched_texts(run_dir), layout.all_match_dropped(run_dir), layout.all_match_counts(run_dir)):
+        outputs += files_per_shard(folder, names, ".parquet")
+    for part in ("texts", "counts"):
+        outputs += files_per_shard(_done_dir(run_dir, part), names, ".json")
+    return outputs
 
 
 def _done_dir(run_dir: Path, part: str) -> Path:
@@ -238,7 +247,7 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
     """
     pool_texts = pool.read_pairs(work.run_dir, shard.name, pool.EVERY_KEY)  # lists never make a shard match again
     matched = match_pool_texts(pool_texts, work)
-    table = matched_table(pool_texts, matched, work)
+    table = matched_table(matched, work)
     artifacts.write_table(layout.match_texts(work.run_dir, shard.name), table, schemas.MATCH_TEXTS)
     dropped = dropped_texts(pool_texts, matched, work.rules.languages)
     artifacts.write_table(layout.match_dropped(work.run_dir, shard.name), dropped, schemas.MATCH_DROPPED)
@@ -255,9 +264,12 @@ def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList
     if not key_lists:
         return _write_counts(shard, table, run_dir)
     text_keys = table.column("key")
-    listed = [text_keys.filter(pa.array(keys.is_listed(text_keys, item, shard.name))) for item in key_lists]
+    listed = []
+    for key_list in key_lists:
+        listed_keys = text_keys.filter(pa.array(keys.is_listed(text_keys, key_list, shard.name)))
+        listed.append(pc.count_distinct(listed_keys).as_py())
     report = _write_counts(shard, table.filter(pa.array(keys.is_valid(text_keys, key_lists, shard.name))), run_dir)
-    return {**report, "listed": [pc.count_distinct(listed_keys).as_py() for listed_keys in listed]}
+    return {**report, "listed": listed}
 
 
 def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
@@ -268,43 +280,32 @@ def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
 # --- keys of valid and deny lists -------------------------------------------------------------------------------------
 
 
-def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report], done_dir: Path) -> None:
+def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report]) -> None:
     """Say how many samples with a match each list names.  Raises UserError for lists that name no key of the pool.
 
-    reports: of count_shard.  done_dir: of the markers of shards whose keys are read for that.
+    reports: of count_shard.
     """
-    key_lists, config = pool.key_lists(run), run.section(PoolConfig)
-    totals = _sum(reports, key_lists)
-    for key_list, total in zip(key_lists, totals, strict=True):
-        say("match", f"{_name(key_list)} names {counted(int(total), 'sample')} with a match")
-    unused = [key_list for key_list, total in zip(key_lists, totals, strict=True) if not total and key_list.num_keys]
-    if not unused:
-        return
-    count = functools.partial(count_in_pool, run_dir=run.dir, key_lists=unused)
-    key = {"pool": config.identity, "key_lists": keys.digests(unused)}
-    reports = run.executor.map(count, shards, label="keys", done_dir=done_dir, key=key)
-    absent = [key_list for key_list, total in zip(unused, _sum(reports, unused), strict=True) if not total]
-    if absent and not skipped_shards(run.dir):  # which may hold these keys
-        example = "".join(map(repr, pool.read_keys(run.dir, shards[0].name)[0][:1].to_pylist()))
-        raise UserError(
-            [
-                f"{_name(key_list)}: none of its keys is in the pool, whose keys look like "
-                f"{example} (pool.key = {config.key!r}); write them so, or leave out the list"
-                for key_list in absent
-            ]
-        )
+    key_lists = pool.key_lists(run)
+    totals = np.zeros(len(key_lists), np.int64)
+    for report in reports:
+        totals += report["listed"]
+    problems = []
+    for key_list, total in zip(key_lists, totals.tolist(), strict=True):
+        name = f"{key_list.setting} {key_list.path!r} ({counted(key_list.num_keys, 'key')})"
+        say("match", f"{name} names {counted(total, 'sample')} with a match")
+        is_needless = total or not key_list.num_keys or skipped_shards(run.dir)  # broken shards may hold its keys
+        if not is_needless and not any(_names_any(key_list, run.dir, shard.name) for shard in shards):
+            first_keys, _, _ = pool.read_keys(run.dir, shards[0].name)
+            example = "".join(map(repr, first_keys[:1].to_pylist()))
+            problems.append(
+                f"{name}: none of its keys is in the pool, whose keys look like {example} "
+                f"(pool.key = {run.section(PoolConfig).key!r}); write them so, or leave out the list"
+            )
+    if problems:
+        raise UserError(problems)
 
 
-def _name(key_list: keys.KeyList) -> str:
-    return f"{key_list.setting} {key_list.path!r} ({counted(key_list.num_keys, 'key')})"
-
-
-def _sum(reports: Iterable[Report], key_lists: Sequence[keys.KeyList]) -> np.ndarray:
-    return sum((np.array(report["listed"]) for report in reports), np.zeros(len(key_lists), np.int64))
-
-
-def count_in_pool(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
-    """Count the keys of a shard, with and without a match, that each list names."""
-    pool_keys, _, _ = pool.read_keys(run_dir, shard.name)
-    listed = [int(keys.is_listed(pool_keys, key_list, shard.name).sum()) for key_list in key_lists]
-    return {"pairs": len(pool_keys), "listed": listed}
+def _names_any(key_list: keys.KeyList, run_dir: Path, shard: str) -> bool:
+    """Return whether a list names a key of a shard, with or without a match."""
+    pool_keys, _, _ = pool.read_keys(run_dir, shard)
+    return bool(keys.is_listed(pool_keys, key_list, shard).any())

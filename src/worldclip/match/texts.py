@@ -97,7 +97,7 @@ def match_texts(texts: pa.Array, lang: np.ndarray, work: MatchWork) -> tuple[np.
     return in_pool_order.flatten().to_numpy(), in_pool_order.offsets.to_numpy()
 
 
-def matched_table(pool_texts: PoolTexts, matched: Matched, work: MatchWork) -> pa.Table:
+def matched_table(matched: Matched, work: MatchWork) -> pa.Table:
     """Return the rows of RUN/match/texts: the texts with a match, in the pool's order."""
     rows = np.flatnonzero(matched.reason == Reason.KEPT)
     # Texts without a match have no ids, so all ids belong to these rows and nothing is cut out between them.

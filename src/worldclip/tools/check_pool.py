@@ -38,10 +38,10 @@ def check_pool(
         worldclip pool check pool --out checked --set against.mine=evaluation_images --set radius=2
     """
     rules = load_config(check.CheckConfig, config or {}, set)
-    if shards:
-        check.scan_shards(pools.open_pool(pool), out, read_slice(shards), rules, executor=executor)
+    part = read_slice(shards) if shards else None
+    report = check.check(pools.open_pool(pool), out, rules, part=part, executor=executor)
+    if report is None:
         return None, ""
-    report = check.check(pools.open_pool(pool), out, rules, executor=executor)
     counts = report["counts"]
     lines = [f"{counts['valid']:,} of {counts['pairs_in']:,} pairs are valid: {out / 'valid_keys.parquet'}"]
     lines += [f"  {rule:<24} {count:>12,}" for rule, count in counts["removed"].items()]

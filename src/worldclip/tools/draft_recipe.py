@@ -7,9 +7,9 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,25 +34,13 @@ from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW, missing_column
 from worldclip.pool.pairs import read_shard
-from worldclip.tools.known_pools import (
-    FILTERS,
-    TAR_KEYS,
-    KnownPool,
-    describe_table,
-    field_names,
-    text_columns,
-    with_pictures,
-)
+from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
 MIN_SHARE, MIN_TEXTS = 0.01, 5  # of a language in the recipe; fewer texts are mostly errors of identification
 # IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
 _FILE_NAME = re.compile(r"[!-~]*\d[!-~]*|\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif)", re.ASCII | re.IGNORECASE)
-
-
-_Read = TypeVar("_Read")
-
 
 RECIPE = """\
 # Drafted from {texts} of {shards}.
@@ -144,99 +132,110 @@ def draft(
     """
     path = source if is_remote(source) else str(Path(source).absolute())
     shards = pool.list_shards(PoolConfig(path=path))
-    pool_format = format_of(shards[0].name)
     config = PoolConfig(path=path, columns=tuple(columns))
-    names = _read_first(shards, lambda shard: field_names(shard, config))
+    names, usual = _describe_first(shards, config)
     _check_names(names, key, lang)
-    usual = KnownPool((), "member", ())  # a tar's; the pool's default finds its texts
-    if pool_format.is_table:
-        usual = describe_table(names)
-        if not _holds_images(shards[0], config):
-            usual = with_pictures(usual, shards[0], config, names)
     config = dataclasses.replace(config, key=key or usual.key, texts=tuple(texts) or usual.texts)
     config = dataclasses.replace(config, lang=lang or usual.lang, image_field=usual.image_field)
-    sample, problems = _sample_texts(shards, config)
-    if not sample and not config.texts and (fields := text_columns(names)):  # tars with texts in another field
+    sample = _read_sample(shards, config)
+    fields = text_columns(names)
+    if fields and not sample.texts and not config.texts:  # tars with texts in another field
         config = dataclasses.replace(config, texts=tuple(f"json:{name}" for name in fields))
-        sample, problems = _sample_texts(shards, config)
-    if not sample:
-        where = "; ".join(dict.fromkeys(problems)) or f"the first {min(len(shards), MAX_SHARDS)} shards hold no text"
-        raise UserError(f"{source}: {where}; {'or ' * bool(problems)}give --texts, where the texts of a pair are")
-    with_words = [(text, label) for text, label in sample if label or not _FILE_NAME.fullmatch(text.strip())]
-    sample = with_words or sample
-    by_language = _count_languages(sample)
-    least = max(MIN_SHARE * len(sample), min(MIN_TEXTS, len(sample) / 20))  # of 20 texts one is enough
+        sample = _read_sample(shards, config)
+    if not sample.texts:
+        remedy = "give --texts, where the texts of a pair are"
+        if sample.problems:
+            raise UserError(f"{source}: {'; '.join(dict.fromkeys(sample.problems))}; or {remedy}")
+        raise UserError(f"{source}: the first {min(len(shards), MAX_SHARDS)} shards hold no text; {remedy}")
+    with_words = [(text, label) for text, label in sample.texts if label or not _FILE_NAME.fullmatch(text.strip())]
+    sampled_texts = with_words or sample.texts
+    by_language = _count_languages(sampled_texts)
+    num_texts = len(sampled_texts)
+    least = max(MIN_SHARE * num_texts, min(MIN_TEXTS, num_texts / 20))  # of 20 texts one is enough
     codes = [code for code, count in by_language.items() if count >= least and code != languages.OTHER]
     drafted: Report = {
-        "format": pool_format.name,
+        "format": format_of(shards[0].name).name,
         "shards": len(shards),
-        "has_images": _read_first(shards, lambda shard: len(read_shard(shard, config).images) > 0),
+        "has_images": sample.has_images,
         "key": config.key,
         "texts": list(config.texts),
         "lang": config.lang,
         "columns": names,
-        "num_texts": len(sample),
+        "num_texts": num_texts,
         "languages": by_language,
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
     return {"recipe": _to_toml(drafted, config, codes), **drafted}
 
 
-def _check_names(names: Sequence[str], key: str | None, lang: str | None) -> None:
-    """Raise UserError for a --key or --lang that the pool has not, and for one column that is several."""
-    named = [("--key", key if key not in ("member", ROW) else None), ("--lang", lang)]
-    problems = [
-        missing_column(flag, bare(name), names) for flag, name in named if name is not None and bare(name) not in names
-    ]
-    if problems:
-        raise UserError(problems)
+def _describe_first(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[str], KnownPool]:
+    """Return the columns or fields of the first shard that is not damaged, and where its key and texts usually are.
 
-
-def _read_first(shards: Sequence[Shard], read: Callable[[Shard], _Read]) -> _Read:
-    """Read the first shard that is not damaged.  Raises UserError that names MAX_SHARDS of them if all are."""
+    Raises UserError that names MAX_SHARDS shards if all are damaged.
+    """
     problems = []
     for shard in shards[:MAX_SHARDS]:
         try:
-            return read(shard)
+            names = field_names(shard, config)
+            return names, describe(shard, names, config)
         except BadShard as error:
             problems.append(f"{shard.path}: {error}")
     raise UserError(problems)
 
 
-def _holds_images(shard: Shard, config: PoolConfig) -> bool:
-    """Return whether a shard holds images itself; one that cannot be read holds none."""
-    try:
-        return read_shard(shard, dataclasses.replace(config, key=ROW), needs_texts=False).holds_images
-    except BadShard:
-        return False
+def _check_names(names: Sequence[str], key: str | None, lang: str | None) -> None:
+    """Raise UserError for a --key or --lang that the pool has not."""
+    problems = []
+    for flag, name in (("--key", key), ("--lang", lang)):
+        if name not in (None, "member", ROW) and bare(name) not in names:
+            problems.append(missing_column(flag, bare(name), names))
+    if problems:
+        raise UserError(problems)
 
 
-def _sample_texts(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return (text, language that the pool states or "") of shards spread over it, and why some were not read."""
+class _Sample(NamedTuple):
+    """Texts of shards spread over a pool."""
+
+    texts: list[tuple[str, str]]
+    """(text, language that the pool states or "")."""
+    has_images: bool
+    problems: list[str]
+    """Why shards or texts were not read."""
+
+
+def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
     sample: list[tuple[str, str]] = []
     problems: list[str] = []
+    has_images = False
     step = max(1, len(shards) // MAX_SHARDS)
     sampled = shards[::step][:MAX_SHARDS]
     for shard in sampled:
         try:
-            read = read_shard(shard, config).texts
+            settled = read_shard(shard, config)
         except BadShard as error:
             problems.append(f"{shard.name}: {error}")
             continue
+        has_images |= len(settled.images) > 0
+        read = settled.texts
         for bad in read.bad[:1]:
             problems += [f"{shard.name}, {bad['key']}: {bad['reason']}", REMEDIES[Reason.BAD_PAIR]]
-        rows = np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))]
-        texts = read.text.take(pa.array(rows)).to_pylist()
-        stated = [""] * len(rows) if read.lang is None else read.lang.take(pa.array(rows)).to_pylist()
-        sample += zip(texts, stated, strict=True)
-    return sample[:NUM_TEXTS], problems
+        rows = pa.array(np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))])
+        stated = [""] * len(rows) if read.lang is None else read.lang.take(rows).to_pylist()
+        sample += zip(read.text.take(rows).to_pylist(), stated, strict=True)
+    return _Sample(sample[:NUM_TEXTS], has_images, problems)
 
 
 def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
     """Return the number of texts by language, most frequent first: as the pool states it, else identified."""
     known = languages.by_code()
-    codes = [languages.code_of_stated(label, known, languages.INSTALLED) for _, label in sample if label]
-    if without_label := [text for text, label in sample if not label]:
+    codes = []
+    without_label = []
+    for text, label in sample:
+        if label:
+            codes.append(languages.code_of_stated(label, known, languages.INSTALLED))
+        else:
+            without_label.append(text)
+    if without_label:
         if not is_compiled(kernels.predict):
             say("init", "compiles language identification for this processor, once per installation (10 to 20 s)")
         codes += [languages.from_lid(str(label)) for label in Identifier().predict(without_label)[0]]
@@ -246,50 +245,51 @@ def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
 def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
+    found = f"found: {', '.join(shares)}"
     others = ", ".join(code for code in drafted["languages"] if code not in (*codes, languages.OTHER))
-    rare = f"; left out, with less than {MIN_SHARE:.0%} of the texts or {MIN_TEXTS}: {others}" if others else ""
-    lists = [f'# lists.{code} = "{code}.txt"\n' for code in drafted["without_words"]]
-    if lists:
+    if others:
+        found += f"; left out, with less than {MIN_SHARE:.0%} of the texts or {MIN_TEXTS}: {others}"
+    lists = ""
+    if drafted["without_words"]:
         names = ", ".join(drafted["without_words"])
-        lists.insert(
-            0, f"# wordfreq has no words of these languages, CLDR at most names: set a file of each ({names})\n"
-        )
+        lists = f"# wordfreq has no words of these languages, CLDR at most names: set a file of each ({names})\n"
+        for code in drafted["without_words"]:
+            lists += f'# lists.{code} = "{code}.txt"\n'
     recipe = RECIPE.format(
         texts=counted(drafted["num_texts"], "text"),
         shards=counted(drafted["shards"], f"{drafted['format']} shard"),
         pool="\n".join(_pool_lines(drafted, config)),
-        found=_comment(f"found: {', '.join(shares)}{rare}. Without this key all languages are used."),
+        found=_comment(f"{found}. Without this key all languages are used."),
         codes=_toml(codes),
-        lists="".join(lists),
+        lists=lists,
     )
     return recipe + TRAINING if drafted["has_images"] else recipe
 
 
 def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
+    """Return the lines of [pool]; commented ones suggest another key, and conditions that usually leave out rows."""
+    columns = drafted["columns"]
     lines = [f"path = {_toml(config.path or '')}"]
     if config.columns:
         lines.append(f"columns = {_toml(config.columns)}")
     if config.key != "member":
-        columns = ", ".join(map(_toml, drafted["columns"]))
-        lines += [_comment(f"key identifies a pair; the columns are {columns}"), f"key = {_toml(config.key)}"]
+        named = ", ".join(map(_toml, columns))
+        lines += [_comment(f"key identifies a pair; the columns are {named}"), f"key = {_toml(config.key)}"]
     if config.texts:
         lines.append(f"texts = {_toml(config.texts)}")
     if config.lang:
         lines.append(f"lang = {_toml(config.lang)}")
     if config.image_field:
         lines.append(f"image_field = {_toml(config.image_field)} # paths of image files, relative to the table")
-    lines += _filters(drafted)
-    if drafted["format"] == "tar" and (name := next((name for name in TAR_KEYS if name in drafted["columns"]), None)):
-        lines.append(f'# key = "json:{name}" # the same pair after another download; numbers of members change')
+    if drafted["format"] == "tar":
+        for name in [name for name in TAR_KEYS if name in columns][:1]:
+            lines.append(f'# key = "json:{name}" # the same pair after another download; numbers of members change')
+        return lines
+    conditions = [condition for condition in FILTERS if condition[0] in columns]
+    if conditions:
+        where = json.dumps(conditions)
+        lines.append(f"# where = {where} # only these rows are pairs; a missing value fulfils no condition")
     return lines
-
-
-def _filters(drafted: Report) -> list[str]:
-    """Return a line, commented, that leaves out rows of a table by columns that usually say which."""
-    found = [condition for condition in FILTERS if condition[0] in drafted["columns"]]
-    if not found or drafted["format"] == "tar":
-        return []
-    return [f"# where = {json.dumps(found)} # only these rows are pairs; a missing value fulfils no condition"]
 
 
 def _comment(text: str) -> str:

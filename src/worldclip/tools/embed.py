@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip import pool as pools
-from worldclip.check.images import source_units
+from worldclip.check.images import places_of, source_units
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
@@ -39,6 +39,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, Run, RunLock
+from worldclip.core.preflight import problems_of
 from worldclip.curate.stage import refuse_outdated
 from worldclip.export.embedded import Of, embed_sample_inputs
 from worldclip.model import decode
@@ -48,9 +49,8 @@ from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
 from worldclip.pool.formats import format_of
-from worldclip.pool.formats.base import ROW
 from worldclip.pool.listing import split_pattern
-from worldclip.tools.known_pools import KnownPool, field_names, key_column, with_pictures
+from worldclip.tools.known_pools import describe, field_names
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
@@ -94,55 +94,29 @@ def embed(
     folder = Path(out)
     run = pools.open_pool(pool, key)
     refuse_outdated(run)
-    run = _with_usual_key(run) if key is None else run
-    pool_config = run.section(PoolConfig)
-    _check_out(folder, pool_config)
-    is_pool = _is_pool(run, of)
+    if key is None:
+        run = _with_usual_columns(run)
+    _check_out(folder, run.section(PoolConfig))
+    no_shards = [] if pools.is_run(run) else problems_of(pools.list_pool, run)
+    if no_shards and _folder_of_files(run, of) is None:
+        raise UserError(no_shards)
     source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
     options = LoadOptions(device=device, **loading)
-    if problems := model_load.missing_of(source, options):
+    problems = model_load.missing_of(source, options)
+    if problems:
         raise UserError(problems)
-    loaded = WorkerModel(source, options)
-    model_id = _identity(model, source) | loading
     with RunLock(folder):
-        run_dir, units = _read_units(run, folder, of, executor) if is_pool else (None, _files_of(run))
-        key_lists = () if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir))
-        config: dict[str, Any] = {"model": model_id, "pool": pool_config.identity, "of": list(units)}
-        if vectors_in_table:
-            config["vectors_in_table"] = True
-        if "images" in units:
-            config |= {"decoder": decode.VERSION, "source": pool_config.location}
-        inputs = {str(kind): {shard.name: shard.fingerprint for shard in shards} for kind, shards in units.items()}
-        job = Job("embed", folder, config, lambda: {**inputs, "key_lists": keys.digests(key_lists)})
-        check_source(job, pool_config.location)
-        _take_back_removed(folder, units)
-        if (reason := job.reason_to_run()) is not None:
-            say("embed", f"starts ({reason})")
-
-        def work() -> Result:
-            workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
-            threads = loaded.threads
-            if isinstance(workers, LocalExecutor):
-                threads = max(1, usable_cores() // min(workers.workers, max(map(len, units.values()))))
-            embedding = _Embedding(
-                model=dataclasses.replace(loaded, threads=threads),
-                folder=folder,
-                run_dir=run_dir,
-                key_lists=key_lists,
-                has_vectors=vectors_in_table,
-            )
-            try:
-                result = _embed(embedding, config, units, workers)
-                lists = [os.path.abspath(item.path) for item in key_lists]  # in the order of inputs.key_lists
-                places = _places(run, pool_config)
-                manifest = {"source": pool_config.location, "places": places, "key_lists": lists}
-                return dataclasses.replace(result, manifest=manifest)
-            finally:
-                load_here.cache_clear()
-
-        return job.run_once(work)
+        run_dir, units = _find_units(run, folder, of, executor, has_shards=not no_shards)
+        embedding = _Embedding(
+            model=WorkerModel(source, options),
+            folder=folder,
+            run_dir=run_dir,
+            key_lists=() if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir)),
+            has_vectors=vectors_in_table,
+        )
+        return _run_job(run, embedding, units, _identity(model, source) | loading, executor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,20 +131,54 @@ class _Embedding:
     has_vectors: bool
 
 
-def _places(run: Run, pool: PoolConfig) -> list[str]:
-    """Return the folders and URLs below which the pool's files lie: of a single local file its folder."""
-    paths = [str(layout.built_pool(run.dir))] if pool.build else [split_pattern(path)[0] for path in pool.paths]
-    folders = [os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else path for path in paths]
-    return [folder if is_remote(folder) else os.path.abspath(folder) for folder in folders]
+def _with_usual_columns(run: Run) -> Run:
+    """Return the run with the columns of a table that usually hold key, texts and images, where no key is set."""
+    config = run.section(PoolConfig)
+    if config.key != "member":
+        return run
+    try:
+        shard = pools.list_pool(run)[0]
+        if not format_of(shard.name).is_table:
+            return run
+        usual = describe(shard, field_names(shard, config), config)
+    except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
+        return run
+    texts = config.texts or usual.texts
+    image_field = config.image_field or usual.image_field
+    config = dataclasses.replace(config, key=usual.key, texts=texts, image_field=image_field)
+    say("embed", f"{config.key!r} identifies a pair; --key names another column")
+    return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
-def _take_back_removed(folder: Path, units: Mapping[Of, Sequence[Shard]]) -> None:
-    """Take back finished shards of which somebody removed a file: they are embedded again."""
-    for kind, shard in ((kind, shard) for kind, shards in units.items() for shard in shards):
-        done = layout.marker(folder, shard.name, kind)
-        if done.exists() and not all((folder / kind / f"{shard.name}.{end}").exists() for end in ("npy", "parquet")):
-            done.unlink()
-            (folder / MANIFEST).unlink(missing_ok=True)
+def _folder_of_files(run: Run, of: Sequence[Of]) -> Path | None:
+    """Return the folder whose image files may be embedded, the only place of the pool; None where texts are, too."""
+    paths = run.section(PoolConfig).paths
+    if "texts" in of or len(paths) != 1 or not os.path.isdir(paths[0]):
+        return None
+    return Path(paths[0])
+
+
+def _find_units(
+    run: Run, folder: Path, of: Sequence[Of], executor: Executor | None, *, has_shards: bool
+) -> tuple[Path | None, dict[Of, Sequence[Shard]]]:
+    """Read the pool if that is not done; return where pool/ is, and the shards of the images and of the texts to embed.
+
+    Of a local folder without a pool, or whose pool has no images, these are groups of image files, and pool/ is None.
+    Raises UserError where there is nothing of what is asked for.
+    """
+    files = _folder_of_files(run, of)
+    if has_shards:
+        run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
+        has_images = pools.holds_images(run.dir, shards)
+        kinds: Sequence[Of] = of or (("images",) if has_images else ("texts",))
+        if has_images or "images" not in kinds:
+            return run.dir, dict.fromkeys(kinds, shards)
+    if files is None:
+        raise UserError(
+            f"of = images: {run.section(PoolConfig).location} holds only texts; give tars, Parquet files of images, "
+            "image files, or a recipe whose pool.image_field names a column of paths"
+        )
+    return None, {"images": source_units(files)}
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
@@ -180,74 +188,64 @@ def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
     return {"source": name, "layout": source.layout, "digest": source.digest()}
 
 
-def _with_usual_key(run: Run) -> Run:
-    """Return the run with the columns of a table that usually hold key and images, where no key is set."""
-    config = run.section(PoolConfig)
-    if config.key != "member":
-        return run
+def _run_job(
+    run: Run,
+    embedding: _Embedding,
+    units: Mapping[Of, Sequence[Shard]],
+    model_id: Mapping[str, Any],
+    executor: Executor | None,
+) -> Report:
+    """Embed the shards unless that is done; return the report."""
+    folder = embedding.folder
+    pool = run.section(PoolConfig)
+    config: dict[str, Any] = {"model": model_id, "pool": pool.identity, "of": list(units)}
+    if embedding.has_vectors:
+        config["vectors_in_table"] = True
+    if "images" in units:
+        config |= {"decoder": decode.VERSION, "source": pool.location}
+    inputs: dict[str, Any] = {"key_lists": keys.digests(embedding.key_lists)}
+    for kind, shards in units.items():
+        inputs[kind] = {shard.name: shard.fingerprint for shard in shards}
+    job = Job("embed", folder, config, lambda: inputs)
+    check_source(job, pool.location)
+    _take_back_removed(folder, units)
+    reason = job.reason_to_run()
+    if reason is not None:
+        say("embed", f"starts ({reason})")
+    lists = [os.path.abspath(item.path) for item in embedding.key_lists]  # in the order of inputs.key_lists
+    manifest = {"source": pool.location, "places": _places(pool, embedding.run_dir), "key_lists": lists}
     try:
-        shard = pools.list_pool(run)[0]
-        if not format_of(shard.name).is_table:
-            return run
-        names = field_names(shard, config)
-        usual = KnownPool((), key_column(names), config.texts)
-        if not pools.read_shard(shard, dataclasses.replace(config, key=ROW), needs_texts=False).holds_images:
-            usual = with_pictures(usual, shard, config, names)
-    except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
-        return run
-    config = dataclasses.replace(config, key=usual.key, texts=usual.texts, image_field=usual.image_field)
-    say("embed", f"{config.key!r} identifies a pair; --key names another column")
-    return dataclasses.replace(run, sections={**run.sections, "pool": config})
+        return job.run_once(lambda: _embed(embedding, config, units, executor, manifest))
+    finally:
+        load_here.cache_clear()
 
 
-def _folder_of(run: Run) -> Path | None:
-    """Return the local folder of a pool of one place, None for any other."""
-    paths = run.section(PoolConfig).paths
-    is_folder = len(paths) == 1 and not is_remote(paths[0]) and Path(paths[0]).is_dir()
-    return Path(paths[0]) if is_folder else None
+def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
+    """Return the folders and URLs below which the pool's files lie: of a single local file its folder."""
+    if pool.build and run_dir is not None:
+        return [os.path.abspath(layout.built_pool(run_dir))]
+    places = []
+    for path in pool.paths:
+        place = split_pattern(path)[0]
+        if os.path.isfile(place):
+            place = os.path.dirname(os.path.abspath(place))
+        places.append(place if is_remote(place) else os.path.abspath(place))
+    return places
 
 
-def _files_of(run: Run) -> dict[Of, Sequence[Shard]]:
-    """Return the image files of a folder, as units of work."""
-    folder = _folder_of(run)
-    assert folder is not None
-    return {"images": source_units(folder)}
+def _take_back_removed(folder: Path, units: Mapping[Of, Sequence[Shard]]) -> None:
+    """Take back finished shards of which somebody removed a file: they are embedded again."""
+    for kind, shards in units.items():
+        for shard in shards:
+            done = layout.marker(folder, shard.name, kind)
+            if done.exists() and not all(path.exists() for path in _files_of(folder, kind, shard)):
+                done.unlink()
+                (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def _is_pool(run: Run, of: Sequence[Of]) -> bool:
-    """Return whether there are shards; False for a folder of image files.  Raises UserError for anything else."""
-    if pools.is_run(run):
-        return True
-    try:
-        pools.list_pool(run)
-    except UserError:
-        if _folder_of(run) is None or "texts" in of:
-            raise
-        return False
-    return True
-
-
-def _read_units(
-    run: Run, folder: Path, of: Sequence[Of], executor: Executor | None
-) -> tuple[Path | None, dict[Of, Sequence[Shard]]]:
-    """Read the pool if that is not done; return where pool/ is, and the shards of the images and of the texts to embed.
-
-    Raises UserError where the pool has nothing of what is asked for.
-    """
-    config = run.section(PoolConfig)
-    run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
-    with_images = pools.holds_images(run.dir, shards)
-    units: dict[Of, Sequence[Shard]] = {}
-    for kind in dict.fromkeys(of or (("images",) if with_images else ("texts",))):
-        if kind == "images" and not with_images:
-            if _folder_of(run) is not None and "texts" not in of:
-                return None, _files_of(run)
-            raise UserError(
-                f"of = images: {config.location} holds only texts; give tars, Parquet files of images, image files, or "
-                "a recipe whose pool.image_field names a column of paths"
-            )
-        units[kind] = shards
-    return run.dir, units
+def _files_of(folder: Path, kind: Of, shard: Shard) -> tuple[Path, Path]:
+    """Return the .npy and the .parquet of a shard."""
+    return folder / kind / f"{shard.name}.npy", folder / kind / f"{shard.name}.parquet"
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
@@ -258,7 +256,7 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 
-def _num_worthwhile(units: dict[Of, Sequence[Shard]]) -> int:
+def _num_worthwhile(units: Mapping[Of, Sequence[Shard]]) -> int:
     """Return the number of processes that the pool keeps busy."""
     return 1 + max(sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind] for kind, shards in units.items())
 
@@ -269,31 +267,44 @@ def _num_bytes(shard: Shard) -> int:
     return int(shard.fingerprint.get("size") or sum(size for _, size, *_ in files))
 
 
-def _embed(embedding: _Embedding, config: Report, units: dict[Of, Sequence[Shard]], executor: Executor) -> Result:
-    report: Report = {}
-    model, folder = embedding.model, embedding.folder
-    key = {name: config[name] for name in ("model", "pool", "vectors_in_table") if name in config}
-    outputs = [folder / "probe.npy", folder / "pool"]
-    work = {"images": embed_images, "texts": embed_texts}
+def _embed(
+    embedding: _Embedding,
+    config: Report,
+    units: Mapping[Of, Sequence[Shard]],
+    executor: Executor | None,
+    manifest: Report,
+) -> Result:
+    source = embedding.model.source
+    device = embedding.model.options.device
+    workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
+    if isinstance(workers, LocalExecutor):
+        threads = max(1, usable_cores() // min(workers.workers, max(map(len, units.values()))))
+        embedding = dataclasses.replace(embedding, model=dataclasses.replace(embedding.model, threads=threads))
+    folder = embedding.folder
+    key: Report = {name: config[name] for name in ("model", "pool", "vectors_in_table") if name in config}
+    key["key_lists"] = keys.digests(embedding.key_lists)
     # before any worker starts: a model that does not load fails once, not once per shard
-    write_array(folder / "probe.npy", embed_sample_inputs(load_here(model)))
-    if not isinstance(executor, LocalExecutor) or executor.workers > 1:
+    write_array(folder / "probe.npy", embed_sample_inputs(load_here(embedding.model)))
+    if not isinstance(workers, LocalExecutor) or workers.workers > 1:
         load_here.cache_clear()  # frees this process's copy; the workers load their own
+    totals: dict[str, Report] = {}
+    outputs = [folder / "probe.npy", folder / "pool"]
     for kind, shards in units.items():
-        fn = functools.partial(work[kind], embedding=embedding)
-        shard_key = key | {name: config[name] for name in ("decoder", "source") if kind == "images"}
-        shard_key["key_lists"] = keys.digests(embedding.key_lists)
-        reports = executor.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=shard_key)
-        report[kind] = _sum(reports)
+        shard_key = dict(key)
+        if kind == "images":
+            shard_key |= {"decoder": config["decoder"], "source": config["source"]}
+        fn = functools.partial(embed_images if kind == "images" else embed_texts, embedding=embedding)
+        reports = workers.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=shard_key)
+        totals[kind] = _sum(reports)
         for shard in shards:
-            outputs += [folder / kind / f"{shard.name}.{end}" for end in ("npy", "parquet")]
-            outputs.append(layout.marker(folder, shard.name, kind))
-    if not any(totals["embedded"] for totals in report.values()):
-        bad = [sample for totals in report.values() for sample in totals["bad"]]
-        example = f"; {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
-        raise UserError(f"the pool holds nothing to embed of {', '.join(units)}{example}")
-    counts = {str(kind): report[kind]["embedded"] for kind in units}
-    return Result(report={"model": config["model"]["source"], **report}, counts=counts, outputs=outputs)
+            outputs += [*_files_of(folder, kind, shard), layout.marker(folder, shard.name, kind)]
+    counts = {kind: total["embedded"] for kind, total in totals.items()}
+    if not any(counts.values()):
+        problem = f"the pool holds nothing to embed of {', '.join(units)}"
+        bad = next((total["bad"][0] for total in totals.values() if total["bad"]), None)
+        raise UserError(problem if bad is None else f"{problem}; {bad['key']}: {bad['reason']}")
+    report = {"model": config["model"]["source"], **totals}
+    return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 
 
 def _sum(reports: Sequence[Report]) -> Report:
@@ -332,22 +343,14 @@ def _image_places(shard: Shard, embedding: _Embedding) -> tuple[pa.Table, Report
 
     Images of keys that the lists exclude are left out.
     """
-    if embedding.run_dir is None or "files" in shard.fingerprint:
-        names = [name for name, *_ in shard.fingerprint["files"]]
-        sizes = np.array([size for _, size, *_ in shard.fingerprint["files"]], np.int64)
-        paths = [str((Path(shard.path) / name).resolve()) for name in names]
-        columns = {"key": pa.array(names, pa.string()), "file": pa.array(paths, pa.string())}
-        places = pa.table({**columns, "offset": np.zeros(len(names), np.int64), "size": sizes})
-        return places, {"pairs": len(names), "no_image": 0, "not_valid": 0}
-    texts = pools.read_pairs(embedding.run_dir, shard.name, pools.EVERY_KEY)
-    num_pairs = int(np.count_nonzero(texts.text_idx.to_numpy() == 0))
-    every_image = pools.read_images(embedding.run_dir, shard.name, pools.EVERY_KEY)
+    if embedding.run_dir is None:
+        places = places_of(shard)
+        return places, {"pairs": len(places), "no_image": 0, "not_valid": 0}
+    pair_keys, num_without, num_repeated = pools.read_keys(embedding.run_dir, shard.name)
+    num_pairs = len(pair_keys) + num_without + num_repeated
+    num_images = len(pools.read_images(embedding.run_dir, shard.name, pools.EVERY_KEY))
     images = pools.read_images(embedding.run_dir, shard.name, embedding.key_lists)
-    counts = {
-        "pairs": num_pairs,
-        "no_image": num_pairs - len(every_image),
-        "not_valid": len(every_image) - len(images),
-    }
+    counts = {"pairs": num_pairs, "no_image": num_pairs - num_images, "not_valid": num_images - len(images)}
     return pools.image_places(shard, images), counts
 
 
@@ -358,9 +361,8 @@ def embed_texts(shard: Shard, *, embedding: _Embedding) -> Report:
     assert embedding.run_dir is not None
     texts = pools.read_pairs(embedding.run_dir, shard.name, embedding.key_lists)
     kept = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
-    columns = {"key": texts.key, "text_idx": texts.text_idx, "text": texts.text}
-    rows = pa.table({name: column.take(kept) for name, column in columns.items()})
-
+    columns = (texts.key.take(kept), texts.text_idx.take(kept), texts.text.take(kept))
+    rows = pa.table(columns, names=["key", "text_idx", "text"])
     # In parts: a shard of a table may have more embeddings than memory holds.
     features = (
         clip.encode_text(rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist())
@@ -394,13 +396,15 @@ def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_
 
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
     lines = []
-    for kind in [kind for kind in ("images", "texts") if kind in report]:
+    for kind in ("images", "texts"):
+        if kind not in report:
+            continue
         counts = report[kind]
-        shown = ("shards", "pairs", "embedded", "bad")
-        others = [
-            f", {count:,} {name.replace('_', ' ')}" for name, count in counts.items() if name not in shown and count
-        ]
-        lines.append(f"{counts['embedded']:,} {kind} embedded{''.join(others)}: {flags.out}")
+        line = f"{counts['embedded']:,} {kind} embedded"
+        for name, count in counts.items():
+            if name not in ("shards", "pairs", "embedded", "bad") and count:
+                line += f", {count:,} {name.replace('_', ' ')}"
+        lines.append(f"{line}: {flags.out}")
         lines += [f"  {sample['key']}: {sample['reason']}" for sample in counts["bad"]]
     return "\n".join(lines)
 

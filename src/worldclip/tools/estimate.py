@@ -6,6 +6,7 @@ Expected pairs are sums of keep probabilities, so they are exact up to the sampl
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +16,11 @@ import numpy as np
 from worldclip import pool
 from worldclip.balance import formulas
 from worldclip.balance.config import BalanceConfig
-from worldclip.balance.stage import counted_shards, list_probs
+from worldclip.balance.stage import list_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.contracts import layout
 from worldclip.contracts.entry_counts import sum_counts
+from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.records import PairCounts, read_accounting
 from worldclip.contracts.summary import unit_of
 from worldclip.core import artifacts, keys
@@ -27,7 +29,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.core.marks import Commas, Metavar
 from worldclip.curate import accounting
-from worldclip.curate.candidates import decide_on, find_candidates, read_matched, text_probs
+from worldclip.curate.candidates import DECIDING_COLUMNS, CurateWork, decide_on, text_probs
 from worldclip.curate.config import CurateConfig
 from worldclip.language.config import open_run
 from worldclip.match.config import EntryLists, MatchConfig
@@ -57,58 +59,59 @@ def estimate(
         worldclip estimate runs/my_images --json
     """
     matched = MatchedRun.open(Path(run))
-    configs = [
-        *(_with(matched.balance, english_threshold=value) for value in threshold),
-        *(_with(matched.balance, tail_fraction=value) for value in tail_fraction),
-    ]
-    if problems := [problem for config in configs for problem in config.problems()]:
+    configs = [_with(matched.balance, english_threshold=value) for value in threshold]
+    configs += [_with(matched.balance, tail_fraction=value) for value in tail_fraction]
+    problems: list[str] = []
+    for config in configs:
+        problems += config.problems()
+    if problems:
         raise UserError(problems)
     candidates = matched.estimate(configs or [matched.balance])
-    return {"text_policy": matched.curate.text_policy, "candidates": candidates}
+    return {"text_policy": matched.work.config.text_policy, "candidates": candidates}
 
 
 def _with(config: BalanceConfig, **values: Any) -> BalanceConfig:
     """Return the recipe's balance with another english_threshold or tail_fraction; floor and overrides stay."""
-    cleared = {"english_threshold": None, "tail_fraction": None}
-    keeps_rule = config.rule == "same_threshold" and "english_threshold" in values
-    rule = config.rule if keeps_rule else "tail_fraction"
-    return dataclasses.replace(config, **{**cleared, "rule": rule, **values})
+    rule = config.rule if "english_threshold" in values else "tail_fraction"
+    return dataclasses.replace(config, **{"english_threshold": None, "tail_fraction": None, "rule": rule, **values})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MatchedRun:
     """A run after match: its recipe and the summed counts."""
 
-    run_dir: Path
     balance: BalanceConfig
-    curate: CurateConfig
-    pool: PoolConfig
-    key_lists: Sequence[keys.KeyList]
+    work: CurateWork
+    """What curate decides by, without the probabilities of balance."""
     entry_lists: EntryLists
     counts: Mapping[str, np.ndarray]
     list_of_lang: Mapping[str, str]
 
     @classmethod
     def open(cls, run_dir: Path) -> MatchedRun:
+        """Sum up the counts of match.  Raises UserError where match is not finished, or a list of keys has changed."""
         run = open_run(run_dir)
         entry_lists = run.section(MatchConfig).entry_lists
         manifest = artifacts.require_manifest(run_dir, "match")
         key_lists = pool.key_lists(run)
-        if changed := keys.changed_lists(key_lists, manifest["inputs"]["key_lists"]):
+        changed = keys.changed_lists(key_lists, manifest["inputs"]["key_lists"])
+        if changed:
             raise UserError(
                 f"{layout.stage_dir(run_dir, 'match')} is out of date: new or changed: {', '.join(changed)}; "
                 f"run first: worldclip run {run_dir} --until match"
             )
+        files = [layout.match_counts(run_dir, shard) for shard in layout.counted_shards(run_dir)]
         return cls(
-            run_dir=run_dir,
             balance=run.section(BalanceConfig),
-            curate=run.section(CurateConfig),
-            pool=run.section(PoolConfig),
-            key_lists=key_lists,
-            entry_lists=entry_lists,
-            counts=sum_counts(
-                manifest["lists"], (layout.match_counts(run_dir, shard) for shard in counted_shards(run_dir))
+            work=CurateWork(
+                run_dir=run_dir,
+                config=run.section(CurateConfig),
+                key_lists=key_lists,
+                balance_digest="",
+                text_weights=run.section(PoolConfig).text_weights,
             ),
+            entry_lists=entry_lists,
+            counts=sum_counts(manifest["lists"], files),
             list_of_lang={lang: entry_lists.list_of(lang) for lang in manifest["languages"]},
         )
 
@@ -117,22 +120,21 @@ class MatchedRun:
         """The balance key that the recipe sets, which the explorer's slider varies."""
         return "tail_fraction" if self.balance.english_threshold is None else "english_threshold"
 
-    @property
-    def largest_count(self) -> int:
-        """Matches of the most frequent entry, at least 1: a threshold above it keeps all."""
-        return max((int(counts.max(initial=0)) for counts in self.counts.values()), default=0) or 1
-
     def values_over_range(self, num_values: int) -> np.ndarray:
         """Return up to `num_values` values of `key` over its whole range, ascending."""
-        if self.key == "english_threshold":
-            return _whole_numbers(1.0, self.largest_count + 1, num_values)
-        return np.geomspace(0.001, 1.0, num_values).round(6)
+        if self.key == "tail_fraction":
+            return np.geomspace(0.001, 1.0, num_values).round(6)
+        largest = max([1, *(int(counts.max(initial=0)) for counts in self.counts.values())])
+        thresholds = np.geomspace(1.0, largest + 1, num_values)  # one above all counts keeps all
+        return np.unique(thresholds.round()).astype(np.int64)
 
     def estimate_values(self, values: np.ndarray) -> list[Report]:
         """Estimate these values of `key`, AT_ONCE of them in each pass over the match files."""
         configs = [_with(self.balance, **{self.key: value}) for value in values.tolist()]
-        passes = [self.estimate(configs[start : start + AT_ONCE]) for start in range(0, len(configs), AT_ONCE)]
-        return [candidate for candidates in passes for candidate in candidates]
+        candidates = []
+        for start in range(0, len(configs), AT_ONCE):
+            candidates += self.estimate(configs[start : start + AT_ONCE])
+        return candidates
 
     def estimate(self, configs: Sequence[BalanceConfig]) -> list[Report]:
         """Return one candidate per config, in one pass over the match files.
@@ -141,7 +143,7 @@ class MatchedRun:
         may be kept), expected_pairs, of a language also threshold and tail_fraction.
         """
         thresholds = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
-        probs = [{name: list_probs(counts, row[name]) for name, counts in self.counts.items()} for row in thresholds]
+        probs = [self._entry_probs(by_list) for by_list in thresholds]
         candidates: list[Report] = []
         for config, by_list, (by_lang, total) in zip(configs, thresholds, self._count_pairs(probs), strict=True):
             rows = {lang: _columns(row) for lang, row in by_lang.items()}
@@ -161,19 +163,21 @@ class MatchedRun:
             )
         return candidates
 
+    def _entry_probs(self, thresholds: Mapping[str, int | None]) -> dict[str, np.ndarray]:
+        return {name: list_probs(counts, thresholds[name]) for name, counts in self.counts.items()}
+
     def _count_pairs(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[tuple[dict[str, PairCounts], PairCounts]]:
         """Return curate's (counts per language, total) under each of these entry probabilities, caps aside."""
-        config = self.curate
+        run_dir = self.work.run_dir
+        config = self.work.config
         totals: list[accounting.LanguageCounts] = [{} for _ in probs]
-        for shard in layout.matched_shards(self.run_dir):
-            table = read_matched(self.run_dir, shard, self.pool.text_weights)
-            candidates = find_candidates(table, config, self.key_lists, shard, self.pool.text_weights)
+        for shard in layout.matched_shards(run_dir):
+            table = read_matched_texts(run_dir, shard, DECIDING_COLUMNS)
+            candidates = self.work.candidates(table, shard)
             for entry_probs, total in zip(probs, totals, strict=True):
                 keep_prob = text_probs(table, entry_probs.__getitem__)
-                decision = decide_on(candidates, keep_prob, config)
-                counts = accounting.count_reasons(candidates, keep_prob, decision, config.text_policy)
-                accounting.add_counts(total, counts)
-        match = read_accounting(self.run_dir)
+                accounting.add_counts(total, accounting.count_reasons(decide_on(candidates, keep_prob, config)))
+        match = read_accounting(run_dir)
         return [accounting.account_for_all(match, total, config) for total in totals]
 
 
@@ -183,10 +187,6 @@ def _columns(row: PairCounts) -> Report:
         "pairs_matched": row["sampled_out"] + row["pairs_out"],
         "expected_pairs": row["expected_pairs"],
     }
-
-
-def _whole_numbers(low: float, high: float, num: int) -> np.ndarray:
-    return np.unique(np.geomspace(low, high, num).round()).astype(np.int64)
 
 
 def to_text(estimated: Report, num_languages: int = 12) -> str:
@@ -207,10 +207,11 @@ def to_text(estimated: Report, num_languages: int = 12) -> str:
         lines.append(f"  {'language':<10}{'in':>15}{'matched':>15}{'expected':>15}{'threshold':>12}{'tail':>8}")
         rows = sorted(candidate["languages"].items(), key=lambda item: (-item[1]["expected_pairs"], item[0]))
         lines += [_line(lang, row) for lang, row in rows[:num_languages]]
-        others: list[Mapping[str, Any]] = [row for _, row in rows[num_languages:]]
+        others: Counter[str] = Counter()
+        for _, row in rows[num_languages:]:
+            others.update({name: row[name] for name in ("pairs_in", "pairs_matched", "expected_pairs")})
         if others:
-            columns = ("pairs_in", "pairs_matched", "expected_pairs")
-            lines.append(_line(f"{len(others)} more", {name: sum(row[name] for row in others) for name in columns}))
+            lines.append(_line(f"{len(rows) - num_languages} more", others))
     return "\n".join(lines)
 
 

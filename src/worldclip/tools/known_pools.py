@@ -69,41 +69,52 @@ def field_names(shard: Shard, config: PoolConfig) -> list[str]:
     return [name for name in found.names if found.has_schema or name != "txt"]  # a .txt is no field
 
 
-def describe_table(columns: Sequence[str]) -> KnownPool:
-    """Return key, texts and language of a table: those of the known pool with these columns, else by usual names."""
+def describe(shard: Shard, columns: Sequence[str], config: PoolConfig) -> KnownPool:
+    """Return key, texts, language and images of a table with these columns; of tars nothing, as the pool finds them.
+
+    They are those of the known pool with these columns, else usual names.  config: names the columns of a CSV.
+    """
+    if not format_of(shard.name).is_table:
+        return KnownPool((), "member", ())
+    key = next((name for name in COMMON_KEYS if name in columns), ROW)
+    usual = KnownPool((), key, text_columns(columns))
     for known in KNOWN_POOLS:
         if set(known.columns) <= set(columns):
             texts = tuple(name for name in known.texts if name in columns)
-            return known._replace(texts=texts or text_columns(columns))
-    return KnownPool((), key_column(columns), text_columns(columns))
+            usual = known._replace(texts=texts or usual.texts)
+            break
+    if read_shard(shard, dataclasses.replace(config, key=ROW), needs_texts=False).holds_images:
+        return usual
+    return _with_pictures(usual, shard, columns, config)
 
 
-def with_pictures(usual: KnownPool, shard: Shard, config: PoolConfig, columns: Sequence[str]) -> KnownPool:
+def _with_pictures(usual: KnownPool, shard: Shard, columns: Sequence[str], config: PoolConfig) -> KnownPool:
     """Return what a table is, with the column that names image files, if any of them is there.
 
     Its paths are the keys where no other column is, or the rows where some share a key: several texts per image.
     """
-    for name in (name for name in PATH_NAMES if name in columns and not is_remote(shard.path)):
+    for name in PATH_NAMES:
+        if name not in columns or is_remote(shard.path):
+            continue
         key = name if usual.key == ROW else usual.key
-        named = dataclasses.replace(config, key=key, image_field=name)
         try:
-            settled = read_shard(shard, named, needs_texts=False)
-            if len(settled.images):
-                key = ROW if (settled.texts.reason == Reason.DUPLICATE).any() else key
-                return usual._replace(key=key, texts=usual.texts or text_columns(columns), image_field=name)
+            settled = read_shard(shard, dataclasses.replace(config, key=key, image_field=name), needs_texts=False)
         except BadShard:  # no column of paths
             continue
+        if len(settled.images):
+            has_repeated_keys = (settled.texts.reason == Reason.DUPLICATE).any()
+            return usual._replace(key=ROW if has_repeated_keys else key, image_field=name)
     return usual
-
-
-def key_column(columns: Sequence[str]) -> str:
-    """Return the column that most likely identifies a pair: a usual name, or else the row's number."""
-    return next((name for name in COMMON_KEYS if name in columns), ROW)
 
 
 def text_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the first column with a usual name, in any case, or with a part of one; empty if there is none."""
     by_lower = {name.lower(): name for name in reversed(columns)}
-    usual = [by_lower[name.lower()] for name in TEXT_NAMES if name.lower() in by_lower]
-    partly = [name for part in TEXT_PARTS for name in columns if part in name.lower()]
-    return tuple([*usual, *partly][:1])
+    for usual in TEXT_NAMES:
+        if usual.lower() in by_lower:
+            return (by_lower[usual.lower()],)
+    for part in TEXT_PARTS:
+        for name in columns:
+            if part in name.lower():
+                return (name,)
+    return ()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import skipped_shards
@@ -48,11 +47,15 @@ def status(run: Path | None = None) -> Report:
     if not layout.is_run(run):
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     rows = [stage_status(run, stage) for stage in STAGES]
-    curate = rows[STAGES.index("curate")]
-    if curate["state"] == "finished" and (problems := problems_of(lambda: require_current(Run.open(run)))):
-        curate |= {"state": "out of date", "problems": problems}
-    if rows[STAGES.index("pool")]["state"] == "finished":
-        rows[STAGES.index("pool")] |= _changes_of_pool(run)
+    for row in rows:
+        if row["state"] != "finished":
+            continue
+        if row["stage"] == "pool":
+            row |= _changes_of_pool(run)
+        if row["stage"] == "curate":
+            problems = problems_of(lambda: require_current(Run.open(run)))
+            if problems:
+                row |= {"state": "out of date", "problems": problems}
     return {
         "run": str(run),
         "in_use_by": holder(run),
@@ -70,15 +73,17 @@ def _changes_of_pool(run_dir: Path) -> Report:
     """
     reasons: list[str | None] = []
     problems = problems_of(lambda: reasons.append(reason_to_run(Run.open(run_dir))))  # its folder may be gone
-    problems += problems_of(_older_lists, run_dir)
-    out_of_date = [reason for reason in reasons if reason]
-    lines = [f"{run_dir / 'pool'} is out of date: {why}; run first: worldclip run {run_dir}" for why in out_of_date]
-    if not lines and not problems:
-        return {}
-    return {"problems": [*lines, *problems]} | ({"state": "out of date"} if lines else {})
+    changes: Report = {}
+    if any(reasons):
+        changes["state"] = "out of date"
+        problems.append(f"{run_dir / 'pool'} is out of date: {reasons[0]}; run first: worldclip run {run_dir}")
+    problems += problems_of(_refuse_older_lists, run_dir)
+    if problems:
+        changes["problems"] = problems
+    return changes
 
 
-def _older_lists(run_dir: Path) -> None:
+def _refuse_older_lists(run_dir: Path) -> None:
     """Raise UserError that names the lists of `pool check` and `pool dedup` that were made from other shards."""
     run = Run.open(run_dir)
     config = run.section(PoolConfig)
@@ -90,9 +95,9 @@ def _older_lists(run_dir: Path) -> None:
         tool = manifest.get("job")
         if tool not in LISTING_TOOLS:
             continue
-        before = manifest["inputs"]["shards"]
-        after = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
-        if changes := changed_inputs(before, after):
+        shards = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
+        changes = changed_inputs(manifest["inputs"]["shards"], shards)
+        if changes:
             problems.append(
                 f"{setting} {path!r} was made from other shards than the pool has now: {name_changes(changes)}; "
                 f"rerun: worldclip pool {tool} {run_dir} --out {Path(path).parent}"
@@ -170,14 +175,16 @@ def to_text(record: Report) -> str:
     if "runs" in record:
         return "\n".join(record["runs"]) or "no runs in runs/; worldclip status RUN describes the folder of a run"
     columns = [table.text_column(title) for title in ("stage", "state", "since", "counts")]
-    rows = [
-        [row["stage"], row["state"], row.get("finished_at", "")[5:16].replace("T", " "), counts_text(row)]
-        for row in record["stages"]
-    ]
+    rows = []
+    problems: list[str] = []
+    for row in record["stages"]:
+        since = row.get("finished_at", "")[5:16].replace("T", " ")
+        rows.append([row["stage"], row["state"], since, counts_text(row)])
+        problems += row.get("problems", ())
     lines = [table.to_text(table.Table(columns, rows)), ""]
     if record["account"]:
         lines += [*(str(Step(**step)) for step in record["account"]), *skipped_lines(record["skipped"]), ""]
-    lines += [problem for row in record["stages"] for problem in row.get("problems", ())]
+    lines += problems
     lines.append(f"in use by {record['in_use_by']}" if record["in_use_by"] else "not running")
     if record["next"] and not record["in_use_by"]:
         lines.append(f"next: {record['next']}")
@@ -190,32 +197,28 @@ def to_text(record: Report) -> str:
 def counts_text(row: Report) -> str:
     """Return what a stage counts in a few words: `300 pairs in, 281 pairs out`."""
     counts = row["counts"]
-    if row["state"] == "unfinished":
-        return _progress_text(counts)
+    is_unfinished = row["state"] == "unfinished"
+    if is_unfinished and "step" in counts:
+        loss = "not finite" if counts["loss"] is None else f"{counts['loss']:.3f}"
+        return f"step {counts['step']:,} of {counts['steps']:,}, loss {loss}"
+    if is_unfinished:
+        total = f" of {counts['shards']:,}" if "shards" in counts else ""
+        return f"{counts['shards_finished']:,}{total} shards finished"
     if row["stage"] == "metadata" and counts:
         return f"{len(counts):,} list{'s' * (len(counts) != 1)}, {sum(counts.values()):,} entries"
     if row["stage"] == "export":
         return ", ".join(counts)
-    shown = {
-        "samples" if name == "num_keys" else name.removeprefix("num_").replace("_", " "): value
-        for name, value in counts.items()
-        if isinstance(value, int | float)
-    }
-    not_zero = {name: value for name, value in shown.items() if value} or shown
-    names = {name: re.sub(r"(?<=ch)es\b|(?<!s)s\b", "", name) if num == 1 else name for name, num in not_zero.items()}
-    return ", ".join(f"{_number(value)} {names[name]}" for name, value in not_zero.items())
-
-
-def _progress_text(counts: Mapping[str, Any]) -> str:
-    if "step" in counts:
-        loss = "not finite" if counts["loss"] is None else f"{counts['loss']:.3f}"
-        return f"step {counts['step']:,} of {counts['steps']:,}, loss {loss}"
-    total = f" of {counts['shards']:,}" if "shards" in counts else ""
-    return f"{counts['shards_finished']:,}{total} shards finished"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if isinstance(value, float) and value <= 100 else short(value)
+    numbers = {name: value for name, value in counts.items() if isinstance(value, int | float)}
+    parts = []
+    for name, value in numbers.items():
+        if not value and any(numbers.values()):
+            continue
+        words = "samples" if name == "num_keys" else name.removeprefix("num_").replace("_", " ")
+        if value == 1:
+            words = re.sub(r"(?<=ch)es\b|(?<!s)s\b", "", words)
+        number = f"{value:.3f}" if isinstance(value, float) and value <= 100 else short(value)
+        parts.append(f"{number} {words}")
+    return ", ".join(parts)
 
 
 STATUS = Command(status, lambda record, flags: to_text(record), positional=("run",))

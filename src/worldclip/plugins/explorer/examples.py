@@ -32,10 +32,10 @@ def choose_examples(work: CurateWork, top_entries: Mapping[str, np.ndarray]) -> 
     for shard in layout.matched_shards(work.run_dir):
         table, candidates, keep_prob = work.read(shard, with_texts=True)
         decision = decide_on(candidates, keep_prob, work.config)
-        reason = decision.reason_T(candidates, work.config.text_policy)
+        reason = decision.reason_T
         more = {
             "keep_prob": keep_prob,
-            "coin": candidates.coins_T(work.config.seed),
+            "coin": decision.coin_T,
             "reason": reason,
             "number": coin.sample_numbers(one_array(table.column("key")), candidates.text_idx_T),
             "shard": pa.array([shard]).take(pa.array(np.zeros(len(reason), np.int32))),

@@ -67,7 +67,7 @@ def _rows_of_shard(
     shard: Shard, work: CurateWork, matching: MatchWork, languages: list[str]
 ) -> Iterator[tuple[str, list[Any]]]:
     pool_texts = pool.read_pairs(matching.run_dir, shard.name, work.key_lists)
-    matched, _, _, reason, keep_prob = decide_again(shard, pool_texts, matching, work)
+    matched, _, reason, keep_prob = decide_again(shard, pool_texts, matching, work)
     has_key = pc.is_valid(pool_texts.key).to_numpy(zero_copy_only=False)
     shown = np.flatnonzero(has_key)
     is_valid = keys.is_valid(pool_texts.key.take(pa.array(shown)), work.key_lists, shard.name)
