@@ -90,7 +90,9 @@ def run_sweep(model: Any, dataset: Dataset, languages: list[str]) -> float:
     """Processor seconds of a whole sweep."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.jsonl"
-        return measured(lambda: engine.evaluate(model, {"model": "random"}, [dataset], languages, path))
+        return measured(
+            lambda: engine.evaluate(model, {"model": "random", "model_digest": "random"}, [dataset], languages, path)
+        )
 
 
 class Peer:

@@ -395,8 +395,9 @@ def test_an_extra_is_installed_from_the_checkout_where_there_is_one(tmp_path, mo
 
 LEFT = {
     "check": ("pool", "images", "against"),
-    "dedup": ("pool", "keys"),
+    "dedup": ("pool", "duplicates.parquet"),
     "embed": ("pool", "probe.npy", "images"),
+    "evaluate": ("features", "ranks", "slice_1_of_2.jsonl"),
     "pool emoji": ("train", "tone", "done"),
     "pool pack": ("000000.tar", "done"),
     "pool world": ("train", "flags", "done"),
@@ -587,7 +588,9 @@ def test_commands_without_extras_work_or_name_them_before_any_work(toy_world, to
         write_files(names["D"] / label, {"0.png": image, "0.txt": label})
     names["S"].mkdir()
     dataset = word_dataset("words", ["red", "green", "blue"], ("en", "de"))
-    engine.evaluate(WordModel(), {"model": "words"}, (dataset,), (), names["S"] / "results.jsonl")
+    engine.evaluate(
+        WordModel(), {"model": "words", "model_digest": "words"}, (dataset,), (), names["S"] / "results.jsonl"
+    )
     places = names | {"R": toy_world.recipe, "P": toy_world.pool, "RUN": toy_run}
     works, needs = WORKS.split("\n")[1:-1], rows_of(NEEDS)
     commands = [*works, *(command for command, _ in needs)]

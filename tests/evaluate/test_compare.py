@@ -133,6 +133,40 @@ def test_results_on_different_data_are_not_compared(tmp_path):
             compare(first, run)
 
 
+def test_an_unfinished_evaluation_is_not_mixed_with_what_was_there(tmp_path):
+    first, other = evaluated(WordModel(), tmp_path / "first"), evaluated(WordModel(), tmp_path / "other")
+    whole = [json.loads(line) for line in (other / "results.jsonl").read_text().splitlines()]
+
+    def compare_with(*lines):
+        write_files(other, {"results.jsonl": "".join(f"{json.dumps(line)}\n" for line in lines)})
+        return compare(first, other)
+
+    new = {"digest": "n", "metrics": whole[0]["metrics"] | {"acc1": 0.0}}
+    for changed, said in (
+        ({"model": "second", "model_digest": "2"}, r"records of other models \(other, second\)"),
+        ({"dataset_digest": "2"}, "records of other data or of another protocol"),
+        ({}, "records of other data or of another protocol"),
+    ):
+        with pytest.raises(UserError, match=said):
+            compare_with(*whole, whole[0] | new | changed)
+    write_files(other, {"report.json": json.dumps({"records": [record["digest"] for record in whole]})})
+    found = compare_with(*whole, whole[0] | new | {"model": "second", "model_digest": "2"})
+    assert all(row["differences"] == [0] for row in found.rows), "those of the last finished evaluation"
+    with pytest.raises(UserError, match=r"results\.jsonl lacks 1 record"):
+        compare_with(*whole[1:])
+
+
+def test_ranks_of_another_model_are_not_taken_for_those_of_a_record(tmp_path):
+    whole, results = evaluated(WordModel(), tmp_path / "whole"), tmp_path / "both" / "results.jsonl"
+    sixty = [word_dataset("a", SIXTY)]
+    engine.evaluate(WordModel(), {"model": "A", "model_digest": "A"}, sixty, [], results)
+    engine.evaluate(Forgetful(), {"model": "B", "model_digest": "B"}, sixty, [], results)
+    of_a = [record["digest"] for record in read_results(results) if record["model"] == "A"]
+    write_files(results.parent, {"report.json": json.dumps({"records": of_a})})
+    top1 = top1_of(compare(whole, results.parent))
+    assert (top1["differences"], top1["intervals"], top1["is_significant"]) == ([0], [(0, 0)], [False])
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -140,7 +174,10 @@ def test_results_on_different_data_are_not_compared(tmp_path):
         ("[1]", "it is a JSON list, not an object"),
         (json.dumps({**record(acc1=0.5), "lang": None}), "lang missing or of another type"),
         (json.dumps({**record(acc1=0.5), "metrics": {"acc1": "x"}}), "metrics missing"),
-        ("{}", "dataset, lang, task, n, metrics, chance, interval_95, dataset_digest, protocol missing"),
+        (
+            "{}",
+            "dataset, lang, task, n, metrics, chance, interval_95, digest, model_digest, dataset_digest, protocol m",
+        ),
     ],
     ids=["nested", "list", "null", "text", "empty"],
 )
@@ -541,7 +578,9 @@ def test_a_dataset_is_asked_with_both_names_and_the_record_says_which(tmp_path):
     dataset = datasets.load("pets", config, tmp_path)
     slips = dataset.tasks("en")[1]
     assert slips.templates == ["a photo of a {}, a type of pet."]
-    records, _, _ = engine.evaluate(CasefoldModel(), {"model": "m"}, [dataset], [], tmp_path / "out/results.jsonl")
+    records, _, _ = engine.evaluate(
+        CasefoldModel(), {"model": "m", "model_digest": "m"}, [dataset], [], tmp_path / "out/results.jsonl"
+    )
     by_task = {record["task"]: record for record in records}
     assert list(by_task) == ["zeroshot_classification", "zeroshot_classification_slip"]
     assert [record["metrics"]["acc1"] for record in records] == [1, 1]

@@ -14,7 +14,7 @@ from miniature import write_files
 from model_folders import put_any_model_in_hub_cache
 from stages import finish, why_run
 from worldclip.config import load_recipe
-from worldclip.contracts.records import read_results
+from worldclip.contracts.records import read_results, results_of
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
@@ -89,12 +89,16 @@ def test_only_equal_model_data_and_protocol_are_not_evaluated_again(tmp_path, mo
         (WordModel(), MODEL, dataclasses.replace(dataset, tasks=lambda lang: other_ties)),
         (preprocessed, MODEL, dataset),
     ):
+        before = read_results(path)
         records, _, _ = engine.evaluate(model, model_id, [data], ["en"], path)
         assert model.texts
-        assert read_results(path) == records
+        assert read_results(path) == [*before, *records], "what was measured before stays"
         assert len(records) == 2
+    again = WordModel()
+    engine.evaluate(again, MODEL | {"model": "another name of it"}, [dataset], ["en"], path)
+    assert again.texts == [], "the same model was evaluated again because it has another name"
     path.write_text(path.read_text() + '{"model": ')
-    with pytest.raises(UserError, match=r"r\.jsonl:3 is not a record"):
+    with pytest.raises(UserError, match=r"r\.jsonl:13 is not a record"):
         engine.evaluate(WordModel(), MODEL, [dataset], ["en"], path)
 
 
@@ -106,6 +110,29 @@ def test_languages_are_those_that_a_dataset_has(tmp_path):
     assert model.images == [], "a mistake was reported after the images were encoded"
     records, _, _ = engine.evaluate(WordModel(), MODEL, sets, ["de"], tmp_path / "r.jsonl")
     assert {record["dataset"] for record in records} == {"a"}
+
+
+def test_a_dataset_without_the_languages_is_named_and_its_images_are_not_encoded(tmp_path):
+    said, model = [], WordModel()
+    sets = [word_dataset("a", WORDS), word_dataset("b", ["elk"], languages=("sw",))]
+    _, features, _ = engine.evaluate(model, MODEL, sets, ["de"], tmp_path / "r.jsonl", say=said.append)
+    assert "b has none of these languages and is left out; it has sw" in said
+    assert list(features) == ["a"]
+    assert b"elk" not in model.images
+
+
+def test_what_a_call_did_not_ask_for_stays_and_its_number_is_said(tmp_path):
+    path = tmp_path / "r.jsonl"
+    sets = {name: word_dataset(name, WORDS) for name in ("a", "b")}
+    first, _, _ = engine.evaluate(WordModel(), MODEL, [sets["a"]], ["en"], path)
+    said = []
+    second, _, _ = engine.evaluate(WordModel(), MODEL, [sets["b"]], ["de"], path, say=said.append)
+    assert read_results(path) == [*first, *second]
+    assert said[-1] == "2 records of other models, data or languages stay in r.jsonl"
+    engine.evaluate(WordModel(), MODEL, list(sets.values()), [], path, part=(1, 2))
+    engine.evaluate(WordModel(), MODEL, [sets["a"]], ["en"], path)  # one language, after a slice of all
+    assert len(read_results(path)) == 6
+    assert list(tmp_path.glob("slice_*")) == []
 
 
 def test_texts_in_memory_are_bounded_and_encoded_again_after_they_were_forgotten(monkeypatch):
@@ -341,7 +368,7 @@ def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, 
 
     def results(**evaluate_config):
         run(recipe_of(run_dir, **evaluate_config), run_dir)
-        return read_results(run_dir / "evaluate" / "results.jsonl")
+        return results_of(run_dir / "evaluate")
 
     ours = results()
     papers = results(protocol="paper")
@@ -367,7 +394,8 @@ def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_di
     write_checkpoint(run_dir, 20)
     assert run(recipe, run_dir)["model"] == "train/step_000000020"
     models = {record["model"] for record in read_results(run_dir / "evaluate" / "results.jsonl")}
-    assert models == {"train/step_000000020"}
+    assert models == {"train/step_000000010", "train/step_000000020"}, "results of another checkpoint went"
+    assert {record["model"] for record in results_of(run_dir / "evaluate")} == {"train/step_000000020"}
 
 
 def test_languages_default_to_those_of_the_run(run_dir):
@@ -378,7 +406,7 @@ def test_languages_default_to_those_of_the_run(run_dir):
     other = write_files(run_dir.parent / "other", caption_files(["cat"], langs=["sw"]))
     folders = {"mini": f"captions:{run_dir.parent / 'mini'}", "other": f"captions:{other}"}
     found = run(recipe_to_evaluate(folders, languages=["th"]), run_dir)
-    assert found["datasets"]["other"]["tasks"] == {}
+    assert "other" not in found["datasets"]
     assert languages_of(found) == ["th"]
 
 
@@ -393,6 +421,27 @@ def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, m
         evaluate.evaluate_model("someone/model", config, tmp_path / "out")
     other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
     assert other["model_digest"] != found["model_digest"]
+    assert {record["model"] for record in read_results(tmp_path / "out" / "results.jsonl")} == {
+        "someone/model",
+        str(run_dir / "train" / "step_000000010"),
+    }
+    assert {record["model_digest"] for record in results_of(tmp_path / "out")} == {other["model_digest"]}
+
+
+def test_a_folder_of_others_is_no_place_for_results(run_dir, tmp_path, capsys):
+    theirs = write_files(tmp_path / "theirs", {"table.md": "my table", "report.json": "{}"})
+    config = recipe_of(run_dir).evaluate
+    with pytest.raises(UserError, match="theirs' is not empty and was not written by worldclip"):
+        evaluate.evaluate_model(run_dir, config, theirs)
+    assert (theirs / "table.md").read_text() == "my table"
+    embedded = write_files(
+        tmp_path / "embedded", {".lock": "", "manifest.json": '{"format_version": 1, "job": "embed"}'}
+    )
+    with pytest.raises(UserError, match="embedded' was written by embed, not by evaluate"):
+        evaluate.evaluate_model(run_dir, config, embedded)
+    write_files(run_dir, {"recipe.toml": ""})
+    with pytest.raises(UserError, match="is a run"):
+        evaluate.evaluate_model(run_dir, config, run_dir)
 
 
 def test_what_is_missing_is_named(run_dir, tmp_path):

@@ -199,6 +199,16 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "languages": ["en", "de"], "en.protocol.names": "given", "task.en.templates": ["a/{}"],
         "task.de.templates": ["{}"], "task.de.class_names": [["x/cat"], ["x/polar bear", "y/bear"]],
     }),
+    "lines may end as those of Windows do, and with blank lines": ("folders", {
+        **FOLDERS, "classnames.txt": "cat\r\npolar bear\r\n\r\n", "templates.txt": "a/{}\r\nmy/{}\r\n",
+    }, {}, {
+        "task.en.class_names": [["cat"], ["polar bear"]], "task.en.templates": ["a/{}", "my/{}"],
+    }),
+    "captions of Windows lines": ("webdataset", {
+        **LINES_OF_TXT, "test/0.tar": {"a.jpg": b"cat", "a.txt": b"cat\r\nelk\r\n", "b.jpg": b"dog", "b.txt": b"dog"},
+    }, {}, {
+        "task.en.texts": ["cat", "elk", "dog"],
+    }),
     "image takes part where its class has a label": ("babel_imagenet", BABEL, {}, {
         "languages": ["en", "zh_yue", "de"],  # no image of a class that sw names
         "en.n": 3, "en.num_classes": 3, "en.metrics.acc1": 1.0, "en.protocol.prompts": "none",
@@ -226,6 +236,15 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         f"en.metrics.{IMAGE}": 3 / 4, f"en.metrics.{TEXT}": 1.0,  # fox finds nothing
         # An image without a caption is a candidate and no query.
         "tl.n": 3, "tl.num_texts": 2, f"tl.chance.{IMAGE}": 1 / 3, f"tl.metrics.{TEXT}": 1.0,
+    }),
+    "a caption may be one text, and a locale null": ("captions", {
+        "captions.jsonl": jsonl(
+            {"image/key": "k1", "image/locale": None, "en": {"caption": "a red cat"}},
+            {"image/key": "k2", "en": {"caption": ["dog"]}},
+        ) + "\n\n",
+        "images/k1.jpg": "cat", "images/k2.png": "dog",
+    }, {}, {
+        "task.en.texts": ["a red cat", "dog"], "dataset.labels": {"country": ["", ""]},
     }),
     "a caption per image in each language": ("lines", XTD10, {}, {
         "languages": ["de", "en", "ja"],  # its `jp` is our ja

@@ -407,7 +407,7 @@ def test_pairs_of_alignment_are_bounded_and_chosen_by_their_keys(monkeypatch):
 def test_alignment_is_measured_in_each_language_of_a_retrieval(tmp_path):
     dataset = with_measures(word_dataset("a", WORDS), ["alignment"])
     model = WordModel()
-    records, _, _ = engine.evaluate(model, {"model": "m"}, [dataset], [], tmp_path / "r.jsonl")
+    records, _, _ = engine.evaluate(model, {"model": "m", "model_digest": "m"}, [dataset], [], tmp_path / "r.jsonl")
     alignment = [record["metrics"]["alignment"] for record in records if record["task"] == "alignment_uniformity"]
     assert alignment == [pytest.approx(0, abs=1e-6)] * 2
     assert len(model.texts) == len(set(model.texts)), "texts of the retrieval were encoded again"

@@ -44,7 +44,9 @@ def evaluate(names, data, tmp_path, **values):
     config = config_of(names, data, **values)
     assert config.problems() == []
     loaded = [datasets.load(name, config, tmp_path) for name in names]
-    records, _, _ = engine.evaluate(Polyglot(), {"model": "m"}, loaded, [], tmp_path / "results.jsonl")
+    records, _, _ = engine.evaluate(
+        Polyglot(), {"model": "m", "model_digest": "m"}, loaded, [], tmp_path / "results.jsonl"
+    )
     return records
 
 

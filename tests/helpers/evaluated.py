@@ -31,7 +31,7 @@ def record(
         "model": "m", "model_digest": "0" * 32, "dataset": dataset, "dataset_digest": "d", "lang": lang, "task": task,
         "protocol": {}, "n": n, "metrics": metrics, "chance": dict(chance or {}),
         "interval_95": {name: list(bounds) for name, bounds in (intervals or {}).items()},
-        **({"slices": parts} if parts else {}),
+        **({"slices": parts} if parts else {}), "digest": f"{dataset} {lang} {task}",
     }  # fmt: skip
 
 
@@ -47,7 +47,8 @@ def evaluated(
 ) -> Path:
     """Write the results of a model into `folder` and return it.  datasets: default: 60 words in two languages."""
     datasets = datasets or (word_dataset("a", [f"word{i}" for i in range(60)]),)
-    engine.evaluate(model, {"model": folder.name, **model_id}, datasets, languages, folder / "results.jsonl")
+    model_id = {"model": folder.name, "model_digest": folder.name, **model_id}
+    engine.evaluate(model, model_id, datasets, languages, folder / "results.jsonl")
     return folder
 
 

@@ -39,5 +39,5 @@ def read(layout: str, folder: Path, files: Files | None = None, name: str = "min
 def records_of(dataset: Dataset, folder: Path, model: Any = None) -> dict[str, dict[str, Any]]:
     """Evaluate a dataset with one task per language and return {language: record}."""
     path = folder / "results.jsonl"
-    records, _, _ = engine.evaluate(model or WordModel(), {"model": "m"}, [dataset], [], path)
+    records, _, _ = engine.evaluate(model or WordModel(), {"model": "m", "model_digest": "m"}, [dataset], [], path)
     return {record["lang"]: record for record in records}

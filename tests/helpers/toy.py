@@ -19,7 +19,7 @@ TOY_WORDS = {
     "zh": ("红色 绿色 蓝色 黄色 黑色", "圆形 方形 三角形 星星 十字"),
 }
 TOY_CAPTIONS = {"en": "a photo of a {} {}", "ar": "صورة {1} {0} جميل", "th": "รูป{1}{0}", "zh": "一张{}{}的照片"}
-_TOY_RGB = np.array([(220, 30, 30), (30, 160, 60), (40, 60, 220), (235, 205, 30), (15, 15, 15)], np.uint8)
+TOY_RGB = np.array([(220, 30, 30), (30, 160, 60), (40, 60, 220), (235, 205, 30), (15, 15, 15)], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def build_toy_world(folder: Path) -> ToyWorld:
             colour, shape = n % 5, n // 5 % 5
             texts = [TOY_CAPTIONS[lang].format(words[lang][0][colour], words[lang][1][shape]) for lang in words]
             record = {"texts": texts, "lang_truth": list(words)}
-            members.append((f"{n:05}.png", draw_shape(shape, _TOY_RGB[colour], n % 7 - 3)))
+            members.append((f"{n:05}.png", draw_shape(shape, TOY_RGB[colour], n % 7 - 3)))
             members.append((f"{n:05}.json", json.dumps(record, ensure_ascii=False).encode()))
         write_tar(folder / "pool" / f"{shard:05}.tar", members)
     recipe = folder / "toy.toml"

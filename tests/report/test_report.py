@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chromium import open_page
-from evaluated import caption_files, record, webdataset_files
+from evaluated import caption_files, record, webdataset_files, write_checkpoint
 from made_up_run import LANGS, NAMES, write_made_up_run
 from made_up_world import made_up_world
 from miniature import write_files
@@ -130,6 +130,14 @@ def test_stage_that_has_not_run_is_left_out(copy, stage):
     shutil.rmtree(copy / stage)
     left = [heading for name, headings in HEADINGS.items() if name != stage for heading in headings]
     assert sorted(read_page(copy).headings[1:]) == sorted(left)
+
+
+def test_an_evaluation_of_another_checkpoint_is_left_out(copy):
+    checkpoint = write_checkpoint(copy, 10)
+    assert "Gallery" not in read_page(copy).headings
+    report = read_json(copy / "evaluate" / "report.json")
+    write_json(copy / "evaluate" / "report.json", report | {"model_digest": model_load.find(checkpoint).digest()})
+    assert "Gallery" in read_page(copy).headings
 
 
 def test_texts_of_the_pool_are_never_markup_and_read_in_their_own_direction(html, copy):

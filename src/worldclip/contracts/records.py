@@ -14,6 +14,8 @@ from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.errors import UserError
+from worldclip.core.job_files import read_record
+from worldclip.core.printable import counted
 from worldclip.core.regular_file import read_regular
 
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
@@ -104,6 +106,8 @@ RESULT_TYPES = {
     "interval_95": dict,
 }
 """The keys of a record of results.jsonl that every reader needs; a folder of results may be somebody else's."""
+IDENTITY_TYPES = {"digest": str, "model_digest": str, "dataset_digest": str, "protocol": dict}
+"""Those that say what was measured; `digest` is of all of them, and names the record's ranks."""
 
 
 def read_results(path: Path, more_types: Mapping[str, type] = MappingProxyType({})) -> list[dict[str, Any]]:
@@ -124,6 +128,40 @@ def read_results(path: Path, more_types: Mapping[str, type] = MappingProxyType({
             problems.append(f"{path}:{number} is not a record ({error}); remove the line and rerun")
     if problems:
         raise UserError(problems)
+    return records
+
+
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the records that the numbers of a folder of results are from: those of its last finished evaluation.
+
+    results.jsonl may hold records of further models and data; report.json names those that it was made from.  Without
+    it, all records must be of one model and of one state of each dataset.  Raises UserError for a mixture.
+    """
+    path = folder / "results.jsonl"
+    records = read_results(path, IDENTITY_TYPES)
+    report = folder / "report.json"
+    named = (read_record(report) or {}).get("records")
+    if isinstance(named, list):
+        by_digest = {record["digest"]: record for record in records}
+        digests = list(map(str, named))
+        if missing := [digest for digest in digests if digest not in by_digest]:
+            raise UserError(
+                f"{path} lacks {counted(len(missing), 'record')} that {report} was made from; evaluate again"
+            )
+        return [by_digest[digest] for digest in digests]
+    models = {record["model_digest"]: record.get("model", "?") for record in records}
+    conditions = {(record["dataset"], record["dataset_digest"]) for record in records}
+    places = {(record["dataset"], record["lang"], record["task"]) for record in records}
+    if len(models) > 1:
+        raise UserError(
+            f"{path} holds an unfinished evaluation next to records of other models ({', '.join(models.values())}); "
+            "finish it with its command, or evaluate each model into a folder of its own"
+        )
+    if len(conditions) > len({dataset for dataset, _ in conditions}) or len(places) < len(records):
+        raise UserError(
+            f"{path} holds an unfinished evaluation next to records of other data or of another protocol; finish it "
+            "with its command"
+        )
     return records
 
 

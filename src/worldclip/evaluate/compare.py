@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import read_results
+from worldclip.contracts.records import results_of
 from worldclip.core.artifacts import digest
 from worldclip.core.changes import Change, changed_keys
 from worldclip.core.errors import UserError
@@ -25,7 +25,6 @@ from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES, draw_with_replacement, extreme_interval, quantiles
 from worldclip.report.results import ResultRecord, by_task_of_runs
 
-CONDITION_TYPES = {"dataset_digest": str, "protocol": dict}  # keys of a record that decide what it compares with
 MAX_NAME = 40  # characters of the keys in an arm's name; longer ones leave no room for a table
 RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
@@ -69,7 +68,7 @@ def compare(*paths: Path) -> Comparison:
     arms = find_arms(paths)
     folders = [folder for arm in arms for folder in arm.folders]
     arm_of_run = np.repeat(np.arange(len(arms)), [len(arm.folders) for arm in arms])
-    runs = [read_results(folder / "results.jsonl", CONDITION_TYPES) for folder in folders]
+    runs = [results_of(folder) for folder in folders]
     groups = [group for of_runs in by_task_of_runs(runs).values() if (group := _shared(of_runs))]
     if not groups:
         raise UserError(

@@ -5,14 +5,15 @@ N images of a dataset, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from worldclip.contracts.records import read_results
+from worldclip.contracts.records import IDENTITY_TYPES, read_results
 from worldclip.core.artifacts import Json, digest, write_array, write_json_lines
 from worldclip.core.errors import UserError
+from worldclip.core.printable import counted
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate import nllb
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
@@ -21,7 +22,7 @@ from worldclip.language.table import INSTALLED
 from worldclip.model import decode
 from worldclip.report.results import ResultRecord
 
-PROTOCOL_VERSION = 4  # protocol behind the numbers; records of another version are evaluated again
+PROTOCOL_VERSION = 5  # protocol behind the numbers; records of another version are evaluated again
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 
@@ -81,27 +82,34 @@ def evaluate(
     """Return a record of every dataset, language and task, in this order, and the features (for galleries).
 
     languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
-    folder of image features.  Records that `results_path` has of this model and these data are not computed again; it
-    is written after each group of texts, so that a sweep that was interrupted resumes there.  part: (I, N): only slice
-    I of N, whose records go into a file next to `results_path`; a call without it takes the records of all slices and
-    removes their files.
+    folder of image features.  Records that `results_path` has of this model and these data are not computed again, and
+    those of other models, data and languages stay in it.  It is written after each group of texts, so that a sweep that
+    was interrupted resumes there.  part: (I, N): only slice I of N, whose records go into a file next to
+    `results_path`; a call without it takes the records of all slices and removes their files.
     """
     pairs = list_pairs(datasets, languages)
     model_id = {**model_id, "preprocess": preprocess_of(model)}
     slices = sorted(results_path.parent.glob("slice_*_of_*.jsonl"))
-    stored = [record for path in [results_path, *slices] for record in read_results(path)]
+    stored = [record for path in [results_path, *slices] for record in read_results(path, IDENTITY_TYPES)]
     records = {record["digest"]: record for record in stored}
     if part is not None:
         pairs = pairs_of_part(pairs, datasets, part)
-        names = {dataset.name for dataset, _ in pairs}
-        datasets = [dataset for dataset in datasets if dataset.name in names]
         index, number = part
         results_path = results_path.with_name(f"slice_{index}_of_{number}.jsonl")
+    asked = [key for pair in pairs for key in keys_of(model_id, pair)]
+    others = {} if part is not None else {key: record for key, record in records.items() if key not in set(asked)}
+    with_pairs = {dataset.name for dataset, _ in pairs}
     features = {}
     for dataset in datasets:
+        if dataset.name not in with_pairs:
+            if part is None:
+                say(
+                    f"{dataset.name} has none of these languages and is left out; it has {', '.join(dataset.languages)}"
+                )
+            continue
         folder = None
         if cache is not None:
-            folder = cache_folder(cache, model, model_id.get("model_digest", ""), dataset)
+            folder = cache_folder(cache, model, model_id["model_digest"], dataset)
         features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
     if untold := nllb.untold(model, dict.fromkeys(lang for _, lang in pairs)):
         say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
@@ -114,15 +122,16 @@ def evaluate(
             encode_text.encode(texts_of(group))
         for pair in group:
             score_pair(model_id, pair, features[pair[0].name].features_ND, encode_text, results_path.parent, records)
-        write_json_lines(results_path, _in_order(records, datasets))
+        done = [records[key] for key in asked if key in records]
+        write_json_lines(results_path, [*others.values(), *_in_order(done, datasets)])
         num_done += len(group)
         say(f"{num_done:,} of {len(todo):,} datasets x languages scored, last: {group[-1][1]} of {group[-1][0].name}")
-    # Without records of another model or other data.
-    records = {key: records[key] for pair in pairs for key in keys_of(model_id, pair)}
     if not todo:
-        say(f"nothing to do: results.jsonl has all {len(records):,} records")
-    in_order = _in_order(records, datasets)
-    write_json_lines(results_path, in_order)
+        say(f"nothing to do: results.jsonl has all {len(asked):,} records")
+    if others:
+        say(f"{counted(len(others), 'record')} of other models, data or languages stay in {results_path.name}")
+    in_order = _in_order([records[key] for key in asked], datasets)
+    write_json_lines(results_path, [*others.values(), *in_order])
     for path in slices if part is None else ():
         path.unlink()
     return in_order, features, encode_text
@@ -183,7 +192,7 @@ def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
 def keys_of(model_id: Json, pair: Pair) -> list[str]:
     """Return the digests of the records of a pair's tasks."""
     dataset, lang = pair
-    return [digest(_identity(model_id, pair, task)) for task in dataset.tasks(lang)]
+    return [_identity(model_id, pair, task)["digest"] for task in dataset.tasks(lang)]
 
 
 def score_pair(
@@ -198,7 +207,7 @@ def score_pair(
     dataset, lang = pair
     for task in dataset.tasks(lang):
         identity = _identity(model_id, pair, task)
-        if digest(identity) in records:
+        if identity["digest"] in records:
             continue
         try:
             score = task.score(image_ND, encode_text.in_language(lang))
@@ -207,7 +216,7 @@ def score_pair(
         for kind, ranks in score.ranks.items():
             write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
             write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
-        records[digest(identity)] = _record(identity, score)
+        records[identity["digest"]] = _record(identity, score)
 
 
 def _record(identity: Json, score: Score) -> ResultRecord:
@@ -215,17 +224,16 @@ def _record(identity: Json, score: Score) -> ResultRecord:
     record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
     if score.slices:
         record["slices"] = score.slices
-    record["digest"] = digest(identity)
     return record
 
 
 def _identity(model_id: Json, pair: Pair, task: Task) -> Json:
-    """Return the fields of a record that say what was measured."""
+    """Return the fields of a record that say what was measured, and their digest, in which a model has no name."""
     dataset, lang = pair
     identity = dict(model_id)
+    name = identity.pop("model")
     preprocess = identity.pop("preprocess")
-    return {
-        **identity,
+    identity |= {
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
         "lang": lang,
@@ -237,11 +245,12 @@ def _identity(model_id: Json, pair: Pair, task: Task) -> Json:
             "preprocess": preprocess,
         },
     }
+    return {"model": name, **identity, "digest": digest(identity)}
 
 
 def ranks_path(folder: Path, record: ResultRecord, kind: str) -> Path:
     """Return the path of a record's ranks.  kind: of query, `acc` for acc1 and acc5, `image_retrieval_recall@`, ..."""
-    return safe_join(folder / "ranks", record["dataset"], record["lang"], f"{record['task']}.{kind.rstrip('@')}.npy")
+    return safe_join(folder / "ranks", f"{record['digest']}.{kind.rstrip('@')}.npy")
 
 
 def images_path(folder: Path, record: ResultRecord, kind: str) -> Path:
@@ -249,6 +258,6 @@ def images_path(folder: Path, record: ResultRecord, kind: str) -> Path:
     return ranks_path(folder, record, kind).with_suffix(".images.npy")
 
 
-def _in_order(records: Mapping[str, ResultRecord], datasets: Sequence[Dataset]) -> list[ResultRecord]:
+def _in_order(records: Sequence[ResultRecord], datasets: Sequence[Dataset]) -> list[ResultRecord]:
     place = {dataset.name: i for i, dataset in enumerate(datasets)}
-    return sorted(records.values(), key=lambda record: place.get(record["dataset"], len(place)))
+    return sorted(records, key=lambda record: place[record["dataset"]])

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from worldclip.contracts.layout import best_checkpoint
 from worldclip.contracts.records import read_results
-from worldclip.core.artifacts import Json, read_manifest, write_json, write_text
+from worldclip.core.artifacts import Json, read_manifest, write_json_lines, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.core.job import Job, Result, Run, RunLock
 from worldclip.core.preflight import missing_packages, problems_of
+from worldclip.core.settings import deciding
 from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import NO_DATASET, EvaluateConfig
@@ -26,10 +27,12 @@ from worldclip.model.clip import device_problems
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.builders import read_held_out
 from worldclip.pool.config import PoolConfig, held_out_names
+from worldclip.pool.files import check_own
 from worldclip.report.metrics import CLASSIFICATION
 from worldclip.report.results import LOCAL, NO_LANGUAGE, ResultRecord, by_dataset
 
 GALLERY_LANGUAGES = 10
+FILES = ("results.jsonl", "slice_*.jsonl", "results.csv", "table.md")
 
 
 def evaluate(run: Run) -> None:
@@ -61,8 +64,11 @@ def _check_languages(run: Run) -> None:
 
 
 def _config(run: Run) -> Json:
-    config = run.section(EvaluateConfig)
-    keys = run.deciding("evaluate")
+    return _deciding(run.section(EvaluateConfig), run.deciding("evaluate"))
+
+
+def _deciding(config: EvaluateConfig, keys: Json) -> Json:
+    """Return the keys that decide an evaluation; of folders only those of its datasets."""
     keys["evaluate"] |= {
         "datasets": list(config.dataset_names),
         "folders": {name: config.folders[name] for name in config.dataset_names if name in config.folders},
@@ -87,9 +93,11 @@ def _evaluate(run: Run, job: Job) -> Result:
     source = model_load.checkpoint_of(run.dir)
     loaded = _load_all(config.dataset_names, config, run.dir, section.table)
     name = source.path.relative_to(run.dir).as_posix()
-    report = _measure(source, name, config, loaded, run.dir, job.folder, section.codes)
-    num_records = len(read_results(job.folder / "results.jsonl"))
-    return Result(report=report, counts={"records": num_records, "datasets": len(config.dataset_names)})
+    return _result(_measure(source, name, config, loaded, run.dir, job.folder, section.codes))
+
+
+def _result(report: Json) -> Result:
+    return Result(report=report, counts={"records": len(report["records"]), "datasets": len(report["datasets"])})
 
 
 def evaluate_model(
@@ -98,10 +106,11 @@ def evaluate_model(
     """Evaluate any model that worldclip.load accepts on the datasets of `config`, and return the report.
 
     `out` gets the files of RUN/evaluate.  Without config.languages a dataset is evaluated in all its languages.  The
-    emoji sets are those of the run, of another model those in out/pool.  A model folder is identified by its files, a
-    run by its best checkpoint, a hub id by its commit.  An interrupted call resumes.  part: (I, N): measure only slice
-    I of N, and return {}; a call without it finishes.
-    Raises UserError with all problems of `config`.
+    held-out sets of a drawn pool are those of the run.  A model folder is identified by its files, a run by its best
+    checkpoint, a hub id by its commit.  An interrupted call resumes; records of other models and data stay in
+    results.jsonl, and tables and report are about this call.  part: (I, N): measure only slice I of N, and return {}; a
+    call without it finishes.
+    Raises UserError with all problems of `config`, and for a folder with files of others.
     """
     if problems := [*config.problems(), *_missing_of_probes(config)]:
         raise UserError(problems)
@@ -111,8 +120,14 @@ def evaluate_model(
     pool_dir = out if best_checkpoint(Path(model)) is None else Path(model)
     loaded = _load_all(config.dataset_names, config, pool_dir, languages_of(pool_dir))
     engine.list_pairs(loaded, config.languages)  # refuses languages that no dataset has
+    check_own(out, "evaluate", (*FILES, "features", "ranks"))
     with RunLock(out, is_shared=part is not None):
-        return _measure(model_load.find(model), str(model), config, loaded, pool_dir, out, part=part)
+        source = model_load.find(model)
+        if part is not None:
+            return _measure(source, str(model), config, loaded, pool_dir, out, part=part)
+        inputs = {"model": source.digest()} | {dataset.name: dataset.digest for dataset in loaded}
+        job = Job("evaluate", out, _deciding(config, {"evaluate": deciding(config, "evaluate")}), lambda: inputs)
+        return job.run(lambda: _result(_measure(source, str(model), config, loaded, pool_dir, out)))
 
 
 def _missing_of_probes(config: EvaluateConfig) -> Iterator[str]:
@@ -148,7 +163,7 @@ def _measure(
     """
     model_id = {"model": model, "model_digest": source.digest()}
     records: list[ResultRecord] = []
-    summary: Json = {**model_id, "datasets": {}, "gallery": []}
+    summary: Json = {**model_id, "records": [], "datasets": {}, "gallery": []}
     if loaded:
         langs = _languages(config, codes, loaded)
         records, features, encode_text = engine.evaluate(
@@ -164,8 +179,11 @@ def _measure(
         )
         if part is not None:
             return {}
+        summary["records"] = [record["digest"] for record in records]
         grouped = by_dataset(records)
         for dataset in loaded:
+            if dataset.name not in features:
+                continue
             images = features[dataset.name]
             tasks = grouped.get(dataset.name, {})
             summary["datasets"][dataset.name] = {
@@ -183,9 +201,8 @@ def _measure(
             summary["held_out"] = combinations
     else:
         say("evaluate", "evaluate.datasets is empty: nothing is evaluated")
-        write_text(folder / "results.jsonl", "")
+        write_json_lines(folder / "results.jsonl", read_results(folder / "results.jsonl"))  # there is such a file
     summary |= _write_tables(folder, records, config)
-    write_json(folder / "report.json", summary)
     return summary
 
 

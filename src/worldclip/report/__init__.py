@@ -10,6 +10,7 @@ from typing import Any
 from worldclip.contracts import layout
 from worldclip.contracts.records import skipped_shards
 from worldclip.core.artifacts import read_json
+from worldclip.core.job import Report
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report import account, balance, curate, evaluate, match, metadata, train
@@ -29,6 +30,8 @@ def write_report(run_dir: Path) -> Path:
     """Write RUN/report.html, without the stages that have not run; return its path."""
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
+    if "evaluate" in reports and not _is_of_checkpoint(reports["evaluate"], run_dir):
+        del reports["evaluate"]  # training went on; numbers of another model are no result of this one
     log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(reports, log, languages_of(run_dir))
     by_stage["account"] = account.sections(run_dir)
@@ -41,6 +44,14 @@ def write_report(run_dir: Path) -> Path:
         parts += [dataclasses.replace(section, group=group) for section in members]
     title = f"Run {run_dir.resolve().name}"
     return write_page(layout.report_html(run_dir), title, _subtitle(run_dir), parts)
+
+
+def _is_of_checkpoint(evaluation: Report, run_dir: Path) -> bool:
+    """Return whether an evaluation measured the checkpoint that the run has now, if it still has any."""
+    from worldclip.model.load import checkpoint_of
+
+    is_there = layout.best_checkpoint(run_dir) is not None
+    return not is_there or evaluation.get("model_digest") == checkpoint_of(run_dir).digest()
 
 
 def write_evaluation(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Retrieval in many languages from a captions.jsonl and a folder of images: the layout of Crossmodal-3600.
 
     FOLDER/captions.jsonl   one image per line: {"image/key": "0001", "image/locale": "sw",
-                            "<lang>": {"caption": ["...", "..."]}, ...}
+                            "<lang>": {"caption": ["...", "..."] or "..."}, ...}
     FOLDER/images/          0001.jpg, ...; the stem is the image/key
 
 The locale says where the photograph was taken (few-shot geo-localisation predicts it); it is optional.
@@ -30,7 +30,7 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     check_distinct(keys, path)
     images = images_by_stem(folder, keys, path)
     contents = [fingerprint(path, folder), images.fingerprints]
-    labels = {"country": [record.get("image/locale", "") for record in records]}
+    labels = {"country": [record.get("image/locale") or "" for record in records]}
     return retrieval_dataset(name, images, _by_language(records, languages), contents, labels=labels)
 
 
@@ -41,7 +41,8 @@ def _by_language(records: list[Json], languages: Languages) -> dict[str, list[Ca
         for code, value in record.items():
             if not isinstance(value, dict):
                 continue
-            for text in value.get("caption", ()):
+            texts = value.get("caption", ())
+            for text in [texts] if isinstance(texts, str) else texts:
                 if text.strip():
                     captions.setdefault(our_code(code, languages), []).append((i, text))
     return dict(sorted(captions.items()))

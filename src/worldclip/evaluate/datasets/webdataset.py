@@ -31,7 +31,7 @@ from worldclip.evaluate.datasets.common.build import (
     text_fingerprints,
 )
 from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
-from worldclip.evaluate.datasets.common.text_files import class_index, read_lines
+from worldclip.evaluate.datasets.common.text_files import class_index, lines_of, read_lines
 from worldclip.evaluate.tasks import Dataset, MultiLabel
 
 SPLIT = "test"
@@ -57,8 +57,9 @@ def load(name: str, folder: Path, *, with_train: bool = False) -> Dataset:
     contents = [images.fingerprints, text_fingerprints(folder)]
     kind = _read_kind(folder)
     if kind == "retrieval":
-        lines_of = [sample.others["txt"].decode().split("\n") for sample in test]
-        captions = [(i, line) for i, lines in enumerate(lines_of) for line in lines if line.strip()]
+        captions = []
+        for i, sample in enumerate(test):
+            captions += [(i, line) for line in lines_of(sample.others["txt"].decode()) if line.strip()]
         return retrieval_dataset(name, images, {"en": captions}, contents, is_train=is_train)
     info = CATALOG.get(name, DatasetInfo(name=name))
     if info.classes == "imagenet":  # OpenAI's names, whatever the folder says

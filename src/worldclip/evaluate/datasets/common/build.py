@@ -81,7 +81,8 @@ def classification_dataset(
             protocol={"templates": len(templates), **of_names},
         )
         tasks[lang] = [task]
-    contents = [images.fingerprints, text_fingerprints(folder), *contents]
+    # the names themselves: those of ImageNet come from a package, which may be replaced
+    contents = [images.fingerprints, text_fingerprints(folder), names, *contents]
     return build_dataset(name, images, tasks, contents, **more)
 
 

@@ -37,7 +37,8 @@ def in_languages(english: Names, folder: Path) -> dict[str, Names]:
     if path.exists():
         for lang, record in read_json(path).items():
             classes = [[name] if isinstance(name, str) else [*name] for name in record["classes"]]
-            if len(classes) != len(english.classes) or [] in classes:
+            has_names = all(synonyms and all(name.strip() for name in synonyms) for synonyms in classes)
+            if len(classes) != len(english.classes) or not has_names:
                 raise ValueError(f"{path}: {lang} must name each of the {len(english.classes)} classes")
             names[lang] = Names(classes, with_places(record.get("templates", ["{}"]), path))
     return names
@@ -55,8 +56,12 @@ def with_places(templates: Sequence[str], path: Path) -> list[str]:
 
 
 def read_class_list(path: Path) -> list[list[str]]:
-    """Return the names of a text file, one class per line."""
-    return [[name] for name in read_lines(path)]
+    """Return the names of a text file, one class per line.  Raises ValueError for a blank line, which names none."""
+    names = read_lines(path)
+    blank = [number for number, name in enumerate(names, 1) if not name.strip()]
+    if blank:
+        raise ValueError(f"{path}: line {blank[0]} is blank; each line names a class")
+    return [[name] for name in names]
 
 
 def read_templates(path: Path) -> list[str]:

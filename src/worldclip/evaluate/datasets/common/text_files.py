@@ -31,9 +31,14 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 ({error})") from error
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text with the line ends of Unix or Windows, without blank ones at its end."""
+    return text.replace("\r\n", "\n").rstrip("\n").split("\n")
+
+
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file, at least one; a newline at its end is optional."""
-    lines = read_text(path).removesuffix("\n").split("\n")
+    """Return the lines of a file as `lines_of` does, at least one."""
+    lines = lines_of(read_text(path))
     if lines == [""]:
         raise ValueError(f"{path} is empty")
     return lines
