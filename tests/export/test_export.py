@@ -16,6 +16,7 @@ from tokenizers import models, processors
 from transformers import MetaClip2VisionModel
 
 import worldclip
+from killed import contents
 from matched import write_matched_texts
 from miniature import write_files
 from model_folders import TINY, save_tiny
@@ -111,20 +112,45 @@ def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError) as caught:
         export.export_model(tmp_path, tmp_path / "out", config)
     assert len(caught.value.problems) == 4
-    write_files(tmp_path, {"open_clip/README.md": "a clone of its repository"})
-    with pytest.raises(UserError, match="holds a folder 'open_clip' of others, which would be replaced"):
-        export.export_model("owner/name", tmp_path, ExportConfig(formats=("open_clip",)))
-    assert (tmp_path / "open_clip/README.md").read_text() == "a clone of its repository"
+
+
+def test_export_replaces_no_folder_of_others(run_dir, tmp_path):
+    files = {"huggingface/README.md": "my notes on worldclip", "huggingface/thesis.txt": "mine"}
+    write_files(tmp_path / "out", files)
+    with pytest.raises(UserError, match="out' is not empty and was not written by worldclip"):
+        export_model(run_dir, tmp_path / "out")
+    assert contents(tmp_path / "out") == {name: text.encode() for name, text in files.items()}
+    run_export(run_dir)
+    before = contents(run_dir / "export")
+    for folder, said in ((run_dir, "is a run"), (run_dir / "export", "not written by worldclip")):
+        with pytest.raises(UserError, match=said):
+            export_model(run_dir / "export/huggingface", folder)
+    assert contents(run_dir / "export") == before
+
+
+def test_an_export_that_is_finished_or_was_ended_is_replaced(run_dir, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    export_model(run_dir, out)
+    manifest = artifacts.read_manifest(out)
+    assert (manifest["job"], list(manifest["counts"])) == ("export", ["huggingface"])
+    monkeypatch.setattr(huggingface_folder, "compare", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_model(run_dir, out)
+    assert artifacts.read_manifest(out) is None
+    assert (out / "huggingface/model.safetensors").exists()
+    monkeypatch.undo()
+    export_model(run_dir, out)
+    assert artifacts.read_manifest(out)["inputs"] == manifest["inputs"]
 
 
 def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, tmp_path):
     out = tmp_path / "out"
     write_files(out, {".huggingface.tmp/config.json": "{}"})  # of the process that holds the lock
-    with RunLock(out), pytest.raises(UserError, match="out is in use by process"):
+    with RunLock(out, owner="export"), pytest.raises(UserError, match="out is in use by process"):
         export_model(run_dir, out)
     assert (out / ".huggingface.tmp/config.json").exists()
     export_model(run_dir, out)
-    assert sorted(path.name for path in out.iterdir()) == ["huggingface", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "huggingface", "manifest.json", "report.json"]
 
 
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):
@@ -138,10 +164,10 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
     published = load_recipe(exported / "recipe.toml")
     assert published.pool.path == str(exported / "tars")  # relative in the file
     assert str(tmp_path) not in (exported / "recipe.toml").read_text() + (exported / "README.md").read_text()
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "open_clip", "report.json"]
+    assert {path.name for path in (tmp_path / "first").iterdir() if path.is_dir()} == {"huggingface", "open_clip"}
     for _ in range(2):  # an export of ours may be replaced
         assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
-    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["open_clip", "report.json"]
+    assert {path.name for path in (tmp_path / "second").iterdir() if path.is_dir()} == {"open_clip"}
     for colour in ("red", "blue"):
         (tmp_path / "pictures" / colour).mkdir(parents=True)
         Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
@@ -272,7 +298,8 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
 def test_texts_of_the_corpus_embed_alike_with_fewer_rows(published_model, whole, tmp_path, capsys):
     corpus, texts = tmp_path / "texts.txt", [*ENGLISH, TEXTS[2]]
     corpus.write_text("\n".join([*texts, ""]), encoding="utf-8")
-    arguments = ["export", str(published_model("metaclip-2-worldwide-s16")), "--out", str(tmp_path), "--json"]
+    out = tmp_path / "out"
+    arguments = ["export", str(published_model("metaclip-2-worldwide-s16")), "--out", str(out), "--json"]
     arguments += ["--languages", "en,ja", "--corpus", str(corpus)]
     assert cli.main([*arguments, "--formats", "huggingface", "open_clip"]) == 0
     report = json.loads(capsys.readouterr().out)["vocabulary"]
@@ -281,9 +308,9 @@ def test_texts_of_the_corpus_embed_alike_with_fewer_rows(published_model, whole,
     assert report["parameters_before"] - report["parameters_after"] == report["width"] * num_removed
     assert report["texts_proven"] == len(texts)
     for name in ("huggingface", "open_clip"):
-        actual = worldclip.load(tmp_path / name, device="cpu").encode_text(texts)
+        actual = worldclip.load(out / name, device="cpu").encode_text(texts)
         np.testing.assert_allclose(actual, whole.encode_text(texts), atol=1e-6)
-    card = (tmp_path / "huggingface" / "README.md").read_text(encoding="utf-8")
+    card = (out / "huggingface" / "README.md").read_text(encoding="utf-8")
     assert f"{report['rows_after']:,} of {report['rows_before']:,} token rows" in card
     assert "\n- ja\n" in card
 

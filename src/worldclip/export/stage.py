@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Report, Result, Run, RunLock
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
-from worldclip.core.settings import read_toml, to_toml
+from worldclip.core.settings import deciding, read_toml, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
@@ -28,6 +28,7 @@ from worldclip.model import load as model_load
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.pool.embedded import open_embedded
+from worldclip.pool.files import check_own
 
 # The page of format web needs tools above this room, so formats are imported by name.
 MODULES = {
@@ -107,9 +108,10 @@ def export_model(
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
-    problems += [] if problems else _folders_of_others(Path(out), config.formats)
     if problems:
         raise UserError(problems)
+    out = Path(out)
+    check_own(out, "export")
     languages = INSTALLED if run_dir is None else languages_of(run_dir)
     codes = _codes(config, languages)
     if config.embedded:
@@ -121,19 +123,14 @@ def export_model(
         card = cards.of_model(str(source), recognised.layout)
     else:
         card = cards.of_run(run_dir, recognised.path)
-    written = _export(clip, Path(out), config, card, codes, run_dir)
-    report = {"source": str(source), **written}
-    artifacts.write_json(Path(out) / "report.json", report)
-    return report
+    job = Job("export", out, deciding(config, "export"), lambda: {"checkpoint": recognised.digest()})
 
+    def work() -> Result:
+        written = _export(clip, out, config, card, codes, run_dir)
+        return Result(report={"source": str(source), **written}, counts=written["formats"])
 
-def _folders_of_others(out: Path, names: Iterable[str]) -> Iterator[str]:
-    """Yield a problem per folder that a format would replace and that has no model card of ours."""
-    for name in names:
-        card = out / name / "README.md"
-        is_ours = card.is_file() and "worldclip" in card.read_text(encoding="utf-8", errors="replace")
-        if card.parent.is_dir() and any(card.parent.iterdir()) and not is_ours:
-            yield f"--out {out} holds a folder {name!r} of others, which would be replaced; choose another folder"
+    with RunLock(out, owner="export"):  # two exports into one folder would remove each other's files
+        return job.run(work)
 
 
 def _export(
@@ -156,17 +153,15 @@ def _export(
         report["vocabulary"] = vocabulary
         body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
         card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
-    with RunLock(out):  # two exports into one folder would remove each other's files
-        for name in names:
-            with _aside(out / name) as folder:
-                writers[name].write(clip, folder, config.onnx_precisions)
-                checked = writers[name].compare(clip, folder, config.onnx_precisions)
-                artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
-                if run_dir is not None and recipe_of(run_dir).exists():
-                    artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
-            size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
-            report["formats"][name] = {**checked, "bytes": size}
-        layout.lock(out).unlink(missing_ok=True)  # OUT holds formats only
+    for name in names:
+        with _aside(out / name) as folder:
+            writers[name].write(clip, folder, config.onnx_precisions)
+            checked = writers[name].compare(clip, folder, config.onnx_precisions)
+            artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
+            if run_dir is not None and recipe_of(run_dir).exists():
+                artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
+        size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
+        report["formats"][name] = {**checked, "bytes": size}
     say(
         "export",
         f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "
