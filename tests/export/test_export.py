@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ import worldclip
 from killed import contents
 from matched import write_matched_texts
 from miniature import write_files
-from model_folders import TINY, save_tiny
+from model_folders import TINY, edit, save_tiny
 from small_models import CORPUS, TEXTS
-from stages import finish, job_of
+from stages import finish, job_of, run_stage, why_run
 from toy import markdown_rows
 from worldclip import cli, export
 from worldclip.config import load_recipe
@@ -29,7 +30,7 @@ from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import RunLock
+from worldclip.core.job import Record, RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table
 from worldclip.export import ExportConfig, export_model, model_card, prune_vocabulary
@@ -37,7 +38,9 @@ from worldclip.model import sample_inputs
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.formats import huggingface_folder, open_clip_folder
 from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.load import Source
 from worldclip.model.tokenizer import tokenizer_of
+from worldclip.report.metrics import CLASSIFICATION
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
 
@@ -72,8 +75,10 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     np.testing.assert_array_equal(worldclip.load(folder, device="cpu").encode_text(texts), clip.encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"] == job_of("export", load_recipe(RECIPE), run_dir).inputs
-    artifacts.write_text(layout.results(run_dir), "")
-    assert manifest["inputs"] != job_of("export", load_recipe(RECIPE), run_dir).inputs, "the card shows the results"
+    write_evaluation(run_dir, "step_000000009", {"en": {"acc1": 0.5}})
+    assert why_run("export", load_recipe(RECIPE), run_dir) == "its inputs changed: card"
+    edit(run_dir / "train/step_000000009/tokenizer_config.json", model_max_length=31)
+    assert "checkpoint" in why_run("export", load_recipe(RECIPE), run_dir), "a file of the model other than its weights"
     tower = MetaClip2VisionModel.from_pretrained(folder).eval()  # plain transformers reads the image tower alone
     pixels = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -189,6 +194,29 @@ RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 MEASURED = {"no": (0.183, 0.457), "zh": (0.004, 0.052), "de": (0.25, 0.5)}  # top-1, top-5
 
 
+def source_of(run: Path, step: str = "step_000000009") -> Source:
+    return Source("huggingface", run / "train" / step)
+
+
+def write_evaluation(run: Path, step: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Write RUN/evaluate as its stage leaves it; scores: of each language in zero-shot classification."""
+    records = [record_of(lang, CLASSIFICATION, dict(values)) for lang, values in scores.items()]
+    write_evaluated(run, step, records)
+
+
+def write_evaluated(run: Path, step: str, records: Sequence[Record]) -> None:
+    digest = source_of(run, step).digest()
+    tasks = {
+        task: {"languages": {record["lang"]: record for record in records if record["task"] == task}}
+        for task in dict.fromkeys(record["task"] for record in records)
+    }
+    artifacts.write_text(layout.results(run), "".join(f"{json.dumps(record)}\n" for record in records))
+    artifacts.write_text(layout.results_table(run), markdown_table(records))
+    report = {"model_digest": digest, "datasets": {"tone: held out": {"tasks": tasks}}}
+    artifacts.write_json(layout.stage_report(run, "evaluate"), report)
+    artifacts.write_manifest(run / "evaluate", config={}, inputs={"checkpoint": digest}, counts={})
+
+
 def record_of(lang: str, task: str, values: dict[str, float]) -> dict:
     return {
         "model": "train/step_000000009",
@@ -220,13 +248,14 @@ def measured(tmp_path) -> Path:
     for lang, (top1, top5) in MEASURED.items():
         records.append(record_of(lang, "zeroshot_classification", {"acc1": top1, "acc5": top5}))
         records.append(record_of(lang, "image_text_retrieval", dict.fromkeys(RECALLS, 0.333)))
-    artifacts.write_text(layout.results(run), "".join(f"{json.dumps(record)}\n" for record in records))
-    artifacts.write_text(layout.results_table(run), markdown_table(records))
+    for step in (9, 12):
+        write_files(run, {f"train/step_{step:09}/model.safetensors": str(step)})
+    write_evaluated(run, "step_000000009", records)
     return run
 
 
-def render(run: Path, name: str = "huggingface") -> str:
-    card = model_card.of_run(run, run / "train" / "step_000000009")
+def render(run: Path, name: str = "huggingface", step: str = "step_000000009", languages: Sequence[str] = ()) -> str:
+    card = model_card.of_run(run, source_of(run, step), languages)
     return model_card.render(
         card, name, {"max_difference": 1e-7, "checked": {"int8": 0.999886}, "page_bytes": {"first search": 1}}
     )
@@ -263,10 +292,54 @@ def test_card_names_languages_recipe_pairs_and_licences(measured):
     assert ("no", "100", "80", "1,200") in rows
     assert ("wordnet", "Princeton WordNet", "WordNet licence", "no") in rows
     assert ("list", "sw.parquet", "CC BY 4.0", "sw") in rows
-    layout.results(measured).unlink()
-    text = render(measured)
-    assert ModelCard(text).data.eval_results is None
     assert any(line.startswith("Intended use: ") for line in text.splitlines())
+
+
+def test_card_has_no_results_of_another_checkpoint_or_of_an_unfinished_evaluation(measured):
+    assert "not evaluated" not in render(measured)
+    later = render(measured, step="step_000000012")
+    (measured / "evaluate/manifest.json").unlink()
+    for text in (later, render(measured)):
+        assert ModelCard(text).data.eval_results is None
+        assert "45.7" not in text
+        assert "This checkpoint was not evaluated. `worldclip evaluate RUN` measures it" in text
+
+
+def test_card_of_a_smaller_vocabulary_is_about_its_languages(measured):
+    text = render(measured, languages=["no"])
+    assert "# my_run: a CLIP for 1 language\n" in text
+    data = ModelCard(text).data
+    assert data.language == ["no"]
+    assert {result.dataset_config for result in data.eval_results} == {"no"}
+    assert "Measured before the vocabulary was reduced." in text
+    assert "not evaluated" not in render(measured, languages=["sw"])
+
+
+def test_languages_of_the_card_are_those_that_the_hub_knows(measured):
+    codes = ("bat_smg", "simple", "de", "als", "bh")
+    kept = {code: {"pairs_out": 1} for code in codes}
+    artifacts.write_json(measured / "curate/report.json", {"languages": kept})
+    text = render(measured)
+    assert ModelCard(text).data.language == ["gsw", "sgs", "bho", "de"]
+    assert "`bat_smg` Samogitian (sgs)" in text
+    assert "`simple` Simple English (none)" in text
+    assert "`de`" not in text
+
+
+def test_a_trained_on_checkpoint_is_exported_without_the_older_table(run_dir):
+    write_evaluation(run_dir, "step_000000009", {"en": {"acc1": 0.123, "acc5": 0.456}})
+    run_export(run_dir)
+    card = run_dir / "export/huggingface/README.md"
+    assert "45.6" in card.read_text(encoding="utf-8")
+    shutil.copytree(run_dir / "train/step_000000009", run_dir / "train/step_000000012")
+    weights = load_file(run_dir / "train/step_000000012/model.safetensors")
+    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, run_dir / "train/step_000000012/model.safetensors")
+    recipe = load_recipe(RECIPE)
+    assert run_stage("export", recipe, run_dir)
+    text = card.read_text(encoding="utf-8")
+    assert "step_000000012" in text
+    assert "45.6" not in text
+    assert not run_stage("export", recipe, run_dir)
 
 
 # --- pruned vocabularies ----------------------------------------------------------------------------------------------
@@ -284,6 +357,9 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
     write_matched_texts(run_dir, "000.tar", pa.Table.from_pylist(rows))
+    with pytest.raises(UserError, match=r"export\.languages: the run has no matched text in de, sw, .*export\.corpus"):
+        run_export(run_dir, languages=["en", "sw,de"])
+    assert not (run_dir / "export/huggingface").exists()
     report = run_export(run_dir, languages=["en"])
     assert report["vocabulary"]["texts_proven"] == 1
     before, small = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,17 @@ def _format_problems(config: ExportConfig) -> Iterator[str]:
 
 
 def _inputs(run: Run) -> Report:
-    """Return fingerprints of the checkpoint, of the results on the model card, of a pruned vocabulary's corpus."""
+    source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
-    checkpoint = model_load.checkpoint_of(run.dir).path
-    results = layout.results(run.dir)
-    inputs: Report = {
-        "checkpoint": artifacts.fingerprint(checkpoint / "model.safetensors", run.dir),
-        "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
-    }
+    codes = _codes(config, run.section(LanguagesConfig).table)
+    return _fingerprints(source, config, cards.of_run(run.dir, source, codes), run.dir)
+
+
+def _fingerprints(source: model_load.Source, config: ExportConfig, card: cards.Card, run_dir: Path | None) -> Report:
+    """Return digests of all that decides an export: the model, its card, a pruned vocabulary's corpus, a page."""
+    inputs: Report = {"checkpoint": source.digest(), "card": artifacts.digest(asdict(card))}
     if config.languages:
-        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run.dir)
+        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run_dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     if config.embedded:
         inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
@@ -83,8 +85,8 @@ def _export_run(run: Run, job: Job) -> Result:
     source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     clip = model_load.read(source, LoadOptions(device="cpu"))
-    card = cards.of_run(run.dir, source.path)
     codes = _codes(config, run.section(LanguagesConfig).table)
+    card = cards.of_run(run.dir, source, codes)
     written = _export(clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
@@ -120,10 +122,10 @@ def export_model(
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     if run_dir is None:
-        card = cards.of_model(str(source), recognised.layout)
+        card = cards.of_model(str(source), recognised.layout, codes)
     else:
-        card = cards.of_run(run_dir, recognised.path)
-    job = Job("export", out, deciding(config, "export"), lambda: {"checkpoint": recognised.digest()})
+        card = cards.of_run(run_dir, recognised, codes)
+    job = Job("export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir))
 
     def work() -> Result:
         written = _export(clip, out, config, card, codes, run_dir)
@@ -151,8 +153,7 @@ def _export(
     if codes:
         clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary
-        body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
-        card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
+        card = replace(card, body=[*card.body, *prune_vocabulary.card_lines(vocabulary, codes)])
     for name in names:
         with _aside(out / name) as folder:
             writers[name].write(clip, folder, config.onnx_precisions)
