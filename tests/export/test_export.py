@@ -133,6 +133,18 @@ def test_export_replaces_no_folder_of_others(run_dir, tmp_path):
     assert contents(run_dir / "export") == before
 
 
+def test_a_page_that_leaves_out_unreadable_pictures_is_made_again(run_dir):
+    run_export(run_dir)
+    manifest = artifacts.read_manifest(run_dir / "export")
+    for left_out, reason in (
+        ({"pictures beyond 10,000": 7}, None),
+        ({"unreadable pictures": 3}, "its inputs changed: 3 unreadable pictures"),
+    ):
+        counts = {**manifest["counts"], "web": {"left_out": left_out}}
+        artifacts.write_json(run_dir / "export/manifest.json", {**manifest, "counts": counts})
+        assert why_run("export", load_recipe(RECIPE), run_dir) == reason
+
+
 def test_an_export_that_is_finished_or_was_ended_is_replaced(run_dir, tmp_path, monkeypatch):
     out = tmp_path / "out"
     export_model(run_dir, out)

@@ -141,6 +141,8 @@ def _measured(report: Record) -> Iterator[str]:
         yield f"`onnx/model*.onnx`, both encoders in one graph, take {report['joint_bytes']:,} bytes"
     if "page_bytes" in report:
         yield f"the first search loads {report['page_bytes']['first search']:,} bytes"
+    for what, number in (report.get("left_out") or {}).items():
+        yield f"{number:,} {what} of the embedded folder are left out"
 
 
 def of_run(run_dir: Path, source: Source, kept_languages: Sequence[str] = ()) -> Card:

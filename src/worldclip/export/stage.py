@@ -14,9 +14,10 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
-from worldclip.core.job import Job, Report, Result, Run, RunLock
+from worldclip.core.job import Job, Record, Report, Result, Run, RunLock
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import deciding, read_toml, to_toml
@@ -44,7 +45,7 @@ PACKAGES = {"huggingface": (), "open_clip": ("open_clip",), "onnx": _ONNX, "web"
 
 def export(run: Run) -> None:
     """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
-    run.stage("export", inputs=_inputs, problems=_problems, work=_export_run)
+    run.stage("export", inputs=_inputs, problems=_problems, work=_export_run, changes=_changes)
 
 
 def _problems(run: Run) -> Iterator[str]:
@@ -70,6 +71,19 @@ def _inputs(run: Run) -> Report:
     return _fingerprints(source, config, cards.of_run(run.dir, source, codes), run.dir)
 
 
+def _changes(run: Run, before: Record, now: Record) -> list[Change]:
+    """Return the changed inputs; pictures that an earlier export could not read count as one."""
+    changes = changed_inputs(before, now)
+    manifest = artifacts.read_manifest(layout.stage_dir(run.dir, "export"))
+    if manifest is not None and "web" in manifest["counts"]:
+        unreadable = import_module(MODULES["web"]).UNREADABLE
+        left_out = manifest["counts"]["web"].get("left_out") or {}
+        number = left_out.get(unreadable, 0)
+        if number:
+            changes.append(Change(f"{number:,} {unreadable}", number, 0, is_value=False))
+    return changes
+
+
 def _fingerprints(source: model_load.Source, config: ExportConfig, card: cards.Card, run_dir: Path | None) -> Report:
     """Return digests of all that decides an export: the model, its card, a pruned vocabulary's corpus, a page."""
     inputs: Report = {"checkpoint": source.digest(), "card": artifacts.digest(asdict(card))}
@@ -78,6 +92,8 @@ def _fingerprints(source: model_load.Source, config: ExportConfig, card: cards.C
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     if config.embedded:
         inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
+    if "web" in config.formats:
+        inputs["page"] = import_module(MODULES["web"]).page_digest()
     return inputs
 
 
