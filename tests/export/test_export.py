@@ -27,6 +27,7 @@ from toy import markdown_rows
 from worldclip import cli, export
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
+from worldclip.contracts.records import read_results
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
@@ -338,20 +339,39 @@ def test_languages_of_the_card_are_those_that_the_hub_knows(measured):
     assert "`de`" not in text
 
 
-def test_a_trained_on_checkpoint_is_exported_without_the_older_table(run_dir):
-    write_evaluation(run_dir, "step_000000009", {"en": {"acc1": 0.123, "acc5": 0.456}})
-    run_export(run_dir)
-    card = run_dir / "export/huggingface/README.md"
-    assert "45.6" in card.read_text(encoding="utf-8")
-    shutil.copytree(run_dir / "train/step_000000009", run_dir / "train/step_000000012")
-    weights = load_file(run_dir / "train/step_000000012/model.safetensors")
-    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, run_dir / "train/step_000000012/model.safetensors")
-    recipe = load_recipe(RECIPE)
+def test_a_trained_on_checkpoint_is_exported_without_the_older_table(run_dir, tmp_path):
+    colours = ("red", "green", "blue")
+    for colour in colours:
+        (tmp_path / "pictures" / colour).mkdir(parents=True)
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
+    datasets = {"datasets": ["mine"], "folders": {"mine": f"folders:{tmp_path / 'pictures'}"}, "device": "cpu"}
+    recipe = load_recipe({**RECIPE, "evaluate": datasets})
+    assert run_stage("evaluate", recipe, run_dir)
     assert run_stage("export", recipe, run_dir)
-    text = card.read_text(encoding="utf-8")
-    assert "step_000000012" in text
-    assert "45.6" not in text
+    card = run_dir / "export/huggingface/README.md"
+    data = ModelCard(card.read_text("utf-8")).data
+    measured = {(record["lang"], record["metrics"]["acc1"]) for record in read_results(layout.results(run_dir))}
+    found = {(result.dataset_config, result.metric_value) for result in data.eval_results}
+    assert found == {(lang, round(100 * value, 1)) for lang, value in measured}
+    assert "### mine" in card.read_text("utf-8")
+    later = run_dir / "train/step_000000012"
+    shutil.copytree(run_dir / "train/step_000000009", later)
+    weights = load_file(later / "model.safetensors")
+    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, later / "model.safetensors", {"format": "pt"})
+    for out in (run_dir / "export", tmp_path / "out"):
+        if out.parent == run_dir:
+            assert run_stage("export", recipe, run_dir)
+        else:
+            export_model(run_dir, out)
+        text = (out / "huggingface/README.md").read_text("utf-8")
+        assert ModelCard(text).data.eval_results is None
+        assert "### mine" not in text
+        assert "step_000000012" in text
+        assert "This checkpoint was not evaluated." in text
     assert not run_stage("export", recipe, run_dir)
+    assert run_stage("evaluate", recipe, run_dir)
+    assert run_stage("export", recipe, run_dir)
+    assert "### mine" in card.read_text("utf-8")
 
 
 # --- pruned vocabularies ----------------------------------------------------------------------------------------------
