@@ -393,7 +393,8 @@ def test_an_extra_is_installed_from_the_checkout_where_there_is_one(tmp_path, mo
 
 # --- folders of others ------------------------------------------------------------------------------------------------
 
-WRITERS = ("check", "dedup", "embed", "pool emoji", "pool pack", "pool world", "wat")  # the jobs that call check_own
+# The jobs that call check_own.
+WRITERS = ("check", "dedup", "embed", "export", "pool emoji", "pool pack", "pool world", "wat")
 
 
 def test_every_tool_that_removes_files_of_its_folder_is_in_this_table():

@@ -96,9 +96,14 @@ class WebFolder:
         left_out: dict[str, int] = {}
         if "images" in self.pool:
             say("export", self.pool["images"].places_text)
-            counts["pictures"] = _write_pictures(folder, self.pool["images"], precision, left_out)
+            counts["pictures"], pictures_left_out = _write_pictures(folder, self.pool["images"], precision)
+            left_out |= pictures_left_out
         if "texts" in self.pool:
-            counts["names"] = _write_names(folder, self.pool["texts"], precision, left_out)
+            counts["names"], names_left_out = _write_names(folder, self.pool["texts"], precision)
+            left_out |= names_left_out
+        left_out = {what: number for what, number in left_out.items() if number}
+        for what, number in left_out.items():
+            say("export", f"left out: {number:,} {what}")
         shutil.copytree(library_folder(), folder / "js")
         for name in ("index.html", "search.js", "offline.js"):
             shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
@@ -172,17 +177,9 @@ def _spread(number: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
 
 
-def _count_left_out(left_out: dict[str, int], what: str, number: int) -> None:
-    """Count what the page does not show, and say it."""
-    if number:
-        left_out[what] = number
-        say("export", f"left out: {number:,} {what}")
-
-
-def _write_pictures(folder: Path, embedded: Embedded, precision: str, left_out: dict[str, int]) -> int:
-    """Write vectors, captions and thumbnails; returns the number of pictures, and counts the others in `left_out`."""
+def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> tuple[int, dict[str, int]]:
+    """Write vectors, captions and thumbnails; return the number of pictures, and how many are left out and why."""
     ids = _spread(len(embedded), MAX_PICTURES)
-    _count_left_out(left_out, f"pictures beyond {MAX_PICTURES:,}", len(embedded) - len(ids))
     rows = embedded.rows(ids)
     captions = embedded.captions(rows)
     is_shown = np.zeros(len(rows), bool)
@@ -203,29 +200,28 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str, left_out: 
         records.append([name, row["key"], captions.get((row["shard"], row["key"]), [""])[0]])
     if not records:
         raise UserError(f"none of the pictures of {embedded.folder} can be read ({reasons[0]})")
-    _count_left_out(left_out, UNREADABLE, len(reasons))
     if reasons:
-        say("export", f"the first of them: {reasons[0]}")
+        say("export", f"{len(reasons):,} {UNREADABLE}; the first: {reasons[0]}")
     langs = identify_codes([caption for *_, caption in records])
     shown = [[*record, lang] for record, lang in zip(records, langs, strict=True)]
     write_json(folder / "pictures.json", shown, is_compact=True)
     _write_vectors(folder / "pictures.bin", embedded.take(ids[is_shown]), precision)
-    return len(records)
+    num_beyond = len(embedded) - len(ids)
+    return len(records), {UNREADABLE: len(reasons), f"pictures beyond {MAX_PICTURES:,}": num_beyond}
 
 
-def _write_names(folder: Path, embedded: Embedded, precision: str, left_out: dict[str, int]) -> int:
-    """Write the texts, each once, with language and vector; returns their number, and counts others in `left_out`."""
+def _write_names(folder: Path, embedded: Embedded, precision: str) -> tuple[int, dict[str, int]]:
+    """Write the texts, each once, with language and vector; return their number, and how many are left out and why."""
     ids = _spread(len(embedded), len(embedded))
     texts = [row["text"] for row in embedded.rows(ids)]
     first = {text: i for i, text in reversed(list(enumerate(texts)))}
     every = np.sort(np.fromiter(first.values(), np.int64))
     chosen = every[_spread(len(every), MAX_NAMES)]
-    _count_left_out(left_out, f"names beyond {MAX_NAMES:,}", len(every) - len(chosen))
     names = [texts[i] for i in chosen]
     named = list(map(list, zip(names, identify_codes(names), strict=True)))
     write_json(folder / "names.json", named, is_compact=True)
     _write_vectors(folder / "names.bin", embedded.take(ids[chosen]), precision)
-    return len(names)
+    return len(names), {f"names beyond {MAX_NAMES:,}": len(every) - len(chosen)}
 
 
 def _write_vectors(path: Path, rows_ND: np.ndarray, precision: str) -> None:
