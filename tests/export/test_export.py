@@ -207,10 +207,6 @@ RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 MEASURED = {"no": (0.183, 0.457), "zh": (0.004, 0.052), "de": (0.25, 0.5)}  # top-1, top-5
 
 
-def source_of(run: Path, step: str = "step_000000009") -> Source:
-    return Source("huggingface", run / "train" / step)
-
-
 def write_evaluation(run: Path, step: str, scores: Mapping[str, Mapping[str, float]]) -> None:
     """Write RUN/evaluate as its stage leaves it; scores: of each language in zero-shot classification."""
     records = [record_of(lang, CLASSIFICATION, dict(values)) for lang, values in scores.items()]
@@ -218,7 +214,7 @@ def write_evaluation(run: Path, step: str, scores: Mapping[str, Mapping[str, flo
 
 
 def write_evaluated(run: Path, step: str, records: Sequence[Record]) -> None:
-    digest = source_of(run, step).digest()
+    digest = Source("huggingface", run / "train" / step).digest()
     tasks = {
         task: {"languages": {record["lang"]: record for record in records if record["task"] == task}}
         for task in dict.fromkeys(record["task"] for record in records)
@@ -268,7 +264,7 @@ def measured(tmp_path) -> Path:
 
 
 def render(run: Path, name: str = "huggingface", step: str = "step_000000009", languages: Sequence[str] = ()) -> str:
-    card = model_card.of_run(run, source_of(run, step), languages)
+    card = model_card.of_run(run, run / "train" / step, languages)
     return model_card.render(
         card, name, {"max_difference": 1e-7, "checked": {"int8": 0.999886}, "page_bytes": {"first search": 1}}
     )

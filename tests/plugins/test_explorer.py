@@ -183,6 +183,8 @@ def test_what_the_check_removed_is_shown_as_it_is_now(tmp_path):
     artifacts.write_table(tmp_path / "removed.parquet", pa.Table.from_pylist([row], schemas.REMOVED), schemas.REMOVED)
     explore(run, out)
     assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 1]]
+    explore(run.rename(tmp_path / "renamed"), out)
+    assert read_chunk(out, "run")["name"] == "renamed"
 
 
 def test_two_explorers_of_one_folder_are_never_at_work(explored, tmp_path):

@@ -145,7 +145,7 @@ def _measured(report: Record) -> Iterator[str]:
         yield f"{number:,} {what} of the embedded folder are left out"
 
 
-def of_run(run_dir: Path, source: Source, kept_languages: Sequence[str] = ()) -> Card:
+def of_run(run_dir: Path, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Card:
     """Return the card of a run's checkpoint: recipe, training pairs by language, results, use, limits, licences.
 
     kept_languages: whose tokens the exported model keeps; empty: all.  Results are those of this checkpoint, by digest.
@@ -156,12 +156,12 @@ def of_run(run_dir: Path, source: Source, kept_languages: Sequence[str] = ()) ->
     codes: Sequence[str] = kept_languages or sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
     codes = codes or recipe["languages"].get("codes", [])
     summary = (
-        f"Checkpoint: {source.path.name}{_seen(run_dir, source.path)}. Recipe: preset "
+        f"Checkpoint: {checkpoint.name}{_seen(run_dir, checkpoint)}. Recipe: preset "
         f"{recipe['train']['model']['preset']}, matching profile `{recipe['match']['profile']}`, balance rule "
         f"`{recipe['balance']['rule']}`. "
         "The whole recipe is in `recipe.toml`."
     )
-    table, records = _results_of(run_dir, source)
+    table, records = _results_of(run_dir, checkpoint)
     if table and kept_languages:
         records = [record for record in records if record["lang"] in kept_languages]
         table = f"Measured before the vocabulary was reduced.\n\n{table}"
@@ -215,14 +215,15 @@ def _codes_text(codes: Sequence[str], languages: Languages) -> str:
     return f"Languages with another code in ISO 639, or none: {', '.join(named)}." if named else ""
 
 
-def _results_of(run_dir: Path, source: Source) -> tuple[str, list[Record]]:
+def _results_of(run_dir: Path, checkpoint: Path) -> tuple[str, list[Record]]:
     """Return the table and the records of the finished evaluation of a checkpoint; ("", []) if it has none.
 
     A table has no digest: report.json of the stage, which is written with it, says of which model it is.
     """
+    digest = Source("huggingface", checkpoint).digest()
     report = _read_report(run_dir, "evaluate")
     is_finished = artifacts.read_manifest(layout.stage_dir(run_dir, "evaluate")) is not None
-    if not is_finished or report.get("model_digest") != source.digest():
+    if not is_finished or report.get("model_digest") != digest:
         return "", []
     records: list[Record] = []
     for dataset in report["datasets"].values():

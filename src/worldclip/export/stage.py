@@ -68,7 +68,7 @@ def _inputs(run: Run) -> Report:
     source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    return _fingerprints(source, config, cards.of_run(run.dir, source, codes), run.dir)
+    return _fingerprints(source, config, cards.of_run(run.dir, source.path, codes), run.dir)
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:
@@ -102,7 +102,7 @@ def _export_run(run: Run, job: Job) -> Result:
     config = run.section(ExportConfig)
     clip = model_load.read(source, LoadOptions(device="cpu"))
     codes = _codes(config, run.section(LanguagesConfig).table)
-    card = cards.of_run(run.dir, source, codes)
+    card = cards.of_run(run.dir, source.path, codes)
     written = _export(clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
@@ -140,7 +140,7 @@ def export_model(
     if run_dir is None:
         card = cards.of_model(str(source), recognised.layout, codes)
     else:
-        card = cards.of_run(run_dir, recognised, codes)
+        card = cards.of_run(run_dir, recognised.path, codes)
     job = Job("export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir))
 
     def work() -> Result:

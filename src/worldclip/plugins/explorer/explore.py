@@ -73,6 +73,7 @@ def explore(run: Path, out: Path) -> Report:
     removed = _removed_path(context)
     inputs = {
         "curate": require_current(context),
+        "run": run.resolve().name,
         "page": artifacts.digest([style(), *(path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir()))]),
         "removed": None if removed is None else artifacts.fingerprint(removed, removed.parent),
     }
