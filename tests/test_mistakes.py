@@ -398,6 +398,7 @@ LEFT = {
     "dedup": ("pool", "duplicates.parquet"),
     "embed": ("pool", "probe.npy", "images"),
     "evaluate": ("features", "ranks", "slice_1_of_2.jsonl"),
+    "export": ("huggingface", "onnx"),
     "pool emoji": ("train", "tone", "done"),
     "pool pack": ("000000.tar", "done"),
     "pool world": ("train", "flags", "done"),

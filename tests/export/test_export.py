@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,21 @@ from tokenizers import models, processors
 from transformers import MetaClip2VisionModel
 
 import worldclip
+from killed import contents
 from matched import write_matched_texts
 from miniature import write_files
-from model_folders import TINY, save_tiny
+from model_folders import TINY, edit, save_tiny
 from small_models import CORPUS, TEXTS
-from stages import finish, job_of
+from stages import finish, job_of, run_stage, why_run
 from toy import markdown_rows
 from worldclip import cli, export
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
+from worldclip.contracts.records import read_results
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import RunLock
+from worldclip.core.job import Record, RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table
 from worldclip.export import ExportConfig, export_model, model_card, prune_vocabulary
@@ -36,7 +39,9 @@ from worldclip.model import sample_inputs
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.formats import huggingface_folder, open_clip_folder
 from worldclip.model.inference import Clip, TorchBackend
+from worldclip.model.load import Source
 from worldclip.model.tokenizer import tokenizer_of
+from worldclip.report.metrics import CLASSIFICATION
 
 RECIPE = {"pool": {"path": "pool"}, "languages": {"codes": ["en", "zh"]}, "balance": {"tail_fraction": 0.1}}
 
@@ -71,8 +76,10 @@ def test_exported_folder_embeds_like_the_checkpoint_without_trainer_state(run_di
     np.testing.assert_array_equal(worldclip.load(folder, device="cpu").encode_text(texts), clip.encode_text(texts))
     manifest = json.loads((run_dir / "export" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["inputs"] == job_of("export", load_recipe(RECIPE), run_dir).inputs
-    artifacts.write_text(layout.results(run_dir), "")
-    assert manifest["inputs"] != job_of("export", load_recipe(RECIPE), run_dir).inputs, "the card shows the results"
+    write_evaluation(run_dir, "step_000000009", {"en": {"acc1": 0.5}})
+    assert why_run("export", load_recipe(RECIPE), run_dir) == "its inputs changed: card"
+    edit(run_dir / "train/step_000000009/tokenizer_config.json", model_max_length=31)
+    assert "checkpoint" in why_run("export", load_recipe(RECIPE), run_dir), "a file of the model other than its weights"
     tower = MetaClip2VisionModel.from_pretrained(folder).eval()  # plain transformers reads the image tower alone
     pixels = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -111,10 +118,47 @@ def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path):
     with pytest.raises(UserError) as caught:
         export.export_model(tmp_path, tmp_path / "out", config)
     assert len(caught.value.problems) == 4
-    write_files(tmp_path, {"open_clip/README.md": "a clone of its repository"})
-    with pytest.raises(UserError, match="holds a folder 'open_clip' of others, which would be replaced"):
-        export.export_model("owner/name", tmp_path, ExportConfig(formats=("open_clip",)))
-    assert (tmp_path / "open_clip/README.md").read_text() == "a clone of its repository"
+
+
+def test_export_replaces_no_folder_of_others(run_dir, tmp_path):
+    files = {"huggingface/README.md": "my notes on worldclip", "huggingface/thesis.txt": "mine"}
+    write_files(tmp_path / "out", files)
+    with pytest.raises(UserError, match="out' is not empty and was not written by worldclip"):
+        export_model(run_dir, tmp_path / "out")
+    assert contents(tmp_path / "out") == {name: text.encode() for name, text in files.items()}
+    run_export(run_dir)
+    before = contents(run_dir / "export")
+    for folder, said in ((run_dir, "is a run"), (run_dir / "export", "not written by worldclip")):
+        with pytest.raises(UserError, match=said):
+            export_model(run_dir / "export/huggingface", folder)
+    assert contents(run_dir / "export") == before
+
+
+def test_a_page_that_leaves_out_unreadable_pictures_is_made_again(run_dir):
+    run_export(run_dir)
+    manifest = artifacts.read_manifest(run_dir / "export")
+    for left_out, reason in (
+        ({"pictures beyond 10,000": 7}, None),
+        ({"unreadable pictures": 3}, "its inputs changed: 3 unreadable pictures"),
+    ):
+        counts = {**manifest["counts"], "web": {"left_out": left_out}}
+        artifacts.write_json(run_dir / "export/manifest.json", {**manifest, "counts": counts})
+        assert why_run("export", load_recipe(RECIPE), run_dir) == reason
+
+
+def test_an_export_that_is_finished_or_was_ended_is_replaced(run_dir, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    export_model(run_dir, out)
+    manifest = artifacts.read_manifest(out)
+    assert (manifest["job"], list(manifest["counts"])) == ("export", ["huggingface"])
+    monkeypatch.setattr(huggingface_folder, "compare", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_model(run_dir, out)
+    assert artifacts.read_manifest(out) is None
+    assert (out / "huggingface/model.safetensors").exists()
+    monkeypatch.undo()
+    export_model(run_dir, out)
+    assert artifacts.read_manifest(out)["inputs"] == manifest["inputs"]
 
 
 def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, tmp_path):
@@ -124,7 +168,7 @@ def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, t
         export_model(run_dir, out)
     assert (out / ".huggingface.tmp/config.json").exists()
     export_model(run_dir, out)
-    assert sorted(path.name for path in out.iterdir()) == ["huggingface", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "huggingface", "manifest.json", "report.json"]
 
 
 def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_dir, tmp_path, capsys):
@@ -138,10 +182,10 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
     published = load_recipe(exported / "recipe.toml")
     assert published.pool.path == str(exported / "tars")  # relative in the file
     assert str(tmp_path) not in (exported / "recipe.toml").read_text() + (exported / "README.md").read_text()
-    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == ["huggingface", "open_clip", "report.json"]
+    assert {path.name for path in (tmp_path / "first").iterdir() if path.is_dir()} == {"huggingface", "open_clip"}
     for _ in range(2):  # an export of ours may be replaced
         assert cli.main(["export", str(exported), "--out", str(tmp_path / "second"), "--formats", "open_clip"]) == 0
-    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["open_clip", "report.json"]
+    assert {path.name for path in (tmp_path / "second").iterdir() if path.is_dir()} == {"open_clip"}
     for colour in ("red", "blue"):
         (tmp_path / "pictures" / colour).mkdir(parents=True)
         Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
@@ -161,6 +205,25 @@ def test_run_and_exported_model_are_evaluated_and_exported_into_any_folder(run_d
 
 RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 MEASURED = {"no": (0.183, 0.457), "zh": (0.004, 0.052), "de": (0.25, 0.5)}  # top-1, top-5
+
+
+def write_evaluation(run: Path, step: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Write RUN/evaluate as its stage leaves it; scores: of each language in zero-shot classification."""
+    records = [record_of(lang, CLASSIFICATION, dict(values)) for lang, values in scores.items()]
+    write_evaluated(run, step, records)
+
+
+def write_evaluated(run: Path, step: str, records: Sequence[Record]) -> None:
+    digest = Source("huggingface", run / "train" / step).digest()
+    tasks = {
+        task: {"languages": {record["lang"]: record for record in records if record["task"] == task}}
+        for task in dict.fromkeys(record["task"] for record in records)
+    }
+    artifacts.write_text(layout.results(run), "".join(f"{json.dumps(record)}\n" for record in records))
+    artifacts.write_text(layout.results_table(run), markdown_table(records))
+    report = {"model_digest": digest, "datasets": {"tone: held out": {"tasks": tasks}}}
+    artifacts.write_json(layout.stage_report(run, "evaluate"), report)
+    artifacts.write_manifest(run / "evaluate", config={}, inputs={"checkpoint": digest}, counts={})
 
 
 def record_of(lang: str, task: str, values: dict[str, float]) -> dict:
@@ -194,13 +257,14 @@ def measured(tmp_path) -> Path:
     for lang, (top1, top5) in MEASURED.items():
         records.append(record_of(lang, "zeroshot_classification", {"acc1": top1, "acc5": top5}))
         records.append(record_of(lang, "image_text_retrieval", dict.fromkeys(RECALLS, 0.333)))
-    artifacts.write_text(layout.results(run), "".join(f"{json.dumps(record)}\n" for record in records))
-    artifacts.write_text(layout.results_table(run), markdown_table(records))
+    for step in (9, 12):
+        write_files(run, {f"train/step_{step:09}/model.safetensors": str(step)})
+    write_evaluated(run, "step_000000009", records)
     return run
 
 
-def render(run: Path, name: str = "huggingface") -> str:
-    card = model_card.of_run(run, run / "train" / "step_000000009")
+def render(run: Path, name: str = "huggingface", step: str = "step_000000009", languages: Sequence[str] = ()) -> str:
+    card = model_card.of_run(run, run / "train" / step, languages)
     return model_card.render(
         card, name, {"max_difference": 1e-7, "checked": {"int8": 0.999886}, "page_bytes": {"first search": 1}}
     )
@@ -237,10 +301,73 @@ def test_card_names_languages_recipe_pairs_and_licences(measured):
     assert ("no", "100", "80", "1,200") in rows
     assert ("wordnet", "Princeton WordNet", "WordNet licence", "no") in rows
     assert ("list", "sw.parquet", "CC BY 4.0", "sw") in rows
-    layout.results(measured).unlink()
-    text = render(measured)
-    assert ModelCard(text).data.eval_results is None
     assert any(line.startswith("Intended use: ") for line in text.splitlines())
+
+
+def test_card_has_no_results_of_another_checkpoint_or_of_an_unfinished_evaluation(measured):
+    assert "not evaluated" not in render(measured)
+    later = render(measured, step="step_000000012")
+    (measured / "evaluate/manifest.json").unlink()
+    for text in (later, render(measured)):
+        assert ModelCard(text).data.eval_results is None
+        assert "45.7" not in text
+        assert "This checkpoint was not evaluated. `worldclip evaluate RUN` measures it" in text
+
+
+def test_card_of_a_smaller_vocabulary_is_about_its_languages(measured):
+    text = render(measured, languages=["no"])
+    assert "# my_run: a CLIP for 1 language\n" in text
+    data = ModelCard(text).data
+    assert data.language == ["no"]
+    assert {result.dataset_config for result in data.eval_results} == {"no"}
+    assert "Measured before the vocabulary was reduced." in text
+    assert "not evaluated" not in render(measured, languages=["sw"])
+
+
+def test_languages_of_the_card_are_those_that_the_hub_knows(measured):
+    codes = ("bat_smg", "simple", "de", "als", "bh")
+    kept = {code: {"pairs_out": 1} for code in codes}
+    artifacts.write_json(measured / "curate/report.json", {"languages": kept})
+    text = render(measured)
+    assert ModelCard(text).data.language == ["gsw", "sgs", "bho", "de"]
+    assert "`bat_smg` Samogitian (sgs)" in text
+    assert "`simple` Simple English (none)" in text
+    assert "`de`" not in text
+
+
+def test_a_trained_on_checkpoint_is_exported_without_the_older_table(run_dir, tmp_path):
+    colours = ("red", "green", "blue")
+    for colour in colours:
+        (tmp_path / "pictures" / colour).mkdir(parents=True)
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / colour / "0.png")
+    datasets = {"datasets": ["mine"], "folders": {"mine": f"folders:{tmp_path / 'pictures'}"}, "device": "cpu"}
+    recipe = load_recipe({**RECIPE, "evaluate": datasets})
+    assert run_stage("evaluate", recipe, run_dir)
+    assert run_stage("export", recipe, run_dir)
+    card = run_dir / "export/huggingface/README.md"
+    data = ModelCard(card.read_text("utf-8")).data
+    measured = {(record["lang"], record["metrics"]["acc1"]) for record in read_results(layout.results(run_dir))}
+    found = {(result.dataset_config, result.metric_value) for result in data.eval_results}
+    assert found == {(lang, round(100 * value, 1)) for lang, value in measured}
+    assert "### mine" in card.read_text("utf-8")
+    later = run_dir / "train/step_000000012"
+    shutil.copytree(run_dir / "train/step_000000009", later)
+    weights = load_file(later / "model.safetensors")
+    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, later / "model.safetensors", {"format": "pt"})
+    for out in (run_dir / "export", tmp_path / "out"):
+        if out.parent == run_dir:
+            assert run_stage("export", recipe, run_dir)
+        else:
+            export_model(run_dir, out)
+        text = (out / "huggingface/README.md").read_text("utf-8")
+        assert ModelCard(text).data.eval_results is None
+        assert "### mine" not in text
+        assert "step_000000012" in text
+        assert "This checkpoint was not evaluated." in text
+    assert not run_stage("export", recipe, run_dir)
+    assert run_stage("evaluate", recipe, run_dir)
+    assert run_stage("export", recipe, run_dir)
+    assert "### mine" in card.read_text("utf-8")
 
 
 # --- pruned vocabularies ----------------------------------------------------------------------------------------------
@@ -258,6 +385,9 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     texts = [("a", 0, "a red apple", "en"), ("b", 0, "红苹果", "zh")]
     rows = [{"key": k, "text_idx": i, "text": t, "lang": lang, "entries_lang": lang, **row} for k, i, t, lang in texts]
     write_matched_texts(run_dir, "000.tar", pa.Table.from_pylist(rows))
+    with pytest.raises(UserError, match=r"export\.languages: the run has no matched text in de, sw, .*export\.corpus"):
+        run_export(run_dir, languages=["en", "sw,de"])
+    assert not (run_dir / "export/huggingface").exists()
     report = run_export(run_dir, languages=["en"])
     assert report["vocabulary"]["texts_proven"] == 1
     before, small = (
@@ -272,7 +402,8 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
 def test_texts_of_the_corpus_embed_alike_with_fewer_rows(published_model, whole, tmp_path, capsys):
     corpus, texts = tmp_path / "texts.txt", [*ENGLISH, TEXTS[2]]
     corpus.write_text("\n".join([*texts, ""]), encoding="utf-8")
-    arguments = ["export", str(published_model("metaclip-2-worldwide-s16")), "--out", str(tmp_path), "--json"]
+    out = tmp_path / "out"
+    arguments = ["export", str(published_model("metaclip-2-worldwide-s16")), "--out", str(out), "--json"]
     arguments += ["--languages", "en,ja", "--corpus", str(corpus)]
     assert cli.main([*arguments, "--formats", "huggingface", "open_clip"]) == 0
     report = json.loads(capsys.readouterr().out)["vocabulary"]
@@ -281,9 +412,9 @@ def test_texts_of_the_corpus_embed_alike_with_fewer_rows(published_model, whole,
     assert report["parameters_before"] - report["parameters_after"] == report["width"] * num_removed
     assert report["texts_proven"] == len(texts)
     for name in ("huggingface", "open_clip"):
-        actual = worldclip.load(tmp_path / name, device="cpu").encode_text(texts)
+        actual = worldclip.load(out / name, device="cpu").encode_text(texts)
         np.testing.assert_allclose(actual, whole.encode_text(texts), atol=1e-6)
-    card = (tmp_path / "huggingface" / "README.md").read_text(encoding="utf-8")
+    card = (out / "huggingface" / "README.md").read_text(encoding="utf-8")
     assert f"{report['rows_after']:,} of {report['rows_before']:,} token rows" in card
     assert "\n- ja\n" in card
 

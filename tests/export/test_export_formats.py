@@ -201,8 +201,8 @@ def test_clip_benchmark_measures_our_numbers(hugging_face, tmp_path):
     pytest.importorskip("clip_benchmark")
     pytest.importorskip("webdataset")
     write_pictures(tmp_path / "mini")
-    export_model(hugging_face, tmp_path, ExportConfig(formats=("open_clip",)))
-    model = tmp_path / "open_clip"
+    export_model(hugging_face, tmp_path / "exported", ExportConfig(formats=("open_clip",)))
+    model = tmp_path / "exported" / "open_clip"
     (command,) = (block for block in blocks("docs/7_export.md") if block.startswith("clip_benchmark "))
     line = command.replace("\\\n", " ")
     for documented, here in (

@@ -30,7 +30,7 @@ from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.identify import read_labels
 from worldclip.language.profiles import normalise
 from worldclip.language.segment import ALONE, BARRIER, JOINT, TSHEGS, WORD, scheme_of
-from worldclip.language.table import AddedLanguage
+from worldclip.language.table import AddedLanguage, Languages
 from worldclip.match import Matcher
 from worldclip.metadata.entry_list import is_punctuation
 from worldclip.metadata.sources import dumps
@@ -139,6 +139,24 @@ def test_tags_of_other_standards_mean_our_code_and_other_texts_none() -> None:
         assert f'did you mean "{code}"?' in LanguagesConfig(codes=(tag,)).problems()[0]
     for text in ("", "und", "mul", "unknown", "xx", "none", "german text", "zxx", "-"):
         assert languages.INSTALLED.from_tag(text) is None
+
+
+def test_the_hub_gets_iso_639_codes_and_none_of_another_language() -> None:
+    added = Languages(
+        (
+            AddedLanguage(name="Kabuverdianu", script="Latn", iso639_3=("kea_Latn",)).row("kea"),
+            AddedLanguage(name="Mine", script="Latn", lid176=("xx",)).row("xx"),
+        )
+    )
+    hub_codes = {
+        "de": "de", "no": "no", "ceb": "ceb", "bat_smg": "sgs", "zh_min_nan": "nan", "als": "gsw", "nrm": "nrf",
+        "sh": "hbs", "bh": "bho", "simple": None, "roa_tara": None, "other": None, "und": None,
+        "kea": "kea", "xx": None,
+    }  # fmt: skip
+    assert {code: added.hub_code(code) for code in hub_codes} == hub_codes
+    every = [code for row in added.all_languages() if (code := added.hub_code(row.code)) is not None]
+    assert all(re.fullmatch("[a-z]{2,3}", code) for code in every)
+    assert len(every) > 310
 
 
 def test_page_has_the_languages_without_a_label_in_lid176() -> None:

@@ -6,7 +6,8 @@ const vm = require("node:vm");
 
 const folder = process.argv[2];
 const runFile = (name) => vm.runInThisContext(fs.readFileSync(path.join(folder, name), "utf8"), { filename: name });
-for (const name of ["load.js", "element.js", "slider.js", "example.js", "cut.js", "match.js", "coin.js"]) runFile(name);
+const SCRIPTS = ["load", "element", "slider", "example", "language", "cut", "match", "coin", "why"];
+for (const name of SCRIPTS) runFile(`${name}.js`);
 globalThis.readFile = async (name) => {
   runFile(`data/${name}.js`);
   return vm.runInThisContext(`chunks.get(${JSON.stringify(name)})`);

@@ -16,9 +16,9 @@ from miniature import write_files
 from programs import output_of
 from served import static_host
 from serving import data_url
-from worldclip.core.errors import UserError
+from worldclip.core.errors import BadShard, UserError
 from worldclip.export import ExportConfig, export_model
-from worldclip.export.embedded import open_embedded
+from worldclip.export.embedded import Embedded, open_embedded
 from worldclip.plugins.browser import web_folder
 from worldclip.tools.search import search
 
@@ -120,6 +120,55 @@ def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, 
         web_folder.writer(clip, str(folder)).write(clip, page, ["fp32"])
     assert not (page / "pictures").exists()
     assert web_folder.writer(clip, str(folder), [str(embedded_world)]).pool["images"].places == (str(embedded_world),)
+
+
+def test_what_the_page_leaves_out_is_counted_in_the_output_and_on_the_page(
+    embedded_world, clip, monkeypatch, tmp_path, capfd
+):
+    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
+    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
+    monkeypatch.setattr(web_folder.onnx_folder, "compare", lambda *arguments, **keys: {"checked": {}})
+    write_files(tmp_path, {"js/library.js": ""})
+    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path / "js")
+    monkeypatch.setattr(web_folder, "MAX_PICTURES", 10)
+    monkeypatch.setattr(web_folder, "MAX_NAMES", 5)
+    read_picture = Embedded.read_picture
+    keys = [row["key"] for row in open_embedded(embedded_world / "embedded", "images").rows(np.array([0, 3]))]
+
+    def read_some(embedded, row):
+        if row["key"] in keys:
+            raise BadShard("the disk is away")
+        return read_picture(embedded, row)
+
+    pages = {}
+    for name in ("away", "back"):
+        monkeypatch.setattr(Embedded, "read_picture", read_some if name == "away" else read_picture)
+        folder = write_files(tmp_path, {f"{name}/.keep": ""}) / name
+        writer = web_folder.writer(clip, str(embedded_world / "embedded"))
+        num_embedded = {of: len(embedded) for of, embedded in writer.pool.items()}
+        writer.write(clip, folder, ["fp32"])
+        pages[name] = writer.compare(clip, folder, ["fp32"])["left_out"]
+        said = capfd.readouterr().err
+        for what, number in pages[name].items():
+            assert f"left out: {number} {what}" in said
+    beyond = {"pictures beyond 10": num_embedded["images"] - 10, "names beyond 5": num_embedded["texts"] - 5}
+    assert pages == {"away": {**beyond, "unreadable pictures": 2}, "back": beyond}
+    facts = json.loads((tmp_path / "away/facts.json").read_text("utf-8"))
+    text = call_of_page("factsText", facts)
+    assert text.startswith("8 pictures and 5 names. Left out: ")
+    for what, number in pages["away"].items():
+        assert f"{number} {what}" in text
+    plain = call_of_page("factsText", {"counts": {}, "left_out": {}})
+    assert plain == "The model runs here: no text and no picture leaves this browser."
+
+
+def call_of_page(name, argument):
+    """Return the result of a function of search.js."""
+    node = shutil.which("node") or pytest.skip("no node on this machine")
+    page = resources.files("worldclip.plugins").joinpath("browser", "static", "search.js").read_text(encoding="utf-8")
+    (function,) = re.findall(rf"^function {name}\(.*?^}}\n", page, re.DOTALL | re.MULTILINE)
+    script = f"{function}console.log(JSON.stringify({name}({json.dumps(argument)})))"
+    return json.loads(output_of([node, "-e", script]))
 
 
 def test_a_folder_of_another_model_and_an_installation_without_transformers_js_are_refused(

@@ -18,6 +18,7 @@ from stages import QUIET
 from tars import as_json
 from worldclip import pool
 from worldclip.core.errors import BadShard, StageFailed, UserError
+from worldclip.plugins.crawl import wat
 from worldclip.plugins.crawl.urls import key_of_url, normalise
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.plugins.crawl.wat import REASONS, build_wat
@@ -85,6 +86,39 @@ def test_links_are_resolved_and_texts_collected(tmp_path):
     }
     expected = {"links": 6, "no_text": 1, "not_http": 1, "bad_url": 1, "urls": 2, "texts": 4}
     assert expected.items() <= report.items()
+
+
+@pytest.mark.parametrize("base", ["http://[bad", "http://a b/", "http://example.org:port/", "//", "http://\ud800/"])
+def test_an_invalid_base_counts_as_none(tmp_path, base):
+    links = [
+        img("https://cdn.example.org/a.jpg", alt="a"),
+        img("HTTP://Example.org/b.jpg", alt="b"),
+        img("c.jpg", alt="c"),
+    ]
+    report = build(tmp_path, page(links, base=base))
+    assert pool_of(tmp_path / "out") == {
+        "https://cdn.example.org/a.jpg": ["a"],
+        "http://example.org/b.jpg": ["b"],
+        "http://example.org/a/c.jpg": ["c"],
+    }
+    assert report["bad_url"] == 0
+
+
+def test_an_invalid_address_of_a_page_loses_only_its_relative_links(tmp_path):
+    links = [img("HTTPS://example.org/a.jpg", alt="a"), img("b.jpg", alt="b")]
+    report = build(tmp_path, page(links, address="http://[bad"))
+    assert pool_of(tmp_path / "out") == {"https://example.org/a.jpg": ["a"]}
+    assert report["bad_url"] == 1
+
+
+def test_a_pool_of_an_older_reading_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(wat, "VERSION", wat.VERSION - 1)
+    monkeypatch.setattr(wat, "TEXT_FIELDS", ("alt",))
+    links = [img("a.jpg", alt="a", title="b")]
+    build(tmp_path, page(links))
+    monkeypatch.undo()
+    build(tmp_path, page(links))
+    assert pool_of(tmp_path / "out") == {"http://example.org/a/a.jpg": ["a", "b"]}
 
 
 def test_more_files_append_texts_and_renumber_none(tmp_path):

@@ -18,9 +18,10 @@ import pytest
 
 import worldclip
 from chromium import Page, open_page
-from plain_recipe import make_run, make_shards, write_metadata
+from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages, write_metadata, write_pool
 from programs import output_of
 from toy import build_toy_world, draw_shape, write_tar
+from worldclip import cli
 from worldclip.balance.formulas import entry_probs
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
@@ -145,6 +146,47 @@ def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, 
     assert not (out / "data/old.js").exists()
 
 
+def test_an_explorer_made_while_the_pool_was_away_is_made_again(tmp_path, capfd):
+    write_pool(tmp_path / "pool", make_shards(seed=5, num_shards=1, num_samples=5), image_of=shape_of)
+    run_stages(make_recipe(tmp_path / "pool"), tmp_path / "run")
+    out = tmp_path / "explorer"
+    (tmp_path / "pool").rename(tmp_path / "away")
+    assert cli.main(["explore", str(tmp_path / "run"), "--out", str(out)]) == 0
+    shown = capfd.readouterr()
+    unread = artifacts.read_manifest(out)["counts"]["unread"]
+    assert re.fullmatch(r"\d+ pictures could not be read", unread)
+    assert f"{unread}. Run the same command again" in shown.out
+    assert "00000.tar" in shown.err
+    assert read_chunk(out, "run")["unread"] == unread
+    assert str(tmp_path) not in "".join(path.read_text() for path in out.rglob("*.js*"))
+    (tmp_path / "away").rename(tmp_path / "pool")
+    assert explore(tmp_path / "run", out)["unread"] == ""
+    assert list(out.glob("pictures/*/*"))
+    (out / "data/old.js").write_text("")
+    explore(tmp_path / "run", out)
+    assert (out / "data/old.js").exists(), "pictures that are no images do not make it again"
+
+
+def shape_of(key: str) -> bytes:
+    """Return a picture, and of every second key what is none."""
+    return draw_shape(0, np.array([9, 9, 9], np.uint8), 0) if int(key[-1]) % 2 else b"this is no picture"
+
+
+def test_what_the_check_removed_is_shown_as_it_is_now(tmp_path):
+    shards = make_shards(seed=5, num_shards=1, num_samples=5)
+    artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": keys_of(shards)}), schemas.VALID_KEYS)
+    run = make_run(tmp_path, shards, pool={"valid_keys": str(tmp_path / "valid_keys.parquet")})
+    out = tmp_path / "explorer"
+    explore(run, out)
+    assert read_chunk(out, "checked")["rules"] == []
+    row = {**dict.fromkeys(schemas.REMOVED.names), "key": "a", "shard": "0", "rule": "near_duplicate"}
+    artifacts.write_table(tmp_path / "removed.parquet", pa.Table.from_pylist([row], schemas.REMOVED), schemas.REMOVED)
+    explore(run, out)
+    assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 1]]
+    explore(run.rename(tmp_path / "renamed"), out)
+    assert read_chunk(out, "run")["name"] == "renamed"
+
+
 def test_two_explorers_of_one_folder_are_never_at_work(explored, tmp_path):
     aside = tmp_path / f".pages.{platform.node()}.tmp"
     with RunLock(aside), pytest.raises(UserError, match="is in use by process"):
@@ -241,6 +283,26 @@ def test_texts_of_ten_scripts_match_in_the_page_as_the_matcher_says(listed):
             assert row["matches"] == COUNTS[entries.index(row["entry"]) % len(COUNTS)]
         num_matches += len(ids)
     assert num_matches > 2000
+
+
+def test_any_text_is_decided_with_caps_and_excluded_languages_as_inspect_does(tmp_path):
+    curate = {"text_policy": "all", "max_pairs": 20, "exclude": ["ar"]}
+    run = make_run(tmp_path, make_shards(seed=5, num_shards=2, num_samples=40), curate=curate)
+    out = tmp_path / "explorer"
+    explore(run, out)
+    record = read_chunk(out, "run")
+    assert any(language["factor"] < 1 for language in record["languages"])
+    wanted = []
+    for key, _, texts in itertools.chain(*(read_chunk(out, f"pairs/{path.stem}") for path in out.glob("data/pairs/*"))):
+        text_idx, text, _, _, lang, reason, keep_prob = texts[0]
+        if text and lang >= 0 and record["languages"][lang]["list"] >= 0:
+            assert text_idx == 0
+            wanted.append((text, record["languages"][lang]["code"], key, reason, keep_prob))
+    calls = [("decideText", record, text, code, key) for text, code, key, *_ in wanted]
+    decided = call_page(out, [("readFile", "run"), *calls])[1:]
+    assert [(row["reason"], row["keepProb"]) for row in decided] == [row[3:] for row in wanted]
+    reasons = {record["reasons"][row["reason"]][0] for row in decided}
+    assert {"excluded", "kept", "sampled_out", "no_match"} <= reasons
 
 
 def test_coins_and_probabilities_are_the_run_s(listed):

@@ -357,13 +357,15 @@ def test_held_out_pictures_are_beside_the_others():
 
     whole, held = of(np.ones(250, bool)), of(is_held)
     other = {**held, "chance": {"acc1": 0.5}}  # among other names: not comparable
-    records = {"flags": {"sw": whole, "yo": whole}, "flags_held": {"sw": held, "yo": other}}
+    records = {"world_flags": {"sw": whole, "yo": whole}, "world_flags_held": {"sw": held, "yo": other}}
     (row,) = held_out_combinations(records)
-    assert (row["dataset"], row["lang"], row["num_seen"], row["num_held"]) == ("flags", "sw", 225, 25)
+    assert (row["dataset"], row["lang"], row["num_seen"], row["num_held"]) == ("world_flags", "sw", 225, 25)
     assert (row["seen"], row["held"]) == (pytest.approx(hits[~is_held].mean()), hits[is_held].mean())
-    assert held_out_combinations({"flags": {"sw": whole}}) == []
+    assert held_out_combinations({"world_flags": {"sw": whole}}) == []
+    for name in ("mine", "world_tone"):  # a folder of the user that merely ends so
+        assert held_out_combinations({name: {"sw": whole}, f"{name}_held": {"sw": held}}) == []
     table = cells(held_out_section({"held_out": [row]}, INSTALLED).body)
-    assert table[2][:2] == ["flags", "mean over 1"]
+    assert table[2][:2] == ["world_flags", "mean over 1"]
     assert table[1][3:] == [*table[2][3:6], "225", "25"]
 
 

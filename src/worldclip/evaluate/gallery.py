@@ -43,30 +43,47 @@ def gallery(
     for i, idx in enumerate(image_idx.tolist()):
         names: dict[str, Json] = {}
         for lang, task in tasks.items():
+            row = int(rows[i])
+            if lang != first_lang:
+                rows_of_image = np.flatnonzero(task.image_idx == idx)
+                if not len(rows_of_image):  # the class of this image has no name in this language
+                    continue
+                row = int(rows_of_image[0])
             class_ids, scores = best[lang]
-            rows_of_image = np.flatnonzero(task.image_idx == idx)
-            if len(rows_of_image):  # else the class of this image has no name in this language
-                target = int(task.target[rows_of_image[0]])
-                best_names = [
-                    {"name": task.class_names[c][0], "score": round(score, 4), "is_right": c == target}
-                    for c, score in zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)
-                ]
-                names[lang] = {"truth": task.class_names[target][0], "best": best_names}
+            right_classes = _right_classes(task, row)
+            best_names = [
+                {"name": task.class_names[c][0], "score": round(score, 4), "is_right": c in right_classes}
+                for c, score in zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)
+            ]
+            truth = ", ".join(task.class_names[c][0] for c in right_classes)
+            names[lang] = {"truth": truth, "best": best_names}
         image = data_uri(dataset.read_images(idx, idx + 1)[0])
         images.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
     return images
 
 
+def _right_classes(task: Classification, row: int) -> list[int]:
+    """Return the classes that count as right for a row of the task, its target first."""
+    further_rows, further_classes = task.also_right
+    return [int(task.target[row]), *further_classes[further_rows == row].tolist()]
+
+
 def _choose(
     dataset: Dataset, task: Classification, image_ND: np.ndarray, class_CD: np.ndarray, size: int
 ) -> np.ndarray:
-    """Return (at most size,) int64 rows of the task: right ones first, then wrong ones, each in order of hashes."""
+    """Return (at most size,) int64 rows of the task: right ones first, then wrong ones, each in order of hashes.
+
+    A row is right if its best name is one of its right classes.
+    """
     features_ND = image_ND[task.image_idx]
     decoded = np.flatnonzero(~np.isnan(features_ND).any(axis=1))
     keys = [dataset.image_keys[int(idx)] for idx in task.image_idx[decoded]]
     rows = decoded[sample_rows(keys, 0, len(keys))[0]]
     best = top(features_ND[rows], class_CD, 1)[0][:, 0]
-    is_right = best == task.target[rows]
+    further_rows, further_classes = task.also_right
+    num_classes = len(class_CD)
+    is_further = np.isin(rows * num_classes + best, further_rows * num_classes + further_classes)
+    is_right = (best == task.target[rows]) | is_further
     num_wrong = min(size // 2, int((~is_right).sum()))
     num_right = min(int(is_right.sum()), size - num_wrong)
     return np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)

@@ -8,11 +8,12 @@ from typing import cast
 from worldclip.core.artifacts import Json
 from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
+from worldclip.pool.config import held_out_names
 from worldclip.report.metrics import task_info, top_metric
 from worldclip.report.results import ResultRecord, groups_to_average, is_averaged, mean_over_languages
 
 PROBES = ("few_shot", "linear_probe")  # tasks whose metrics have the names of a dataset's own
-HELD = "_held"  # a dataset of this ending asks for a part of the pictures of the dataset without it
+HELD = "_held"  # a held-out set of this ending asks for a part of the pictures of the one without it
 LEVELS = ("high", "mid", "low")  # resource levels, the best first
 
 
@@ -80,15 +81,19 @@ def _catalog_metrics(dataset: str) -> tuple[str, ...]:
 
 
 def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) -> list[Json]:
-    """Return a row for each language of a dataset NAME with another NAME_held: accuracy on both kinds of pictures.
+    """Return a row for each language of a drawn pool's set NAME with another NAME_held: accuracy on both pictures.
 
     by_lang_of: {dataset: {language: record of zero-shot classification}}.  NAME_held asks for a part of the pictures of
-    NAME among the same names, so what NAME has more are the pictures whose name was in training (`seen`).
+    NAME among the same names, so what NAME has more are the pictures whose name was in training (`seen`).  Datasets
+    of others with such names may hold anything.
     """
     rows: list[Json] = []
-    for dataset, whole_of in by_lang_of.items():
+    drawn = held_out_names()
+    for dataset in drawn:
+        if f"{dataset}{HELD}" not in drawn:
+            continue
         for lang, held in by_lang_of.get(f"{dataset}{HELD}", {}).items():
-            whole = whole_of.get(lang)
+            whole = by_lang_of.get(dataset, {}).get(lang)
             # Comparable: among the same names, and with other pictures than the held-out ones.
             if whole is None or whole["chance"] != held["chance"] or whole["n"] <= held["n"]:
                 continue

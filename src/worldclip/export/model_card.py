@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import read_results
 from worldclip.core import artifacts
 from worldclip.core.errors import require
 from worldclip.core.job import Record, Report
+from worldclip.core.printable import counted
 from worldclip.core.regular_file import read_regular
 from worldclip.core.settings import read_toml
-from worldclip.model.load import hub_id
+from worldclip.language.config import languages_of
+from worldclip.language.table import INSTALLED, Languages
+from worldclip.model.load import Source, hub_id
 from worldclip.report.metrics import CLASSIFICATION, metric_name
 from worldclip.report.sources import sources_table
 from worldclip.report.table import Table, columns_of, text_column, to_markdown
@@ -51,6 +53,10 @@ INTENDED = (
     "of your choice, research. Not intended: decisions about people, and other languages. The biases of the pool's "
     "pictures and texts are in the model; this training neither measures nor removes them."
 )
+NOT_EVALUATED = (
+    "This checkpoint was not evaluated. `worldclip evaluate RUN` measures it; `worldclip export RUN` then adds the "
+    "results to this card."
+)
 LICENCE = (
     "Licence: worldclip states none for these weights (`license: unknown`). Their publisher chooses one, with regard "
     "to the licences of the sources below."
@@ -63,9 +69,10 @@ class Card:
 
     title: str
     languages: Sequence[str]
+    """Codes that the hub accepts."""
     body: Sequence[str] = ()
     results: Sequence[Record] = ()
-    """Records of evaluate; the cards of pages have none."""
+    """Records of the model's evaluation; the cards of pages show none."""
 
 
 def render(card: Card, name: str, report: Record) -> str:
@@ -134,41 +141,95 @@ def _measured(report: Record) -> Iterator[str]:
         yield f"`onnx/model*.onnx`, both encoders in one graph, take {report['joint_bytes']:,} bytes"
     if "page_bytes" in report:
         yield f"the first search loads {report['page_bytes']['first search']:,} bytes"
+    for what, number in (report.get("left_out") or {}).items():
+        yield f"{number:,} {what} of the embedded folder are left out"
 
 
-def of_run(run_dir: Path, checkpoint: Path) -> Card:
-    """Return the card of a run: recipe, training pairs by language, results, use, limits, licences."""
+def of_run(run_dir: Path, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Card:
+    """Return the card of a run's checkpoint: recipe, training pairs by language, results, use, limits, licences.
+
+    kept_languages: whose tokens the exported model keeps; empty: all.  Results are those of this checkpoint, by digest.
+    """
     recipe = read_toml(run_dir)
+    languages = languages_of(run_dir)
     curated = _read_report(run_dir, "curate").get("languages", {})
-    kept = sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
-    codes = kept or recipe["languages"].get("codes", [])
+    codes: Sequence[str] = kept_languages or sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
+    codes = codes or recipe["languages"].get("codes", [])
     summary = (
         f"Checkpoint: {checkpoint.name}{_seen(run_dir, checkpoint)}. Recipe: preset "
         f"{recipe['train']['model']['preset']}, matching profile `{recipe['match']['profile']}`, balance rule "
         f"`{recipe['balance']['rule']}`. "
         "The whole recipe is in `recipe.toml`."
     )
-    results = read_results(layout.results(run_dir))
+    table, records = _results_of(run_dir, checkpoint)
+    if table and kept_languages:
+        records = [record for record in records if record["lang"] in kept_languages]
+        table = f"Measured before the vocabulary was reduced.\n\n{table}"
     sections = {
+        "Languages": _codes_text(codes, languages),
         "Recipe": summary,
         "Training pairs": _pairs(curated, _read_report(run_dir, "train").get("seen", {})),
-        "Results": _read_text(layout.results_table(run_dir)),
+        "Results": table or NOT_EVALUATED,
         "Use, limits and licence": f"{INTENDED}\n\n{LICENCE}",
         "Sources of the metadata": sources_table(artifacts.read_manifest(layout.stage_dir(run_dir, "metadata")) or {}),
         "Sources of the pool": _read_text(layout.attribution(run_dir)),
     }
-    body = [line for heading, text in sections.items() if text for line in ("", f"## {heading}", "", text)]
-    return Card(f"{run_dir.resolve().name}: a CLIP for {len(codes)} languages", codes, body, results)
+    body: list[str] = []
+    for heading, text in sections.items():
+        if text:
+            body += ["", f"## {heading}", "", text]
+    title = f"{run_dir.resolve().name}: a CLIP for {counted(len(codes), 'language')}"
+    return Card(title, _hub_codes(codes, languages), body, records)
 
 
-def of_model(source: str, layout: str) -> Card:
+def of_model(source: str, layout: str, kept_languages: Sequence[str] = ()) -> Card:
     """Return the card of a model from elsewhere: its hub id, or the name of its file or folder."""
     origin = hub_id(source) or Path(source).name
     text = (
         f"Converted from `{origin}` ({layout}). Its publisher states its languages, training data, intended use, "
         "limits and licence; check them before use."
     )
-    return Card(f"{Path(source).name}, converted", (), ["", "## Source", "", text])
+    other_codes = _codes_text(kept_languages, INSTALLED)
+    body = ["", "## Source", "", text]
+    if other_codes:
+        body += ["", other_codes]
+    return Card(f"{Path(source).name}, converted", _hub_codes(kept_languages, INSTALLED), body)
+
+
+def _hub_codes(codes: Sequence[str], languages: Languages) -> list[str]:
+    """Return the codes that the hub accepts, each once, of the languages that have one."""
+    hub_codes = [languages.hub_code(code) for code in codes]
+    return list(dict.fromkeys(code for code in hub_codes if code is not None))
+
+
+def _codes_text(codes: Sequence[str], languages: Languages) -> str:
+    """Return a sentence about the languages that the hub knows by another code or by none; "" without any."""
+    named = []
+    for code in codes:
+        hub_code = languages.hub_code(code)
+        if hub_code == code:
+            continue
+        row = languages.by_code().get(code)
+        name = f" {row.name}" if row else ""
+        named.append(f"`{code}`{name} ({hub_code or 'none'})")
+    return f"Languages with another code in ISO 639, or none: {', '.join(named)}." if named else ""
+
+
+def _results_of(run_dir: Path, checkpoint: Path) -> tuple[str, list[Record]]:
+    """Return the table and the records of the finished evaluation of a checkpoint; ("", []) if it has none.
+
+    A table has no digest: report.json of the stage, which is written with it, says of which model it is.
+    """
+    digest = Source("huggingface", checkpoint).digest()
+    report = _read_report(run_dir, "evaluate")
+    is_finished = artifacts.read_manifest(layout.stage_dir(run_dir, "evaluate")) is not None
+    if not is_finished or report.get("model_digest") != digest:
+        return "", []
+    records: list[Record] = []
+    for dataset in report["datasets"].values():
+        for task in dataset["tasks"].values():
+            records += task["languages"].values()
+    return _read_text(layout.results_table(run_dir)), records
 
 
 def _seen(run_dir: Path, checkpoint: Path) -> str:

@@ -72,7 +72,7 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
 def texts_of(config: ExportConfig, run_dir: Path | None, languages: Sequence[str]) -> Iterator[str]:
     """Yield the texts that decide which rows are used: the lines of export.corpus, by default a run's matched texts.
 
-    run_dir: None for other models.
+    run_dir: None for other models.  Raises UserError at the end for languages in which the run has no matched text.
     """
     for name in config.corpus:
         try:
@@ -84,10 +84,18 @@ def texts_of(config: ExportConfig, run_dir: Path | None, languages: Sequence[str
     shards = [] if run_dir is None else layout.matched_shards(run_dir)
     if run_dir is None or not shards:
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
+    missing = set(languages)
     for shard in shards:
         table = read_matched_texts(run_dir, shard, ["text", "lang"])
-        is_kept = pc.is_in(pc.cast(table["lang"], "string"), pa.array(list(languages)))
+        lang = pc.cast(table["lang"], "string")
+        missing -= set(pc.unique(lang).to_pylist())
+        is_kept = pc.is_in(lang, pa.array(list(languages)))
         yield from filter(None, table["text"].filter(is_kept).to_pylist())
+    if missing:
+        raise UserError(
+            f"export.languages: the run has no matched text in {', '.join(sorted(missing))}, whose tokens would be "
+            "removed; leave these languages out, or set export.corpus to texts in all of them"
+        )
 
 
 def run_texts(run_dir: Path | None) -> list[Path]:

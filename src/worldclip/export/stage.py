@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.core import artifacts
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
-from worldclip.core.job import Job, Report, Result, Run, RunLock
+from worldclip.core.job import Job, Record, Report, Result, Run, RunLock
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
-from worldclip.core.settings import read_toml, to_toml
+from worldclip.core.settings import deciding, read_toml, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
@@ -28,6 +31,7 @@ from worldclip.language.table import INSTALLED, Languages
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.inference import Clip
+from worldclip.pool.files import check_own
 
 # The page of format web needs tools above this room, so formats are imported by name.
 MODULES = {
@@ -42,7 +46,9 @@ PACKAGES = {"huggingface": (), "open_clip": ("open_clip",), "onnx": _ONNX, "web"
 
 def export(run: Run) -> None:
     """Write RUN/export/<format>.  Raises UserError if what was written differs when it is loaded again."""
-    run.stage(run.job("export", _inputs), problems=_problems, work=_export_run)
+    run.stage(
+        run.job("export", _inputs, changes=functools.partial(_changes, run)), problems=_problems, work=_export_run
+    )
 
 
 def _problems(run: Run) -> Iterator[str]:
@@ -62,19 +68,35 @@ def _format_problems(config: ExportConfig) -> Iterator[str]:
 
 
 def _inputs(run: Run) -> Report:
-    """Return fingerprints of the checkpoint, of the results on the model card, of a pruned vocabulary's corpus."""
+    source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
-    checkpoint = model_load.checkpoint_of(run.dir).path
-    results = layout.results(run.dir)
-    inputs: Report = {
-        "checkpoint": artifacts.fingerprint(checkpoint / "model.safetensors", run.dir),
-        "results": artifacts.fingerprint(results, run.dir) if results.exists() else None,
-    }
+    codes = _codes(config, run.section(LanguagesConfig).table)
+    return _fingerprints(source, config, cards.of_run(run.dir, source.path, codes), run.dir)
+
+
+def _changes(run: Run, before: Record, now: Record) -> list[Change]:
+    """Return the changed inputs; pictures that an earlier export could not read count as one."""
+    changes = changed_inputs(before, now)
+    manifest = artifacts.read_manifest(layout.stage_dir(run.dir, "export"))
+    if manifest is not None and "web" in manifest["counts"]:
+        unreadable = import_module(MODULES["web"]).UNREADABLE
+        left_out = manifest["counts"]["web"].get("left_out") or {}
+        number = left_out.get(unreadable, 0)
+        if number:
+            changes.append(Change(f"{number:,} {unreadable}", number, 0, is_value=False))
+    return changes
+
+
+def _fingerprints(source: model_load.Source, config: ExportConfig, card: cards.Card, run_dir: Path | None) -> Report:
+    """Return digests of all that decides an export: the model, its card, a pruned vocabulary's corpus, a page."""
+    inputs: Report = {"checkpoint": source.digest(), "card": artifacts.digest(asdict(card))}
     if config.languages:
-        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run.dir)
+        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run_dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     if config.embedded:
         inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
+    if "web" in config.formats:
+        inputs["page"] = import_module(MODULES["web"]).page_digest()
     return inputs
 
 
@@ -82,8 +104,8 @@ def _export_run(run: Run, job: Job) -> Result:
     source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     clip = model_load.read(source, LoadOptions(device="cpu"))
-    card = cards.of_run(run.dir, source.path)
     codes = _codes(config, run.section(LanguagesConfig).table)
+    card = cards.of_run(run.dir, source.path, codes)
     written = _export(clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
@@ -107,9 +129,10 @@ def export_model(
     run_dir = Path(source) if is_run(Path(source)) else None
     if config.languages and not config.corpus and run_dir is None:
         problems.append("export.languages is set without export.corpus; only a run has texts of its own")
-    problems += [] if problems else _folders_of_others(Path(out), config.formats)
     if problems:
         raise UserError(problems)
+    out = Path(out)
+    check_own(out, "export", (*MODULES,))
     languages = INSTALLED if run_dir is None else languages_of(run_dir)
     codes = _codes(config, languages)
     if config.embedded:
@@ -118,22 +141,17 @@ def export_model(
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     if run_dir is None:
-        card = cards.of_model(str(source), recognised.layout)
+        card = cards.of_model(str(source), recognised.layout, codes)
     else:
-        card = cards.of_run(run_dir, recognised.path)
-    written = _export(clip, Path(out), config, card, codes, run_dir)
-    report = {"source": str(source), **written}
-    artifacts.write_json(Path(out) / "report.json", report)
-    return report
+        card = cards.of_run(run_dir, recognised.path, codes)
+    job = Job("export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir))
 
+    def work() -> Result:
+        written = _export(clip, out, config, card, codes, run_dir)
+        return Result(report={"source": str(source), **written}, counts=written["formats"])
 
-def _folders_of_others(out: Path, names: Iterable[str]) -> Iterator[str]:
-    """Yield a problem per folder that a format would replace and that has no model card of ours."""
-    for name in names:
-        card = out / name / "README.md"
-        is_ours = card.is_file() and "worldclip" in card.read_text(encoding="utf-8", errors="replace")
-        if card.parent.is_dir() and any(card.parent.iterdir()) and not is_ours:
-            yield f"--out {out} holds a folder {name!r} of others, which would be replaced; choose another folder"
+    with RunLock(out):  # two exports into one folder would remove each other's files
+        return job.run(work)
 
 
 def _export(
@@ -154,19 +172,16 @@ def _export(
     if codes:
         clip, vocabulary = prune_vocabulary.prune(clip, prune_vocabulary.texts_of(config, run_dir, codes))
         report["vocabulary"] = vocabulary
-        body = [*card.body, *prune_vocabulary.card_lines(vocabulary, codes)]
-        card = cards.Card(card.title, codes, body, [record for record in card.results if record["lang"] in codes])
-    with RunLock(out):  # two exports into one folder would remove each other's files
-        for name in names:
-            with _aside(out / name) as folder:
-                writers[name].write(clip, folder, config.onnx_precisions)
-                checked = writers[name].compare(clip, folder, config.onnx_precisions)
-                artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
-                if run_dir is not None and recipe_of(run_dir).exists():
-                    artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
-            size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
-            report["formats"][name] = {**checked, "bytes": size}
-        layout.lock(out).unlink(missing_ok=True)  # OUT holds formats only
+        card = replace(card, body=[*card.body, *prune_vocabulary.card_lines(vocabulary, codes)])
+    for name in names:
+        with _aside(out / name) as folder:
+            writers[name].write(clip, folder, config.onnx_precisions)
+            checked = writers[name].compare(clip, folder, config.onnx_precisions)
+            artifacts.write_text(folder / "README.md", cards.render(card, name, checked))
+            if run_dir is not None and recipe_of(run_dir).exists():
+                artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
+        size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
+        report["formats"][name] = {**checked, "bytes": size}
     say(
         "export",
         f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "

@@ -29,6 +29,8 @@ OTHER_TAGS = {
 """Withdrawn codes, Wikipedia's own, short names and ISO 639-2/B, which no column of the table has -> our code."""
 COUNTRIES = {"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "jp": "ja", "kr": "ko", "ua": "uk", "vn": "vi"}
 """Codes of countries that are taken for those of their languages -> our code, for suggestions."""
+WITHDRAWN = frozenset({"bh", "sh"})
+"""Codes of the table that ISO 639-1 no longer has (iso639-3.sil.org/code_changes)."""
 NAME_COLUMNS = ("wikipedia", "lid176", "iso639_3")  # each name means one language
 UNREACHED_BY_DESIGN = frozenset({"simple"})  # English for learners: a list of its own, no label, no part of `other`
 
@@ -117,6 +119,20 @@ class Languages:
             near = self.nearest(code)
             meant = f"; did you mean {near!r}?" if near else ""
             raise KeyError(f"unknown language code {code!r}{meant}") from None
+
+    def hub_code(self, code: str) -> str | None:
+        """Return the code by which the hub's cards name one of our languages, of ISO 639-1 or 639-3; None without one.
+
+        A code of ours may be another language's there: `als` is Tosk Albanian, and our Alemannic `gsw`.
+        """
+        row = self.by_code().get(code)
+        if row is None:
+            return None
+        iso_codes = [name.partition("_")[0] for name in row.iso639_3]
+        is_iso639_1 = len(code) == 2 and code in INSTALLED.by_code() and code not in WITHDRAWN
+        if is_iso639_1 or code in iso_codes:
+            return code
+        return iso_codes[0] if iso_codes else None
 
     def from_tag(self, tag: str) -> str | None:
         """Return our code of a language by a BCP 47 tag (de-DE), ISO 639 (deu, ger) or its English name, in any case.

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worldclip.core.artifacts import write_json, write_text
+from worldclip.core.artifacts import digest, fingerprint, read_json, write_json, write_text
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
@@ -38,6 +38,7 @@ from worldclip.tools.search import open_kinds
 
 MODEL = "model"
 MAX_PICTURES, MAX_NAMES = 10_000, 20_000  # spread over the folder where it holds more
+UNREADABLE = "unreadable pictures"  # a further export may read them
 PER_FOLDER = 1000  # hosts limit the files of one folder
 LIBRARIES = ("transformers.web.min.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # transformers.js' names
@@ -56,6 +57,14 @@ def problems() -> Iterator[str]:
 def library_folder() -> Path:
     """Return where `make web` puts transformers.js."""
     return Path(__file__).parent / "js"
+
+
+def page_digest() -> str:
+    """Return a digest of the page itself and of transformers.js, which an export copies."""
+    files: list[Path] = []
+    for folder in (Path(__file__).parent / "static", library_folder()):
+        files += sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest([search_style(), *(fingerprint(path, path.parent) for path in files)])
 
 
 def precision_of(precisions: Sequence[str]) -> str:
@@ -84,11 +93,17 @@ class WebFolder:
         (folder / MODEL).mkdir()
         onnx_folder.write(clip, folder / MODEL, [precision], has_joint=False)
         counts = {}
+        left_out: dict[str, int] = {}
         if "images" in self.pool:
             say("export", self.pool["images"].places_text)
-            counts["pictures"] = _write_pictures(folder, self.pool["images"], precision)
+            counts["pictures"], pictures_left_out = _write_pictures(folder, self.pool["images"], precision)
+            left_out |= pictures_left_out
         if "texts" in self.pool:
-            counts["names"] = _write_names(folder, self.pool["texts"], precision)
+            counts["names"], names_left_out = _write_names(folder, self.pool["texts"], precision)
+            left_out |= names_left_out
+        left_out = {what: number for what, number in left_out.items() if number}
+        for what, number in left_out.items():
+            say("export", f"left out: {number:,} {what}")
         shutil.copytree(library_folder(), folder / "js")
         for name in ("index.html", "search.js", "offline.js"):
             shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
@@ -97,6 +112,7 @@ class WebFolder:
         facts = {
             "dtype": DTYPES[precision],
             "counts": counts,
+            "left_out": left_out,
             "specials": specials,
             "page_bytes": page_bytes(folder),
             "files": _files_of(folder),
@@ -105,11 +121,15 @@ class WebFolder:
         write_json(folder / "facts.json", facts, is_compact=True)
 
     def compare(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> Report:
-        """Compare the encoders in onnxruntime, as the format onnx does; `page_bytes`: see there."""
+        """Compare the encoders in onnxruntime, as the format onnx does; `page_bytes`: see there.
+
+        `left_out`: {what of the embedded folder is not on the page: its number}, None if all of it is.
+        """
         checked = onnx_folder.compare(clip, folder / MODEL, [precision_of(precisions)], has_joint=False)
         sizes = page_bytes(folder)
         say("export", _weight_text(sizes))
-        return {"checked": checked["checked"], "page_bytes": sizes}
+        left_out = read_json(folder / "facts.json")["left_out"]
+        return {"checked": checked["checked"], "page_bytes": sizes, "left_out": left_out or None}
 
 
 def page_bytes(folder: Path) -> dict[str, int]:
@@ -157,8 +177,8 @@ def _spread(number: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
 
 
-def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
-    """Write vectors, captions and thumbnails; returns the number of pictures.  Unreadable ones are left out."""
+def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> tuple[int, dict[str, int]]:
+    """Write vectors, captions and thumbnails; return the number of pictures, and how many are left out and why."""
     ids = _spread(len(embedded), MAX_PICTURES)
     rows = embedded.rows(ids)
     captions = embedded.captions(rows)
@@ -181,26 +201,27 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> int:
     if not records:
         raise UserError(f"none of the pictures of {embedded.folder} can be read ({reasons[0]})")
     if reasons:
-        say("export", f"{len(reasons):,} of {len(rows):,} pictures are left out; the first: {reasons[0]}")
+        say("export", f"{len(reasons):,} {UNREADABLE}; the first: {reasons[0]}")
     langs = identify_codes([caption for *_, caption in records])
     shown = [[*record, lang] for record, lang in zip(records, langs, strict=True)]
     write_json(folder / "pictures.json", shown, is_compact=True)
     _write_vectors(folder / "pictures.bin", embedded.take(ids[is_shown]), precision)
-    return len(records)
+    num_beyond = len(embedded) - len(ids)
+    return len(records), {UNREADABLE: len(reasons), f"pictures beyond {MAX_PICTURES:,}": num_beyond}
 
 
-def _write_names(folder: Path, embedded: Embedded, precision: str) -> int:
-    """Write the texts, each once, with language and vector; returns their number."""
+def _write_names(folder: Path, embedded: Embedded, precision: str) -> tuple[int, dict[str, int]]:
+    """Write the texts, each once, with language and vector; return their number, and how many are left out and why."""
     ids = _spread(len(embedded), len(embedded))
     texts = [row["text"] for row in embedded.rows(ids)]
     first = {text: i for i, text in reversed(list(enumerate(texts)))}
-    chosen = np.sort(np.fromiter(first.values(), np.int64))
-    chosen = chosen[_spread(len(chosen), MAX_NAMES)]
+    every = np.sort(np.fromiter(first.values(), np.int64))
+    chosen = every[_spread(len(every), MAX_NAMES)]
     names = [texts[i] for i in chosen]
     named = list(map(list, zip(names, identify_codes(names), strict=True)))
     write_json(folder / "names.json", named, is_compact=True)
     _write_vectors(folder / "names.bin", embedded.take(ids[chosen]), precision)
-    return len(names)
+    return len(names), {f"names beyond {MAX_NAMES:,}": len(every) - len(chosen)}
 
 
 def _write_vectors(path: Path, rows_ND: np.ndarray, precision: str) -> None:

@@ -29,7 +29,8 @@ def resolve(link: str, base: str) -> str | None:
     Raises ValueError for an invalid URL.
     """
     cleaned = _REMOVED.sub("", link).strip(" \0\f\v")
-    return normalise(cleaned if cleaned.startswith(("http://", "https://")) else urljoin(base, cleaned))
+    is_absolute = cleaned[:8].lower().startswith(("http://", "https://"))
+    return normalise(cleaned if is_absolute else urljoin(base, cleaned))
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -14,6 +14,7 @@ steps of about LINKS_PER_SHARD links where later files or num_shards have made i
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,7 @@ IMAGE_PATH = "IMG@/src"
 LINKS_PER_SHARD = 2_000_000  # links merged at a time: about 1 GiB
 ROWS_PER_GROUP = 1 << 16
 REASONS = ("pairs", "no_text", "bad_text", "not_http", "bad_url")  # what became of an image link
+VERSION = 3  # of what is read of a page; files of another version are made again
 _PART = pa.schema([("key", pa.string()), ("url", pa.string()), ("text", pa.large_string())])
 _POOL = pa.schema(
     [("uid", pa.string()), ("url", pa.string()), ("text", pa.large_string()), ("texts", pa.list_(pa.large_string()))]
@@ -83,7 +85,11 @@ def build_wat(
 
 def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int | None, executor: Executor) -> Report:
     reports = executor.map(
-        partial(extract_file, out), shards, label="wat", done_dir=layout.done_dir(out, "parts"), key={"version": 2}
+        partial(extract_file, out),
+        shards,
+        label="wat",
+        done_dir=layout.done_dir(out, "parts"),
+        key={"version": VERSION},
     )
     totals = add_counts(reports, (*REASONS[1:], "links", "records", "bad_json", "wrong_length", "rows", "pairs"))
     totals["links_with_text"] = totals.pop("pairs")
@@ -96,7 +102,7 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
         write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
         num_steps = max(1, -(-totals["rows"] // (num_shards * LINKS_PER_SHARD)))  # keys are hashes: spread evenly
         merge_one = partial(merge_range, parts, num_shards, num_steps)
-        key = {"files": sources, "of": num_shards}
+        key = {"files": sources, "of": num_shards, "version": VERSION}
         merged = executor.map(merge_one, pool, label="merge", done_dir=layout.done_dir(out, "pool"), key=key)
         markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
         outputs = [*parts, *(Path(shard.path) for shard in pool), *(layout.marker(out, name) for name in markers)]
@@ -205,11 +211,16 @@ def _rows_of_page(page: Any, address: str, counts: Counter[str]) -> Iterator[tup
 
 
 def _resolve_link(link: Any, in_head: Any, address: str) -> str | None:
+    """Return the URL of a link; None for another scheme than http(s).  Raises ValueError for an invalid URL.
+
+    in_head: the page's <base>; an invalid one counts as none, as in browsers.
+    """
     if not isinstance(link, str):
         raise ValueError("no URL")
     base = address
     if isinstance(in_head, str) and in_head.strip():
-        base = resolve(in_head, address) or address
+        with contextlib.suppress(ValueError):
+            base = resolve(in_head, address) or address
     return resolve(link, base)
 
 

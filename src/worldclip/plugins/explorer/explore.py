@@ -24,6 +24,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run, RunLock
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import require_packages
+from worldclip.curate.caps import read_factors
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work, require_current
 from worldclip.language.config import LanguagesConfig, open_run
@@ -52,7 +53,6 @@ MAX_SHOWN_ENTRIES = 60  # entries per text of an example
 NO_LANGUAGE = "und"  # name in curate's report
 NUM_LABELS = 100  # labels without a list
 MAX_PICTURES = 20_000  # about 3 kB each
-UNREADABLE = (BadShard, OSError, ValueError)  # a tar is gone, or an image cannot be decoded: the pair has no picture
 
 
 def explore(run: Path, out: Path) -> Report:
@@ -61,23 +61,28 @@ def explore(run: Path, out: Path) -> Report:
     run: folder of a run whose stage curate is finished.
     out: folder to write; an older explorer there is replaced.
 
-    Returns out and the numbers of files, bytes, languages, entries, examples and keys.  Raises UserError for an
-    unfinished run, and for a folder that holds other files.
+    Returns out, the numbers of files, bytes, languages, entries, examples and keys, and `unread`: what could not be
+    read, in words; the next call then writes the explorer again.  Raises UserError for an unfinished run, and for a
+    folder that holds other files.
 
     Examples:
         worldclip explore runs/my_images --out explorer
         worldclip explore runs/emoji --out runs/emoji_explorer
     """
     context = open_run(run)
+    removed = _removed_path(context)
     inputs = {
         "curate": require_current(context),
-        "page": artifacts.digest([path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())]),
+        "run": run.resolve().name,
+        "page": artifacts.digest([style(), *(path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir()))]),
+        "removed": None if removed is None else artifacts.fingerprint(removed, removed.parent),
     }
     if not out.name:
         raise UserError(f"--out {str(out)!r}: name a folder in the working directory, such as pages")
     older = _check_own(out)
     artifacts.remove_retired(out)  # left by a call killed after it had replaced the folder
-    if older and older["inputs"] == inputs and older["versions"] == artifacts.versions():
+    is_current = older and older["inputs"] == inputs and older["versions"] == artifacts.versions()
+    if older and is_current and not older["counts"]["unread"]:
         return {**older["counts"], "out": str(out)}
     if _has_images(context):
         require_packages("explore", ("PIL",), extra="pool")
@@ -105,11 +110,14 @@ def _has_images(run: Run) -> bool:
 
 def to_text(explored: Report) -> str:
     """Return what was written as lines of text."""
-    return (
+    lines = [
         f"{explored['languages']:,} languages, {explored['entries']:,} entries, {explored['examples']:,} examples, "
-        f"{explored['keys']:,} keys: {explored['files']:,} files, {explored['bytes'] / 2**20:,.1f} MiB\n"
-        f"open in a browser: {Path(explored['out']) / 'index.html'}"
-    )
+        f"{explored['keys']:,} keys: {explored['files']:,} files, {explored['bytes'] / 2**20:,.1f} MiB",
+        f"open in a browser: {Path(explored['out']) / 'index.html'}",
+    ]
+    if explored["unread"]:
+        lines.insert(1, f"{explored['unread']}. Run the same command again once the pool can be read.")
+    return "\n".join(lines)
 
 
 def _check_own(out: Path) -> artifacts.Json | None:
@@ -123,12 +131,11 @@ def _check_own(out: Path) -> artifacts.Json | None:
 
 
 def _write(run: Run, chunks: Chunks, out: str) -> Report:
-    """Write all files; small ones that the first view needs come first."""
+    """Write all files; return what explore returns."""
     report: artifacts.Json = artifacts.read_json(layout.stage_report(run.dir, "curate"))
     thresholds: artifacts.Json = artifacts.read_json(layout.thresholds(run.dir))
     languages, lists = list(report["languages"]), list(thresholds["lists"])
     _write_page(chunks)
-    chunks.write("run", _run_record(run, report, thresholds))
     chunks.write("labels", _labels_record(run.dir))
     chunks.write("checked", _checked_record(run))
     say(TOOL, "what other thresholds would keep")
@@ -141,7 +148,8 @@ def _write(run: Run, chunks: Chunks, out: str) -> Report:
         threshold = thresholds["lists"][name]["threshold"]
         write_list(chunks, number, run.dir, name, threshold=threshold, profile=profile, max_entries=max_entries)
     say(TOOL, "examples")
-    num_examples, num_keys = _write_texts(run, chunks, languages, lists)
+    num_examples, num_keys, unread = _write_texts(run, chunks, languages, lists)
+    chunks.write("run", {**_run_record(run, report, thresholds), "unread": unread})
     return {
         "out": out,
         "files": chunks.num_files,
@@ -150,6 +158,7 @@ def _write(run: Run, chunks: Chunks, out: str) -> Report:
         "entries": sum(min(max_entries, row["num_entries"]) for row in thresholds["lists"].values()),
         "examples": num_examples,
         "keys": num_keys,
+        "unread": unread,
     }
 
 
@@ -164,6 +173,7 @@ def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) ->
     curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
     lists = list(thresholds["lists"])
     table = run.section(LanguagesConfig).table
+    factors = read_factors(run.dir, curate)
     return {
         "name": run.dir.resolve().name,
         "run": run.dir.resolve().name if run.dir.is_absolute() else str(run.dir),  # anyone may read these pages
@@ -177,6 +187,8 @@ def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) ->
                 "name": language_name(lang, table),
                 "list": lists.index(entry_lists.list_of(lang)) if entry_lists.list_of(lang) in lists else -1,
                 "counts": [row[reason.column] for reason in Reason],
+                "factor": factors.get(lang, 1.0),
+                "is_excluded": curate.is_excluded(lang),
             }
             for lang, row in report["languages"].items()
         ],
@@ -187,20 +199,25 @@ def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) ->
     }
 
 
-def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str]) -> tuple[int, int]:
-    """Write examples, pairs by key and their pictures; return the numbers of examples and of keys."""
+def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str]) -> tuple[int, int, str]:
+    """Write examples, pairs by key and their pictures; return the numbers of examples and keys, and what is unread."""
     work = online_work(run)
     examples = choose_examples(work, {name: _top_entries(run.dir, name) for name in lists})
     places = list(zip(examples["shard"].to_pylist(), examples["key"].to_pylist(), strict=True))
-    shards: Sequence[Shard]
+    shards: Sequence[Shard] = []
+    pairs = None
+    unread = ""
     try:
         shards = pool.indexed_shards(run)
         pairs = read_pairs(run, work, shards, languages)
+        places += [(shard, key) for key, shard in pairs.shard_of_key.items()]
     except (BadShard, UserError) as error:
-        say(TOOL, f"the pool cannot be read, so the page has no pictures and no keys beyond its examples: {error}")
-        shards, pairs = [], None
-    places += [] if pairs is None else [(shard, key) for key, shard in pairs.shard_of_key.items()]
-    pictures = _write_pictures(chunks, run, shards, places)
+        unread = "The pool could not be read: there are no pictures, and no keys beyond the examples"
+        say(TOOL, f"the pool cannot be read: {error}")
+    pictures, reasons = _write_pictures(chunks, run, shards, places)
+    if reasons:
+        unread = f"{len(reasons):,} pictures could not be read"
+        say(TOOL, f"{unread}; the first: {reasons[0]}")  # its path stands on no page
     unmatched = unmatched_examples(pairs, PER_REASON) if pairs else {}
     num_examples = 0
     for number, lang in enumerate(languages):
@@ -215,17 +232,21 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
     if pairs is not None:
         write_pairs(chunks, pairs, pictures)
         chunks.write("dropped", dropped_examples(run.dir, pairs))
-    return num_examples, 0 if pairs is None else len(pairs.by_key)
+    return num_examples, 0 if pairs is None else len(pairs.by_key), unread
 
 
 def _write_pictures(
     chunks: Chunks, run: Run, shards: Sequence[Shard], pairs: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], str]:
-    """Write a picture for each of the first MAX_PICTURES different (shard, key) that has one; return their files."""
+) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """Write a picture for each of the first MAX_PICTURES different (shard, key) that has one.
+
+    Return their files, and why some cannot be read.  One that is read and is no image has no picture, at every call.
+    """
     keys_of_shard: dict[str, list[str]] = defaultdict(list)
     for shard_name, key in list(dict.fromkeys(pairs))[:MAX_PICTURES]:
         keys_of_shard[shard_name].append(key)
     files: dict[tuple[str, str], str] = {}
+    reasons: list[str] = []
     for shard in shards:
         if shard.name not in keys_of_shard or not layout.pool_images(run.dir, shard.name).exists():
             continue
@@ -235,15 +256,20 @@ def _write_pictures(
         for key, row in zip(keys, rows.tolist(), strict=True):
             if row < 0:
                 continue
+            place = image_places(shard, index.slice(row, 1)).to_pylist()[0]
             try:
-                place = image_places(shard, index.slice(row, 1)).to_pylist()[0]
-                content, suffix = thumbnail(read_member(place["file"], place["offset"], place["size"]))
-            except UNREADABLE:
+                image = read_member(place["file"], place["offset"], place["size"])
+            except (BadShard, OSError, ValueError) as error:
+                reasons.append(f"{place['file']}: {error}")
+                continue
+            try:
+                content, suffix = thumbnail(image)
+            except (OSError, ValueError):  # of Pillow: the bytes are no image
                 continue
             file = f"pictures/{len(files) // 1000}/{len(files)}.{suffix}"
             chunks.write_file(file, content)
             files[shard.name, key] = file
-    return files
+    return files, reasons
 
 
 def _top_entries(run_dir: Path, name: str) -> np.ndarray:
@@ -292,11 +318,17 @@ def _labels_record(run_dir: Path) -> dict[str, Any]:
     return {"without": [[f"{name} ({label})" if name else label, count] for label, name, count in names]}
 
 
-def _checked_record(run: Run) -> dict[str, Any]:
-    """Return how many pairs the check that wrote pool.valid_keys removed by each rule."""
+def _removed_path(run: Run) -> Path | None:
+    """Return the list of removed pairs next to pool.valid_keys; None without one."""
     valid_keys = run.section(PoolConfig).valid_keys
     path = Path(valid_keys).with_name("removed.parquet") if valid_keys else None
-    if path is None or not path.is_file():
+    return path if path is not None and path.is_file() else None
+
+
+def _checked_record(run: Run) -> dict[str, Any]:
+    """Return how many pairs the check that wrote pool.valid_keys removed by each rule."""
+    path = _removed_path(run)
+    if path is None:
         return {"path": "", "rules": []}
     rules = Counter(artifacts.read_table(path, schemas.REMOVED, ["rule"])["rule"].to_pylist())
     return {"path": f"{path.parent.name}/{path.name}", "rules": rules.most_common()}

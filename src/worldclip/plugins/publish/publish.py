@@ -25,7 +25,6 @@ from worldclip.core.marks import Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.curate.stage import require_current
 from worldclip.language.config import languages_of, open_run
-from worldclip.language.table import Languages
 from worldclip.plugins.publish.card import card
 from worldclip.plugins.publish.croissant import croissant
 from worldclip.plugins.publish.tables import write_images, write_members
@@ -145,24 +144,13 @@ def _facts(
         "data": data,
         "digest": digest,
         "license": license or "unknown",
-        "languages": sorted(filter(None, (_hub_code(code, languages) for code in pairs_of))),
+        "languages": sorted({*filter(None, map(languages.hub_code, pairs_of))}),
         "num_languages": len(pairs_of),
         "num_rows": num_rows,
         "num_bytes": sum(size for _, size in files),
         "date": datetime.date.today(),
         "total": total,
     }
-
-
-def _hub_code(code: str, languages: Languages) -> str | None:
-    """Return the code of a language as the hub's cards take it (ISO 639-1 or -3); None for what is no language."""
-    if re.fullmatch("[a-z]{2,3}", code) and code != "und":
-        return code
-    try:
-        iso_codes = languages.get(code).iso639_3
-    except KeyError:
-        return None
-    return next((one.partition("_")[0] for one in iso_codes), None)
 
 
 def _tars(run_dir: Path) -> list[Path]:

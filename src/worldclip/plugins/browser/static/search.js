@@ -201,11 +201,18 @@ function searchPicture(file) {
   );
 }
 
+// Return what the page holds, and what of the embedded folder it leaves out.
+function factsText({ counts, left_out }) {
+  const numbered = (parts) => Object.entries(parts).map(([name, number]) => `${number.toLocaleString("en")} ${name}`);
+  const sentences = [];
+  if (numbered(counts).length) sentences.push(`${numbered(counts).join(" and ")}.`);
+  if (numbered(left_out).length) sentences.push(`Left out: ${numbered(left_out).join(", ")}.`);
+  return [...sentences, "The model runs here: no text and no picture leaves this browser."].join(" ");
+}
+
 async function start() {
   facts = await (await fetch("facts.json")).json();
-  const counts = Object.entries(facts.counts).map(([name, count]) => `${count.toLocaleString("en")} ${name}`);
-  const kept = "The model runs here: no text and no picture leaves this browser.";
-  byId("facts").textContent = counts.length ? `${counts.join(" and ")}. ${kept}` : kept;
+  byId("facts").textContent = factsText(facts);
   const megabytes = (facts.page_bytes["first search"] / 1e6).toFixed(0);
   say(`Loading the model, ${megabytes} MB once …`);
   try {

@@ -50,6 +50,8 @@ function facts(example) {
   if (example.keepProb !== null && example.keepProb !== undefined) {
     add("probability", probability(example.keepProb));
     const sign = example.coin < example.keepProb ? "below the probability" : "not below the probability";
+    const language = isTag(example.lang) ? findLanguage(example.lang) : null;
+    if (language && language.factor < 1) add("cap", `curate.max_pairs: ${probability(language.factor)} times that of the entries`);
     if (example.coin !== undefined && example.reason >= 0) add("coin", `${probability(example.coin)} (${sign})`);
   }
   if (example.entries && example.entries.length) {

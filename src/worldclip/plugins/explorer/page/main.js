@@ -47,7 +47,7 @@ function start() {
   const run = chunks.get("run");
   document.title = `Curation explorer: ${run.name}`;
   document.getElementById("sub").textContent =
-    `Run ${run.name}: every decision, and what another threshold would keep.`;
+    `Run ${run.name}: every decision, and what another threshold would keep.${run.unread && ` ${run.unread}.`}`;
   document.querySelector("nav").append(
     ...Object.entries(VIEWS)
       .filter(([, [title]]) => title)

@@ -175,19 +175,20 @@ function textSection(run) {
   );
 }
 
-// Return a text as the recipe would decide on it; without a key there is no coin.
+// Return a text as the recipe would decide on it, as the only one of its key; without a key there is no coin.
 async function decideText(run, text, code, key) {
   const language = findLanguage(code);
   const threshold = language.listRow.threshold;
   const entries = await matchText(language.list, text);
   const keepProb = entries.length
-    ? keepProbability(entries.map((row) => entryProbability(threshold, row.matches)))
+    ? keepProbability(entries.map((row) => entryProbability(threshold, row.matches))) * language.factor
     : null;
   const coin = key ? uniform(key, 0, run.seed) : undefined;
   const kept = run.reasons.length - 1;
-  const noMatch = run.reasons.findIndex(([name]) => name === "no_match");
+  const codeOf = (wanted) => run.reasons.findIndex(([name]) => name === wanted);
   let reason = null; // not decided without a coin
-  if (keepProb === null) reason = noMatch;
+  if (keepProb === null) reason = codeOf("no_match");
+  else if (language.is_excluded) reason = codeOf("excluded");
   else if (coin !== undefined) reason = coin < keepProb ? kept : kept - 1;
   return {
     key: key || "a text",
