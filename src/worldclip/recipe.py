@@ -150,7 +150,7 @@ def run_stages(
     if dry_run:
         check_run_folder(run_dir, stage_names())
         recipe(context)
-        _refuse_plan(context, config)
+        _refuse_plan(context)
         return context
     if is_helper_rank():  # torchrun started this process only for training; the first rank does the rest
         context.only = frozenset(names) & {"train"}
@@ -218,13 +218,11 @@ def _preflight(context: Run) -> None:
     _refuse(check.preflight or [])
 
 
-def _refuse_plan(context: Run, config: Recipe) -> None:
-    """Raise UserError with all that would stop the run of a plan; of a plan for other machines, its training."""
-    is_for_others = config.train.hardware.devices is not None
+def _refuse_plan(context: Run) -> None:
+    """Raise UserError with all that would stop the run of a plan."""
     problems: list[str] = []
-    for stage, report in context.reports.items():
-        if stage == "train" or not is_for_others:
-            problems += report["problems"]
+    for report in context.reports.values():
+        problems += report["problems"]
     _refuse(problems)
 
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from worldclip.contracts import layout
-from worldclip.contracts.layout import best_of, checkpoints, step_of
-from worldclip.core.artifacts import read_json, remove, replace_folder, write_artifact, write_json
+from worldclip.contracts.layout import best_of, checkpoints
+from worldclip.core.artifacts import read_json, remove, replace_folder
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
@@ -212,8 +212,9 @@ def write_digests(folder: Path, digests: Digests) -> None:
 def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
     """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`.
 
-    Those of further students go with them.  A student's may be newer than the run's newest: that is being written then.
-    """
+
+def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
+    """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`."""
     best, last_kept = best_of(train_dir), 0
     for old in checkpoints(train_dir)[:-keep_last]:
         if keep_every_samples:
@@ -223,11 +224,6 @@ def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> 
                 continue
         if old != best:
             remove(old)  # no folder called step_* is ever partial
-    kept = [step_of(checkpoint) for checkpoint in checkpoints(train_dir)]
-    for folder in train_dir.glob("students/*"):
-        for old in checkpoints(folder):
-            if step_of(old) not in kept and step_of(old) < max(kept, default=0):
-                remove(old)
 
 
 def consolidate(folder: Path) -> None:

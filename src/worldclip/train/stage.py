@@ -20,11 +20,13 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import STAGE_ABOVE, Job, Line, Report, Result, Run
-from worldclip.core.preflight import missing_packages, missing_space, problems_of
+from worldclip.core.preflight import is_installed, missing_packages, missing_space, problems_of
+from worldclip.core.printable import counted
 from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.model.clip import device_problems, pick_device
-from worldclip.model.precision import bf16_hardware
+from worldclip.model.load import find
+from worldclip.model.precision import Precision, bf16_hardware, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train import budget
@@ -32,7 +34,15 @@ from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, rem
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
-from worldclip.train.schedule import Schedule, branched_precision, check_batch, learning_rate, plan_schedule
+from worldclip.train.schedule import (
+    Schedule,
+    branched_precision,
+    check_batch,
+    crosses,
+    learning_rate,
+    plan_schedule,
+    trained_precision,
+)
 from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
@@ -87,7 +97,17 @@ def plan_lines(run: Run) -> Iterator[str]:
             require_images(config, run.dir, pool.indexed_shards(run))
         except UserError as error:
             yield f"images      {error}"
-    yield from budget.plan(config, run.dir)
+    yield from budget.plan(replace(config, precision=_planned_precision(config, run.dir)), run.dir)
+
+
+def _planned_precision(config: TrainConfig, run_dir: Path) -> Precision:
+    """Return the precision that a dry run counts with; of "auto" float32 where torch is not installed."""
+    if config.precision != "auto":
+        return config.precision
+    precision = trained_precision(run_dir)
+    if precision is None and is_installed("torch") and not device_problems("train", config.device):
+        precision = pick_precision(pick_device(config.device))
+    return precision or "fp32"
 
 
 def _needs(run: Run) -> Iterator[str]:
@@ -97,8 +117,6 @@ def _needs(run: Run) -> Iterator[str]:
         changes = changed_keys(artifacts.read_json(path)["config"], _config(run)) if path.exists() else []
         fixed = [change for change in changes if change.name not in CHANGEABLE]
         yield from _refused_changes(run.dir, [*fixed, *_changes_above(run)])
-    if run.preflight is None and config.hardware.devices is not None:
-        return  # a plan for other machines
     absent = list(missing_packages("train", extra="train"))
     if config.lora_rank is not None:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
@@ -169,9 +187,8 @@ def _train_once(run: Run, job: Job) -> Result:
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
-        for folder in (train_dir, *train_dir.glob("students/*")):
-            for partial in folder.glob(".step_*"):  # remains of a save or a removal that was killed
-                shutil.rmtree(partial)
+        for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
+            shutil.rmtree(partial)
         start, tokenizer = _find_start(run, schedule)
         broadcast_record(start, world)  # listed once: pools have many files
         trainer = Trainer(run, world, start, tokenizer)
