@@ -36,8 +36,8 @@ from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import LaunchedStep, Message, RankCounts, StepResult, read_progress
-from worldclip.train.schedule import Schedule, learning_rate
-from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_checkpoint
+from worldclip.train.schedule import crosses, learning_rate
+from worldclip.train.scores import MEAN, config_of_scores, score_checkpoint
 from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
 from worldclip.train.start import Start, create_loader, create_validation_loader
 from worldclip.train.step import assign_buckets, launch_step, validation_loss
@@ -85,6 +85,7 @@ class Trainer:
         self.validation = create_validation_loader(run, start, tokenizer, world)
         self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
         self.progress = read_progress(start.checkpoint, world)
+        self.lacks_scores = start.lacks_scores
         if world.is_first:
             say("train", self._describe())
         self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
@@ -118,13 +119,13 @@ class Trainer:
         Raises SystemExit after one of SIGNALS, once a checkpoint is written; UserError if the loss diverges.
         """
         first_step = self.progress.step
-        if first_step == self.schedule.num_steps and not self._lacks_scores():
+        if first_step == self.schedule.num_steps and not self.lacks_scores:
             return
         teacher = self.config.distill.teacher
         self.teacher = None if teacher is None else load_teacher(teacher, self.device)
         self.saved_at = time.monotonic()
         with closing(self.writer), catch_signals() as exit_code_of_signal, self.log, collected_by_step():
-            if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
+            if self.lacks_scores:  # a kill came before the end of the evaluation, or its datasets changed
                 self._evaluate()
             self.started_at = self.idle_since = time.perf_counter()
             for batch in self._batches(first_step):
@@ -277,13 +278,6 @@ class Trainer:
                 f"command again: step {self.progress.step} is saved"
             )
 
-    def _lacks_scores(self) -> bool:
-        """Return whether the checkpoint of this step is due for an evaluation that did not end."""
-        step = self.progress.step
-        if step == 0 or not crosses(step, self.schedule, self.config.evaluate_every_samples):
-            return False
-        return not has_scores(layout.step_folder(self.train_dir, step))
-
     def _evaluate(self) -> None:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
         self.writer.wait()
@@ -337,9 +331,3 @@ class Trainer:
 def steps_ahead(device: torch.device) -> int:
     """Return how many steps are launched ahead of the one that is read: reading waits, and a GPU would idle."""
     return 1 if device.type == "cuda" else 0
-
-
-def crosses(step: int, schedule: Schedule, every: int) -> bool:
-    """Return whether this step completes another `every` samples; 0: never."""
-    batch = schedule.global_batch_size
-    return every > 0 and step * batch // every > (step - 1) * batch // every

@@ -24,6 +24,7 @@ from worldclip.core.preflight import is_installed, missing_packages, missing_spa
 from worldclip.core.printable import counted
 from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.load import find
 from worldclip.model.precision import Precision, bf16_hardware, pick_precision
@@ -253,16 +254,47 @@ def _say_what_became(report: Report) -> None:
         share = num_bad / max(1, report["samples_seen"])
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report["bad"].items())
         say(
+    _record_tokenizer(run.dir)
+    checkpoint = latest_valid_checkpoint(layout.train_dir(run.dir))
             "train",
             f"{num_bad:,} images, {share:.1%} of the samples, could not be used and were replaced by others "
             f"({reasons}); worldclip pool check lists them",
         )
 
 
+        lacks_scores=checkpoint is not None and _lacks_scores(run, schedule, checkpoint),
 def _help_train(run: Run) -> None:
     """Do what every rank but the first does: wait until there is something to train, and train."""
     from worldclip.train.distributed import broadcast_record, connected_ranks
     from worldclip.train.loop import Trainer
+def _record_tokenizer(run_dir: Path) -> None:
+    """Record the digest of RUN/train/tokenizer in config.json.  Raises UserError if it is not the recorded one."""
+    path = layout.train_dir(run_dir) / "config.json"
+    record = artifacts.read_json(path)
+    digest = _digest_of_files(layout.tokenizer(run_dir))
+    if record.get("tokenizer") == digest:
+        return
+    if "tokenizer" in record:
+        change = Change(f"the digest of {layout.tokenizer(run_dir)}", record["tokenizer"], digest)
+        if problems := _refused_changes(run_dir, [change]):
+            raise UserError(problems)
+    artifacts.write_json(path, {**record, "tokenizer": digest})
+
+
+def _lacks_scores(run: Run, schedule: Schedule, checkpoint: Path) -> bool:
+    """Return whether a checkpoint is due for an evaluation on the present datasets; write best.json of these."""
+    from worldclip.train.scores import config_of_scores, load_datasets, read_mean, write_best
+
+    config = run.section(TrainConfig)
+    if not config.evaluate_every_samples:
+        return False
+    evaluate_config = config_of_scores(config, run.section(EvaluateConfig))
+    _, digests = load_datasets(evaluate_config, run.dir, run.section(LanguagesConfig).table)
+    write_best(layout.train_dir(run.dir), digests)
+    is_due = crosses(step_of(checkpoint), schedule, config.evaluate_every_samples)
+    return is_due and read_mean(checkpoint, digests) is None
+
+
 
     config = run.section(TrainConfig)
     with connected_ranks(config.device) as world:
