@@ -126,3 +126,100 @@ def test_a_score_of_other_weights_of_the_same_step_is_not_taken(tmp_path, scored
     train(tmp_path / "run", evaluate=evaluate, **keys | {"lr": 1e-3})
     record = artifacts.read_json(tmp_path / "run/train/best.json")
     assert (record["step"], record["value"]) == (3, 0.2)
+
+
+# starts: weights, teacher, tokenizer
+
+
+def assert_refused(key, run):
+    """Assert that a run is refused, and that the message has the key with two different digests."""
+    with pytest.raises(UserError) as caught:
+        run()
+    found = re.search(rf"{re.escape(key)} was (\S+), is (\S+)", str(caught.value))
+    assert found, str(caught.value)
+    assert found[1] != found[2]
+    assert "has checkpoints from before this change" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["train.initial_weights", "train.distill.teacher"])
+def test_a_model_that_changed_between_start_and_resume_is_named(base, tmp_path, key):
+    model = copy_of(base, tmp_path / "model")
+    keys = from_start(base) | {"initial_weights": str(model)}
+    if key == "train.distill.teacher":
+        keys = SHORT | {"distill": {"teacher": str(model)}}
+    train_until(7, tmp_path / "run", **keys)
+    change_weights(model)
+    assert_refused(key, lambda: train(tmp_path / "run", **keys))
+    assert steps_of(tmp_path / "run/train") == [5]
+
+
+def test_a_start_that_was_trained_on_since_is_named_where_training_is_finished(tmp_path):
+    base_run(tmp_path)
+    start, keys = tmp_path / "base/run", from_start(tmp_path / "base/run")
+    keys["tokenizer"] = {"path": str(start / "train/tokenizer")}
+    train(tmp_path / "run", **keys)
+    recipe = make_recipe(tmp_path / "tars", **keys)
+    assert not run_stage("train", recipe, tmp_path / "run")
+    train(start, **SHORT | {"samples_seen": 14 * 16})
+    assert_refused("train.initial_weights", lambda: run_stage("train", recipe, tmp_path / "run"))
+
+
+def test_a_start_and_a_tokenizer_that_are_gone_change_nothing(base, tmp_path):
+    keys = from_start(copy_of(base, tmp_path / "model"))
+    train_until(7, tmp_path / "run", **keys)
+    shutil.rmtree(tmp_path / "model")
+    train(tmp_path / "run", **keys)
+    train(tmp_path / "whole/run", **from_start(base))
+    assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole/run")
+
+
+def test_a_changed_file_of_a_tokenizer_is_named_with_both_digests(base, tmp_path):
+    tokenizer = copy_of(base, tmp_path / "tokenizer")
+    keys = SHORT | {"tokenizer": {"path": str(tokenizer)}}
+    train_until(7, tmp_path / "run", **keys)
+    train_tokenizer(["some other texts"], vocab_size=30, context_length=12).save(tokenizer)
+    assert_refused("train.tokenizer.path", lambda: train(tmp_path / "run", **keys))
+
+
+def test_another_tokenizer_in_the_folder_of_the_run_is_named(tmp_path):
+    train_until(7, tmp_path / "run", **SHORT)
+    folder = tmp_path / "run/train/tokenizer"
+    train_tokenizer(["some other texts"], vocab_size=30, context_length=12).save(folder)
+    assert_refused(f"the digest of {folder}", lambda: train(tmp_path / "run", **SHORT))
+
+
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+def test_a_start_that_normalises_pixels_in_another_way_is_refused(base, tmp_path, key):
+    model = copy_of(base, tmp_path / "model")
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "preprocessor_config.json").write_text(json.dumps(settings | {key: [0.5, 0.5, 0.5]}))
+    name = key.removeprefix("image_")
+    with pytest.raises(UserError, match=rf"train\.initial_weights = .*{name} \[0\.5, 0\.5, 0\.5\], and training with"):
+        train(tmp_path / "run", **from_start(model))
+
+
+def test_the_bias_of_siglip_is_taken_from_the_start(tmp_path):
+    model = base_run(tmp_path, loss="siglip", lr=0.1)
+    keys = from_start(model) | {"loss": "siglip", "lr": 1e-9}
+    train(tmp_path / "run", **keys)
+    biases = [float(stored(run)[1]["weights.logit_bias"]) for run in (tmp_path / "base/run", tmp_path / "run")]
+    assert abs(biases[0] + 10) > 0.1
+    assert biases[1] == pytest.approx(biases[0], abs=1e-5)
+
+
+# a teacher
+
+
+def test_a_teacher_with_another_resize_is_named(base, tmp_path):
+    model = copy_of(base, tmp_path / "model")
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "preprocessor_config.json").write_text(json.dumps(settings | {"resample": 2}))
+    with pytest.raises(UserError, match=r"train\.distill\.teacher = .*resample 2"):
+        train(tmp_path / "run", **SHORT, distill={"teacher": str(model)})
+
+
+def test_held_out_pairs_are_measured_with_a_teacher_of_another_size(tmp_path):
+    teacher = base_run(tmp_path, model=TRAIN["model"] | {"image_size": 48})
+    keys = SHORT | {"distill": {"teacher": str(teacher)}, "validation_shards": 1, "patch_dropout": 0.5}
+    assert train(tmp_path / "run", **keys)["steps"] == 12
+    assert (tmp_path / "run/train/validation.jsonl").read_text().count("loss") == 3

@@ -164,20 +164,17 @@ def streams_of(run: Run) -> int:
 
 
 def _inputs(run: Run) -> Report:
-    """Return digests of the pool and the kept pairs, fingerprints of the tokenizer's folder and train.pool's tars."""
+    """Return digests of the pool, the kept pairs and all that training starts from, and of train.pool's tars."""
     config, digest = run.section(TrainConfig), require_current(run)
     inputs: Report = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "curate": artifacts.require_manifest(run.dir, "curate").get("list", digest),
     }
-    path = config.tokenizer.path
-    if path is not None and Path(path).is_dir():
-        files = sorted(file for file in Path(path).iterdir() if file.is_file())
-        inputs["tokenizer"] = [artifacts.fingerprint(file, Path(path)) for file in files]
     if (images := image_shards(config)) is not None:
         inputs["images"] = {tar.name: tar.fingerprint for tar in images}
     return inputs
 
+        **_digests_of_starts(config, run.dir),
 
 def _train_once(run: Run, job: Job) -> Result:
     """Do the work of rank 0.  Raises UserError if RUN/train has checkpoints of another config or other inputs."""
@@ -188,6 +185,40 @@ def _train_once(run: Run, job: Job) -> Result:
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
+def _digests_of_starts(config: TrainConfig, run_dir: Path) -> dict[str, str]:
+    """Return the digest of the initial weights, the teacher and the tokenizer's folder, by key of the recipe.
+
+    What is gone has the digest that RUN/train/config.json records: the checkpoints hold what came of it.
+    """
+    path = layout.train_dir(run_dir) / "config.json"
+    recorded = artifacts.read_json(path)["inputs"] if path.exists() else {}
+    digests = {}
+    for key, source in (
+        ("train.initial_weights", config.initial_weights),
+        ("train.distill.teacher", config.distill.teacher),
+    ):
+        if source is not None:
+            try:
+                digests[key] = find(source).digest()
+            except UserError:
+                if key not in recorded:
+                    raise
+                digests[key] = recorded[key]
+    key = "train.tokenizer.path"
+    folder = config.tokenizer.path
+    if folder is not None and Path(folder).is_dir():
+        digests[key] = _digest_of_files(Path(folder))
+    elif key in recorded:
+        digests[key] = recorded[key]
+    return digests
+
+
+def _digest_of_files(folder: Path) -> str:
+    """Return the digest of the files of a tokenizer's folder."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return artifacts.digest([artifacts.fingerprint(file, folder) for file in files])
+
+
         for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
             shutil.rmtree(partial)
         start, tokenizer = _find_start(run, schedule)
@@ -223,6 +254,8 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     )
     return start, tokenizer
 
+    _record_tokenizer(run.dir)
+    checkpoint = latest_valid_checkpoint(layout.train_dir(run.dir))
 
 def _changes_above(run: Run) -> Iterator[str]:
     """Yield the finished stages that a dry run would do again: the list of pairs would be another one."""
@@ -234,39 +267,6 @@ def _changes_above(run: Run) -> Iterator[str]:
 
 def _refused_changes(run_dir: Path, changes: Sequence[Change | str]) -> list[str]:
     """Return the problems of going on with a training under another config or other inputs."""
-    train_dir = layout.train_dir(run_dir)
-    if not changes or not checkpoints(train_dir):
-        return []
-    remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
-    return [
-        *map(str, changes),
-        f"{remedy}; undo it, choose another --out, or move {train_dir} away (mv) and train anew",
-    ]
-
-
-def _say_what_became(report: Report) -> None:
-    """Print how many samples training saw, and how many images it could not use."""
-    say("train", f"{report['samples_seen']:,} samples seen of {report['pairs']:,} pairs, {report['epochs']:.1f} epochs")
-    if report["no_image"]:
-        say("train", f"{report['no_image']:,} kept pairs have no image and are not trained on")
-    num_bad = sum(report["bad"].values())
-    if num_bad:
-        share = num_bad / max(1, report["samples_seen"])
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report["bad"].items())
-        say(
-    _record_tokenizer(run.dir)
-    checkpoint = latest_valid_checkpoint(layout.train_dir(run.dir))
-            "train",
-            f"{num_bad:,} images, {share:.1%} of the samples, could not be used and were replaced by others "
-            f"({reasons}); worldclip pool check lists them",
-        )
-
-
-        lacks_scores=checkpoint is not None and _lacks_scores(run, schedule, checkpoint),
-def _help_train(run: Run) -> None:
-    """Do what every rank but the first does: wait until there is something to train, and train."""
-    from worldclip.train.distributed import broadcast_record, connected_ranks
-    from worldclip.train.loop import Trainer
 def _record_tokenizer(run_dir: Path) -> None:
     """Record the digest of RUN/train/tokenizer in config.json.  Raises UserError if it is not the recorded one."""
     path = layout.train_dir(run_dir) / "config.json"
@@ -295,6 +295,37 @@ def _lacks_scores(run: Run, schedule: Schedule, checkpoint: Path) -> bool:
     return is_due and read_mean(checkpoint, digests) is None
 
 
+    train_dir = layout.train_dir(run_dir)
+    if not changes or not checkpoints(train_dir):
+        return []
+    remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
+    return [
+        *map(str, changes),
+        f"{remedy}; undo it, choose another --out, or move {train_dir} away (mv) and train anew",
+    ]
+
+
+def _say_what_became(report: Report) -> None:
+    """Print how many samples training saw, and how many images it could not use."""
+    say("train", f"{report['samples_seen']:,} samples seen of {report['pairs']:,} pairs, {report['epochs']:.1f} epochs")
+    if report["no_image"]:
+        say("train", f"{report['no_image']:,} kept pairs have no image and are not trained on")
+    num_bad = sum(report["bad"].values())
+    if num_bad:
+        share = num_bad / max(1, report["samples_seen"])
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report["bad"].items())
+        say(
+            "train",
+            f"{num_bad:,} images, {share:.1%} of the samples, could not be used and were replaced by others "
+            f"({reasons}); worldclip pool check lists them",
+        )
+
+
+        lacks_scores=checkpoint is not None and _lacks_scores(run, schedule, checkpoint),
+def _help_train(run: Run) -> None:
+    """Do what every rank but the first does: wait until there is something to train, and train."""
+    from worldclip.train.distributed import broadcast_record, connected_ranks
+    from worldclip.train.loop import Trainer
 
     config = run.section(TrainConfig)
     with connected_ranks(config.device) as world:
@@ -309,7 +340,6 @@ def _check(run: Run) -> None:
     if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
         return  # a plan before there are pairs
     job = run.job("train", _inputs, _config(run))
-    job.inputs  # noqa: B018  raises UserError where a stage above is unfinished or out of date
     record = None if "train" in run.restarted else _find_record(run, job)
     _find_schedule(run, record, num_ranks())
 
@@ -317,6 +347,8 @@ def _check(run: Run) -> None:
 def _find_schedule(run: Run, record: Report | None, world_size: int) -> Schedule:
     """Return the recorded schedule, so that the batch size does not depend on the present number of processes.
 
+    require_current(run)
+    image_shards(run.section(TrainConfig))
     record: config.json of the training that goes on; None: the schedule that the recipe asks for counts.
     """
     config = run.section(TrainConfig)
