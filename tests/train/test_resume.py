@@ -22,7 +22,7 @@ from small_world import TRAIN, write_world
 from trainings import losses, result_bytes, steps_of, train, train_until
 from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints, latest_checkpoint, step_of
-from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.artifacts import read_json, remove, write_json
 from worldclip.core.errors import UserError
 from worldclip.model import clip
 from worldclip.train import checkpoint, checkpoint_writer, loop, stage
@@ -443,3 +443,19 @@ def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
     path.write_bytes(damaged)
     consolidate(tmp_path)
     assert find_corruption(tmp_path) == f"trainer/shards/{path.name} differs from its digest"
+
+
+def test_a_checkpoint_that_training_removes_while_it_is_consolidated_does_not_come_back(tmp_path, monkeypatch):
+    folder = tmp_path / "step_000000001"
+    write_digests(folder, write_sharded(folder, [rows_of(0), rows_of(1)]))
+    reads = []
+
+    def remove_at_second(*_):
+        reads.append(None)
+        if len(reads) == 2:
+            remove(folder)
+
+    before(monkeypatch.setattr, CheckpointReader, "read", remove_at_second)
+    with pytest.raises(UserError, match="was removed meanwhile"):
+        consolidate(folder)
+    assert list(tmp_path.iterdir()) == []
