@@ -223,3 +223,30 @@ def test_held_out_pairs_are_measured_with_a_teacher_of_another_size(tmp_path):
     keys = SHORT | {"distill": {"teacher": str(teacher)}, "validation_shards": 1, "patch_dropout": 0.5}
     assert train(tmp_path / "run", **keys)["steps"] == 12
     assert (tmp_path / "run/train/validation.jsonl").read_text().count("loss") == 3
+
+
+# checkpoints and the disk
+
+
+def space_problems(run_dir, keys, free, monkeypatch):
+    recipe = make_recipe(run_dir.parent / "tars", **keys)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    return [problem for problem in stage._needs(context(recipe, run_dir)) if "GiB" in problem]
+
+
+def size_of(checkpoint):
+    return sum(path.stat().st_size for path in checkpoint.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"freeze": ["vision"]}, {"freeze": ["text"]}, {"lora_rank": 4}, {"lora_rank": 4, "freeze": ["text"]}],
+    ids=["whole", "vision frozen", "text frozen", "lora", "lora of vision"],
+)
+def test_a_training_asks_for_the_disk_of_the_checkpoints_that_are_to_come(base, tmp_path, monkeypatch, changes):
+    keys = from_start(base) | changes | {"keep_last": 3}
+    train_until(11, tmp_path / "run", **keys)
+    assert steps_of(tmp_path / "run/train") == [5, 10]
+    size = size_of(latest_checkpoint(tmp_path / "run"))
+    for free, num_problems in ((0.9 * 2 * size, 1), (1.1 * 2 * size, 0)):  # two more: four, and the two that are there
+        assert len(space_problems(tmp_path / "run", keys, free, monkeypatch)) == num_problems

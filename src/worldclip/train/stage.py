@@ -133,11 +133,20 @@ def _needs(run: Run) -> Iterator[str]:
         from worldclip.train.scores import config_of_scores
 
         yield from problems_of(config_of_scores, config, run.section(EvaluateConfig))
-    size = budget.checkpoint_bytes(config, run.dir)
+    yield from _missing_space(config, run.dir)
+
+
+def _missing_space(config: TrainConfig, run_dir: Path) -> Iterator[str]:
+    """Yield a problem if the disk has no room for the checkpoints that are still to come."""
+    vocab_size = budget.find_vocab_size(config, run_dir)
+    if vocab_size is None:
+        return
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
     if config.keep_every_samples and not config.scale.needs_report:
-        copies += plan_schedule(config, run.dir, num_ranks()).samples_seen // config.keep_every_samples
-    yield from missing_space(layout.train_dir(run.dir), size * copies, f"{copies} checkpoints")
+        copies += plan_schedule(config, run_dir, num_ranks()).samples_seen // config.keep_every_samples
+    more = max(1, copies - len(checkpoints(layout.train_dir(run_dir))))
+    size = more * budget.checkpoint_bytes(config, vocab_size)
+    yield from missing_space(layout.train_dir(run_dir), size, counted(more, "checkpoint"))
 
 
 def _config(run: Run) -> Report:
@@ -169,22 +178,13 @@ def _inputs(run: Run) -> Report:
     inputs: Report = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "curate": artifacts.require_manifest(run.dir, "curate").get("list", digest),
+        **_digests_of_starts(config, run.dir),
     }
     if (images := image_shards(config)) is not None:
         inputs["images"] = {tar.name: tar.fingerprint for tar in images}
     return inputs
 
-        **_digests_of_starts(config, run.dir),
 
-def _train_once(run: Run, job: Job) -> Result:
-    """Do the work of rank 0.  Raises UserError if RUN/train has checkpoints of another config or other inputs."""
-    require("torch", extra="train")
-    from worldclip.train.distributed import broadcast_record, connected_ranks
-    from worldclip.train.loop import Trainer
-
-    config, train_dir = run.section(TrainConfig), job.folder
-    with connected_ranks(config.device) as world:
-        schedule = _prepare(run, job, world.size)
 def _digests_of_starts(config: TrainConfig, run_dir: Path) -> dict[str, str]:
     """Return the digest of the initial weights, the teacher and the tokenizer's folder, by key of the recipe.
 
@@ -219,6 +219,15 @@ def _digest_of_files(folder: Path) -> str:
     return artifacts.digest([artifacts.fingerprint(file, folder) for file in files])
 
 
+def _train_once(run: Run, job: Job) -> Result:
+    """Do the work of rank 0.  Raises UserError if RUN/train has checkpoints of another config or other inputs."""
+    require("torch", extra="train")
+    from worldclip.train.distributed import broadcast_record, connected_ranks
+    from worldclip.train.loop import Trainer
+
+    config, train_dir = run.section(TrainConfig), job.folder
+    with connected_ranks(config.device) as world:
+        schedule = _prepare(run, job, world.size)
         for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
             shutil.rmtree(partial)
         start, tokenizer = _find_start(run, schedule)
@@ -245,28 +254,19 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     if images is not None:
         join_images(run, shards, images)
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
+    _record_tokenizer(run.dir)
+    checkpoint = latest_valid_checkpoint(layout.train_dir(run.dir))
     start = Start(
         schedule=schedule,
-        checkpoint=latest_valid_checkpoint(layout.train_dir(run.dir)),
+        checkpoint=checkpoint,
         num_streams=streams_of(run),
         shards=shards,
         images=None if images is None else list(images),
+        lacks_scores=checkpoint is not None and _lacks_scores(run, schedule, checkpoint),
     )
     return start, tokenizer
 
-    _record_tokenizer(run.dir)
-    checkpoint = latest_valid_checkpoint(layout.train_dir(run.dir))
 
-def _changes_above(run: Run) -> Iterator[str]:
-    """Yield the finished stages that a dry run would do again: the list of pairs would be another one."""
-    for stage, report in run.reports.items() if run.is_dry else ():
-        is_changed = report["would_run"] and report["reason"] != STAGE_ABOVE
-        if is_changed and artifacts.read_manifest(layout.stage_dir(run.dir, stage)) is not None:
-            yield f"{stage} would run again ({report['reason']})"
-
-
-def _refused_changes(run_dir: Path, changes: Sequence[Change | str]) -> list[str]:
-    """Return the problems of going on with a training under another config or other inputs."""
 def _record_tokenizer(run_dir: Path) -> None:
     """Record the digest of RUN/train/tokenizer in config.json.  Raises UserError if it is not the recorded one."""
     path = layout.train_dir(run_dir) / "config.json"
@@ -295,6 +295,16 @@ def _lacks_scores(run: Run, schedule: Schedule, checkpoint: Path) -> bool:
     return is_due and read_mean(checkpoint, digests) is None
 
 
+def _changes_above(run: Run) -> Iterator[str]:
+    """Yield the finished stages that a dry run would do again: the list of pairs would be another one."""
+    for stage, report in run.reports.items() if run.is_dry else ():
+        is_changed = report["would_run"] and report["reason"] != STAGE_ABOVE
+        if is_changed and artifacts.read_manifest(layout.stage_dir(run.dir, stage)) is not None:
+            yield f"{stage} would run again ({report['reason']})"
+
+
+def _refused_changes(run_dir: Path, changes: Sequence[Change | str]) -> list[str]:
+    """Return the problems of going on with a training under another config or other inputs."""
     train_dir = layout.train_dir(run_dir)
     if not changes or not checkpoints(train_dir):
         return []
@@ -321,7 +331,6 @@ def _say_what_became(report: Report) -> None:
         )
 
 
-        lacks_scores=checkpoint is not None and _lacks_scores(run, schedule, checkpoint),
 def _help_train(run: Run) -> None:
     """Do what every rank but the first does: wait until there is something to train, and train."""
     from worldclip.train.distributed import broadcast_record, connected_ranks
@@ -339,6 +348,8 @@ def _check(run: Run) -> None:
     """Raise UserError for an outdated list, checkpoints of other config or inputs, a batch that ranks cannot share."""
     if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
         return  # a plan before there are pairs
+    require_current(run)
+    image_shards(run.section(TrainConfig))
     job = run.job("train", _inputs, _config(run))
     record = None if "train" in run.restarted else _find_record(run, job)
     _find_schedule(run, record, num_ranks())
@@ -347,8 +358,6 @@ def _check(run: Run) -> None:
 def _find_schedule(run: Run, record: Report | None, world_size: int) -> Schedule:
     """Return the recorded schedule, so that the batch size does not depend on the present number of processes.
 
-    require_current(run)
-    image_shards(run.section(TrainConfig))
     record: config.json of the training that goes on; None: the schedule that the recipe asks for counts.
     """
     config = run.section(TrainConfig)
