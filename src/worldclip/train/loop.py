@@ -88,6 +88,12 @@ class Trainer:
         self.lacks_scores = start.lacks_scores
         if world.is_first:
             say("train", self._describe())
+            if self.schedule.global_batch_size > self.loader.epoch_length:
+                say(
+                    "train",
+                    f"WARNING: a batch of {self.schedule.global_batch_size:,} is larger than an epoch, and holds pairs "
+                    "twice, each as a wrong answer to the other; lower train.global_batch_size",
+                )
         self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
         hosts = gather_records(socket.gethostname(), world)
         self.log = Log(self.train_dir, config, self.schedule, self.progress.step, self.device, world, hosts)
@@ -134,7 +140,9 @@ class Trainer:
                 self._take_step(batch, exit_code_of_signal)
                 self.idle_since = time.perf_counter()
             self.writer.wait()
-            barrier(self.world)
+            exit_codes = gather_records(exit_code_of_signal(), self.world)
+            if any(exit_codes):  # of a signal in the last step, or in the last evaluation
+                self._exit(max(exit_codes))
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return the batches from a step on, on a GPU as the model reads them."""
