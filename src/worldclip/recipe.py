@@ -100,14 +100,14 @@ def walk(
     from worldclip.train.launch import is_helper_rank
 
     names = _select(from_stage, until)
-    config = with_absolute_places(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
+    config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     restarted = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
     run_dir = run_folder(recipe, out)
     if from_run is not None:
         if dry_run:
             raise UserError("--dry-run links no stages of --from-run; leave out one of the two")
         if not is_helper_rank():  # the first rank links the stages
-            _branch(Path(from_run), run_dir, config)
+            _branch(Path(from_run), run_dir, with_absolute_places(config))
     return run_stages(
         config, run_dir, names, restarted=restarted, executor=executor or LocalExecutor(), dry_run=dry_run
     )
@@ -132,11 +132,12 @@ def run_stages(
     from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
-    from worldclip.core.settings import to_toml
+    from worldclip.core.settings import to_toml, with_absolute_places
     from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
 
+    config = with_absolute_places(config)
     context = Run(
         dir=run_dir,
         sections=sections_of(config),
@@ -161,7 +162,7 @@ def run_stages(
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
-        recipe_toml = to_toml(recorded or config)
+        recipe_toml = to_toml(with_absolute_places(recorded or config))
         context.write_recipe = lambda: write_text(layout.recipe(run_dir), recipe_toml)
         recipe(context)
         context.keep_recipe()
