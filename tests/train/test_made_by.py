@@ -250,3 +250,56 @@ def test_a_training_asks_for_the_disk_of_the_checkpoints_that_are_to_come(base, 
     size = size_of(latest_checkpoint(tmp_path / "run"))
     for free, num_problems in ((0.9 * 2 * size, 1), (1.1 * 2 * size, 0)):  # two more: four, and the two that are there
         assert len(space_problems(tmp_path / "run", keys, free, monkeypatch)) == num_problems
+
+
+# signals, paths, logs
+
+
+@pytest.mark.parametrize("function", ["launch_step", "score_checkpoint"])
+def test_a_signal_in_the_last_step_or_evaluation_ends_the_command(tmp_path, monkeypatch, capfd, function):
+    keys = SHORT | {"samples_seen": 4 * 16, "evaluate_every_samples": 4 * 16}
+    evaluate = two_datasets(tmp_path)
+    calls = []
+
+    def signal_at_last(*_, **__):
+        calls.append(None)
+        if len(calls) == {"launch_step": 4, "score_checkpoint": 1}[function]:
+            signal.raise_signal(signal.SIGTERM)
+
+    before(monkeypatch.setattr, loop, function, signal_at_last)
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", evaluate=evaluate, **keys)
+    assert caught.value.code == 143
+    assert "SIGTERM: step 4 is saved" in capfd.readouterr().err
+    assert not (tmp_path / "run/train/manifest.json").exists()
+    assert train(tmp_path / "run", evaluate=evaluate, **keys)["steps"] == 4
+
+
+def test_train_writes_absolute_paths_into_the_recipe(base, tmp_path, monkeypatch, capfd):
+    copy_of(base, tmp_path / "model")
+    keys = from_start("model") | {"tokenizer": {"path": "model"}}
+    recipe = make_recipe(write_world(tmp_path / "run"), **keys)
+    monkeypatch.setattr("worldclip.report.write_report", lambda run_dir: None)  # the small world has no reports
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/r.toml").write_text(to_toml(recipe))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "recipes/r.toml", "--out", "run"]) == 0
+    assert load_recipe(tmp_path / "run").train.initial_weights == str(tmp_path / "model")
+    monkeypatch.chdir(tmp_path.parent)
+    assert main(["train", str(tmp_path / "run"), "--samples-seen", "224"]) == 0
+    assert "resumes from step_000000012" in capfd.readouterr().err
+
+
+def test_a_run_that_begins_with_another_one_has_its_own_run_in_wandb(tmp_path):
+    train(tmp_path / "run", **SHORT)
+    (tmp_path / "run/train/wandb_id").write_text("original")
+    assert branch(tmp_path / "run", tmp_path / "copy", ["train"]) == ["train"]
+    assert checkpoints(tmp_path / "copy/train")
+    assert not (tmp_path / "copy/train/wandb_id").exists()
+
+
+def test_a_batch_that_is_larger_than_the_epoch_is_said(tmp_path, capfd):
+    train(tmp_path / "run", samples_seen=160, global_batch_size=80, warmup_samples=0)
+    assert "WARNING: a batch of 80 is larger than an epoch" in capfd.readouterr().err
+    train(tmp_path / "other/run", samples_seen=64, warmup_samples=0)
+    assert "WARNING" not in capfd.readouterr().err
