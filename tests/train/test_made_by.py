@@ -303,3 +303,36 @@ def test_a_batch_that_is_larger_than_the_epoch_is_said(tmp_path, capfd):
     assert "WARNING: a batch of 80 is larger than an epoch" in capfd.readouterr().err
     train(tmp_path / "other/run", samples_seen=64, warmup_samples=0)
     assert "WARNING" not in capfd.readouterr().err
+
+
+# the dry run, the tokenizer, the patch
+
+
+@pytest.mark.parametrize(("hardware", "precision"), [("amx_bf16", "bf16"), ("", "fp32")])
+def test_a_dry_run_counts_auto_as_the_device_takes_it(tmp_path, monkeypatch, hardware, precision):
+    monkeypatch.setattr("worldclip.model.precision.bf16_hardware", lambda device: hardware)
+    tars = write_world(tmp_path / "run")
+    lines = []
+    for value in ("auto", precision):
+        recipe = make_recipe(tars, precision=value, global_batch_size=4096)
+        lines.append(list(stage.plan_lines(context(recipe, tmp_path / "run"))))
+    assert lines[0] == lines[1]
+    assert lines[0][-1].startswith("memory")
+    assert lines[0][-1].endswith("2.0 GiB torch")
+
+
+def test_a_language_without_a_kept_text_does_not_end_the_training_of_a_tokenizer(tmp_path):
+    write_world(tmp_path / "run")
+    path = tmp_path / "run/curate/000.tar.parquet"
+    curated = artifacts.read_table(path, schemas.CURATED)
+    english = np.array(curated["lang"].to_pylist()) == "en"
+    artifacts.write_table(path, curated.filter(english), schemas.CURATED)
+    texts = list(training_texts(tmp_path / "run", ["000.tar"], 0.3))
+    assert len(texts) == english.sum()
+
+
+def test_the_patch_is_a_key_of_the_model(tmp_path):
+    model = TRAIN["model"] | {"patch_size": 16}
+    train(tmp_path / "run", **SHORT, model=model)
+    positions = stored(tmp_path / "run")[0]["vision_model.embeddings.position_embedding.weight"]
+    assert len(positions) == (32 // 16) ** 2 + 1
