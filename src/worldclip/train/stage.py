@@ -191,7 +191,9 @@ def _digests_of_starts(config: TrainConfig, run_dir: Path) -> dict[str, str]:
     What is gone has the digest that RUN/train/config.json records: the checkpoints hold what came of it.
     """
     path = layout.train_dir(run_dir) / "config.json"
-    recorded = artifacts.read_json(path)["inputs"] if path.exists() else {}
+    recorded: Report = {}
+    if path.exists() and checkpoints(layout.train_dir(run_dir)):
+        recorded = artifacts.read_json(path)["inputs"]
     digests = {}
     for key, source in (
         ("train.initial_weights", config.initial_weights),
@@ -348,10 +350,11 @@ def _check(run: Run) -> None:
     """Raise UserError for an outdated list, checkpoints of other config or inputs, a batch that ranks cannot share."""
     if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
         return  # a plan before there are pairs
-    require_current(run)
-    image_shards(run.section(TrainConfig))
     job = run.job("train", _inputs, _config(run))
     record = None if "train" in run.restarted else _find_record(run, job)
+    if record is None:  # a dry run does not download the models that the training will start from
+        require_current(run)
+        image_shards(run.section(TrainConfig))
     _find_schedule(run, record, num_ranks())
 
 
