@@ -266,22 +266,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def options(part: Part) -> None:
-    """Twelve steps under other keys, from a model, of students, and with images of other pools."""
+    """Twelve steps under other keys, from a model, with a teacher, and with images of other pools."""
     model = str(fixed_model(part.folder))
-    student = {"model": {"preset": "tiny", "image_size": 32, "vision_layers": 1, "text_layers": 1}}
     from_model = {"initial_weights": model, "tokenizer__path": model}
     others = {
         "lora": {**from_model, "lora_rank": 4},
         "frozen": {**from_model, "freeze": ["vision"]},
-        "distillation": {"distill": {"teacher": model, "weight": 0.5, "students": {"small": student}}},
+        "distillation": {"distill": {"teacher": model, "weight": 0.5}},
         "images of parquet": {"kind": "parquet"},
         "images of tars for csv": {"kind": "csv", "pool": {"path": str(part.folder / "pools/tar"), "key": "json:uid"}},
     }
     for name, keys in {**OPTIONS, **others}.items():
         out = train(part, name.replace(" ", "_"), **{**SHORT, **keys})
         add_training(part, out, f"{name}: ")
-        for checkpoint in (out / "train/students").glob("*/step_*"):
-            add_weights(part, checkpoint, f"{name}, {checkpoint.parent.name}: ")
         if "validation_shards" in keys:
             part.numbers("validation loss", [record["loss"] for record in json_lines(out / "train/validation.jsonl")])
 

@@ -5,7 +5,7 @@
     python benchmarks/gpu_check.py --models b32 --steps 5 --write    --write, of a GPU: benchmarks/results/gpu_check.md
 
 Per model and variant (compile, ways of sharding) the loop of `worldclip train` runs on a
-made-up batch: time of a step (slowest rank), share of the peak, memory that torch allocated and reserved, the attention
+made-up batch: time of a step (slowest rank), TFLOP/s, memory that torch allocated and reserved, the attention
 kernels, the lines that wait for the GPU, how long a checkpoint (in a folder of TMPDIR) stops training, and the loss
 beside that of a float32 step on the CPU; with several ranks also exchanges of a step's sizes by themselves.  Without a
 GPU the models are reduced to two narrow blocks, and what only a GPU shows reads "not on CPU".
@@ -44,7 +44,6 @@ from worldclip.core.settings import load_config
 from worldclip.model.tokenizer import Tokens
 from worldclip.train import budget
 from worldclip.train.config import TrainConfig
-from worldclip.train.device import peak_flops
 from worldclip.train.distributed import (
     ALONE,
     World,
@@ -86,7 +85,7 @@ class Measured:
 
     name: str
     step_ms: float
-    utilisation: str
+    tflops_per_s: str
     allocated: str
     reserved: str
     kernels: list[str]
@@ -145,7 +144,7 @@ def make_batch(config: TrainConfig, tokenizer: Any, pairs: int, rank: int) -> Ba
 class MadeUpLoader:
     """Hands out one batch again and again, and notes when.  On a GPU it lists the lines that wait in the last step."""
 
-    num_without_image, epoch_length = 0, 1
+    num_without_image, epoch_length = 0, 10**9
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
         self.batch, self.device = batch, device
@@ -232,11 +231,10 @@ def measure(
     pairs = config.global_batch_size // world.size
     length = len(loader.batch.tokens.ids) / pairs
     flops = pairs * budget.flops_per_pair(config.model.architecture(), length)
-    peak = peak_flops(device, config.precision)
     measured = Measured(
         name=f"{model} {variant}",
         step_ms=1000 * step_s,
-        utilisation=f"{flops / step_s / peak:.1%}" if peak else NOT_ON_CPU if not is_gpu else "peak unknown",
+        tflops_per_s=f"{flops / step_s / 1e12:,.0f}" if is_gpu else NOT_ON_CPU,
         allocated=gib(allocated) if is_gpu else NOT_ON_CPU,
         reserved=gib(reserved) if is_gpu else NOT_ON_CPU,
         kernels=attention_kernels(state, loader.batch, config.lr, is_gpu),
@@ -283,7 +281,7 @@ def expectation(config: TrainConfig, vocab_size: int, world_size: int, flops: fl
     matrices_s = flops * (4 / 3 if config.activation_checkpointing else 1) / (MATRICES_AT * H100_FLOPS)
     optimizer_s = OPTIMIZER_BYTES * updated / (MEMORY_AT * H100_BYTES_PER_S)
     step_s = matrices_s + optimizer_s
-    return f"{1000 * step_s:,.1f} ms, {flops / step_s / H100_FLOPS:.0%}, {gib(needed)}"
+    return f"{1000 * step_s:,.1f} ms, {flops / step_s / 1e12:,.0f} TFLOP/s, {gib(needed)}"
 
 
 def loss_parity(config: TrainConfig, device: torch.device) -> tuple[float, float]:
@@ -360,7 +358,7 @@ def page(
 ) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} (reduced models)"
     lines = [
-        f"| {row.name} | {row.step_ms:,.1f} ms | {row.utilisation} | {row.allocated} | {row.reserved} | {row.syncs} | "
+        f"| {row.name} | {row.step_ms:,.1f} ms | {row.tflops_per_s} | {row.allocated} | {row.reserved} | {row.syncs} | "
         f"{row.stop_ms:,.0f} ms | {row.write_s:.1f} s | {row.expected} |"
         for row in rows
     ]
@@ -376,9 +374,9 @@ def page(
         "",
         make_head(("src/worldclip/train", "src/worldclip/model"), ("torch",), f"{world.size} x {name}"),
         "",
-        "Expected: step, share of the peak and allocated memory of the same model on an H100, reckoned.",
+        "Expected: step, TFLOP/s and allocated memory of the same model on an H100, reckoned.",
         "",
-        "| model, variant | step | share of peak | allocated | reserved | waits | checkpoint stops | writes | "
+        "| model, variant | step | TFLOP/s | allocated | reserved | waits | checkpoint stops | writes | "
         "expected on an H100 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
         *lines,

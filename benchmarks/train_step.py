@@ -218,7 +218,7 @@ def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[
     import torch
 
     from worldclip.model.config import PRESETS as SIZES
-    from worldclip.train.device import keep_freed_memory, peak_flops, peak_memory_bytes
+    from worldclip.train.device import keep_freed_memory, peak_memory_bytes
 
     torch.set_num_threads(arguments.threads)
     if which != PEER and arguments.device == "cpu":
@@ -240,7 +240,7 @@ def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[
         )
     wall_s, cpu_s, system_s = (statistics.median(values) for values in zip(*found, strict=True))
     device = torch.device(arguments.device)
-    tokens, peak = sum(map(len, rows)) / len(rows), peak_flops(device, arguments.precision)
+    tokens = sum(map(len, rows)) / len(rows)
     flops = needed_flops(SIZES[PRESETS[arguments.arch]], tokens) * len(rows)
     return {
         "which": which,
@@ -255,7 +255,6 @@ def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[
         "system_s": system_s,
         "flops_per_s": flops / wall_s,
         "matrix_flops_per_s": matrix_speed(arguments, len(rows)),
-        "flop_utilisation": flops / wall_s / peak if peak else None,
         "peak_bytes": peak_memory_bytes(device),
         "tokens": tokens,
     }
@@ -322,8 +321,7 @@ def to_rows(found: Sequence[dict[str, Any]]) -> list[str]:
             cells.append(f"{median(peer, key) / median(own, key):.2f}" if peer else "")
         has_system = all(one["system_s"] is not None for one in own)
         cells.append(f"{median(own, 'system_s') / median(own, 'cpu_s'):.0%}" if has_system else "")
-        utilisation = f" ({median(own, 'flop_utilisation'):.0%})" if own[0]["flop_utilisation"] else ""
-        cells.append(f"{median(own, 'flops_per_s') / 1e9:,.0f}{utilisation}")
+        cells.append(f"{median(own, 'flops_per_s') / 1e9:,.0f}")
         has_products = all("matrix_flops_per_s" in one for one in own)
         products = median(own, "matrix_flops_per_s") if has_products else None
         cells += [f"{products / 1e9:,.0f}", f"{median(own, 'flops_per_s') / products:.0%}"] if products else ["", ""]

@@ -175,7 +175,7 @@ def test_field_decides_its_own_stage_unless_marked():
     assert set(deciding(recipe.match, "balance")) == {"isolate"}
     assert {"profile", "fold_case", "isolate", "min_lang_prob"} <= set(deciding(recipe.match, "match"))
     assert "augment" in deciding(recipe.train, "train")
-    assert "hardware" not in deciding(recipe.train, "train")
+    assert "device" not in deciding(recipe.train, "train")
     assert {"rules", "overrides"} <= set(deciding(recipe.metadata, "metadata"))
     assert section_name(ModelConfig) == "train.model"
 

@@ -206,14 +206,6 @@ def test_a_dry_run_refuses_what_the_run_refuses(command, own_run, capfd, monkeyp
     assert all(refused in text for text in said)
 
 
-def test_a_dry_run_for_other_machines_asks_nothing_of_this_one(toy_world, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    plan = ["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run", "--set", "train.device=cuda"]
-    assert main(plan) == 2
-    assert "train.device = 'cuda': not available" in capfd.readouterr().err
-    assert main([*plan, "--set", "train.hardware.devices=2"]) == 0
-
-
 def test_a_stage_prints_its_report_as_json(curated_run, tmp_path, capfd):
     run_dir = shutil.copytree(curated_run, tmp_path / "run")
     assert main(["curate", str(run_dir), "--json"]) == 0

@@ -19,11 +19,16 @@ if missing := [str(folder) for folder in (start, end) if not (folder / "model.sa
     sys.exit(f"no model.safetensors in {' and '.join(missing)}: give the folder of a model, such as RUN/train/step_...")
 if out.exists():
     sys.exit(f"{out} exists; give a new folder")
-shutil.copytree(end, out, ignore=shutil.ignore_patterns("trainer", "adapters"))
+aside = out.with_name(f".{out.name}.tmp")  # OUT is whole or not there
+shutil.rmtree(aside, ignore_errors=True)
+shutil.copytree(end, aside, ignore=shutil.ignore_patterns("trainer", "adapters", "*.safetensors"))
 for path in end.glob("*.safetensors"):
     before, after = load_file(start / path.name), load_file(path)
-    if before.keys() != after.keys():
+    shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (before, after)]
+    if shapes[0] != shapes[1]:
+        shutil.rmtree(aside)
         sys.exit(f"{start} and {end} are models of two architectures")
     average = {name: before[name].lerp(weight, share) for name, weight in after.items()}
-    save_file(average, out / path.name, {"format": "pt"})
+    save_file(average, aside / path.name, {"format": "pt"})
+aside.rename(out)
 print(f"{out}: {1 - share:g} of {start} and {share:g} of {end}")

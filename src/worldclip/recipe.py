@@ -99,14 +99,14 @@ def walk(
     from worldclip.train.launch import is_helper_rank
 
     names = _select(from_stage, until)
-    config = with_absolute_places(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
+    config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     restarted = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
     run_dir = run_folder(recipe, out)
     if from_run is not None:
         if dry_run:
             raise UserError("--dry-run links no stages of --from-run; leave out one of the two")
         if not is_helper_rank():  # the first rank links the stages
-            _branch(Path(from_run), run_dir, config)
+            _branch(Path(from_run), run_dir, with_absolute_places(config))
     return run_stages(
         config, run_dir, names, restarted=restarted, executor=executor or LocalExecutor(), dry_run=dry_run
     )
@@ -131,11 +131,12 @@ def run_stages(
     from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
-    from worldclip.core.settings import to_toml
+    from worldclip.core.settings import to_toml, with_absolute_places
     from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
 
+    config = with_absolute_places(config)
     context = Run(
         dir=run_dir,
         sections=sections_of(config),
@@ -149,7 +150,7 @@ def run_stages(
     if dry_run:
         check_run_folder(run_dir, stage_names())
         recipe(context)
-        _refuse_plan(context, config)
+        _refuse_plan(context)
         return context
     if is_helper_rank():  # torchrun started this process only for training; the first rank does the rest
         context.only = frozenset(names) & {"train"}
@@ -160,7 +161,7 @@ def run_stages(
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
-        recipe_toml = to_toml(recorded or config)
+        recipe_toml = to_toml(with_absolute_places(recorded or config))
         context.write_recipe = lambda: write_text(layout.recipe(run_dir), recipe_toml)
         recipe(context)
         context.keep_recipe()
@@ -217,13 +218,11 @@ def _preflight(context: Run) -> None:
     _refuse(check.preflight or [])
 
 
-def _refuse_plan(context: Run, config: Recipe) -> None:
-    """Raise UserError with all that would stop the run of a plan; of a plan for other machines, its training."""
-    is_for_others = config.train.hardware.devices is not None
+def _refuse_plan(context: Run) -> None:
+    """Raise UserError with all that would stop the run of a plan."""
     problems: list[str] = []
-    for stage, report in context.reports.items():
-        if stage == "train" or not is_for_others:
-            problems += report["problems"]
+    for report in context.reports.values():
+        problems += report["problems"]
     _refuse(problems)
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import MetaClip2Model
 
 import worldclip
@@ -368,6 +368,16 @@ def test_weights_are_averaged_and_load(tmp_path, monkeypatch, capsys):
             run_example(monkeypatch, "average_weights/average.py", tmp_path / "start", tmp_path / end_of, "x", share)
     for name, weight in worldclip.load(tmp_path / "out", device="cpu").model.state_dict().items():
         torch.testing.assert_close(weight, start.state_dict()[name] + 0.25)
+
+
+def test_an_average_that_fails_leaves_no_weights(tmp_path, monkeypatch):
+    for folder, width in (("start", 2), ("end", 3)):
+        (tmp_path / folder).mkdir()
+        save_file({"weight": torch.ones(width)}, tmp_path / folder / "model.safetensors")
+    places = [tmp_path / name for name in ("start", "end", "out")]
+    with pytest.raises(SystemExit, match="two architectures"):
+        run_example(monkeypatch, "average_weights/average.py", *places, 0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["end", "start"]
 
 
 def test_initial_weights_of_another_architecture_or_tokenizer_are_refused(tmp_path):

@@ -1,6 +1,5 @@
-"""Options in whole runs: evaluation, initial weights, LoRA, students, held-out pairs, logs, the run's tokenizer."""
+"""Options in whole runs: evaluation, initial weights, LoRA, a teacher, held-out pairs, logs, the run's tokenizer."""
 
-import dataclasses
 import gc
 import shutil
 import sys
@@ -19,8 +18,6 @@ import worldclip
 from calls import before, calls_of
 from small_world import TRAIN, write_shapes
 from trainings import (
-    Interruption,
-    bytes_of,
     forget_checkpoints,
     losses,
     result_bytes,
@@ -31,20 +28,18 @@ from trainings import (
 )
 from worldclip.config import load_recipe
 from worldclip.contracts import schemas
-from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
+from worldclip.contracts.layout import best_checkpoint, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
-from worldclip.core.settings import load_config, to_toml
+from worldclip.core.settings import to_toml
 from worldclip.evaluate import engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export import ExportConfig, export_model
 from worldclip.model.config import TokenizerConfig
 from worldclip.model.resolution import patches_per_side, resize_positions
-from worldclip.train import distill, garbage, loop
-from worldclip.train.checkpoint_writer import CheckpointWriter
+from worldclip.train import garbage, loop
 from worldclip.train.config import TrainConfig
-from worldclip.train.distributed import ALONE
 from worldclip.train.log import read_log
 from worldclip.train.scores import config_of_scores
 from worldclip.train.start import split_shards
@@ -95,7 +90,8 @@ def evaluated_run(tmp_path_factory):
 def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(evaluated_run):
     results = evaluated_run.glob("train/evaluate/*/results.jsonl")
     assert sorted(path.parent.name for path in results) == [f"step_{step:09}" for step in SCORES]
-    assert artifacts.read_json(evaluated_run / "train/best.json") == {"step": 6, "metric": "mean", "value": 0.4}
+    best = artifacts.read_json(evaluated_run / "train/best.json")
+    assert (best["step"], best["metric"], best["value"], list(best["datasets"])) == (6, "mean", 0.4, ["shapes"])
     assert steps_of(evaluated_run / "train") == [6, 12]
     assert best_checkpoint(evaluated_run).name == "step_000000006"
     loaded, best = (worldclip.load(path) for path in (evaluated_run, best_checkpoint(evaluated_run)))
@@ -233,78 +229,28 @@ def test_a_gpu_gives_the_loss_of_the_cpu(tmp_path, plain_run, changes):
     assert losses(run(tmp_path / "run", device="cuda", **changes)) == pytest.approx(losses(plain_run), rel=tolerance)
 
 
-# a teacher and further students
+# a teacher
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """Return the settings of a run with a teacher of 48 px and another width, and a student with its tokenizer."""
+    """Return the settings of a run with a teacher of 48 px and another width."""
     model = TRAIN["model"] | {"image_size": 48, "text_width": 128}
     teacher = str(latest_checkpoint(run(tmp_path_factory.mktemp("teacher") / "run", model=model)))
-    small = {"model": TRAIN["model"] | {"image_size": 16, "embed_dim": 8}, "tokenizer": {"path": teacher}}
     steps = {"samples_seen": 8 * 16, "checkpoint_every_samples": 2 * 16, "warmup_samples": 16}
-    return steps | {"distill": {"teacher": teacher, "teacher_scale": 30.0, "students": {"small": small}}}
+    return steps | {"distill": {"teacher": teacher, "teacher_scale": 30.0}}
 
 
-def student_bytes(run_dir):
-    return bytes_of(checkpoints(run_dir / "train/students/small")[-1])
-
-
-@pytest.fixture(scope="module")
-def taught_run(tmp_path_factory, taught):
-    run_dir = tmp_path_factory.mktemp("taught") / "run"
-    train(run_dir, **taught)
-    return run_dir
-
-
-def test_students_of_other_sizes_resume_to_the_same_bytes(taught, taught_run, tmp_path, monkeypatch):
+def test_a_run_with_a_teacher_resumes_to_the_same_bytes(taught, tmp_path, monkeypatch):
     steps = calls_of(monkeypatch.setattr, loop, "launch_step")
+    train(tmp_path / "whole/run", **taught)
     train_until(5, tmp_path / "run", **taught)
     train(tmp_path / "run", **taught)
     shapes = {(batch.images.shape[2:], features[0].shape) for _, batch, _, features, *_ in steps}
     assert shapes == {((32, 32), (16, 16))}
-    assert student_bytes(tmp_path / "run") == student_bytes(taught_run)
-    assert result_bytes(tmp_path / "run") == result_bytes(taught_run)
-    student = worldclip.load(checkpoints(taught_run / "train" / "students" / "small")[-1])
-    assert student.encode_text(["a red square"]).shape == (1, 8)
-    assert student.encode_image([np.zeros((20, 20, 3), np.uint8)]).shape == (1, 8)
-
-
-def test_a_run_that_dies_after_its_students_were_saved_resumes_at_its_own_step(taught, taught_run, tmp_path):
-    def die(writer, step, *_):
-        if writer.train_dir.name == "train" and step == 4:
-            raise Interruption
-
-    killed, changed = tmp_path / "run", taught | {"keep_last": 1}
-    with pytest.MonkeyPatch.context() as patch:
-        before(patch.setattr, CheckpointWriter, "start", die)
-        with pytest.raises(Interruption):
-            train(killed, **changed)
-    small = killed / "train/students/small"
-    assert steps_of(killed / "train") == [2]
-    assert steps_of(small) == [2, 4]
-    (small / ".step_000000006.tmp").mkdir()
-    train(killed, **changed)
-    assert student_bytes(killed) == student_bytes(taught_run)
-    assert sorted(path.name for path in small.iterdir()) == ["step_000000008"]
-
-
-def test_freeze_keeps_the_towers_of_the_run_and_not_those_of_its_students(taught, tmp_path):
-    config = load_config(TrainConfig, TRAIN | taught | {"freeze": ["vision", "text"]})
-    (student,) = distill.create_students(config, tmp_path, ALONE, torch.device("cpu"), step=0)
-    assert all(weights.requires_grad for weights in student.state.model.parameters())
-
-
-def test_the_skipped_steps_of_a_student_are_counted_and_end_training(taught, tmp_path, monkeypatch):
-    original_step = distill.train_step
-
-    def train_step(*args):
-        return dataclasses.replace(original_step(*args), is_applied=False)
-
-    monkeypatch.setattr(distill, "train_step", train_step)
-    assert train(tmp_path / "run", **taught)["skipped_steps_of_students"] == {"small": 8}
-    with pytest.raises(UserError, match=r"the loss of student small .* for 10 steps in a row, up to step 10"):
-        train(tmp_path / "run", **taught | {"samples_seen": 12 * 16})  # the count outlives a restart
+    assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole/run")
+    train(tmp_path / "alone/run", **taught | {"distill": {}})
+    assert result_bytes(tmp_path / "run") != result_bytes(tmp_path / "alone/run")
 
 
 # held-out pairs
@@ -347,7 +293,7 @@ def test_pairs_seen_are_logged_by_language(tmp_path):
     assert all(sum(record["seen"].values()) == record["samples_seen"] for record in records)
     assert records[-1]["seen"] == artifacts.read_json(run_dir / "train" / "report.json")["seen"]
     steps = read_log(run_dir / "train" / "log.jsonl")
-    assert all(record["memory_bytes"] > 0 and record["flop_utilisation"] is None for record in steps)
+    assert all(record["memory_bytes"] > 0 and record["flops_per_s"] > 0 for record in steps)
 
 
 CURVES = {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"}

@@ -149,7 +149,7 @@ def run_stage(
 
     out: folder of the run (default: the given run, or runs/<name of the recipe>).
     set: override a key of the recipe, section.key=value; repeatable (none: back to the default).
-    dry_run: print what would run, the model's size, memory and hours, and stop.
+    dry_run: print what would run, the model's size, FLOPs and memory, and stop.
     """
     started_at = time.perf_counter()
     config = load_recipe(recipe, overrides)

@@ -71,7 +71,9 @@ class ModelConfig(Config):
     preset: PresetName = "vit_b32"
     """Named architecture that the other keys change; `tiny` trains on two CPU cores."""
     image_size: _Size = None
-    """Side of the square image that the model sees, in pixels; a multiple of the preset's patch."""
+    """Side of the square image that the model sees, in pixels; a multiple of the patch."""
+    patch_size: _Size = None
+    """Side of a square patch, in pixels."""
     vision_layers: _Size = None
     """Transformer blocks of the image tower."""
     vision_width: _Size = None
@@ -106,7 +108,7 @@ class ModelConfig(Config):
         sizes = self.architecture()
         size, patch = sizes.image_size, sizes.patch_size
         if size % patch:
-            nearest = size // patch * patch
+            nearest = max(1, size // patch) * patch
             yield "image_size", f"{size} is not a multiple of the patch size {patch}; set {nearest}, for example"
         for tower, width, head_width in (
             ("vision", sizes.vision_width, sizes.vision_head_width),

@@ -68,9 +68,6 @@ def _faults(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(report['no_image'])} kept pairs have no image in the pool and were left out."
     if report["skipped_steps"]:
         yield f"{count(report['skipped_steps'])} steps were skipped because the loss was not finite."
-    for student, num_skipped in report.get("skipped_steps_of_students", {}).items():
-        if num_skipped:
-            yield f"{count(num_skipped)} steps of student {student} were skipped because its loss was not finite."
     for reason, number in report["bad"].items():
         yield f"{count(number)} draws met an unusable image ({reason}) and were replaced."
 

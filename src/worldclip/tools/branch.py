@@ -13,6 +13,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
 from worldclip.train.schedule import trained_precision
 
+OWN = shutil.ignore_patterns("wandb_id")  # a run's name in Weights & Biases: the new run gets one of its own
 APPENDED = (".jsonl",)  # grows in place when a stage resumes; every other file is replaced by a rename, never changed
 
 
@@ -41,7 +42,7 @@ def _link_folder(source: Path, target: Path) -> None:
     """Fill a folder aside and rename it, so that an interrupted call leaves no half of a stage."""
     aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, copy_function=_link)
+    shutil.copytree(source, aside, copy_function=_link, ignore=OWN)
     os.replace(aside, target)
 
 

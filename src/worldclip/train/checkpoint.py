@@ -22,14 +22,16 @@ shows whether the disk has corrupted it since.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Mapping
+import platform
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from worldclip.contracts import layout
-from worldclip.contracts.layout import best_of, checkpoints, step_of
-from worldclip.core.artifacts import read_json, remove, replace_folder, write_artifact, write_json
+from worldclip.contracts.layout import best_of, checkpoints
+from worldclip.core.artifacts import read_json, remove, replace_folder
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
@@ -196,24 +198,33 @@ def names_in_model(names: Iterable[str]) -> dict[str, str]:
 
 
 def write_digests(folder: Path, digests: Digests) -> None:
-    """Write trainer/files.json, after everything else is on disk.
+    """Write trainer/files.json, after everything else is on disk, into a folder that must exist.
 
     digests: of files that are on disk already, by path in the folder.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILES)
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path != folder / FILES)
     names = [path.relative_to(folder).as_posix() for path in files]
     missing = {name: path for name, path in zip(names, files, strict=True) if name not in digests}
     all_digests = {**digests, **{name: size_and_digest(path) for name, path in missing.items()}}
-    write_json(folder / FILES, {name: all_digests[name] for name in names})
     for path in missing.values():
         flush_to_disk(path)
+    content = json.dumps({name: all_digests[name] for name in names}, ensure_ascii=False, indent=1)
+    _replace_file(folder / FILES, lambda aside: aside.write_text(f"{content}\n", encoding="utf-8"))
+
+
+def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole, as write_artifact does, but make no folder: a checkpoint may be removed meanwhile."""
+    aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        write(aside)
+        flush_to_disk(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
-    """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`.
-
-    Those of further students go with them.  A student's may be newer than the run's newest: that is being written then.
-    """
+    """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`."""
     best, last_kept = best_of(train_dir), 0
     for old in checkpoints(train_dir)[:-keep_last]:
         if keep_every_samples:
@@ -223,21 +234,26 @@ def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> 
                 continue
         if old != best:
             remove(old)  # no folder called step_* is ever partial
-    kept = [step_of(checkpoint) for checkpoint in checkpoints(train_dir)]
-    for folder in train_dir.glob("students/*"):
-        for old in checkpoints(folder):
-            if step_of(old) not in kept and step_of(old) < max(kept, default=0):
-                remove(old)
 
 
 def consolidate(folder: Path) -> None:
-    """Write model.safetensors of a sharded checkpoint; do nothing if it is there."""
+    """Write model.safetensors of a sharded checkpoint; do nothing if it is there.
+
+    Raises UserError if training removes the checkpoint meanwhile.
+    """
     from safetensors.torch import save_file
 
     if (folder / MODEL).exists():
         return
-    reader = CheckpointReader(folder)
-    model = {short: reader.read(name) for name, short in names_in_model(reader.tensors).items()}
-    write_artifact(folder / MODEL, lambda aside: save_file(model, aside, metadata={"format": "pt"}))
-    recorded = read_json(folder / FILES) if (folder / FILES).exists() else {}
-    write_digests(folder, recorded)  # the others as recorded: a new digest would hide that a file is corrupt
+    try:
+        reader = CheckpointReader(folder)
+        model = {short: reader.read(name) for name, short in names_in_model(reader.tensors).items()}
+        _replace_file(folder / MODEL, lambda aside: save_file(model, aside, metadata={"format": "pt"}))
+        recorded = read_json(folder / FILES) if (folder / FILES).exists() else {}
+        write_digests(folder, recorded)  # the others as recorded: a new digest would hide that a file is corrupt
+    except Exception as error:  # safetensors raises errors of its own
+        if folder.exists():
+            raise
+        raise UserError(
+            f"{folder} was removed meanwhile, as training does with old checkpoints (train.keep_last); take a newer one"
+        ) from error

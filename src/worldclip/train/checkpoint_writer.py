@@ -96,8 +96,8 @@ class CheckpointWriter:
     write that hangs ends the run: the thread cannot be ended, and is left behind as a daemon.
     """
 
-    def __init__(self, train_dir: Path, world: World, keep_last: int | None, keep_every_samples: int = 0) -> None:
-        """keep_last, keep_every_samples: see remove_old; keep_last None: the writer removes nothing."""
+    def __init__(self, train_dir: Path, world: World, keep_last: int, keep_every_samples: int = 0) -> None:
+        """keep_last, keep_every_samples: see remove_old."""
         self.train_dir, self.world = train_dir, world
         self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
         self.num_failed = 0  # consecutive failures
@@ -160,8 +160,7 @@ class CheckpointWriter:
                 write_digests(partial, digests)
                 os.replace(partial, folder)
                 flush_to_disk(self.train_dir)
-                if self.keep_last is not None:
-                    remove_old(self.train_dir, self.keep_last, self.keep_every_samples)
+                remove_old(self.train_dir, self.keep_last, self.keep_every_samples)
         except BaseException:
             if self.world.is_first:
                 shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk

@@ -63,18 +63,8 @@ class ScaleConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudentConfig(Config):
-    """Another student of the same teacher: it sees the same pairs, with its own sizes and tokenizer."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The two towers."""
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """The tokenizer; without a path, the run's own."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DistillConfig(Config):
-    """A teacher whose softmax the model learns in addition to the pairs, with one or several students."""
+    """A teacher whose softmax the model learns in addition to the pairs."""
 
     teacher: Annotated[str | None, Place(or_name=True)] = None
     """Model to learn from: anything that worldclip.load takes.  Unset: no teacher."""
@@ -82,32 +72,6 @@ class DistillConfig(Config):
     """Weight of the distillation loss relative to the contrastive loss."""
     teacher_scale: Annotated[float, Above(0)] = 200.0
     """Logit scale of the teacher's cosines, in place of its own."""
-    students: dict[str, StudentConfig] = field(default_factory=dict)
-    """More students by name, written to RUN/train/students/<name>; the first student is train.model."""
-
-    def own_problems(self) -> Problems:
-        """Yield students without a teacher, and names that are no folders."""
-        if self.teacher is None and self.students:
-            yield "teacher", "not set, but train.distill.students are; set the model that they learn from"
-        for name in self.students:
-            if not name or "/" in name:
-                yield "students", f'the name "{name}" is a folder; it must not be empty or contain /'
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HardwareConfig(Config):
-    """The hardware that --dry-run plans for (memory, hours); it does not change training."""
-
-    devices: Annotated[int | None, AtLeast(1)] = None
-    """Number of processes, one per device.  Unset: as many as are started."""
-    memory_gib: Annotated[float | None, Above(0)] = None
-    """Memory per device in GiB.  Unset: that of this machine."""
-    flops_per_s: Annotated[float | None, Above(0)] = None
-    """Peak operations per second of a device in train.precision.  Unset: from the data sheet, if this device is
-    known."""
-    utilisation: Annotated[float, Between(0, 1, "a share of the peak", above=True)] = 0.31
-    """Share of the peak that the model's operations reach, recomputed ones not counted; the default is reckoned for
-    ViT-H/14 with activation checkpointing (docs/5_train.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,9 +92,7 @@ class TrainConfig(Config):
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     """Samples and batch size, derived from an English run."""
     distill: DistillConfig = field(default_factory=DistillConfig)
-    """A teacher and more students."""
-    hardware: Annotated[HardwareConfig, Decides()] = field(default_factory=HardwareConfig)
-    """The hardware that --dry-run plans for."""
+    """A teacher."""
     samples_seen: Annotated[int, AtLeast(1, "image-text pairs")] = 170_000
     """Image-text pairs seen in total, rounded to whole batches; may change at a resume."""
     global_batch_size: Annotated[int, AtLeast(2, "pairs per step; a contrastive loss needs two")] = 256
@@ -230,8 +192,6 @@ class TrainConfig(Config):
         if self.warmup_samples >= max(1, samples):
             yield "warmup_samples", f"must be less than train.{key} ({samples})"
         yield from self._skip_problems()
-        if self.distill.teacher is not None and self.patch_dropout:
-            yield "patch_dropout", "cannot be used with train.distill.teacher: students differ in patches; set 0"
 
     def _skip_problems(self) -> Problems:
         """Yield that stretches are no pairs, overlap or do not ascend."""

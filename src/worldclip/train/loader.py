@@ -97,7 +97,7 @@ class Batch:
     patches: torch.Tensor | None = None
     """(B, kept) int64: the patches that patch dropout keeps; None: all."""
     texts: list[str] = field(default_factory=list)
-    """The texts before tokenisation, for students and teachers with other tokenizers."""
+    """The texts before tokenisation, for a teacher with another tokenizer."""
     bad: BadImages = field(default_factory=BadImages)
     inputs: list[ModelInputs] = field(default_factory=list)
     """Images, texts and patches of each micro-batch on a GPU; empty: the step takes those above."""
@@ -135,8 +135,7 @@ class Loader:
         self.crop_scale_min, self.warps = config.crop_scale_min, WARPS[config.augment]
         sizes = config.model.architecture()
         self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
-        students = [student.model.architecture() for student in config.distill.students.values()]
-        self.image_size = max(model.image_size for model in (sizes, *students))  # smaller students resize the crops
+        self.image_size = sizes.image_size
         self._min_side = math.ceil(SCALED_MARGIN * self.image_size) if config.scaled_decode else None
         self.shards = sorted(shards, key=lambda shard: shard.name)
         names = [shard.name for shard in self.shards]

@@ -23,7 +23,7 @@ from worldclip.core.errors import require
 from worldclip.core.job import Record, Report
 from worldclip.train.budget import flops_per_pair
 from worldclip.train.config import TrainConfig
-from worldclip.train.device import peak_flops, peak_memory_bytes
+from worldclip.train.device import peak_memory_bytes
 from worldclip.train.distributed import World
 from worldclip.train.schedule import Schedule
 
@@ -31,7 +31,7 @@ LOG_EVERY_STEPS = 10
 LOGS = ("log.jsonl", "seen.jsonl", "validation.jsonl")
 CURVES = (  # keys of a record that TensorBoard and Weights & Biases draw
     *("loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "unreadable_fraction"),
-    *("slowest_s", "flop_utilisation", "memory_bytes"),
+    *("slowest_s", "flops_per_s", "memory_bytes"),
 )
 
 
@@ -120,7 +120,6 @@ class Log:
         pairs = self._steps * self.schedule.global_batch_size
         mean_length = self._tokens * self.num_devices / pairs
         flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)
-        peak = peak_flops(self.device, self.config.precision)
         wait_fraction = self._wait_s / self._elapsed_s
         slowest_s, slowest_host = max(zip(self._busy_s, self.hosts, strict=True))
         has_ranks = self.num_devices > 1
@@ -130,7 +129,7 @@ class Log:
             "data_wait_fraction": wait_fraction,
             "slowest_s": slowest_s / self._steps if has_ranks else None,
             "slowest_host": slowest_host if has_ranks else None,
-            "flop_utilisation": flops / self._elapsed_s / (peak * self.num_devices) if peak else None,
+            "flops_per_s": flops / self._elapsed_s / self.num_devices,
             "unreadable_fraction": self._unreadable * self.num_devices / pairs,
             "memory_bytes": peak_memory_bytes(self.device),
             "elapsed_s": elapsed_s,

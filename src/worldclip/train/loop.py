@@ -23,22 +23,21 @@ from worldclip.core.job import Report, Run
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import count_parameters
-from worldclip.model.load import load
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import keep_freed_memory
-from worldclip.train.distill import Student, create_students, encode_by_teacher, resize
+from worldclip.train.distill import encode_by_teacher, load_teacher
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
 from worldclip.train.garbage import collect_at, collected_by_step
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
 from worldclip.train.prefetch import copy_ahead
 from worldclip.train.progress import LaunchedStep, Message, RankCounts, StepResult, read_progress
-from worldclip.train.schedule import Schedule, learning_rate
-from worldclip.train.scores import MEAN, config_of_scores, has_scores, score_checkpoint
+from worldclip.train.schedule import crosses, learning_rate
+from worldclip.train.scores import MEAN, config_of_scores, score_checkpoint
 from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
 from worldclip.train.start import Start, create_loader, create_validation_loader
 from worldclip.train.step import assign_buckets, launch_step, validation_loss
@@ -81,19 +80,24 @@ class Trainer:
             keep_freed_memory()
         self.loader = self.open_loader(run, start)
         if world.is_first:  # before training allocates memory
-            own = replace(config, hardware=replace(config.hardware, memory_gib=None))
-            for line in budget.to_lines(own, tokenizer.vocab_size, self.schedule, world.size):
+            for line in budget.to_lines(config, tokenizer.vocab_size, self.schedule, world.size):
                 say("train", line)
         self.validation = create_validation_loader(run, start, tokenizer, world)
         self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
         self.progress = read_progress(start.checkpoint, world)
+        self.lacks_scores = start.lacks_scores
         if world.is_first:
             say("train", self._describe())
+            if self.schedule.global_batch_size > self.loader.epoch_length:
+                say(
+                    "train",
+                    f"WARNING: a batch of {self.schedule.global_batch_size:,} is larger than an epoch, and holds pairs "
+                    "twice, each as a wrong answer to the other; lower train.global_batch_size",
+                )
         self.writer = CheckpointWriter(self.train_dir, world, config.keep_last, config.keep_every_samples)
         hosts = gather_records(socket.gethostname(), world)
         self.log = Log(self.train_dir, config, self.schedule, self.progress.step, self.device, world, hosts)
         self.counts = RankCounts()
-        self.students: list[Student] = []
         self.pending: deque[PendingStep] = deque()
         self.samples_saved = self.progress.step * self.schedule.global_batch_size
         self.saved_at = 0.0  # time.monotonic of the last checkpoint
@@ -121,36 +125,29 @@ class Trainer:
         Raises SystemExit after one of SIGNALS, once a checkpoint is written; UserError if the loss diverges.
         """
         first_step = self.progress.step
-        if first_step == self.schedule.num_steps and not self._lacks_scores():
+        if first_step == self.schedule.num_steps and not self.lacks_scores:
             return
         teacher = self.config.distill.teacher
-        self.teacher = load(teacher, device=self.device.type) if teacher is not None else None
-        self.students = create_students(self.config, self.train_dir, self.world, self.device, first_step)
+        self.teacher = None if teacher is None else load_teacher(teacher, self.device)
         self.saved_at = time.monotonic()
         with closing(self.writer), catch_signals() as exit_code_of_signal, self.log, collected_by_step():
-            if self._lacks_scores():  # a kill came between the checkpoint and the end of its evaluation
+            if self.lacks_scores:  # a kill came before the end of the evaluation, or its datasets changed
                 self._evaluate()
             self.started_at = self.idle_since = time.perf_counter()
             for batch in self._batches(first_step):
                 if self.progress.step == first_step:
-                    self._assign_buckets(batch)
+                    assign_buckets(self.state, batch)
                 self._take_step(batch, exit_code_of_signal)
                 self.idle_since = time.perf_counter()
             self.writer.wait()
-            barrier(self.world)
+            exit_codes = gather_records(exit_code_of_signal(), self.world)
+            if any(exit_codes):  # of a signal in the last step, or in the last evaluation
+                self._exit(max(exit_codes))
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return the batches from a step on, on a GPU as the model reads them."""
         batches = self.loader.batches(first_step, self.schedule.num_steps)
-        if self.teacher is not None:  # it reads images in its own size
-            return batches
         return copy_ahead(batches, self.device, self.config.accum_steps, self.state.model.text_chunks)
-
-    def _assign_buckets(self, batch: Batch) -> None:
-        """Let the model, and further students, sum gradients from the first step on as in all later ones."""
-        assign_buckets(self.state, self._own_batch(batch))
-        for student in self.students:
-            assign_buckets(student.state, student.own_batch(batch))
 
     def _take_step(self, batch: Batch, exit_code_of_signal: Callable[[], int]) -> None:
         """Launch a step and read the steps before it; save, evaluate or exit where that is due.
@@ -223,23 +220,14 @@ class Trainer:
         return requests
 
     def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
-        """Start the model's step; with a teacher also take the students', for one forward pass of the teacher."""
+        """Start the model's step; with a teacher, after its features of the batch."""
         message = Message(requests, self.idle_since)
         if self.config.parallel != "ddp":  # the forward pass exchanges weights
             message = Message(requests, busy_s=time.perf_counter() - self.idle_since)
-        if self.teacher is None:
-            return launch_step(self.state, batch, lr, message=message)
-        teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
-        launched = launch_step(self.state, self._own_batch(batch), lr, teacher_features, message)
-        for student in self.students:
-            student.step(batch, lr, teacher_features)
-        return launched
-
-    def _own_batch(self, batch: Batch) -> Batch:
-        """Return the batch at the model's size: with a teacher, crops are as large as the largest student's."""
-        if self.teacher is None:
-            return batch
-        return replace(batch, images=resize(batch.images, self.config.model.architecture().image_size))
+        teacher_features = None
+        if self.teacher is not None:
+            teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
+        return launch_step(self.state, batch, lr, teacher_features, message)
 
     def _log_step(self, result: StepResult, lr: float) -> None:
         progress = self.progress
@@ -261,27 +249,23 @@ class Trainer:
         progress.loss_sum, progress.loss_count = 0.0, 0
 
     def _stop_if_diverged(self) -> None:
-        skipped_of = {"the loss": self.progress.skipped_in_a_row}
-        skipped_of |= {f"the loss of student {student.name}": student.skipped_in_a_row for student in self.students}
-        for loss, skipped in skipped_of.items():
-            if skipped < MAX_SKIPPED_IN_A_ROW:
-                continue
-            self.writer.wait()
-            raise UserError(
-                f"train.lr = {self.config.lr}: {loss} or its gradient was not finite for {skipped} steps in a row, "
-                f"up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
-            )
+        skipped = self.progress.skipped_in_a_row
+        if skipped < MAX_SKIPPED_IN_A_ROW:
+            return
+        self.writer.wait()
+        raise UserError(
+            f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a row, "
+            f"up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
+        )
 
     def _save(self) -> None:
-        """Start to write a checkpoint.  Those of the students are complete before, so that all resume at one step."""
+        """Start to write a checkpoint."""
         progress = self.progress
         self.saved_at = time.monotonic()
         num_unreadable = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
         num_unreadable = progress.bad[UNREADABLE] - num_unreadable
         samples = progress.step * self.schedule.global_batch_size
-        for student in self.students:
-            student.save(progress.step, samples)
         record = progress.to_record() | {"samples_seen": samples}
         write_model = folder_writer(self.state, self.tokenizer)
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
@@ -301,13 +285,6 @@ class Trainer:
                 f"{MAX_UNREADABLE_SHARE:.0%}, for example {example}; repair the pool's storage, then run the same "
                 f"command again: step {self.progress.step} is saved"
             )
-
-    def _lacks_scores(self) -> bool:
-        """Return whether the checkpoint of this step is due for an evaluation that did not end."""
-        step = self.progress.step
-        if step == 0 or not crosses(step, self.schedule, self.config.evaluate_every_samples):
-            return False
-        return not has_scores(layout.step_folder(self.train_dir, step))
 
     def _evaluate(self) -> None:
         """Evaluate the checkpoint that was just written, on rank 0; the others wait."""
@@ -347,7 +324,6 @@ class Trainer:
             "pairs": loader.epoch_length,
             "no_image": loader.num_without_image,
             "skipped_steps": progress.step - progress.updates,
-            "skipped_steps_of_students": {student.name: progress.step - student.updates for student in self.students},
             "seen": dict(sorted(progress.seen.items())),
             "bad": dict(sorted(progress.bad.items())),
             "bad_samples": progress.bad_keys,
@@ -363,9 +339,3 @@ class Trainer:
 def steps_ahead(device: torch.device) -> int:
     """Return how many steps are launched ahead of the one that is read: reading waits, and a GPU would idle."""
     return 1 if device.type == "cuda" else 0
-
-
-def crosses(step: int, schedule: Schedule, every: int) -> bool:
-    """Return whether this step completes another `every` samples; 0: never."""
-    batch = schedule.global_batch_size
-    return every > 0 and step * batch // every > (step - 1) * batch // every

@@ -55,6 +55,12 @@ def learning_rate(step: int, num_steps: int, num_warmup_steps: int, peak: float)
     return 0.5 * peak * (1 + math.cos(math.pi * progress))
 
 
+def crosses(step: int, schedule: Schedule, every: int) -> bool:
+    """Return whether this step completes another `every` samples; 0: never."""
+    batch = schedule.global_batch_size
+    return every > 0 and step * batch // every > (step - 1) * batch // every
+
+
 def plan_schedule(config: TrainConfig, run_dir: Path, world_size: int) -> Schedule:
     """Return the run's schedule: the recipe's numbers, or the scaling rule's under train.scale.
 

@@ -20,11 +20,14 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import STAGE_ABOVE, Job, Report, Result, Run
-from worldclip.core.preflight import missing_packages, missing_space, problems_of
+from worldclip.core.preflight import is_installed, missing_packages, missing_space, problems_of
+from worldclip.core.printable import counted
 from worldclip.curate import require_current
 from worldclip.evaluate.config import EvaluateConfig
+from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems, pick_device
-from worldclip.model.precision import bf16_hardware
+from worldclip.model.load import find
+from worldclip.model.precision import Precision, bf16_hardware, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train import budget
@@ -32,7 +35,15 @@ from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, rem
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
-from worldclip.train.schedule import Schedule, branched_precision, check_batch, learning_rate, plan_schedule
+from worldclip.train.schedule import (
+    Schedule,
+    branched_precision,
+    check_batch,
+    crosses,
+    learning_rate,
+    plan_schedule,
+    trained_precision,
+)
 from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
@@ -80,7 +91,17 @@ def plan_lines(run: Run) -> Iterator[str]:
             require_images(config, run.dir, pool.indexed_shards(run))
         except UserError as error:
             yield f"images      {error}"
-    yield from budget.plan(config, run.dir)
+    yield from budget.plan(replace(config, precision=_planned_precision(config, run.dir)), run.dir)
+
+
+def _planned_precision(config: TrainConfig, run_dir: Path) -> Precision:
+    """Return the precision that a dry run counts with; of "auto" float32 where torch is not installed."""
+    if config.precision != "auto":
+        return config.precision
+    precision = trained_precision(run_dir)
+    if precision is None and is_installed("torch") and not device_problems("train", config.device):
+        precision = pick_precision(pick_device(config.device))
+    return precision or "fp32"
 
 
 def _needs(run: Run) -> Iterator[str]:
@@ -90,8 +111,6 @@ def _needs(run: Run) -> Iterator[str]:
         changes = changed_keys(artifacts.read_json(path)["config"], _config(run)) if path.exists() else []
         fixed = [change for change in changes if change.name not in CHANGEABLE]
         yield from _refused_changes(run.dir, [*fixed, *_changes_above(run)])
-    if run.preflight is None and config.hardware.devices is not None:
-        return  # a plan for other machines
     absent = list(missing_packages("train", extra="train"))
     if config.lora_rank is not None:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
@@ -107,11 +126,20 @@ def _needs(run: Run) -> Iterator[str]:
         from worldclip.train.scores import config_of_scores
 
         yield from problems_of(config_of_scores, config, run.section(EvaluateConfig))
-    size = budget.checkpoint_bytes(config, run.dir)
+    yield from _missing_space(config, run.dir)
+
+
+def _missing_space(config: TrainConfig, run_dir: Path) -> Iterator[str]:
+    """Yield a problem if the disk has no room for the checkpoints that are still to come."""
+    vocab_size = budget.find_vocab_size(config, run_dir)
+    if vocab_size is None:
+        return
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
     if config.keep_every_samples and not config.scale.needs_report:
-        copies += plan_schedule(config, run.dir, num_ranks()).samples_seen // config.keep_every_samples
-    yield from missing_space(layout.train_dir(run.dir), size * copies, f"{copies} checkpoints")
+        copies += plan_schedule(config, run_dir, num_ranks()).samples_seen // config.keep_every_samples
+    more = max(1, copies - len(checkpoints(layout.train_dir(run_dir))))
+    size = more * budget.checkpoint_bytes(config, vocab_size)
+    yield from missing_space(layout.train_dir(run_dir), size, counted(more, "checkpoint"))
 
 
 def _config(run: Run) -> Report:
@@ -138,19 +166,52 @@ def streams_of(run: Run) -> int:
 
 
 def _inputs(run: Run) -> Report:
-    """Return digests of the pool and the kept pairs, fingerprints of the tokenizer's folder and train.pool's tars."""
+    """Return digests of the pool, the kept pairs and all that training starts from, and of train.pool's tars."""
     config, digest = run.section(TrainConfig), require_current(run)
     inputs: Report = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "curate": artifacts.require_manifest(run.dir, "curate").get("list", digest),
+        **_digests_of_starts(config, run.dir),
     }
-    path = config.tokenizer.path
-    if path is not None and Path(path).is_dir():
-        files = sorted(file for file in Path(path).iterdir() if file.is_file())
-        inputs["tokenizer"] = [artifacts.fingerprint(file, Path(path)) for file in files]
     if (images := image_shards(config)) is not None:
         inputs["images"] = {tar.name: tar.fingerprint for tar in images}
     return inputs
+
+
+def _digests_of_starts(config: TrainConfig, run_dir: Path) -> dict[str, str]:
+    """Return the digest of the initial weights, the teacher and the tokenizer's folder, by key of the recipe.
+
+    What is gone has the digest that RUN/train/config.json records: the checkpoints hold what came of it.
+    """
+    path = layout.train_dir(run_dir) / "config.json"
+    recorded: Report = {}
+    if path.exists() and checkpoints(layout.train_dir(run_dir)):
+        recorded = artifacts.read_json(path)["inputs"]
+    digests = {}
+    for key, source in (
+        ("train.initial_weights", config.initial_weights),
+        ("train.distill.teacher", config.distill.teacher),
+    ):
+        if source is not None:
+            try:
+                digests[key] = find(source).digest()
+            except UserError:
+                if key not in recorded:
+                    raise
+                digests[key] = recorded[key]
+    key = "train.tokenizer.path"
+    folder = config.tokenizer.path
+    if folder is not None and Path(folder).is_dir():
+        digests[key] = _digest_of_files(Path(folder))
+    elif key in recorded:
+        digests[key] = recorded[key]
+    return digests
+
+
+def _digest_of_files(folder: Path) -> str:
+    """Return the digest of the files of a tokenizer's folder."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return artifacts.digest([artifacts.fingerprint(file, folder) for file in files])
 
 
 def _train_once(run: Run, job: Job) -> Result:
@@ -162,9 +223,8 @@ def _train_once(run: Run, job: Job) -> Result:
     config, train_dir = run.section(TrainConfig), job.folder
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
-        for folder in (train_dir, *train_dir.glob("students/*")):
-            for partial in folder.glob(".step_*"):  # remains of a save or a removal that was killed
-                shutil.rmtree(partial)
+        for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
+            shutil.rmtree(partial)
         start, tokenizer = _find_start(run, schedule)
         broadcast_record(start, world)  # listed once: pools have many files
         trainer = Trainer(run, world, start, tokenizer)
@@ -189,14 +249,45 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     if images is not None:
         join_images(run, shards, images)
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
+    _record_tokenizer(run.dir)
+    checkpoint = latest_valid_checkpoint(layout.train_dir(run.dir))
     start = Start(
         schedule=schedule,
-        checkpoint=latest_valid_checkpoint(layout.train_dir(run.dir)),
+        checkpoint=checkpoint,
         num_streams=streams_of(run),
         shards=shards,
         images=None if images is None else list(images),
+        lacks_scores=checkpoint is not None and _lacks_scores(run, schedule, checkpoint),
     )
     return start, tokenizer
+
+
+def _record_tokenizer(run_dir: Path) -> None:
+    """Record the digest of RUN/train/tokenizer in config.json.  Raises UserError if it is not the recorded one."""
+    path = layout.train_dir(run_dir) / "config.json"
+    record = artifacts.read_json(path)
+    digest = _digest_of_files(layout.tokenizer(run_dir))
+    if record.get("tokenizer") == digest:
+        return
+    if "tokenizer" in record:
+        change = Change(f"the digest of {layout.tokenizer(run_dir)}", record["tokenizer"], digest)
+        if problems := _refused_changes(run_dir, [change]):
+            raise UserError(problems)
+    artifacts.write_json(path, {**record, "tokenizer": digest})
+
+
+def _lacks_scores(run: Run, schedule: Schedule, checkpoint: Path) -> bool:
+    """Return whether a checkpoint is due for an evaluation on the present datasets; write best.json of these."""
+    from worldclip.train.scores import config_of_scores, load_datasets, read_mean, write_best
+
+    config = run.section(TrainConfig)
+    if not config.evaluate_every_samples:
+        return False
+    evaluate_config = config_of_scores(config, run.section(EvaluateConfig))
+    _, digests = load_datasets(evaluate_config, run.dir, run.section(LanguagesConfig).table)
+    write_best(layout.train_dir(run.dir), digests)
+    is_due = crosses(step_of(checkpoint), schedule, config.evaluate_every_samples)
+    return is_due and read_mean(checkpoint, digests) is None
 
 
 def _changes_above(run: Run) -> Iterator[str]:
@@ -253,8 +344,10 @@ def _check(run: Run) -> None:
     if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
         return  # a plan before there are pairs
     job = run.job("train", _inputs, _config(run))
-    job.inputs  # noqa: B018  raises UserError where a stage above is unfinished or out of date
     record = None if "train" in run.restarted else _find_record(run, job)
+    if record is None:  # a dry run does not download the models that the training will start from
+        require_current(run)
+        image_shards(run.section(TrainConfig))
     _find_schedule(run, record, num_ranks())
 
 

@@ -33,6 +33,8 @@ class Start:
     """Of the matched pool."""
     images: Sequence[Shard] | None
     """The joined files of train.pool; None: the matched pool holds the images."""
+    lacks_scores: bool = False
+    """Whether the checkpoint is due for an evaluation that did not end, or was of other datasets."""
 
 
 def split_shards(shards: Sequence[Shard], num_held_out: int | None) -> tuple[Sequence[Shard], Sequence[Shard]]:

@@ -62,7 +62,7 @@ def training_texts(
         if not len(table):
             continue
         code, names = codes_of(table["lang"])
-        repeats = np.array([repeats_of[name] for name in names])[code]
+        repeats = np.array([repeats_of.get(name, 0.0) for name in names])[code]  # names may be of texts left out
         # 2.3 repeats: every text twice, and the 30% with the smallest hashes once more
         has_one_more = uniform(table["key"], table["text_idx"].to_numpy(), 0, 0, ORDER) < repeats % 1
         times = (np.floor(repeats) + has_one_more).astype(np.int64)

@@ -16,8 +16,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.model.clip import (
+    IMAGE_MEAN,
+    IMAGE_STD,
     create_empty_model,
     create_model,
     fill_position_ids,
@@ -26,7 +29,8 @@ from worldclip.model.clip import (
     pixel_statistics,
 )
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
-from worldclip.model.load import load
+from worldclip.model.load import find, load
+from worldclip.model.preprocess import describe
 from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader
@@ -63,7 +67,7 @@ def create_train_state(
 ) -> TrainState:
     """Create a model with fresh weights, those of config.initial_weights, or a checkpoint's weights and moments.
 
-    Raises UserError if config.initial_weights is a model of another architecture or with another tokenizer.
+    Raises UserError if config.initial_weights is a model of another architecture, tokenizer or normalisation of pixels.
     """
     architecture = model_config(config.model, tokenizer)
     is_fsdp = config.parallel != "ddp" and world.size > 1
@@ -75,8 +79,10 @@ def create_train_state(
     if config.loss == "siglip":
         with torch.no_grad():
             clip.logit_scale.fill_(SIGLIP_SCALE)
+    bias = None
     if checkpoint is None and config.initial_weights is not None:
         load_initial_weights(clip, config.initial_weights, tokenizer)
+        bias = read_logit_bias(config.initial_weights) if config.loss == "siglip" else None
     if config.lora_rank is not None:
         add_adapters(clip, config)
     # Under FSDP each chunk of texts would gather the text encoder's weights again.
@@ -87,6 +93,9 @@ def create_train_state(
         text_chunks=1 if is_fsdp else TEXT_CHUNKS,
         world=world if config.accum_steps == 1 else None,  # accumulation gathers features itself
     )
+    if model.logit_bias is not None and bias is not None:
+        with torch.no_grad():
+            model.logit_bias.copy_(bias)
     if not is_sharded_first:
         model.to(device)
     for name in config.freeze:
@@ -153,9 +162,9 @@ def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim
 def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenizer) -> None:
     """Fill `model` with the weights of a run, a Hugging Face folder or a hub id, whose image size may differ.
 
-    tokenizer: the run's.  Raises UserError if shapes differ, or the heads or the
-    activation, which shapes do not show; and if the source's tokenizer has other pieces: rows of its token table would
-    stand for other pieces here.
+    tokenizer: the run's.  Raises UserError if shapes differ, or the heads or the activation, which shapes do not show;
+    if the source's tokenizer has other pieces: rows of its token table would stand for other pieces here; and if the
+    source normalises pixels in another way than training does.
     """
     clip = load(source, device="cpu")
     other: Any = clip.model
@@ -183,7 +192,24 @@ def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenize
             f"train.initial_weights = {source!r}: its token table is that of another tokenizer; set "
             f"train.tokenizer.path = {clip.tokenizer.hf.name_or_path!r}"
         )
+    facts = describe(clip.processor, applies_exif=False)
+    for key, values in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
+        ours = [round(value, 4) for value in values]
+        if facts[key] != ours:
+            raise UserError(
+                f"train.initial_weights = {source!r}: it normalises pixels with {key} {facts[key]}, and training with "
+                f"{ours}; choose a model that was trained with these numbers"
+            )
     model.load_state_dict(weights)
+
+
+def read_logit_bias(source: str) -> torch.Tensor | None:
+    """Return SigLIP's bias of a run or a checkpoint; None of any other model: model.safetensors does not hold it."""
+    folder = find(source).path
+    if not layout.trainer_state(folder).exists():
+        return None
+    reader = CheckpointReader(folder)
+    return reader.read("weights.logit_bias") if "weights.logit_bias" in reader else None
 
 
 def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.device) -> torch.nn.Module:
