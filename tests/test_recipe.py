@@ -163,6 +163,10 @@ def test_another_formula_of_balance_is_followed_by_curate_after_from(curated_run
     total = json.loads((run_dir / "curate/report.json").read_text())["total"]
     assert total["sampled_out"] > 0
     assert digests_of_curation(run_dir) != curated
+    shutil.rmtree(run_dir / "balance")
+    shutil.copytree(curated_run / "balance", run_dir / "balance")  # a backup of other bytes with the same config
+    assert main(["run", str(run_dir), "--until", "curate"]) == 0
+    assert digests_of_curation(run_dir) == curated
 
 
 def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd):

@@ -117,7 +117,7 @@ def test_tables_without_rows_leave_no_row_group(tmp_path: Path) -> None:
     assert artifacts.read_table(tmp_path / "empty.parquet", schemas.VALID_KEYS).equals(empty)
 
 
-def test_digest_of_a_manifest_depends_on_config_and_inputs_only(tmp_path: Path) -> None:
+def test_digest_of_a_manifest_depends_on_config_inputs_and_digests_of_outputs(tmp_path: Path) -> None:
     assert artifacts.digest({"a": 1, "b": [2]}) == artifacts.digest({"b": [2], "a": 1})
     assert artifacts.digest({"a": 1}) != artifacts.digest({"a": "1"})
     one = artifacts.write_manifest(tmp_path / "a", config={"x": 1}, inputs={"y": 2}, counts={"n": 3})
@@ -125,6 +125,11 @@ def test_digest_of_a_manifest_depends_on_config_and_inputs_only(tmp_path: Path) 
     config = artifacts.write_manifest(tmp_path / "c", config={"x": 2}, inputs={"y": 2}, counts={"n": 3})
     inputs = artifacts.write_manifest(tmp_path / "d", config={"x": 1}, inputs={"y": 3}, counts={"n": 3})
     assert one["digest"] == two["digest"] not in (config["digest"], inputs["digest"])
+    same = {"config": {"x": 1}, "inputs": {"y": 2}, "counts": {}}
+    of_outputs = {
+        artifacts.write_manifest(tmp_path / "e", **same, digests={"list": value})["digest"] for value in ("a", "b")
+    }
+    assert len(of_outputs - {one["digest"]}) == 2
     with pytest.raises(UserError, match="run first: worldclip match"):
         artifacts.require_manifest(tmp_path, "match")
 

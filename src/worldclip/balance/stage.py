@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +46,13 @@ def _balance(run: Run, job: Job) -> Result:
     for warning in warnings:
         say("balance", warning)
     outputs = [layout.thresholds(run.dir), job.folder / "sums"]
+    digests = {}
     curves = {}
     top_entries = {}
     for name, list_counts in counts.items():
-        artifacts.write_array(layout.entry_probs(run.dir, name), list_probs(list_counts, thresholds[name]))
+        probs = list_probs(list_counts, thresholds[name])
+        digests[name] = hashlib.sha256(probs.data).hexdigest()[:32]
+        artifacts.write_array(layout.entry_probs(run.dir, name), probs)
         artifacts.write_array(layout.entry_counts(run.dir, name), list_counts)
         outputs += [layout.entry_probs(run.dir, name), layout.entry_counts(run.dir, name)]
         curves[name] = head_tail_curve(list_counts, thresholds[name])
@@ -59,6 +63,7 @@ def _balance(run: Run, job: Job) -> Result:
         report={**table, "warnings": warnings, "curves": curves, "top_entries": top_entries},
         counts={"lists": len(counts), "matches": sum(row["num_matches"] for row in table["lists"].values())},
         outputs=outputs,
+        manifest={"digests": digests},
     )
 
 

@@ -278,10 +278,14 @@ def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow"
 
 
 def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> Json:
-    """Mark `folder` as finished; return the manifest.  Its digest covers only format, config and inputs."""
+    """Mark `folder` as finished; return the manifest.
+
+    Its digest covers format, config and inputs, and `digests` of outputs where these are small enough to be read: a
+    changed formula or a restored backup then makes what is below run again.
+    """
     manifest = {
         "format_version": FORMAT_VERSION,
-        "digest": manifest_digest(config, inputs),
+        "digest": manifest_digest(config, inputs, more.get("digests")),
         "config": config,
         "inputs": inputs,
         "counts": counts,
@@ -292,9 +296,10 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
     return manifest
 
 
-def manifest_digest(config: Any, inputs: Any) -> str:
-    """Return the digest of a manifest: what a folder holds follows from the format, the config and the inputs."""
-    return digest([FORMAT_VERSION, config, inputs])
+def manifest_digest(config: Any, inputs: Any, digests: Any = None) -> str:
+    """Return the digest of a manifest; digests: of outputs, None: they are not covered."""
+    covered = [FORMAT_VERSION, config, inputs]
+    return digest(covered if digests is None else [*covered, digests])
 
 
 def read_manifest(folder: Path) -> Json | None:

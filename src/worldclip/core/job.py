@@ -55,7 +55,8 @@ class Result:
     outputs: Sequence[str | Path] | None = None
     """Files that belong to the folder, and folders that belong to it whole; anything else is stale and removed.  None:
     the work itself decides what stays."""
-    manifest: Record = field(default_factory=dict)  # further keys of the manifest, for the stages below
+    manifest: Record = field(default_factory=dict)
+    """Further keys of the manifest, for the stages below; `digests` of small outputs are part of its own digest."""
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """The digest that the manifest will have."""
+        """The digest that the manifest will have, where it covers no output."""
         return manifest_digest(self.config, self.inputs)
 
     def reason_to_run(self) -> str | None:
