@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import require
-from worldclip.core.job import Record, Report
+from worldclip.core.job import Record, Report, Run
 from worldclip.core.printable import counted
 from worldclip.core.regular_file import read_regular
-from worldclip.core.settings import read_toml
-from worldclip.language.config import languages_of
+from worldclip.core.settings import to_dict
+from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.model.load import Source, hub_id
 from worldclip.report.metrics import CLASSIFICATION, metric_name
@@ -145,13 +145,15 @@ def _measured(report: Record) -> Iterator[str]:
         yield f"{number:,} {what} of the embedded folder are left out"
 
 
-def of_run(run_dir: Path, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Card:
+def of_run(run: Run, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Card:
     """Return the card of a run's checkpoint: recipe, training pairs by language, results, use, limits, licences.
 
     kept_languages: whose tokens the exported model keeps; empty: all.  Results are those of this checkpoint, by digest.
     """
-    recipe = read_toml(run_dir)
-    languages = languages_of(run_dir)
+    run_dir = run.dir
+    recipe = {name: run.sections[name] for name in ("languages", "match", "balance", "train")}
+    recipe = {name: to_dict(section) if is_dataclass(section) else section for name, section in recipe.items()}
+    languages = run.section(LanguagesConfig).table
     curated = _read_report(run_dir, "curate").get("languages", {})
     codes: Sequence[str] = kept_languages or sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
     codes = codes or recipe["languages"].get("codes", [])

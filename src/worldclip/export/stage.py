@@ -71,7 +71,7 @@ def _inputs(run: Run) -> Report:
     source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    return _fingerprints(source, config, cards.of_run(run.dir, source.path, codes), run.dir)
+    return _fingerprints(source, config, cards.of_run(run, source.path, codes), run.dir)
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:
@@ -89,7 +89,8 @@ def _changes(run: Run, before: Record, now: Record) -> list[Change]:
 
 def _fingerprints(source: model_load.Source, config: ExportConfig, card: cards.Card, run_dir: Path | None) -> Report:
     """Return digests of all that decides an export: the model, its card, a pruned vocabulary's corpus, a page."""
-    inputs: Report = {"checkpoint": source.digest(), "card": artifacts.digest(asdict(card))}
+    untitled = replace(card, title="")  # a copy of a run under another name is the same model
+    inputs: Report = {"checkpoint": source.digest(), "card": artifacts.digest(asdict(untitled))}
     if config.languages:
         corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run_dir)
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
@@ -105,7 +106,7 @@ def _export_run(run: Run, job: Job) -> Result:
     config = run.section(ExportConfig)
     clip = model_load.read(source, LoadOptions(device="cpu"))
     codes = _codes(config, run.section(LanguagesConfig).table)
-    card = cards.of_run(run.dir, source.path, codes)
+    card = cards.of_run(run, source.path, codes)
     written = _export(clip, job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
@@ -143,7 +144,7 @@ def export_model(
     if run_dir is None:
         card = cards.of_model(str(source), recognised.layout, codes)
     else:
-        card = cards.of_run(run_dir, recognised.path, codes)
+        card = cards.of_run(Run.open(run_dir), recognised.path, codes)
     job = Job("export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir))
 
     def work() -> Result:

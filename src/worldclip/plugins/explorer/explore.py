@@ -24,7 +24,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run, RunLock
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import require_packages
-from worldclip.curate.caps import read_factors
+from worldclip.curate.accounting import read_factors
 from worldclip.curate.config import CurateConfig
 from worldclip.curate.stage import online_work, require_current
 from worldclip.language.config import LanguagesConfig, open_run
