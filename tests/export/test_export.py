@@ -31,7 +31,7 @@ from worldclip.contracts.records import read_results
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import Record, RunLock
+from worldclip.core.job import Record, Run, RunLock
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table
 from worldclip.export import ExportConfig, export_model, model_card, prune_vocabulary
@@ -264,7 +264,7 @@ def measured(tmp_path) -> Path:
 
 
 def render(run: Path, name: str = "huggingface", step: str = "step_000000009", languages: Sequence[str] = ()) -> str:
-    card = model_card.of_run(run, run / "train" / step, languages)
+    card = model_card.of_run(Run.open(run), run / "train" / step, languages)
     return model_card.render(
         card, name, {"max_difference": 1e-7, "checked": {"int8": 0.999886}, "page_bytes": {"first search": 1}}
     )
