@@ -32,6 +32,14 @@ def one_worker() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """Wait for no disk: only a machine that loses its power shows whether a file is on it (test_execute: the order)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_bfloat16() -> Iterator[None]:
     """Let `auto` be float32 on each processor, where a test does not say otherwise: it compares vectors with others."""
     with pytest.MonkeyPatch.context() as patch:

@@ -105,6 +105,8 @@ fetch metadata R --date yesterday                  | 2 | YYYYMMDD
 fetch dataset imagenet --out O                     | 2 | unknown dataset & did you mean imagenet1k?
 pool world --out B/captions.csv                    | 2 | is a file; give the folder to write
 embed N P --out O --of sounds                      | 2 | must be one of
+embed T P --out O --device tpu                     | 2 | device = 'tpu'
+embed T P --out O --precision int8                 | 2 | precision = 'int8'
 publish T noslash --dry-run                        | 2 | a repository of the hub is owner/name
 serve T --port 99999                               | 2 | cannot listen there
 
@@ -128,6 +130,11 @@ status B                                           | 2 | B
 inspect B --key a                                  | 2 | B
 report N                                           | 2 | did you mean export?
 compare N B                                        | 2 | N does not exist
+embed N P --out O                                  | 2 | N does not exist
+embed T B/empty --out O                            | 2 | holds no tar and no image
+embed T B/picture.png --out O                      | 2 | only .png files in it; give its folder
+embed T B/table.parquet --out O --of images        | 2 | only texts; give tars
+embed T B/table.parquet --out O --key urn          | 2 | pool.key: no column or field 'urn'
 consolidate P                                      | 2 | give RUN/train/step_... or a run
 search B word                                      | 2 | B
 estimate N                                         | 2 | N
@@ -138,16 +145,27 @@ classify N B/picture.png --labels a                | 2 | N does not exist; give 
 classify T P --labels a                            | 2 | is a directory; name the image files in it
 compare T T                                        | 2 | evaluate all on the same datasets
 pool dedup B/empty --out O                         | 2 | B/empty
+pool dedup B/table.parquet --out O --key uuid      | 2 | pool.key: no column or field 'uuid'; did you mean 'uid'
+pool dedup B/table.parquet --out O --key member    | 2 | set it to the column of the key: uid
+pool dedup P --out B                               | 2 | is not empty and was not written by worldclip
 pool check N --out O                               | 2 | N
 pool check P --out O --set against.x=B/table.parquet | 2 | has no column of images
+pool check P --out O --set radius=99               | 2 | radius = 99
+pool check P --out O --set against.x=N             | 2 | against.x is ' & which does not exist
+pool check P --out O --set against_datasets=cifar11 | 2 | did you mean cifar10
+pool check P --out O --set against_datasets=cifar10 --set data=B | 2 | not below data =
+pool check P --out O --set against_datasets=cifar10 --set against.cifar10=P | 2 | both name 'cifar10'
 pool wat N --out O                                 | 2 | N
 pool pack B/photos --out O --captions B/captions.csv | 2 | the column or field is one of file_name
 
 run R --out P                                      | 2 | holds files of pairs such as 00000.tar
+embed T P --out T                                  | 2 | is a run, whose files would be removed
+embed T P --out P/embedded                         | 2 | lies in the pool
 run R --out B/cut_table                            | 2 | holds files of pairs such as a.parquet
 run R --out B/picture.png/run                      | 2 | cannot be written
 pool R --out B/picture.png                         | 2 | is a file; give the folder to write
 match R --out O --shards 1/2                       | 2 | run first: worldclip pool
+curate R --out O                                   | 2 | O/match is not finished; run first: worldclip match O
 curate R --out O --set curate.max_pairs=10 --shards 1/2 | 2 | caps are decided over all shards
 pool R --out O --path N                            | 2 | no such folder or file
 pool R --out O --path B/compressed                 | 2 | unpack them to .tar
@@ -156,7 +174,8 @@ pool R --out O --texts json:caption                | 2 | there is: texts, lang_t
 init P --lang language                             | 2 | there is: texts, lang_truth
 metadata R --out O --lists.en N                    | 2 | no such file
 run R --out O --until match --set pool.valid_keys=N | 2 | which is not a file; give a .txt
-run R --out O --until match --set pool.deny_keys=B/captions.csv | 2 | give a .txt with one key per line
+run R --out O --until match --set pool.deny_keys=B/captions.csv | 2 | is a CSV (duckdb -c & give a .txt with one key
+run R --out O --until match --set pool.deny_keys=B/latin1.txt | 2 | can't decode byte & give a .txt with one key
 
 run R --out s3://bucket/run                        | 2 | --out s3://bucket/run: must be a local path, not a URL
 pool dedup P --out s3://bucket/run                 | 2 | --out s3://bucket/run: must be a local path, not a URL
@@ -166,6 +185,9 @@ search s3://bucket/run word                        | 2 | FOLDER s3://bucket/run:
 
 pool T --image-field photo                         | 2 | pool.image_field
 match T --merge-labels.nn no                       | 2 | its languages are ar, en, th, zh
+curate T --set balance.tail_fraction=0.2           | 2 | balance is finished with it: give the key to worldclip run
+train T --set balance.tail_fraction=0.2            | 2 | balance is finished with it: give the key to worldclip run
+export T --set balance.tail_fraction=0.2           | 2 | balance is finished with it: give the key to worldclip run
 balance T --tail-fractions.sv 0.1                  | 2 | has no list sv; its lists are ar, en, th, zh
 balance T --english-threshold 5                    | 2 | set exactly one of english_threshold
 curate T --exclude sw                              | 2 | curate.exclude

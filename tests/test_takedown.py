@@ -37,7 +37,8 @@ from worldclip.tools.estimate import estimate
 from worldclip.tools.search import open_kinds, search
 
 pytest.importorskip("torch")
-TAKEN = ("takendown-3", "takendown-17")
+TAKEN = ("takendown-3", "takendown-11", "takendown-17")
+UNMATCHED = "takendown-11"
 WORD = b"zqxvword"  # in the texts of these keys only
 PINK = np.array([255, 0, 255], np.uint8)  # in their images only
 ALLOWED = (
@@ -63,7 +64,7 @@ lists = {{ en = "{folder}/en.txt" }}
 [balance]
 tail_fraction = 1.0
 [curate]
-text_policy = "all"
+text_policy = "{policy}"
 write = "{write}"
 write_dropped = true
 [train]
@@ -90,6 +91,7 @@ class Case:
     change: str
     """A key of [pool] that is set after the run was made."""
     train: str = ""
+    policy: str = "all"
 
 
 def name_of(number: int) -> str:
@@ -103,8 +105,10 @@ def write_world(folder: Path, case: Case) -> None:
     (folder / "pool").mkdir()
     (folder / "en.txt").write_text("\n".join([*colours, *shapes, "photo"]), "utf-8")
     (folder / "denied.txt").write_text("\n".join(TAKEN), "utf-8")
+    others = [key for key in map(name_of, range(40)) if key not in TAKEN]
+    (folder / "valid.txt").write_text("\n".join(others), "utf-8")
     write_table(
-        folder / "by_shard.parquet", {"key": [*TAKEN], "shard": [f"0.{'tar' if case.is_tar else 'parquet'}"] * 2}
+        folder / "by_shard.parquet", {"key": [*TAKEN], "shard": [f"0.{'tar' if case.is_tar else 'parquet'}"] * 3}
     )
     for shard in range(2):
         rows = []
@@ -114,7 +118,7 @@ def write_world(folder: Path, case: Case) -> None:
             pixels = np.random.default_rng(number).integers(0, 120, (32, 32, 3), dtype=np.uint8)
             image = encode_png(pixels)
             if key in TAKEN:
-                text = f"{text} {WORD.decode()}"
+                text = f"{'this is the name' if key == UNMATCHED else text} {WORD.decode()}"
                 image = encode_png(np.broadcast_to(PINK, (32, 32, 3)))
             rows.append({"key": key, "text": text, "is_safe": key not in TAKEN, "image": image})
         if case.is_tar:
@@ -128,7 +132,8 @@ def write_world(folder: Path, case: Case) -> None:
             write_table(folder / "pool" / f"{shard}.parquet", columns)
     options = "" if case.is_tar else 'key = "key"'
     write = "tars" if case.is_tar else "parquet"
-    text = RECIPE.format(folder=folder, pool=options, write=write, train=case.train.format(folder=folder))
+    train = case.train.format(folder=folder)
+    text = RECIPE.format(folder=folder, pool=options, policy=case.policy, write=write, train=train)
     (folder / "recipe.toml").write_text(text, "utf-8")
 
 
@@ -204,6 +209,7 @@ JOIN = '[train.pool]\npath = "{folder}/pool"'
 CASES = {
     "denied": Case(True, 'pool.deny_keys=["{folder}/denied.txt"]'),
     "denied by shard": Case(False, 'pool.deny_keys=["{folder}/by_shard.parquet"]'),
+    "not valid": Case(True, 'pool.valid_keys="{folder}/valid.txt"', policy="one"),
     "where": Case(True, 'pool.where=[["is_safe", "=", true]]'),
     "denied, train.pool": Case(True, 'pool.deny_keys=["{folder}/denied.txt"]', JOIN),
 }
@@ -221,15 +227,15 @@ def test_keys_that_are_taken_down_leave_the_files_of_every_command(case, tmp_pat
     inputs = ("pool/", "denied.txt", "by_shard.parquet")
     after = [file for file in files_with_taken(tmp_path) if not file.startswith((*ALLOWED, *inputs))]
     assert after == []
-    assert counted - sum(row["count"] for row in _counts(tmp_path / "run")) == 6  # photo, a colour, a shape of each
+    assert counted - sum(row["count"] for row in _counts(tmp_path / "run")) == 6  # photo, a colour, a shape of two
     assert not len(curate.Curator(tmp_path / "run").keep(list(TAKEN), 1)[0])
     total = estimate(tmp_path / "run")["candidates"][0]["total"]
-    assert (total["pairs_matched"], total["expected_pairs"]) == (38, 38)
+    assert (total["pairs_matched"], total["expected_pairs"]) == (37, 37)
     for of in ("images", "texts"):
         hits = search(tmp_path / "embedded", [WORD.decode()], of=of, top=99, device="cpu", model=hugging_face)[0][
             "hits"
         ]
-        assert len(hits) == 38
+        assert len(hits) == 37
         assert not {hit["key"] for hit in hits} & {*TAKEN}
 
 
@@ -258,6 +264,7 @@ def test_readers_refuse_what_was_made_under_a_shorter_list(tmp_path, hugging_fac
         ["serve", str(hugging_face), str(embedded)],
         ["export", str(hugging_face), "--formats", "web", "--embedded", str(embedded), "--out", str(tmp_path / "page")],
         ["train", str(run)],
+        ["train", str(run), "--dry-run"],
     ):
         assert main(command) == 2, command
         assert "is out of date: " in capfd.readouterr().err, command

@@ -291,20 +291,6 @@ def test_slices_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) 
     assert digests_of_curation(run) == curated
 
 
-def test_check_in_slices_gives_the_bytes_of_one_call(toy_world, tmp_path) -> None:
-    pool, sliced = str(toy_world.pool), tmp_path / "sliced"
-    for part in ("2/2", "1/3"):  # one of three shards is looked at by both, and one part of three is lost
-        assert main(["pool", "check", pool, "--out", str(sliced), "--shards", part]) == 0
-    assert len(list((sliced / "images").rglob("*.parquet"))) == 2
-    assert not (sliced / "manifest.json").exists()
-    before = modified(sliced / "images", "*.parquet")
-    assert main(["pool", "check", pool, "--out", str(sliced)]) == 0
-    assert before.items() <= modified(sliced).items(), "what slices did is not done again"
-    assert main(["pool", "check", pool, "--out", str(tmp_path / "whole")]) == 0
-    for name in ("valid_keys.parquet", "removed.parquet", "report.json"):
-        assert (sliced / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "slurm" / "curate.sh"
 
 

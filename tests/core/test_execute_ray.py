@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,17 +121,12 @@ def test_workers_limit_the_parallel_shards() -> None:
         assert ray_executor._Tasks(ray, None, None, workers).num_at_once(is_retry=False) == expected
 
 
-class Backwards(RayExecutor):
-    """Works on the shards in the other order."""
-
-    def map(self, fn, shards, **options):
-        return super().map(fn, shards[::-1], **options)[::-1]
-
-
-def test_neither_a_lost_node_nor_the_order_of_shards_changes_the_bytes(cluster, toy_world, curated, tmp_path) -> None:
-    node = add_node(cluster)
-    with removed_once(cluster, node, (tmp_path / "run" / "match" / "done").exists):
-        worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=Backwards(quiet=True))
+@pytest.mark.parametrize("loses_node", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_leaves_the_bytes_of_one_process(loses_node, cluster, toy_world, curated, tmp_path) -> None:
+    is_matching = (tmp_path / "run" / "match" / "done").exists
+    lost = removed_once(cluster, add_node(cluster), is_matching) if loses_node else nullcontext()
+    with lost:
+        worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="curate", executor=RayExecutor(quiet=True))
     assert digests_of_curation(tmp_path / "run") == curated
 
 

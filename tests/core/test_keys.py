@@ -17,7 +17,6 @@ from killed import contents
 from plain_recipe import keys_of, make_recipe, make_shards, run_stages, write_pool
 from worldclip import curate
 from worldclip.core import coin, keys, sorted_keys, spill
-from worldclip.core.errors import UserError
 from worldclip.core.sorted_keys import SortedKeys, hash_pairs, write_sorted
 
 MASK = 2**64 - 1
@@ -213,16 +212,6 @@ def test_query_of_the_docs_makes_a_list_of_addresses_and_hosts(tmp_path: Path, m
     duckdb.sql(query)
     lists = keys.key_lists(None, ["takedown.parquet"], tmp_path / "sorted")
     assert keys.is_valid(pa.array(list("abcde")), lists, "0.parquet").tolist() == [False, False, True, False, True]
-
-
-def test_text_that_is_no_list_of_keys_is_refused_with_what_is_read(tmp_path: Path) -> None:
-    for name, content, problem in (
-        ("a.csv", b"key\na\n", r"is a CSV \(duckdb -c .*a\.csv.* TO .*a\.parquet"),
-        ("a.txt", b"\xff", "can't decode byte"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=rf"pool\.deny_keys is .*{problem}.*; give a \.txt with one key per line"):
-            keys.key_lists(None, [str(tmp_path / name)], tmp_path / "sorted")
 
 
 def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -88,18 +87,6 @@ def read_in_many_ways(shard: Shard) -> dict:
         with files.open_file(shard.path, reads_ahead=reads_ahead) as file:
             contents.append(file.read())
     return {"contents": sorted({content.hex() for content in contents})}
-
-
-@pytest.mark.parametrize("url", URLS)
-def test_a_small_file_is_read_with_one_request(url: str, requests) -> None:
-    shard = shard_of(url)
-    expected = fsspec.filesystem("memory").store["/store/" + shard.name].getvalue()
-    requests.clear()
-    with files.open_file(url, size=shard.fingerprint["size"]) as file:
-        assert file.read() == expected
-    assert files.read_bytes(url) == expected
-    assert files.FileBytes(url).read(0, 1000) == expected
-    assert Counter(requests) == {("cat_file", shard.name): 3}
 
 
 def test_a_large_table_costs_no_column_that_is_not_read(requests, monkeypatch) -> None:

@@ -16,7 +16,6 @@ from plain_recipe import (
     LISTS,
     keys_of,
     make_recipe,
-    make_run,
     make_shards,
     plain_run,
     run_stages,
@@ -31,7 +30,6 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
-from worldclip.core.execute import LocalExecutor
 from worldclip.curate.accounting import COLUMNS
 from worldclip.curate.candidates import decide_on
 from worldclip.curate.stage import online_work
@@ -39,8 +37,21 @@ from worldclip.language.config import open_run
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
 
-SHARDS = make_shards(seed=2)
 TEXT = "the old green tree on the mountain by the water"
+ADVERSARIAL = [
+    [],
+    [("a", BAD_JSON)],
+    [("a", [])],
+    [("a", [None, "", " "]), ("b", [None])],
+    [("a", ["the cat sat on the mountain by the water", None]), ("a", ["the dog sat on the mountain by the sea"])],
+    [("a", BAD_JSON), ("a", ["the old house by the sea in the mountain"]), ("a", [])],
+    [("a", ["старая фотография большого красного дома", "照片里的红色房子和山水在一起"])],
+    [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ในบ้านสีแดงที่ภูเขา"])],
+    [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
+    [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ทะเลของ"])],
+    [("z", [TEXT])],
+]
+SHARDS = make_shards(seed=2) | {f"{number}/0.tar": samples for number, samples in enumerate(ADVERSARIAL)}
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +74,28 @@ def read_kept(run: Path, name: str) -> list[tuple]:
 
 
 @pytest.mark.parametrize("policy", ["one", "all"])
-@pytest.mark.parametrize("languages", [{}, {"exclude": ["zh"]}, {"include": ["en", "th"], "seed": 7}])
+@pytest.mark.parametrize(
+    ("languages", "match"),
+    [
+        ({}, {}),
+        ({"exclude": ["zh"]}, {"min_lang_prob": 0.7}),
+        ({"include": ["en", "th"], "seed": 7}, {"merge_labels": {"ru": "en"}}),
+    ],
+)
 @pytest.mark.parametrize("has_lists", [False, True])
-def test_match_balance_curate_agree_with_plain_python(pool_folder, run, tmp_path, policy, languages, has_lists):
+def test_match_balance_curate_agree_with_plain_python(pool_folder, run, tmp_path, policy, languages, match, has_lists):
     pooled, lists = {}, {}
     if has_lists:
         keys = keys_of(SHARDS)
         lists = {"valid": {*keys[: len(keys) * 2 // 3]}, "denied": keys[5:15]}
         paths = [str(write_table(tmp_path / f"{name}.parquet", {"key": [*lists[name]]})) for name in lists]
         pooled = {"valid_keys": paths[0], "deny_keys": paths[1:]}
-    recipe = make_recipe(pool_folder, pool=pooled, curate={"text_policy": policy, **languages})
+    recipe = make_recipe(pool_folder, pool=pooled, match=match, curate={"text_policy": policy, **languages})
     expected = plain_run(SHARDS, recipe, **lists)
     reports = run_stages(recipe, run)
+    assert ("ru" in reports["match"]["labels_without_language"]) == ("merge_labels" not in match)
+    assert {lang: np.load(layout.entry_counts(run, lang)).tolist() for lang in LISTS} == expected.counts
+    assert sum(map(sum, expected.counts.values())) > 100, "the pool is no test if little matches"
     thresholds = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
     assert {name: row["threshold"] for name, row in thresholds.items()} == expected.thresholds
     assert {name: read_kept(run, name) for name in SHARDS} == expected.kept
@@ -147,39 +168,6 @@ def test_the_list_of_why_is_left_out_and_written_anew_by_curate_alone(pool_folde
         run_stages(recipe, run, stages="curate")
 
 
-ADVERSARIAL = [
-    [],
-    [("a", BAD_JSON)],
-    [("a", [])],
-    [("a", [None, "", " "]), ("b", [None])],
-    [("a", ["the cat sat on the mountain by the water", None]), ("a", ["the dog sat on the mountain by the sea"])],
-    [("a", BAD_JSON), ("a", ["the old house by the sea in the mountain"]), ("a", [])],
-    [("a", ["старая фотография большого красного дома", "照片里的红色房子和山水在一起"])],
-    [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ในบ้านสีแดงที่ภูเขา"])],
-    [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
-    [("z", [TEXT])],
-]
-
-
-@pytest.mark.parametrize("policy", ["one", "all"])
-def test_reasons_add_up_on_adversarial_shards(tmp_path, policy):
-    shards = {f"{i}/0.tar": samples for i, samples in enumerate(ADVERSARIAL)}
-    curating = {"text_policy": policy, "exclude": ["zh"]}
-    run = make_run(tmp_path, shards, curate=curating)
-    expected = plain_run(shards, make_recipe(tmp_path / "pool", curate=curating))
-    check_report(artifacts.read_json(run / "curate" / "report.json"), expected.report)
-    check_dropped(run, artifacts.read_json(run / "curate" / "report.json"), set())
-    assert [read_kept(run, name) for name in shards] == [expected.kept[name] for name in shards]
-
-
-def test_a_new_balance_in_the_same_process_is_read(pool_folder, run):
-    run_stages(make_recipe(pool_folder), run)
-    for fraction in (1.0, 0.02):
-        recipe = make_recipe(pool_folder, balance={"tail_fraction": fraction})
-        run_stages(recipe, run, stages="balance curate")
-        assert {name: read_kept(run, name) for name in SHARDS} == plain_run(SHARDS, recipe).kept
-
-
 def test_languages_that_the_run_lacks_and_an_empty_choice_are_refused_before_anything_is_removed(pool_folder, run):
     run_stages(make_recipe(pool_folder), run)
     before = contents(run / "curate")
@@ -229,14 +217,6 @@ def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path, run, capsys, 
     with pytest.raises(UserError, match=problem):
         run_stages(make_recipe(tmp_path / "pool", curate=curating), run)
     assert ("1 of 1 pairs matched" in capsys.readouterr().err) is bool(curating)
-
-
-def test_curate_before_match_or_balance_names_the_stage_to_run_first(pool_folder, run) -> None:
-    with pytest.raises(UserError, match=rf"{run}/match is not finished; run first: worldclip match {run}"):
-        run_stage("curate", make_recipe(pool_folder), run)
-    run_stages(make_recipe(pool_folder), run, stages="pool match")
-    with pytest.raises(UserError, match="balance is not finished"):
-        curate.Curator(run)
 
 
 # --- online -----------------------------------------------------------------------------------------------------------
@@ -324,17 +304,6 @@ def test_a_cap_is_about_texts_of_its_own_language_under_one_list_for_all(tmp_pat
     report = run_stages(recipe, tmp_path / "run")["curate"]
     assert 430 <= report["languages"]["en"]["pairs_out"] <= 570
     assert report["languages"]["zh"]["pairs_out"] > 570
-
-
-def test_neither_workers_nor_a_kill_change_what_a_cap_keeps(pool_folder, world) -> None:
-    run, policy, _ = world
-    recipe = capped(pool_folder, policy, max_pairs=CAPS)
-    run_stages(recipe, run, stages="curate")
-    once = contents(run / "curate")
-    for marker in sorted((run / "curate").rglob("done/**/*.json"))[::2]:
-        marker.unlink()
-    run_stages(recipe, run, LocalExecutor(workers=2, quiet=True), stages="curate")
-    assert contents(run / "curate") == once
 
 
 def test_online_curation_estimate_and_inspect_apply_caps(pool_folder, world) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 _DIE = """
 import os, signal, sys
 _replace, _left = os.replace, int(sys.argv[1])
+os.fsync = lambda handle: None
 
 def _replace_or_die(source, target):
     global _left

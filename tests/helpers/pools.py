@@ -83,7 +83,7 @@ def structs(images: Sequence[bytes | None], paths: Sequence[str | None] | None =
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], kind: str = "struct", row_group_size: int = 4) -> Path:
-    """Write rows of `rows_of_tar`; kind: the type of the column `image`, `struct`, `binary`, or `paths` of files."""
+    """Write rows of `rows_of_tar`; kind: the column `image` is `struct` or `paths` of files."""
     images, names = ([row.get(name) for row in rows] for name in ("image", "name"))
     if kind == "paths":
         names = [f"{path.stem}/{name}" for name in names]
@@ -92,7 +92,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], kind: str = "struct", 
             (path.parent / name).write_bytes(image)
         image_column = pa.array(names, pa.string())
     else:
-        image_column = structs(images, names) if kind == "struct" else pa.array(images, pa.binary())
+        image_column = structs(images, names)
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("image", "name")}
     return write_table(path, {**columns, "image": image_column}, row_group_size)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,19 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from fasttext_files import WORDS, Kind, write_model
-from killed import contents, modified
+from killed import modified
 from matched import read_matched
-from plain_recipe import LISTS, Outcome, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
-from pools import write_lines
+from plain_recipe import LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
 from worldclip.contracts import layout, schemas
-from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.language.table import INSTALLED
-from worldclip.match import accounting
 from worldclip.match.stage import missing_lists
 
 SHARDS = make_shards(seed=1)
@@ -37,44 +33,12 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def matched_rows(run: Path, name: str) -> list[tuple]:
-    table = read_matched(run, name)
-    columns = ("key", "text_idx", "lang", "text", "entry_ids")
-    return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))
-
-
 def read_counts(run: Path, lists=LISTS) -> dict[str, list[int]]:
     counts = {name: [0] * len(entries) for name, entries in lists.items()}
     for path in (run / "match" / "counts").rglob("*.parquet"):
         for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
             counts[row["entries_lang"]][row["entry_id"]] += row["count"]
     return counts
-
-
-def test_counts_of_texts_in_memory_are_those_of_their_files(pool_folder, tmp_path):
-    recipe = make_recipe(pool_folder)
-    run_stages(recipe, tmp_path, stages="pool match")
-    counted_at_once = contents(tmp_path / "match" / "counts")
-    shutil.rmtree(tmp_path / "match" / "counts")
-    shutil.rmtree(tmp_path / "match" / "done" / "counts")
-    (tmp_path / "match" / "manifest.json").unlink()
-    before = modified(tmp_path / "match/texts")
-    run_stages(recipe, tmp_path, stages="match")
-    assert contents(tmp_path / "match" / "counts") == counted_at_once
-    assert modified(tmp_path / "match/texts") == before, "no shard is matched again"
-
-
-@pytest.mark.parametrize("match", [{}, {"min_lang_prob": 0.7}, {"merge_labels": {"ru": "en"}}])
-def test_texts_and_counts_agree_with_plain_search(pool_folder, tmp_path, match):
-    recipe = make_recipe(pool_folder, match=match)
-    expected: Outcome = plain_run(SHARDS, recipe)
-    report = run_stages(recipe, tmp_path, stages="pool match")["match"]
-    assert {name: matched_rows(tmp_path, name) for name in SHARDS} == expected.matched
-    assert read_counts(tmp_path) == expected.counts
-    assert sum(map(sum, expected.counts.values())) > 300, "the pool is no test if little matches"
-    assert {row[2] for rows in expected.matched.values() for row in rows} == set(LISTS)
-    assert ("ru" in report["labels_without_language"]) == ("merge_labels" not in match)
-    assert (expected.matched == plain_run(SHARDS, make_recipe(pool_folder)).matched) == ("min_lang_prob" not in match)
 
 
 def test_the_report_accounts_for_every_text_and_key(pool_folder, tmp_path):
@@ -113,13 +77,10 @@ def test_some_shards_may_lack_a_field_that_others_have(tmp_path, capsys):
 
 
 def test_a_pool_without_a_match_says_why(tmp_path):
-    for text, config, message in (
-        (b"caf\xe9", {}, r"^0 of 1 pairs matched; 1 unreadable; a: its text is not UTF-8; texts"),
-        (b"a red house", {"min_lang_prob": 1.0}, r"1 without a language of the run \(en 1\);.* or lower match"),
-    ):
-        write_tar(tmp_path / "tars/0.tar", [("a.txt", text)])
-        with pytest.raises(UserError, match=message):
-            run_stages(make_recipe(tmp_path / "tars", match=config), tmp_path / "run", stages="pool match")
+    write_tar(tmp_path / "tars/0.tar", [("a.txt", b"a red house")])
+    recipe = make_recipe(tmp_path / "tars", match={"min_lang_prob": 1.0})
+    with pytest.raises(UserError, match=r"1 without a language of the run \(en 1\);.* or lower match"):
+        run_stages(recipe, tmp_path / "run", stages="pool match")
 
 
 @pytest.mark.parametrize("changed", [{"isolate": "merged"}, {"profile": "reference"}, {"fold_case": True}])
@@ -196,39 +157,6 @@ def test_every_missing_or_invalid_key_list_is_named(pool_folder, tmp_path):
     assert [word in problem for word, problem in zip(words, raised.value.problems, strict=True)] == [True] * 3
 
 
-def test_new_shard_is_matched_alone_and_removed_shard_leaves_no_file(tmp_path):
-    folder = tmp_path / "growing"
-    names = sorted(SHARDS)
-    write_pool(folder, {name: SHARDS[name] for name in names[:2]})
-    recipe = make_recipe(folder)
-    run_stages(recipe, tmp_path, stages="pool match")
-    kept = tmp_path / "match" / "texts" / f"{names[1]}.parquet"
-    before = kept.stat().st_mtime_ns
-    write_pool(folder, {names[2]: SHARDS[names[2]]})
-    (folder / names[0]).unlink()
-    run_stages(recipe, tmp_path, stages="pool match")
-    expected = plain_run({name: SHARDS[name] for name in names[1:3]}, recipe)
-    assert read_counts(tmp_path) == expected.counts
-    assert kept.stat().st_mtime_ns == before
-    assert contents(tmp_path / "match/texts").keys() == {f"{name}.parquet" for name in names[1:3]}
-
-
-def test_keys_are_counted_under_their_latest_reason():
-    reasons = ["NO_TEXT", "NO_MATCH", "NO_MATCH", "BAD_PAIR", "NO_LANGUAGE", "NO_TEXT", "KEPT", "NO_MATCH"]
-    reason = np.array([Reason[name] for name in reasons], np.int8)
-    lang = np.array([-1, 1, 0, -1, -1, -1, 0, 1])
-    text_idx = np.array([0, 1, 2, 0, 0, 1, 0, 1])
-    report = accounting.count_reasons(reason, lang, text_idx, ["en", "zh"])
-    assert report["keys"] == {"und": {"bad_pair": 1, "no_language": 1}, "zh": {"no_match": 1}}
-    assert report["num_keys"] == 4
-    assert report["num_matched_keys"] == 1
-    assert report["texts"]["zh"] == {"no_match": 2}
-    assert report["texts"]["en"] == {"no_match": 1, "matched": 1}
-    report = accounting.count_reasons(np.zeros(0, np.int8), np.zeros(0, np.int32), np.zeros(0, np.int32), ["en"])
-    assert report["pairs"] == report["num_keys"] == 0
-    assert report["texts"] == report["keys"] == {}
-
-
 def test_first_match_of_an_installation_compiles_once_and_says_so(pool_folder, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("worldclip.match.stage.is_compiled", lambda kernel: False)
     run_stages(make_recipe(pool_folder), tmp_path, stages="pool match")
@@ -269,11 +197,6 @@ PAIRS = [
 ]
 
 
-def write_rows(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
 def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:
     rows = [row for name in layout.matched_shards(run) for row in read_matched(run, name).to_pylist()]
     return {(row["key"], row["text_idx"]): (row["lang"], row["lang_prob"]) for row in rows}
@@ -299,24 +222,6 @@ def test_tars_state_languages_per_pair_or_per_text(tmp_path):
     report = match_stated(tmp_path, lang="json:language")
     assert found_languages(tmp_path / "run") == expected(range(len(PAIRS)))
     assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
-
-
-def test_columns_state_a_language_per_text_or_per_row(tmp_path):
-    per_text = [pair for pair, (_, langs, _) in enumerate(PAIRS) if isinstance(langs, list)]
-    lists = []
-    for pair in per_text:
-        texts, langs, _ = PAIRS[pair]
-        lists.append({"id": str(pair), "texts": texts, "language": langs})
-    stated = {"1": "deu_Latn", "3": "nonsense", "4": None, "5": "xx"}
-    strings = [{"id": key, "texts": "gift", "language": lang} for key, lang in stated.items()]
-    of_rows = {("1", 0): ("de", 1.0), ("5", 0): ("en", 1.0)}
-    cases = (("0.parquet", lists, expected(per_text)), ("0.parquet", strings, of_rows), ("0.jsonl", strings, of_rows))
-    for number, (name, rows, languages) in enumerate(cases):
-        folder = tmp_path / str(number)
-        write = write_lines if name.endswith(".jsonl") else write_rows
-        write(folder / "pool" / name, rows)
-        match_stated(folder, key="id", texts=["texts"], lang="language")
-        assert found_languages(folder / "run") == languages
 
 
 def test_a_replaced_model_of_languages_matches_again(pool_folder, tmp_path):

@@ -609,7 +609,7 @@ CHANGES: dict[str, tuple[Settings, Settings]] = {
     "image_field": ({}, {"image_field": "photo"}),
     "where": ({}, {"where": [["state", "=", "good"]]}),
     "valid_keys": ({}, OPTIONS["valid_keys"][0]),
-    "deny_keys": ({}, {"deny_keys": ["denied.txt"]}),
+    "deny_keys": ({"deny_keys": ["denied.txt"]}, {}),
     "broken_shards": ({}, {"broken_shards": "skip"}),
 }
 

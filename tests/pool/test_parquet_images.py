@@ -13,12 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFile
 
-from embedded_world import write_world
 from pools import IMAGE, images_of, run_pool, structs, write_parquet_pool, write_table
 from stages import QUIET, context, run_stage
 from tars import shard_of
 from worldclip import pool
-from worldclip.check import CheckConfig, check
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import BadShard, UserError
@@ -50,7 +48,7 @@ def curated(toy_world, tmp_path_factory) -> dict[str, tuple[Recipe, Path]]:
     """Return (recipe, run after curate) of the toy world as tars and as Parquet with each kind of columns."""
     root = tmp_path_factory.mktemp("parquet")
     runs = {}
-    for kind in ("tar", "struct", "binary", "paths"):
+    for kind in ("tar", "struct", "paths"):
         recipe = load_recipe(toy_world.recipe)
         settings = recipe.pool
         if kind != "tar":
@@ -71,7 +69,7 @@ def loader_of(recipe: Recipe, run: Path, shards: Sequence[Shard], **options: int
     return Loader(run, shards, tokenizer, train, **options)
 
 
-@pytest.mark.parametrize("kind", ["struct", "binary", "paths"])
+@pytest.mark.parametrize("kind", ["struct", "paths"])
 @pytest.mark.parametrize("num_streams", [0, 2])
 def test_training_batches_equal_those_of_tars(curated, kind, num_streams) -> None:
     ours, plain = (
@@ -86,36 +84,6 @@ def test_training_batches_equal_those_of_tars(curated, kind, num_streams) -> Non
         assert (one.keys, one.texts, one.bad.counts) == (other.keys, other.texts, Counter())
         assert one.images.equal(other.images)
         assert np.array_equal(one.tokens.ids, other.tokens.ids)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """Return a folder with `model`, `pool` of tars, one bad picture in each; `tables` and `paths` have the same."""
-    root = tmp_path_factory.mktemp("pictures")
-    write_world(root)
-    write_parquet_pool(root / "pool", root / "tables")
-    write_parquet_pool(root / "pool", root / "paths", "paths")
-    return root
-
-
-def test_check_equals_that_of_tars(pictures, tmp_path) -> None:
-    """Also where the evaluation images are in Parquet, of the pool's own pictures."""
-    facts = ["key", "rule", "sha256", "hash", "pixels", "error"]
-    tables, removed = [], []
-    keyed = {"key": "key", "texts": ("texts",)}
-    for kind, settings in (("pool", {}), ("tables", keyed), ("paths", keyed | {"image_field": "image"})):
-        config = PoolConfig(path=str(pictures / kind), **settings)
-        check(config, tmp_path / kind, CheckConfig(), executor=QUIET)
-        paths = sorted((tmp_path / kind / "images").rglob("*.parquet"))
-        tables.append([pq.read_table(path, columns=facts) for path in paths])
-        assert pq.read_metadata(tmp_path / kind / "valid_keys.parquet").num_rows == 33
-        own = "tables" if kind == "paths" else kind
-        rules = CheckConfig(against={"own": str(pictures / own)}, against_radius=0)
-        counts = check(config, tmp_path / f"{kind} against itself", rules, executor=QUIET)["counts"]
-        removed.append(counts["removed"])
-    assert all(one.equals(other) for others in tables[1:] for one, other in zip(tables[0], others, strict=True))
-    assert removed[0] == removed[1] == removed[2]
-    assert removed[0]["against:own"] >= 33
 
 
 def test_column_of_images_is_found_by_its_type_or_by_what_datasets_says(tmp_path: Path) -> None:

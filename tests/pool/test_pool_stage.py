@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pools import pool_recipe, run_pool, texts_of, write_lines, write_table
-from stages import context, why_run
+from stages import context
 from tars import sample, write_tar
-from toy import build_toy_world
+from toy import ToyWorld, build_toy_world
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.config import load_recipe
@@ -64,6 +64,8 @@ def test_a_pattern_takes_some_files_of_a_folder_and_their_names(folder: Path, tm
     assert texts_of(pool.list_shards(config)[0], config).key.to_pylist() == ["sub/000000000"]
     shutil.copytree(folder, folder.with_name("[other]"))
     assert names("0*.tar", "../[other]/*2.tar") == ["[other]/00002.tar", "pool/00001.tar", "pool/00002.tar"]
+    write_tar(folder / "sub/deep/00003.tar", sample("3", "three"))
+    assert names("**/*.tar") == ["00001.tar", "00002.tar", "sub/00000.tar", "sub/deep/00003.tar"]
     with pytest.raises(UserError, match=r"pool\.path = .*9\*\.tar': no \.tar, .* files, nothing in it"):
         names("9*.tar")
 
@@ -82,12 +84,13 @@ def test_problems_of_all_folders_are_reported_together(folder: Path, tmp_path: P
         assert word in problem
 
 
-def test_linked_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:
+def test_linked_folders_and_shards_count_once(folder: Path, tmp_path: Path) -> None:
     write_tar(tmp_path / "elsewhere" / "deep" / "1.tar", sample("1", "one"))
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "again").symlink_to(folder / "sub")
     (folder / "sub" / "up").symlink_to(tmp_path)
     (tmp_path / "elsewhere" / "deep" / "loop").symlink_to(tmp_path / "elsewhere")
+    (folder / "00000-link.tar").symlink_to(folder / "00001.tar")
     names = [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))]
     assert names == ["00001.tar", "linked/deep/1.tar", "sub/00000.tar"]
 
@@ -141,19 +144,6 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
     }
 
 
-def test_only_new_shard_is_indexed_and_removed_shard_leaves_no_files(folder: Path, tmp_path: Path) -> None:
-    recipe, run_dir = pool_recipe(path=str(folder)), tmp_path / "run"
-    run_pool(run_dir, path=str(folder))
-    old = (run_dir / "pool/pairs/00001.tar.parquet").stat().st_mtime_ns
-    write_tar(folder / "00002.tar", sample("000020000", "two"))
-    (folder / "sub" / "00000.tar").unlink()
-    assert "sub/00000.tar" in str(why_run("pool", recipe, run_dir))
-    run_pool(run_dir, path=str(folder))
-    assert (run_dir / "pool/pairs/00001.tar.parquet").stat().st_mtime_ns == old
-    assert (run_dir / "pool/pairs/00002.tar.parquet").exists()
-    assert not list(run_dir.rglob("*00000*"))
-
-
 def test_shards_that_cannot_be_read_fail_alone_with_their_reason(folder: Path, tmp_path: Path, monkeypatch) -> None:
     (folder / "00001.tar").write_bytes((folder / "00001.tar").read_bytes()[:700])
     (folder / "00002.tar").symlink_to(tmp_path / "gone.tar")
@@ -175,6 +165,12 @@ def test_shards_that_cannot_be_read_fail_alone_with_their_reason(folder: Path, t
     assert (tmp_path / "run/pool/pairs/sub/00000.tar.parquet").exists()
 
 
+def test_pool_of_which_every_row_is_left_out_is_an_error(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "0.jsonl", [{"uid": "a", "text": "red", "size": 1}] * 4)
+    with pytest.raises(UserError, match=r"without any pair.*4 left out by pool\.where"):
+        run_pool(tmp_path / "run", path=str(path), key="uid", where=[["size", ">", 1]])
+
+
 @pytest.mark.parametrize("settings", [{}, {"key": "json:x", "lang": "json:x"}, {"path": "lines", "key": "x"}])
 def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> None:
     """It tells nothing of the fields: a call with --shards may have such shards alone."""
@@ -188,16 +184,25 @@ def test_pool_without_any_sample_is_an_error(tmp_path: Path, settings: dict) -> 
 # --- broken shards ----------------------------------------------------------------------------------------------------
 
 
-def test_a_cut_off_tar_stops_the_commands_unless_the_recipe_skips_it(tmp_path: Path, capfd) -> None:
+@pytest.fixture
+def broken(tmp_path: Path) -> ToyWorld:
+    """The toy world; the second of its three tars is cut off."""
     world = build_toy_world(tmp_path / "world")
-    tar, run = world.pool / "00001.tar", tmp_path / "run"
-    whole = tar.read_bytes()
-    tar.write_bytes(whole[: len(whole) // 2])
-    words = ["run", str(world.recipe), "--out", str(run), "--until", "curate"]
+    os.truncate(world.pool / "00001.tar", 9999)
+    return world
+
+
+def test_a_cut_off_tar_stops_the_commands_unless_the_recipe_skips_it(broken, toy_world, tmp_path, capfd) -> None:
+    run = tmp_path / "run"
+    words = ["run", str(broken.recipe), "--out", str(run), "--until", "curate"]
     assert main(words) == 1
     said = capfd.readouterr().err
     assert "00001.tar: " in said
     assert 'pool.broken_shards = "skip" goes on without them' in said
+    (tmp_path / "stop.toml").write_text('[pool]\npath = "world/pool"\nkey = "member"\n')
+    for tool in ("check", "dedup"):
+        assert main(["pool", tool, str(tmp_path / "stop.toml"), "--out", str(tmp_path / "stopped" / tool)]) == 1
+        assert "00001.tar: " in capfd.readouterr().err
     words += ["--set", "pool.broken_shards=skip"]
     (tmp_path / "pool.toml").write_text('[pool]\npath = "world/pool"\nkey = "member"\nbroken_shards = "skip"\n')
     tools = {
@@ -214,18 +219,15 @@ def test_a_cut_off_tar_stops_the_commands_unless_the_recipe_skips_it(tmp_path: P
             assert list(read_json(job / name)["skipped"]) == ["00001.tar"]
         assert folder.name == "dedup" or "00001.tar" in (folder / "report.html").read_text(encoding="utf-8")
     assert layout.matched_shards(run) == ["00000.tar", "00002.tar"]
-    tar.write_bytes(whole)
+    shutil.copy(toy_world.pool / "00001.tar", broken.pool)
     assert main(words) == 0
     assert "skipped broken" not in capfd.readouterr().err
     assert layout.matched_shards(run) == ["00000.tar", "00001.tar", "00002.tar"]
 
 
-def test_a_slice_of_only_broken_shards_ends_and_names_them(tmp_path: Path, capfd) -> None:
-    world = build_toy_world(tmp_path / "world")
-    tar = world.pool / "00001.tar"
-    tar.write_bytes(tar.read_bytes()[:9999])
+def test_a_slice_of_only_broken_shards_ends_and_names_them(broken: ToyWorld, tmp_path: Path, capfd) -> None:
     (tmp_path / "pool.toml").write_text('[pool]\npath = "world/pool"\nbroken_shards = "skip"\n')
-    run = ["pool", str(world.recipe), "--out", str(tmp_path / "run"), "--set", "pool.broken_shards=skip"]
+    run = ["pool", str(broken.recipe), "--out", str(tmp_path / "run"), "--set", "pool.broken_shards=skip"]
     check = ["pool", "check", str(tmp_path / "pool.toml"), "--out", str(tmp_path / "check")]
     for command in (run, check):
         assert main([*command, "--shards", "2/3"]) == 0
@@ -234,14 +236,11 @@ def test_a_slice_of_only_broken_shards_ends_and_names_them(tmp_path: Path, capfd
         assert "0 shards" in said
 
 
-def test_a_list_whose_keys_may_be_in_a_skipped_shard_is_taken(tmp_path: Path) -> None:
-    world = build_toy_world(tmp_path / "world")
-    tar = world.pool / "00001.tar"
-    tar.write_bytes(tar.read_bytes()[:9999])
+def test_a_list_whose_keys_may_be_in_a_skipped_shard_is_taken(broken: ToyWorld, tmp_path: Path) -> None:
     (tmp_path / "denied.txt").write_text("00030\n")
     changes = ["pool.broken_shards=skip", f'pool.deny_keys=["{tmp_path / "denied.txt"}"]']
     flags = [flag for change in changes for flag in ("--set", change)]
-    assert main(["run", str(world.recipe), "--out", str(tmp_path / "run"), "--until", "match", *flags]) == 0
+    assert main(["run", str(broken.recipe), "--out", str(tmp_path / "run"), "--until", "match", *flags]) == 0
 
 
 # --- mistakes of the recipe -------------------------------------------------------------------------------------------
@@ -263,6 +262,9 @@ def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_ref
         ({"path": "s3://me:secret@bucket/pool"}, r"pool\.path: holds a credential"),
         ({"path": "https://token@host/pool"}, r"pool\.path: holds a credential"),
         ({"build": "emoji", "parts": {"cldr": "x"}}, r"pool\.parts\.cldr = .* is no part of the emoji pool"),
+        ({"path": "a", "where": [["status", "==", "x"]]}, "each condition is"),
+        ({"path": "a", "where": [["status", "success"]]}, "each condition is"),
+        ({"path": "a", "where": [["status", "=", ["success"]]]}, 'only "in" and "not in" take a list'),
     ],
 )
 def test_config_problems_are_reported(settings: dict, problem: str) -> None:
@@ -277,20 +279,6 @@ def test_section_within_a_section_has_marks_of_its_own() -> None:
 
 
 # --- single faults ----------------------------------------------------------------------------------------------------
-
-
-def test_two_stars_are_any_depth_of_folders(folder: Path) -> None:
-    write_tar(folder / "sub/deep/00003.tar", sample("3", "three"))
-    names = [shard.name for shard in pool.list_shards(PoolConfig(path=f"{folder}/**/*.tar"))]
-    assert names == ["00001.tar", "sub/00000.tar", "sub/deep/00003.tar"]
-
-
-def test_a_link_to_another_shard_counts_once(folder: Path) -> None:
-    (folder / "00000-link.tar").symlink_to(folder / "00001.tar")
-    (folder / "a").mkdir()
-    (folder / "a/link.tar").symlink_to(folder / "sub/00000.tar")
-    names = [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))]
-    assert names == ["00001.tar", "sub/00000.tar"]
 
 
 def test_a_run_inside_its_pool_of_csv_leaves_the_pool_unchanged(tmp_path: Path) -> None:

@@ -4,18 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from fake_hub import FakeHub, serve_datasets
 from pools import images_of, parquet_of, pool_recipe, run_pool, structs, texts_of, write_lines, write_table
 from served import static_host
-from stages import QUIET, context
+from stages import context
 from tars import sample, write_tar
-from toy import encode_png
 from worldclip import pool
-from worldclip.check import CheckConfig, check
 from worldclip.core import remote
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute.shard_list import read_shards
@@ -27,10 +23,6 @@ from worldclip.pool.config import PoolConfig
 def folder(tmp_path: Path) -> Path:
     write_tar(tmp_path / "tars" / "0.tar", [*sample("000", "zero"), *sample("001", "eins")])
     write_tar(tmp_path / "tars" / "sub" / "1.tar", sample("000", "two"))
-    rng = np.random.default_rng(0)
-    one, other = (encode_png(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)) for _ in range(2))
-    pictures = [("a.png", one), ("a.txt", b"a"), ("b.png", one), ("b.txt", b"b"), ("c.png", other), ("c.txt", b"c")]
-    write_tar(tmp_path / "pictures" / "0.tar", pictures)
     write_table(tmp_path / "tables" / "0.parquet", {"uid": ["a", "b"], "text": ["red", None]})
     write_lines(tmp_path / "lines" / "0.jsonl", [{"uid": "a", "text": "red"}, {"uid": "b"}])
     return tmp_path
@@ -84,6 +76,7 @@ def test_remote_pool_reads_like_local_pool(url: str, folder: Path, tmp_path: Pat
             actual, expected = (texts_of(shard, remote.pool) for shard in (one, other))
             assert (actual.key, actual.text) == (expected.key, expected.text)
             assert actual.reason.tolist() == expected.reason.tolist()
+            assert images_of(one, remote.pool)[1] == images_of(other, local.pool)[1]
 
 
 def test_a_shard_costs_one_request(at_s3: str, tmp_path: Path, monkeypatch) -> None:
@@ -102,19 +95,6 @@ def test_a_shard_costs_one_request(at_s3: str, tmp_path: Path, monkeypatch) -> N
             methods = [method for method, path in requests if path == name]
             assert set(methods) == {"GET"}
             assert len(methods) == 1 or kind == "tables"
-
-
-def test_check_of_remote_pool_equals_check_of_local_pool(url: str, folder: Path, tmp_path: Path) -> None:
-    results = []
-    for number, place in enumerate((url, folder)):
-        out = tmp_path / f"out{number}"
-        check(PoolConfig(path=f"{place}/pictures"), out, CheckConfig(), executor=QUIET)
-        tables = {name: pq.read_table(out / f"{name}.parquet").to_pydict() for name in ("valid_keys", "removed")}
-        results.append((tables, (out / "report.html").read_text(encoding="utf-8")))
-    assert results[0] == results[1]
-    assert results[0][0]["valid_keys"]["key"] == ["a", "c"]
-    assert results[0][0]["removed"]["rule"] == ["byte_duplicate"]
-    assert "<img" in results[0][1], "thumbnails are read from where the images are"
 
 
 @pytest.mark.parametrize("path", ["memory://nothing-here", "nosuchprotocol://a/b", "http://127.0.0.1:9/pool"])
@@ -177,6 +157,12 @@ def test_card_says_the_data_files(hub: FakeHub) -> None:
     assert names("hf://datasets/o/n") == ["gold/de.parquet"]
     hub.commit("o/n", files, {"configs": [configs[0], {**configs[1], "default": True}]})
     assert len(names("hf://datasets/o/n")) == 4
+    of_two_folders = [{"split": "train", "path": ["fr/*", "gold/*"]}]
+    of_two_splits = [{"split": "train", "path": path} for path in ("fr/*", "gold/*")]
+    for data_files in (of_two_folders, of_two_splits):
+        data_files.append({"split": "test", "path": "de/*"})
+        hub.commit("o/n", files, {"configs": [{"config_name": "one", "data_files": data_files}]})
+        assert names("hf://datasets/o/n") == ["fr/0.parquet", "gold/de.parquet"]
 
 
 def test_pool_of_the_hub_is_read_like_a_local_one(hub: FakeHub, tmp_path: Path) -> None:
@@ -256,12 +242,3 @@ def test_errors_of_a_stores_http_library_are_messages(hub: FakeHub, monkeypatch)
     for path, said in (("hf://datasets/a/b", "no network, or the hub"), ("s3://bucket/pool", "cannot be listed")):
         with pytest.raises(UserError, match=rf"'{path}': {said} .*Name or service not known"):
             names(path)
-
-
-def test_training_files_of_a_card_in_two_folders_are_all_listed(hub: FakeHub) -> None:
-    files = dict.fromkeys(("a/0.parquet", "b/0.parquet", "test/0.parquet"), b"")
-    splits = [{"split": "train", "path": ["a/*", "b/*"]}, {"split": "test", "path": "test/*"}]
-    apart = [{"split": "train", "path": "a/*"}, {"split": "train", "path": "b/*"}, splits[1]]
-    for data_files in (splits, apart):
-        hub.commit("o/n", files, {"configs": [{"config_name": "one", "data_files": data_files}]})
-        assert names("hf://datasets/o/n") == ["a/0.parquet", "b/0.parquet"]

@@ -107,8 +107,9 @@ BARE = PoolConfig(path="pool", key="url", texts=("caption",), columns=("url", "c
 def read(path: Path, content: bytes, config: PoolConfig = URLS) -> list[tuple[str, str | None, str]]:
     """Return key, text and reason of each row, which is one pair."""
     path.write_bytes(content)
-    rows = rows_of(texts_of(shard_of(path), config))
-    assert pool.read_shard(shard_of(path), config).counts["samples"] == len(rows)
+    settled = pool.read_shard(shard_of(path), config)
+    rows = rows_of(settled.texts)
+    assert settled.counts["samples"] == len(rows)
     return [(key, text, reason) for key, _, text, reason in rows]
 
 
@@ -215,49 +216,6 @@ def test_bad_lines_are_bad_pairs_and_not_left_out(tmp_path: Path) -> None:
     (tmp_path / "0.jsonl").write_text('{"uid": "a", "text": "x", "w": 1}\nbroken\n{"uid": "b", "text": "y"}\n')
     config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where=(("w", "=", 1),))
     assert texts_of(shard_of(tmp_path / "0.jsonl"), config).key.to_pylist() == ["a", "0.jsonl#1"]
-
-
-def write_img2dataset(folder: Path) -> Path:
-    """Write a table as img2dataset --output_format parquet does: also the downloads that failed."""
-    columns = {
-        "url": [f"https://e.org/{number}.jpg" for number in range(4)],
-        "caption": [f"text {number}" for number in range(4)],
-        "key": [f"{number:09}" for number in range(4)],
-        "status": ["success", "failed_to_download", "success", "failed_to_resize"],
-        "error_message": [None, "HTTP Error 404", None, "error"],
-        "jpg": [b"x", None, b"y", None],
-    }
-    return write_table(folder / "00000.parquet", columns).parent
-
-
-def test_failed_downloads_of_img2dataset_are_no_pairs(tmp_path: Path, capsys) -> None:
-    folder = write_img2dataset(tmp_path / "pool")
-    run_pool(tmp_path / "run", path=str(folder), key="key", texts=["caption"])
-    report = read_json(tmp_path / "run/pool/report.json")
-    assert (report["samples"], report["left_out"], report["images"]) == (2, 2, 2)
-    assert "2 left out by pool.where" in capsys.readouterr().err
-    everything, unset = (
-        PoolConfig(path=str(folder), key="key", texts=("caption",), where=where) for where in ((), None)
-    )
-    assert everything.identity != unset.identity
-    assert len(texts_of(shard_of(folder / "00000.parquet"), everything).key) == 4
-
-
-def test_conditions_that_fit_no_pool_are_mistakes_of_the_recipe(tmp_path: Path) -> None:
-    folder = write_img2dataset(tmp_path / "pool")
-    settings: dict[str, Any] = {"path": str(folder), "key": "key", "texts": ["caption"]}
-    config = PoolConfig(path=str(folder), key="key", texts=("caption",), where=(("jpg", "=", True),))
-    with pytest.raises(BadShard, match=r"pool\.where: .*compare numbers with numbers"):
-        texts_of(shard_of(folder / "00000.parquet"), config)
-    for condition, problem in (
-        (["statsu", "=", "success"], "did you mean 'status'"),
-        (["status", "=", "x"], "4 left out by pool.where"),
-        (["status", "==", "x"], "each condition is"),
-        (["status", "success"], "each condition is"),
-        (["status", "=", ["success"]], 'only "in" and "not in" take a list'),
-    ):
-        with pytest.raises(UserError, match=problem):
-            run_pool(tmp_path / "run", **settings, where=[condition])
 
 
 # --- columns and fields that no shard has -----------------------------------------------------------------------------

@@ -1,21 +1,15 @@
-"""Texts and images of tar shards: against plain rules over dicts, damaged, sparse, and cut while they are read."""
+"""Texts and images of tar shards: grouped, damaged, and cut while they are read."""
 
-import json
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pools import Row, images_of, read_rows, rows_of, texts_of, write_table
-from tars import PNG, as_json, sample, shard_of, write_tar
+from tars import PNG, sample, shard_of, write_tar
 from worldclip import pool
-from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import BadShard
 from worldclip.kernels import tar_headers
 from worldclip.pool.config import PoolConfig
@@ -49,6 +43,16 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         [("0.txt", b"one"), ("0.json", b'{"txt": "x", "text": "a"}'), ("1.txt", b"two"), ("1.json", b"?")],
         {"texts": ("txt", "json:text")},
         [("0", 0, "one", "kept"), ("0", 1, "a", "kept"), ("1", 0, "two", "kept"), ("1", 1, None, "bad_pair")],
+    ),
+    "a suffix that comes again begins the next sample": (
+        [*sample("0", None, {"texts": "one"}), *sample("0", None, {"texts": ["two", " "]})],
+        {},
+        [("0", 0, "one", "kept"), ("0", 0, None, "duplicate"), ("0", 1, None, "duplicate")],
+    ),
+    "a .txt counts before a .json": (
+        [("0.json", b'{"texts": ["of", "the", "record"]}'), ("0.txt", b"of a file"), ("1.json", b'{"texts": "two"}')],
+        {},
+        [("0", 0, "of a file", "kept"), ("1", 0, "two", "kept")],
     ),
 }
 
@@ -111,76 +115,6 @@ def test_place_that_is_not_in_a_tar_is_bad_shard(tmp_path: Path) -> None:
     for offset, size in ((0, 100), (100, 4), (2**62, 4), (-4, 4), (-(2**62), 2**62 + 4), (0, 2**62), (4, -4)):
         with pytest.raises(BadShard, match="changed after it was indexed"):
             pool.read_member(tmp_path / "0.tar", offset, size)
-
-
-def plain_read(members: list[tuple[str, bytes]]) -> list[tuple[str, int, str | None, str]]:
-    """Read texts by the same rules, plainly over dicts."""
-    samples: list[tuple[str, dict[str, bytes]]] = []
-    for name, content in members:
-        stem, suffix = name.split(".", 1)
-        if not samples or samples[-1][0] != stem or suffix in samples[-1][1]:
-            samples.append((stem, {}))
-        samples[-1][1][suffix] = content
-    rows, seen = [], set()
-    for stem, parts in samples:
-        texts: list[object] = []
-        if "txt" in parts:
-            texts = [parts["txt"]]
-        elif "json" in parts:
-            try:
-                record = json.loads(parts["json"].decode())
-            except ValueError:
-                record = None
-            value = record.get("texts", []) if isinstance(record, dict) else b"\xff"
-            texts = value if isinstance(value, list) else [value]
-        for text_idx, text in enumerate(texts or [None]):
-            rows.append((stem, text_idx, *plain_reason(text, stem in seen)))
-        seen.add(stem)
-    return rows
-
-
-def plain_reason(text: object, is_duplicate: bool) -> tuple[str | None, str]:
-    try:
-        decoded = text.decode() if isinstance(text, bytes) else text
-        is_bad = decoded is not None and not isinstance(decoded, str)
-        if isinstance(decoded, str):
-            decoded.encode()
-    except ValueError:
-        is_bad = True
-    if is_bad:
-        return None, "bad_pair"
-    if is_duplicate:
-        return None, "duplicate"
-    return (decoded, "kept") if (decoded or "").replace("\0", "").strip() else (None, "no_text")
-
-
-LETTERS = st.sampled_from(["a", " ", "\0", "é", "ก", "😀", "\ud800", "\u3000", "\x85", "\x1c", "\n", "\\", '"'])
-TEXTS = st.lists(LETTERS, max_size=4).map("".join)
-VALUES = st.one_of(TEXTS, st.none(), st.integers(0, 3), st.booleans(), st.lists(TEXTS, max_size=2))
-RECORDS = st.one_of(
-    st.fixed_dictionaries({"texts": st.one_of(VALUES, st.lists(VALUES, max_size=3))}).map(as_json),
-    st.sampled_from([b"", b"{", b"[]", b"null", b'{"texts": "\xff"}', b"{}"]),
-)
-MEMBERS = st.tuples(
-    st.sampled_from(["a", "b", "c"]),
-    st.one_of(
-        st.tuples(
-            st.just("txt"), TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=3)
-        ),
-        st.tuples(st.just("json"), RECORDS),
-        st.tuples(st.sampled_from(["jpg", "png"]), st.binary(max_size=3)),
-    ),
-).map(lambda item: (f"{item[0]}.{item[1][0]}", item[1][1]))
-
-
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(MEMBERS, max_size=10))
-def test_texts_and_reasons_agree_with_plain_implementation(tmp_path: Path, members) -> None:
-    texts = texts_of(shard_of(write_tar(tmp_path / "0.tar", members)), CONFIG)
-    expected = plain_read(members)
-    assert rows_of(texts) == expected
-    assert sum(np.bincount(texts.reason, minlength=len(Reason))) == len(expected)
-    assert min(20, Counter(reason for *_, reason in expected)["bad_pair"]) == len(texts.bad)
 
 
 def test_file_that_is_no_tar_or_missing_is_bad_shard(tmp_path: Path) -> None:

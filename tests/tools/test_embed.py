@@ -26,7 +26,7 @@ from worldclip.contracts.schemas import IMAGE_PLACES
 from worldclip.core import image_names
 from worldclip.core.artifacts import read_table, write_array, write_manifest
 from worldclip.core.artifacts import write_table as write_artifact_table
-from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.model import decode, precision, worker
 from worldclip.model.load import Source
@@ -66,22 +66,6 @@ def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
     assert manifest["config"]["model"]["source"] == str((world / "model").resolve())
     assert manifest["counts"] == {"images": NUM_GOOD, "texts": SHARDS * PER_SHARD}
     assert "vector" not in search(tmp_path, ["a red circle"], top=1)[0]["hits"][0]
-
-
-def test_denied_keys_are_not_embedded(world, tmp_path):
-    denied = key_of(0, 1)
-    (tmp_path / "denied.txt").write_text(f"{denied}\n")
-    recipe = tmp_path / "pool.toml"
-    recipe.write_text(f'[pool]\npath = "{world}/pool"\ndeny_keys = ["denied.txt"]\n')
-    embed(world / "model", recipe, tmp_path / "out", of=KINDS, executor=QUIET)
-    for kind in KINDS:
-        keys = [
-            key
-            for path in (tmp_path / "out" / kind).glob("*.parquet")
-            for key in pq.read_table(path)["key"].to_pylist()
-        ]
-        assert denied not in keys
-        assert key_of(0, 2) in keys
 
 
 def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monkeypatch):
@@ -164,20 +148,6 @@ def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path)
     np.testing.assert_allclose(features, clip.encode_image([row["file"] for row in rows]), atol=1e-6)
 
 
-def test_a_table_of_paths_gives_the_embeddings_of_its_pictures(world, clip, tmp_path, capsys):
-    """Next to the pictures or elsewhere; a search gives the file of each."""
-    lines = [f"{world / 'photos/sub'}/{i}.png;a picture {i}" for i in range(4)] + ["gone.png;gone"]
-    table = write_files(tmp_path, {"table.csv": "\n".join(["filepath;title", *lines])}) / "table.csv"
-    report = embed(world / "model", table, tmp_path / "out", of=KINDS, executor=QUIET)
-    assert "'filepath' identifies a pair" in capsys.readouterr().err
-    assert (report["images"]["embedded"], report["texts"]["embedded"], report["texts"]["bad_pair"]) == (4, 4, 1)
-    assert "gone.png" in report["texts"]["bad"][0]["reason"]
-    rows = pq.read_table(tmp_path / "out/images/table.csv.parquet").to_pylist()
-    expected = clip.encode_image([row["file"] for row in rows])
-    np.testing.assert_allclose(np.load(tmp_path / "out/images/table.csv.npy"), expected, atol=1e-6)
-    assert search(tmp_path / "out", images=[rows[2]["file"]], top=1)[0]["hits"][0]["file"] == rows[2]["file"]
-
-
 @pytest.mark.parametrize("has_heif", [False, True])
 def test_files_of_a_folder_that_are_no_images_are_named_by_suffix(world, tmp_path, has_heif, monkeypatch, capsys):
     needs = [] if has_heif else ["HEIF needs pillow_heif: pip install it"]
@@ -207,41 +177,7 @@ def test_a_table_is_embedded_by_its_texts_those_of_another_column_anew(world, cl
         assert "--key names another column" in capfd.readouterr().err
 
 
-def test_truncated_tar_fails_alone_and_is_retried(world, tmp_path):
-    pool = shutil.copytree(world / "pool", tmp_path / "pool")
-    whole = (pool / "00001.tar").read_bytes()
-    (pool / "00001.tar").write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(StageFailed) as caught:
-        embed(world / "model", pool, tmp_path / "out", executor=QUIET)
-    assert list(caught.value.failures) == ["00001.tar"]
-    assert (tmp_path / "out/pool/pairs/00002.tar.parquet").exists()
-    assert not (tmp_path / "out/manifest.json").exists()
-    (pool / "00001.tar").write_bytes(whole)
-    assert embed(world / "model", pool, tmp_path / "out", executor=QUIET)["images"]["embedded"] == NUM_GOOD
-
-
-def test_user_errors_of_embed_are_reported_before_any_work(world, tmp_path, capfd):
-    model, pool, out = str(world / "model"), str(world / "pool"), str(tmp_path / "out")
-    table = write_table(tmp_path / "table/0.parquet", {"uid": ["a"], "caption": ["b"]}).parent
-    # a run has a lock, as the folders that this command writes
-    write_files(tmp_path, {"mine/thesis.txt": "", "run/.lock": "", "run/recipe.toml": "", "empty/.hidden": ""})
-    for arguments, said in (
-        ([str(tmp_path / "none"), pool, "--out", out], "does not exist"),
-        ([model, str(tmp_path / "none"), "--out", out], "no such folder or file"),
-        ([model, str(tmp_path / "empty"), "--out", out], "holds no tar and no image"),
-        ([model, str(world / "photos/sub/0.png"), "--out", out], "only .png files in it; give its folder"),
-        ([model, str(table), "--out", out, "--of", "images"], "holds no tar and no image"),
-        ([model, str(table), "--out", out, "--key", "urn"], "pool.key: no column or field 'urn'"),
-        ([model, pool, "--out", str(tmp_path / "mine")], "is not empty and was not written by worldclip"),
-        ([model, pool, "--out", str(tmp_path / "run")], "is a run, whose files would be removed"),
-        ([model, pool, "--out", f"{pool}/embedded"], "lies in the pool"),
-        ([model, pool, "--out", out, "--device", "tpu"], "device = 'tpu'"),
-        ([model, pool, "--out", out, "--precision", "int8"], "precision = 'int8'"),
-    ):
-        assert main(["embed", *arguments]) == 2, arguments
-        assert said in capfd.readouterr().err.replace("\n", " "), arguments
-    assert not (tmp_path / "out/images").exists()
-    assert (tmp_path / "run/recipe.toml").exists()
+def test_a_pool_of_only_bad_pictures_is_refused(world, tmp_path):
     write_tar(tmp_path / "bad" / "0.tar", [("a.png", b"cut"), ("a.txt", b" ")])
     with pytest.raises(UserError, match="holds nothing to embed of images; a: is not an image"):
         embed(world / "model", tmp_path / "bad", tmp_path / "out", executor=QUIET)

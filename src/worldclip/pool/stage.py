@@ -251,6 +251,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
     names = [shard.name for shard in whole]
     own: list[str | Path] = [
         layout.pool_shards(run.dir),
+        layout.sorted_lists(run.dir),  # match removes those that it does not look up
         *files_per_shard(layout.all_pool_pairs(run.dir), names, ".parquet"),
         *files_per_shard(layout.all_pool_images(run.dir), names, ".parquet"),
         *files_per_shard(layout.done_dir(job.folder, "shards"), names, ".json"),
