@@ -266,7 +266,7 @@ class Backwards(LocalExecutor):
     """Works on the shards in the other order."""
 
     def map(self, fn, shards, **options):
-        return super().map(fn, shards[::-1], **options)[::-1]
+        return list(super().map(fn, shards[::-1], **options))[::-1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
