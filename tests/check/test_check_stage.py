@@ -338,14 +338,8 @@ def test_evaluation_images_are_hashed_once_and_shown(world: Path, monkeypatch: p
 def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"pets": str(world / "pets")}
     assert len(check_world(world, "", against=sets)) == 3
-
-    class Constant:
-        """Embeds all images alike."""
-
-        def encode_image(self, images: list[bytes]) -> np.ndarray:
-            return np.ones((len(images), 8), np.float32)
-
-    monkeypatch.setattr(hashing, "load_model", lambda model: Constant())
+    (world / "weights").write_bytes(b"constant")
+    monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour(world / "weights"))
     monkeypatch.setattr(hashing, "hash_kind", lambda config: config.embedding_model)
     assert len(check_world(world, "", against=sets, embedding_model="a/b")) == 6
 

@@ -1,6 +1,7 @@
 """Maps over shards: markers, retries, inputs that change meanwhile, and calls with --shards next to each other."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -121,17 +122,21 @@ def die(out: Path, shard: Shard) -> dict:
     if shard.name == "002.tar":
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)  # others are worked on beside it
+    if shard.name == "003.tar":
+        raise ZeroDivisionError("in a library")
     return write_number(out, shard)
 
 
 @with_two_workers
-def test_shard_that_loses_its_workers_fails_alone(tmp_path: Path, run_map: Map) -> None:
+def test_shards_that_raise_or_lose_their_workers_fail_alone(tmp_path: Path, run_map: Map) -> None:
     many = [Shard(name=f"{n:03}.tar", path="") for n in range(20)]
     with pytest.raises(StageFailed) as failed:
         run_map(partial(die, tmp_path), shards=many)
-    assert list(failed.value.failures) == ["002.tar"]
-    assert set(calls(tmp_path)) == {shard.name for shard in many} - {"002.tar"}
-    assert failed.value.failures["002.tar"].startswith("its worker process was lost 3 times: memory ran out")
+    failures = failed.value.failures
+    assert set(failures) == {"002.tar", "003.tar"}
+    assert set(calls(tmp_path)) == {shard.name for shard in many} - {*failures}
+    assert re.match("its worker process was lost 3 times: .*memory ran out", failures["002.tar"])
+    assert failures["003.tar"].endswith("ZeroDivisionError: in a library")
 
 
 def test_reports_are_read_on_access(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from programs import output_of
 from ray_cluster import add_node, running_cluster
 from tars import wat_of
 from worldclip.cli import main
-from worldclip.core.errors import StageFailed, UserError
-from worldclip.core.execute import LocalExecutor, RayExecutor, Shard
+from worldclip.core.errors import UserError
+from worldclip.core.execute import RayExecutor, Shard
 from worldclip.core.execute import ray as ray_executor
 from worldclip.language.config import AddedLanguage
 from worldclip.language.table import Languages
@@ -47,6 +47,7 @@ def run_map(cluster, tmp_path: Path):
 test_order = test_execute.test_reports_come_in_shard_order_and_a_second_call_does_nothing
 test_failed_shard = test_execute.test_only_the_failed_shard_is_retried
 test_killed_worker = test_execute.test_shards_of_a_killed_worker_are_retried
+test_lost_workers = test_execute.test_shards_that_raise_or_lose_their_workers_fail_alone
 test_error_of_every_shard = test_execute.test_error_of_every_shard_stops_the_map_and_blames_none
 
 
@@ -57,26 +58,6 @@ def name_of_kea(languages: Languages, shard: Shard) -> dict:
 def test_nodes_get_the_languages_of_the_recipe_with_their_work(run_map) -> None:
     added = Languages((AddedLanguage(name="Kabuverdianu", script="Latn").row("kea"),))
     assert {report["name"] for report in run_map(partial(name_of_kea, added))} == {"Kabuverdianu"}
-
-
-def divide_or_die(out: Path, shard: Shard) -> dict:
-    if shard.name == "003.tar":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"pairs": 1 // (int(shard.name[:3]) - 2)}
-
-
-def test_shards_that_fail_or_kill_their_workers_fail_as_on_one_machine(run_map, tmp_path: Path) -> None:
-    local = partial(LocalExecutor(workers=2, quiet=True).map, **run_map.keywords)
-    failures = []
-    for call, folder in ((run_map, "ray"), (local, "local")):
-        with pytest.raises(StageFailed) as failed:
-            call(partial(divide_or_die, tmp_path), done_dir=tmp_path / folder)
-        failures.append(failed.value.failures)
-        assert len(list((tmp_path / folder).glob("*.json"))) == len(SHARDS) - 2
-    for failure in failures:
-        assert set(failure) == {"002.tar", "003.tar"}
-        assert failure["002.tar"].endswith("ZeroDivisionError: integer division or modulo by zero")
-        assert failure["003.tar"].startswith("its worker process was lost 3 times: ")
 
 
 def slow_number(out: Path, shard: Shard) -> dict:

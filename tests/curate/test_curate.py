@@ -186,7 +186,6 @@ def test_languages_that_the_run_lacks_and_an_empty_choice_are_refused_before_any
     [
         ({"curate": {"seed": -1}}, r"curate\.seed = -1: must be between 0 and"),
         ({"curate": {"include": ["en", "zh"], "exclude": ["zh"]}}, r"zh is in curate\.exclude, too"),
-        ({"curate": {"max_pairs": 0}}, r"curate\.max_pairs = 0: must be at least 1"),
         ({"pool": {"texts": ["txt"], "text_weights": [1, 1]}}, r"pool\.text_weights: must hold one"),
         ({"pool": {"texts": ["txt"], "text_weights": [0]}}, r"pool\.text_weights: must be numbers above 0"),
         ({"pool": {"texts": ["txt"], "text_weights": [1]}, "curate": {"text_policy": "all"}}, '= "all" draws none'),

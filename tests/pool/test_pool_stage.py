@@ -128,20 +128,9 @@ def test_stage_indexes_each_shard_and_second_run_does_nothing(folder: Path, tmp_
     assert set(read_json(run_dir / "pool/manifest.json")["inputs"]["shards"]) == {"number", "digest"}, (
         "no list of shards"
     )
-    assert read_json(run_dir / "pool" / "report.json") == {
-        "shards": 2,
-        "rows": 2,
-        "left_out": 0,
-        "samples": 2,
-        "images": 2,
-        "ignored_members": 0,
-        "pairs": 2,
-        "bad_pair": 0,
-        "duplicate": 0,
-        "no_text": 0,
-        "texts": 2,
-        "skipped": {},
-    }
+    counts = dict.fromkeys(("shards", "rows", "samples", "images", "pairs", "texts"), 2)
+    counts |= dict.fromkeys(("left_out", "ignored_members", "bad_pair", "duplicate", "no_text"), 0)
+    assert read_json(run_dir / "pool" / "report.json") == counts | {"skipped": {}}
 
 
 def test_shards_that_cannot_be_read_fail_alone_with_their_reason(folder: Path, tmp_path: Path, monkeypatch) -> None:

@@ -48,8 +48,6 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write a shard of the format that the path says."""
     if path.suffix == ".parquet":
         return write_table(path, {name: [row[name] for row in rows] for name in rows[0]})
-    if path.suffix == ".jsonl":
-        return write_lines(path, rows)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
         writer.writeheader()
