@@ -112,13 +112,13 @@ def test_open_clip_tokenises_curly_quotes_alike_and_no_text_fails(hugging_face, 
     ours = tokenizer.encode(quotes).padded()
     np.testing.assert_array_equal(theirs[:, : ours.shape[1]], ours)
     assert (theirs[:, ours.shape[1] :] == tokenizer.pad_id).all()
-    export_model(hugging_face, tmp_path, ExportConfig(formats=("open_clip",)))
-    name = f"local-dir:{tmp_path / 'open_clip'}"
+    export_model(hugging_face, tmp_path / "exported", ExportConfig(formats=("open_clip",)))
+    name = f"local-dir:{tmp_path / 'exported/open_clip'}"
     model, _, transform = open_clip.create_model_and_transforms(name)
     texts = open_clip.get_tokenizer(name)([*HOSTILE, *SPECIAL])
     assert model.eval().encode_text(texts).isfinite().all()
     picture = write_pictures(tmp_path, {"0.png": (50, 40)})[0]
-    clip = worldclip.load(tmp_path / "open_clip", device="cpu")
+    clip = worldclip.load(tmp_path / "exported/open_clip", device="cpu")
     rows = model.encode_image(transform(picture)[None], normalize=True).detach().numpy()
     np.testing.assert_allclose(rows, clip.encode_image([picture]), atol=1e-5)
 
