@@ -20,6 +20,11 @@ def test_entries_are_counted_per_list_and_sorted(entry_id):
     langs = pa.array(["sw", "en", "en", "sw"]).dictionary_encode()
     ids = pa.array([[0, entry_id], [entry_id], [0, entry_id], [entry_id]], pa.large_list(pa.int32()))
     table = count_entries(pa.table({"entries_lang": langs, "entry_ids": ids}))
+    before = pa.table({"entries_lang": langs.take([0]), "entry_ids": ids.slice(0, 1)})
+    more = pa.concat_tables([before, pa.table({"entries_lang": langs, "entry_ids": ids})]).unify_dictionaries()
+    for part in (more.slice(1), more.combine_chunks().slice(1)):
+        assert count_entries(part).equals(table)
+    assert count_entries(more.slice(0, 0)).num_rows == 0
     assert table.to_pylist() == [
         {"entries_lang": "en", "entry_id": 0, "count": 1},
         {"entries_lang": "en", "entry_id": entry_id, "count": 2},

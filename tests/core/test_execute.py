@@ -142,7 +142,7 @@ def test_shards_that_raise_or_lose_their_workers_fail_alone(tmp_path: Path, run_
 def test_reports_are_read_on_access(tmp_path: Path) -> None:
     arguments = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
     reports = LocalExecutor(quiet=True).map(partial(write_number, tmp_path), SHARDS, **arguments)
-    assert (len(reports), reports[-1]["number"], [one["number"] for one in reports]) == (6, 5, [*range(6)])
+    assert (len(reports), reports[-1]["number"], [one["number"] for one in reports[4:0:-2]]) == (6, 5, [4, 2])
     assert add_counts(reports, ["number", "pairs"]) == {"number": 15, "pairs": 6}
 
 

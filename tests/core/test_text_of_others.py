@@ -95,6 +95,7 @@ def test_credentials_of_an_address_are_replaced_and_other_addresses_stay():
             assert "***" in redact(text)
             assert redact(redact(text)) == redact(text)
         assert has_credential({"path": {"a": [address]}})
+        assert has_credential(("pool", address))
         assert re.split(":/|%", address)[0] in redact(address)
     for address in WITHOUT:
         assert redact(address) == address
@@ -108,6 +109,7 @@ def test_storage_options_in_a_record_are_replaced():
     assert redact_record(record) == record | {"client_kwargs": {"secret": "***", "password": "***"}}
     assert has_credential({"secret": "/data/pool"}), "it would be recorded as ***, and the run would look there"
     assert not has_credential({"secret": "", "pool": "/data/pool", "token": 3})
+    assert not has_credential(float("nan"))
 
 
 def test_files_and_messages_hold_no_credential(tmp_path, capsys):

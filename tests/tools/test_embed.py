@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of
+from killed import contents
 from miniature import write_files
 from pools import write_table
 from stages import QUIET
@@ -175,6 +176,16 @@ def test_a_table_is_embedded_by_its_texts_those_of_another_column_anew(world, cl
         embed(world / "model", tmp_path / name, tmp_path / f"by_{name}", of=("texts",), executor=QUIET)
         assert pq.read_table(tmp_path / f"by_{name}/texts/0.parquet.parquet")["key"].to_pylist() == keys
         assert "--key names another column" in capfd.readouterr().err
+
+
+def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_path):
+    write_table(tmp_path / "mine/pool/0.parquet", {"uid": ["a", "b"], "caption": ["red", "blue"]})
+    recipe = '[pool]\npath = "pool"\nkey = "uid"\ntexts = ["caption"]\ndeny_keys = ["denied.txt"]\n'
+    write_files(tmp_path / "mine", {"r.toml": recipe, "denied.txt": "b\n"})
+    before = contents(tmp_path / "mine")
+    embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
+    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["a"]
+    assert contents(tmp_path / "mine") == before
 
 
 def test_a_pool_of_only_bad_pictures_is_refused(world, tmp_path):

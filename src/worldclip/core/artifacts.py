@@ -88,22 +88,17 @@ def remove(path: Path) -> None:
 
     A folder that is taken apart under its own name would, after a kill, hold markers of outputs that are gone.
     """
+    replace_folder(None, path)
+
+
+def replace_folder(aside: Path | None, path: Path) -> None:
+    """Give the finished folder `aside`, if any, the name `path`; an older folder of that name is removed."""
     remove_retired(path)  # a killed removal may have left files
-    _retire(path)
-    remove_retired(path)
-
-
-def replace_folder(aside: Path, path: Path) -> None:
-    """Give the finished folder `aside` the name `path`; an older folder of that name is removed."""
-    remove_retired(path)
-    _retire(path)
-    os.replace(aside, path)
-    remove_retired(path)
-
-
-def _retire(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.replace(path, path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.removed"))
+    if aside is not None:
+        os.replace(aside, path)
+    remove_retired(path)
 
 
 def remove_retired(path: Path) -> None:

@@ -239,12 +239,11 @@ class Run:
         if reason is None:
             say(name, "is finished and unchanged")
             return False
-        if self.part is not None and work_on_part is None:
-            raise UserError(f"--shards: stage {name} does not work shard by shard; run it without --shards")
         if found := list(problems(self)):
             raise UserError(found)
         self.keep_recipe()
-        if self.part is not None and work_on_part is not None:
+        if self.part is not None:
+            assert work_on_part is not None, "--shards is a flag only of stages that work shard by shard"
             (job.folder / MANIFEST).unlink(missing_ok=True)
             reports = work_on_part(self, self.part)
             say(name, f"{counted(len(reports), 'shard')} done. Rerun without --shards to finish the stage.")

@@ -153,7 +153,9 @@ class KeyList:
         return len(sort_list(self))
 
 
-@functools.lru_cache(maxsize=16)  # mapped anew, a long list costs a fault of each page
+_open_sorted = functools.lru_cache(maxsize=16)(SortedKeys)  # mapped anew, a long list costs a fault of each page
+
+
 def sort_list(key_list: KeyList) -> SortedKeys:
     """Return the keys of a list, which are sorted once; other calls wait for the one that does."""
     path = key_list.sorted_as
@@ -163,7 +165,7 @@ def sort_list(key_list: KeyList) -> SortedKeys:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 write_sorted(path, _batches(key_list))
-    return SortedKeys(path)
+    return _open_sorted(path)
 
 
 def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path) -> tuple[KeyList, ...]:

@@ -80,6 +80,8 @@ class Reports(Sequence[Report]):
         return len(self.shards)
 
     def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return Reports(self.work, self.shards[at])
         return read_json(self.work.marker_path(self.shards[at]))["report"]
 
 
