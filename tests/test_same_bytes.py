@@ -265,8 +265,8 @@ def unbroken(inputs, tmp_path_factory) -> Callable[[str], dict[str, str]]:
 class Backwards(LocalExecutor):
     """Works on the shards in the other order."""
 
-    def map(self, fn, shards, **options):
-        return list(super().map(fn, shards[::-1], **options))[::-1]
+    def _run(self, work, todo):
+        yield from super()._run(work, todo[::-1])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
