@@ -19,6 +19,7 @@ import pytest
 import killed
 import worldclip
 from killed import contents, digests_of_curation
+from stages import QUIET
 from worldclip.cli import main
 from worldclip.config import load_recipe
 
@@ -87,6 +88,7 @@ def test_a_new_shard_runs_alone(toy_world, tmp_path):
     ],
 )
 def test_an_interrupted_run_says_so_and_the_next_call_resumes(number, send, code, toy_world, curated, tmp_path):
+    worldclip.run(str(toy_world.recipe), out=tmp_path / "run", until="pool", executor=QUIET)
     process = start_two_workers(
         toy_world.recipe,
         tmp_path / "run",
