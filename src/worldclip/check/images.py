@@ -99,7 +99,7 @@ def source_units(source: Path) -> list[Shard]:
     """Return one unit per tar or Parquet file with images, and one per FILES_AT_ONCE image files, by name.
 
     source: a folder of them, or one.  The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns],
-    ...]}.  Raises UserError if there is none of them.
+    ...]}.  Raises UserError for a source without images.
     """
     root = source if source.is_dir() else source.parent
     candidates = source.rglob("*") if source.is_dir() else [source]

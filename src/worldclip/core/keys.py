@@ -153,7 +153,7 @@ class KeyList:
         return len(sort_list(self))
 
 
-_open_sorted = functools.lru_cache(maxsize=16)(SortedKeys)  # mapped anew, a long list costs a fault of each page
+_open_sorted = functools.lru_cache(maxsize=16)(SortedKeys)  # a list that is mapped again is read from the disk again
 
 
 def sort_list(key_list: KeyList) -> SortedKeys:

@@ -105,7 +105,7 @@ class CurateWork:
     key_lists: tuple[keys.KeyList, ...]
     balance_digest: str
     text_weights: tuple[float, ...] = ()  # of [pool]
-    factors: Mapping[str, float] = field(default_factory=dict)  # of each language over its cap
+    factors: Mapping[str, float] = field(default_factory=dict)  # factors of the languages over their cap
     is_mapped: bool = True  # share entry probabilities with other processes; False: copy them
 
     def entry_probs(self, list_name: str) -> np.ndarray:

@@ -236,7 +236,7 @@ def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[str]:
 
 
 def _done_dir(run_dir: Path, part: str) -> Path:
-    """Return the folder of the markers; part: texts or counts."""
+    """Return the folder of the markers; part: texts, counts or keys."""
     return layout.done_dir(layout.stage_dir(run_dir, "match"), part)
 
 
@@ -286,26 +286,40 @@ def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report]) ->
     reports: of count_shard.
     """
     key_lists = pool.key_lists(run)
-    totals = np.zeros(len(key_lists), np.int64)
-    for report in reports:
-        totals += report["listed"]
-    problems = []
-    for key_list, total in zip(key_lists, totals.tolist(), strict=True):
-        name = f"{key_list.setting} {key_list.path!r} ({counted(key_list.num_keys, 'key')})"
+    names = [f"{item.setting} {item.path!r} ({counted(item.num_keys, 'key')})" for item in key_lists]
+    totals = _sum_listed(reports, key_lists)
+    for name, total in zip(names, totals, strict=True):
         say("match", f"{name} names {counted(total, 'sample')} with a match")
-        is_needless = total or not key_list.num_keys or skipped_shards(run.dir)  # broken shards may hold its keys
-        if not is_needless and not any(_names_any(key_list, run.dir, shard.name) for shard in shards):
+    is_unused = [total == 0 and item.num_keys > 0 for item, total in zip(key_lists, totals, strict=True)]
+    if skipped_shards(run.dir) or not any(is_unused):  # broken shards may hold the keys
+        return
+    config = run.section(PoolConfig)
+    count = functools.partial(count_in_pool, run_dir=run.dir, key_lists=key_lists)
+    key = {"pool": config.identity, "key_lists": keys.digests(key_lists)}
+    reports = run.executor.map(count, shards, label="keys", done_dir=_done_dir(run.dir, "keys"), key=key)
+    problems = []
+    for name, is_asked, total in zip(names, is_unused, _sum_listed(reports, key_lists), strict=True):
+        if is_asked and total == 0:
             first_keys, _, _ = pool.read_keys(run.dir, shards[0].name)
             example = "".join(map(repr, first_keys[:1].to_pylist()))
             problems.append(
                 f"{name}: none of its keys is in the pool, whose keys look like {example} "
-                f"(pool.key = {run.section(PoolConfig).key!r}); write them so, or leave out the list"
+                f"(pool.key = {config.key!r}); write them so, or leave out the list"
             )
     if problems:
         raise UserError(problems)
 
 
-def _names_any(key_list: keys.KeyList, run_dir: Path, shard: str) -> bool:
-    """Return whether a list names a key of a shard, with or without a match."""
-    pool_keys, _, _ = pool.read_keys(run_dir, shard)
-    return bool(keys.is_listed(pool_keys, key_list, shard).any())
+def _sum_listed(reports: Iterable[Report], key_lists: Sequence[keys.KeyList]) -> list[int]:
+    """Return how many keys each list names in all shards."""
+    totals = np.zeros(len(key_lists), np.int64)
+    for report in reports:
+        totals += report["listed"]
+    return list(map(int, totals))
+
+
+def count_in_pool(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
+    """Count the keys of a shard, with and without a match, that each list names."""
+    pool_keys, _, _ = pool.read_keys(run_dir, shard.name)
+    listed = [int(keys.is_listed(pool_keys, key_list, shard.name).sum()) for key_list in key_lists]
+    return {"pairs": len(pool_keys), "listed": listed}

@@ -79,7 +79,7 @@ def _training_patterns(url: str, info: Any) -> list[str]:
     if len(configs) > 1 and not default:
         named = "; ".join(f"{entry.get('config_name')}: {entry['data_files']}" for entry in configs)
         raise UserError(f"{url!r}: has {len(configs)} configs; add the path of one to the address: {named:.1000}")
-    patterns: list[Any] = []  # of no split
+    patterns: list[Any] = []  # those that name no split
     by_split: dict[str, list[Any]] = {}
     for item in _as_list((default or configs)[0]["data_files"]):
         if isinstance(item, dict):

@@ -65,38 +65,38 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     needs_texts: refuse a table without a column of texts.  Raises WrongColumns for what the recipe names and the table
     lacks, another BadShard for a damaged shard.
     """
-    found = format_of(shard.name).read(shard, config)
-    missing = _missing_fields(found, config, needs_texts=needs_texts)
-    is_chosen = _apply_where(found, config)
-    keys, problems = _keys_of(shard.name, found, config)
+    shard_pairs = format_of(shard.name).read(shard, config)
+    missing = _missing_fields(shard_pairs, config, needs_texts=needs_texts)
+    is_chosen = _apply_where(shard_pairs, config)
+    keys, problems = _keys_of(shard.name, shard_pairs, config)
     problems = {pair: problem for pair, problem in problems.items() if is_chosen[pair]}
     has_key = is_chosen.copy()
     has_key[list(problems)] = False
     is_duplicate = find_duplicates(keys, has_key)
-    texts = _texts_of(found, keys, is_chosen, has_key, is_duplicate, problems)
-    images = _images_of(found, keys, has_key & ~is_duplicate)
+    texts = _texts_of(shard_pairs, keys, is_chosen, has_key, is_duplicate, problems)
+    images = _images_of(shard_pairs, keys, has_key & ~is_duplicate)
     counts = {
-        "rows": found.num_pairs,
+        "rows": shard_pairs.num_pairs,
         "left_out": int(np.count_nonzero(~is_chosen)),
         "samples": int(np.count_nonzero(is_chosen)),
         "images": len(images),
-        "ignored_members": found.num_ignored,
+        "ignored_members": shard_pairs.num_ignored,
         "pairs": len(texts.reason),
         **{reason.label: int(np.count_nonzero(texts.reason == reason)) for reason in OF_POOL},
         "texts": texts.num_kept,
     }
-    return Settled(texts, images, counts, found.names, missing, found.images is not None)
+    return Settled(texts, images, counts, shard_pairs.names, missing, shard_pairs.images is not None)
 
 
 def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
     """Return the condition of pool.where by which a shard's pair with this key is no pair; None without such a pair."""
-    found = format_of(shard.name).read(shard, config)
-    keys, _ = _keys_of(shard.name, found, config)
+    shard_pairs = format_of(shard.name).read(shard, config)
+    keys, _ = _keys_of(shard.name, shard_pairs, config)
     reason = None
     for row in np.flatnonzero(np.asarray(pc.equal(keys, key))).tolist():
         reasons = []
-        for name, comparison, operand in _conditions(found, config):
-            values = found.fields[bare(name)]
+        for name, comparison, operand in _conditions(shard_pairs, config):
+            values = shard_pairs.fields[bare(name)]
             if not _test_condition(values, name, comparison, operand)[row]:
                 reasons.append(f"{bare(name)} is {_comparable(values)[row].as_py()!r}, not {comparison} {operand!r}")
         if not reasons:
@@ -108,38 +108,38 @@ def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
 # --- what the recipe names --------------------------------------------------------------------------------------------
 
 
-def _missing_fields(found: ShardPairs, config: PoolConfig, *, needs_texts: bool) -> list[str]:
+def _missing_fields(shard_pairs: ShardPairs, config: PoolConfig, *, needs_texts: bool) -> list[str]:
     """Return what the recipe names and no pair of the shard has.
 
     Raises WrongColumns with it for a table, and for any shard that pool.where cannot be asked of.  Records may differ
     in their fields, so those of a shard may lack a key, texts or languages that others have.
     """
-    if not found.num_pairs:
+    if not shard_pairs.num_pairs:
         return []  # nothing to ask
-    names = found.names
-    wrong = [missing_column("pool.where", name, names) for name in config.compared if name not in found.fields]
-    if config.image_field is not None and not found.has_schema:
+    names = shard_pairs.names
+    wrong = [missing_column("pool.where", name, names) for name in config.compared if name not in shard_pairs.fields]
+    if config.image_field is not None and not shard_pairs.has_schema:
         wrong.append("pool.image_field: only Parquet, CSV and TSV have columns of images or of paths; remove it")
     elif config.image_field is not None and config.image_field not in names:
         wrong.append(missing_column("pool.image_field", config.image_field, names))
-    if config.key == "member" and found.stems is None:
+    if config.key == "member" and shard_pairs.stems is None:
         common = [name for name in COMMON_KEYS if name in names] or names
         wrong.append(f'pool.key = "member" is for tars only; set it to the column of the key: {", ".join(common)}')
     missing = []
-    if config.key not in ("member", ROW) and found.keys is None:
+    if config.key not in ("member", ROW) and shard_pairs.keys is None:
         missing.append(missing_column("pool.key", bare(config.key), names))
-    places = {values.place for values in found.texts}
+    places = {values.place for values in shard_pairs.texts}
     absent = [bare(name) for place, name in enumerate(config.texts) if place not in places]
-    if found.has_schema or len(absent) == len(config.texts):  # of records one place is enough
+    if shard_pairs.has_schema or len(absent) == len(config.texts):  # records need only one place
         missing += [missing_column("pool.texts", name, names) for name in absent]
-    has_texts = any(found.has_schema or len(values.pair) for values in found.texts)
+    has_texts = any(shard_pairs.has_schema or len(values.pair) for values in shard_pairs.texts)
     if needs_texts and not config.texts and not has_texts:
         defaults = ", ".join(DEFAULT_PLACES)
         there_is = ", ".join(names) or "nothing"
         missing.append(f"pool.texts is not set and there is no column {defaults}; set it to one or more of: {there_is}")
-    if config.lang is not None and found.labels is None:
+    if config.lang is not None and shard_pairs.labels is None:
         missing.append(missing_column("pool.lang", bare(config.lang), names))
-    if wrong or (missing and found.has_schema):
+    if wrong or (missing and shard_pairs.has_schema):
         raise WrongColumns([*missing, *wrong])
     return missing
 
@@ -147,20 +147,20 @@ def _missing_fields(found: ShardPairs, config: PoolConfig, *, needs_texts: bool)
 # --- pool.where -------------------------------------------------------------------------------------------------------
 
 
-def _apply_where(found: ShardPairs, config: PoolConfig) -> np.ndarray:
+def _apply_where(shard_pairs: ShardPairs, config: PoolConfig) -> np.ndarray:
     """Return which pairs pool.where takes: (P,) bool.  Unreadable ones stay and are bad pairs."""
-    is_chosen = np.ones(found.num_pairs, bool)
-    for name, comparison, operand in _conditions(found, config):
-        is_chosen &= _test_condition(found.fields[bare(name)], name, comparison, operand)
-    is_chosen[list(found.unreadable)] = True
+    is_chosen = np.ones(shard_pairs.num_pairs, bool)
+    for name, comparison, operand in _conditions(shard_pairs, config):
+        is_chosen &= _test_condition(shard_pairs.fields[bare(name)], name, comparison, operand)
+    is_chosen[list(shard_pairs.unreadable)] = True
     return is_chosen
 
 
-def _conditions(found: ShardPairs, config: PoolConfig) -> Sequence[Sequence[Any]]:
+def _conditions(shard_pairs: ShardPairs, config: PoolConfig) -> Sequence[Sequence[Any]]:
     """Return the conditions of pool.where; unset, of img2dataset's tables, which list failed downloads too."""
-    if not found.num_pairs:
+    if not shard_pairs.num_pairs:
         return ()
-    if config.where is None and "status" in found.fields:
+    if config.where is None and "status" in shard_pairs.fields:
         return (("status", "=", "success"),)
     return config.where or ()
 
@@ -208,18 +208,20 @@ def _compare(values: pa.Array | pa.ChunkedArray, comparison: str, operand: Any) 
 # --- keys, texts, images ----------------------------------------------------------------------------------------------
 
 
-def _keys_of(shard_name: str, found: ShardPairs, config: PoolConfig) -> tuple[pa.LargeStringArray, dict[int, str]]:
+def _keys_of(
+    shard_name: str, shard_pairs: ShardPairs, config: PoolConfig
+) -> tuple[pa.LargeStringArray, dict[int, str]]:
     """Return the key of each pair, and in order why some pairs have none.
 
     A pair without a key is shown by its name in the tar, or by its row.
     """
     problems: dict[int, str] = {}
-    if config.key == ROW and found.keys is None:
-        keys = _row_names(shard_name, range(found.num_pairs))
+    if config.key == ROW and shard_pairs.keys is None:
+        keys = _row_names(shard_name, range(shard_pairs.num_pairs))
     else:
-        stored = found.stems if config.key == "member" else found.keys
+        stored = shard_pairs.stems if config.key == "member" else shard_pairs.keys
         if stored is None:  # a shard whose records lack the field, or without pairs
-            stored = pa.nulls(found.num_pairs, pa.large_binary())
+            stored = pa.nulls(shard_pairs.num_pairs, pa.large_binary())
         keys = decode(stored)
         is_null = np.asarray(stored.is_null())
         is_empty = np.asarray(pc.equal(pc.binary_length(stored).fill_null(1), 0))
@@ -230,14 +232,14 @@ def _keys_of(shard_name: str, found: ShardPairs, config: PoolConfig) -> tuple[pa
             keys = readable(stored)
     if problems and config.key != "member":
         pairs = sorted(problems)
-        is_shown = np.zeros(found.num_pairs, bool)
+        is_shown = np.zeros(shard_pairs.num_pairs, bool)
         is_shown[pairs] = True
-        if found.stems is None:
+        if shard_pairs.stems is None:
             names = _row_names(shard_name, pairs)
         else:
-            names = readable(found.stems.take(pa.array(pairs)))
+            names = readable(shard_pairs.stems.take(pa.array(pairs)))
         keys = replace_where(keys, is_shown, names.to_pylist())
-    problems |= {**found.problems, **found.unreadable}
+    problems |= {**shard_pairs.problems, **shard_pairs.unreadable}
     return keys, dict(sorted(problems.items()))
 
 
@@ -246,7 +248,7 @@ def _row_names(shard_name: str, rows: Sequence[int]) -> pa.LargeStringArray:
 
 
 def _texts_of(
-    found: ShardPairs,
+    shard_pairs: ShardPairs,
     keys: pa.LargeStringArray,
     is_chosen: np.ndarray,
     has_key: np.ndarray,
@@ -257,13 +259,13 @@ def _texts_of(
 
     A pair without any text has one null, and so has one without a key.  problems: why it has none, by pair.
     """
-    texts = _sort_by_pair(found.texts, is_chosen, has_key)
+    texts = _sort_by_pair(shard_pairs.texts, is_chosen, has_key)
     pair = texts["pair"].to_numpy()
     text_idx = np.arange(len(pair)) - np.searchsorted(pair, pair)
     details: dict[int, str] = {}
     lang = None
-    if found.labels is not None:
-        lang, details = _labels_of_texts(found.labels, pair, text_idx, found.num_pairs)
+    if shard_pairs.labels is not None:
+        lang, details = _labels_of_texts(shard_pairs.labels, pair, text_idx, shard_pairs.num_pairs)
     is_no_text = np.asarray(texts["problem"].is_valid())
     details |= dict(zip(np.flatnonzero(is_no_text).tolist(), texts["problem"].drop_null().to_pylist(), strict=True))
     value = one_array(texts["value"])
@@ -337,12 +339,12 @@ def _labels_of_texts(
     return pc.fill_null(decode(label), ""), problems
 
 
-def _images_of(found: ShardPairs, keys: pa.LargeStringArray, is_pair: np.ndarray) -> pa.Table:
+def _images_of(shard_pairs: ShardPairs, keys: pa.LargeStringArray, is_pair: np.ndarray) -> pa.Table:
     """Return the images of pairs with a key that no earlier pair has."""
-    if found.images is None:
+    if shard_pairs.images is None:
         return POOL_IMAGES.empty_table()
-    images = found.images.filter(pa.array(is_pair[found.images["row"].to_numpy()]))
+    images = shard_pairs.images.filter(pa.array(is_pair[shard_pairs.images["row"].to_numpy()]))
     key = keys.take(one_array(images["row"]))
     offset = images["offset"].to_numpy()
-    offset = np.where(offset < 0, -1 - np.arange(len(offset)), offset)  # of a file of its own: row of this table
+    offset = np.where(offset < 0, -1 - np.arange(len(offset)), offset)  # an image file has no place in a shard
     return pa.table({"key": key, **dict(zip(images.column_names, images.columns, strict=True)), "offset": offset})

@@ -30,8 +30,10 @@ def write_report(run_dir: Path) -> Path:
     """Write RUN/report.html, without the stages that have not run; return its path."""
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
+    left_out = ""
     if "evaluate" in reports and not _is_of_checkpoint(reports["evaluate"], run_dir):
-        del reports["evaluate"]  # training went on; numbers of another model are no result of this one
+        model = reports.pop("evaluate")["model"]
+        left_out = f" Left out: an evaluation of {model}, another checkpoint; run: worldclip evaluate {run_dir}"
     log = train.read_log(layout.train_log(run_dir))
     by_stage = _sections(reports, log, languages_of(run_dir))
     by_stage["account"] = account.sections(run_dir)
@@ -40,7 +42,7 @@ def write_report(run_dir: Path) -> Path:
     for group, stages in GROUPS.items():
         members = [section for stage in stages for section in by_stage.get(stage, [])]
         if group == FIRST_GROUP:
-            members = [_summary(reports, log), *members]
+            members = [_summary(reports, log, left_out), *members]
         parts += [dataclasses.replace(section, group=group) for section in members]
     title = f"Run {run_dir.resolve().name}"
     return write_page(layout.report_html(run_dir), title, _subtitle(run_dir), parts)
@@ -77,8 +79,8 @@ def _sections(
     return {stage: sections(reports.get(stage)) for stage, sections in sections_of.items() if stage in has_page}
 
 
-def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section:
-    """Return the run in a handful of figures."""
+def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: str) -> Section:
+    """Return the run in a handful of figures; left_out: a sentence on results that are of another checkpoint."""
     figures: list[Card] = []
     if "curate" in reports:
         figures += curate.cards(reports["curate"])
@@ -89,7 +91,7 @@ def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow]) -> Section
     figures += train.cards(log)
     finished = ", ".join(stage for stage in STAGES if stage in reports) or "no stage yet"
     body = evaluate.cards_and_datasets(reports["evaluate"], figures) if "evaluate" in reports else cards(figures)
-    return Section("Summary", f"Finished: {finished}.", body)
+    return Section("Summary", f"Finished: {finished}.{left_out}", body)
 
 
 def _subtitle(run_dir: Path) -> str:

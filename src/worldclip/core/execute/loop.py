@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -86,7 +87,7 @@ class Reports(Sequence[Report]):
 
 
 @dataclass(kw_only=True)
-class Executor:
+class Executor(ABC):
     """Maps a function over shards: every executor has the same order, reports and failures."""
 
     quiet: bool = False
@@ -120,6 +121,6 @@ class Executor:
             raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, REMEDY, broken)
         return Reports(work, shards)
 
+    @abstractmethod
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:
         """Yield (name, outcome) of the unfinished shards in any order."""
-        raise NotImplementedError

@@ -53,7 +53,7 @@ IMAGE_PATH = "IMG@/src"
 LINKS_PER_SHARD = 2_000_000  # links merged at a time: about 1 GiB
 ROWS_PER_GROUP = 1 << 16
 REASONS = ("pairs", "no_text", "bad_text", "not_http", "bad_url")  # what became of an image link
-VERSION = 3  # of what is read of a page; files of another version are made again
+VERSION = 3  # raised where pages are read in another way: files of an older version are made again
 _PART = pa.schema([("key", pa.string()), ("url", pa.string()), ("text", pa.large_string())])
 _POOL = pa.schema(
     [("uid", pa.string()), ("url", pa.string()), ("text", pa.large_string()), ("texts", pa.list_(pa.large_string()))]
