@@ -1,8 +1,4 @@
-"""Both towers on a CPU: products by oneDNN, in float32 or bfloat16, and texts without padding.
-
-- The tokens of all texts are rows of one matrix, so that none is padding and every layer is one product.  Texts of one
-  length are attended together.
-- Products are oneDNN's, forward and backward (model/onednn.py).
+"""Both towers on a CPU, trained by the rows of model/rows.py: products by oneDNN, in float32 or bfloat16.
 
 In bfloat16, weights, moments, gradients of weights, norms, softmax and what follows the blocks stay float32.  What
 torch.autocast makes of the same model on a CPU takes twice the time (docs/log.md):
@@ -12,8 +8,7 @@ torch.autocast makes of the same model on a CPU takes twice the time (docs/log.m
 - torch's attention and convolution have a backward pass in bfloat16 that is slower than in float32.  Images of few
   tokens are attended by plain products, others and texts in float32; patches are cut out and multiplied.
 
-R rows: the tokens of sequences, one sequence after another.  N sequences, B pairs, D embed_dim, W width, I inputs,
-O outputs, H heads.
+R rows, N sequences, W width, H heads: as in model/rows.py.  B pairs, D embed_dim, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -26,8 +21,8 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from worldclip.model.forward import Sequences, text_rows
 from worldclip.model.onednn import multiply
+from worldclip.model.rows import Block, Chunk, Projection, image_rows, text_rows, unit
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
@@ -45,55 +40,90 @@ class Towers:
     def __init__(self, clip: MetaClip2Model, dtype: torch.dtype) -> None:
         """Copy the present weights if dtype is bfloat16; `renew` must follow each change of them."""
         self.clip: Any = clip
-        self.patches: Product | None = None
+        self.dtype = dtype
+        self.products: list[Product] = []
         if dtype == torch.bfloat16:
             embedding = self.clip.vision_model.embeddings.patch_embedding
-            self.patches = Product([embedding], dtype)
-            embedding.forward = functools.partial(_embed_patches, embedding, self.patches)
-        self.image_blocks, self.text_blocks = (
-            [Block(module, dtype, is_last=module is tower.encoder.layers[-1]) for module in tower.encoder.layers]
-            for tower in (self.clip.vision_model, self.clip.text_model)
-        )
+            patches = self._product(embedding)
+            embedding.forward = functools.partial(_embed_patches, embedding, patches)
+        self.image_blocks = self._create_blocks(self.clip.vision_model)
+        self.text_blocks = self._create_blocks(self.clip.text_model)
 
     def renew(self) -> None:
         """Copy the weights after a change.  Their versions do not show it: fused AdamW leaves them."""
-        if self.patches is not None:
-            self.patches.renew()
-        for block in (*self.image_blocks, *self.text_blocks):
-            for product in block.products:
-                product.renew()
+        for product in self.products:
+            product.renew()
 
     def image_features(self, pixels_B3SS: torch.Tensor) -> torch.Tensor:
         """Map normalised pixels to (B, D) float32 of unit length."""
         tower = self.clip.vision_model
-        embedded_BTW = tower.pre_layrnorm(tower.embeddings(pixels_B3SS))
-        batch, length, width = embedded_BTW.shape
-        sequences = Sequences([(batch, length)], torch.arange(0, batch * length, length), is_causal=False)
-        pooled_BW = _run(self.image_blocks, embedded_BTW.reshape(-1, width), sequences)
-        return _unit(self.clip.visual_projection(tower.post_layernorm(pooled_BW)))
+        pooled_BW = self._run(self.image_blocks, image_rows(tower, pixels_B3SS))
+        return unit(self.clip.visual_projection(tower.post_layernorm(pooled_BW)))
 
     def text_features(self, tokens: Tokens) -> torch.Tensor:
         """Map texts to (B, D) float32 of unit length."""
         tower = self.clip.text_model
         order = np.argsort(tokens.lengths, kind="stable")
-        rows_RW, sequences = text_rows(tower, tokens, order)
-        pooled_BW = _run(self.text_blocks, rows_RW, sequences)
+        pooled_BW = self._run(self.text_blocks, text_rows(tower, tokens, order))
         sorted_BD = self.clip.text_projection(tower.final_layer_norm(pooled_BW))
-        return _unit(sorted_BD[torch.from_numpy(np.argsort(order))])
+        return unit(sorted_BD[torch.from_numpy(np.argsort(order))])
+
+    def _run(self, blocks: list[Block], chunk: Chunk) -> torch.Tensor:
+        """Return (N, W) float32 of the pooled rows."""
+        rows_RW, sequences = chunk
+        rows_RW = rows_RW.to(self.dtype)
+        for block in blocks:
+            if block.module.gradient_checkpointing and torch.is_grad_enabled():
+                rows_RW = cast(torch.Tensor, checkpoint(block.run, rows_RW, sequences, use_reentrant=False))
+            else:
+                rows_RW = block.run(rows_RW, sequences)
+        return rows_RW.float()
+
+    def _product(self, *layers: Any) -> Product:
+        """Return the product of layers of one input, whose copies `renew` keeps equal to their weights."""
+        product = Product(layers, self.dtype)
+        self.products.append(product)
+        return product
+
+    def _create_blocks(self, tower: Any) -> list[Block]:
+        """Return the blocks of a tower; queries, keys and values are one product, in the last block two."""
+        blocks = []
+        for module in tower.encoder.layers:
+            attention, mlp = module.self_attn, module.mlp
+            is_last = module is tower.encoder.layers[-1]
+            if is_last:
+                query = self._product(attention.q_proj)
+                key_value = self._product(attention.k_proj, attention.v_proj)
+                project: Projection = functools.partial(_project_apart, query, key_value)
+            else:
+                all_three = self._product(attention.q_proj, attention.k_proj, attention.v_proj)
+                project = functools.partial(_project_together, all_three)
+            block = Block(
+                module=module,
+                project=project,
+                output=self._product(attention.out_proj).one,
+                hidden=self._product(mlp.fc1).one,
+                result=self._product(mlp.fc2).one,
+                mix=_mix,
+                is_last=is_last,
+            )
+            blocks.append(block)
+        return blocks
 
 
-def _run(blocks: list[Block], rows_RW: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-    """Return (N, W) float32 of the pooled rows."""
-    for block in blocks:
-        if block.module.gradient_checkpointing and torch.is_grad_enabled():
-            rows_RW = cast(torch.Tensor, checkpoint(block.run, rows_RW, sequences, use_reentrant=False))
-        else:
-            rows_RW = block.run(rows_RW, sequences)
-    return rows_RW.float()
+def _project_apart(
+    query: Product, key_value: Product, asking_RW: torch.Tensor, rows_RW: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    (queries_RW,) = query(asking_RW)
+    keys_RW, values_RW = key_value(rows_RW)
+    return queries_RW, keys_RW, values_RW
 
 
-def _unit(features_BD: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(features_BD.float(), dim=-1)
+def _project_together(
+    all_three: Product, asking_RW: torch.Tensor, rows_RW: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    queries_RW, keys_RW, values_RW = all_three(rows_RW)
+    return queries_RW, keys_RW, values_RW
 
 
 class Product:
@@ -121,8 +151,17 @@ class Product:
             return tuple(_multiply_own(rows_RI, layer) for layer in self.layers)
         weights = [layer.weight for layer in self.layers]
         biases = [layer.bias for layer in self.layers if layer.bias is not None]
-        rows_RO = _Product.apply(rows_RI, self._weight_OI, self._bias_O, self.sizes, *weights, *biases)
-        return cast("tuple[torch.Tensor, ...]", rows_RO.split(self.sizes, dim=1))
+        rows_RO = cast(
+            torch.Tensor, _Product.apply(rows_RI, self._weight_OI, self._bias_O, self.sizes, *weights, *biases)
+        )
+        if len(self.sizes) == 1:  # a part that `split` returns cannot be added to
+            return (rows_RO,)
+        return rows_RO.split(self.sizes, dim=1)
+
+    def one(self, rows_RI: torch.Tensor) -> torch.Tensor:
+        """Map (R, I) to (R, O) of the only layer."""
+        (rows_RO,) = self(rows_RI)
+        return rows_RO
 
     @torch.no_grad()
     def renew(self) -> None:
@@ -179,60 +218,6 @@ class _Product(torch.autograd.Function):
         return (grad_RI, None, None, None, *shaped)
 
 
-class Block:
-    """A transformer block of transformers."""
-
-    def __init__(self, module: Any, dtype: torch.dtype, *, is_last: bool) -> None:
-        """is_last: of its tower; it computes the pooled rows only, whose query is a product of its own."""
-        attention, mlp = module.self_attn, module.mlp
-        self.module, self.dtype, self.is_last = module, dtype, is_last
-        inputs = [attention.q_proj, attention.k_proj, attention.v_proj]
-        groups = [inputs[:1], inputs[1:]] if is_last else [inputs]
-        self.inputs = [Product(group, dtype) for group in groups]
-        self.output = Product([attention.out_proj], dtype)
-        self.hidden, self.result = Product([mlp.fc1], dtype), Product([mlp.fc2], dtype)
-        self.products = [*self.inputs, self.output, self.hidden, self.result]
-
-    def run(self, rows_RW: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        """Return (R, W) of self.dtype after this block; after the last one, (N, W) of the pooled rows."""
-        rows_RW = rows_RW.to(self.dtype)  # only the first block needs it; the others get this dtype
-        normed_RW = self.module.layer_norm1(rows_RW)  # computed in float32, as its weights are
-        if self.is_last:
-            rows_RW = rows_RW[sequences.pooled_N]
-            of_query, of_others = self.inputs
-            (queries,) = of_query(normed_RW[sequences.pooled_N])
-            keys_RW, values_RW = of_others(normed_RW)
-        else:
-            (of_all,) = self.inputs
-            queries, keys_RW, values_RW = of_all(normed_RW)
-        (attended,) = self.output(self._attend(queries, keys_RW, values_RW, sequences))
-        rows_RW = rows_RW + attended
-        (hidden_R4W,) = self.hidden(self.module.layer_norm2(rows_RW))
-        (result_RW,) = self.result(self.module.mlp.activation_fn(hidden_R4W))
-        return rows_RW + result_RW
-
-    def _attend(
-        self, queries: torch.Tensor, keys_RW: torch.Tensor, values_RW: torch.Tensor, sequences: Sequences
-    ) -> torch.Tensor:
-        """Return the attended values of each query; in the last block each sequence has one query, which sees all."""
-        key_rows = [number * length for number, length in sequences.groups]
-        query_rows = [number for number, _ in sequences.groups] if self.is_last else key_rows
-        # split, since the backward pass of each slice would fill a matrix of all rows with zeros
-        parts = zip(queries.split(query_rows), keys_RW.split(key_rows), values_RW.split(key_rows), strict=True)
-        attended = []
-        for (number, _), rows in zip(sequences.groups, parts, strict=True):
-            mixed = _mix(
-                *(self._by_head(part, number) for part in rows), is_causal=sequences.is_causal and not self.is_last
-            )
-            attended.append(mixed.transpose(1, 2).flatten(0, 1).flatten(1))
-        return torch.cat(attended) if len(attended) > 1 else attended[0]
-
-    def _by_head(self, rows_RW: torch.Tensor, number: int) -> torch.Tensor:
-        """Return (number, H, length, W / H) of the rows of `number` sequences of one length."""
-        attention = self.module.self_attn
-        return rows_RW.view(number, -1, attention.num_heads, attention.head_dim).transpose(1, 2)
-
-
 def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, is_causal: bool) -> torch.Tensor:
     """Return the values mixed by each query's softmax over keys, (N, H, queries, W / H)."""
     dtype = value.dtype
@@ -250,5 +235,4 @@ def _embed_patches(module: Any, product: Product, pixels_B3SS: torch.Tensor) -> 
     grid = pixels_B3SS.shape[-1] // side
     cut = pixels_B3SS[..., : grid * side, : grid * side].reshape(batch, -1, grid, side, grid, side)
     rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch * grid * grid, -1)
-    (embedded,) = product(rows.bfloat16())
-    return embedded.view(batch, grid, grid, -1).permute(0, 3, 1, 2)
+    return product.one(rows.bfloat16()).view(batch, grid, grid, -1).permute(0, 3, 1, 2)

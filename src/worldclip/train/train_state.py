@@ -69,49 +69,58 @@ def create_train_state(
 
     Raises UserError if config.initial_weights is a model of another architecture, tokenizer or normalisation of pixels.
     """
-    architecture = model_config(config.model, tokenizer)
-    is_fsdp = config.parallel != "ddp" and world.size > 1
-    is_sharded_first = is_fsdp and checkpoint is not None  # no rank ever holds the whole model
     if checkpoint is None:
-        clip = create_model(architecture, config.seed, config.model.init)
+        state = _create_fresh(config, tokenizer, world, device)
     else:
-        clip = create_empty_model(architecture, "meta" if is_sharded_first else "cpu")
+        state = _open_checkpoint(config, tokenizer, world, device, checkpoint)
+    if device.type == "cpu" and not (config.compile or _is_fsdp(config, world)):
+        state.model.multiply_by_onednn()  # copies the weights that are there now; FSDP has copies of its own
+    return state
+
+
+def _create_fresh(config: TrainConfig, tokenizer: Tokenizer, world: World, device: torch.device) -> TrainState:
+    """Draw the weights, or take those of config.initial_weights, whole on each rank; then wrap the model."""
+    clip = create_model(model_config(config.model, tokenizer), config.seed, config.model.init)
+    bias = None
     if config.loss == "siglip":
         with torch.no_grad():
             clip.logit_scale.fill_(SIGLIP_SCALE)
-    bias = None
-    if checkpoint is None and config.initial_weights is not None:
+    if config.initial_weights is not None:
         load_initial_weights(clip, config.initial_weights, tokenizer)
-        bias = read_logit_bias(config.initial_weights) if config.loss == "siglip" else None
-    if config.lora_rank is not None:
-        add_adapters(clip, config)
-    # Under FSDP each chunk of texts would gather the text encoder's weights again.
-    model = DualEncoder(
-        clip,
-        precision=config.precision,
-        loss=config.loss,
-        text_chunks=1 if is_fsdp else TEXT_CHUNKS,
-        world=world if config.accum_steps == 1 else None,  # accumulation gathers features itself
-    )
+        if config.loss == "siglip":
+            bias = read_logit_bias(config.initial_weights)
+    model = _create_encoder(clip, config, world)
     if model.logit_bias is not None and bias is not None:
         with torch.no_grad():
             model.logit_bias.copy_(bias)
-    if not is_sharded_first:
-        model.to(device)
-    for name in config.freeze:
-        (clip.vision_model if name == "vision" else clip.text_model).requires_grad_(False)
-    clip.train()
-    if config.activation_checkpointing:
-        _recompute_blocks(clip, config)
-    if config.compile:
-        model.compile_towers()
-    barrier(world)  # drawing weights takes some ranks minutes longer, and wrapping exchanges tensors
+    model.to(device)
     wrapped = _wrap(model, config, world, device)
-    if is_sharded_first:
+    return TrainState(
+        config=config,
+        world=world,
+        device=device,
+        model=model,
+        wrapped=wrapped,
+        optimizer=create_optimizer(model, config),
+    )
+
+
+def _open_checkpoint(
+    config: TrainConfig, tokenizer: Tokenizer, world: World, device: torch.device, checkpoint: Path
+) -> TrainState:
+    """Wrap an empty model, then fill it; under FSDP no rank ever holds the whole model."""
+    is_fsdp = _is_fsdp(config, world)
+    clip = create_empty_model(model_config(config.model, tokenizer), "meta" if is_fsdp else "cpu")
+    model = _create_encoder(clip, config, world)
+    if not is_fsdp:
+        model.to(device)
+    wrapped = _wrap(model, config, world, device)
+    if is_fsdp:
         model.to_empty(device=device)
         fill_position_ids(clip)
-        for buffer, values in zip((model.pixel_mean, model.pixel_std), pixel_statistics(device), strict=True):
-            buffer.copy_(values)
+        mean, std = pixel_statistics(device)
+        model.pixel_mean.copy_(mean)
+        model.pixel_std.copy_(std)
     state = TrainState(
         config=config,
         world=world,
@@ -120,11 +129,36 @@ def create_train_state(
         wrapped=wrapped,
         optimizer=create_optimizer(model, config),
     )
-    if checkpoint is not None:
-        restore(state, CheckpointReader(checkpoint))
-    if device.type == "cpu" and not (config.compile or is_fsdp):
-        model.multiply_by_onednn()  # copies the weights that are there now; FSDP has copies of its own
+    restore(state, CheckpointReader(checkpoint))
     return state
+
+
+def _is_fsdp(config: TrainConfig, world: World) -> bool:
+    return config.parallel != "ddp" and world.size > 1
+
+
+def _create_encoder(clip: MetaClip2Model, config: TrainConfig, world: World) -> DualEncoder:
+    """Return the module of both encoders with adapters, frozen towers and recomputed blocks as the config says."""
+    if config.lora_rank is not None:
+        add_adapters(clip, config)
+    # Under FSDP each chunk of texts would gather the text encoder's weights again.
+    model = DualEncoder(
+        clip,
+        precision=config.precision,
+        loss=config.loss,
+        text_chunks=1 if _is_fsdp(config, world) else TEXT_CHUNKS,
+        world=world if config.accum_steps == 1 else None,  # accumulation gathers features itself
+    )
+    if "vision" in config.freeze:
+        clip.vision_model.requires_grad_(False)
+    if "text" in config.freeze:
+        clip.text_model.requires_grad_(False)
+    clip.train()
+    if config.activation_checkpointing:
+        _recompute_blocks(clip, config)
+    if config.compile:
+        model.compile_towers()
+    return model
 
 
 def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
@@ -217,6 +251,7 @@ def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.d
 
     FSDP2 cannot shard a tensor without dimensions, and the step averages their gradients with the loss anyway.
     """
+    barrier(world)  # drawing weights takes some ranks minutes longer, and wrapping exchanges tensors
     if world.size == 1:
         return model
     scalars = model.scalars()
