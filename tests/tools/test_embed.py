@@ -140,6 +140,15 @@ def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(wor
     assert embedded(other)[1] > second[1]
 
 
+def test_an_unfinished_check_is_not_taken_over(world, tmp_path):
+    out = tmp_path / "out"
+    assert main(["pool", "check", str(world / "pool"), "--out", str(out), "--shards", "1/3", "--workers", "1"]) == 0
+    before = contents(out)
+    with pytest.raises(UserError, match="holds the images of an unfinished check; choose an empty directory"):
+        embed(world / "model", world / "pool", out, executor=QUIET)
+    assert contents(out) == before
+
+
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
     report = embed(world / "model", world / "photos", tmp_path, executor=QUIET)
     assert [bad["key"] for bad in report["images"]["bad"]] == ["bad.jpg"]

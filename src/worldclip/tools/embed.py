@@ -249,8 +249,13 @@ def _files_of(folder: Path, kind: Of, shard: Shard) -> tuple[Path, Path]:
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
-    """Raise UserError for a folder with other files, and for one in the pool, which would become part of it."""
+    """Raise UserError for a folder with other files, and for one in the pool, which would become part of it.
+
+    An unfinished `pool check` has folders of the same names: pool and images.
+    """
     check_own(folder, "embed", ("pool", "images", "texts", "probe.npy"))
+    if (folder / "images").exists() and not (folder / "probe.npy").exists():  # embed writes the probe first
+        raise UserError(f"--out {str(folder)!r} holds the images of an unfinished check; choose an empty directory")
     for root in pool.paths:
         if not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
