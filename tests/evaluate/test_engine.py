@@ -213,6 +213,14 @@ def test_slices_measure_each_pair_once_and_the_last_call_joins_them(tmp_path):
     assert list(results.parent.glob("slice_*")) == []
 
 
+def test_a_slice_of_another_model_stays_next_to_that_of_this_one(tmp_path):
+    results, dataset = tmp_path / "results.jsonl", word_dataset("a", WORDS, ("en", "de"))
+    other = {**MODEL, "model_digest": "another"}
+    first, _, _ = engine.evaluate(WordModel(), other, [dataset], [], results, part=(1, 2))
+    second, _, _ = engine.evaluate(WordModel(), MODEL, [dataset], [], results, part=(1, 2))
+    assert read_results(tmp_path / "slice_1_of_2.jsonl") == [*first, *second]
+
+
 SOME_BROKEN = ["cat", "broken", "owl", "bee", "elk", "broken", "broken"]
 
 
