@@ -161,6 +161,17 @@ def test_an_export_that_is_finished_or_was_ended_is_replaced(run_dir, tmp_path, 
     assert artifacts.read_manifest(out)["inputs"] == manifest["inputs"]
 
 
+def test_formats_of_another_model_go_and_those_of_the_same_one_stay(run_dir, tmp_path):
+    out = tmp_path / "out"
+    for name in ("open_clip", "huggingface"):
+        export_model(run_dir, out, ExportConfig(formats=(name,)))
+    assert (out / "open_clip").is_dir()
+    edit(run_dir / "train/step_000000009/tokenizer_config.json", model_max_length=31)  # another model
+    export_model(run_dir, out)
+    assert not (out / "open_clip").exists(), "the folder would hold two models"
+    assert (out / "huggingface").is_dir()
+
+
 def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, tmp_path):
     out = tmp_path / "out"
     write_files(out, {".huggingface.tmp/config.json": "{}"})  # of the process that holds the lock

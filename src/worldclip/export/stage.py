@@ -19,6 +19,7 @@ from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Record, Report, Result, Run, RunLock
+from worldclip.core.job_files import report_json
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
 from worldclip.core.settings import deciding, read_toml, to_toml
@@ -107,7 +108,7 @@ def _export_run(run: Run, job: Job) -> Result:
     clip = model_load.read(source, LoadOptions(device="cpu"))
     codes = _codes(config, run.section(LanguagesConfig).table)
     card = cards.of_run(run, source.path, codes)
-    written = _export(clip, job.folder, config, card, codes, run.dir)
+    written = _export(clip, source.digest(), job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
 
@@ -148,7 +149,7 @@ def export_model(
     job = Job("export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir))
 
     def work() -> Result:
-        written = _export(clip, out, config, card, codes, run_dir)
+        written = _export(clip, recognised.digest(), out, config, card, codes, run_dir)
         return Result(report={"source": str(source), **written}, counts=written["formats"])
 
     with RunLock(out):  # two exports into one folder would remove each other's files
@@ -157,14 +158,22 @@ def export_model(
 
 def _export(
     clip: Clip,
+    digest: str,
     out: Path,
     config: ExportConfig,
     card: cards.Card,
     codes: list[str],
     run_dir: Path | None,
 ) -> Report:
-    """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
-    report: Report = {"formats": {}}
+    """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run.
+
+    Formats of an earlier export stay if they are of the same model.  digest: of the model, which report.json keeps.
+    """
+    older = report_json(out)
+    is_same_model = older.exists() and artifacts.read_json(older).get("model_digest") == digest
+    if not is_same_model:
+        older.unlink(missing_ok=True)  # after a kill nothing says which model the other formats are of
+    report: Report = {"model_digest": digest, "formats": {}}
     names = config.formats
     writers: dict[str, Any] = {name: import_module(MODULES[name]) for name in names}
     if "web" in names:
@@ -183,6 +192,9 @@ def _export(
                 artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
+    for name in MODULES:
+        if name not in names and not is_same_model:
+            artifacts.remove(out / name)
     say(
         "export",
         f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "
