@@ -258,7 +258,7 @@ def measured(tmp_path) -> Path:
     artifacts.write_text(run / "recipe.toml", to_toml(load_recipe(recipe)))
     kept = {lang: {"pairs_in": 100, "pairs_out": 80} for lang in (*MEASURED, "sw")}
     artifacts.write_json(run / "curate" / "report.json", {"languages": kept})
-    artifacts.write_json(run / "train" / "report.json", {"seen": {"no": 1200}})
+    artifacts.write_json(run / "train" / "report.json", {"seen": {"no": 1600}})  # of the last step
     artifacts.write_json(run / "train" / "config.json", {"schedule": {"global_batch_size": 75_264, "num_steps": 12}})
     artifacts.write_text(run / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
     wordnet = {"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}
@@ -270,6 +270,7 @@ def measured(tmp_path) -> Path:
         records.append(record_of(lang, "image_text_retrieval", dict.fromkeys(RECALLS, 0.333)))
     for step in (9, 12):
         write_files(run, {f"train/step_{step:09}/model.safetensors": str(step)})
+    artifacts.write_json(run / "train/step_000000009/trainer/state.json", {"seen": {"no": 1200}})
     write_evaluated(run, "step_000000009", records)
     return run
 
@@ -303,7 +304,7 @@ def test_hub_reads_results_by_language_with_the_numbers_of_the_table(measured):
     assert "model-index" not in render(measured, "web")
 
 
-def test_card_names_languages_recipe_pairs_and_licences(measured):
+def test_card_names_languages_recipe_licences_and_the_pairs_that_the_checkpoint_has_seen(measured):
     text = render(measured)
     for said in ("# my_run: a CLIP for 4 languages", "OpenMoji, CC BY-SA 4.0", "preset vit_b32"):
         assert said in text
