@@ -297,20 +297,37 @@ def change_manifest(folder: Path, section: str, values: dict) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
+def write_other_weights(model: Path) -> None:
     from transformers import MetaClip2Config
 
     from small_models import random_model
 
+    random_model(MetaClip2Config.from_pretrained(model), seed=1).save_pretrained(model)
+
+
+def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
     moved = shutil.copytree(world / "model", tmp_path / "moved")
     model = json.loads((folder / "manifest.json").read_text())["config"]["model"]
     change_manifest(folder, "config", {"model": {**model, "source": str(tmp_path / "gone")}})
     with pytest.raises(UserError, match="if it moved, give its path as --model"):
         search(folder, ["a"])
     assert search(folder, ["a"], model=moved) == search(world / "embedded", ["a"])
-    random_model(MetaClip2Config.from_pretrained(moved), seed=1).save_pretrained(moved)
+    write_other_weights(moved)
     with pytest.raises(UserError, match="is not the model that embedded"):
         search(folder, ["a"], model=moved)
+
+
+def test_an_opened_folder_that_was_embedded_again_is_not_read_on(world, tmp_path):
+    out = tmp_path / "out"
+    embed(world / "model", world / "pool", out, executor=QUIET)
+    opened = open_embedded(out)
+    opened.take(np.arange(2))
+    other = shutil.copytree(world / "model", tmp_path / "other")
+    write_other_weights(other)
+    embed(other, world / "pool", out, executor=QUIET)
+    with pytest.raises(UserError, match=r"00000\.tar\.npy changed since the folder was opened; open it again"):
+        opened.take(np.arange(2))
+    open_embedded(out).take(np.arange(2))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", pickle.dumps([1])])
