@@ -149,6 +149,21 @@ def test_an_unfinished_check_is_not_taken_over(world, tmp_path):
     assert contents(out) == before
 
 
+def test_texts_are_embedded_again_with_another_tokenizer_at_the_same_path(world, tmp_path):
+    tokenizer = shutil.copytree(world / "model", tmp_path / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+
+    def embedded(out: Path) -> bytes:
+        embed(world / "model", world / "pool", out, of=["texts"], tokenizer=tokenizer, executor=QUIET)
+        return (out / "texts/00000.tar.npy").read_bytes()
+
+    first = embedded(tmp_path / "out")
+    spec = json.loads((tokenizer / "tokenizer.json").read_text())
+    spec["model"]["vocab"][5:] = spec["model"]["vocab"][:4:-1]  # other ids of the same pieces
+    (tokenizer / "tokenizer.json").write_text(json.dumps(spec))
+    second = embedded(tmp_path / "out")
+    assert second == embedded(tmp_path / "anew") != first
+
+
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
     report = embed(world / "model", world / "photos", tmp_path, executor=QUIET)
     assert [bad["key"] for bad in report["images"]["bad"]] == ["bad.jpg"]
