@@ -113,6 +113,7 @@ class _Work:
             "shards": {shard.name: shard.fingerprint for shard in self.shards},
             "against": {name: digest([unit.fingerprint for unit in units]) for name, units in self.units.items()},
             "hash": self.hash_kind,
+            "decoder": decode.VERSION,
             "key_lists": keys.digests(self.key_lists),
         }
 
