@@ -23,7 +23,7 @@ from worldclip.config import load_recipe
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.model import decode
+from worldclip.model import decode, load
 from worldclip.pool import open_pool
 from worldclip.pool.config import PoolConfig
 
@@ -222,7 +222,7 @@ def test_embedding_hashes_replace_perceptual_hashes(
     if config_file is not None:
         model = pool / "model"
         (model / config_file).write_text('{"model_type": "clip"}')
-    monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour(weights))
+    monkeypatch.setattr(load, "load", lambda source: MeanColour(weights))
     config: dict[str, Any] = {"embedding_model": str(model)}
     run(pool, **config)
     assert removed(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
@@ -339,7 +339,7 @@ def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch:
     assert len(check_world(world, "", against=sets)) == 3
     (world / "weights").write_bytes(b"constant")
     monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour(world / "weights"))
-    monkeypatch.setattr(hashing, "hash_kind", lambda config: config.embedding_model)
+    monkeypatch.setattr(hashing, "find_model", lambda config: hashing.EmbeddingModel("a/b", "of the hub"))
     assert len(check_world(world, "", against=sets, embedding_model="a/b")) == 6
 
 

@@ -104,7 +104,13 @@ class _Work:
     executor: Executor
     units: Mapping[str, Sequence[Shard]]
     """The units of work of each evaluation set."""
-    hash_kind: str
+    model: hashing.EmbeddingModel | None
+    """None: perceptual hashes are compared."""
+
+    @property
+    def hash_kind(self) -> str:
+        """What is compared: `phash`, or `embedding` and the model's digest."""
+        return "phash" if self.model is None else f"embedding {self.model.digest}"
 
     @property
     def inputs(self) -> Record:
@@ -135,16 +141,15 @@ def _read_pool(
         shards=shards,
         executor=executor,
         units=units_of_sets(config, evaluate, own.dir),
-        hash_kind=hashing.hash_kind(config),
+        model=hashing.find_model(config),
     )
 
 
 def _scan_pool(work: _Work) -> dict[str, int]:
     """Scan the images of all shards; return COUNTS."""
-    model = work.config.embedding_model
-    if model is not None:
-        hashing.load_model(model)  # one that cannot be loaded is reported before any shard
-    scan = functools.partial(scan_pool_shard, run_dir=work.run_dir, folder=work.folder / "images", model=model)
+    if work.model is not None:
+        hashing.load_model(work.model)  # one that cannot be loaded is reported before any shard
+    scan = functools.partial(scan_pool_shard, run_dir=work.run_dir, folder=work.folder / "images", model=work.model)
     return _scan(work, "images", scan, work.shards, {"pool": work.pool.identity})
 
 
@@ -153,7 +158,7 @@ def _scan_sets(work: _Work) -> dict[str, int]:
     num_images = {}
     for name, units in work.units.items():
         part = f"against/{name}"
-        options: Report = {"folder": work.folder / part, "model": work.config.embedding_model}
+        options: Report = {"folder": work.folder / part, "model": work.model}
         scan = functools.partial(scan_unit, **options)
         if name not in work.config.against:
             scan = functools.partial(scan_dataset, name=name, evaluate=work.evaluate, run_dir=work.run_dir, **options)
