@@ -21,6 +21,39 @@ from worldclip.core.regular_file import read_regular
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
 
 
+# all stages
+
+STAGES = ("pool", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
+
+
+def outdated_stages(run_dir: Path) -> list[str]:
+    """Return the stages that were made from other results than the stages above them have now, in their order.
+
+    An unfinished stage tells nothing, but for train, whose config.json has the inputs of its checkpoints.  What follows
+    train is about these checkpoints.
+    """
+    digests: dict[str, tuple[str | None, ...]] = {}
+    outdated: list[str] = []
+    for stage in STAGES:
+        manifest = read_manifest(layout.stage_dir(run_dir, stage))
+        record = manifest
+        path = layout.train_dir(run_dir) / "config.json"
+        if stage == "train" and path.exists():
+            record = read_json(path)
+        if record is None:
+            continue
+        inputs = record.get("inputs", {})
+        is_outdated = "train" in outdated or any(name in inputs for name in outdated)
+        for name, present in digests.items():
+            if name in inputs and inputs[name] not in present:
+                is_outdated = True
+        if is_outdated:
+            outdated.append(stage)
+        if manifest is not None:
+            digests[stage] = (manifest["digest"], manifest.get("list"))
+    return outdated
+
+
 # pool
 
 Skipped: TypeAlias = dict[str, str]  # {shard: why it cannot be read}; of pool.broken_shards = "skip"
