@@ -382,6 +382,35 @@ def test_a_trained_on_checkpoint_is_exported_without_the_older_table(run_dir, tm
     assert "### mine" in card.read_text("utf-8")
 
 
+def test_a_recipe_that_did_not_train_the_checkpoint_is_not_exported_with_it(run_dir, tmp_path):
+    recipe = load_recipe({**RECIPE, "train": {"lr": 0.001}})
+    trained_by = {"config": {"train": {"lr": 0.001, "num_streams": 0}}, "schedule": {}}
+    schedule = {"global_batch_size": 2, "num_steps": 9}
+    artifacts.write_json(run_dir / "train/config.json", {**trained_by, "inputs": {}, "schedule": schedule})
+    assert run_stage("export", recipe, run_dir)
+    changed = load_recipe({**RECIPE, "train": {"lr": 0.002}})
+    with pytest.raises(UserError, match=r"recipe.toml is not the recipe that .*train was trained by: train.lr was 0.001"):
+        finish("export", changed, run_dir)
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(changed))
+    with pytest.raises(UserError, match=r"train.lr was 0.001, is 0.002; undo that, or export without the recipe"):
+        export_model(run_dir, tmp_path / "out")
+    artifacts.write_manifest(run_dir / "curate", config={"changed": True}, inputs={}, counts={})
+    trained_by["inputs"] = {"curate": "the list before"}
+    artifacts.write_json(run_dir / "train/config.json", {**trained_by, "schedule": schedule})
+    with pytest.raises(UserError, match="was trained by: a stage above it ran again; undo that"):
+        finish("export", recipe, run_dir)
+    checkpoint = run_dir / "train/step_000000009"
+    assert export_model(checkpoint, tmp_path / "out")["source"] == str(checkpoint)
+
+
+def test_another_recipe_is_exported_again(run_dir):
+    assert run_stage("export", load_recipe(RECIPE), run_dir)
+    changed = load_recipe({**RECIPE, "evaluate": {"batch_size": 7}})
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(changed))
+    assert run_stage("export", changed, run_dir)
+    assert "batch_size = 7" in (run_dir / "export/huggingface/recipe.toml").read_text("utf-8")
+
+
 # --- pruned vocabularies ----------------------------------------------------------------------------------------------
 
 ENGLISH = ["a red apple", "the quick brown fox", "x x x", "a dog & a cat"]

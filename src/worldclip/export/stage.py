@@ -6,7 +6,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ from typing import Any
 from worldclip.contracts import layout
 from worldclip.contracts.layout import is_run
 from worldclip.contracts.layout import recipe as recipe_of
+from worldclip.contracts.records import outdated_stages
 from worldclip.core import artifacts
-from worldclip.core.changes import Change, changed_inputs
+from worldclip.core.changes import Change, changed_inputs, changed_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Record, Report, Result, Run, RunLock
 from worldclip.core.job_files import report_json
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
-from worldclip.core.settings import deciding, read_toml, to_toml
+from worldclip.core.settings import deciding, read_toml, to_dict, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
@@ -57,7 +58,30 @@ def _problems(run: Run) -> Iterator[str]:
     yield from missing_packages("export", TORCH.modules, extra=TORCH.extra)
     yield from _format_problems(config)
     if run.above_is_done:
+        yield from problems_of(_refuse_other_recipe, run)
         yield from problems_of(_codes, config, run.section(LanguagesConfig).table)
+
+
+def _refuse_other_recipe(run: Run) -> None:
+    """Raise UserError where the run's recipe is not the one that its checkpoints were trained by.
+
+    The card and recipe.toml would be of another model.
+    """
+    path = layout.train_dir(run.dir) / "config.json"
+    if not path.exists():
+        return
+    trained_by = artifacts.read_json(path).get("config", {}).get("train", {})
+    changes = []
+    for change in changed_keys(trained_by, _recipe_of(run).get("train", {})):
+        if change.old is not None and change.new is not None:  # others decide no weights, or have their defaults
+            changes.append(f"train.{change}")
+    if "train" in outdated_stages(run.dir):
+        changes.append("a stage above it ran again")
+    if changes:
+        raise UserError(
+            f"{layout.recipe(run.dir)} is not the recipe that {path.parent} was trained by: {'; '.join(changes)}; undo "
+            "that, or export without the recipe: worldclip export CHECKPOINT --out FOLDER"
+        )
 
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:
@@ -72,7 +96,13 @@ def _inputs(run: Run) -> Report:
     source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    return _fingerprints(source, config, cards.of_run(run, source.path, codes), run.dir)
+    inputs = _fingerprints(source, config, cards.of_run(run, source.path, codes), run.dir)
+    return {**inputs, "recipe": artifacts.digest(shorten_paths(_recipe_of(run)))}
+
+
+def _recipe_of(run: Run) -> Record:
+    """Return the sections of a run's recipe, of which each export has a copy."""
+    return {name: to_dict(value) if is_dataclass(value) else value for name, value in run.sections.items()}
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:
@@ -137,6 +167,8 @@ def export_model(
     check_own(out, "export", (*MODULES,))
     languages = INSTALLED if run_dir is None else languages_of(run_dir)
     codes = _codes(config, languages)
+    if run_dir is not None:
+        _refuse_other_recipe(Run.open(run_dir))
     if config.embedded:
         open_embedded(config.embedded, pictures_from=config.pictures_from or ())
     recognised = model_load.find(source)
