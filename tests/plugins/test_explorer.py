@@ -146,6 +146,17 @@ def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, 
     assert not (out / "data/old.js").exists()
 
 
+def test_files_that_took_the_place_of_those_of_the_pool_give_no_pictures(tmp_path, capfd):
+    write_pool(tmp_path / "pool", make_shards(seed=5, num_shards=2, num_samples=5), image_of=shape_of)
+    run_stages(make_recipe(tmp_path / "pool"), tmp_path / "run")
+    first, last = sorted((tmp_path / "pool").rglob("*.tar"))
+    shutil.copy(last, first)
+    explored = explore(tmp_path / "run", tmp_path / "explorer")
+    assert f"{first.name} changed since the stage pool read the pool" in capfd.readouterr().err
+    assert explored["unread"].startswith("The pool could not be read: there are no pictures")
+    assert not list((tmp_path / "explorer").glob("pictures/*/*"))
+
+
 def test_an_explorer_made_while_the_pool_was_away_is_made_again(tmp_path, capfd):
     write_pool(tmp_path / "pool", make_shards(seed=5, num_shards=1, num_samples=5), image_of=shape_of)
     run_stages(make_recipe(tmp_path / "pool"), tmp_path / "run")

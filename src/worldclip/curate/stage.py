@@ -238,6 +238,7 @@ def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
             )
     if config.write == "list":
         return
+    yield from problems_of(pool.refuse_replaced_files, run)
     shards = pool.indexed_shards(run, run.part_or_all)
     if config.write == "tars":
         yield from problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))

@@ -208,6 +208,7 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
     pairs = None
     unread = ""
     try:
+        pool.refuse_replaced_files(run)
         shards = pool.indexed_shards(run)
         pairs = read_pairs(run, work, shards, languages)
         places += [(shard, key) for key, shard in pairs.shard_of_key.items()]
