@@ -4,6 +4,7 @@ import dataclasses
 import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,22 @@ def test_page_shows_24_groups_of_at_most_12_pictures(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert (page.count("<figure"), page.count("<img")) == (24, 24 * 12)
     assert "12 removed for it; 11 are shown" in page
+
+
+def test_pictures_are_those_of_a_pool_and_a_set_that_moved(pool: Path) -> None:
+    write_images(pool / "pets", e0=photograph(2))
+
+    def pictures(prefix: str, radius: int) -> list[str]:
+        """Return the pictures on the page of a check; another radius draws the page again and hashes nothing."""
+        config = CheckConfig(against={"pets": str(pool / f"{prefix}pets")}, radius=radius)
+        check(PoolConfig(path=str(pool / f"{prefix}pool")), pool / "out", config, executor=QUIET)
+        return re.findall(r'src="(data:[^"]+)', (pool / "out/report.html").read_text(encoding="utf-8"))
+
+    before = pictures("", 4)
+    assert len(before) == 6
+    for name in ("pool", "pets"):
+        (pool / name).rename(pool / f"moved_{name}")
+    assert pictures("moved_", 5) == before
 
 
 def test_keys_are_never_markup(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def _check(work: _Work) -> Result:
         # between a near duplicate and the pair that stays; above the radius through chains
         "largest_distance": int(pairs.distance[pairs.rule == decide.NEAR_DUPLICATE].max(initial=0)),
     }
-    write_report(folder, report)
+    write_report(folder, report, work.run_dir, work.shards, work.units)
     _say_cautions(work, report)
     manifest = {"source": work.pool.location, "skipped": skipped}
     return Result(report=report, counts=report["counts"], manifest=manifest)

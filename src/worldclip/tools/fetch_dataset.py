@@ -57,8 +57,7 @@ def fetch_dataset(
     with_train: bool = False,
     pause: Callable[[float], None] = time.sleep,
 ) -> dict[str, int] | str:
-    """Fetch dataset `name` into out/name; return numbers of files and bytes fetched, and of files there already.  A file that
-    its server has replaced since is fetched again.
+    """Fetch dataset `name` into out/name; return numbers of files and bytes fetched, and of files there already.
 
     name: name in the catalog; an unknown one is an error that lists all.
     out: folder of datasets; the files go into OUT/NAME.
