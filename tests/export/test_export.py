@@ -389,7 +389,7 @@ def test_a_recipe_that_did_not_train_the_checkpoint_is_not_exported_with_it(run_
     artifacts.write_json(run_dir / "train/config.json", {**trained_by, "inputs": {}, "schedule": schedule})
     assert run_stage("export", recipe, run_dir)
     changed = load_recipe({**RECIPE, "train": {"lr": 0.002}})
-    with pytest.raises(UserError, match=r"recipe.toml is not the recipe that .*train was trained by: train.lr was 0.001"):
+    with pytest.raises(UserError, match=r"is not the recipe that .*train was trained by: train.lr was 0.001, is 0.002"):
         finish("export", changed, run_dir)
     artifacts.write_text(run_dir / "recipe.toml", to_toml(changed))
     with pytest.raises(UserError, match=r"train.lr was 0.001, is 0.002; undo that, or export without the recipe"):

@@ -90,7 +90,7 @@ def _groups(
 
 
 def _places(tables: Iterable[pa.Table], keys: set[str]) -> Places:
-    """Return the places of the images of these keys, from tables of key, file, offset, size; the first of equal keys."""
+    """Return the places of the images of these keys, from tables of key, file, offset and size."""
     wanted = pa.array(sorted(keys), pa.string())
     places: Places = {}
     for table in tables:

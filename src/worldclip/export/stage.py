@@ -71,10 +71,9 @@ def _refuse_other_recipe(run: Run) -> None:
     if not path.exists():
         return
     trained_by = artifacts.read_json(path).get("config", {}).get("train", {})
-    changes = []
-    for change in changed_keys(trained_by, _recipe_of(run).get("train", {})):
-        if change.old is not None and change.new is not None:  # others decide no weights, or have their defaults
-            changes.append(f"train.{change}")
+    differences = changed_keys(trained_by, _recipe_of(run).get("train", {}))
+    # a key that only one of them has decides no weights, or has its default
+    changes = [f"train.{change}" for change in differences if None not in (change.old, change.new)]
     if "train" in outdated_stages(run.dir):
         changes.append("a stage above it ran again")
     if changes:
@@ -224,9 +223,9 @@ def _export(
                 artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
-    for name in MODULES:
-        if name not in names and not is_same_model:
-            artifacts.remove(out / name)
+    if not is_same_model:
+        for left in MODULES.keys() - set(names):
+            artifacts.remove(out / left)
     say(
         "export",
         f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "

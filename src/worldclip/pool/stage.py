@@ -119,11 +119,10 @@ def refuse_replaced_files(run: Run) -> None:
 
     For readers of images in a call of their own; `worldclip run` reads such files again.
     """
-    replaced = []
-    for shard in indexed_shards(run):
-        if not is_remote(shard.path) and os.path.exists(shard.path):
-            if fingerprint_of(shard.path, shard.fingerprint["path"]) != shard.fingerprint:
-                replaced.append(shard.name)
+    local = [shard for shard in indexed_shards(run) if not is_remote(shard.path) and os.path.exists(shard.path)]
+    replaced = [
+        shard.name for shard in local if fingerprint_of(shard.path, shard.fingerprint["path"]) != shard.fingerprint
+    ]
     if replaced:
         more = f" and {len(replaced) - NUM_NAMED:,} more" if len(replaced) > NUM_NAMED else ""
         raise UserError(

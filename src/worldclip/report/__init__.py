@@ -37,7 +37,8 @@ def write_report(run_dir: Path) -> Path:
     log = train.read_log(layout.train_log(run_dir))
     outdated = outdated_stages(run_dir)
     if outdated:
-        left_out += f" Left out: {', '.join(outdated)}, made before a stage above ran again; run: worldclip run {run_dir}"
+        remedy = f"run: worldclip run {run_dir}"
+        left_out += f" Left out: {', '.join(outdated)}, made before a stage above ran again; {remedy}"
         reports = {stage: report for stage, report in reports.items() if stage not in outdated}
     if "train" in outdated:
         log = []
