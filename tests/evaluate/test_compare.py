@@ -231,10 +231,11 @@ def test_a_recipe_that_did_not_make_the_checkpoint_names_no_arm(tmp_path):
     paths = [run_folder(tmp_path, name, 0, tail, WordModel()) for name, tail in (("a", 0.1), ("b", 0.2))]
     write_manifests(paths[1])
     assert [arm.name for arm in find_arms(paths)] == ["balance.tail_fraction=0.1", "balance.tail_fraction=0.2"]
-    write_manifest(paths[1] / "balance", config={"tail_fraction": 0.2}, inputs={}, counts={})
-    arms = find_arms(paths)
-    assert [arm.name for arm in arms] == ["a", "b"]
-    assert [arm.changes for arm in arms] == [[], []]
+    for config in ({"ran": "again"}, {"balance": {"tail_fraction": 0.3}}):  # the recipe has 0.2
+        write_manifest(paths[1] / "balance", config=config, inputs={}, counts={})
+        arms = find_arms(paths)
+        assert [arm.name for arm in arms] == ["a", "b"]
+        assert [arm.changes for arm in arms] == [[], []]
 
 
 class AlmostWhole(WordModel):

@@ -397,7 +397,7 @@ def test_a_recipe_that_did_not_train_the_checkpoint_is_not_exported_with_it(run_
     artifacts.write_manifest(run_dir / "curate", config={"changed": True}, inputs={}, counts={})
     trained_by["inputs"] = {"curate": "the list before"}
     artifacts.write_json(run_dir / "train/config.json", {**trained_by, "schedule": schedule})
-    with pytest.raises(UserError, match="was trained by: a stage above it ran again; undo that"):
+    with pytest.raises(UserError, match="was trained by: curate ran again; undo that"):
         finish("export", recipe, run_dir)
     checkpoint = run_dir / "train/step_000000009"
     assert export_model(checkpoint, tmp_path / "out")["source"] == str(checkpoint)

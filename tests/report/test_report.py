@@ -147,7 +147,7 @@ def test_what_was_made_before_a_stage_above_ran_again_is_left_out(copy):
     assert "Left out" not in " ".join(read_page(copy).text)
     write_manifest(copy / "balance", config={"changed": True}, inputs={}, counts={})
     page = read_page(copy)
-    assert "Left out: curate, train, evaluate, made before a stage above ran again" in " ".join(page.text)
+    assert "Left out: curate, train, evaluate, made before a change (balance ran again)" in " ".join(page.text)
     assert page.headings[1:] == ["Balance", "Head entries", "Match rates", "Entries"]
 
 

@@ -16,7 +16,7 @@ from worldclip.contracts.layout import is_run
 from worldclip.contracts.layout import recipe as recipe_of
 from worldclip.contracts.records import outdated_stages
 from worldclip.core import artifacts
-from worldclip.core.changes import Change, changed_inputs, changed_keys
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Record, Report, Result, Run, RunLock
@@ -67,19 +67,11 @@ def _refuse_other_recipe(run: Run) -> None:
 
     The card and recipe.toml would be of another model.
     """
-    path = layout.train_dir(run.dir) / "config.json"
-    if not path.exists():
-        return
-    trained_by = artifacts.read_json(path).get("config", {}).get("train", {})
-    differences = changed_keys(trained_by, _recipe_of(run).get("train", {}))
-    # a key that only one of them has decides no weights, or has its default
-    changes = [f"train.{change}" for change in differences if None not in (change.old, change.new)]
-    if "train" in outdated_stages(run.dir):
-        changes.append("a stage above it ran again")
-    if changes:
+    reason = outdated_stages(run.dir, _recipe_of(run)).get("train")
+    if reason is not None:
         raise UserError(
-            f"{layout.recipe(run.dir)} is not the recipe that {path.parent} was trained by: {'; '.join(changes)}; undo "
-            "that, or export without the recipe: worldclip export CHECKPOINT --out FOLDER"
+            f"{layout.recipe(run.dir)} is not the recipe that {layout.train_dir(run.dir)} was trained by: {reason}; "
+            "undo that, or export without the recipe: worldclip export CHECKPOINT --out FOLDER"
         )
 
 

@@ -38,7 +38,8 @@ def write_report(run_dir: Path) -> Path:
     outdated = outdated_stages(run_dir)
     if outdated:
         remedy = f"run: worldclip run {run_dir}"
-        left_out += f" Left out: {', '.join(outdated)}, made before a stage above ran again; {remedy}"
+        reason = next(iter(outdated.values()))
+        left_out += f" Left out: {', '.join(outdated)}, made before a change ({reason}); {remedy}"
         reports = {stage: report for stage, report in reports.items() if stage not in outdated}
     if "train" in outdated:
         log = []
