@@ -4,6 +4,7 @@ Everything that the commands leave is made, one thing that made it is changed, a
 training refuses in words, and goes on as they say; every folder then equals one that is made from nothing.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,8 @@ COMMANDS = {
     "run": "run recipe.toml --out FOLDER/run --until evaluate",
     "results": "evaluate out/run --out FOLDER/results --datasets shapes --folders.shapes folders:shapes --device cpu",
     "embedded": "embed out/run pool --out FOLDER/embedded --of images texts --device cpu",
+    "retokenized": "embed out/run pool --out FOLDER/retokenized --of texts --tokenizer tokenizer --device cpu",
+    "checked": "pool check pool --out FOLDER/checked --workers 1",
     "explorer": "explore out/run --out FOLDER/explorer",
     "exported": "export out/run --out FOLDER/exported --formats huggingface",
 }
@@ -61,6 +64,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for name in COMMANDS:
             assert main(COMMANDS[name].replace("FOLDER", "out").split()) == 0
+            if name == "run":
+                shutil.copytree("out/run/train/tokenizer", "tokenizer")
     shutil.copytree(folder, folder.with_name("backup"))
     return folder
 
@@ -83,6 +88,14 @@ def draw_another_shape() -> None:
 def exchange_shards() -> None:
     for old, new in (("00000", "other"), ("00001", "00000"), ("other", "00001")):
         Path(f"pool/{old}.tar").rename(f"pool/{new}.tar")
+
+
+def exchange_pieces() -> None:
+    """Give the pieces of the tokenizer other ids."""
+    path = Path("tokenizer/tokenizer.json")
+    spec = json.loads(path.read_text("utf-8"))
+    spec["model"]["vocab"][5:] = spec["model"]["vocab"][:4:-1]
+    path.write_text(json.dumps(spec), "utf-8")
 
 
 def grow_pool() -> None:
@@ -135,6 +148,8 @@ CHANGES = {
     "a key of balance": replace_in("recipe.toml", "tail_fraction = 0.3", "tail_fraction = 0.1"),
     "a key of curate": replace_in("recipe.toml", 'text_policy = "all"', 'text_policy = "one"'),
     "a key of train": replace_in("recipe.toml", "lr = 1e-3", "lr = 2e-3"),
+    "a key of evaluate": replace_in("recipe.toml", "[evaluate]\n", "[evaluate]\nbatch_size = 7\n"),
+    "a tokenizer": exchange_pieces,
     "a picture of the dataset": draw_another_shape,
     "a name of the dataset": replace_in("shapes/languages.json", "三角形", "星星"),
 }

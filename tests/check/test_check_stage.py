@@ -4,6 +4,7 @@ import dataclasses
 import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from worldclip.config import load_recipe
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import UserError
-from worldclip.model import decode
+from worldclip.model import decode, load
 from worldclip.pool import open_pool
 from worldclip.pool.config import PoolConfig
 
@@ -167,7 +168,6 @@ def test_another_decoder_decodes_all(pool: Path, monkeypatch: pytest.MonkeyPatch
     run(pool)
     monkeypatch.setattr(decode, "VERSION", "another")
     monkeypatch.setattr(hashing, "scan_image", lambda data: hashing.ImageFacts(b"0" * 16, error="none"))
-    (pool / "out" / "manifest.json").unlink()
     run(pool)
     assert rules(pool)["b"] == "undecodable"
 
@@ -223,7 +223,7 @@ def test_embedding_hashes_replace_perceptual_hashes(
     if config_file is not None:
         model = pool / "model"
         (model / config_file).write_text('{"model_type": "clip"}')
-    monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour(weights))
+    monkeypatch.setattr(load, "load", lambda source: MeanColour(weights))
     config: dict[str, Any] = {"embedding_model": str(model)}
     run(pool, **config)
     assert removed(pool)["a"][:2] == ("near_duplicate", "sub/a_large")
@@ -255,6 +255,22 @@ def test_page_shows_24_groups_of_at_most_12_pictures(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert (page.count("<figure"), page.count("<img")) == (24, 24 * 12)
     assert "12 removed for it; 11 are shown" in page
+
+
+def test_pictures_are_those_of_a_pool_and_a_set_that_moved(pool: Path) -> None:
+    write_images(pool / "pets", e0=photograph(2))
+
+    def pictures(prefix: str, radius: int) -> list[str]:
+        """Return the pictures on the page of a check; another radius draws the page again and hashes nothing."""
+        config = CheckConfig(against={"pets": str(pool / f"{prefix}pets")}, radius=radius)
+        check(PoolConfig(path=str(pool / f"{prefix}pool")), pool / "out", config, executor=QUIET)
+        return re.findall(r'src="(data:[^"]+)', (pool / "out/report.html").read_text(encoding="utf-8"))
+
+    before = pictures("", 4)
+    assert len(before) == 6
+    for name in ("pool", "pets"):
+        (pool / name).rename(pool / f"moved_{name}")
+    assert pictures("moved_", 5) == before
 
 
 def test_keys_are_never_markup(tmp_path: Path) -> None:
@@ -340,7 +356,7 @@ def test_sets_are_hashed_again_by_another_kind_of_hash(world: Path, monkeypatch:
     assert len(check_world(world, "", against=sets)) == 3
     (world / "weights").write_bytes(b"constant")
     monkeypatch.setattr(hashing, "load_model", lambda model: MeanColour(world / "weights"))
-    monkeypatch.setattr(hashing, "hash_kind", lambda config: config.embedding_model)
+    monkeypatch.setattr(hashing, "find_model", lambda config: hashing.EmbeddingModel("a/b", "of the hub"))
     assert len(check_world(world, "", against=sets, embedding_model="a/b")) == 6
 
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from evaluated import Forgetful, evaluated, record, webdataset_files
+from made_up_run import write_manifests
 from miniature import write_files
 from toy import markdown_rows
 from worldclip.contracts.records import read_results
+from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites, tables
 from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES, read_csv
@@ -223,6 +225,17 @@ def test_arms_are_named_by_the_keys_in_which_they_differ_and_the_table_lists_the
     )
     assert f"- c: {changes}\n" in comparison_text(compare(*paths))
     assert "differs from the first" not in comparison_text(compare(paths[0], paths[0] / "evaluate"))
+
+
+def test_a_recipe_that_did_not_make_the_checkpoint_names_no_arm(tmp_path):
+    paths = [run_folder(tmp_path, name, 0, tail, WordModel()) for name, tail in (("a", 0.1), ("b", 0.2))]
+    write_manifests(paths[1])
+    assert [arm.name for arm in find_arms(paths)] == ["balance.tail_fraction=0.1", "balance.tail_fraction=0.2"]
+    for config in ({"ran": "again"}, {"balance": {"tail_fraction": 0.3}}):  # the recipe has 0.2
+        write_manifest(paths[1] / "balance", config=config, inputs={}, counts={})
+        arms = find_arms(paths)
+        assert [arm.name for arm in arms] == ["a", "b"]
+        assert [arm.changes for arm in arms] == [[], []]
 
 
 class AlmostWhole(WordModel):

@@ -213,6 +213,14 @@ def test_slices_measure_each_pair_once_and_the_last_call_joins_them(tmp_path):
     assert list(results.parent.glob("slice_*")) == []
 
 
+def test_a_slice_of_another_model_stays_next_to_that_of_this_one(tmp_path):
+    results, dataset = tmp_path / "results.jsonl", word_dataset("a", WORDS, ("en", "de"))
+    other = {**MODEL, "model_digest": "another"}
+    first, _, _ = engine.evaluate(WordModel(), other, [dataset], [], results, part=(1, 2))
+    second, _, _ = engine.evaluate(WordModel(), MODEL, [dataset], [], results, part=(1, 2))
+    assert read_results(tmp_path / "slice_1_of_2.jsonl") == [*first, *second]
+
+
 SOME_BROKEN = ["cat", "broken", "owl", "bee", "elk", "broken", "broken"]
 
 
@@ -408,12 +416,16 @@ def test_the_papers_protocol_is_in_the_records_the_table_and_the_model(run_dir, 
     assert read_json(run_dir / "evaluate" / "report.json")["protocol"] in table
 
 
-def test_finished_stage_reruns_only_for_another_checkpoint_config_or_data(run_dir):
+def test_finished_stage_reruns_only_for_another_checkpoint_config_protocol_or_data(run_dir, monkeypatch):
     recipe = recipe_of(run_dir)
     run(recipe, run_dir)
     assert why_run("evaluate", recipe, run_dir) is None
     assert why_run("evaluate", recipe_of(run_dir, batch_size=1), run_dir) is None
     assert "evaluate.protocol" in why_run("evaluate", recipe_of(run_dir, protocol="paper"), run_dir)
+    for module, name in ((engine, "PROTOCOL_VERSION"), (decode, "VERSION")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, 99)
+            assert why_run("evaluate", recipe, run_dir) == "its inputs changed: protocol"
     write_files(run_dir.parent, {"mini/images/cat.png": "owl"})
     assert "mini" in why_run("evaluate", recipe, run_dir)
     write_checkpoint(run_dir, 20)

@@ -161,6 +161,17 @@ def test_an_export_that_is_finished_or_was_ended_is_replaced(run_dir, tmp_path, 
     assert artifacts.read_manifest(out)["inputs"] == manifest["inputs"]
 
 
+def test_formats_of_another_model_go_and_those_of_the_same_one_stay(run_dir, tmp_path):
+    out = tmp_path / "out"
+    for name in ("open_clip", "huggingface"):
+        export_model(run_dir, out, ExportConfig(formats=(name,)))
+    assert (out / "open_clip").is_dir()
+    edit(run_dir / "train/step_000000009/tokenizer_config.json", model_max_length=31)  # another model
+    export_model(run_dir, out)
+    assert not (out / "open_clip").exists(), "the folder would hold two models"
+    assert (out / "huggingface").is_dir()
+
+
 def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, tmp_path):
     out = tmp_path / "out"
     write_files(out, {".huggingface.tmp/config.json": "{}"})  # of the process that holds the lock
@@ -247,7 +258,7 @@ def measured(tmp_path) -> Path:
     artifacts.write_text(run / "recipe.toml", to_toml(load_recipe(recipe)))
     kept = {lang: {"pairs_in": 100, "pairs_out": 80} for lang in (*MEASURED, "sw")}
     artifacts.write_json(run / "curate" / "report.json", {"languages": kept})
-    artifacts.write_json(run / "train" / "report.json", {"seen": {"no": 1200}})
+    artifacts.write_json(run / "train" / "report.json", {"seen": {"no": 1600}})  # of the last step
     artifacts.write_json(run / "train" / "config.json", {"schedule": {"global_batch_size": 75_264, "num_steps": 12}})
     artifacts.write_text(run / "pool" / "README.md", "OpenMoji, CC BY-SA 4.0\n")
     wordnet = {"source": "wordnet", "name": "Princeton WordNet", "licence": "WordNet licence"}
@@ -259,6 +270,7 @@ def measured(tmp_path) -> Path:
         records.append(record_of(lang, "image_text_retrieval", dict.fromkeys(RECALLS, 0.333)))
     for step in (9, 12):
         write_files(run, {f"train/step_{step:09}/model.safetensors": str(step)})
+    artifacts.write_json(run / "train/step_000000009/trainer/state.json", {"seen": {"no": 1200}})
     write_evaluated(run, "step_000000009", records)
     return run
 
@@ -292,7 +304,7 @@ def test_hub_reads_results_by_language_with_the_numbers_of_the_table(measured):
     assert "model-index" not in render(measured, "web")
 
 
-def test_card_names_languages_recipe_pairs_and_licences(measured):
+def test_card_names_languages_recipe_licences_and_the_pairs_that_the_checkpoint_has_seen(measured):
     text = render(measured)
     for said in ("# my_run: a CLIP for 4 languages", "OpenMoji, CC BY-SA 4.0", "preset vit_b32"):
         assert said in text
@@ -368,6 +380,35 @@ def test_a_trained_on_checkpoint_is_exported_without_the_older_table(run_dir, tm
     assert run_stage("evaluate", recipe, run_dir)
     assert run_stage("export", recipe, run_dir)
     assert "### mine" in card.read_text("utf-8")
+
+
+def test_a_recipe_that_did_not_train_the_checkpoint_is_not_exported_with_it(run_dir, tmp_path):
+    recipe = load_recipe({**RECIPE, "train": {"lr": 0.001}})
+    trained_by = {"config": {"train": {"lr": 0.001, "num_streams": 0}}, "schedule": {}}
+    schedule = {"global_batch_size": 2, "num_steps": 9}
+    artifacts.write_json(run_dir / "train/config.json", {**trained_by, "inputs": {}, "schedule": schedule})
+    assert run_stage("export", recipe, run_dir)
+    changed = load_recipe({**RECIPE, "train": {"lr": 0.002}})
+    with pytest.raises(UserError, match=r"is not the recipe that .*train was trained by: train.lr was 0.001, is 0.002"):
+        finish("export", changed, run_dir)
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(changed))
+    with pytest.raises(UserError, match=r"train.lr was 0.001, is 0.002; undo that, or export without the recipe"):
+        export_model(run_dir, tmp_path / "out")
+    artifacts.write_manifest(run_dir / "curate", config={"changed": True}, inputs={}, counts={})
+    trained_by["inputs"] = {"curate": "the list before"}
+    artifacts.write_json(run_dir / "train/config.json", {**trained_by, "schedule": schedule})
+    with pytest.raises(UserError, match="was trained by: curate ran again; undo that"):
+        finish("export", recipe, run_dir)
+    checkpoint = run_dir / "train/step_000000009"
+    assert export_model(checkpoint, tmp_path / "out")["source"] == str(checkpoint)
+
+
+def test_another_recipe_is_exported_again(run_dir):
+    assert run_stage("export", load_recipe(RECIPE), run_dir)
+    changed = load_recipe({**RECIPE, "evaluate": {"batch_size": 7}})
+    artifacts.write_text(run_dir / "recipe.toml", to_toml(changed))
+    assert run_stage("export", changed, run_dir)
+    assert "batch_size = 7" in (run_dir / "export/huggingface/recipe.toml").read_text("utf-8")
 
 
 # --- pruned vocabularies ----------------------------------------------------------------------------------------------

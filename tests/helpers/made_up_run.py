@@ -13,7 +13,7 @@ from made_up_world import made_up_world
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.stage import head_tail_curve
 from worldclip.balance.thresholds import thresholds_record
-from worldclip.core.artifacts import write_json, write_text
+from worldclip.core.artifacts import write_json, write_manifest, write_text
 from worldclip.curate.stage import sampled_curve
 from worldclip.match.config import EntryLists
 
@@ -49,6 +49,14 @@ def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
     write_json(run_dir / "match" / "manifest.json", {"format_version": 1, "digest": "made up"})
     write_json(run_dir / "run.json", {"versions": {"worldclip": "0.1.0"}, "git_revision": "0123456789abcdef"})
     return run_dir
+
+
+def write_manifests(run_dir: Path) -> None:
+    """Write the manifests of balance to evaluate, each of the one above it."""
+    above: dict[str, str] = {}
+    for stage in ("balance", "curate", "train", "evaluate"):
+        manifest = write_manifest(run_dir / stage, config={}, inputs=above, counts={})
+        above = {stage: manifest["digest"]}
 
 
 def _metadata(random: np.random.Generator) -> dict[str, Any]:

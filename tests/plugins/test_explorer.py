@@ -1,5 +1,6 @@
 """The explorer: its numbers are the run's, its scripts match as the package does, its page opens from disk."""
 
+import dataclasses
 import itertools
 import json
 import platform
@@ -23,17 +24,20 @@ from programs import output_of
 from toy import build_toy_world, draw_shape, write_tar
 from worldclip import cli
 from worldclip.balance.formulas import entry_probs
+from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
+from worldclip.core.settings import to_toml
 from worldclip.curate import decide, read_curated
 from worldclip.language.profiles import PROFILES, normalise
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.plugins.explorer import lists
 from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.plugins.explorer.explore import PAGE, explore
+from worldclip.plugins.publish.publish import prepared
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
 
@@ -130,6 +134,18 @@ def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
     assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5]]
 
 
+def test_a_run_whose_recipe_changed_since_curate_is_refused(explored, tmp_path):
+    run = shutil.copytree(explored.run, tmp_path / "run")
+    recipe = load_recipe(run)
+    changed = dataclasses.replace(recipe, balance=dataclasses.replace(recipe.balance, tail_fraction=0.77))
+    artifacts.write_text(run / "recipe.toml", to_toml(changed))
+    said = r"curate is out of date: balance\.tail_fraction was .*, is 0\.77; run first: worldclip run .* --until curate"
+    with pytest.raises(UserError, match=said):
+        explore(run, tmp_path / "explorer")
+    with pytest.raises(UserError, match=said), prepared(run, "owner/name"):
+        pass
+
+
 def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no explorer"):
@@ -144,6 +160,17 @@ def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, 
     artifacts.write_json(out / "manifest.json", {**manifest, "inputs": {}})
     assert explore(explored.run, out) == again
     assert not (out / "data/old.js").exists()
+
+
+def test_files_that_took_the_place_of_those_of_the_pool_give_no_pictures(tmp_path, capfd):
+    write_pool(tmp_path / "pool", make_shards(seed=5, num_shards=2, num_samples=5), image_of=shape_of)
+    run_stages(make_recipe(tmp_path / "pool"), tmp_path / "run")
+    first, last = sorted((tmp_path / "pool").rglob("*.tar"))
+    shutil.copy(last, first)
+    explored = explore(tmp_path / "run", tmp_path / "explorer")
+    assert f"{first.name} changed since the stage pool read the pool" in capfd.readouterr().err
+    assert explored["unread"].startswith("The pool could not be read: there are no pictures")
+    assert not list((tmp_path / "explorer").glob("pictures/*/*"))
 
 
 def test_an_explorer_made_while_the_pool_was_away_is_made_again(tmp_path, capfd):

@@ -11,12 +11,12 @@ import pytest
 
 from chromium import open_page
 from evaluated import caption_files, record, webdataset_files, write_checkpoint
-from made_up_run import LANGS, NAMES, write_made_up_run
+from made_up_run import LANGS, NAMES, write_made_up_run, write_manifests
 from made_up_world import made_up_world
 from miniature import write_files
 from model_folders import put_any_model_in_hub_cache
 from worldclip.cli import main
-from worldclip.core.artifacts import read_json, write_json
+from worldclip.core.artifacts import read_json, write_json, write_manifest
 from worldclip.evaluate.report import held_out_combinations, task_result
 from worldclip.evaluate.stage import _gallery_languages
 from worldclip.language import table as languages
@@ -140,6 +140,15 @@ def test_an_evaluation_of_another_checkpoint_is_left_out(copy):
     report = read_json(copy / "evaluate" / "report.json")
     write_json(copy / "evaluate" / "report.json", report | {"model_digest": model_load.find(checkpoint).digest()})
     assert "Gallery" in read_page(copy).headings
+
+
+def test_what_was_made_before_a_stage_above_ran_again_is_left_out(copy):
+    write_manifests(copy)
+    assert "Left out" not in " ".join(read_page(copy).text)
+    write_manifest(copy / "balance", config={"changed": True}, inputs={}, counts={})
+    page = read_page(copy)
+    assert "Left out: curate, train, evaluate, made before a change (balance ran again)" in " ".join(page.text)
+    assert page.headings[1:] == ["Balance", "Head entries", "Match rates", "Entries"]
 
 
 def test_texts_of_the_pool_are_never_markup_and_read_in_their_own_direction(html, copy):

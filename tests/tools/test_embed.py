@@ -140,6 +140,30 @@ def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(wor
     assert embedded(other)[1] > second[1]
 
 
+def test_an_unfinished_check_is_not_taken_over(world, tmp_path):
+    out = tmp_path / "out"
+    assert main(["pool", "check", str(world / "pool"), "--out", str(out), "--shards", "1/3", "--workers", "1"]) == 0
+    before = contents(out)
+    with pytest.raises(UserError, match="holds the images of an unfinished check; choose an empty directory"):
+        embed(world / "model", world / "pool", out, executor=QUIET)
+    assert contents(out) == before
+
+
+def test_texts_are_embedded_again_with_another_tokenizer_at_the_same_path(world, tmp_path):
+    tokenizer = shutil.copytree(world / "model", tmp_path / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors"))
+
+    def embedded(out: Path) -> bytes:
+        embed(world / "model", world / "pool", out, of=["texts"], tokenizer=tokenizer, executor=QUIET)
+        return (out / "texts/00000.tar.npy").read_bytes()
+
+    first = embedded(tmp_path / "out")
+    spec = json.loads((tokenizer / "tokenizer.json").read_text())
+    spec["model"]["vocab"][5:] = spec["model"]["vocab"][:4:-1]  # other ids of the same pieces
+    (tokenizer / "tokenizer.json").write_text(json.dumps(spec))
+    second = embedded(tmp_path / "out")
+    assert second == embedded(tmp_path / "anew") != first
+
+
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
     report = embed(world / "model", world / "photos", tmp_path, executor=QUIET)
     assert [bad["key"] for bad in report["images"]["bad"]] == ["bad.jpg"]
@@ -288,20 +312,37 @@ def change_manifest(folder: Path, section: str, values: dict) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
+def write_other_weights(model: Path) -> None:
     from transformers import MetaClip2Config
 
     from small_models import random_model
 
+    random_model(MetaClip2Config.from_pretrained(model), seed=1).save_pretrained(model)
+
+
+def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
     moved = shutil.copytree(world / "model", tmp_path / "moved")
     model = json.loads((folder / "manifest.json").read_text())["config"]["model"]
     change_manifest(folder, "config", {"model": {**model, "source": str(tmp_path / "gone")}})
     with pytest.raises(UserError, match="if it moved, give its path as --model"):
         search(folder, ["a"])
     assert search(folder, ["a"], model=moved) == search(world / "embedded", ["a"])
-    random_model(MetaClip2Config.from_pretrained(moved), seed=1).save_pretrained(moved)
+    write_other_weights(moved)
     with pytest.raises(UserError, match="is not the model that embedded"):
         search(folder, ["a"], model=moved)
+
+
+def test_an_opened_folder_that_was_embedded_again_is_not_read_on(world, tmp_path):
+    out = tmp_path / "out"
+    embed(world / "model", world / "pool", out, executor=QUIET)
+    opened = open_embedded(out)
+    opened.take(np.arange(2))
+    other = shutil.copytree(world / "model", tmp_path / "other")
+    write_other_weights(other)
+    embed(other, world / "pool", out, executor=QUIET)
+    with pytest.raises(UserError, match=r"00000\.tar\.npy changed since the folder was opened; open it again"):
+        opened.take(np.arange(2))
+    open_embedded(out).take(np.arange(2))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", pickle.dumps([1])])

@@ -69,6 +69,22 @@ def test_hub_repository_is_fetched_once_from_where_a_killed_call_ended(server, t
     assert fetch_dataset(server, "cars", tmp_path, with_train=True)["files"] == 2
 
 
+def test_files_that_the_server_replaced_are_fetched_again(server, tmp_path):
+    put_cars(server)
+    fetch_dataset(server, "cars", tmp_path)
+    tree = json.loads(server.files[TREE])
+    for item in tree:
+        if item["path"] in ("test/0.tar", "classnames.txt"):
+            data = b"of another revision"
+            server.files[RESOLVE + item["path"]] = data
+            item["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            if "lfs" in item:
+                item["lfs"] = {"oid": hashlib.sha256(data).hexdigest()}
+    server.files[TREE] = json.dumps(tree).encode()
+    assert fetch_dataset(server, "cars", tmp_path)["files"] == 2
+    assert (tmp_path / "cars/classnames.txt").read_bytes() == b"of another revision"
+
+
 @pytest.mark.parametrize("name", ["test/0.tar", "classnames.txt"])
 def test_wrong_checksum_fails_only_that_file(server, tmp_path, name):
     put_cars(server)

@@ -55,6 +55,18 @@ def change_weights(model):
     safetensors.torch.save_file({name: weight + 1 for name, weight in weights.items()}, model / "model.safetensors")
 
 
+def test_files_that_took_the_place_of_those_of_the_pool_are_not_trained_on(tmp_path):
+    tars = write_world(tmp_path / "run")
+    sizes = [(tars / name).stat().st_size for name in ("000.tar", "001.tar")]
+    assert sizes[0] == sizes[1], "only the contents tell them apart"
+    (tars / "000.tar").rename(tmp_path / "other.tar")
+    (tars / "001.tar").rename(tars / "000.tar")
+    (tmp_path / "other.tar").rename(tars / "001.tar")
+    said = r"000\.tar, 001\.tar changed since the stage pool read the pool; run first: worldclip run .* --until curate"
+    with pytest.raises(UserError, match=said):
+        run_stage("train", make_recipe(tars, **SHORT), tmp_path / "run")
+
+
 # best.json: the best of the scores over the same datasets
 
 

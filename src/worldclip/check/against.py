@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from worldclip.check.config import CheckConfig
+from worldclip.check.hashing import EmbeddingModel
 from worldclip.check.images import hashes_path, scan_images_of_set, source_units
 from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.artifacts import read_table
@@ -66,7 +67,7 @@ def _units_of_dataset(dataset: Dataset) -> list[Shard]:
 
 
 def scan_dataset(
-    unit: Shard, *, name: str, evaluate: EvaluateConfig, run_dir: Path, folder: Path, model: str | None
+    unit: Shard, *, name: str, evaluate: EvaluateConfig, run_dir: Path, folder: Path, model: EmbeddingModel | None
 ) -> Report:
     """Write a row of IMAGE_HASHES for each image of a unit of the dataset `name`; they have no place in a file."""
     dataset = load(name, evaluate, run_dir)

@@ -18,7 +18,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -170,20 +170,28 @@ def _on_white(image: Image) -> Image:
 # --- which hash -------------------------------------------------------------------------------------------------------
 
 
-def hash_kind(config: CheckConfig) -> str:
-    """Return what is compared: `phash`, or `embedding` and the model's digest.  Raises UserError for no model."""
+class EmbeddingModel(NamedTuple):
+    """A model whose embeddings are compared."""
+
+    source: str
+    """A path or hub id, which may hold another model later."""
+    digest: str
+
+
+def find_model(config: CheckConfig) -> EmbeddingModel | None:
+    """Return the embedding model, None where perceptual hashes are compared.  Raises UserError for no model."""
     if config.embedding_model is None:
-        return "phash"
+        return None
     require("torch", extra="train")
     from worldclip.model.load import find
 
-    return f"embedding {find(config.embedding_model).digest()}"
+    return EmbeddingModel(config.embedding_model, find(config.embedding_model).digest())
 
 
-def scan_images(contents: Iterable[bytes], model: str | None) -> Iterator[ImageFacts]:
+def scan_images(contents: Iterable[bytes], model: EmbeddingModel | None) -> Iterator[ImageFacts]:
     """Yield the facts of each image.
 
-    model: path or hub id of an embedding model; the hash is then that of the embedding, even of nearly blank images.
+    model: the hash is then that of its embedding, even of nearly blank images.
     """
     if model is None:
         yield from map(scan_image, contents)
@@ -209,10 +217,10 @@ def embedding_hashes(image_features_ND: np.ndarray) -> np.ndarray:
     return _as_uint64(is_positive_N64)
 
 
-@functools.cache
-def load_model(model: str) -> Any:
-    """Return the embedding model, loaded once per process."""
+@functools.lru_cache(maxsize=1)
+def load_model(model: EmbeddingModel) -> Any:
+    """Return the embedding model, loaded once per process and digest."""
     require("torch", extra="train")
     from worldclip.model.load import load
 
-    return load(model)
+    return load(model.source)

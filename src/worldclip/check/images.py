@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip import pool as pools
-from worldclip.check.hashing import ImageFacts, scan_images
+from worldclip.check.hashing import EmbeddingModel, ImageFacts, scan_images
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import IMAGE_HASHES
 from worldclip.core.arrow import one_array
@@ -39,7 +39,7 @@ def hashes_path(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.name}.parquet"
 
 
-def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: str | None) -> Report:
+def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: EmbeddingModel | None) -> Report:
     """Write a row of IMAGE_HASHES for each pair of the shard, with the rule that removes it by itself, if any.
 
     Rules in this order: bad_pair and no_text, as match drops them; no_image; undecodable.  Another list of keys decodes
@@ -73,7 +73,7 @@ def _pairs(run_dir: Path, shard: Shard) -> tuple[pa.Array, np.ndarray]:
     return keys.dictionary, reasons
 
 
-def _scan(places: pa.Table, contents: Iterable[bytes], model: str | None) -> pa.Table:
+def _scan(places: pa.Table, contents: Iterable[bytes], model: EmbeddingModel | None) -> pa.Table:
     """Return the places of images, key, file, offset and size, with the columns of their ImageFacts."""
     facts = list(scan_images(contents, model))
     for field in fields(ImageFacts):
@@ -149,13 +149,13 @@ def places_of(unit: Shard) -> pa.Table:
     return pools.image_places(unit, pools.read_shard(unit, options, needs_texts=False).images)
 
 
-def scan_unit(unit: Shard, *, folder: Path, model: str | None) -> Report:
+def scan_unit(unit: Shard, *, folder: Path, model: EmbeddingModel | None) -> Report:
     """Write a row of IMAGE_HASHES for each image of a unit of `source_units`."""
     places = places_of(unit)
     return scan_images_of_set(hashes_path(folder, unit), places, pools.read_contents(places), model)
 
 
-def scan_images_of_set(out: Path, places: pa.Table, contents: Iterable[bytes], model: str | None) -> Report:
+def scan_images_of_set(out: Path, places: pa.Table, contents: Iterable[bytes], model: EmbeddingModel | None) -> Report:
     """Write a row of IMAGE_HASHES for each image, whose places are key, file, offset and size."""
     scanned = _scan(places, contents, model)
     write_table(out, scanned.append_column("rule", pa.nulls(len(scanned), pa.string())), IMAGE_HASHES)

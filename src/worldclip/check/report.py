@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
+from worldclip.check.images import places_of
 from worldclip.contracts.schemas import REMOVED
 from worldclip.core.artifacts import read_table
 from worldclip.core.coin import sample_numbers
 from worldclip.core.errors import BadShard
-from worldclip.core.execute import Report
+from worldclip.core.execute import Report, Shard
 from worldclip.model.decode import BadImage
-from worldclip.pool.read import read_member
+from worldclip.pool.read import EVERY_KEY, image_places, read_images, read_member
 from worldclip.report.html import Html, join, tag
 from worldclip.report.images import data_uri, shrink
 from worldclip.report.numbers import count
@@ -32,8 +32,14 @@ Places: TypeAlias = dict[str, tuple[str, int, int]]
 """File, offset and size of images by key."""
 
 
-def write_report(folder: Path, report: Report) -> None:
-    """Write folder/report.html from the report and the files in the folder."""
+def write_report(
+    folder: Path, report: Report, run_dir: Path, shards: Sequence[Shard], units: Mapping[str, Sequence[Shard]]
+) -> None:
+    """Write folder/report.html from the report and the files in the folder.
+
+    run_dir, shards: of the pool.  units: of each evaluation set.  The pictures are where these are now: pool and sets
+    may have moved since their images were hashed.
+    """
     counts = report["counts"]
     images = report["images"]
     pairs_in = counts["pairs_in"]
@@ -46,7 +52,7 @@ def write_report(folder: Path, report: Report) -> None:
     rows = [[rule, number, _share(number, pairs_in)] for rule, number in counts["removed"].items()]
     lead = "Removed pairs by the first rule that applies. removed.parquet lists them, valid_keys.parquet the others."
     summary = Section("Summary", lead, join([cards(figures), to_html(Table(columns, rows))]))
-    sections = [summary, *skipped_sections(report["skipped"]), *_groups(folder, report["against"])]
+    sections = [summary, *skipped_sections(report["skipped"]), *_groups(folder, run_dir, shards, units)]
     write_page(folder / "report.html", "Pool check", "Made with worldclip.", sections)
 
 
@@ -57,7 +63,9 @@ def _share(part: int, whole: int) -> str:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _groups(folder: Path, against: Iterable[str]) -> list[Section]:
+def _groups(
+    folder: Path, run_dir: Path, shards: Sequence[Shard], units: Mapping[str, Sequence[Shard]]
+) -> list[Section]:
     """Return sampled groups: the pair that stays, or the evaluation image, then those removed for it."""
     removed = read_table(folder / "removed.parquet", REMOVED)
     removed = removed.filter(removed["other_key"].is_valid())
@@ -70,20 +78,25 @@ def _groups(folder: Path, against: Iterable[str]) -> list[Section]:
     for group in groups:
         keys.add(group[0]["other_key"])
         keys.update(row["key"] for row in group[:MAX_COPIES])
-    of_pool = _places(folder / "images", keys)
-    places = {f"against:{name}": _places(folder / "against" / name, keys) for name in against}
+    of_pool = _places((image_places(shard, read_images(run_dir, shard.name, EVERY_KEY)) for shard in shards), keys)
+    places = {}
+    for name, of_set in units.items():
+        in_files = (places_of(unit) for unit in of_set if unit.path)  # images of a dataset have no place
+        places[f"against:{name}"] = _places(in_files, keys)
     figures = [_group(group, of_pool, places.get(group[0]["rule"], of_pool)) for group in groups]
     which = f"{len(figures)} of {count(len(others))}, chosen by hash"
     lead = f"{which}. The pair that stays, or the evaluation image, comes first."
     return [Section("Groups of copies", lead, tag("div", grid(figures), class_="pictures"))]
 
 
-def _places(folder: Path, keys: set[str]) -> Places:
-    """Return the places of the images of these keys below a folder of IMAGE_HASHES; the first of equal keys."""
-    files = sorted(str(path) for path in folder.rglob("*.parquet"))
-    wanted = pc.field("key").isin(pa.array(sorted(keys), pa.string())) & pc.field("offset").is_valid()
-    rows = ds.dataset(files).to_table(["key", "file", "offset", "size"], filter=wanted).to_pylist()
-    return {row["key"]: (row["file"], row["offset"], row["size"]) for row in reversed(rows)}
+def _places(tables: Iterable[pa.Table], keys: set[str]) -> Places:
+    """Return the places of the images of these keys, from tables of key, file, offset and size."""
+    wanted = pa.array(sorted(keys), pa.string())
+    places: Places = {}
+    for table in tables:
+        for row in table.filter(pc.is_in(table["key"].cast(pa.string()), wanted)).to_pylist():
+            places.setdefault(row["key"], (row["file"], row["offset"], row["size"]))
+    return places
 
 
 def _group(copies: Sequence[Mapping[str, Any]], of_pool: Places, of_other: Places) -> Html:

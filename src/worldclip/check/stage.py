@@ -104,7 +104,13 @@ class _Work:
     executor: Executor
     units: Mapping[str, Sequence[Shard]]
     """The units of work of each evaluation set."""
-    hash_kind: str
+    model: hashing.EmbeddingModel | None
+    """None: perceptual hashes are compared."""
+
+    @property
+    def hash_kind(self) -> str:
+        """What is compared: `phash`, or `embedding` and the model's digest."""
+        return "phash" if self.model is None else f"embedding {self.model.digest}"
 
     @property
     def inputs(self) -> Record:
@@ -113,6 +119,7 @@ class _Work:
             "shards": {shard.name: shard.fingerprint for shard in self.shards},
             "against": {name: digest([unit.fingerprint for unit in units]) for name, units in self.units.items()},
             "hash": self.hash_kind,
+            "decoder": decode.VERSION,
             "key_lists": keys.digests(self.key_lists),
         }
 
@@ -134,16 +141,15 @@ def _read_pool(
         shards=shards,
         executor=executor,
         units=units_of_sets(config, evaluate, own.dir),
-        hash_kind=hashing.hash_kind(config),
+        model=hashing.find_model(config),
     )
 
 
 def _scan_pool(work: _Work) -> dict[str, int]:
     """Scan the images of all shards; return COUNTS."""
-    model = work.config.embedding_model
-    if model is not None:
-        hashing.load_model(model)  # one that cannot be loaded is reported before any shard
-    scan = functools.partial(scan_pool_shard, run_dir=work.run_dir, folder=work.folder / "images", model=model)
+    if work.model is not None:
+        hashing.load_model(work.model)  # one that cannot be loaded is reported before any shard
+    scan = functools.partial(scan_pool_shard, run_dir=work.run_dir, folder=work.folder / "images", model=work.model)
     return _scan(work, "images", scan, work.shards, {"pool": work.pool.identity})
 
 
@@ -152,7 +158,7 @@ def _scan_sets(work: _Work) -> dict[str, int]:
     num_images = {}
     for name, units in work.units.items():
         part = f"against/{name}"
-        options: Report = {"folder": work.folder / part, "model": work.config.embedding_model}
+        options: Report = {"folder": work.folder / part, "model": work.model}
         scan = functools.partial(scan_unit, **options)
         if name not in work.config.against:
             scan = functools.partial(scan_dataset, name=name, evaluate=work.evaluate, run_dir=work.run_dir, **options)
@@ -213,7 +219,7 @@ def _check(work: _Work) -> Result:
         # between a near duplicate and the pair that stays; above the radius through chains
         "largest_distance": int(pairs.distance[pairs.rule == decide.NEAR_DUPLICATE].max(initial=0)),
     }
-    write_report(folder, report)
+    write_report(folder, report, work.run_dir, work.shards, work.units)
     _say_cautions(work, report)
     manifest = {"source": work.pool.location, "skipped": skipped}
     return Result(report=report, counts=report["counts"], manifest=manifest)

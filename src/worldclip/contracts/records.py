@@ -13,12 +13,55 @@ from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.changes import changed_keys
 from worldclip.core.errors import UserError
 from worldclip.core.job_files import read_record
 from worldclip.core.printable import counted
 from worldclip.core.regular_file import read_regular
+from worldclip.core.settings import read_toml
 
 ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: number}}, without zeros
+
+
+# all stages
+
+RECORDED = ("pool", "metadata", "match", "balance", "curate", "train")  # the config has keys as the recipe has them
+STAGES = (*RECORDED, "evaluate", "export")
+
+
+def outdated_stages(run_dir: Path, recipe: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return {stage: why} of those that the recipe, or what the stages above have now, did not make, in their order.
+
+    recipe: default RUN/recipe.toml.  An unfinished stage tells nothing, but for train, whose config.json has config and
+    inputs of its checkpoints.  What follows train is about these checkpoints.
+    """
+    if recipe is None:
+        recipe = read_toml(run_dir) if layout.recipe(run_dir).is_file() else {}
+    digests: dict[str, tuple[str | None, ...]] = {}
+    outdated: dict[str, str] = {}
+    for stage in STAGES:
+        manifest = read_manifest(layout.stage_dir(run_dir, stage))
+        record = manifest
+        path = layout.train_dir(run_dir) / "config.json"
+        if stage == "train" and path.exists():
+            record = read_json(path)
+        if record is None:
+            continue
+        inputs = record.get("inputs", {})
+        for name in outdated:
+            if name in inputs or name == "train":
+                outdated[stage] = outdated[name]
+                break
+        for name, present in digests.items():
+            if name in inputs and inputs[name] not in present:
+                outdated.setdefault(stage, f"{name} ran again")
+        if stage in RECORDED:
+            for change in changed_keys(record.get("config", {}), recipe):
+                if change.old is not None and change.new is not None:  # others are defaults, or decide nothing
+                    outdated.setdefault(stage, str(change))
+        if manifest is not None:
+            digests[stage] = (manifest["digest"], manifest.get("list"))
+    return outdated
 
 
 # pool

@@ -18,6 +18,7 @@ from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import MATCHED, Reason
+from worldclip.contracts.records import outdated_stages
 from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.errors import UserError
 
@@ -131,17 +132,16 @@ def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Ste
         return []
     report = read_json(layout.report_json(run_dir / "pool"))
     steps = pool_steps(report)
-    if match is None or match["inputs"]["pool"] != pool["digest"]:
+    outdated = outdated_stages(run_dir)
+    if match is None or "match" in outdated:
         return [*steps, texts_step(report)] if "pairs" in report else steps  # an earlier revision did not count them
     matched = read_json(layout.report_json(run_dir / "match"))
     steps.append(match_step(matched))
-    if curated is None and manifests["curate"] is not None:
+    if curated is None and manifests["curate"] is not None and "curate" not in outdated:
         curated = read_json(layout.report_json(run_dir / "curate"))
     if curated is None:
         return steps
-    last = curate_step(curated["total"], curated["text_policy"])
-    is_of_this_pool = last.total == matched["num_keys" if last.unit == "samples" else "pairs"]
-    return [*steps, last] if is_of_this_pool else steps
+    return [*steps, curate_step(curated["total"], curated["text_policy"])]
 
 
 def _step(unit: str, verb: str, kept: int, total: int, dropped: Mapping[str, int]) -> Step:

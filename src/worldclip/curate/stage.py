@@ -15,7 +15,7 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_shards
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import BadText, UnmatchedSample, read_accounting
+from worldclip.contracts.records import BadText, UnmatchedSample, outdated_stages, read_accounting
 from worldclip.contracts.summary import curate_step, dropped_by_curate, refuse_nothing
 from worldclip.core import artifacts, keys
 from worldclip.core.artifacts import Json
@@ -69,6 +69,19 @@ def require_current(run: Run) -> str:
     if changed:
         reason = f"new or changed: {', '.join(changed)}"
     raise UserError(f"{job.folder} is out of date: {reason}; run first: worldclip run {run.dir} --until curate")
+
+
+def require_of_recipe(run: Run) -> str:
+    """Return the digest of the curated list of a run on disk, for readers that show its recipe too.
+
+    Raises UserError as `require_current`, and where RUN/recipe.toml has other keys than the list was made by.
+    """
+    digest = require_current(run)
+    reason = outdated_stages(run.dir).get("curate")
+    if reason is not None:
+        folder = layout.stage_dir(run.dir, "curate")
+        raise UserError(f"{folder} is out of date: {reason}; run first: worldclip run {run.dir} --until curate")
+    return digest
 
 
 def refuse_outdated(run: Run) -> None:
@@ -238,6 +251,7 @@ def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
             )
     if config.write == "list":
         return
+    yield from problems_of(pool.refuse_replaced_files, run)
     shards = pool.indexed_shards(run, run.part_or_all)
     if config.write == "tars":
         yield from problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import results_of
+from worldclip.contracts.records import outdated_stages, results_of
 from worldclip.core.artifacts import digest
 from worldclip.core.changes import Change, changed_keys
 from worldclip.core.errors import UserError
@@ -106,8 +106,8 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     recipes: dict[int, dict[str, Any]] = {}
     tables: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
-        if not layout.recipe(path).is_file():
-            continue
+        if not layout.recipe(path).is_file() or "evaluate" in outdated_stages(path):
+            continue  # or a recipe that another training was begun by
         table = read_toml(path)
         if table not in tables:  # a run given twice, or its copy, is not a second seed
             recipes[i] = _without_seeds(table)

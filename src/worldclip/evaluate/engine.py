@@ -97,7 +97,9 @@ def evaluate(
         index, number = part
         results_path = results_path.with_name(f"slice_{index}_of_{number}.jsonl")
     asked = [key for pair in pairs for key in keys_of(model_id, pair)]
-    others = {} if part is not None else {key: record for key, record in records.items() if key not in set(asked)}
+    if part is not None:  # those of other slices and of results.jsonl have files of their own
+        stored = read_results(results_path, IDENTITY_TYPES)
+    others = {record["digest"]: record for record in stored if record["digest"] not in set(asked)}
     with_pairs = {dataset.name for dataset, _ in pairs}
     features = {}
     for dataset in datasets:

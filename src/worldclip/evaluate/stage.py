@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from worldclip.contracts import layout
 from worldclip.contracts.layout import best_checkpoint
-from worldclip.core.artifacts import Json, read_manifest, write_text
+from worldclip.contracts.records import IDENTITY_TYPES, read_results
+from worldclip.core.artifacts import Json, read_json, read_manifest, write_text
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.job import Job, Result, Run, RunLock
+from worldclip.core.job import Job, Record, Result, Run, RunLock
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.settings import deciding
 from worldclip.evaluate import datasets, engine, report, suites, tables
@@ -21,6 +25,7 @@ from worldclip.evaluate.gallery import gallery
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import Language, Languages
+from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.clip import device_problems
 from worldclip.model.formats.interface import TORCH
@@ -36,7 +41,8 @@ FILES = ("results.jsonl", "slice_*.jsonl", "results.csv", "table.md")
 
 def evaluate(run: Run) -> None:
     """Measure the best checkpoint on the recipe's datasets: RUN/evaluate/results.jsonl, tables, features."""
-    run.stage(run.job("evaluate", _inputs, _config(run)), problems=_problems, work=_evaluate)
+    job = run.job("evaluate", _inputs, _config(run), functools.partial(_changes, run))
+    run.stage(job, problems=_problems, work=_evaluate)
 
 
 def _problems(run: Run) -> Iterator[str]:
@@ -84,6 +90,18 @@ def _inputs(run: Run) -> Json:
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
     return inputs | {dataset.name: dataset.digest for dataset in _load_own(run)}
+
+
+def _changes(run: Run, before: Record, now: Record) -> list[Change]:
+    """Return the changed inputs; records of another protocol or decoder, which each record states, count as one."""
+    changes = changed_inputs(before, now)
+    present = {"version": engine.PROTOCOL_VERSION, "decoder": decode.VERSION}
+    finished = read_json(layout.stage_report(run.dir, "evaluate")).get("records", [])
+    for record in read_results(layout.results(run.dir), IDENTITY_TYPES):
+        measured_by = {name: record["protocol"].get(name) for name in present}
+        if record["digest"] in finished and measured_by != present:
+            return [*changes, Change("protocol", measured_by, present, is_value=False)]
+    return changes
 
 
 def _evaluate(run: Run, job: Job) -> Result:

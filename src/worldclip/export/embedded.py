@@ -22,7 +22,7 @@ from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core.artifacts import read_manifest, read_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.inputs import is_remote
+from worldclip.core.inputs import is_remote, size_and_time
 from worldclip.core.job import Report
 from worldclip.core.keys import digest_of
 from worldclip.core.safe_path import is_safe_name, safe_join
@@ -44,6 +44,7 @@ class ShardRows:
     def __init__(self, path: Path) -> None:
         """Read the shape.  Raises UserError for a file that is no such array."""
         self.path = path
+        self._written = size_and_time(str(path))
         try:
             self.shape: tuple[int, ...] = self[:].shape
         except (ValueError, EOFError) as error:
@@ -53,6 +54,9 @@ class ShardRows:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Return rows.  Raises UserError for a file that was written since: its rows may be of another model."""
+        if size_and_time(str(self.path)) != self._written:
+            raise UserError(f"{self.path} changed since the folder was opened; open it again (restart the server)")
         array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
         return array[rows]
 

@@ -170,7 +170,7 @@ def of_run(run: Run, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Ca
     sections = {
         "Languages": _codes_text(codes, languages),
         "Recipe": summary,
-        "Training pairs": _pairs(curated, _read_report(run_dir, "train").get("seen", {})),
+        "Training pairs": _pairs(curated, _seen_by_language(checkpoint)),
         "Results": table or NOT_EVALUATED,
         "Use, limits and licence": f"{INTENDED}\n\n{LICENCE}",
         "Sources of the metadata": sources_table(artifacts.read_manifest(layout.stage_dir(run_dir, "metadata")) or {}),
@@ -243,6 +243,13 @@ def _seen(run_dir: Path, checkpoint: Path) -> str:
     batch = schedule["global_batch_size"]
     pairs = layout.step_of(checkpoint) * batch
     return f" of {schedule['num_steps']:,} steps, {pairs:,} pairs seen in batches of {batch:,}"
+
+
+def _seen_by_language(checkpoint: Path) -> Report:
+    """Return the pairs that a checkpoint has seen, by language: the training may have gone on after it."""
+    path = layout.trainer_state(checkpoint)
+    seen: Report = artifacts.read_json(path).get("seen", {}) if path.exists() else {}
+    return seen
 
 
 def _pairs(curated: Report, seen: Report) -> str:

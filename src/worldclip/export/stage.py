@@ -6,7 +6,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from typing import Any
 from worldclip.contracts import layout
 from worldclip.contracts.layout import is_run
 from worldclip.contracts.layout import recipe as recipe_of
+from worldclip.contracts.records import outdated_stages
 from worldclip.core import artifacts
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.job import Job, Record, Report, Result, Run, RunLock
+from worldclip.core.job_files import report_json
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
-from worldclip.core.settings import deciding, read_toml, to_toml
+from worldclip.core.settings import deciding, read_toml, to_dict, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
@@ -56,7 +58,21 @@ def _problems(run: Run) -> Iterator[str]:
     yield from missing_packages("export", TORCH.modules, extra=TORCH.extra)
     yield from _format_problems(config)
     if run.above_is_done:
+        yield from problems_of(_refuse_other_recipe, run)
         yield from problems_of(_codes, config, run.section(LanguagesConfig).table)
+
+
+def _refuse_other_recipe(run: Run) -> None:
+    """Raise UserError where the run's recipe is not the one that its checkpoints were trained by.
+
+    The card and recipe.toml would be of another model.
+    """
+    reason = outdated_stages(run.dir, _recipe_of(run)).get("train")
+    if reason is not None:
+        raise UserError(
+            f"{layout.recipe(run.dir)} is not the recipe that {layout.train_dir(run.dir)} was trained by: {reason}; "
+            "undo that, or export without the recipe: worldclip export CHECKPOINT --out FOLDER"
+        )
 
 
 def _format_problems(config: ExportConfig) -> Iterator[str]:
@@ -71,7 +87,13 @@ def _inputs(run: Run) -> Report:
     source = model_load.checkpoint_of(run.dir)
     config = run.section(ExportConfig)
     codes = _codes(config, run.section(LanguagesConfig).table)
-    return _fingerprints(source, config, cards.of_run(run, source.path, codes), run.dir)
+    inputs = _fingerprints(source, config, cards.of_run(run, source.path, codes), run.dir)
+    return {**inputs, "recipe": artifacts.digest(shorten_paths(_recipe_of(run)))}
+
+
+def _recipe_of(run: Run) -> Record:
+    """Return the sections of a run's recipe, of which each export has a copy."""
+    return {name: to_dict(value) if is_dataclass(value) else value for name, value in run.sections.items()}
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:
@@ -107,7 +129,7 @@ def _export_run(run: Run, job: Job) -> Result:
     clip = model_load.read(source, LoadOptions(device="cpu"))
     codes = _codes(config, run.section(LanguagesConfig).table)
     card = cards.of_run(run, source.path, codes)
-    written = _export(clip, job.folder, config, card, codes, run.dir)
+    written = _export(clip, source.digest(), job.folder, config, card, codes, run.dir)
     return Result(report={"checkpoint": source.path.name, **written}, counts=written["formats"])
 
 
@@ -136,6 +158,8 @@ def export_model(
     check_own(out, "export", (*MODULES,))
     languages = INSTALLED if run_dir is None else languages_of(run_dir)
     codes = _codes(config, languages)
+    if run_dir is not None:
+        _refuse_other_recipe(Run.open(run_dir))
     if config.embedded:
         open_embedded(config.embedded, pictures_from=config.pictures_from or ())
     recognised = model_load.find(source)
@@ -148,7 +172,7 @@ def export_model(
     job = Job("export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir))
 
     def work() -> Result:
-        written = _export(clip, out, config, card, codes, run_dir)
+        written = _export(clip, recognised.digest(), out, config, card, codes, run_dir)
         return Result(report={"source": str(source), **written}, counts=written["formats"])
 
     with RunLock(out):  # two exports into one folder would remove each other's files
@@ -157,14 +181,22 @@ def export_model(
 
 def _export(
     clip: Clip,
+    digest: str,
     out: Path,
     config: ExportConfig,
     card: cards.Card,
     codes: list[str],
     run_dir: Path | None,
 ) -> Report:
-    """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run."""
-    report: Report = {"formats": {}}
+    """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run.
+
+    Formats of an earlier export stay if they are of the same model.  digest: of the model, which report.json keeps.
+    """
+    older = report_json(out)
+    is_same_model = older.exists() and artifacts.read_json(older).get("model_digest") == digest
+    if not is_same_model:
+        older.unlink(missing_ok=True)  # after a kill nothing says which model the other formats are of
+    report: Report = {"model_digest": digest, "formats": {}}
     names = config.formats
     writers: dict[str, Any] = {name: import_module(MODULES[name]) for name in names}
     if "web" in names:
@@ -183,6 +215,9 @@ def _export(
                 artifacts.write_text(folder / "recipe.toml", to_toml(shorten_paths(read_toml(recipe_of(run_dir)))))
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
+    if not is_same_model:
+        for left in MODULES.keys() - set(names):
+            artifacts.remove(out / left)
     say(
         "export",
         f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import open_pool as open_pool
     from worldclip.pool.stage import read_pool as read_pool
     from worldclip.pool.stage import refuse_changed_keys as refuse_changed_keys
+    from worldclip.pool.stage import refuse_replaced_files as refuse_replaced_files
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

@@ -26,7 +26,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import NUM_NAMED, BadShard, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.execute.shard_list import ShardList, read_shards
-from worldclip.core.inputs import is_remote
+from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.printable import counted
@@ -73,6 +73,7 @@ def read_pool(
     """
     config = run.section(PoolConfig)
     if is_run(run) and Run.open(run.dir).section(PoolConfig).identity == config.identity:
+        refuse_replaced_files(run)
         return run, indexed_shards(run, part)
     own = Run.of(folder, config, executor=executor or run.executor)
     if part == ALL_SHARDS:
@@ -111,6 +112,23 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
             shard = dataclasses.replace(shard, path=path)
         shards.append(shard)
     return shards
+
+
+def refuse_replaced_files(run: Run) -> None:
+    """Raise UserError for local files of the pool that are not those that the stage read: images lie elsewhere in them.
+
+    For readers of images in a call of their own; `worldclip run` reads such files again.
+    """
+    local = [shard for shard in indexed_shards(run) if not is_remote(shard.path) and os.path.exists(shard.path)]
+    replaced = [
+        shard.name for shard in local if fingerprint_of(shard.path, shard.fingerprint["path"]) != shard.fingerprint
+    ]
+    if replaced:
+        more = f" and {len(replaced) - NUM_NAMED:,} more" if len(replaced) > NUM_NAMED else ""
+        raise UserError(
+            f"{', '.join(replaced[:NUM_NAMED])}{more} changed since the stage pool read the pool; run first: "
+            f"worldclip run {run.dir} --until curate"
+        )
 
 
 def _place_of(run: Run, shard: Shard) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import skipped_shards
+from worldclip.contracts.records import outdated_stages, skipped_shards
 from worldclip.core.artifacts import read_json
 from worldclip.core.job import Report
 from worldclip.language.config import languages_of
@@ -35,6 +35,14 @@ def write_report(run_dir: Path) -> Path:
         model = reports.pop("evaluate")["model"]
         left_out = f" Left out: an evaluation of {model}, another checkpoint; run: worldclip evaluate {run_dir}"
     log = train.read_log(layout.train_log(run_dir))
+    outdated = outdated_stages(run_dir)
+    if outdated:
+        remedy = f"run: worldclip run {run_dir}"
+        reason = next(iter(outdated.values()))
+        left_out += f" Left out: {', '.join(outdated)}, made before a change ({reason}); {remedy}"
+        reports = {stage: report for stage, report in reports.items() if stage not in outdated}
+    if "train" in outdated:
+        log = []
     by_stage = _sections(reports, log, languages_of(run_dir))
     by_stage["account"] = account.sections(run_dir)
     by_stage["pool"] = skipped_sections(skipped_shards(run_dir))

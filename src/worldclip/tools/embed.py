@@ -116,7 +116,8 @@ def embed(
             key_lists=() if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir)),
             has_vectors=vectors_in_table,
         )
-        return _run_job(run, embedding, units, _identity(model, source) | loading, executor)
+        model_id = {**_identity(model, source), **loading, **_digests_of_files(arch, tokenizer)}
+        return _run_job(run, embedding, units, model_id, executor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +189,15 @@ def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
     return {"source": name, "layout": source.layout, "digest": source.digest()}
 
 
+def _digests_of_files(arch: str | None, tokenizer: str | Path | None) -> dict[str, str]:
+    """Return the digests of an architecture and a tokenizer that are local: their paths may hold others later."""
+    digests = {}
+    for name, source in (("arch", arch), ("tokenizer", tokenizer)):
+        if source is not None and Path(source).exists():
+            digests[f"{name}_digest"] = model_load.Source("files", Path(source)).digest()
+    return digests
+
+
 def _run_job(
     run: Run,
     embedding: _Embedding,
@@ -249,8 +259,13 @@ def _files_of(folder: Path, kind: Of, shard: Shard) -> tuple[Path, Path]:
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
-    """Raise UserError for a folder with other files, and for one in the pool, which would become part of it."""
+    """Raise UserError for a folder with other files, and for one in the pool, which would become part of it.
+
+    An unfinished `pool check` has folders of the same names: pool and images.
+    """
     check_own(folder, "embed", ("pool", "images", "texts", "probe.npy"))
+    if (folder / "images").exists() and not (folder / "probe.npy").exists():  # embed writes the probe first
+        raise UserError(f"--out {str(folder)!r} holds the images of an unfinished check; choose an empty directory")
     for root in pool.paths:
         if not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")

@@ -91,7 +91,7 @@ def fetch_dataset(
     counts = {"files": 0, "bytes": 0, "there_already": 0}
     failures: dict[str, str] = {}
     for source in sources:
-        if source.path in record and safe_join(folder, record[source.path].get("unpacked", source.path)).exists():
+        if _is_there(source, record.get(source.path), folder):
             counts["there_already"] += 1
             continue
         try:
@@ -109,6 +109,14 @@ def fetch_dataset(
     if by_hand := CATALOG[name].by_hand:
         say("fetch", f"to fetch by hand: {by_hand}")
     return counts
+
+
+def _is_there(source: Source, entry: Report | None, folder: Path) -> bool:
+    """Return whether a file was fetched, is there and is still the one that its server publishes."""
+    if entry is None or not safe_join(folder, entry.get("unpacked", source.path)).exists():
+        return False
+    published = source.sha256 or source.git_oid
+    return bool(entry.get("published", published) == published)
 
 
 def list_sources(name: str, client: Client, mirror: str = "", with_train: bool = False) -> list[Source]:
@@ -199,6 +207,8 @@ def _fetch(source: Source, folder: Path, client: Client) -> Report:
     checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
     size = client.fetch(Download(url=source.url, path=path, **checksums))
     entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
+    if checksum := source.sha256 or source.git_oid:
+        entry["published"] = checksum
     if source.unpack is not None:
         entry["unpacked"] = _unpack(path, folder / source.unpack).relative_to(folder).as_posix()
         path.unlink()

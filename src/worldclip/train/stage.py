@@ -349,6 +349,8 @@ def _check(run: Run) -> None:
         require_current(run)
         image_shards(run.section(TrainConfig))
     _find_schedule(run, record, num_ranks())
+    if run.section(TrainConfig).pool.as_pool() is None:
+        pool.refuse_replaced_files(run)
 
 
 def _find_schedule(run: Run, record: Report | None, world_size: int) -> Schedule:

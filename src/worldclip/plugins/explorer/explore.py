@@ -26,7 +26,7 @@ from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import require_packages
 from worldclip.curate.accounting import read_factors
 from worldclip.curate.config import CurateConfig
-from worldclip.curate.stage import online_work, require_current
+from worldclip.curate.stage import online_work, require_of_recipe
 from worldclip.language.config import LanguagesConfig, open_run
 from worldclip.language.table import INSTALLED
 from worldclip.match.config import MatchConfig
@@ -72,7 +72,7 @@ def explore(run: Path, out: Path) -> Report:
     context = open_run(run)
     removed = _removed_path(context)
     inputs = {
-        "curate": require_current(context),
+        "curate": require_of_recipe(context),
         "run": run.resolve().name,
         "page": artifacts.digest([style(), *(path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir()))]),
         "removed": None if removed is None else artifacts.fingerprint(removed, removed.parent),
@@ -208,6 +208,7 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
     pairs = None
     unread = ""
     try:
+        pool.refuse_replaced_files(run)
         shards = pool.indexed_shards(run)
         pairs = read_pairs(run, work, shards, languages)
         places += [(shard, key) for key, shard in pairs.shard_of_key.items()]

@@ -23,7 +23,7 @@ from worldclip.core.errors import UserError, naming
 from worldclip.core.job import RunLock
 from worldclip.core.marks import Metavar
 from worldclip.core.preflight import require_packages
-from worldclip.curate.stage import require_current
+from worldclip.curate.stage import require_of_recipe
 from worldclip.language.config import languages_of, open_run
 from worldclip.plugins.publish.card import card
 from worldclip.plugins.publish.croissant import croissant
@@ -108,7 +108,7 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     folder = layout.published(run_dir)
     aside = folder.with_name(f".{folder.name}.new")
     artifacts.remove(aside)  # left by a killed call
-    digest = require_current(open_run(run_dir))
+    digest = require_of_recipe(open_run(run_dir))
     files = _files(run_dir, data)
     try:
         with naming(folder):
