@@ -117,12 +117,18 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
 def refuse_replaced_files(run: Run) -> None:
     """Raise UserError for local files of the pool that are not those that the stage read: images lie elsewhere in them.
 
-    For readers of images in a call of their own; `worldclip run` reads such files again.
+    For readers of images in a call of their own; `worldclip run` reads such files again.  Only files that were written,
+    renamed or copied since the stage listed them are hashed.
     """
-    local = [shard for shard in indexed_shards(run) if not is_remote(shard.path) and os.path.exists(shard.path)]
-    replaced = [
-        shard.name for shard in local if fingerprint_of(shard.path, shard.fingerprint["path"]) != shard.fingerprint
-    ]
+    listed_at = layout.pool_shards(run.dir).stat().st_mtime_ns
+    replaced = []
+    for shard in indexed_shards(run):
+        if is_remote(shard.path) or not os.path.exists(shard.path):
+            continue
+        stat = os.stat(shard.path)
+        is_newer = max(stat.st_mtime_ns, stat.st_ctime_ns) >= listed_at
+        if is_newer and fingerprint_of(shard.path, shard.fingerprint["path"]) != shard.fingerprint:
+            replaced.append(shard.name)
     if replaced:
         more = f" and {len(replaced) - NUM_NAMED:,} more" if len(replaced) > NUM_NAMED else ""
         raise UserError(

@@ -156,7 +156,7 @@ class Product:
         )
         if len(self.sizes) == 1:  # a part that `split` returns cannot be added to
             return (rows_RO,)
-        return rows_RO.split(self.sizes, dim=1)
+        return cast("tuple[torch.Tensor, ...]", rows_RO.split(self.sizes, dim=1))
 
     def one(self, rows_RI: torch.Tensor) -> torch.Tensor:
         """Map (R, I) to (R, O) of the only layer."""
