@@ -79,14 +79,3 @@ def test_every_python_of_the_project_is_tested():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))["jobs"]
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert jobs["newest"]["strategy"]["matrix"]["python"] == re.findall(r"Python :: (3\.\d+)", pyproject)
-
-
-def test_forms_ask_what_a_maintainer_needs():
-    forms = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*")}
-    assert set(forms.pop("config")) == {"blank_issues_enabled", "contact_links"}
-    assert sorted(forms) == ["bug", "language", "pool"]
-    for form in forms.values():
-        assert {"name", "description", "labels", "body"} == set(form)
-        names = [field["id"] for field in form["body"]]
-        assert len(set(names)) == len(names)
-    assert all("worldclip doctor" in str(forms[name]["body"]) for name in ("bug", "pool"))
