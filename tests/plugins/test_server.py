@@ -23,7 +23,6 @@ import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 
 from chromium import DROP, open_page
 from embedded_world import BAD, key_of, picture, text_of
@@ -244,23 +243,22 @@ def test_pictures_are_decoded_a_bounded_number_of_pixels_at_a_time():
     assert batches == [3, 1, 1, 64, 1]
 
 
-def hold(service):
-    """Make the model wait; return the events that say it started, and that let it go on."""
-    started, release = threading.Event(), threading.Event()
-    work = service._encoding._work
+def hold(monkeypatch):
+    """Let models wait from here on; return the events that say one started, and that let it go on."""
+    started, release, encode = threading.Event(), threading.Event(), of_service.encode
 
-    def held(items):
+    def held(clip, items):
         started.set()
         release.wait()
-        return work(items)
+        return encode(clip, items)
 
-    service._encoding._work = held
+    monkeypatch.setattr(of_service, "encode", held)
     return started, release
 
 
-def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(clip):
-    service, app = service_and_app(clip, Limits(waiting=2))
-    started, release = hold(service)
+def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(clip, monkeypatch):
+    started, release = hold(monkeypatch)
+    _, app = service_and_app(clip, Limits(waiting=2))
 
     async def ask_three():
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
@@ -269,7 +267,7 @@ def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(cl
             first = tasks.create_task(ask(json={"input": "a"}))
             await asyncio.to_thread(started.wait)
             second = tasks.create_task(ask(json={"input": ["b", "c"]}))
-            while service._encoding.num_waiting < 2:
+            while "worldclip_waiting_items 2.0" not in (await client.get("/metrics")).text:
                 await asyncio.sleep(0.01)
             third = await ask(json={"input": "d"})
             release.set()
@@ -346,36 +344,6 @@ def test_a_picture_outside_of_the_pool_is_404_and_no_address_is_asked(file, worl
     assert asked == []
 
 
-def test_sigterm_finishes_what_is_under_way(clip):
-    service, app = service_and_app(clip)
-    started, release = hold(service)
-    server = Server(uvicorn.Config(app, port=0, log_level="warning"))
-    answers = []
-
-    def ask():
-        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        answers.append(post(address, "embeddings", {"input": "a red apple"}))
-
-    def ask_then_stop():
-        while not server.started:
-            time.sleep(0.01)
-        asking = threading.Thread(target=ask)
-        asking.start()
-        started.wait()
-        os.kill(os.getpid(), signal.SIGTERM)
-        while not server.should_exit:
-            time.sleep(0.01)
-        release.set()
-        asking.join()
-
-    other = threading.Thread(target=ask_then_stop)
-    other.start()
-    server.run()  # returns: the signal ends the server, not the process
-    other.join()
-    (row,) = answers[0].json()["data"]
-    np.testing.assert_allclose(row["embedding"], clip.encode_text(["a red apple"])[0], atol=1e-6)
-
-
 def stop_at(server, turn, listener, act):
     """Run a server; at its `turn`-th turn, while nothing is read or accepted, call `act` and send SIGTERM."""
     tick = server.on_tick
@@ -419,8 +387,7 @@ def test_sigterm_answers_all_that_was_sent_before_it(clip):
 
 def test_a_request_that_takes_longer_than_stopping_may_gets_503_and_the_exit_code_1(world, monkeypatch, capfd):
     monkeypatch.setattr(connections, "STOP_SECONDS", 0.3)
-    started, release, answers = threading.Event(), threading.Event(), []
-    monkeypatch.setattr(of_service, "encode", lambda clip, items: (started.set(), release.wait(), items)[2])
+    (started, release), answers = hold(monkeypatch), []
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
 
