@@ -270,16 +270,6 @@ def waits(folder: Path) -> None:
         os._exit(0)  # after a time-out the groups cannot be closed in order
 
 
-def check_gpu(folder: Path) -> None:
-    """Run benchmarks/gpu_check.py with one reduced model on the CPU; rank 0 writes the page."""
-    import gpu_check  # from the test's sys.path
-
-    with connected_ranks("cpu") as world:
-        text = gpu_check.check(["b32"], 1, None, world, torch.device("cpu"))
-        if world.is_first:
-            (folder / "page.md").write_text(text)
-
-
 def fail(folder: Path) -> None:
     """Fail on rank 1 while rank 0 waits for it; both go on without a process group."""
     with contextlib.suppress(UserError, RuntimeError), connected_ranks("cpu") as world:

@@ -24,7 +24,6 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints, latest_checkpoint, step_of
 from worldclip.core.artifacts import read_json, remove, write_json
 from worldclip.core.errors import UserError
-from worldclip.model import clip
 from worldclip.train import checkpoint, checkpoint_writer, loop, stage
 from worldclip.train.checkpoint import (
     CheckpointReader,
@@ -60,11 +59,9 @@ def test_the_model_learns_and_keeps_the_newest_checkpoints_without_pickle(whole)
 
 
 @pytest.mark.parametrize("interruptions", [(3,), (7, 1, 9), (23,)])
-def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, interruptions):
+def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, interruptions):
     for num_steps in interruptions:
         train_until(num_steps, tmp_path / "run", broken={4})
-    if steps_of(tmp_path / "run/train"):
-        monkeypatch.setattr(clip, "_initialise", None)  # a resume draws no weights
     report = train(tmp_path / "run")
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
     assert losses(tmp_path / "run") == losses(whole)
@@ -323,8 +320,7 @@ def test_an_error_of_the_disk_costs_one_checkpoint(writer, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(place, Mock(side_effect=error))
         save(writer, 1)
-        with pytest.raises(type(error)):
-            writer._running.result()
+        writer.close()  # waits
     save(writer, 2)
     writer.wait()
     assert steps_of(tmp_path) == [2]
