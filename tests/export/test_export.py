@@ -17,6 +17,7 @@ from tokenizers import models, processors
 from transformers import MetaClip2VisionModel
 
 import worldclip
+from evaluated import record
 from killed import contents
 from matched import write_matched_texts
 from miniature import write_files
@@ -227,16 +228,9 @@ def write_evaluated(run: Path, step: str, records: Sequence[Record]) -> None:
 
 
 def record_of(lang: str, task: str, values: dict[str, float]) -> dict:
-    return {
-        "model": "train/step_000000009",
-        "dataset": "tone: held out",
-        "lang": lang,
-        "task": task,
-        "n": 226,
-        "metrics": values | {"mean_per_class_recall": 0.1},
-        "chance": dict.fromkeys(values, 0.05),
-        "interval_95": {name: [0.06, 0.9] for name in values},
-    }
+    intervals = dict.fromkeys(values, (0.06, 0.9))
+    values = values | {"mean_per_class_recall": 0.1}
+    return record(lang, "tone: held out", task, chance=dict.fromkeys(values, 0.05), intervals=intervals, **values)
 
 
 @pytest.fixture

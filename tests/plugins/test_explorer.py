@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import worldclip
@@ -110,24 +109,6 @@ def test_examples_are_kept_exactly_where_the_run_kept_them(explored):
                 assert ((key, text_idx) in kept) == (reasons[reason] == "kept") == (coin < keep_prob)
                 assert kept.get((key, text_idx), keep_prob) == keep_prob
     assert {"kept", "sampled_out", "bad_pair"} <= seen
-
-
-def test_denied_and_removed_keys_stand_nowhere_but_their_rules_do(tmp_path):
-    out = tmp_path / "explorer"
-    shards = make_shards(seed=5, num_shards=2, num_samples=25)
-    keys = sorted({f"{Path(name).parent}/{stem}" for name, samples in shards.items() for stem, _ in samples})
-    denied, removed, valid = keys[:5], keys[5:10], keys[10:]
-    pq.write_table(pa.table({"key": denied}), tmp_path / "denied.parquet")
-    artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": [*denied, *valid]}), schemas.VALID_KEYS)
-    rows = [{"key": key, "shard": "0", "rule": "near_duplicate"} for key in removed]
-    table = pa.Table.from_pylist([{**dict.fromkeys(schemas.REMOVED.names), **row} for row in rows], schemas.REMOVED)
-    artifacts.write_table(tmp_path / "removed.parquet", table, schemas.REMOVED)
-    lists = {"deny_keys": [str(tmp_path / "denied.parquet")], "valid_keys": str(tmp_path / "valid_keys.parquet")}
-    explore(make_run(tmp_path, shards, pool=lists), out)
-    content = "".join(path.read_text(encoding="utf-8") for path in (out / "data").rglob("*.js"))
-    assert [key for key in keys if f'"{key}"' in content] == valid
-    assert str(tmp_path) not in content + (out / "manifest.json").read_text(encoding="utf-8")
-    assert read_chunk(out, "checked")["rules"] == [["near_duplicate", 5]]
 
 
 def test_a_folder_of_others_is_refused_and_an_older_explorer_replaced(explored, tmp_path):

@@ -302,13 +302,19 @@ def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
     assert caught.value.retry_after < 10
 
 
-def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_path):
+def copy_with_files(world, folder, files_of):
+    """Copy the pool and its embeddings; the first table of images names other files.  Return its number of rows."""
     for name in ("pool", "embedded"):
-        shutil.copytree(world / name, tmp_path / name)
-    table = tmp_path / "embedded/images/00000.tar.parquet"
+        shutil.copytree(world / name, folder / name)
+    table = folder / "embedded/images/00000.tar.parquet"
     rows = pq.read_table(table)
-    files = [file.replace(str(world), str(tmp_path)) for file in rows["file"].to_pylist()]
-    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", pa.array(files)), table)
+    files = pa.array([files_of(file) for file in rows["file"].to_pylist()])
+    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", files), table)
+    return len(rows)
+
+
+def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_path):
+    copy_with_files(world, tmp_path, lambda file: file.replace(str(world), str(tmp_path)))
     manifest = json.loads((tmp_path / "embedded/manifest.json").read_text())
     (tmp_path / "embedded/manifest.json").write_text(json.dumps(manifest | {"places": [str(tmp_path / "pool")]}))
     with serving(tmp_path, clip) as address:
@@ -331,16 +337,11 @@ def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_pa
 def test_a_picture_outside_of_the_pool_is_404_and_no_address_is_asked(file, world, clip, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(fsspec, "url_to_fs", asked.append)
-    for name in ("pool", "embedded"):
-        shutil.copytree(world / name, tmp_path / name)
-    table = tmp_path / "embedded/images/00000.tar.parquet"
-    rows = pq.read_table(table)
-    files = pa.array([file.format(tmp_path)] * len(rows))
-    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", files), table)
+    num_rows = copy_with_files(world, tmp_path, lambda _: file.format(tmp_path))
     with serving(tmp_path, clip) as address:
         answer = httpx.get(f"{address}/pictures/0")
         assert (answer.status_code, "--pictures-from" in error_of(answer)) == (404, True)
-        assert httpx.get(f"{address}/pictures/{len(rows)}").status_code == 200
+        assert httpx.get(f"{address}/pictures/{num_rows}").status_code == 200
     assert asked == []
 
 
