@@ -1,18 +1,14 @@
-"""The wheel: its recipes and examples, its bytes, and `worldclip run emoji` from a folder without a checkout.
+"""The wheel: its recipes and examples, its bytes.  `make release` tries it in bare environments.
 
 The release: the links of its index page, the licences in NOTICE, what a tag needs.
 
 Imports: they are light; those inside of worldclip are checked by `lint-imports` (pyproject.toml).
-The Dockerfile: what it copies is there and in the build context.
-The Makefile: which Python it takes, and what it installs where.  pyproject.toml: which warnings fail a test.
+The Dockerfile: what it copies is there and in the build context.  pyproject.toml: which warnings fail a test.
 """
 
-import os
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -106,21 +102,6 @@ def test_wheel_holds_recipes_examples_and_the_files_of_a_page(wheel):
     assert "worldclip" in metadata.get_payload()
 
 
-@pytest.mark.slow
-def test_emoji_is_curated_by_the_wheel_in_an_environment_of_its_own(wheel, tmp_path):
-    environment, work = tmp_path / "environment", tmp_path / "work"
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    subprocess.run([str(environment / "bin" / "pip"), "install", "-q", f"{wheel}[demo]"], check=True, env=outside)
-    work.mkdir()
-    done = subprocess.run(
-        [str(environment / "bin" / "worldclip"), "run", "emoji", "--until", "curate"],
-        cwd=work, env=outside, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert (work / "runs/emoji/curate/manifest.json").exists()
-
-
 # --- the release ------------------------------------------------------------------------------------------------------
 
 
@@ -200,43 +181,6 @@ def test_the_wheel_is_built_from_all_that_setuptools_reads():
     assert set(re.findall(r'"(\w+)"', copied_by_setup)) <= copied()
 
 
-# --- the Makefile -----------------------------------------------------------------------------------------------------
-
-
-def lines_of_make(*arguments: str, path: str = os.environ["PATH"]) -> list[str]:
-    """Return the commands that `make` would run where nothing is installed yet."""
-    make = shutil.which("make")
-    if make is None:
-        pytest.skip("make is not installed")
-    command = [make, "--dry-run", "--always-make", *arguments]
-    environment = {"PATH": path}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.replace("\\\n", " ").splitlines()
-
-
-@pytest.mark.parametrize(
-    ("minors", "newest", "oldest"), [((13, 12, 11), "13", "11"), ((12, 11), "12", "11"), ((12,), "12", "12")]
-)
-def test_newest_python_that_runs_is_taken_and_the_oldest_tests_curation(minors, newest, oldest, tmp_path):
-    for name in ("sh", "bash"):
-        (tmp_path / name).symlink_to(shutil.which(name))
-    for minor in (11, 12, 13):  # a command of pyenv without its Python ends with 127
-        command = tmp_path / f"python3.{minor}"
-        command.write_text(f"#!/bin/sh\nexit {0 if minor in minors else 127}\n", encoding="utf-8")
-        command.chmod(0o755)
-    assert f"python3.{newest} -m venv .venv" in lines_of_make("lint", path=str(tmp_path))
-    assert f"test -d .second || python3.{oldest} -m venv .second" in lines_of_make("second", path=str(tmp_path))
-
-
-def test_second_installs_the_oldest_releases_that_may_be_installed_together():
-    assert any("-c .second/oldest.txt -e '.[metadata,pool]'" in line for line in lines_of_make("second"))
-    oldest = dict(line.split("==") for line in python(ROOT / "tests/helpers/oldest.py").splitlines())
-    needs = dict(re.match(r"([\w-]+)>=([\d.]+)", need).groups() for need in PROJECT["dependencies"])
-    assert oldest.items() >= needs.items()
-    extras = PROJECT["optional-dependencies"]
-    assert {f"babel>={oldest['babel']}", "babel>=2.16"} <= {*extras["metadata"], *extras["world"]}, "the higher of two"
-
-
 # --- warnings in tests ------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +220,7 @@ import worldclip, sys
 print(*sys.modules)
 try: worldclip.nothing
 except AttributeError as error: print(error)
+assert "load" in dir(worldclip) and "sys" not in dir(worldclip)
 print(worldclip.match.Matcher(["cat"]).match("a cat").tolist(), worldclip.languages.from_lid("yue", scheme="lid176"))
 print(worldclip.balance.tail_fraction([1, 3, 6, 90], 10))
 """

