@@ -161,14 +161,6 @@ def test_paths_in_overrides_keep_their_commas(tmp_path):
     assert load_recipe(BASE, [f"pool.deny_keys={keys}"]).pool.deny_keys == (str(keys),)
 
 
-def test_recipe_survives_toml(tmp_path):
-    base = {**BASE, "pool": {"path": "/somewhere"}}
-    recipe = load_recipe(base, ['curate.include=["en", "sw"]', "balance.tail_fractions={sw = 0.5}"])
-    (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
-    assert load_recipe(tmp_path) == recipe
-    assert load_recipe(tmp_path / "recipe.toml") == recipe
-
-
 def test_relative_paths_of_a_file_are_relative_to_it_and_overrides_to_the_working_directory(tmp_path, monkeypatch):
     folder = tmp_path / "recipes"
     folder.mkdir()

@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -28,6 +29,10 @@ from worldclip.train.checkpoint import CheckpointReader, consolidate, read_state
 from worldclip.train.distributed import ALONE, connected_ranks
 from worldclip.train.log import read_log
 from worldclip.train.step import train_step
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import gpu_check
 
 
 @pytest.fixture(scope="module")
@@ -331,3 +336,17 @@ def test_a_job_is_queued_again_unless_a_mistake_ended_it(calls, tmp_path, monkey
     assert "--nodes=4 " in submitted
     assert "--signal=USR1@120 --requeue" in submitted
     assert f"RUN={tmp_path / 'run'},GPUS=8 {SCRIPT}" in submitted
+
+
+# benchmarks/gpu_check.py on a CPU, with a reduced model: it makes no number up
+
+
+def test_a_reduced_model_runs_and_what_a_gpu_alone_shows_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    text = gpu_check.check(["b32"], 1, None, ALONE, torch.device("cpu"))
+    (row,) = (line[2:].split(" | ") for line in text.splitlines() if line.endswith(" GiB |"))
+    assert row[0] == "b32 ddp"
+    assert row[2:6] == [gpu_check.NOT_ON_CPU] * 4
+    assert text.count("agree") == 1
+    assert "DIFFER" not in text
+    assert not list(tmp_path.glob("gpu_check_*")), "checkpoints are removed"
