@@ -283,7 +283,7 @@ def fail(folder: Path) -> None:
 def hang(folder: Path) -> None:
     """Write two checkpoints of one tensor; the first write of rank 1 hangs."""
     if os.environ["RANK"] == "1":
-        before(setattr, checkpoint_writer, "_write_shard", lambda *_: threading.Event().wait())
+        before(setattr, checkpoint_writer, "write_shard", lambda *_: threading.Event().wait())
     checkpoint_writer.WRITE_TIMEOUT_S = WAIT_S
     with connected_ranks("cpu") as world:
         writer = CheckpointWriter(folder, world, keep_last=1)
@@ -299,7 +299,8 @@ def hang(folder: Path) -> None:
 def train(folder: Path) -> None:
     """Run the stage as the command line does; write how often each collective ran, and which shards were counted."""
     recipe = load_recipe(json.loads((folder / "recipe.json").read_text()))
-    counts_at_steps, counted, rank = count_collectives(), calls_of(setattr, PairSource, "_count"), os.environ["RANK"]
+    counts_at_steps, rank = count_collectives(), os.environ["RANK"]
+    counted = calls_of(setattr, PairSource, "count_shard")
     if rank != "0":
         forbid_listing()
     try:

@@ -33,7 +33,7 @@ from worldclip.train.checkpoint import (
     remove_old,
     write_digests,
 )
-from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, _write_index, _write_shard, cut_share
+from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, cut_share, write_index, write_shard
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
@@ -376,8 +376,8 @@ def write_sharded(folder, tensors_of_rank):
     shards, num_ranks = folder / checkpoint.SHARDS, len(tensors_of_rank)
     shards.mkdir()
     for rank, tensors in reversed(list(enumerate(tensors_of_rank))):
-        _write_shard(shards, tensors, World(rank, num_ranks))
-    return _write_index(shards, World(0, num_ranks), math.inf, Event())
+        write_shard(shards, tensors, World(rank, num_ranks))
+    return write_index(shards, World(0, num_ranks), math.inf, Event())
 
 
 @pytest.mark.parametrize("error", [FULL, EIO], ids=["full disk", "EIO"])
@@ -385,10 +385,10 @@ def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.torch.save_file", Mock(side_effect=error))
         with pytest.raises(type(error)):
-            _write_shard(tmp_path, rows_of(1), World(1, 2))
-    _write_shard(tmp_path, rows_of(0), World(0, 2))
+            write_shard(tmp_path, rows_of(1), World(1, 2))
+    write_shard(tmp_path, rows_of(0), World(0, 2))
     with pytest.raises(OSError, match=r"rank 1: .*(No space left|os error 5)"):
-        _write_index(tmp_path, World(0, 2), math.inf, Event())
+        write_index(tmp_path, World(0, 2), math.inf, Event())
 
 
 def test_a_writer_that_closes_waits_shortly_for_a_dead_rank(tmp_path, monkeypatch):
