@@ -316,7 +316,7 @@ def measure_shard(folder: Path, num_pairs: int, rounds: int) -> OneShard:
     shards, work = make_run(folder, 1, num_pairs)
     source = PairSource(folder / "run", shards, None, 0, work)
     source._all_fit = False  # as in a pool of more shards than are kept in memory
-    actions: list[Callable[[], Any]] = [lambda: source._read(0, 0), lambda: source._count(0, 0)]
+    actions: list[Callable[[], Any]] = [lambda: source._read(0, 0), lambda: source.count_shard(0, 0)]
     measured: list[list[Counts]] = [[], []]
     for _ in range(rounds):
         for action, results in zip(actions, measured, strict=True):
@@ -335,7 +335,7 @@ def measure_shard(folder: Path, num_pairs: int, rounds: int) -> OneShard:
     memory = tracemalloc.get_traced_memory()[0] / len(received)
     tracemalloc.stop()
     text_bytes = layout.match_texts(folder / "run", shards[0].name).stat().st_size / num_pairs
-    return OneShard(whole, counted, source._count(0, 0)[0], text_bytes, memory, len(pickled) / len(many))
+    return OneShard(whole, counted, source.count_shard(0, 0)[0], text_bytes, memory, len(pickled) / len(many))
 
 
 def check_law(small: Sequence[Small]) -> None:

@@ -1,17 +1,17 @@
-"""The pages name only what exists: links, paths, names in the code, flags, keys; every code block of theirs is valid.
+"""The pages name only what exists: paths, calls, flags, keys; their commands and tables are valid.
 
-README.md, docs/7_export.md and docs/inference.md are also executed, in tests/export/test_export_formats.py.
+Links: test_docs_site.py.  Python runs in tests/export/test_export_formats.py (README.md, docs/7_export.md and
+docs/inference.md), in test_pages.py (docs/start_*.md) and next to what it shows.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib
-import inspect
+import operator
 import re
 import shlex
-import subprocess
+import shutil
 import sys
 import textwrap
 import tomllib
@@ -20,9 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import worldclip
+from pages import blocks as python_blocks
+from toy import draw_shape
 from worldclip.check.config import CheckConfig
 from worldclip.cli import command, main
 from worldclip.config import SECTIONS, Recipe
@@ -35,8 +38,7 @@ from worldclip.plugins.server.read_request import Limits
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
-import older  # noqa: E402
-from head import HEAD, make_head  # noqa: E402
+from head import HEAD  # noqa: E402
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("examples/*/*.md")])
 HISTORY = ("CHANGELOG.md", "log.md")  # these name what was there when they were written
@@ -49,23 +51,6 @@ def page_id(page: Path) -> str:
 
 def read(page: Path) -> str:
     return page.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_links_lead_to_files_and_headings(page):
-    for path, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", read(page)):
-        if "://" in path:
-            continue
-        target = page.parent / path if path else page
-        assert target.exists(), f"{page_id(page)} links to {path}"
-        if anchor:
-            assert anchor in anchors(target), f"{page_id(page)} links to {path}#{anchor}"
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", read(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
@@ -185,67 +170,8 @@ def test_results_begin_with_date_machine_command_and_the_code_that_they_measure(
     heads = list(HEAD.finditer(text))
     assert len(heads) == len(re.findall("^Measured 2", text, re.MULTILINE)), "not in the form of benchmarks/head.py"
     assert HEAD.search(text.partition("\n|")[0]), "no head before the first table"
-    for head in heads:
-        paths = re.findall(r"`([^`]+)`", head["paths"])
-        files = re.findall(r"\b((?:benchmarks|tests|examples|recipes)/\S+\.\w+)", head["commands"])
-        if head["commit"] is None:
-            paths += files
-        else:
-            assert is_in_history(head["commit"], files), f"git cat-file: {head['commit']} lacks one of {files}"
-        assert [path for path in paths if not (REPOSITORY / path).exists()] == []
-
-
-def is_in_history(commit: str, paths: list[str]) -> bool:
-    """Return whether a commit has all these files; True where this copy of the repository lacks the commit."""
-    git = ["git", "-C", REPOSITORY, "cat-file", "-e"]
-    if subprocess.run([*git, f"{commit}^{{commit}}"], capture_output=True).returncode:
-        return True
-    return all(subprocess.run([*git, f"{commit}:{path}"], capture_output=True).returncode == 0 for path in paths)
-
-
-def test_a_benchmark_writes_the_head_that_is_read(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["elsewhere/loader.py", "elsewhere/photographs.tar", "--write"])
-    head = HEAD.fullmatch(make_head(["src/worldclip/train/loader.py"], ["numpy"]))
-    assert head["commands"] == "`python benchmarks/loader.py photographs.tar --write`"
-    assert head["paths"] == "`src/worldclip/train/loader.py`"
-    assert ", numpy " in head["machine"]
-
-
-def test_older_names_results_whose_code_changed_since_and_speeds_without_a_source(tmp_path, capsys, monkeypatch):
-    pages = {
-        "src/kept.py": "1",
-        "src/changed.py": "1",
-        "README.md": "[3 times](benchmarks/results/old.md)\n\nIt takes 5 minutes.\n\n```\n9 seconds\n```\n",
-        "benchmarks/results/plain.md": "# No head\n",
-    }
-    for name, path in (("old", "src/changed.py"), ("new", "src/kept.py")):
-        head = f"Measured 2026-01-02 on a machine. Command: `python benchmarks/{name}.py`. Measures `{path}`."
-        earlier = head.replace("2026-01-02", "2026-01-01").replace(f"{name}.py", f"{name}.py --write")
-        pages[f"benchmarks/results/{name}.md"] = f"# {name}\n\n{head}\n\n{earlier}\n"
-    for name, text in pages.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    git = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false"]
-    subprocess.run([*git, "init", "-q"], check=True)
-    for day, text in (("2026-01-02", "1"), ("2026-01-03", "2")):
-        (tmp_path / "src/changed.py").write_text(text)
-        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{day}T12:00:00Z")
-        subprocess.run([*git, "add", "."], check=True)
-        subprocess.run([*git, "commit", "-qm", f"of {day}"], check=True)
-    older.main(tmp_path)
-    listed = re.sub("last [0-9a-f]+", "last HASH", capsys.readouterr().out)
-    assert listed == textwrap.dedent("""\
-        Older than the code they measure:
-        2026-01-02 benchmarks/results/old.md: 1 commits since, the last HASH 2026-01-03 of 2026-01-03
-            `python benchmarks/old.py`
-            cited in: README.md:1
-
-        Pages without a head: plain.md
-
-        Speeds whose paragraph names neither a result nor a date:
-        README.md:3: It takes 5 minutes.
-        """)
+    paths = [path for head in heads for path in re.findall(r"`([^`]+)`", head["paths"])]
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
 
 
 # --- code blocks --------------------------------------------------------------------------------------------------
@@ -267,8 +193,6 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
             tables, command, rest = code.partition("\nworldclip ")
             yield "toml", tables
             yield "bash", command + rest
-        elif first.startswith(("from ", "import ")):
-            yield "python", code
 
 
 def of_language(language: str) -> list[Any]:
@@ -313,90 +237,25 @@ def test_commands_parse(code, monkeypatch, capsys):
         assert status == 0, f"worldclip {shlex.join(words)}\n{capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("code", of_language("python"))
-def test_python_calls_what_exists(code):
-    Names(code).check()
-
-
-class Names:
-    """The names of a block that are worldclip's, and the classes of the objects that they are bound to."""
-
-    def __init__(self, code: str) -> None:
-        self.nodes = list(ast.walk(ast.parse(code)))
-        self.bound: dict[str, Any] = {"worldclip": worldclip}
-        self.instances: dict[str, type] = {}
-
-    def check(self) -> None:
-        for node in self.nodes:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worldclip"):
-                module = importlib.import_module(node.module or "")
-                self.bound |= {alias.asname or alias.name: attribute(module, alias.name) for alias in node.names}
-        for node in self.nodes:
-            match node:
-                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as call) if made := self.class_of(call):
-                    self.instances[name] = made
-        for node in self.nodes:
-            if isinstance(node, ast.Call) and (function := self.resolve(node.func)) is not None:
-                check_call(function, node, is_method=self.is_method(node.func))
-
-    def resolve(self, node: ast.expr) -> Any:
-        """Return what a name stands for; None where it is not worldclip's."""
-        if isinstance(node, ast.Name):
-            return self.bound.get(node.id, self.instances.get(node.id))
-        if isinstance(node, ast.Attribute):
-            owner = self.resolve(node.value)
-            return None if owner is None else attribute(owner, node.attr)
-        return self.class_of(node) if isinstance(node, ast.Call) else None
-
-    def class_of(self, call: ast.Call) -> type | None:
-        function = self.resolve(call.func)
-        if inspect.isclass(function):
-            return function
-        made = None if function is None else hints_of(function).get("return")
-        return made if inspect.isclass(made) and made.__module__.startswith("worldclip") else None
-
-    def is_method(self, node: ast.expr) -> bool:
-        """Return whether a call is of an object, whose method has self as its first parameter."""
-        match node:
-            case ast.Attribute(value=ast.Name(id=name)):
-                return name in self.instances
-        return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call)
-
-
-def hints_of(function: Any) -> dict[str, Any]:
-    """Return the annotations; those of a module that imports their classes for type checking only, as text."""
-    try:
-        return typing.get_type_hints(function)
-    except NameError:
-        return {name: Path if text == "Path" else text for name, text in inspect.get_annotations(function).items()}
-
-
-def attribute(owner: Any, name: str) -> Any:
-    assert hasattr(owner, name), f"{owner} has no {name}"
-    return getattr(owner, name)
-
-
-def check_call(function: Any, call: ast.Call, *, is_method: bool) -> None:
-    """Assert that a call fits the signature, and that no text is passed for a path."""
-    if any(isinstance(argument, ast.Starred) for argument in call.args) or not callable(function):
-        return
-    signature = inspect.signature(function)
-    values = [object()] * is_method + list(call.args)
-    bound = signature.bind(*values, **{word.arg: word.value for word in call.keywords if word.arg})
-    hints = hints_of(function.__init__ if inspect.isclass(function) else function)
-    for name, value in bound.arguments.items():
-        is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
-        assert not (is_text and hints.get(name) is Path), f"{function.__name__}({name}=...) takes a Path, not a text"
+def test_calls_of_the_design_page_run(own_run, toy_world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(own_run, tmp_path / "runs/emoji")
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(own_run / "recipe.toml", tmp_path / "recipes/emoji.toml")
+    (code,) = python_blocks("docs/design.md", "python")
+    scope = {"entries": ["cat"], "texts": ["a photo of a cat"], "folder": tmp_path / "matcher", "run": own_run}
+    scope |= {"counts": [1, 3, 6, 90], "threshold": 10, "tail_fraction": 0.1}
+    scope |= {"keys": ["00000"], "text_idx": [0], "seed": 0, "epoch": 0}
+    scope |= {"entry_ids": [0], "offsets": [0, 1], "entry_probs": np.ones(1, np.float32)}
+    scope |= {"images": [draw_shape(0, [9, 9, 9], 0)], "labels": ["cat", "dog"]}
+    exec(code, scope)
+    assert scope["clip"].embed_dim > 0
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=page_id)
 def test_calls_in_inline_code_exist(page):
     for name in re.findall(r"`(worldclip(?:\.\w+)+)\(", read(page)):
-        owner, *rest = name.split(".")
-        value: Any = importlib.import_module(owner)
-        for part in rest:
-            value = attribute(value, part)
-        assert callable(value), name
+        assert callable(operator.attrgetter(name.partition(".")[2])(worldclip)), name
 
 
 @pytest.mark.parametrize("code", of_language("toml"))

@@ -39,179 +39,178 @@ from worlds import WordModel, word_dataset
 REPOSITORY = Path(__file__).parents[1]
 VOLATILE = (".lock", "log.txt", "run.json", "report.html")  # say when and how, not what
 
-# command | exit code | what it must say; & separates several.  R: a good recipe, T: its finished run, U: another one,
-# P: its pool, X: a recipe with a misspelt section, B: a folder of files that no command reads, N: a path that does not
-# exist, O: a folder to write
+# command | exit code | what it must say; & separates several.  RUN is the finished run of RECIPE, whose pool is POOL;
+# TYPO: a recipe with a misspelt section; FILES: a folder of files that no command reads; OUT: a folder to write
 MISTAKES = """
-mtach R --workers 2                                | 2 | unknown command mtach; did you mean match?
+mtach RECIPE --workers 2                           | 2 | unknown command mtach; did you mean match?
 xyzzy                                              | 2 | worldclip --help lists all commands
 fetch                                              | 2 | known: fetch metadata, fetch dataset
-pool chek P                                        | 2 | did you mean pool check?
-match                                              | 2 | RECIPE is missing
-evaluate N                                         | 2 | --out DIR is missing
+pool chek POOL                                     | 2 | did you mean pool check?
+match                                              | 2 | is missing: Recipe (.toml), name of one
+evaluate MISSING                                   | 2 | --out DIR is missing
 train --lr 1                                       | 2 | comes first
-compare N                                          | 2 | two or more
-status N extra                                     | 2 | unknown argument 'extra'
-inspect N --jsn                                    | 2 | did you mean --json?
-explore N --out                                    | 2 | --out has no value
-run R --tail-fraction 0.1                          | 2 | key of the recipe: --set balance.tail_fraction=NUMBER
-train R --pool N                                   | 2 | did you mean --pool.key?
-train R --learning-rate 1                          | 2 | did you mean --lr?
-run R --set balance.tail_fraction 0.2              | 2 | must be KEY=VALUE, without blanks
-run R --set lr=1                                   | 2 | section.key=value
-run R --set trian.lr=1                             | 2 | did you mean train?
-run R --set pool.path.deeper=1                     | 2 | path is a value, not a section
-run R --quiet --verbose                            | 2 | exclude each other
-run R --until evaluat                              | 2 | unknown stage
-run T --from evaluate --until train                | 2 | --from evaluate comes after --until train
-run X --out O                                      | 2 | unknown section trian; did you mean train? & section radius
-pool check X --out O                               | 2 | unknown section trian; did you mean train? & section radius
-embed T X --out O                                  | 2 | unknown section trian; did you mean train? & section radius
-fetch metadata X                                   | 2 | unknown section trian; did you mean train? & section radius
-pool check P --out O --config X                    | 2 | unknown key pool & unknown key balance
+compare MISSING                                    | 2 | two or more
+status MISSING extra                               | 2 | unknown argument 'extra'
+inspect MISSING --jsn                              | 2 | did you mean --json?
+explore MISSING --out                              | 2 | --out has no value
+run RECIPE --tail-fraction 0.1                     | 2 | key of the recipe: --set balance.tail_fraction=NUMBER
+train RECIPE --pool MISSING                        | 2 | did you mean --pool.key?
+train RECIPE --learning-rate 1                     | 2 | did you mean --lr?
+run RECIPE --set balance.tail_fraction 0.2         | 2 | must be KEY=VALUE, without blanks
+run RECIPE --set lr=1                              | 2 | section.key=value
+run RECIPE --set trian.lr=1                        | 2 | did you mean train?
+run RECIPE --set pool.path.deeper=1                | 2 | path is a value, not a section
+run RECIPE --quiet --verbose                       | 2 | exclude each other
+run RECIPE --until evaluat                         | 2 | unknown stage
+run RUN --from evaluate --until train              | 2 | --from evaluate comes after --until train
+run TYPO --out OUT                                 | 2 | unknown section trian; did you mean train? & section radius
+pool check TYPO --out OUT                          | 2 | unknown section trian; did you mean train? & section radius
+embed RUN TYPO --out OUT                           | 2 | unknown section trian; did you mean train? & section radius
+fetch metadata TYPO                                | 2 | unknown section trian; did you mean train? & section radius
+pool check POOL --out OUT --config TYPO            | 2 | unknown key pool & unknown key balance
 
-match R --workers two                              | 2 | --workers 'two': must be a whole number
-match R --workers 0                                | 2 | must be at least 1
-match R --executor spark                           | 2 | use local
-match R --shards 5                                 | 2 | must be I/N
-match R --shards 4/3                               | 2 | must be I/N
-match R --shards 0/3                               | 2 | must be I/N
-match R --profile latin                            | 2 | must be one of "reference", "unicode"
-match R --min-lang-prob 2                          | 2 | match.min_lang_prob = 2
-match R --merge-labels ms                          | 2 | must be a table
-balance R --tail-fraction 2                        | 2 | balance.tail_fraction
-train R --lr -1                                    | 2 | train.lr
-train R --device tpu                               | 2 | must be one of "auto", "cpu"
-train R --freeze eyes                              | 2 | each one of "vision", "text"
-train R --model.preset huge                        | 2 | train.model.preset = "huge"
-export R --formats hf                              | 2 | did you mean huggingface?
-export R --formats onnx,zip                        | 2 | each one of "huggingface", "open_clip", "onnx", "web"
-export R --formats                                 | 2 | must not be empty
-run R --set languages.codes=DE,zh-CN               | 2 | did you mean "de"?
-run R --set languages.codes=deu                    | 2 | did you mean "de"?
-run R --set languages.codes=jp                     | 2 | did you mean "ja"?
-run R --set pool.broken_shards=ignore              | 2 | must be one of "stop", "skip"
-run R --set languages.codes=en;sw                  | 2 | unknown language "en;sw"
-run R --set languages.add=kea                      | 2 | must be a table of
-run R --set pool.build=emoji                       | 2 | exactly one of path and build
-run R --set pool.parts.cldr=N                      | 2 | needs pool.build
-metadata R --sources number --wordnets.fr omw-fr:1.4 | 2 | metadata.sources lacks "wordnet"
-evaluate R --suite everything                      | 2 | must be one of imagenet
-evaluate R --datasets imagnet                      | 2 | did you mean "imagenet1k"?
-evaluate R --out O                                 | 2 | no dataset to evaluate; set evaluate.datasets
-pool check P --out O --set radiu=6                 | 2 | did you mean radius?
-pool emoji --out O --image-px 0                    | 2 | must be at least 8
-fetch metadata R --date yesterday                  | 2 | YYYYMMDD
-fetch dataset imagenet --out O                     | 2 | unknown dataset & did you mean imagenet1k?
-pool world --out B/captions.csv                    | 2 | is a file; give the folder to write
-embed N P --out O --of sounds                      | 2 | must be one of
-embed T P --out O --device tpu                     | 2 | device = 'tpu'
-embed T P --out O --precision int8                 | 2 | precision = 'int8'
-publish T noslash --dry-run                        | 2 | a repository of the hub is owner/name
-serve T --port 99999                               | 2 | cannot listen there
+match RECIPE --workers two                         | 2 | --workers 'two': must be a whole number
+match RECIPE --workers 0                           | 2 | must be at least 1
+match RECIPE --executor spark                      | 2 | use local
+match RECIPE --shards 5                            | 2 | must be I/N
+match RECIPE --shards 4/3                          | 2 | must be I/N
+match RECIPE --shards 0/3                          | 2 | must be I/N
+match RECIPE --profile latin                       | 2 | must be one of "reference", "unicode"
+match RECIPE --min-lang-prob 2                     | 2 | match.min_lang_prob = 2
+match RECIPE --merge-labels ms                     | 2 | must be a table
+balance RECIPE --tail-fraction 2                   | 2 | balance.tail_fraction
+train RECIPE --lr -1                               | 2 | train.lr
+train RECIPE --device tpu                          | 2 | must be one of "auto", "cpu"
+train RECIPE --freeze eyes                         | 2 | each one of "vision", "text"
+train RECIPE --model.preset huge                   | 2 | train.model.preset = "huge"
+export RECIPE --formats hf                         | 2 | did you mean huggingface?
+export RECIPE --formats onnx,zip                   | 2 | each one of "huggingface", "open_clip", "onnx", "web"
+export RECIPE --formats                            | 2 | must not be empty
+run RECIPE --set languages.codes=DE,zh-CN          | 2 | did you mean "de"?
+run RECIPE --set languages.codes=deu               | 2 | did you mean "de"?
+run RECIPE --set languages.codes=jp                | 2 | did you mean "ja"?
+run RECIPE --set pool.broken_shards=ignore         | 2 | must be one of "stop", "skip"
+run RECIPE --set languages.codes=en;sw             | 2 | unknown language "en;sw"
+run RECIPE --set languages.add=kea                 | 2 | must be a table of
+run RECIPE --set pool.build=emoji                  | 2 | exactly one of path and build
+run RECIPE --set pool.parts.cldr=MISSING           | 2 | needs pool.build
+metadata RECIPE --sources number --wordnets.fr omw-fr:1.4 | 2 | metadata.sources lacks "wordnet"
+evaluate RECIPE --suite everything                 | 2 | must be one of imagenet
+evaluate RECIPE --datasets imagnet                 | 2 | did you mean "imagenet1k"?
+evaluate RECIPE --out OUT                          | 2 | no dataset to evaluate; set evaluate.datasets
+pool check POOL --out OUT --set radiu=6            | 2 | did you mean radius?
+pool emoji --out OUT --image-px 0                  | 2 | must be at least 8
+fetch metadata RECIPE --date yesterday             | 2 | YYYYMMDD
+fetch dataset imagenet --out OUT                   | 2 | unknown dataset & did you mean imagenet1k?
+pool world --out FILES/captions.csv                | 2 | is a file; give the folder to write
+embed MISSING POOL --out OUT --of sounds           | 2 | must be one of
+embed RUN POOL --out OUT --device tpu              | 2 | device = 'tpu'
+embed RUN POOL --out OUT --precision int8          | 2 | precision = 'int8'
+publish RUN noslash --dry-run                      | 2 | a repository of the hub is owner/name
+serve RUN --port 99999                             | 2 | cannot listen there
 
-run N                                              | 2 | does not exist
+run MISSING                                        | 2 | does not exist
 run emoj                                           | 2 | is no recipe of worldclip; did you mean emoji?
 run emojis.toml                                    | 2 | did you mean emoji?
-run B/broke.toml                                   | 2 | did you mean B/broken.toml?
-run B                                              | 2 | holds no recipe.toml
-run P                                              | 2 | for a folder of pairs: worldclip init
-run B/broken.toml                                  | 2 | is not valid TOML
-run B/deep.toml                                    | 2 | is not valid TOML
-run B/latin1.toml                                  | 2 | is not valid TOML
-pool B/empty.toml                                  | 2 | exactly one of path and build
-init N                                             | 2 | no such folder or file
-init B/caption.csv                                 | 2 | did you mean B/captions.csv?
-run B/brokn.toml                                   | 2 | did you mean B/broken.toml?
-classify B/captions.tsv B/picture.png --labels a   | 2 | did you mean B/captions.csv?
-init X                                             | 2 | X
-status X                                           | 2 | X
-status B                                           | 2 | B
-inspect B --key a                                  | 2 | B
-report N                                           | 2 | did you mean export?
-compare N B                                        | 2 | N does not exist
-embed N P --out O                                  | 2 | N does not exist
-embed T B/empty --out O                            | 2 | holds no tar and no image
-embed T B/picture.png --out O                      | 2 | only .png files in it; give its folder
-embed T B/table.parquet --out O --of images        | 2 | only texts; give tars
-embed T B/table.parquet --out O --key urn          | 2 | pool.key: no column or field 'urn'
-consolidate P                                      | 2 | give RUN/train/step_... or a run
-search B word                                      | 2 | B
-estimate N                                         | 2 | N
-explore R --out O                                  | 2 | is a file; give the folder of a run
-explore T --out P                                  | 2 | holds no explorer; choose an empty directory
-publish N owner/name --dry-run                     | 2 | whose stage curate is finished
-classify N B/picture.png --labels a                | 2 | N does not exist; give a run, a model's folder
-classify T P --labels a                            | 2 | is a directory; name the image files in it
-compare T T                                        | 2 | evaluate all on the same datasets
-pool dedup B/empty --out O                         | 2 | B/empty
-pool dedup B/table.parquet --out O --key uuid      | 2 | pool.key: no column or field 'uuid'; did you mean 'uid'
-pool dedup B/table.parquet --out O --key member    | 2 | set it to the column of the key: uid
-pool dedup P --out B                               | 2 | is not empty and was not written by worldclip
-pool check N --out O                               | 2 | N
-pool check P --out O --set against.x=B/table.parquet | 2 | has no column of images
-pool check P --out O --set radius=99               | 2 | radius = 99
-pool check P --out O --set against.x=N             | 2 | against.x is ' & which does not exist
-pool check P --out O --set against_datasets=cifar11 | 2 | did you mean cifar10
-pool check P --out O --set against_datasets=cifar10 --set data=B | 2 | not below data =
-pool check P --out O --set against_datasets=cifar10 --set against.cifar10=P | 2 | both name 'cifar10'
-pool wat N --out O                                 | 2 | N
-pool pack B/photos --out O --captions B/captions.csv | 2 | the column or field is one of file_name
+run FILES/broke.toml                               | 2 | did you mean FILES/broken.toml?
+run FILES                                          | 2 | holds no recipe.toml
+run POOL                                           | 2 | for a folder of pairs: worldclip init
+run FILES/broken.toml                              | 2 | is not valid TOML
+run FILES/deep.toml                                | 2 | is not valid TOML
+run FILES/latin1.toml                              | 2 | is not valid TOML
+pool FILES/empty.toml                              | 2 | exactly one of path and build
+init MISSING                                       | 2 | no such folder or file
+init FILES/caption.csv                             | 2 | did you mean FILES/captions.csv?
+run FILES/brokn.toml                               | 2 | did you mean FILES/broken.toml?
+classify FILES/captions.tsv FILES/picture.png --labels a | 2 | did you mean FILES/captions.csv?
+init TYPO                                          | 2 | TYPO
+status TYPO                                        | 2 | TYPO
+status FILES                                       | 2 | FILES
+inspect FILES --key a                              | 2 | FILES
+report MISSING                                     | 2 | did you mean export?
+compare MISSING FILES                              | 2 | MISSING does not exist
+embed MISSING POOL --out OUT                       | 2 | MISSING does not exist
+embed RUN FILES/empty --out OUT                    | 2 | holds no tar and no image
+embed RUN FILES/picture.png --out OUT              | 2 | only .png files in it; give its folder
+embed RUN FILES/table.parquet --out OUT --of images | 2 | only texts; give tars
+embed RUN FILES/table.parquet --out OUT --key urn  | 2 | pool.key: no column or field 'urn'
+consolidate POOL                                   | 2 | /train/step_... or a run
+search FILES word                                  | 2 | FILES
+estimate MISSING                                   | 2 | MISSING
+explore RECIPE --out OUT                           | 2 | is a file; give the folder of a run
+explore RUN --out POOL                             | 2 | holds no explorer; choose an empty directory
+publish MISSING owner/name --dry-run               | 2 | whose stage curate is finished
+classify MISSING FILES/picture.png --labels a      | 2 | MISSING does not exist; give a run, a model's folder
+classify RUN POOL --labels a                       | 2 | is a directory; name the image files in it
+compare RUN RUN                                    | 2 | evaluate all on the same datasets
+pool dedup FILES/empty --out OUT                   | 2 | FILES/empty
+pool dedup FILES/table.parquet --out OUT --key uuid | 2 | pool.key: no column or field 'uuid'; did you mean 'uid'
+pool dedup FILES/table.parquet --out OUT --key member | 2 | set it to the column of the key: uid
+pool dedup POOL --out FILES                        | 2 | is not empty and was not written by worldclip
+pool check MISSING --out OUT                       | 2 | MISSING
+pool check POOL --out OUT --set against.x=FILES/table.parquet | 2 | has no column of images
+pool check POOL --out OUT --set radius=99          | 2 | radius = 99
+pool check POOL --out OUT --set against.x=MISSING  | 2 | against.x is ' & which does not exist
+pool check POOL --out OUT --set against_datasets=cifar11 | 2 | did you mean cifar10
+pool check POOL --out OUT --set against_datasets=cifar10 --set data=FILES | 2 | not below data =
+pool check POOL --out OUT --set against_datasets=cifar10 --set against.cifar10=POOL | 2 | both name 'cifar10'
+pool wat MISSING --out OUT                         | 2 | MISSING
+pool pack FILES/photos --out OUT --captions FILES/captions.csv | 2 | the column or field is one of file_name
 
-run R --out P                                      | 2 | holds files of pairs such as 00000.tar
-embed T P --out T                                  | 2 | is a run, whose files would be removed
-embed T P --out P/embedded                         | 2 | lies in the pool
-run R --out B/cut_table                            | 2 | holds files of pairs such as a.parquet
-run R --out B/picture.png/run                      | 2 | cannot be written
-pool R --out B/picture.png                         | 2 | is a file; give the folder to write
-match R --out O --shards 1/2                       | 2 | run first: worldclip pool
-curate R --out O                                   | 2 | O/match is not finished; run first: worldclip match O
-curate R --out O --set curate.max_pairs=10 --shards 1/2 | 2 | caps are decided over all shards
-pool R --out O --path N                            | 2 | no such folder or file
-pool R --out O --path B/compressed                 | 2 | unpack them to .tar
-pool R --out O --path B/table.parquet --key id     | 2 | did you mean 'uid'?
-pool R --out O --texts json:caption                | 2 | there is: texts, lang_truth
-init P --lang language                             | 2 | there is: texts, lang_truth
-metadata R --out O --lists.en N                    | 2 | no such file
-run R --out O --until match --set pool.valid_keys=N | 2 | which is not a file; give a .txt
-run R --out O --until match --set pool.deny_keys=B/captions.csv | 2 | is a CSV (duckdb -c & give a .txt with one key
-run R --out O --until match --set pool.deny_keys=B/latin1.txt | 2 | can't decode byte & give a .txt with one key
+run RECIPE --out POOL                              | 2 | holds files of pairs such as 00000.tar
+embed RUN POOL --out RUN                           | 2 | is a run, whose files would be removed
+embed RUN POOL --out POOL/embedded                 | 2 | lies in the pool
+run RECIPE --out FILES/cut_table                   | 2 | holds files of pairs such as a.parquet
+run RECIPE --out FILES/picture.png/run             | 2 | cannot be written
+pool RECIPE --out FILES/picture.png                | 2 | is a file; give the folder to write
+match RECIPE --out OUT --shards 1/2                | 2 | run first: worldclip pool
+curate RECIPE --out OUT                            | 2 | OUT/match is not finished; run first: worldclip match OUT
+curate RECIPE --out OUT --set curate.max_pairs=10 --shards 1/2 | 2 | caps are decided over all shards
+pool RECIPE --out OUT --path MISSING               | 2 | no such folder or file
+pool RECIPE --out OUT --path FILES/compressed      | 2 | unpack them to .tar
+pool RECIPE --out OUT --path FILES/table.parquet --key id | 2 | did you mean 'uid'?
+pool RECIPE --out OUT --texts json:caption         | 2 | there is: texts, lang_truth
+init POOL --lang language                          | 2 | there is: texts, lang_truth
+metadata RECIPE --out OUT --lists.en MISSING       | 2 | no such file
+run RECIPE --out OUT --until match --set pool.valid_keys=MISSING | 2 | which is not a file; give a .txt
+run RECIPE --out OUT --until match --set pool.deny_keys=FILES/captions.csv | 2 | is a CSV (duckdb -c & give a .txt
+run RECIPE --out OUT --until match --set pool.deny_keys=FILES/latin1.txt | 2 | can't decode byte & give a .txt
 
-run R --out s3://bucket/run                        | 2 | --out s3://bucket/run: must be a local path, not a URL
-pool dedup P --out s3://bucket/run                 | 2 | --out s3://bucket/run: must be a local path, not a URL
-status s3://bucket/run                             | 2 | RUN s3://bucket/run: must be a local path, not a URL
-run R --from-run s3://bucket/run                   | 2 | --from-run s3://bucket/run: must be a local path
+run RECIPE --out s3://bucket/run                   | 2 | --out s3://bucket/run: must be a local path, not a URL
+pool dedup POOL --out s3://bucket/run              | 2 | --out s3://bucket/run: must be a local path, not a URL
+status s3://bucket/run                             | 2 | s3://bucket/run: must be a local path, not a URL
+run RECIPE --from-run s3://bucket/run              | 2 | --from-run s3://bucket/run: must be a local path
 search s3://bucket/run word                        | 2 | FOLDER s3://bucket/run: must be a local path
 
-pool T --image-field photo                         | 2 | pool.image_field
-match T --merge-labels.nn no                       | 2 | its languages are ar, en, th, zh
-curate T --set balance.tail_fraction=0.2           | 2 | balance is finished with it: give the key to worldclip run
-train T --set balance.tail_fraction=0.2            | 2 | balance is finished with it: give the key to worldclip run
-export T --set balance.tail_fraction=0.2           | 2 | balance is finished with it: give the key to worldclip run
-balance T --tail-fractions.sv 0.1                  | 2 | has no list sv; its lists are ar, en, th, zh
-balance T --english-threshold 5                    | 2 | set exactly one of english_threshold
-curate T --exclude sw                              | 2 | curate.exclude
-curate T --max-pairs 0                             | 2 | to drop a language, add it to curate.exclude
-curate T --write parquet                           | 2 | is no Parquet file; set "list"
-train T --lr 0.5                                   | 2 | train.lr was 0.001, is 0.5
-evaluate T --folders.toy pool:P --datasets toy --languages sw | 2 | evaluate.languages: no text in sw
-evaluate T --folders.x folders:N --datasets x      | 2 | N is not a folder
-export T --out B/captions.csv                      | 2 | is a file; give the folder to write
-export T --languages xx                            | 2 | export.languages
-inspect T --entry nothing                          | 2 | is not in list en; spell it as the list does
-run T --until curate --set curate.exclude=xx       | 2 | curate.exclude
-run T --until train --set curate.seed=7 --set train.beta2=0.5 | 2 | which are never overwritten
-run U --from metadata --set metadata.lists.en=N    | 2 | N
-run U --from match --set match.merge_labels.en=zz  | 2 | match.merge_labels.en
-run U --from balance --set balance.tail_fractions.zz=0.5 | 2 | zz
-run U --from train                                  | 2 | has checkpoints & move them first: mv U/train U/train.1
-run U --from evaluate --set evaluate.datasets=nope | 2 | nope
+pool RUN --image-field photo                       | 2 | pool.image_field
+match RUN --merge-labels.nn no                     | 2 | its languages are ar, en, th, zh
+curate RUN --set balance.tail_fraction=0.2         | 2 | balance is finished with it: give the key to worldclip run
+train RUN --set balance.tail_fraction=0.2          | 2 | balance is finished with it: give the key to worldclip run
+export RUN --set balance.tail_fraction=0.2         | 2 | balance is finished with it: give the key to worldclip run
+balance RUN --tail-fractions.sv 0.1                | 2 | has no list sv; its lists are ar, en, th, zh
+balance RUN --english-threshold 5                  | 2 | set exactly one of english_threshold
+curate RUN --exclude sw                            | 2 | curate.exclude
+curate RUN --max-pairs 0                           | 2 | to drop a language, add it to curate.exclude
+curate RUN --write parquet                         | 2 | is no Parquet file; set "list"
+train RUN --lr 0.5                                 | 2 | train.lr was 0.001, is 0.5
+evaluate RUN --folders.toy pool:POOL --datasets toy --languages sw | 2 | evaluate.languages: no text in sw
+evaluate RUN --folders.x folders:MISSING --datasets x | 2 | MISSING is not a folder
+export RUN --out FILES/captions.csv                | 2 | is a file; give the folder to write
+export RUN --languages xx                          | 2 | export.languages
+inspect RUN --entry nothing                        | 2 | is not in list en; spell it as the list does
+run RUN --until curate --set curate.exclude=xx     | 2 | curate.exclude
+run RUN --until train --set curate.seed=7 --set train.beta2=0.5 | 2 | which are never overwritten
+run OTHER_RUN --from metadata --set metadata.lists.en=MISSING | 2 | MISSING
+run OTHER_RUN --from match --set match.merge_labels.en=zz | 2 | match.merge_labels.en
+run OTHER_RUN --from balance --set balance.tail_fractions.zz=0.5 | 2 | zz
+run OTHER_RUN --from train                         | 2 | has checkpoints & first: mv OTHER_RUN/train OTHER_RUN/train.1
+run OTHER_RUN --from evaluate --set evaluate.datasets=nope | 2 | nope
 
-pool R --out O --path B/cut                        | 1 | 0.tar: cut off in the header & only they are tried again
-pool R --out O --path B/cut_table --key uid        | 1 | a.parquet: not a Parquet file, or damaged
-pool R --out O --path B/no_rows --key uid          | 1 | a.csv: is empty
-metadata R --out O --lists.en B/latin1.txt         | 1 | latin1.txt, line 1: not UTF-8
-pool wat B/captions.csv --out O                    | 1 | captions.csv: not a WARC file, or damaged
+pool RECIPE --out OUT --path FILES/cut             | 1 | 0.tar: cut off in the header & only they are tried again
+pool RECIPE --out OUT --path FILES/cut_table --key uid | 1 | a.parquet: not a Parquet file, or damaged
+pool RECIPE --out OUT --path FILES/no_rows --key uid | 1 | a.csv: is empty
+metadata RECIPE --out OUT --lists.en FILES/latin1.txt | 1 | latin1.txt, line 1: not UTF-8
+pool wat FILES/captions.csv --out OUT              | 1 | captions.csv: not a WARC file, or damaged
 """
 BROKEN = {
     "broken.toml": "[pool\npath=",
@@ -244,20 +243,21 @@ def lasting(toy_world, toy_run, tmp_path_factory) -> dict[str, Path]:
     section = "[trian]\nlr = 1\n"
     recipe = f'radius = 3\n[pool]\npath = "{toy_world.pool}"\n[balance]\ntail_fraction = 0.3\n{section}'
     (folder / "typo.toml").write_text(recipe)
-    places = {"T": folder / "run", "U": folder / "restarted", "X": folder / "typo.toml"}
-    return {**places, "R": toy_world.recipe, "P": toy_world.pool, "B": write_files(folder / "broken", BROKEN)}
+    places = {"RUN": folder / "run", "OTHER_RUN": folder / "restarted", "TYPO": folder / "typo.toml"}
+    places |= {"RECIPE": toy_world.recipe, "POOL": toy_world.pool}
+    return {**places, "FILES": write_files(folder / "broken", BROKEN)}
 
 
 @pytest.mark.parametrize(("command", "code", "said"), rows_of(MISTAKES))
 def test_mistake(command, code, said, lasting, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    places = {**lasting, "N": tmp_path / "N", "O": tmp_path / "O"}
+    places = {**lasting, "MISSING": tmp_path / "MISSING", "OUT": tmp_path / "OUT"}
     words = words_of(command, places)
-    kept = places["T"]
-    if " U " in command:  # what is refused late takes the markers of the stages after it
+    kept = places["RUN"]
+    if " OTHER_RUN " in command:  # what is refused late takes the markers of the stages after it
         stage = words[words.index("--from") + 1]
         words += ["--until", stage]
-        kept = places["U"] / stage
+        kept = places["OTHER_RUN"] / stage
     before = contents(kept, VOLATILE)
     assert main(words) == int(code)
     error = capfd.readouterr().err
@@ -265,21 +265,21 @@ def test_mistake(command, code, said, lasting, tmp_path, monkeypatch, capfd):
     assert "Traceback" not in error
     assert [part for part in said.split(" & ") if " ".join(words_of(part, places)) not in error] == []
     assert contents(kept, VOLATILE) == before
-    assert code == "1" or not (tmp_path / "O" / "recipe.toml").exists()
+    assert code == "1" or not (places["OUT"] / "recipe.toml").exists()
 
 
 BEFORE_THE_MODEL = """
-classify T N.png --labels a                        | N.png: does not exist
-classify T https://a/b.png --labels a              | is a URL
-classify T B/picture.png --labels a --templates b  | template 'b' has no {} for the label
-serve T P --port 0                                 | holds no embeddings
-search N word --images N.png                       | N.png: does not exist
-embed T N --out O                                  | no such folder or file
-embed T P --out B                                  | choose an empty directory
-export T --out O --formats web --embedded P        | holds no embeddings
-export T --out O --languages xx                    | unknown language code 'xx'
-export T --out O --languages en --corpus N.txt     | N.txt does not exist
-evaluate T --out O --folders.toy pool:P --datasets toy --languages sw | no text in sw
+classify RUN MISSING.png --labels a                | MISSING.png: does not exist
+classify RUN https://a/b.png --labels a            | is a URL
+classify RUN FILES/picture.png --labels a --templates b | template 'b' has no {} for the label
+serve RUN POOL --port 0                            | holds no embeddings
+search MISSING word --images MISSING.png           | MISSING.png: does not exist
+embed RUN MISSING --out OUT                        | no such folder or file
+embed RUN POOL --out FILES                         | choose an empty directory
+export RUN --out OUT --formats web --embedded POOL | holds no embeddings
+export RUN --out OUT --languages xx                | unknown language code 'xx'
+export RUN --out OUT --languages en --corpus MISSING.txt | MISSING.txt does not exist
+evaluate RUN --out OUT --folders.toy pool:POOL --datasets toy --languages sw | no text in sw
 """
 
 
@@ -287,13 +287,7 @@ evaluate T --out O --folders.toy pool:P --datasets toy --languages sw | no text 
 def test_what_costs_nothing_is_checked_before_the_model(command, said, lasting, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("worldclip.model.load.find", lambda *_: pytest.fail("the model is loaded"))
     monkeypatch.setattr(web_folder, "problems", lambda: iter(()))
-    places = {
-        **lasting,
-        "N": tmp_path / "N",
-        "N.png": tmp_path / "N.png",
-        "N.txt": tmp_path / "N.txt",
-        "O": tmp_path / "O",
-    }
+    places = lasting | {name: tmp_path / name for name in ("MISSING", "MISSING.png", "MISSING.txt", "OUT")}
     assert main(words_of(command, places)) == 2
     assert " ".join(words_of(said, places)) in capfd.readouterr().err
 
@@ -527,7 +521,7 @@ def test_finished_folder_of_another_pool_is_refused(command, world, tmp_path, mo
 def test_names_that_are_not_utf8_are_shown_escaped_or_refused(toy_run, tmp_path, capfd):
     name = os.fsdecode(b"run\xff\xe9")
     run = shutil.copytree(toy_run, tmp_path / name, ignore=shutil.ignore_patterns(".lock"))
-    places = {"RUN": run, "T": toy_run, "OUT": tmp_path / "out", "NEW": tmp_path / f"new{name}"}
+    places = {"RUN": run, "OTHER_RUN": toy_run, "OUT": tmp_path / "out", "NEW": tmp_path / f"new{name}"}
     for command, codes in {
         "status RUN": {0, 2},
         "inspect RUN --key 00000": {0, 2},
@@ -535,8 +529,8 @@ def test_names_that_are_not_utf8_are_shown_escaped_or_refused(toy_run, tmp_path,
         "estimate RUN": {0, 2},
         "publish RUN a/b --dry-run": {0, 2},
         "explore RUN --out OUT": {0, 2},
-        "explore T --out NEW": {2},
-        "run T/recipe.toml --out NEW": {2},
+        "explore OTHER_RUN --out NEW": {2},
+        "run OTHER_RUN/recipe.toml --out NEW": {2},
     }.items():
         code = main(words_of(command, places))
         shown = capfd.readouterr()
@@ -550,71 +544,71 @@ def test_names_that_are_not_utf8_are_shown_escaped_or_refused(toy_run, tmp_path,
 
 # --- an installation without extras -----------------------------------------------------------------------------------
 
-# command | extras that it names.  R: a recipe, P: its pool, RUN: its finished run, C: a run curated without extras, E:
-# embedded images, ONNX: an exported model, D: a folder of a dataset, S: results of an evaluation, O: a folder to write
+# command | extras that it names.  RUN is the finished run of RECIPE, whose pool is POOL; CURATED: a run that is curated
+# without extras; EMBEDDED: its images; ONNX: an exported model; RESULTS: of an evaluation; OUT: a folder to write
 NEEDS = """
-run R --out O                                                                      | train
-pool R --out O --set pool.path=none --build emoji                                  | demo
-pool R --out O --set pool.path=none --build world                                  | world
-pool R --out O --path hf://datasets/owner/name                                     | hub
-metadata R --out O --set metadata.lists=none --sources wordfreq,cldr,wordnet --installed-wordnets | metadata
-match R --out O --executor ray                                                     | ray
-train R --out O                                                                    | train
-train R --out O --wandb a --lora-rank 4 --initial-weights owner/name               | train wandb lora
-evaluate R --out O --datasets d --folders.d folders:D --also linear_probe          | train
-evaluate RUN --out O --datasets d --folders.d folders:D                            | train
-export R --out O --formats onnx,open_clip                                          | train export
-export RUN --out O                                                                 | train
-init hf://datasets/owner/name --out O                                              | hub
-pool emoji --out O                                                                 | demo
-pool world --out O                                                                 | world
-pool check P --out O                                                               | pool
-pool check P --out O --set duplicates=keep --set embedding_model=RUN                | pool train
-pool check P --out O --set duplicates=keep --set against.d=D                       | pool
-pool dedup P --out O --executor ray                                                | ray
-publish C owner/name                                                               | hub
-classify RUN D/circle/0.png --labels a                                              | train
-classify ONNX D/circle/0.png --labels a                                             | onnx
-consolidate RUN                                                                    | train
-explore C --out O                                                                  | pool
-embed RUN P --out O                                                                | train
-embed ONNX P --out O                                                               | onnx
-search E red                                                                       | train
-serve RUN E                                                                        | serve
+run RECIPE --out OUT                                         | train
+pool RECIPE --out OUT --set pool.path=none --build emoji     | demo
+pool RECIPE --out OUT --set pool.path=none --build world     | world
+pool RECIPE --out OUT --path hf://datasets/owner/name        | hub
+metadata RECIPE --out OUT --set metadata.lists=none --sources wordfreq,cldr,wordnet --installed-wordnets | metadata
+match RECIPE --out OUT --executor ray                        | ray
+train RECIPE --out OUT                                       | train
+train RECIPE --out OUT --wandb a --lora-rank 4 --initial-weights owner/name | train wandb lora
+evaluate RECIPE --out OUT --datasets d --folders.d folders:PICTURES --also linear_probe | train
+evaluate RUN --out OUT --datasets d --folders.d folders:PICTURES | train
+export RECIPE --out OUT --formats onnx,open_clip             | train export
+export RUN --out OUT                                         | train
+init hf://datasets/owner/name --out OUT                      | hub
+pool emoji --out OUT                                         | demo
+pool world --out OUT                                         | world
+pool check POOL --out OUT                                    | pool
+pool check POOL --out OUT --set duplicates=keep --set embedding_model=RUN | pool train
+pool check POOL --out OUT --set duplicates=keep --set against.d=PICTURES | pool
+pool dedup POOL --out OUT --executor ray                     | ray
+publish CURATED owner/name                                   | hub
+classify RUN PICTURES/circle/0.png --labels a                | train
+classify ONNX PICTURES/circle/0.png --labels a               | onnx
+consolidate RUN                                              | train
+explore CURATED --out OUT                                    | pool
+embed RUN POOL --out OUT                                     | train
+embed ONNX POOL --out OUT                                    | onnx
+search EMBEDDED red                                          | train
+serve RUN EMBEDDED                                           | serve
 """
 WORKS = """
-run R --out C --until curate --workers 1
-pool C
-curate C --write tars --workers 1
-init P --out x.toml
-status C
-pool dedup P --out copies --workers 1
-pool pack D --out packed
-publish C owner/name --dry-run
-estimate C
-inspect C --key 00001
+run RECIPE --out CURATED --until curate --workers 1
+pool CURATED
+curate CURATED --write tars --workers 1
+init POOL --out x.toml
+status CURATED
+pool dedup POOL --out copies --workers 1
+pool pack PICTURES --out packed
+publish CURATED owner/name --dry-run
+estimate CURATED
+inspect CURATED --key 00001
 languages
 doctor --json
 --version
-compare S S
+compare RESULTS RESULTS
 """
 HIDDEN = {module for modules in EXTRAS.values() for module in modules}
 IMPORTED_AS = {"open-clip-torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 
 def test_commands_without_extras_work_or_name_them_before_any_work(toy_world, toy_run, tmp_path):
-    names = {name: tmp_path / name for name in ("E", "ONNX", "D", "S", "O", "C")}
-    assert main(["embed", str(toy_run), str(toy_world.pool), "--out", str(names["E"])]) == 0
+    names = {name: tmp_path / name for name in ("EMBEDDED", "ONNX", "PICTURES", "RESULTS", "OUT", "CURATED")}
+    assert main(["embed", str(toy_run), str(toy_world.pool), "--out", str(names["EMBEDDED"])]) == 0
     write_stub_of_onnx(names["ONNX"])
     image = draw_shape(0, [9, 9, 9], 0)
     for label in ("circle", "square"):
-        write_files(names["D"] / label, {"0.png": image, "0.txt": label})
-    names["S"].mkdir()
+        write_files(names["PICTURES"] / label, {"0.png": image, "0.txt": label})
+    names["RESULTS"].mkdir()
     dataset = word_dataset("words", ["red", "green", "blue"], ("en", "de"))
     engine.evaluate(
-        WordModel(), {"model": "words", "model_digest": "words"}, (dataset,), (), names["S"] / "results.jsonl"
+        WordModel(), {"model": "words", "model_digest": "words"}, (dataset,), (), names["RESULTS"] / "results.jsonl"
     )
-    places = names | {"R": toy_world.recipe, "P": toy_world.pool, "RUN": toy_run}
+    places = names | {"RECIPE": toy_world.recipe, "POOL": toy_world.pool, "RUN": toy_run}
     works, needs = WORKS.split("\n")[1:-1], rows_of(NEEDS)
     commands = [*works, *(command for command, _ in needs)]
     ends = run_without(HIDDEN, [words_of(command, places) for command in commands], tmp_path)
@@ -626,7 +620,7 @@ def test_commands_without_extras_work_or_name_them_before_any_work(toy_world, to
         assert (code, "Traceback" in error) == (2, False), (command, error)
         named = re.findall(rf"pip install -e '{REPOSITORY}\[(\w+)\]'", error)
         assert set(named) == set(extras.split()), (command, error)
-    assert not places["O"].exists()
+    assert not places["OUT"].exists()
 
 
 def test_help_works_without_extras(tmp_path):

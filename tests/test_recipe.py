@@ -108,13 +108,6 @@ def test_an_interrupted_run_says_so_and_the_next_call_resumes(number, send, code
     assert curate(toy_world.recipe, tmp_path / "run") == curated
 
 
-def test_from_runs_a_stage_anew(curated_run, curated, tmp_path, capfd):
-    run_dir = shutil.copytree(curated_run, tmp_path / "run")
-    assert main(["run", str(run_dir), "--from", "balance", "--until", "curate"]) == 0
-    assert capfd.readouterr().err.count("is finished and unchanged") == 3
-    assert digests_of_curation(run_dir) == curated
-
-
 def test_another_formula_of_balance_is_followed_by_curate_after_from(curated_run, curated, tmp_path, monkeypatch):
     """The shards of curate that are done name the old probabilities."""
     run_dir = shutil.copytree(curated_run, tmp_path / "run")
@@ -129,12 +122,6 @@ def test_another_formula_of_balance_is_followed_by_curate_after_from(curated_run
     shutil.copytree(curated_run / "balance", run_dir / "balance")  # a backup of other bytes with the same config
     assert main(["run", str(run_dir), "--until", "curate"]) == 0
     assert digests_of_curation(run_dir) == curated
-
-
-def test_a_dry_run_writes_nothing(toy_world, tmp_path, capfd):
-    assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
-    assert capfd.readouterr().err.count("would run") == 8
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("command", "first", "last"), [("run", "pool", "export"), ("train", "train", "train")])

@@ -94,46 +94,45 @@ def test_training_of_a_release_goes_on(released, capfd):
     assert layout.latest_checkpoint(run).name == "step_000000016"
 
 
-# F: a run of a newer format, E: a folder of embeddings, C: a checkpoint; R: the recipe, P: the pool, I: a picture,
-# O: a folder to write
+# RUN, EMBEDDED and CHECKPOINT are of a newer format
 NEWER = """
-run F
-run F --dry-run
-run R --out F
-run R --out F --dry-run
-run R --out O --from-run F
-run F --from train
-pool F
-metadata F
-match F --shards 1/2
-balance F
-curate F --seed 3
-train F
-train F --dry-run
-evaluate F
-evaluate F --out O
-export F
-export F --out O
-status F
-inspect F --key 00003
-inspect F --entry red
-estimate F
-explore F --out O
-compare F F
-publish F owner/name --dry-run
-consolidate F
-classify F I --labels a
-embed F P --out O
-embed P F --out O
-pool check F --out O
-pool dedup F --out O
-fetch metadata F
-serve F --port 0
-serve P E --port 0
-search E word
-embed P P --out E
-consolidate C
-classify C I --labels a
+run RUN
+run RUN --dry-run
+run RECIPE --out RUN
+run RECIPE --out RUN --dry-run
+run RECIPE --out OUT --from-run RUN
+run RUN --from train
+pool RUN
+metadata RUN
+match RUN --shards 1/2
+balance RUN
+curate RUN --seed 3
+train RUN
+train RUN --dry-run
+evaluate RUN
+evaluate RUN --out OUT
+export RUN
+export RUN --out OUT
+status RUN
+inspect RUN --key 00003
+inspect RUN --entry red
+estimate RUN
+explore RUN --out OUT
+compare RUN RUN
+publish RUN owner/name --dry-run
+consolidate RUN
+classify RUN PICTURE --labels a
+embed RUN POOL --out OUT
+embed POOL RUN --out OUT
+pool check RUN --out OUT
+pool dedup RUN --out OUT
+fetch metadata RUN
+serve RUN --port 0
+serve POOL EMBEDDED --port 0
+search EMBEDDED word
+embed POOL POOL --out EMBEDDED
+consolidate CHECKPOINT
+classify CHECKPOINT PICTURE --labels a
 """
 OPEN_NO_RUN = {"init", "fetch dataset", "languages", "doctor", "pool emoji", "pool world", "pool pack", "pool wat"}
 
@@ -159,19 +158,21 @@ def newer(tmp_path_factory) -> dict[str, Path]:
     for place, name in ((folder / "run", "run.json"), (folder / "embedded", "manifest.json")):
         raise_format(place / name)
     raise_format(layout.trainer_state(checkpoint))
-    places = {"F": folder / "run", "E": folder / "embedded", "C": checkpoint}
-    return {**places, "R": folder / "recipe.toml", "P": folder / "pool", "I": folder / "pictures/red/0.png"}
+    places = {"RUN": folder / "run", "EMBEDDED": folder / "embedded", "CHECKPOINT": checkpoint}
+    places |= {"RECIPE": folder / "recipe.toml", "POOL": folder / "pool"}
+    return {**places, "PICTURE": folder / "pictures/red/0.png"}
 
 
 @pytest.mark.parametrize("command", [line for line in NEWER.splitlines() if line])
 def test_a_newer_format_is_refused_and_nothing_is_changed(command, newer, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    folder = newer["R"].parent
+    folder = newer["RECIPE"].parent
     before = contents(folder)
-    assert main(words_of(command, {**newer, "O": tmp_path / "O"})) == 2
+    assert main(words_of(command, {**newer, "OUT": tmp_path / "OUT"})) == 2
     error = capfd.readouterr().err
-    records = {"F": "run/run.json", "E": "embedded/manifest.json", "C": "checkpoint/trainer/state.json"}
-    named = [records[word[0]] for word in command.split() if word[0] in records]
+    records = {"RUN": "run/run.json", "EMBEDDED": "embedded/manifest.json"}
+    records["CHECKPOINT"] = "checkpoint/trainer/state.json"
+    named = [records[word] for word in command.split() if word in records]
     told = f"has format {FORMAT_VERSION + 1}, and this worldclip reads up to {FORMAT_VERSION}"
     assert f"{folder / named[0]} {told}; install a newer worldclip" in error
     assert (error.count("worldclip: "), "Traceback" in error) == (1, False)
@@ -181,10 +182,10 @@ def test_a_newer_format_is_refused_and_nothing_is_changed(command, newer, tmp_pa
 
 def test_public_calls_refuse_a_newer_format(newer):
     for call in (
-        lambda: worldclip.run(newer["R"], out=newer["F"]),
-        lambda: worldclip.load(newer["F"]),
-        lambda: worldclip.metadata.read_entries(newer["F"], "en"),
-        lambda: Curator(newer["F"]),
+        lambda: worldclip.run(newer["RECIPE"], out=newer["RUN"]),
+        lambda: worldclip.load(newer["RUN"]),
+        lambda: worldclip.metadata.read_entries(newer["RUN"], "en"),
+        lambda: Curator(newer["RUN"]),
     ):
         with pytest.raises(UserError, match=r"run\.json has format .*; install a newer worldclip"):
             call()

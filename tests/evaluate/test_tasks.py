@@ -229,15 +229,6 @@ def test_interval_over_languages_is_that_of_drawing_languages_and_queries():
     assert mean_of_shares_interval([1.0, 1.0], [5, 5]) == mean_interval(np.ones(10, bool))
 
 
-def test_intervals_are_the_same_at_every_call():
-    def intervals():
-        captions = mean_interval(np.arange(12) < 5, np.arange(12) // 2)
-        classes = class_mean_interval(np.array([3, 5]), np.array([9, 7]))
-        return captions, classes, mean_of_shares_interval([0.3, 0.5], [9, 7])
-
-    assert intervals() == intervals()
-
-
 def test_choice_averages_over_questions_and_drops_undecodable_images():
     images = np.stack([vector("cat"), vector("dog"), np.full(32, np.nan, np.float32)])
     task = Choice(

@@ -270,16 +270,6 @@ def waits(folder: Path) -> None:
         os._exit(0)  # after a time-out the groups cannot be closed in order
 
 
-def check_gpu(folder: Path) -> None:
-    """Run benchmarks/gpu_check.py with one reduced model on the CPU; rank 0 writes the page."""
-    import gpu_check  # from the test's sys.path
-
-    with connected_ranks("cpu") as world:
-        text = gpu_check.check(["b32"], 1, None, world, torch.device("cpu"))
-        if world.is_first:
-            (folder / "page.md").write_text(text)
-
-
 def fail(folder: Path) -> None:
     """Fail on rank 1 while rank 0 waits for it; both go on without a process group."""
     with contextlib.suppress(UserError, RuntimeError), connected_ranks("cpu") as world:
@@ -293,7 +283,7 @@ def fail(folder: Path) -> None:
 def hang(folder: Path) -> None:
     """Write two checkpoints of one tensor; the first write of rank 1 hangs."""
     if os.environ["RANK"] == "1":
-        before(setattr, checkpoint_writer, "_write_shard", lambda *_: threading.Event().wait())
+        before(setattr, checkpoint_writer, "write_shard", lambda *_: threading.Event().wait())
     checkpoint_writer.WRITE_TIMEOUT_S = WAIT_S
     with connected_ranks("cpu") as world:
         writer = CheckpointWriter(folder, world, keep_last=1)
@@ -309,7 +299,8 @@ def hang(folder: Path) -> None:
 def train(folder: Path) -> None:
     """Run the stage as the command line does; write how often each collective ran, and which shards were counted."""
     recipe = load_recipe(json.loads((folder / "recipe.json").read_text()))
-    counts_at_steps, counted, rank = count_collectives(), calls_of(setattr, PairSource, "_count"), os.environ["RANK"]
+    counts_at_steps, rank = count_collectives(), os.environ["RANK"]
+    counted = calls_of(setattr, PairSource, "count_shard")
     if rank != "0":
         forbid_listing()
     try:

@@ -31,10 +31,10 @@ def by_pillow(data: bytes, colorspace: str) -> np.ndarray:
 @pytest.fixture(params=["simplejpeg", "stand-in"])
 def decode_jpeg(request, monkeypatch):
     """Decode plain JPEGs by the library, and where it is not installed by one that does as it does."""
-    decoder = by_pillow if request.param == "stand-in" else decoding._simplejpeg()
+    decoder = by_pillow if request.param == "stand-in" else decoding.jpeg_decoder()
     if decoder is None:
         pytest.skip("simplejpeg is not installed")
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: decoder)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: decoder)
     return decoder
 
 
@@ -47,7 +47,7 @@ def test_simplejpeg_and_pillow_decode_the_same_pixels(name, decode_jpeg, monkeyp
     assert pixels.flags.writeable
     image = open_image(PICTURES[name], applies_exif=True)
     np.testing.assert_array_equal(np.asarray(image), pixels)
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: None)
     np.testing.assert_array_equal(decode(PICTURES[name]), pixels)
     np.testing.assert_array_equal(decode(PICTURES[name], applies_exif=False), stored)
     assert scan_image(PICTURES[name]).error is None
@@ -62,7 +62,7 @@ def test_pictures_on_which_the_libraries_may_differ_are_pillows(monkeypatch):
         seen.add(data)
         return by_pillow(data, colorspace)
 
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: noted)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: noted)
     names = {}
     for applies_exif in (True, False):
         seen.clear()
@@ -90,14 +90,14 @@ def test_what_simplejpeg_refuses_or_sizes_otherwise_is_pillows(wrong, monkeypatc
         return wrong
 
     expected = decode(PICTURES["jpeg"])
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: decode_otherwise)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: decode_otherwise)
     np.testing.assert_array_equal(decode(PICTURES["jpeg"]), expected)
 
 
 def test_missing_pillow_is_no_fault_of_an_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    monkeypatch.setattr(decoding, "_pillow", decoding._pillow.__wrapped__)
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    monkeypatch.setattr(decoding, "load_pillow", decoding.load_pillow.__wrapped__)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: None)
     for read in (decode, scan_image, decoding.open_image):
         with pytest.raises(MissingPackage, match=re.escape(f"PIL.Image is needed here: {install_hint('pool')}")):
             read(PICTURES["png_RGB"])
@@ -138,7 +138,7 @@ def test_damaged_jpegs_are_the_same_with_and_without_simplejpeg(name, monkeypatc
 
     damaged = [damage(PICTURES[name], random.Random(seed)) for seed in range(60)]
     fast = list(map(outcome, damaged))
-    monkeypatch.setattr(decoding, "_decode_jpeg", lambda data, size: None)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: None)
     assert fast == list(map(outcome, damaged))
 
 
@@ -206,7 +206,7 @@ def test_what_is_no_image_or_a_decompression_bomb_is_refused_before_it_is_unpack
 def test_heif_is_decoded_upright_where_its_package_is_installed_and_else_names_it(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(image_names, "missing_packages", lambda *names, extra: iter([f"HEIF needs {extra}"]))
-        patch.setattr(decoding, "_formats", lambda: ("JPEG", "PNG"))
+        patch.setattr(decoding, "known_formats", lambda: ("JPEG", "PNG"))
         with pytest.raises(BadImage, match=f"{UNDECODABLE}: HEIF needs heif"):
             decode(b"\0\0\0\x18ftypheic" + bytes(99))
     heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
@@ -264,7 +264,7 @@ def test_lack_of_memory_is_no_fault_of_an_image(place, error, monkeypatch):
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: None)
     monkeypatch.setattr(Image.Image, place, fail)
     monkeypatch.setattr(ImageFile.ImageFile, place, fail)
     for read in (decode, scan_image):

@@ -23,7 +23,6 @@ import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 
 from chromium import DROP, open_page
 from embedded_world import BAD, key_of, picture, text_of
@@ -244,23 +243,22 @@ def test_pictures_are_decoded_a_bounded_number_of_pixels_at_a_time():
     assert batches == [3, 1, 1, 64, 1]
 
 
-def hold(service):
-    """Make the model wait; return the events that say it started, and that let it go on."""
-    started, release = threading.Event(), threading.Event()
-    work = service._encoding._work
+def hold(monkeypatch):
+    """Let models wait from here on; return the events that say one started, and that let it go on."""
+    started, release, encode = threading.Event(), threading.Event(), of_service.encode
 
-    def held(items):
+    def held(clip, items):
         started.set()
         release.wait()
-        return work(items)
+        return encode(clip, items)
 
-    service._encoding._work = held
+    monkeypatch.setattr(of_service, "encode", held)
     return started, release
 
 
-def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(clip):
-    service, app = service_and_app(clip, Limits(waiting=2))
-    started, release = hold(service)
+def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(clip, monkeypatch):
+    started, release = hold(monkeypatch)
+    _, app = service_and_app(clip, Limits(waiting=2))
 
     async def ask_three():
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
@@ -269,7 +267,7 @@ def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(cl
             first = tasks.create_task(ask(json={"input": "a"}))
             await asyncio.to_thread(started.wait)
             second = tasks.create_task(ask(json={"input": ["b", "c"]}))
-            while service._encoding.num_waiting < 2:
+            while "worldclip_waiting_items 2.0" not in (await client.get("/metrics")).text:
                 await asyncio.sleep(0.01)
             third = await ask(json={"input": "d"})
             release.set()
@@ -304,13 +302,19 @@ def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
     assert caught.value.retry_after < 10
 
 
-def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_path):
+def copy_with_files(world, folder, files_of):
+    """Copy the pool and its embeddings; the first table of images names other files.  Return its number of rows."""
     for name in ("pool", "embedded"):
-        shutil.copytree(world / name, tmp_path / name)
-    table = tmp_path / "embedded/images/00000.tar.parquet"
+        shutil.copytree(world / name, folder / name)
+    table = folder / "embedded/images/00000.tar.parquet"
     rows = pq.read_table(table)
-    files = [file.replace(str(world), str(tmp_path)) for file in rows["file"].to_pylist()]
-    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", pa.array(files)), table)
+    files = pa.array([files_of(file) for file in rows["file"].to_pylist()])
+    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", files), table)
+    return len(rows)
+
+
+def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_path):
+    copy_with_files(world, tmp_path, lambda file: file.replace(str(world), str(tmp_path)))
     manifest = json.loads((tmp_path / "embedded/manifest.json").read_text())
     (tmp_path / "embedded/manifest.json").write_text(json.dumps(manifest | {"places": [str(tmp_path / "pool")]}))
     with serving(tmp_path, clip) as address:
@@ -333,47 +337,12 @@ def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_pa
 def test_a_picture_outside_of_the_pool_is_404_and_no_address_is_asked(file, world, clip, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(fsspec, "url_to_fs", asked.append)
-    for name in ("pool", "embedded"):
-        shutil.copytree(world / name, tmp_path / name)
-    table = tmp_path / "embedded/images/00000.tar.parquet"
-    rows = pq.read_table(table)
-    files = pa.array([file.format(tmp_path)] * len(rows))
-    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", files), table)
+    num_rows = copy_with_files(world, tmp_path, lambda _: file.format(tmp_path))
     with serving(tmp_path, clip) as address:
         answer = httpx.get(f"{address}/pictures/0")
         assert (answer.status_code, "--pictures-from" in error_of(answer)) == (404, True)
-        assert httpx.get(f"{address}/pictures/{len(rows)}").status_code == 200
+        assert httpx.get(f"{address}/pictures/{num_rows}").status_code == 200
     assert asked == []
-
-
-def test_sigterm_finishes_what_is_under_way(clip):
-    service, app = service_and_app(clip)
-    started, release = hold(service)
-    server = Server(uvicorn.Config(app, port=0, log_level="warning"))
-    answers = []
-
-    def ask():
-        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        answers.append(post(address, "embeddings", {"input": "a red apple"}))
-
-    def ask_then_stop():
-        while not server.started:
-            time.sleep(0.01)
-        asking = threading.Thread(target=ask)
-        asking.start()
-        started.wait()
-        os.kill(os.getpid(), signal.SIGTERM)
-        while not server.should_exit:
-            time.sleep(0.01)
-        release.set()
-        asking.join()
-
-    other = threading.Thread(target=ask_then_stop)
-    other.start()
-    server.run()  # returns: the signal ends the server, not the process
-    other.join()
-    (row,) = answers[0].json()["data"]
-    np.testing.assert_allclose(row["embedding"], clip.encode_text(["a red apple"])[0], atol=1e-6)
 
 
 def stop_at(server, turn, listener, act):
@@ -419,8 +388,7 @@ def test_sigterm_answers_all_that_was_sent_before_it(clip):
 
 def test_a_request_that_takes_longer_than_stopping_may_gets_503_and_the_exit_code_1(world, monkeypatch, capfd):
     monkeypatch.setattr(connections, "STOP_SECONDS", 0.3)
-    started, release, answers = threading.Event(), threading.Event(), []
-    monkeypatch.setattr(of_service, "encode", lambda clip, items: (started.set(), release.wait(), items)[2])
+    (started, release), answers = hold(monkeypatch), []
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
 

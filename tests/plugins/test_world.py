@@ -194,20 +194,8 @@ def test_the_command_draws_again_into_its_folder(tmp_path):
     assert report == read_json(tmp_path / "counts.json")
 
 
-APPLE, DOG = "\U0001f34e", "\U0001f436"
+APPLE = "\U0001f34e"
 SUBJECTS = {"1F34E", "1F436"}
-
-
-def test_xml_and_json_of_the_same_content_read_alike(tmp_path):
-    annotations = {APPLE: ("red apple", ["apple", "fruit"]), DOG: ("dog face", ["dog"])}
-    write_xml(tmp_path / "xml", "en", annotations)
-    write_json(tmp_path / "json", "en", annotations)
-    part = read_cldr(tmp_path / "json", SUBJECTS)
-    assert read_cldr(tmp_path / "xml", SUBJECTS).texts == part.texts
-    assert ("en", "1F34E", "red apple", ("apple", "fruit")) in {
-        (text.locale, text.subject, text.name, text.keywords) for text in part.texts
-    }
-    assert part.version == "48.2.0"
 
 
 @pytest.mark.parametrize(

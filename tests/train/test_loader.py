@@ -112,33 +112,6 @@ def test_batches_made_ahead_are_bounded_in_number_and_memory(run_dir, monkeypatc
     assert len(made) in (num_ahead, num_ahead + 1)
 
 
-def test_operations_of_loader_threads_use_one_thread_and_those_of_the_step_their_own(run_dir, monkeypatch):
-    number = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        loader = loader_of(run_dir, decode_threads=2)
-        numbers = {"_image": set(), "_finish": set()}
-        for name, seen in numbers.items():
-            before(monkeypatch.setattr, loader, name, lambda *_, seen=seen: seen.add(torch.get_num_threads()))
-        list(loader.batches(0, 2))
-        assert numbers == {"_image": {1}, "_finish": {1}}
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(number)
-
-
-def test_batches_in_the_making_are_given_up_when_the_loop_stops(run_dir, monkeypatch):
-    loader = loader_of(run_dir, decode_threads=2)
-    before(monkeypatch.setattr, loader, "_image", lambda *_: time.sleep(0.01))
-    reads = calls_of(monkeypatch.setattr, loader, "_image")
-    batches = loader.batches(0, 1000)
-    next(batches)
-    num_read = len(reads)
-    batches.close()
-    assert len(reads) - num_read <= 2 * loaders.IMAGES_PER_TASK
-    assert pairs_of(next(loader.batches(0, 1))) == pairs_of(loader.batch(0))
-
-
 def test_images_match_their_texts(run_dir):
     batch = loader_of(run_dir).batch(3)
     for image, key, ids in zip(

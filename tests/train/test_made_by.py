@@ -1,6 +1,5 @@
 """What made a training: a changed start is named and refused, another evaluation begins a new best."""
 
-import json
 import re
 import shutil
 import signal
@@ -11,6 +10,7 @@ import pytest
 import safetensors.torch
 
 from calls import before
+from model_folders import edit
 from small_world import TRAIN, make_recipe, write_shapes, write_world
 from stages import context, run_stage
 from trainings import result_bytes, steps_of, stored, train, train_until
@@ -48,11 +48,6 @@ def copy_of(checkpoint, folder):
 
 def from_start(model):
     return SHORT | {"initial_weights": str(model), "tokenizer": {"path": str(model)}}
-
-
-def change_weights(model):
-    weights = safetensors.torch.load_file(model / "model.safetensors")
-    safetensors.torch.save_file({name: weight + 1 for name, weight in weights.items()}, model / "model.safetensors")
 
 
 def test_files_that_took_the_place_of_those_of_the_pool_are_not_trained_on(tmp_path):
@@ -116,28 +111,23 @@ def test_another_evaluation_begins_a_new_best(tmp_path, scored, change):
     assert list(record["datasets"]) == ["hard" if change == "another dataset" else "easy"]
 
 
-def test_after_a_step_was_removed_the_best_of_the_others_is_named(tmp_path, scored):
-    scored["easy"] = {3: 0.2, 6: 0.4, 9: 0.35, 12: 0.3, 15: 0.1}
+@pytest.mark.parametrize(
+    ("samples_seen", "changes", "best"),
+    [
+        (9 * 16, {"samples_seen": 12 * 16}, (9, 0.35)),  # step 6 stays removed
+        (6 * 16, {"lr": 1e-3}, (3, 0.2)),  # step 6 is trained again, at another rate
+    ],
+)
+def test_the_score_of_a_removed_step_is_not_the_best(tmp_path, scored, samples_seen, changes, best):
+    scored["easy"] = {3: 0.2, 6: 0.9, 9: 0.35}
     evaluate = two_datasets(tmp_path)
-    keys = SHORT | {"evaluate_every_samples": 3 * 16, "keep_last": 9}
+    keys = SHORT | {"samples_seen": samples_seen, "evaluate_every_samples": 3 * 16, "keep_last": 9}
     train(tmp_path / "run", evaluate=evaluate, **keys)
     shutil.rmtree(tmp_path / "run/train/step_000000006")
-    train(tmp_path / "run", evaluate=evaluate, **keys | {"samples_seen": 15 * 16})
+    scored["easy"] |= {6: 0.1, 12: 0.3}
+    train(tmp_path / "run", evaluate=evaluate, **keys | changes)
     record = artifacts.read_json(tmp_path / "run/train/best.json")
-    assert (record["step"], record["value"]) == (9, 0.35)
-
-
-def test_a_score_of_other_weights_of_the_same_step_is_not_taken(tmp_path, scored):
-    """Steps were removed, and trained again at another rate."""
-    scored["easy"] = {3: 0.2, 6: 0.9}
-    evaluate = two_datasets(tmp_path)
-    keys = SHORT | {"samples_seen": 6 * 16, "evaluate_every_samples": 3 * 16, "keep_last": 9}
-    train(tmp_path / "run", evaluate=evaluate, **keys)
-    shutil.rmtree(tmp_path / "run/train/step_000000006")
-    scored["easy"] = {3: 0.2, 6: 0.1}
-    train(tmp_path / "run", evaluate=evaluate, **keys | {"lr": 1e-3})
-    record = artifacts.read_json(tmp_path / "run/train/best.json")
-    assert (record["step"], record["value"]) == (3, 0.2)
+    assert (record["step"], record["value"]) == best
 
 
 # starts: weights, teacher, tokenizer
@@ -153,14 +143,25 @@ def assert_refused(key, run):
     assert "has checkpoints from before this change" in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["train.initial_weights", "train.distill.teacher"])
+def change_weights(model):
+    weights = safetensors.torch.load_file(model / "model.safetensors")
+    safetensors.torch.save_file({name: weight + 1 for name, weight in weights.items()}, model / "model.safetensors")
+
+
+def change_tokenizer(folder):
+    train_tokenizer(["some other texts"], vocab_size=30, context_length=12).save(folder)
+
+
+@pytest.mark.parametrize("key", ["train.initial_weights", "train.distill.teacher", "train.tokenizer.path"])
 def test_a_model_that_changed_between_start_and_resume_is_named(base, tmp_path, key):
     model = copy_of(base, tmp_path / "model")
-    keys = from_start(base) | {"initial_weights": str(model)}
-    if key == "train.distill.teacher":
-        keys = SHORT | {"distill": {"teacher": str(model)}}
+    keys, change = {
+        "train.initial_weights": (from_start(base) | {"initial_weights": str(model)}, change_weights),
+        "train.distill.teacher": (SHORT | {"distill": {"teacher": str(model)}}, change_weights),
+        "train.tokenizer.path": (SHORT | {"tokenizer": {"path": str(model)}}, change_tokenizer),
+    }[key]
     train_until(7, tmp_path / "run", **keys)
-    change_weights(model)
+    change(model)
     assert_refused(key, lambda: train(tmp_path / "run", **keys))
     assert steps_of(tmp_path / "run/train") == [5]
 
@@ -185,26 +186,17 @@ def test_a_start_and_a_tokenizer_that_are_gone_change_nothing(base, tmp_path):
     assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole/run")
 
 
-def test_a_changed_file_of_a_tokenizer_is_named_with_both_digests(base, tmp_path):
-    tokenizer = copy_of(base, tmp_path / "tokenizer")
-    keys = SHORT | {"tokenizer": {"path": str(tokenizer)}}
-    train_until(7, tmp_path / "run", **keys)
-    train_tokenizer(["some other texts"], vocab_size=30, context_length=12).save(tokenizer)
-    assert_refused("train.tokenizer.path", lambda: train(tmp_path / "run", **keys))
-
-
 def test_another_tokenizer_in_the_folder_of_the_run_is_named(tmp_path):
     train_until(7, tmp_path / "run", **SHORT)
     folder = tmp_path / "run/train/tokenizer"
-    train_tokenizer(["some other texts"], vocab_size=30, context_length=12).save(folder)
+    change_tokenizer(folder)
     assert_refused(f"the digest of {folder}", lambda: train(tmp_path / "run", **SHORT))
 
 
 @pytest.mark.parametrize("key", ["image_mean", "image_std"])
 def test_a_start_that_normalises_pixels_in_another_way_is_refused(base, tmp_path, key):
     model = copy_of(base, tmp_path / "model")
-    settings = json.loads((model / "preprocessor_config.json").read_text())
-    (model / "preprocessor_config.json").write_text(json.dumps(settings | {key: [0.5, 0.5, 0.5]}))
+    edit(model / "preprocessor_config.json", **{key: [0.5, 0.5, 0.5]})
     name = key.removeprefix("image_")
     with pytest.raises(UserError, match=rf"train\.initial_weights = .*{name} \[0\.5, 0\.5, 0\.5\], and training with"):
         train(tmp_path / "run", **from_start(model))
@@ -224,8 +216,7 @@ def test_the_bias_of_siglip_is_taken_from_the_start(tmp_path):
 
 def test_a_teacher_with_another_resize_is_named(base, tmp_path):
     model = copy_of(base, tmp_path / "model")
-    settings = json.loads((model / "preprocessor_config.json").read_text())
-    (model / "preprocessor_config.json").write_text(json.dumps(settings | {"resample": 2}))
+    edit(model / "preprocessor_config.json", resample=2)
     with pytest.raises(UserError, match=r"train\.distill\.teacher = .*resample 2"):
         train(tmp_path / "run", **SHORT, distill={"teacher": str(model)})
 
@@ -287,21 +278,6 @@ def test_a_signal_in_the_last_step_or_evaluation_ends_the_command(tmp_path, monk
     assert train(tmp_path / "run", evaluate=evaluate, **keys)["steps"] == 4
 
 
-def test_train_writes_absolute_paths_into_the_recipe(base, tmp_path, monkeypatch, capfd):
-    copy_of(base, tmp_path / "model")
-    keys = from_start("model") | {"tokenizer": {"path": "model"}}
-    recipe = make_recipe(write_world(tmp_path / "run"), **keys)
-    monkeypatch.setattr("worldclip.report.write_report", lambda run_dir: None)  # the small world has no reports
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/r.toml").write_text(to_toml(recipe))
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "recipes/r.toml", "--out", "run"]) == 0
-    assert load_recipe(tmp_path / "run").train.initial_weights == str(tmp_path / "model")
-    monkeypatch.chdir(tmp_path.parent)
-    assert main(["train", str(tmp_path / "run"), "--samples-seen", "224"]) == 0
-    assert "resumes from step_000000012" in capfd.readouterr().err
-
-
 def test_a_run_that_begins_with_another_one_has_its_own_run_in_wandb(tmp_path):
     train(tmp_path / "run", **SHORT)
     (tmp_path / "run/train/wandb_id").write_text("original")
@@ -331,6 +307,21 @@ def test_a_dry_run_counts_auto_as_the_device_takes_it(tmp_path, monkeypatch, har
     assert lines[0] == lines[1]
     assert lines[0][-1].startswith("memory")
     assert lines[0][-1].endswith("2.0 GiB torch")
+
+
+def test_train_writes_absolute_paths_into_the_recipe(base, tmp_path, monkeypatch, capfd):
+    copy_of(base, tmp_path / "model")
+    keys = from_start("model") | {"tokenizer": {"path": "model"}}
+    recipe = make_recipe(write_world(tmp_path / "run"), **keys)
+    monkeypatch.setattr("worldclip.report.write_report", lambda run_dir: None)  # the small world has no reports
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/r.toml").write_text(to_toml(recipe))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "recipes/r.toml", "--out", "run"]) == 0
+    assert load_recipe(tmp_path / "run").train.initial_weights == str(tmp_path / "model")
+    monkeypatch.chdir(tmp_path.parent)
+    assert main(["train", str(tmp_path / "run"), "--samples-seen", "224"]) == 0
+    assert "resumes from step_000000012" in capfd.readouterr().err
 
 
 def test_a_language_without_a_kept_text_does_not_end_the_training_of_a_tokenizer(tmp_path):

@@ -24,7 +24,6 @@ from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints, latest_checkpoint, step_of
 from worldclip.core.artifacts import read_json, remove, write_json
 from worldclip.core.errors import UserError
-from worldclip.model import clip
 from worldclip.train import checkpoint, checkpoint_writer, loop, stage
 from worldclip.train.checkpoint import (
     CheckpointReader,
@@ -34,7 +33,7 @@ from worldclip.train.checkpoint import (
     remove_old,
     write_digests,
 )
-from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, _write_index, _write_shard, cut_share
+from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, cut_share, write_index, write_shard
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
@@ -60,11 +59,9 @@ def test_the_model_learns_and_keeps_the_newest_checkpoints_without_pickle(whole)
 
 
 @pytest.mark.parametrize("interruptions", [(3,), (7, 1, 9), (23,)])
-def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, interruptions):
+def test_a_run_interrupted_anywhere_ends_with_the_same_bytes(whole, tmp_path, interruptions):
     for num_steps in interruptions:
         train_until(num_steps, tmp_path / "run", broken={4})
-    if steps_of(tmp_path / "run/train"):
-        monkeypatch.setattr(clip, "_initialise", None)  # a resume draws no weights
     report = train(tmp_path / "run")
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
     assert losses(tmp_path / "run") == losses(whole)
@@ -323,8 +320,7 @@ def test_an_error_of_the_disk_costs_one_checkpoint(writer, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(place, Mock(side_effect=error))
         save(writer, 1)
-        with pytest.raises(type(error)):
-            writer._running.result()
+        writer.close()  # waits
     save(writer, 2)
     writer.wait()
     assert steps_of(tmp_path) == [2]
@@ -380,8 +376,8 @@ def write_sharded(folder, tensors_of_rank):
     shards, num_ranks = folder / checkpoint.SHARDS, len(tensors_of_rank)
     shards.mkdir()
     for rank, tensors in reversed(list(enumerate(tensors_of_rank))):
-        _write_shard(shards, tensors, World(rank, num_ranks))
-    return _write_index(shards, World(0, num_ranks), math.inf, Event())
+        write_shard(shards, tensors, World(rank, num_ranks))
+    return write_index(shards, World(0, num_ranks), math.inf, Event())
 
 
 @pytest.mark.parametrize("error", [FULL, EIO], ids=["full disk", "EIO"])
@@ -389,10 +385,10 @@ def test_a_rank_that_cannot_write_fails_the_checkpoint_of_all(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.torch.save_file", Mock(side_effect=error))
         with pytest.raises(type(error)):
-            _write_shard(tmp_path, rows_of(1), World(1, 2))
-    _write_shard(tmp_path, rows_of(0), World(0, 2))
+            write_shard(tmp_path, rows_of(1), World(1, 2))
+    write_shard(tmp_path, rows_of(0), World(0, 2))
     with pytest.raises(OSError, match=r"rank 1: .*(No space left|os error 5)"):
-        _write_index(tmp_path, World(0, 2), math.inf, Event())
+        write_index(tmp_path, World(0, 2), math.inf, Event())
 
 
 def test_a_writer_that_closes_waits_shortly_for_a_dead_rank(tmp_path, monkeypatch):

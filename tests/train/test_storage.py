@@ -211,7 +211,7 @@ def test_a_disk_that_stays_broken_is_given_up_and_a_missing_file_at_once():
 
     with pytest.raises(OSError, match="Input/output error"):
         read(EIO)
-    assert len(tries) > 2
+    assert len(tries) > 1
     for error in (FileNotFoundError(2, "No such file"), BadShard("a.parquet: holds 'x'")):
         start = time.monotonic()
         with pytest.raises(type(error)):
@@ -243,7 +243,7 @@ def test_storage_that_loses_more_than_a_hundredth_of_the_images_ends_training(tm
 
 def test_a_log_on_a_full_disk_is_completed_when_there_is_room_again(tmp_path, capfd):
     log = Lines(tmp_path / "log.jsonl", 0)
-    plain, room = log._file, [5]
+    plain, room = log.file, [5]
 
     class Full:
         def write(self, text):
@@ -254,7 +254,7 @@ def test_a_log_on_a_full_disk_is_completed_when_there_is_room_again(tmp_path, ca
             return num_written
 
     for step, file in ((1, plain), (2, Full()), (3, Full()), (4, plain)):
-        log._file = file
+        log.file = file
         log.append({"step": step})
     assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
     assert capfd.readouterr().err.count("WARNING") == 1

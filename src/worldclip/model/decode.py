@@ -106,7 +106,7 @@ def _decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
 
     size: (width, height) by the header, within the limits: it is not known to be an image before that.
     """
-    decode_jpeg = _simplejpeg()
+    decode_jpeg = jpeg_decoder()
     if decode_jpeg is None:
         return None
     try:
@@ -167,13 +167,13 @@ def image_faults() -> Iterator[None]:
 
 def open_image(data: bytes) -> Image:
     """Return the image in `data`, with only its header read.  Raises BadImage for other data and for a bomb."""
-    pillow = _pillow()
+    pillow = load_pillow()
     with image_faults():
         if data.startswith(ICON_MARK):  # Pillow decodes it as it opens it
             for size in _sizes_in_icon(data):
                 _check_small("ICO", size, len(data))
         try:
-            image: Image = pillow.open(io.BytesIO(data), formats=_formats())
+            image: Image = pillow.open(io.BytesIO(data), formats=known_formats())
         except pillow.DecompressionBombError as error:
             raise BadImage(BOMB, str(error)) from error
         except pillow.UnidentifiedImageError as error:
@@ -306,7 +306,7 @@ def _one_line(error: BaseException) -> str:
 
 
 @functools.cache
-def _pillow() -> Any:
+def load_pillow() -> Any:
     pillow: Any = require("PIL.Image", extra="pool")
     pillow.init()
     if not needs_heif():
@@ -316,13 +316,13 @@ def _pillow() -> Any:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """Return those of FORMATS that this build of Pillow reads (HEIF only with a plugin)."""
-    return tuple(name for name in FORMATS if name in _pillow().OPEN)
+    return tuple(name for name in FORMATS if name in load_pillow().OPEN)
 
 
 @functools.cache
-def _simplejpeg() -> Callable[..., np.ndarray] | None:
+def jpeg_decoder() -> Callable[..., np.ndarray] | None:
     """Return simplejpeg's decoder, None where it is not installed."""
     try:
         from simplejpeg import decode_jpeg

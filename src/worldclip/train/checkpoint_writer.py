@@ -144,12 +144,12 @@ class CheckpointWriter:
                 if self.world.is_first:
                     (partial / SHARDS).mkdir(parents=True, exist_ok=True)
                 if self.world.size > 1:
-                    _write_shard(partial / SHARDS, tensors, self.world)
+                    write_shard(partial / SHARDS, tensors, self.world)
                 if not self.world.is_first:
                     return
                 if self.world.size > 1:
                     deadline = self._started_at + WRITE_TIMEOUT_S
-                    digests = _write_index(partial / SHARDS, self.world, deadline, self._is_closing)
+                    digests = write_index(partial / SHARDS, self.world, deadline, self._is_closing)
                 else:
                     (partial / SHARDS).rmdir()
                     _write_whole(partial, tensors)
@@ -237,7 +237,7 @@ def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
     save_file({name: tensors[name].tensor for name in tensors if name not in model_names}, folder / OPTIMIZER)
 
 
-def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
+def write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
     """Write this rank's file to disk, then a note of what it holds, with its digest.
 
     If it cannot be written, the note says so: rank 0 waits for it.
@@ -262,7 +262,7 @@ def _write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World)
     write_json(folder / f"{stem}.json", {"tensors": held, "digest": digest})
 
 
-def _write_index(folder: Path, world: World, deadline: float, is_closing: threading.Event) -> Digests:
+def write_index(folder: Path, world: World, deadline: float, is_closing: threading.Event) -> Digests:
     """Wait for the notes of all ranks, merge them into index.json, and return the digests of the ranks' files.
 
     Raises OSError if a rank failed, or has not written by `deadline` (time.monotonic).  is_closing: set when the wait

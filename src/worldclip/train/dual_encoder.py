@@ -46,7 +46,7 @@ class DualEncoder(torch.nn.Module):
         super().__init__()
         self.clip = clip
         self.autocasts = precision == "bf16"
-        self._towers: Towers | None = None  # set on a CPU
+        self.towers: Towers | None = None  # set on a CPU
         self.text_chunks = text_chunks
         self.world = world
         self._all_images: Gathering | None = None
@@ -74,15 +74,15 @@ class DualEncoder(torch.nn.Module):
         pixels = normalise_pixels(images_B3SS, self.pixel_mean, self.pixel_std)
         self._kept_BP = None if kept_BP is None else kept_BP.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocasts):
-            if self._towers is not None:
-                image_BD = self._towers.image_features(pixels)
+            if self.towers is not None:
+                image_BD = self.towers.image_features(pixels)
             else:
                 image_BD = image_features(self.clip, pixels, self._run_vision)
             if self.world is not None and torch.is_grad_enabled():
                 self._all_images = start_gathering(image_BD.detach(), self.world)
-            if self._towers is not None:
+            if self.towers is not None:
                 assert isinstance(texts, Tokens)  # chunks are made for GPUs
-                return image_BD, self._towers.text_features(texts)
+                return image_BD, self.towers.text_features(texts)
             return image_BD, text_features(self.clip, texts, self.text_chunks, self._run_text)
 
     def take_all_images(self) -> Gathering | None:
@@ -92,13 +92,13 @@ class DualEncoder(torch.nn.Module):
 
     def multiply_by_onednn(self) -> None:
         """Run both towers as train/cpu_towers.py does, from the present weights on."""
-        self._towers = Towers(self.clip, torch.bfloat16 if self.autocasts else torch.float32)
+        self.towers = Towers(self.clip, torch.bfloat16 if self.autocasts else torch.float32)
         self.autocasts = False
 
     def renew_copies(self) -> None:
         """Copy the weights that are multiplied in bfloat16, after they have changed."""
-        if self._towers is not None:
-            self._towers.renew()
+        if self.towers is not None:
+            self.towers.renew()
 
     def compile_towers(self) -> None:
         """Let torch compile the towers.  Texts are trimmed, so that each batch has another length."""

@@ -203,7 +203,7 @@ class Lines:
         """Open a log to append to it, after removing the records after `step`."""
         write_json_lines(path, (record for record in read_log(path) if record["step"] <= step))
         self._path = path
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - until `close`
+        self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - until `close`
         self._waiting = b""
         self._has_failed = False
 
@@ -212,7 +212,7 @@ class Lines:
         self._waiting += json.dumps(record, ensure_ascii=False).encode() + b"\n"
         try:
             while self._waiting:  # a disk that fills up takes a part of a line
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
+                self._waiting = self._waiting[self.file.write(self._waiting) :]
             self._has_failed = False
         except OSError as error:
             if not self._has_failed:
@@ -220,7 +220,7 @@ class Lines:
             self._has_failed = True
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
 
 
 def read_log(path: Path) -> list[Report]:

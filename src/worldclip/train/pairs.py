@@ -86,7 +86,7 @@ class PairSource:
         self._candidates = cache(self._read_candidates)
         self._decided = cache(self._decide)
         self._all_fit = len(shards) <= num_cached
-        self._counts = EpochCounts(epochs_dir, self._count, len(shards), world)
+        self._counts = EpochCounts(epochs_dir, self.count_shard, len(shards), world)
 
     @property
     def is_online(self) -> bool:
@@ -107,7 +107,7 @@ class PairSource:
         if self.is_online:
             self._counts.count_ahead(epoch)
 
-    def _count(self, shard_idx: int, epoch: int) -> tuple[int, int]:
+    def count_shard(self, shard_idx: int, epoch: int) -> tuple[int, int]:
         """Return (pairs of a shard in an epoch, kept pairs without an image)."""
         if self._all_fit:  # what training reads anyway
             pairs, num_missing = self._read(shard_idx, epoch)

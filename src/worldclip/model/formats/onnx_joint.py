@@ -40,8 +40,8 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     """
     onnx = require("onnx", extra="export")
     image, text = (onnx.load(encoder, load_external_data=False) for encoder in (image_path, text_path))
-    _rename_dimensions(image, "image_", {"batch_size": "batch_size"})
-    _rename_dimensions(text, "text_", {"batch_size": "text_batch_size", "sequence_length": "sequence_length"})
+    rename_dimensions(image, "image_", {"batch_size": "batch_size"})
+    rename_dimensions(text, "text_", {"batch_size": "text_batch_size", "sequence_length": "sequence_length"})
     image, text = (
         onnx.compose.add_prefix(encoder, prefix, rename_inputs=False, rename_outputs=False)
         for encoder, prefix in ((image, "image_"), (text, "text_"))
@@ -64,7 +64,7 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     onnx.save(joint, path, save_as_external_data=is_large, location=location)
 
 
-def _rename_dimensions(model: Any, prefix: str, names: Mapping[str, str]) -> None:
+def rename_dimensions(model: Any, prefix: str, names: Mapping[str, str]) -> None:
     """Rename every symbolic dimension: as `names` says, others with the prefix.
 
     Runtimes take equal names for equal sizes.  Both towers have a batch_size, and unknown dimensions are numbered alike
