@@ -90,6 +90,15 @@ def test_english_and_local_questions_are_compared_separately(tmp_path):
     assert "Means over" not in text
 
 
+@pytest.mark.parametrize("languages", [("en",), ("local",)])
+def test_questions_in_one_of_english_and_local_are_compared_with_those_of_a_run_that_has_both(tmp_path, languages):
+    words = [f"word{i}" for i in range(60)]
+    both = evaluated(WordModel(), tmp_path / "both", word_dataset("a", words, languages=("en", "local")))
+    one = evaluated(Forgetful(), tmp_path / "one", word_dataset("a", words, languages=languages))
+    for order in ((both, one), (one, both)):
+        assert [row["languages"] for row in compare(*order).rows if row["metric"] == "acc1"] == [list(languages)]
+
+
 def test_paired_interval_agrees_with_plain_resampling():
     random = np.random.default_rng(1)
     gains = [random.integers(-1, 2, n) for n in (30, 9)]
