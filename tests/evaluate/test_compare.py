@@ -99,6 +99,23 @@ def test_questions_in_one_of_english_and_local_are_compared_with_those_of_a_run_
         assert [row["languages"] for row in compare(*order).rows if row["metric"] == "acc1"] == [list(languages)]
 
 
+@pytest.mark.parametrize("num_of_german", [60, 25])
+def test_languages_may_ask_about_different_images(tmp_path, num_of_german):
+    whole = word_dataset("a", [f"word{i}" for i in range(60)])
+
+    def tasks(lang):
+        (task, _) = whole.tasks(lang)
+        number = num_of_german if lang == "de" else 60
+        return [dataclasses.replace(task, image_idx=np.arange(number), target=task.target[:number], slices={})]
+
+    dataset = dataclasses.replace(whole, tasks=tasks)
+    models = {"forgetful": Forgetful(), "whole": WordModel()}
+    top1 = top1_of(compare(*(evaluated(model, tmp_path / name, dataset) for name, model in models.items())))
+    assert top1["languages"] == ["en", "de"]
+    ((low, high),) = top1["intervals"]
+    assert low < top1["differences"][0] < high
+
+
 def test_paired_interval_agrees_with_plain_resampling():
     random = np.random.default_rng(1)
     gains = [random.integers(-1, 2, n) for n in (30, 9)]
