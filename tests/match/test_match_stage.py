@@ -236,7 +236,9 @@ def test_a_replaced_model_of_languages_matches_again(pool_folder, tmp_path):
 
 @pytest.mark.parametrize("isolate", ["english", "merged"])
 def test_texts_of_a_language_that_a_folder_of_lists_gains_are_found_under_one_list_for_all(tmp_path, isolate):
-    write_pool(tmp_path / "pool", {"0.tar": [("a", ["this gift is for the children"]), ("b", ["ein schönes Haus am See"])]})
+    write_pool(
+        tmp_path / "pool", {"0.tar": [("a", ["this gift is for the children"]), ("b", ["ein schönes Haus am See"])]}
+    )
     recipe = make_recipe(tmp_path / "pool", languages={"codes": []}, match={"isolate": isolate})
     one_list = ["gift", "Haus"]
     for lists in ({"en": one_list}, {"en": one_list, "de": one_list}):
