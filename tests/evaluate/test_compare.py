@@ -116,6 +116,13 @@ def test_languages_may_ask_about_different_images(tmp_path, num_of_german):
     assert low < top1["differences"][0] < high
 
 
+def test_a_language_without_a_query_in_a_resample_does_not_count_in_it():
+    every, first = np.arange(5), np.zeros(1, np.int64)
+    means = resampled_means([(np.zeros(5), every), (np.ones(1), first)])  # the second asks about one image of five
+    assert set(means.tolist()) == {0.0, 0.5}
+    assert means.mean() == pytest.approx(0.5 * (1 - 0.8**5), abs=0.03)
+
+
 def test_paired_interval_agrees_with_plain_resampling():
     random = np.random.default_rng(1)
     gains = [random.integers(-1, 2, n) for n in (30, 9)]
