@@ -75,6 +75,14 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
         {"match": {"min_lang_prob": True, "fold_case": 1}},
         ["match.min_lang_prob = true: must be a number", "match.fold_case = 1: must be true or false"],
     ),
+    "a bool for a whole number": (
+        {"curate": {"seed": True, "max_pairs": {"sw": True}}, "train": {"skip_samples": [[True, 4]]}},
+        [
+            "curate.seed = true: must be a whole number",
+            "curate.max_pairs: must be a whole number or a table of name = a whole number",
+            "train.skip_samples: must be a list, each a list, each a whole number",
+        ],
+    ),
 }
 
 

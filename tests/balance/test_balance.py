@@ -123,6 +123,21 @@ def test_every_rule_and_override():
     assert thresholds(english_threshold=10, tail_fractions={"sw": 0.0}) == {"en": 10, "sw": 1, "zh": None}
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"english_threshold": 10},
+        {"tail_fraction": 0.5},
+        {"rule": "same_threshold", "english_threshold": 7},
+        {"english_threshold": 10, "tail_fractions": {"sw": 1.0, "en": 0.04}},
+    ],
+)
+@given(floor=st.integers(0, 100))
+def test_the_minimum_raises_every_lower_threshold_under_every_rule(rule, floor):
+    raised = {name: threshold and max(threshold, floor) for name, threshold in thresholds(**rule).items()}
+    assert thresholds(**rule, min_threshold=floor) == raised
+
+
 def test_the_only_list_under_isolate_takes_the_threshold_itself():
     assert thresholds(counts_of(merged=[1, 3, 6, 90]), "merged", english_threshold=10) == {"merged": 10}
     assert thresholds(counts_of(merged=[1, 3, 6, 90]), "merged", tail_fraction=0.1) == {"merged": 6}

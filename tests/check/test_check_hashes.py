@@ -104,6 +104,21 @@ def test_colour_of_transparent_pixels_is_ignored() -> None:
     assert scan_image(encode(Image.fromarray(hidden))).hash == scan_image(encode(Image.fromarray(pixels))).hash
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("P", "PNG"), ("P", "GIF"), ("L", "PNG"), ("RGB", "PNG")])
+def test_a_colour_that_an_image_without_alpha_names_transparent_is_white(mode: str, kind: str) -> None:
+    levels = np.full((64, 64), 90, np.uint8)
+    levels[16:40, 20:50] = 200
+    image = Image.fromarray(levels).convert(mode)
+    on_white = Image.fromarray(np.where(levels == 90, 255, levels).astype(np.uint8))
+    content = encode(image, kind, transparency=image.getpixel((0, 0)))
+    assert scan_image(content).hash == scan_image(encode(on_white)).hash != scan_image(encode(image, kind)).hash
+
+
+def test_16_bit_levels_with_a_transparent_one_are_hashed_as_without() -> None:
+    image = Image.fromarray(np.asarray(photograph(size=LARGE).convert("L")).astype(np.uint16) * 257)
+    assert scan_image(encode(image, transparency=500)).hash == scan_image(encode(image)).hash is not None
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "LA"])
 def test_every_pixel_mode_is_hashed(mode: str) -> None:
     grey = np.asarray(photograph(size=LARGE).convert("L"))

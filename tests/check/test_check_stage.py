@@ -125,6 +125,14 @@ def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
     assert "b" in valid_keys(pool)
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_of_equally_near_evaluation_images_the_first_set_and_key_are_named(tmp_path: Path, order: str) -> None:
+    write_tar(tmp_path / "pool" / "0.tar", pair("x", encode(photograph(1)), "a text"))
+    sets = {name: write_images(tmp_path / name, q=photograph(1), p=photograph(1)) for name in order}
+    run(tmp_path, against={name: str(sets[name]) for name in order})
+    assert removed(tmp_path) == {"x": ("against:a", "p.png", 0)}
+
+
 def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
     def removed_of(order: list[int]) -> dict[str, tuple[Any, ...]]:
         folder = tmp_path / "".join(map(str, order))

@@ -1,5 +1,6 @@
 """Counts of entries by hand and their sums; markers; the order of reasons."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,21 @@ def test_sums_by_groups_equal_sums_shard_by_shard(tmp_path, largest, monkeypatch
     assert executor.num_done == 5, "groups that did not change are not added again"
     add(paths[:2])
     assert not list((tmp_path / "sums").rglob("*.npy"))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 9)), min_size=2, max_size=6))
+def test_sums_by_groups_follow_every_file_that_is_added_or_written_again(tmp_path_factory, written):
+    folder = tmp_path_factory.mktemp("groups")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entry_counts, "GROUP_SIZE", 2)
+        for time_ns, (number, count) in enumerate(written):
+            changed = write_count_file(folder / "counts" / f"{number}.tar.parquet", [("en", number, count)])
+            os.utime(changed, ns=(time_ns, time_ns))
+            paths = sorted((folder / "counts").iterdir())
+            names = [path.stem for path in paths]
+            sums = sum_shards({"en": 8}, folder / "counts", names, folder / "sums", LocalExecutor(quiet=True))
+            assert sums["en"].tolist() == sum_counts({"en": 8}, paths)["en"].tolist()
 
 
 class Counting(LocalExecutor):

@@ -92,6 +92,39 @@ def test_english_and_local_questions_are_compared_separately(tmp_path):
     assert "Means over" not in text
 
 
+@pytest.mark.parametrize("languages", [("en",), ("local",)])
+def test_questions_in_one_of_english_and_local_are_compared_with_those_of_a_run_that_has_both(tmp_path, languages):
+    words = [f"word{i}" for i in range(60)]
+    both = evaluated(WordModel(), tmp_path / "both", word_dataset("a", words, languages=("en", "local")))
+    one = evaluated(Forgetful(), tmp_path / "one", word_dataset("a", words, languages=languages))
+    for order in ((both, one), (one, both)):
+        assert [row["languages"] for row in compare(*order).rows if row["metric"] == "acc1"] == [list(languages)]
+
+
+@pytest.mark.parametrize("num_of_german", [60, 25])
+def test_languages_may_ask_about_different_images(tmp_path, num_of_german):
+    whole = word_dataset("a", [f"word{i}" for i in range(60)])
+
+    def tasks(lang):
+        (task, _) = whole.tasks(lang)
+        number = num_of_german if lang == "de" else 60
+        return [dataclasses.replace(task, image_idx=np.arange(number), target=task.target[:number], slices={})]
+
+    dataset = dataclasses.replace(whole, tasks=tasks)
+    models = {"forgetful": Forgetful(), "whole": WordModel()}
+    top1 = top1_of(compare(*(evaluated(model, tmp_path / name, dataset) for name, model in models.items())))
+    assert top1["languages"] == ["en", "de"]
+    ((low, high),) = top1["intervals"]
+    assert low < top1["differences"][0] < high
+
+
+def test_a_language_without_a_query_in_a_resample_does_not_count_in_it():
+    every, first = np.arange(5), np.zeros(1, np.int64)
+    means = resampled_means([(np.zeros(5), every), (np.ones(1), first)])  # the second asks about one image of five
+    assert set(means.tolist()) == {0.0, 0.5}
+    assert means.mean() == pytest.approx(0.5 * (1 - 0.8**5), abs=0.03)
+
+
 def test_paired_interval_agrees_with_plain_resampling():
     random = np.random.default_rng(1)
     gains = [random.integers(-1, 2, n) for n in (30, 9)]

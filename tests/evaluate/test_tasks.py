@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from calls import calls_of
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine, measures, ranking, zeroshot
+from worldclip.evaluate import engine, measures, probes, ranking, zeroshot
 from worldclip.evaluate.interval import (
     class_mean_interval,
     mean_interval,
@@ -333,6 +334,24 @@ def test_any_of_several_right_classes_counts():
     assert own.score(images, encode).metrics["acc1"] == 1.0  # the answers move with their images
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        Classification(class_names=[["0"], ["1"], ["2"]], target=np.arange(3), image_idx=np.arange(3)),
+        Classification(class_names=[["0"], ["1"]], target=np.array([1, 0]), image_idx=np.array([2, 0])),
+        Retrieval(texts=["0", "1", "2"], pair_image=np.arange(3), pair_text=np.arange(3), image_idx=np.arange(3)),
+        Choice(options=[["0", "1"]] * 3, answer=np.zeros(3, int), image_idx=np.array([2, 0, 1])),
+    ],
+)
+def test_queries_name_images_by_their_positions_in_the_dataset_where_one_does_not_decode(task):
+    images = np.eye(3, dtype=np.float32)
+    images[0] = np.nan
+    score = task.score(images, rows_of(np.eye(3)))
+    assert score.images.keys() == score.ranks.keys()
+    for of_query in score.images.values():
+        assert set(of_query.tolist()) == set(task.image_idx.tolist()) - {0}
+
+
 def test_roc_auc_needs_images_of_both_classes():
     images = np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32)
 
@@ -457,6 +476,27 @@ def test_linear_probe_learns_from_the_train_split_only():
     halves = dataclasses.replace(probe, is_train=None)
     assert halves.score(features, len).n == 45
     assert halves.protocol["split"] == "half"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "function", "num_calls"),
+    [(LinearProbe, {"is_train": None}, "logistic_predict", 5), (FewShot, {}, "ridge_predict", 10)],  # 5 and 10 shots
+)
+def test_each_seed_of_a_probe_learns_from_other_images_which_their_keys_decide(
+    kind, options, function, num_calls, monkeypatch
+):
+    pytest.importorskip("sklearn")
+    features, places = clusters(60, spread=0.1)
+    calls = calls_of(monkeypatch.setattr, probes, function)
+    learnt_from = []
+    for order in (np.arange(60), np.random.default_rng(0).permutation(60)):
+        keys = [str(i) for i in order]
+        kind(label="class", values=[places[i] for i in order], image_keys=keys, **options).score(features[order], len)
+        learnt_from.append([frozenset(row.tobytes() for row in train) for train, *_ in calls])
+        calls.clear()
+    first, second = learnt_from
+    assert first == second
+    assert len(set(first)) == len(first) == num_calls
 
 
 def test_too_few_images_and_duplicate_keys_for_a_probe_are_errors_before_any_work():

@@ -425,6 +425,18 @@ def test_vocabulary_is_pruned_by_the_matched_texts_of_the_run(run_dir):
     assert job_of("export", load_recipe({**RECIPE, "export": {"languages": ["en"]}}), run_dir).inputs["corpus"]
 
 
+@pytest.mark.parametrize("langs", [["en", "zh", "sw"], ["zh", "en", "en"], ["sw", "zh", "en"]])
+def test_a_language_of_the_corpus_may_have_its_texts_in_any_shard(tmp_path, langs):
+    row = {"key": "a", "text_idx": 0, "place": 0, "lang_prob": 1.0, "entry_ids": [0]}
+    for number, lang in enumerate(langs):
+        rows = [{**row, "text": f"text {number}", "lang": lang, "entries_lang": lang}]
+        write_matched_texts(tmp_path, f"{number:03}.tar", pa.Table.from_pylist(rows))
+    texts = prune_vocabulary.texts_of(ExportConfig(languages=("en", "zh")), tmp_path, ["en", "zh"])
+    assert list(texts) == [f"text {number}" for number, lang in enumerate(langs) if lang != "sw"]
+    with pytest.raises(UserError, match="no matched text in th, whose"):
+        list(prune_vocabulary.texts_of(ExportConfig(languages=("en", "th")), tmp_path, ["en", "th"]))
+
+
 def test_texts_of_the_corpus_embed_alike_with_fewer_rows(published_model, whole, tmp_path, capsys):
     corpus, texts = tmp_path / "texts.txt", [*ENGLISH, TEXTS[2]]
     corpus.write_text("\n".join([*texts, ""]), encoding="utf-8")

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from fasttext_files import KINDS, LABELS, NS, TEXTS, WORDS, Kind, write_model
 from worldclip.core.errors import UserError
+from worldclip.language.assign import LanguageRules
 from worldclip.language.identify import Identifier, identify_codes, model_path
+from worldclip.language.table import from_lid
 from worldclip.match import identify
 
 ONE_LINE = str.maketrans("\n\r\t\v\f\0", "      ")
@@ -118,6 +120,30 @@ def test_a_language_is_shown_only_where_it_is_likely_and_of_the_texts_script() -
     assert codes[:2] == ["en", "ru"]
     assert not {"en", "fy"} & set(codes[2:4])
     assert codes[4:6] == ["", ""]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+def test_only_labels_that_mean_a_language_of_the_run_are_chosen_merged_ones_too(data: st.DataObject) -> None:
+    languages = data.draw(st.sets(st.sampled_from(["de", "en", "fr", "sw"]), min_size=1))
+    merged = st.sampled_from(["de", "en", "fr", "nl", "sw", "uk"])
+    merges = data.draw(st.dictionaries(merged, st.sampled_from(sorted(languages)), max_size=4))
+    texts = ["ein rotes Haus am See", "a red house", "une maison rouge", "nyumba nyekundu", "een rood huis", "червоний"]
+    codes = {label: merges.get(label) or from_lid(label) for label in Identifier().labels}
+    allowed = [label for label, code in codes.items() if code in languages]
+    labels, probs = Identifier(labels_allowed=allowed).predict(texts)
+    rules = LanguageRules(
+        languages=tuple(sorted(languages)),
+        lid_model="lid176",
+        lid_digest="",
+        merge_labels=tuple(sorted(merges.items())),
+        min_prob=0.0,
+        is_restricted=True,
+    )
+    found_langs, found_probs, found_labels = rules.find(pa.array(texts), None)
+    assert found_labels.tolist() == labels.tolist()
+    assert found_probs.tolist() == probs.tolist()
+    assert [rules.languages[lang] for lang in found_langs] == [codes[label] for label in labels]
 
 
 def test_a_replaced_model_is_read_again(tmp_path: Path) -> None:

@@ -232,3 +232,17 @@ def test_a_replaced_model_of_languages_matches_again(pool_folder, tmp_path):
         assert lang == "en" or "lid_model" in why_run("match", recipe, tmp_path / "run")
         run_stages(recipe, tmp_path / "run", stages="pool match")
         assert {found for found, _ in found_languages(tmp_path / "run").values()} == {lang}
+
+
+@pytest.mark.parametrize("isolate", ["english", "merged"])
+def test_texts_of_a_language_that_a_folder_of_lists_gains_are_found_under_one_list_for_all(tmp_path, isolate):
+    write_pool(
+        tmp_path / "pool", {"0.tar": [("a", ["this gift is for the children"]), ("b", ["ein schönes Haus am See"])]}
+    )
+    recipe = make_recipe(tmp_path / "pool", languages={"codes": []}, match={"isolate": isolate})
+    one_list = ["gift", "Haus"]
+    for lists in ({"en": one_list}, {"en": one_list, "de": one_list}):
+        write_metadata(tmp_path / "run", lists | ({"merged": one_list} if isolate == "merged" else {}))
+        run_stages(recipe, tmp_path / "run", stages="pool match")
+        langs = sorted(lang for lang, _ in found_languages(tmp_path / "run").values())
+        assert langs == (["en"] if len(lists) == 1 else ["de", "en"])

@@ -199,6 +199,19 @@ FORMS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("profile", ["unicode", "unicode_fold"])
+def test_texts_that_are_canonically_equivalent_hold_the_same_entries(profile):
+    """Marks below a letter and above it in both orders; the iota below one is a letter of its own once it is folded."""
+    spellings = []
+    for letter, below, above in itertools.product("αΑωΩeQ", "\u0345\u0323", "\u0301\u0308\u0342"):
+        spellings.append([unicodedata.normalize("NFC", letter + below + above), letter + below + above])
+        spellings[-1].append(letter + above + below)
+    for of_one in spellings:
+        matcher = Matcher(of_one[:1], profile)
+        assert [matcher.match(f"x {text} x").tolist() for text in of_one] == [[0]] * 3
+        assert Matcher.build(of_one, profile).num_dead == 2
+
+
 def test_every_input_type_gives_the_same_ids():
     for column in FORMS:
         ids, offsets = Matcher(ENTRIES).match_batch(column)

@@ -1,5 +1,6 @@
 """Each source of entries but Wikipedia and the pool; whole lists, by file, folder and address; the rules of entries."""
 
+import itertools
 import json
 import random
 import shutil
@@ -65,6 +66,14 @@ def test_only_lemma_lines_are_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BadShard, match="cannot be read"):
         lemmas(path, "ar")
+
+
+def test_lemmas_do_not_depend_on_where_definitions_and_examples_stand(tmp_path: Path) -> None:
+    lines = ["1-n\teng:lemma\tBig Apple", "1-n\teng:def\t0\ta city", "2-n\teng:lemma\tcat", "2-n\teng:exe\t0\ta cat"]
+    for in_order in itertools.permutations(lines):
+        path = write_lines(tmp_path / "wn.tab", *in_order)
+        expected = [line.rpartition("\t")[2].lower() for line in in_order if "lemma" in line]
+        assert lemmas(path, "en") == expected
 
 
 LEMMA_LINES = {"als": 9599, "arb": 37335 + 2948, "dan": 5859, "cmn": 79797, "por": 74012, "ell": 24106, "nob": 5586}
@@ -270,6 +279,13 @@ def test_rules_drop_and_count_candidates(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"  # lines may hold scores, and end at line feeds only
     path.write_bytes("\ufeffmbwa\t12.5\npaka\n\na\u2028b\r\nc\x0bd\t3\r\n".encode())
     assert list(read_list(str(path))) == [("mbwa", 12.5), ("paka", None), ("a\u2028b", None), ("c\x0bd", 3.0)]
+
+
+@pytest.mark.parametrize("char", ["x", "é", "ก", "語", "🐈"])
+def test_the_longest_entry_has_so_many_characters_in_every_script(char: str) -> None:
+    built = EntryList()
+    built.add("title", [(char * 256, None), (char * 257, None)])
+    assert list(built.entries) == [char * 256]
 
 
 # --- lines and JSON ---------------------------------------------------------------------------------------------------

@@ -202,6 +202,22 @@ def test_titles_of_other_follow_the_wikipedias_that_no_label_reaches(tmp_path: P
     assert modified(run_dir / "metadata", "sw.parquet") == sw
 
 
+@pytest.mark.parametrize(("before", "after"), [({"cldr": ["sw"]}, {"cldr": ["tr"]}), ({}, {"words": "tsheg"})])
+def test_another_row_of_an_added_language_builds_its_list_as_a_fresh_run_does(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    corpus = write_texts(tmp_path / "corpus.parquet", "བཀྲ་ཤིས་བདེ་ལེགས")
+    lists = {"sources": ["cldr", "unigram"], "wikipedia": {"xx": str(corpus)}, "overrides": {"unigram_top_fraction": 1}}
+
+    def entries(row: dict[str, Any], run_dir: Path) -> list[str]:
+        added = {"xx": {"name": "New", "script": "Tibt", "wikipedia": ["xx"], **row}}
+        build(entry_lists.recipe(["xx"], {"languages": {"add": added}}, **lists), run_dir)
+        return words(run_dir, "xx")
+
+    entries_before = entries(before, tmp_path / "run")
+    assert entries(after, tmp_path / "run") == entries(after, tmp_path / "fresh") != entries_before
+
+
 # --- matchers ---------------------------------------------------------------------------------------------------------
 
 

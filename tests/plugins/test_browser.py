@@ -162,6 +162,38 @@ def test_what_the_page_leaves_out_is_counted_in_the_output_and_on_the_page(
     assert plain == "The model runs here: no text and no picture leaves this browser."
 
 
+@pytest.mark.parametrize("unreadable", [[], [0], [3, 4]])
+def test_vectors_are_those_of_the_pictures_and_texts_that_are_shown(
+    embedded_world, clip, monkeypatch, tmp_path, unreadable
+):
+    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
+    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
+    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path / "js")
+    monkeypatch.setattr(web_folder, "MAX_PICTURES", 10)
+    monkeypatch.setattr(web_folder, "MAX_NAMES", 5)
+    read_picture = Embedded.read_picture
+    folder = write_files(tmp_path, {"js/library.js": "", "page/.keep": ""}) / "page"
+    writer = web_folder.writer(clip, str(embedded_world / "embedded"))
+    images = writer.pool["images"]
+    bad_keys = [row["key"] for row in images.rows(np.array(unreadable, np.int64))]
+
+    def read_some(embedded, row):
+        if row["key"] in bad_keys:
+            raise BadShard("the disk is away")
+        return read_picture(embedded, row)
+
+    monkeypatch.setattr(Embedded, "read_picture", read_some)
+    writer.write(clip, folder, ["fp32"])
+    for name, of, field, place in (("pictures", "images", "key", 1), ("names", "texts", "text", 0)):
+        embedded = writer.pool[of]
+        every = np.arange(len(embedded))
+        vector_of = dict(zip((row[field] for row in embedded.rows(every)), embedded.take(every), strict=True))
+        shown = [row[place] for row in json.loads((folder / f"{name}.json").read_text("utf-8"))]
+        vectors = np.frombuffer((folder / f"{name}.bin").read_bytes(), "<f4").reshape(len(shown), -1)
+        assert not set(shown) & set(bad_keys)
+        np.testing.assert_array_equal(vectors, [vector_of[value] for value in shown])
+
+
 def call_of_page(name, argument):
     """Return the result of a function of search.js."""
     node = shutil.which("node") or pytest.skip("no node on this machine")

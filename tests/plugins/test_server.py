@@ -40,7 +40,7 @@ from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture, read_json
 from worldclip.plugins.server.serve import LOCAL_NAMES, knows, serve
 from worldclip.plugins.server.service import Service
-from worldclip.tools.search import search
+from worldclip.tools.search import nearest, open_kinds, search
 
 NUM_CLIENTS = 60
 
@@ -71,6 +71,27 @@ def test_openais_client_gets_the_embeddings_of_texts_and_pictures(form, address,
     np.testing.assert_allclose(rows, expected, atol=1e-6)
     assert [row.index for row in answer.data] == list(range(len(inputs)))
     assert answer.usage.prompt_tokens == len(clip.tokenizer.encode([*texts, "data:x"]).ids)
+
+
+def test_searches_of_one_batch_get_as_many_hits_as_each_asks_for(world, clip, monkeypatch):
+    service, _ = service_and_app(clip, collections=open_kinds(world / "embedded", clip, "model", "serve that one"))
+    query = clip.encode_text(["a red apple"])
+    tops = [7, 1, 12, 3]
+    sizes = []
+
+    def nearest_slowly(parts, queries, top):
+        sizes.append(len(queries))
+        time.sleep(0.2)  # meanwhile the other requests come
+        return nearest(parts, queries, top)
+
+    async def ask_at_once():
+        return await asyncio.gather(*(service.search("images", query, top) for top in tops))
+
+    monkeypatch.setattr(of_service, "nearest", nearest_slowly)
+    answers = asyncio.run(ask_at_once())
+    assert max(sizes) > 1
+    most = max(answers, key=lambda answer: len(answer[0]))
+    assert [hits for (hits,) in answers] == [most[0][:top] for top in tops]
 
 
 def test_classify_gives_the_probabilities_of_worldclip(address, clip):

@@ -27,6 +27,7 @@ from worldclip.plugins.world.cldr import read_cldr
 from worldclip.plugins.world.commands import pool_world
 from worldclip.plugins.world.draw import UNDRAWABLE, draw, draw_file
 from worldclip.plugins.world.gcompris import read_gcompris, read_resources
+from worldclip.plugins.world.names import Names, Table
 from worldclip.plugins.world.parts import Picture, char_of, flag_of
 from worldclip.plugins.world.sets import REQUIRES
 from worldclip.plugins.world.stamps import read_stamps
@@ -111,6 +112,15 @@ def test_held_out_names_of_territories_are_not_in_training_in_their_language(bui
             assert texts_of(pairs[f"openmoji-{subject}"], lang) == []
             assert pairs[f"openmoji-{subject}"]["texts"]
     assert all(len(texts_of(record, "sv")) for key, record in pairs.items() if key.startswith("openmoji-1F1"))
+
+
+def test_a_name_of_a_held_out_flag_is_not_in_training_of_another_picture_in_its_language():
+    flag = flag_of("KE")
+    texts = {flag: Names(("Kenya",), has_name=True), "map": Names(("map", "Kenya"), has_name=True)}
+    names = {subject: {"en": of_subject, "sw": of_subject} for subject, of_subject in texts.items()}
+    table = Table(names=names, held_flags={"sw": [flag]})
+    assert table.training_texts("map") == (["map", "Kenya", "map"], ["en", "en", "sw"])
+    assert table.training_texts(flag) == (["Kenya"], ["en"])
 
 
 def test_held_out_sets_ask_for_what_they_hold_in_languages_that_name_half_of_it(built):

@@ -424,3 +424,14 @@ def test_the_largest_languages_are_in_sight_and_the_others_folded():
     assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)
     assert "&lt;b&gt;" in heads.body
     assert all(f"<code>{code}</code>" in heads.body for code in codes)
+
+
+@pytest.mark.parametrize(("pairs_in", "pairs_out"), [(1, 500), (9_000, 0)])
+def test_a_language_that_is_large_in_the_pool_or_among_kept_pairs_is_in_sight(pairs_in, pairs_out):
+    codes = sorted(languages.by_code())[: curate.NUM_SHARES + 5]
+    rows = {code: {"pairs_in": 100, "pairs_out": 50, "expected_pairs": 50.0} for code in codes}
+    rows["sw"] = {"pairs_in": pairs_in, "pairs_out": pairs_out, "expected_pairs": float(pairs_out)}
+    report = {"text_policy": "all", "languages": rows, "effect": {}, "samples": {}}
+    shares = curate.sections(report, INSTALLED)[1]
+    assert shares.heading == "Languages before and after"
+    assert "<code>sw</code>" in shares.body

@@ -202,6 +202,14 @@ def test_a_table_is_embedded_by_its_texts_those_of_another_column_anew(world, cl
         assert "--key names another column" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["", 'key = "uid"\n'])
+def test_columns_that_a_recipe_names_go_before_the_usual_ones(world, tmp_path, key):
+    write_table(tmp_path / "pool/0.parquet", {"uid": ["a", "b"], "caption": ["red", "blue"], "title": ["cat", "dog"]})
+    (tmp_path / "r.toml").write_text(f'[pool]\npath = "pool"\ntexts = ["title"]\n{key}')
+    embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)
+    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["text"].to_pylist() == ["cat", "dog"]
+
+
 def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_path):
     write_table(tmp_path / "mine/pool/0.parquet", {"uid": ["a", "b"], "caption": ["red", "blue"]})
     recipe = '[pool]\npath = "pool"\nkey = "uid"\ntexts = ["caption"]\ndeny_keys = ["denied.txt"]\n'

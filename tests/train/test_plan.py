@@ -294,6 +294,19 @@ def test_a_share_from_before_a_kill_is_not_counted_again(tmp_path):
     assert sorted(count.calls) == [(shard, 0) for shard in range(0, NUM_SHARDS, 2)]
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (4, 1)])
+def test_a_share_from_before_a_kill_gives_the_same_numbers_at_another_number_of_ranks(tmp_path, before, after):
+    killed = EpochCounts(tmp_path, Count(), NUM_SHARDS, World(before - 1, before))
+    killed.count_ahead(0)
+    while not list(tmp_path.glob("*.npy")):
+        time.sleep(0.01)
+    first, *others = [EpochCounts(tmp_path, Count(), NUM_SHARDS, World(rank, after)) for rank in range(after)]
+    for other in others:
+        other.count_ahead(0)
+    assert first.of_epoch(0)[PAIRS].tolist() == list(range(NUM_SHARDS))
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.npy"]
+
+
 def test_an_epoch_is_counted_ahead_in_the_background_and_its_error_raised_where_it_is_needed(tmp_path):
     count = Count()
     counts = EpochCounts(tmp_path, count, NUM_SHARDS, ALONE)

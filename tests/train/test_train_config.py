@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +84,13 @@ def test_scale_gives_the_numbers_of_the_paper():
     assert steps == round(29_440_000_000 / 75_366) == 390_627
     assert abs(steps - 12_800_000_000 / 32_768) / steps < 1e-4  # the English run's, up to the rounding of the batch
     assert scale(0.44, 12_800_000_000, 32_768, multiple_of=48 * 8)[2] == 75_264  # 48 x 8 x 196, as in the paper's code
+
+
+@pytest.mark.parametrize(("fraction", "factor"), [(0.44, "2.3"), (0.9, "1.1"), (0.24, "4.2"), (0.3, "3.3")])
+def test_a_scaled_batch_is_the_factor_as_written_times_the_english_one(fraction, factor):
+    """In floating point 2.3 x 100 is below 230."""
+    for english_batch in range(10, 1_000, 10):
+        assert scale(fraction, 1_000_000, english_batch)[2] == int(Decimal(factor) * english_batch)
 
 
 def test_without_a_rule_the_schedule_has_the_numbers_of_the_recipe(tmp_path):

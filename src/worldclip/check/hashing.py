@@ -109,12 +109,12 @@ def grey_square(image: Image) -> np.ndarray:
     else:
         image.load()
     orientation = orientation_of(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = _on_white(image)
-    elif image.mode == "P":
-        image = image.convert("RGB")
-    levels_YX = scale_16_bit(image)
+    levels_YX = scale_16_bit(image)  # first: put on white they would be clipped
     if levels_YX is None:
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = _on_white(image)
+        elif image.mode == "P":
+            image = image.convert("RGB")
         levels_YX = np.asarray(image if image.mode == "L" else image.convert("L"))
     # Scaling to a square treats both axes alike, so turning the small square gives the same result as turning the
     # image, and is cheaper.

@@ -246,7 +246,6 @@ def _rgb(image: Image) -> np.ndarray:
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(height, top + rows)))
-        strip.format = image.format  # scale_16_bit asks for it
         pixels[top : top + rows] = _rgb_of_strip(strip)
     return pixels
 
@@ -261,7 +260,7 @@ def scale_16_bit(image: Image) -> np.ndarray | None:
 
     Pillow's own conversion to 8 bits clips at 255 instead: nearly all of the picture would be white.
     """
-    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")):
+    if not image.mode.startswith("I;16"):
         return None
     levels = np.asarray(image).astype(np.int32)
     return (levels >> 8).clip(0, 255).astype(np.uint8)
