@@ -81,14 +81,6 @@ def test_every_kind_of_array_gives_the_same_numbers():
     assert curate.uniform(pa.chunked_array([], pa.string()), 0, 0, 0).shape == (0,)
 
 
-def test_numbers_are_uniform_and_unrelated_between_streams():
-    keys = [str(i) for i in range(100_000)]
-    keep, draw = curate.uniform(keys, 0, 0, 0, coin.KEEP), curate.uniform(keys, 0, 0, 0, coin.TEXT_DRAW)
-    assert abs(keep.mean() - 0.5) < 0.005
-    assert np.histogram(keep, bins=10, range=(0, 1))[0].min() > 9_500
-    assert abs(np.corrcoef(keep, draw)[0, 1]) < 0.01
-
-
 def test_sample_of_a_union_is_the_sample_of_the_samples():
     records = [{"key": f"key {i % 50}", "text_idx": i // 50} for i in range(200)]
     parts = [coin.sample_records(records[start : start + 30], 10) for start in range(0, 200, 30)]

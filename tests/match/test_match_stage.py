@@ -157,12 +157,6 @@ def test_every_missing_or_invalid_key_list_is_named(pool_folder, tmp_path):
     assert [word in problem for word, problem in zip(words, raised.value.problems, strict=True)] == [True] * 3
 
 
-def test_first_match_of_an_installation_compiles_once_and_says_so(pool_folder, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("worldclip.match.stage.is_compiled", lambda kernel: False)
-    run_stages(make_recipe(pool_folder), tmp_path, stages="pool match")
-    assert "compiles the matcher for this processor, once per installation" in capsys.readouterr().err
-
-
 def test_languages_without_a_list_are_named_with_where_a_list_is_to_be_had():
     labels = {"sw": 120, "de": 30, "__label__yue": 2, "ace_Latn": 9, "en": 4}
     assert missing_lists(labels, ["en"], INSTALLED) == (

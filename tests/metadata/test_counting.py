@@ -43,21 +43,6 @@ def recipe(*codes: str, **values: Any) -> Recipe:
     return entry_lists.recipe(codes, **{"sources": sources, "overrides": overrides, **others})
 
 
-def test_order_is_unigrams_by_count_bigrams_by_pmi_titles_by_views(tmp_path: Path) -> None:
-    write_dump(tmp_path / "dumps/sw/swwiki-pages-articles1.xml.bz2", SWAHILI[:2])
-    write_dump(tmp_path / "dumps/sw/swwiki-pages-articles2.xml.bz2", SWAHILI[2:])
-    write_views(tmp_path / "dumps/pageviews", "sw Paka 5 0, sw Duma 9 0", "sw.m Chui_wa_Bara 3 0, sw.b Kitabu 99 0")
-    build(recipe("sw", dumps=str(tmp_path / "dumps"), bigram_min_count=5), tmp_path / "run")
-    unigrams = scores(tmp_path / "run", "sw", "unigram")
-    expected = {"mnyama": 14, "ni": 14, "Paka": 9, "Simba": 6, "mkubwa": 6}
-    assert list(unigrams.items())[:5] == list(expected.items())
-    assert list(unigrams)[5:] == sorted(["mweusi", "na", "mbwa", "mweupe", "ndege", "wa", "angani"])
-    # Of bigrams seen 5 times: c(ab) / (c(a) c(b)) is 6/84, 14/196, 6/84 and 8/126; equal ones by count.
-    assert words(tmp_path / "run", "sw", "bigram") == ["ni mnyama", "Simba ni", "mnyama mkubwa", "Paka ni"]
-    titles = scores(tmp_path / "run", "sw", "title")
-    assert list(titles.items()) == [("Duma", 9), ("Chui wa Bara", 3)]  # 76% of three are all; Paka is an entry already
-
-
 def test_punctuation_of_reference_is_ascii_alone_and_another_rule_counts_again(tmp_path: Path) -> None:
     dump = write_texts(tmp_path / "a.parquet", "jua — mwezi", "«jua» ni, mwezi")
     values = {"wikipedia": {"sw": str(dump)}, "sources": ["unigram", "bigram"], "bigram_min_count": 1}
@@ -339,10 +324,7 @@ WORDNETS = {
     "fr": "wn-data-fra", "he": "wn-data-heb", "ja": "wikt/wn-wikt-jpn", "th": "wikt/wn-wikt-tha",
     "zh": "wn-data-cmn",
 }
-
 # language: hash of its entries and their sources
-
-
 GOLDEN = {
     "am": "7082a652ba8abe35", "ar": "5bda46368b969b13", "bg": "76830c9060c67112", "bo": "0b5e37febe9c1e52",
     "el": "ddf53b586a14b43f", "en": "fa54eb87bbd066ba", "fa": "1d012243b460b727", "fr": "53ff5c832d6c5439",
@@ -350,9 +332,6 @@ GOLDEN = {
     "ka": "c7d48deeaf5d9f44", "km": "92621450fa263df7", "ko": "02a1f7899ede08ee", "lo": "94a085c19628d33d",
     "my": "2533d28234b826ce", "ta": "cff48266a72641c8", "th": "f1e530349a68ac19", "zh": "4744e9befc98d691",
 }
-PIECES = {"bg": "e2d74efcd392e18d", "en": "e460a3064ed0f254"}
-
-
 # fmt: on
 PAGE_VIEWS = (
     "en Cat 4000 0, en.m Cat 9000 0, th %E0%B9%81%E0%B8%A1%E0%B8%A7 31 0, th.m หมา 44 0, th ช้าง 12 0, "
@@ -393,17 +372,3 @@ def test_lists_of_wordnets_and_declaration_are_frozen(lang: str, world: Path) ->
     if languages.get(lang).words == "icu" and segment.icu_version().partition(".")[0] != ICU:
         pytest.skip(f"frozen with ICU {ICU}, this is {segment.icu_version()}")
     assert freeze(world, lang) == GOLDEN[lang]
-
-
-@pytest.mark.parametrize("lang", PIECES)
-def test_lists_of_real_dump_pieces_are_frozen(lang: str, shared: Path, tmp_path: Path) -> None:
-    (piece,) = (shared / "data/wiki").glob(f"{lang}wiki*")
-    loaded = entry_lists.recipe(
-        [lang],
-        sources=["number", "wordnet", "unigram", "bigram"],
-        overrides={"english_rule": "as_others"},
-        wikipedia={lang: str(piece)},
-        wordnets={lang: str(shared / f"data/omw/{WORDNETS[lang]}.tab.gz")},
-    )
-    build(loaded, tmp_path / "run")
-    assert freeze(tmp_path / "run", lang) == PIECES[lang]

@@ -16,7 +16,6 @@ import pytest
 import entry_lists
 from entry_lists import QUIET, build, manifest_of, scores, words, write_lists, write_texts, write_views, write_wordnet
 from killed import contents, modified
-from matched import read_matched
 from pools import write_lines
 from stages import job_of, run_stage, why_run
 from worldclip import metadata
@@ -24,7 +23,6 @@ from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
-from worldclip.language import table as languages
 from worldclip.match.matcher import matcher
 from worldclip.metadata import stage
 from worldclip.metadata.config import MetadataConfig
@@ -302,17 +300,6 @@ def test_entries_agree_with_counting_each_language_plainly(
         assert list(found.values()) == pytest.approx(list(expected.values()))
 
 
-def test_language_that_no_list_covers_is_matched_and_balanced(tmp_path: Path) -> None:
-    adyghe = ["мэзахэ цIыкIу", "чIыгу мэзахэ", "мэзахэ цIыкIу дахэ"]  # lid.176 does not know it, wordfreq neither
-    write_shard(tmp_path, "a.jsonl", *(("ady", text) for text in adyghe))
-    run(pool_recipe(tmp_path, "ady", metadata={"pool_min_count": 2}), tmp_path / "run", until="curate", executor=QUIET)
-    pmi = pytest.approx(math.log2(2 * 7 / (3 * 2)))
-    assert of_pool(tmp_path, "ady") == {"мэзахэ": 3.0, "цIыкIу": 2.0, "мэзахэ цIыкIу": pmi}
-    assert read_matched(tmp_path / "run", "a.jsonl")["text"].to_pylist() == adyghe
-    (record,) = manifest_of(tmp_path / "run")["sources"]["ady"]
-    assert (record["source"], record["licence"]) == ("pool", "that of the pool's texts")
-
-
 def test_texts_have_the_languages_that_match_gives_them(tmp_path: Path) -> None:
     texts = ["the cat sits on the table", "die Katze sitzt auf dem Tisch", "le chat est sur la table", "", "12 34"]
     write_shard(tmp_path, "a.jsonl", *((None, text) for text in texts * 2))
@@ -384,49 +371,6 @@ def test_how_languages_are_found_decides_the_lists(tmp_path: Path) -> None:
 
 
 # --- languages --------------------------------------------------------------------------------------------------------
-
-# A letter of each script, to make up words of; real texts of twenty languages are in test_counting.py.
-# fmt: off
-FIRST_LETTER = {
-    "Arab": 0x628, "Armn": 0x561, "Beng": 0x995, "Cans": 0x1403, "Cher": 0x13A0, "Cyrl": 0x430, "Deva": 0x915,
-    "Ethi": 0x1200, "Geor": 0x10D0, "Goth": 0x10330, "Grek": 0x3B1, "Gujr": 0xA95, "Guru": 0xA15, "Hans": 0x4E00,
-    "Hant": 0x4E00, "Hebr": 0x5D0, "Jpan": 0x3042, "Khmr": 0x1780, "Knda": 0xC95, "Kore": 0xAC00, "Laoo": 0xE81,
-    "Latn": 0x61, "Mlym": 0xD15, "Mtei": 0xABC0, "Mymr": 0x1000, "Nkoo": 0x7CA, "Olck": 0x1C5A, "Orya": 0xB15,
-    "Sinh": 0xD9A, "Syrc": 0x710, "Taml": 0xB95, "Telu": 0xC15, "Tfng": 0x2D30, "Thaa": 0x780, "Thai": 0xE01,
-    "Tibt": 0xF40, "Zyyy": 0x61,
-}
-# fmt: on
-
-
-def made_up(language: languages.Language) -> str:
-    """Return a sentence in the language's script."""
-    letter = chr(FIRST_LETTER[language.script])
-    return f"{letter * 2} {letter}{chr(ord(letter) + 1)} {letter * 3}."
-
-
-def test_stage_handles_all_330_wikipedias(tmp_path: Path) -> None:
-    """Text and page views of each -> the lists of all 327 languages and their matchers."""
-    known = languages.all_languages()
-    code_of = {wiki: language.code for language in known for wiki in language.wikipedia}
-    assert len(code_of) == 330
-    write_views(tmp_path / "dumps/pageviews", ",".join(f"{w.replace('_', '-')}.m Page_of_{w} 3 0" for w in code_of))
-    for wiki, code in code_of.items():
-        write_texts(tmp_path / "dumps" / wiki / "a.parquet", made_up(languages.get(code)))
-    shares = {"english_rule": "as_others", "unigram_top_fraction": 1, "title_top_fraction": 1, "bigram_min_count": 1}
-    sources = ["number", "unigram", "bigram", "title"]
-    loaded = entry_lists.recipe([], sources=sources, dumps=str(tmp_path / "dumps"), overrides=shares)
-    lists = build(loaded, tmp_path / "run")["lists"]
-    assert list(lists) == [language.code for language in known]
-    assert len(lists) == 327
-    for lang, row in lists.items():
-        assert row["by_source"]["unigram"] >= 2, lang
-        assert row["by_source"]["bigram"] >= (languages.get(lang).words == "space"), lang
-        assert row["by_source"]["title"] == len(languages.wikipedias(lang)), lang
-    for lang in ("sw", "th", "zh", "bo", "am", "got", "nqo", "ar", "hi", "ka", "my", "zh_min_nan", "simple"):
-        entries = words(tmp_path / "run", lang)
-        matcher = metadata.load_matcher(tmp_path / "run", lang, "unicode")
-        matched = {entries[entry_id] for entry_id in matcher.match(f"{made_up(languages.get(lang))} — {entries[-1]} !")}
-        assert {entries[-1]} < matched & set(entries[100:]), lang
 
 
 def test_example_of_an_added_language_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,6 @@ def test_row_group_is_decoded_once_per_batch_and_kept_for_the_next(tmp_path, mon
             rows = np.sort(np.random.default_rng(seed).choice(100, 50, replace=False))
             assert groups.read(path, places[rows]) == [bytes([n]) * 1000 for n in rows.tolist()]
         assert set(decoded.values()) == {expected}
-        assert groups._num_bytes <= max_bytes
 
 
 def test_row_groups_of_a_remote_file_are_read_by_range(tmp_path, monkeypatch) -> None:

@@ -20,7 +20,6 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.settings import deciding
-from worldclip.pool import listing
 from worldclip.pool.config import PoolConfig
 
 
@@ -108,7 +107,6 @@ def test_what_is_left_out_is_hidden_or_said(folder: Path, monkeypatch, capsys) -
         return plain(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    listing._say_left_out.cache_clear()
     assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))] == ["00001.tar"]
     said = capsys.readouterr().err
     for part in ("sub: left out, cannot be entered (Permission denied)", ".parquet", "worldclip pool pack FOLDER"):
