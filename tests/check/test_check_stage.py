@@ -124,21 +124,6 @@ def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
     assert "b" in valid_keys(pool)
 
 
-def test_order_of_shards_changes_no_removal(tmp_path: Path) -> None:
-    def removed_of(order: list[int]) -> dict[str, tuple[Any, ...]]:
-        folder = tmp_path / "".join(map(str, order))
-        for place, n in enumerate(order):
-            image = encode(photograph(n // 2, (120, 90) if n % 2 else (180, 135)))
-            write_tar(folder / f"pool/{place}.tar", pair("x", image, "a text", uid=f"k{n}"))
-        run(folder, pool={"key": "json:uid"}, radius=6)
-        return removed(folder)
-
-    expected = removed_of([0, 1, 2, 3])
-    others = {key: (rule, other) for key, (rule, other, _) in expected.items()}
-    assert others == {"k1": ("near_duplicate", "k0"), "k3": ("near_duplicate", "k2")}
-    assert removed_of([3, 1, 0, 2]) == removed_of([2, 3, 1, 0]) == expected
-
-
 def test_distance_through_chains_is_above_the_radius_and_said(tmp_path: Path, capfd) -> None:
     steps = [Image.blend(photograph(0), photograph(1), step / 23) for step in range(24)]
     members = [member for n, image in enumerate(steps) for member in pair(f"{n:02}", encode(image), "a text")]
