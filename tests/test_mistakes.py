@@ -101,7 +101,6 @@ evaluate R --datasets imagnet                      | 2 | did you mean "imagenet1
 evaluate R --out O                                 | 2 | no dataset to evaluate; set evaluate.datasets
 pool check P --out O --set radiu=6                 | 2 | did you mean radius?
 pool emoji --out O --image-px 0                    | 2 | must be at least 8
-pool R --out O --set pool.path=none --build emoji --shards 1/2 | 2 | build the pool first
 fetch metadata R --date yesterday                  | 2 | YYYYMMDD
 fetch dataset imagenet --out O                     | 2 | unknown dataset & did you mean imagenet1k?
 pool world --out B/captions.csv                    | 2 | is a file; give the folder to write

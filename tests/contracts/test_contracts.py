@@ -12,7 +12,7 @@ from count_files import write_count_file
 from killed import modified
 from worldclip.contracts import entry_counts, layout
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
-from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.execute import LocalExecutor
 
 
 @pytest.mark.parametrize("entry_id", [3, 3_000_000])  # ids that are dense, and ids that are not
@@ -87,13 +87,6 @@ def test_sums_by_groups_equal_sums_shard_by_shard(tmp_path, largest, monkeypatch
 
 
 # paths
-
-
-def test_marker_is_where_the_executor_writes_it(tmp_path: Path) -> None:
-    options = {"label": "x", "done_dir": layout.done_dir(tmp_path, "index"), "key": {}}
-    LocalExecutor(quiet=True).map(lambda shard: {"pairs": 1}, [Shard(name="a/0.tar", path="")], **options)
-    assert layout.marker(tmp_path, "a/0.tar", "index").is_file()
-    assert layout.marker(tmp_path, "0.tar") == tmp_path / "done" / "0.tar.json"
 
 
 def test_best_checkpoint_is_one_that_is_there(tmp_path: Path) -> None:
