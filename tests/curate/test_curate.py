@@ -24,7 +24,6 @@ from plain_recipe import (
 )
 from pools import write_lines, write_table
 from stages import run_stage, why_run
-from tars import write_tar
 from worldclip import curate
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
@@ -202,28 +201,6 @@ def test_languages_that_the_run_lacks_and_an_empty_choice_are_refused_before_any
 def test_values_that_mean_nothing_are_refused(section, problem):
     with pytest.raises(UserError, match=problem):
         make_recipe(Path("p"), **section)
-
-
-NOTHING = [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe9")]
-
-
-@pytest.mark.parametrize(
-    ("members", "curating", "problem"),
-    [
-        (
-            NOTHING,
-            {},
-            r"^0 of 3 pairs matched; 2 without text; 1 unreadable; c: its text is not .*; set pool\.texts to",
-        ),
-        ([("a.txt", b"unmatched words")], {}, r"0 of 1 pairs matched; 1 without a match; compare the texts with"),
-        ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 samples kept; 1 excluded; see curate\.include"),
-    ],
-)
-def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path, run, capsys, members, curating, problem):
-    write_tar(tmp_path / "pool/0.tar", members)
-    with pytest.raises(UserError, match=problem):
-        run_stages(make_recipe(tmp_path / "pool", curate=curating), run)
-    assert ("1 of 1 pairs matched" in capsys.readouterr().err) is bool(curating)
 
 
 # --- online -----------------------------------------------------------------------------------------------------------

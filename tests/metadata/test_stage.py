@@ -21,7 +21,6 @@ from stages import job_of, run_stage, why_run
 from worldclip import metadata
 from worldclip.cli import main
 from worldclip.config import Recipe, load_recipe
-from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.match.matcher import matcher
 from worldclip.metadata import stage
@@ -48,18 +47,6 @@ def test_sources_keep_order_of_registry_and_first_of_equal_entries_stays(tmp_pat
     assert where["z" * 300] == "wordnet"  # exempt from the limit of length
     assert table["source"] == sorted(table["source"], key=["number", "wordnet", "wordfreq"].index)
     assert table["entry_id"] == list(range(len(table["entry"])))
-
-
-def test_stage_writes_lists_matchers_report_and_manifest(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path / "in", sw=["simba", "paka mweusi", "Simba", "caf\u00e9", "cafe\u0301"], th=["แมว"])
-    for fold_case, dead in ((False, {"unicode": 1}), (True, {"unicode_fold": 2})):
-        report = build(recipe(lists, match={"fold_case": fold_case}), tmp_path)
-        assert report["lists"]["sw"]["dead"] == dead  # they keep their id
-    assert words(tmp_path, "sw") == ["simba", "paka mweusi", "Simba", "caf\u00e9", "cafe\u0301"]
-    assert metadata.load_matcher(tmp_path, "sw", "unicode_fold").match("SIMBA na paka mweusi").tolist() == [0, 1]
-    assert report["lists"]["sw"]["by_source"] == {"list": 5}
-    assert manifest_of(tmp_path)["counts"] == {"sw": 5, "th": 1}
-    assert read_json(tmp_path / "metadata/report.json") == report
 
 
 def test_merged_list_takes_first_of_equal_entries_in_code_order(tmp_path: Path) -> None:
