@@ -273,10 +273,11 @@ def test_entries_agree_with_counting_each_language_plainly(
 ) -> None:
     monkeypatch.setattr(pool, "MAX_UNIGRAMS", max_unigrams)
     generator = [(7 * n * n + 3 * n) % 23 for n in range(60)]
-    texts = {
-        lang: [" ".join(f"{lang}{word % size}" for word in generator[n : n + 5]) + f" {n % 4}, end" for n in range(40)]
-        for lang, size in (("sw", 11), ("yo", 7))
-    }
+    texts = {}
+    for lang, size in (("sw", 11), ("yo", 7)):
+        frequent = [" ".join(f"{lang}{word % size}" for word in generator[n : n + 5]) for n in range(40)]
+        twice = [f"rare{n // 2}" for n in range(40)]
+        texts[lang] = [f"{frequent[n]} {n % 4}, {twice[n]}, end" for n in range(40)]
     for shard in range(3):
         write_shard(tmp_path, f"{shard}.jsonl", *((lang, text) for lang in texts for text in texts[lang][shard::3]))
     build_of_pool(pool_recipe(tmp_path, "sw", "yo", metadata={"pool_min_count": min_count}), tmp_path)
