@@ -43,7 +43,7 @@ def page(title: str, text: str, namespace: int = 0, extra: str = "") -> str:
 
 def dump() -> str:
     pages = [
-        page("Chui", "#REDIRECT [[Paka]]", extra='<redirect title="Paka" />'),
+        page("Chui", "Tazama [[Paka]]", extra='<redirect title="Paka" />'),
         page(ARTICLES[0][0], WIKITEXTS[0]),
         page("Wikipedia:Mwanzo", "Karibu", 4),
         page("Duma", "#ELEKEZA [[Paka]]"),
