@@ -1,4 +1,4 @@
-"""The bracket around a job, the context that decides which stages run, and registries of named items."""
+"""The bracket around a job, the context that decides which stages run, locks of a folder, registries."""
 
 import os
 from pathlib import Path
@@ -18,6 +18,7 @@ from worldclip.core.job import (
     files_per_shard,
     remove_stale,
 )
+from worldclip.pool.config import POOL_FORMATS
 
 
 def job_in(folder: Path, seed: int = 0, pool: str = "a") -> Job:
@@ -150,3 +151,8 @@ def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> Non
     for is_shared in (True, False):
         with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
             RunLock(tmp_path, is_shared=is_shared).__enter__()
+
+
+def test_unknown_item_of_a_registry_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"'parqet': unknown pool format; did you mean parquet\?"):
+        POOL_FORMATS.load("parqet")
