@@ -1,4 +1,4 @@
-"""Counts of entries by hand and their sums; markers; the order of reasons."""
+"""Counts of entries by hand and their sums; markers and checkpoints."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from count_files import write_count_file
+from killed import modified
 from worldclip.contracts import entry_counts, layout
 from worldclip.contracts.entry_counts import count_entries, effective_entries, sum_counts, sum_shards
-from worldclip.contracts.reasons import REASONS, Reason
-from worldclip.core.execute import LocalExecutor, Shard
+from worldclip.core.execute import LocalExecutor
 
 
 @pytest.mark.parametrize("entry_id", [3, 3_000_000])  # ids that are dense, and ids that are not
@@ -71,17 +71,18 @@ def test_sums_by_groups_equal_sums_shard_by_shard(tmp_path, largest, monkeypatch
         paths.append(write_count_file(tmp_path / "counts" / f"{i:02}.tar.parquet", rows))
     monkeypatch.setattr(entry_counts, "GROUP_SIZE", 3)
     monkeypatch.setattr(entry_counts, "MAX_GROUPS", 4)
-    executor = Counting(quiet=True)
 
     def add(paths):
-        sums = sum_shards(lists, tmp_path / "counts", [path.stem for path in paths], tmp_path / "sums", executor)
+        names = [path.stem for path in paths]
+        sums = sum_shards(lists, tmp_path / "counts", names, tmp_path / "sums", LocalExecutor(quiet=True))
         assert all(np.array_equal(sums[name], counts) for name, counts in sum_counts(lists, paths).items())
+        return modified(tmp_path / "sums", "*.npy").items()
 
-    for _ in range(2):
-        add(paths)
-        assert executor.num_done == 4
-    add([*paths, write_count_file(tmp_path / "counts" / "99.tar.parquet", [("en", 1, 5)])])
-    assert executor.num_done == 5, "groups that did not change are not added again"
+    groups = add(paths)
+    assert add(paths) == groups
+    assert len(groups) == 4
+    more = add([*paths, write_count_file(tmp_path / "counts" / "99.tar.parquet", [("en", 1, 5)])])
+    assert len(groups & more) == 3, "groups that did not change are not added again"
     add(paths[:2])
     assert not list((tmp_path / "sums").rglob("*.npy"))
 
@@ -101,33 +102,7 @@ def test_sums_by_groups_follow_every_file_that_is_added_or_written_again(tmp_pat
             assert sums["en"].tolist() == sum_counts({"en": 8}, paths)["en"].tolist()
 
 
-class Counting(LocalExecutor):
-    """Counts the units that were worked on."""
-
-    num_done = 0
-
-    def _run(self, work, todo):
-        self.num_done += len(todo)
-        yield from super()._run(work, todo)
-
-
-# paths and reasons
-
-
-def test_marker_is_where_the_executor_writes_it(tmp_path: Path) -> None:
-    options = {"label": "x", "done_dir": layout.done_dir(tmp_path, "index"), "key": {}}
-    LocalExecutor(quiet=True).map(lambda shard: {"pairs": 1}, [Shard(name="a/0.tar", path="")], **options)
-    assert layout.marker(tmp_path, "a/0.tar", "index").is_file()
-    assert layout.marker(tmp_path, "0.tar") == tmp_path / "done" / "0.tar.json"
-
-
-def test_reasons_stand_in_the_order_in_which_they_apply():
-    assert [reason.label for reason in REASONS] == [
-        *("bad_pair", "duplicate", "no_text", "no_language", "no_match"),
-        *("not_valid", "excluded", "sampled_out", "kept"),
-    ]
-    assert [int(reason) for reason in REASONS] == list(range(len(REASONS)))
-    assert Reason.KEPT.column == "pairs_out"
+# paths
 
 
 def test_best_checkpoint_is_one_that_is_there(tmp_path: Path) -> None:

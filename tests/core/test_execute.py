@@ -85,15 +85,6 @@ def test_only_the_failed_shard_is_retried(tmp_path: Path, run_map: Map) -> None:
     assert calls(tmp_path)[5:] == ["002.tar"]
 
 
-def test_changed_fingerprint_or_key_reruns_the_shard(tmp_path: Path) -> None:
-    run = partial(LocalExecutor(quiet=True).map, partial(write_number, tmp_path), label="x", done_dir=tmp_path / "done")
-    run(SHARDS, key={"a": 1})
-    changed = [*SHARDS[:-1], Shard(name=SHARDS[-1].name, path="", fingerprint={"size": 99})]
-    for key, num_calls in ((1, 7), (2, 13)):
-        run(changed, key={"a": key})
-        assert len(calls(tmp_path)) == num_calls
-
-
 def write_key(out: Path, key: str, is_killed: bool, shard: Shard) -> dict:
     (out / shard.name).write_text(key)
     if is_killed:

@@ -1,4 +1,4 @@
-"""The bracket around a job, the context that decides which stages run, and registries of named items."""
+"""The bracket around a job, the context that decides which stages run, locks of a folder, registries."""
 
 import os
 from pathlib import Path
@@ -6,21 +6,19 @@ from typing import Any
 
 import pytest
 
-from worldclip.core.artifacts import NOT_INSTALLED, read_json, read_manifest
+from worldclip.core.artifacts import NOT_INSTALLED, read_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.job import (
     Change,
     Job,
     Result,
-    Run,
     RunLock,
     changed_inputs,
     changed_keys,
     files_per_shard,
     remove_stale,
 )
-from worldclip.core.registry import ItemOf, Registry
-from worldclip.curate import CurateConfig
+from worldclip.pool.config import POOL_FORMATS
 
 
 def job_in(folder: Path, seed: int = 0, pool: str = "a") -> Job:
@@ -146,18 +144,6 @@ def test_work_that_raises_leaves_no_manifest(tmp_path: Path) -> None:
     assert job_in(tmp_path).reason_to_run() == "not finished before"
 
 
-def test_run_once_skips_a_finished_job_and_returns_its_report(tmp_path: Path) -> None:
-    assert job_in(tmp_path).run_once(no_work) == {"rows": 3}
-    assert job_in(tmp_path).run_once(lambda: pytest.fail("ran again")) == {"rows": 3}
-    again = job_in(tmp_path, seed=1).run_once(lambda: Result(report={"rows": 4}, counts={}))
-    assert again == {"rows": 4} == read_json(tmp_path / "report.json")
-
-
-def test_sections_are_found_by_class_and_have_defaults(tmp_path: Path) -> None:
-    assert Run.of(tmp_path, CurateConfig(seed=5)).section(CurateConfig).seed == 5
-    assert Run.of(tmp_path).section(CurateConfig) == CurateConfig()
-
-
 def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:
     is_refused = pytest.raises(UserError, match="in use by calls with --shards")
     with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
@@ -167,19 +153,6 @@ def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> Non
             RunLock(tmp_path, is_shared=is_shared).__enter__()
 
 
-# registries
-
-
-FORMATS = Registry("pool format", "worldclip.pool_formats")
-
-
-def test_names_are_in_the_order_of_the_file_and_unknown_ones_refused():
-    assert FORMATS.names()[:2] == ("tar", "parquet")
+def test_unknown_item_of_a_registry_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError, match=r"'parqet': unknown pool format; did you mean parquet\?"):
-        FORMATS.load("parqet")
-
-
-def test_a_config_value_is_checked_against_the_registry():
-    mark = ItemOf(FORMATS)
-    assert mark.violation(("tar", "csv")) is None
-    assert mark.violation(("jsnl",)) == '"jsnl": unknown pool format; did you mean jsonl?'
+        POOL_FORMATS.load("parqet")

@@ -12,8 +12,6 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from killed import contents, modified
-from plain_recipe import keys_of, make_recipe, make_shards, run_stages, write_pool
 from worldclip import curate
 from worldclip.core import coin, keys, sorted_keys, spill
 from worldclip.core.sorted_keys import SortedKeys, hash_pairs, write_sorted
@@ -79,14 +77,6 @@ def test_every_kind_of_array_gives_the_same_numbers():
     assert curate.uniform(large.slice(1, 3), np.array([2, 2, 2], np.int32), 5, 1).tolist() == expected[1:4]
     assert curate.uniform([], 0, 0, 0).shape == (0,)
     assert curate.uniform(pa.chunked_array([], pa.string()), 0, 0, 0).shape == (0,)
-
-
-def test_numbers_are_uniform_and_unrelated_between_streams():
-    keys = [str(i) for i in range(100_000)]
-    keep, draw = curate.uniform(keys, 0, 0, 0, coin.KEEP), curate.uniform(keys, 0, 0, 0, coin.TEXT_DRAW)
-    assert abs(keep.mean() - 0.5) < 0.005
-    assert np.histogram(keep, bins=10, range=(0, 1))[0].min() > 9_500
-    assert abs(np.corrcoef(keep, draw)[0, 1]) < 0.01
 
 
 def test_sample_of_a_union_is_the_sample_of_the_samples():
@@ -224,35 +214,6 @@ def test_calls_at_once_sort_a_list_once(small, tmp_path: Path, monkeypatch) -> N
     for call in calls:
         call.join()
     assert written == [lists[0].sorted_as]
-
-
-def test_stages_leave_the_same_bytes_for_every_kind_of_list(tmp_path: Path) -> None:
-    shards = make_shards(seed=7, num_shards=3, num_samples=20)
-    write_pool(tmp_path / "pool", shards)
-    every_key = keys_of(shards)
-    valid, denied = every_key[: len(every_key) * 2 // 3], every_key[::3]
-    with_shards = [(name, key) for name in shards for key in denied]
-    (tmp_path / "valid.txt").write_text("\n".join(valid))
-    (tmp_path / "denied.txt").write_text("\n".join(denied))
-    pq.write_table(pa.table({"key": valid}), tmp_path / "valid.parquet")
-    pq.write_table(
-        pa.table({"shard": [name for name, _ in with_shards], "key": [key for _, key in with_shards]}),
-        tmp_path / "denied.parquet",
-    )
-    found = []
-    for suffix in ("txt", "parquet"):
-        lists = {"valid_keys": f"{tmp_path}/valid.{suffix}", "deny_keys": [f"{tmp_path}/denied.{suffix}"]}
-        run = tmp_path / suffix
-        run_stages(make_recipe(tmp_path / "pool", pool=lists), run)
-        assert len(list((run / "pool" / "keys").glob("*.npy"))) == 2
-        found.append({name: data for name, data in contents(run).items() if name.endswith((".parquet", "en.npy"))})
-    assert found[0] == found[1]
-    assert found[0]
-    sorted_at = modified(run / "pool", "*.npy")
-    run_stages(make_recipe(tmp_path / "pool", pool=lists), run)
-    assert modified(run / "pool", "*.npy") == sorted_at, "the pool is read again, and its lists are not sorted again"
-    run_stages(make_recipe(tmp_path / "pool"), run)
-    assert not list((run / "pool").rglob("*.npy")), "a list that is gone leaves no file"
 
 
 def test_a_database_has_bounds_and_leaves_nothing(tmp_path: Path) -> None:

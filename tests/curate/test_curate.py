@@ -24,16 +24,12 @@ from plain_recipe import (
 )
 from pools import write_lines, write_table
 from stages import run_stage, why_run
-from tars import write_tar
 from worldclip import curate
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
 from worldclip.curate.accounting import COLUMNS
-from worldclip.curate.candidates import decide_on
-from worldclip.curate.stage import online_work
-from worldclip.language.config import open_run
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
 
@@ -58,6 +54,17 @@ SHARDS = make_shards(seed=2) | {f"{number}/0.tar": samples for number, samples i
 def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
     write_pool(folder, SHARDS)
+    return folder
+
+
+PLACES = ["json:alt", "json:caption"]
+
+
+@pytest.fixture(scope="module")
+def placed_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pool with texts in two fields."""
+    folder = tmp_path_factory.mktemp("placed")
+    write_pool(folder, SHARDS, by_place=True)
     return folder
 
 
@@ -196,34 +203,13 @@ def test_values_that_mean_nothing_are_refused(section, problem):
         make_recipe(Path("p"), **section)
 
 
-NOTHING = [("a.jpg", b"A"), ("b.jpg", b"B"), ("c.jpg", b"C"), ("c.txt", b"caf\xe9")]
-
-
-@pytest.mark.parametrize(
-    ("members", "curating", "problem"),
-    [
-        (
-            NOTHING,
-            {},
-            r"^0 of 3 pairs matched; 2 without text; 1 unreadable; c: its text is not .*; set pool\.texts to",
-        ),
-        ([("a.txt", b"unmatched words")], {}, r"0 of 1 pairs matched; 1 without a match; compare the texts with"),
-        ([("a.txt", TEXT.encode())], {"exclude": ["en"]}, r"0 of 1 samples kept; 1 excluded; see curate\.include"),
-    ],
-)
-def test_run_that_keeps_nothing_names_the_largest_reason(tmp_path, run, capsys, members, curating, problem):
-    write_tar(tmp_path / "pool/0.tar", members)
-    with pytest.raises(UserError, match=problem):
-        run_stages(make_recipe(tmp_path / "pool", curate=curating), run)
-    assert ("1 of 1 pairs matched" in capsys.readouterr().err) is bool(curating)
-
-
 # --- online -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("policy", "seed"), [("one", 0), ("all", 0), ("one", 7)])
-def test_the_curator_keeps_the_offline_list_in_epoch_0_and_draws_anew_later(pool_folder, run, policy, seed):
-    recipe = make_recipe(pool_folder, curate={"text_policy": policy, "exclude": ["ar"], "seed": seed})
+@pytest.mark.parametrize(("policy", "seed", "weights"), [("one", 0, []), ("all", 0, []), ("one", 7, [0.3, 0.7])])
+def test_the_curator_keeps_the_offline_list_in_epoch_0_and_draws_anew_later(placed_pool, run, policy, seed, weights):
+    pooled = {"texts": PLACES, "text_weights": weights}
+    recipe = make_recipe(placed_pool, pool=pooled, curate={"text_policy": policy, "exclude": ["ar"], "seed": seed})
     run_stages(recipe, run)
     curator = curate.Curator(run)
     asked = [*keys_of(SHARDS), "unknown", ""]
@@ -336,17 +322,6 @@ def test_online_curation_estimate_and_inspect_apply_caps(pool_folder, world) -> 
 # --- weights of places: pool.text_weights -----------------------------------------------------------------------------
 
 
-PLACES = ["json:alt", "json:caption"]
-
-
-@pytest.fixture(scope="module")
-def placed_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pool with texts in two fields."""
-    folder = tmp_path_factory.mktemp("placed")
-    write_pool(folder, SHARDS, by_place=True)
-    return folder
-
-
 @pytest.mark.parametrize("weights", [[0.3, 0.7], [2, 0.001]])
 def test_weights_draw_as_plain_python_does_and_redo_curate_alone(placed_pool, run, weights):
     pooled = {"texts": PLACES, "text_weights": weights}
@@ -355,6 +330,10 @@ def test_weights_draw_as_plain_python_does_and_redo_curate_alone(placed_pool, ru
     expected = plain_run(SHARDS, recipe)
     for name, rows in expected.kept.items():
         assert read_kept(run, name) == rows
+        for key, kept_idx, *_ in rows[:1]:
+            texts = inspect_key(run, key)["texts"]
+            assert [text["text_idx"] for text in texts if text["reason"] == "kept"] == [kept_idx]
+            assert {text["place"] for text in texts} <= {*PLACES}
     check_report(reports["curate"], expected.report)
     total = estimate(run, tail_fraction=[0.05])["candidates"][0]["total"]
     assert total["expected_pairs"] == pytest.approx(reports["curate"]["total"]["expected_pairs"])
@@ -362,20 +341,3 @@ def test_weights_draw_as_plain_python_does_and_redo_curate_alone(placed_pool, ru
     assert "pool.text_weights was" in why_run("curate", unset, run)
     assert [why_run(stage, unset, run) for stage in ("pool", "match", "balance")] == [None] * 3
     assert expected.kept != plain_run(SHARDS, unset).kept
-
-
-def test_later_epochs_and_inspect_follow_the_draw_by_weight(placed_pool, run):
-    run_stages(make_recipe(placed_pool, pool={"texts": PLACES, "text_weights": [0.3, 0.7]}), run)
-    work, curator = online_work(open_run(run)), curate.Curator(run)
-    for shard in layout.matched_shards(run):
-        _, candidates, keep_prob = work.read(shard)
-        decision = decide_on(candidates, keep_prob, work.config, epoch=3)
-        key_idx, text_idx = curator.keep(candidates.keys_K, epoch=3)
-        of_key = np.repeat(np.arange(len(candidates.keys_K)), np.diff(candidates.starts_K1))
-        assert key_idx.tolist() == of_key[decision.kept_T].tolist()
-        assert text_idx.tolist() == candidates.text_idx_T[decision.kept_T].tolist()
-        for key in candidates.keys_K.to_pylist()[:3]:
-            texts = inspect_key(run, key)["texts"]
-            explained = [text["text_idx"] for text in texts if text["reason"] == "kept"]
-            assert explained == [idx for kept_key, idx, *_ in read_kept(run, shard) if kept_key == key]
-            assert {text["place"] for text in texts} <= {*PLACES}

@@ -22,9 +22,6 @@ from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.keys import key_lists
 from worldclip.curate.samples import merge_samples
-from worldclip.language.identify import identify
-from worldclip.match.config import MatchConfig
-from worldclip.match.matcher.matcher import Matcher
 from worldclip.plugins.publish.publish import publish
 
 SHARDS = make_shards(seed=2)
@@ -162,12 +159,6 @@ def test_the_joins_of_the_page_give_each_pair_its_own_row(tmp_path, monkeypatch)
         reasons = sorted(zip(tables["why"]["n"], tables["why"]["reason"], strict=True))
         assert reasons == [(n, "no_match") for _, text, n in firsts if text != TEXT]
     assert len(blocks) == 2
-
-
-def test_a_bare_address_matches_words_and_min_lang_prob_of_the_page_drops_it():
-    url = "https://example.org/red-car.jpg"
-    assert Matcher(["red", "car"], MatchConfig().profile).match(url).tolist() == [0, 1]
-    assert identify([url])[1][0] < 0.5
 
 
 def test_files_that_would_mix_with_others_are_refused(pool_folder, tmp_path, run):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,19 +79,6 @@ def test_shipped_model_agrees_with_the_library_on_any_text(library: Any, texts: 
         best = max(expected, key=lambda name: expected[name])
         assert abs(prob - expected[best]) < 1e-4
         assert label == best or prob < 0.2  # nearly tied labels may change places
-
-
-@pytest.mark.parametrize("name", ["udhr/udhr", "captions/xtd10", "captions/multi30k_train"])
-def test_real_texts_get_the_label_of_the_library(name: str, shared: Path, library: Any) -> None:
-    table = pq.read_table(shared / f"data/{name}.parquet")
-    texts = table.column("text" if "text" in table.column_names else "caption").combine_chunks()
-    texts = texts.take(pa.array(np.arange(0, len(texts), max(1, len(texts) // 5000))))
-    labels, probs = Identifier().predict(texts)
-    lines = [(text or "").translate(ONE_LINE) for text in texts.to_pylist()]
-    answers = [library.predict(line, threshold=-1.0) if line.strip(" ") else (["und"], [0.0]) for line in lines]
-    expected = [names[0].removeprefix("__label__") for names, _ in answers]
-    assert np.mean(labels == np.array(expected)) >= 0.999
-    assert np.abs(probs - np.array([min(best[0], 1.0) for _, best in answers])).max() < 1e-3
 
 
 def test_every_input_type_gives_the_same_labels() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -157,12 +156,6 @@ def test_every_missing_or_invalid_key_list_is_named(pool_folder, tmp_path):
     assert [word in problem for word, problem in zip(words, raised.value.problems, strict=True)] == [True] * 3
 
 
-def test_first_match_of_an_installation_compiles_once_and_says_so(pool_folder, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("worldclip.match.stage.is_compiled", lambda kernel: False)
-    run_stages(make_recipe(pool_folder), tmp_path, stages="pool match")
-    assert "compiles the matcher for this processor, once per installation" in capsys.readouterr().err
-
-
 def test_languages_without_a_list_are_named_with_where_a_list_is_to_be_had():
     labels = {"sw": 120, "de": 30, "__label__yue": 2, "ace_Latn": 9, "en": 4}
     assert missing_lists(labels, ["en"], INSTALLED) == (
@@ -182,46 +175,33 @@ def test_file_names_are_of_no_language_that_a_list_is_advised_for(tmp_path, caps
     assert "without a list: sv 1 (metadata.sources: wordfreq and cldr); add their codes" in capsys.readouterr().err
 
 
-STATED_LISTS = {"de": ["tag", "gift"], "en": ["tag", "gift"], "zh": ["图"]}
-
-# (texts, what the pool says of them, languages that must come out; None: no_language)
-PAIRS = [
-    (["a gift", "ein gift"], ["en", "de"], ["en", "de"]),
-    (["a tag", "tag"], "deu_Latn", ["de", "de"]),
-    (["图", "tag"], ["yue", None], ["zh", None]),
-    (["gift"], "nonsense", [None]),
-    (["gift"], None, [None]),
-    (["gift"], "xx", ["en"]),
-    (["ein gift", "gift"], ["de-DE", "de_AT"], ["de", "de"]),
-    (["gift", "tag"], ["DEU", "English"], ["de", "en"]),
+# what a pool says of the texts of a pair, languages that must come out; None: no_language
+STATED = [
+    (["en", "deu_Latn"], ["en", None]),
+    (["yue", None], ["zh", None]),
+    (["English", "zh-Hant-TW"], ["en", "zh"]),
+    ("cmn", ["zh", "zh"]),
+    ("nonsense", [None]),
+    ("xx", ["en"]),
 ]
+
+
+def test_languages_that_a_pool_states_may_be_tags_of_other_standards_and_are_merged(tmp_path):
+    members = []
+    expected = {}
+    for number, (stated, langs) in enumerate(STATED):
+        members += sample(f"{number}", None, {"texts": ["cats 狗"] * len(langs), "language": stated})
+        expected |= {(f"{number}", text_idx): (lang, 1.0) for text_idx, lang in enumerate(langs) if lang}
+    write_tar(tmp_path / "pool/0.tar", members)
+    sections = {"pool": {"lang": "json:language"}, "match": {"merge_labels": {"xx": "en"}}}
+    report = run_stages(make_recipe(tmp_path / "pool", **sections), tmp_path, stages="pool match")["match"]
+    assert found_languages(tmp_path) == expected
+    assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
 
 
 def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:
     rows = [row for name in layout.matched_shards(run) for row in read_matched(run, name).to_pylist()]
     return {(row["key"], row["text_idx"]): (row["lang"], row["lang_prob"]) for row in rows}
-
-
-def expected(pairs: Iterable[int]) -> dict[tuple[str, int], tuple[str, float]]:
-    langs = {(str(pair), text_idx): lang for pair in pairs for text_idx, lang in enumerate(PAIRS[pair][2])}
-    return {place: (lang, 1.0) for place, lang in langs.items() if lang is not None}
-
-
-def match_stated(tmp_path, **pool):
-    write_metadata(tmp_path / "run", STATED_LISTS)
-    sections = {"languages": {"codes": list(STATED_LISTS)}, "match": {"merge_labels": {"xx": "en"}}}
-    recipe = make_recipe(tmp_path / "pool", pool=pool, **sections)
-    return run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
-
-
-def test_tars_state_languages_per_pair_or_per_text(tmp_path):
-    members = []
-    for pair, (texts, langs, _) in enumerate(PAIRS):
-        members += sample(f"{pair}", None, {"texts": texts, "language": langs})
-    write_tar(tmp_path / "pool/0.tar", members)
-    report = match_stated(tmp_path, lang="json:language")
-    assert found_languages(tmp_path / "run") == expected(range(len(PAIRS)))
-    assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
 
 
 def test_a_replaced_model_of_languages_matches_again(pool_folder, tmp_path):

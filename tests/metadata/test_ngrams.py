@@ -190,24 +190,6 @@ def test_chunked_sliced_and_null_texts_are_counted_once_and_chinese_words_joined
     assert {bigram for bigram, _ in best_bigrams(counts, zh.joiner, limit=9)} == {"我喜欢", "喜欢北京", "北京大学"}
 
 
-def test_order_and_pmi_on_paper(tmp_path: Path):
-    unigrams = count_texts(["b b a a c é z z z"], tmp_path)
-    assert list(iter_unigrams(unigrams)) == [("z", 3), ("a", 2), ("b", 2), ("c", 1), ("é", 1)]
-    assert list(iter_unigrams(unigrams, min_count=2)) == [("z", 3), ("a", 2), ("b", 2)]
-    # a 4, b 3, c 1; ab 3, ba 2, bc 1: N = 8
-    counts = count_texts(["a b a b a", "a b c"], tmp_path)
-    assert best_bigrams(counts, " ", limit=9) == [
-        ("b c", math.log2(1 * 8 / (3 * 1))),
-        ("a b", math.log2(3 * 8 / (4 * 3))),
-        ("b a", math.log2(2 * 8 / (4 * 3))),
-    ]
-    for rule, expected in (
-        ({"limit": 1}, ["b c"]), ({"limit": 9, "min_count": 2}, ["a b", "b a"]),
-        ({"limit": 9, "min_pmi": 1.0}, ["b c", "a b"]), ({"limit": 0}, []),
-    ):  # fmt: skip
-        assert [bigram for bigram, _ in best_bigrams(counts, " ", **rule)] == expected
-
-
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32), limit=st.integers(0, 60), min_count=st.integers(1, 3))
 def test_best_bigrams_agree_with_sorting_all(

@@ -76,20 +76,6 @@ def test_lemmas_do_not_depend_on_where_definitions_and_examples_stand(tmp_path: 
         assert lemmas(path, "en") == expected
 
 
-LEMMA_LINES = {"als": 9599, "arb": 37335 + 2948, "dan": 5859, "cmn": 79797, "por": 74012, "ell": 24106, "nob": 5586}
-
-
-def test_real_wordnets_give_every_lemma_line(shared: Path) -> None:
-    for wordnet_lang, number in LEMMA_LINES.items():
-        path = shared / f"data/omw/wn-data-{wordnet_lang}.tab.gz"
-        entries = lemmas(path, languages.from_wordnet(wordnet_lang))
-        assert len(entries) == number
-        assert not any("_" in lemma or "+" in lemma for lemma in entries)
-    entries = lemmas(shared / "data/omw/rebuilt/wn-data-eng.tab.gz", "en")
-    assert (len(entries), entries[:3]) == (117_659, ["entity", "physical entity", "abstraction"])
-    assert len(set(entries)) == 86_571  # version 1 of the recipe counts 86,654 in its own copy
-
-
 def test_lexicons_are_those_of_the_paper() -> None:
     wn = pytest.importorskip("wn")
     assert len(OMW_LEXICONS) == 31
@@ -258,10 +244,7 @@ def test_starter_builds_a_list_of_every_language_that_a_package_has(tmp_path: Pa
     assert all(by_source[lang]["wordfreq"] > 250 for lang in ("hi", "zh"))
     assert all(counts["cldr"] > 700 for counts in by_source.values())
     assert [lang for lang, counts in by_source.items() if counts.get("emoji", 0) > 1000] == ["zh"]
-    entries = {lang: words(tmp_path / "run", lang) for lang in by_source}
-    assert (entries["hi"][100], entries["zh"][100]) == ("के", "的")
-    assert {"Visiwa vya Virgin, Marekani", "Myanmar", "Jumapili"} < {*entries["sw"]}
-    assert {"红苹果", "坦桑尼亚", "坦尚尼亞"} < {*entries["zh"]}
+    assert {"红苹果", "坦桑尼亚", "坦尚尼亞", "的"} < {*words(tmp_path / "run", "zh")}
     records = {record["source"]: record for record in manifest_of(tmp_path / "run")["sources"]["zh"]}
     assert (records["cldr"]["package"], records["wordfreq"]["licence"]) == ("babel", "CC BY-SA 4.0")
 
@@ -324,13 +307,6 @@ def test_a_list_is_all_that_its_language_has_and_sources_build_the_others(tmp_pa
     (record,) = manifest_of(tmp_path / "run")["sources"]["en"]
     assert (record["source"], record["path"], record["licence"]) == ("list", "metadata.json.gz", "not stated")
     assert len(record["sha256"]) == 64
-
-
-def test_a_list_without_an_entry_fails_its_language_alone(tmp_path: Path) -> None:
-    lists = write_lists(tmp_path, sv=["..."], de=["a"])
-    with pytest.raises(StageFailed, match="no entry of sv from list") as caught:
-        build(entry_lists.recipe(["de", "sv"], lists=lists), tmp_path / "run")
-    assert list(caught.value.failures) == ["sv"]
 
 
 # --- lists of a run ---------------------------------------------------------------------------------------------------

@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.memory import MemoryFile
 
 from pools import IMAGE, images_of, run_pool, structs, write_parquet_pool, write_table
 from stages import QUIET, context, run_stage
@@ -201,28 +199,6 @@ def test_row_group_is_decoded_once_per_batch_and_kept_for_the_next(tmp_path, mon
             rows = np.sort(np.random.default_rng(seed).choice(100, 50, replace=False))
             assert groups.read(path, places[rows]) == [bytes([n]) * 1000 for n in rows.tolist()]
         assert set(decoded.values()) == {expected}
-        assert groups._num_bytes <= max_bytes
-
-
-def test_row_groups_of_a_remote_file_are_read_by_range(tmp_path, monkeypatch) -> None:
-    rng = np.random.default_rng(0)
-    path = table_of(tmp_path / "0.parquet", structs([rng.bytes(50_000) for _ in range(40)]), row_group_size=4)
-    files = fsspec.filesystem("memory")
-    files.pipe_file("/parquet/0.parquet", path.read_bytes())
-    sizes = []
-    plain_read = MemoryFile.read
-
-    def count_read(self, *size):
-        content = plain_read(self, *size)
-        sizes.append(len(content))
-        return content
-
-    monkeypatch.setattr(MemoryFile, "read", count_read)
-    url = "memory://parquet/0.parquet"
-    places = row_groups.pack_places(2, np.array([5, 6, 30]))
-    assert len([image for image in read_rows(url, places) if len(image) == 50_000]) == 3
-    assert sum(sizes) < 2 * 4 * 50_000 + 2**16 + 1_000  # two row groups and the footer
-    files.rm("/parquet", recursive=True)
 
 
 def test_row_group_larger_than_a_batch_is_streamed(tmp_path, monkeypatch) -> None:

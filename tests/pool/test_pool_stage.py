@@ -16,11 +16,9 @@ from toy import ToyWorld, build_toy_world
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.config import load_recipe
-from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.settings import deciding
-from worldclip.pool import listing
 from worldclip.pool.config import PoolConfig
 
 
@@ -108,7 +106,6 @@ def test_what_is_left_out_is_hidden_or_said(folder: Path, monkeypatch, capsys) -
         return plain(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    listing._say_left_out.cache_clear()
     assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))] == ["00001.tar"]
     said = capsys.readouterr().err
     for part in ("sub: left out, cannot be entered (Permission denied)", ".parquet", "worldclip pool pack FOLDER"):
@@ -181,55 +178,52 @@ def broken(tmp_path: Path) -> ToyWorld:
     return world
 
 
-def test_a_cut_off_tar_stops_the_commands_unless_the_recipe_skips_it(broken, toy_world, tmp_path, capfd) -> None:
-    run = tmp_path / "run"
-    words = ["run", str(broken.recipe), "--out", str(run), "--until", "curate"]
-    assert main(words) == 1
+@pytest.fixture
+def skipping(broken: ToyWorld) -> Path:
+    """The recipe of the broken world, which goes on without its broken shards."""
+    path = broken.folder / "skipping.toml"
+    path.write_text(broken.recipe.read_text().replace("[pool]", '[pool]\nbroken_shards = "skip"'))
+    return path
+
+
+@pytest.mark.parametrize(
+    "command", ["run {} --out {} --until curate", "pool check {} --out {}", "pool dedup {} --out {}"]
+)
+def test_a_cut_off_tar_stops_a_command_unless_the_recipe_skips_it(
+    command: str, broken: ToyWorld, skipping: Path, toy_world: ToyWorld, tmp_path: Path, capfd
+) -> None:
+    assert main(command.format(broken.recipe, tmp_path / "stopped").split()) == 1
     said = capfd.readouterr().err
     assert "00001.tar: " in said
     assert 'pool.broken_shards = "skip" goes on without them' in said
-    (tmp_path / "stop.toml").write_text('[pool]\npath = "world/pool"\nkey = "member"\n')
-    for tool in ("check", "dedup"):
-        assert main(["pool", tool, str(tmp_path / "stop.toml"), "--out", str(tmp_path / "stopped" / tool)]) == 1
-        assert "00001.tar: " in capfd.readouterr().err
-    words += ["--set", "pool.broken_shards=skip"]
-    (tmp_path / "pool.toml").write_text('[pool]\npath = "world/pool"\nkey = "member"\nbroken_shards = "skip"\n')
-    tools = {
-        name: ["pool", name, str(tmp_path / "pool.toml"), "--out", str(tmp_path / name)] for name in ("check", "dedup")
-    }
-    for folder, command in {run: words, **{tmp_path / name: command for name, command in tools.items()}}.items():
-        for _ in range(2):  # a call that finds the work finished says it too
-            assert main(command) == 0
-            said = capfd.readouterr()
-            last = [line for line in (said.err if folder == run else said.out).splitlines() if line][-1]
-            assert last.startswith("skipped broken shards, 1 in all: 00001.tar: "), command
-        job = folder / "pool" if folder == run else folder
-        for name in ("manifest.json", "report.json"):
-            assert list(read_json(job / name)["skipped"]) == ["00001.tar"]
-        assert folder.name == "dedup" or "00001.tar" in (folder / "report.html").read_text(encoding="utf-8")
-    assert layout.matched_shards(run) == ["00000.tar", "00002.tar"]
+    words = command.format(skipping, tmp_path / "out").split()
+    for _ in range(2):  # a call that finds the work finished says it too
+        assert main(words) == 0
+        shown = capfd.readouterr()
+        said = shown.err if "run" in words else shown.out
+        assert said.rstrip().splitlines()[-1].startswith("skipped broken shards, 1 in all: 00001.tar: ")
+    job = tmp_path / "out" / ("pool" if "run" in words else "")
+    assert [[*read_json(job / name)["skipped"]] for name in ("manifest.json", "report.json")] == [["00001.tar"]] * 2
+    for page in (tmp_path / "out").glob("report.html"):
+        assert "00001.tar" in page.read_text(encoding="utf-8")
     shutil.copy(toy_world.pool / "00001.tar", broken.pool)
     assert main(words) == 0
     assert "skipped broken" not in capfd.readouterr().err
-    assert layout.matched_shards(run) == ["00000.tar", "00001.tar", "00002.tar"]
+    assert len(list((tmp_path / "out").rglob("match/texts/*.parquet"))) == (3 if "run" in words else 0)
 
 
-def test_a_slice_of_only_broken_shards_ends_and_names_them(broken: ToyWorld, tmp_path: Path, capfd) -> None:
-    (tmp_path / "pool.toml").write_text('[pool]\npath = "world/pool"\nbroken_shards = "skip"\n')
-    run = ["pool", str(broken.recipe), "--out", str(tmp_path / "run"), "--set", "pool.broken_shards=skip"]
-    check = ["pool", "check", str(tmp_path / "pool.toml"), "--out", str(tmp_path / "check")]
-    for command in (run, check):
-        assert main([*command, "--shards", "2/3"]) == 0
+def test_a_slice_of_only_broken_shards_ends_and_names_them(skipping: Path, tmp_path: Path, capfd) -> None:
+    for command in ("pool", "pool check"):
+        assert main([*command.split(), str(skipping), "--out", str(tmp_path / command), "--shards", "2/3"]) == 0
         said = capfd.readouterr().err
         assert "skipped broken shards, 1 in all: 00001.tar: " in said
         assert "0 shards" in said
 
 
-def test_a_list_whose_keys_may_be_in_a_skipped_shard_is_taken(broken: ToyWorld, tmp_path: Path) -> None:
+def test_a_list_whose_keys_may_be_in_a_skipped_shard_is_taken(skipping: Path, tmp_path: Path) -> None:
     (tmp_path / "denied.txt").write_text("00030\n")
-    changes = ["pool.broken_shards=skip", f'pool.deny_keys=["{tmp_path / "denied.txt"}"]']
-    flags = [flag for change in changes for flag in ("--set", change)]
-    assert main(["run", str(broken.recipe), "--out", str(tmp_path / "run"), "--until", "match", *flags]) == 0
+    denied = f'pool.deny_keys=["{tmp_path / "denied.txt"}"]'
+    assert main(["run", str(skipping), "--out", str(tmp_path / "run"), "--until", "match", "--set", denied]) == 0
 
 
 # --- mistakes of the recipe -------------------------------------------------------------------------------------------

@@ -117,14 +117,6 @@ def test_place_that_is_not_in_a_tar_is_bad_shard(tmp_path: Path) -> None:
             pool.read_member(tmp_path / "0.tar", offset, size)
 
 
-def test_file_that_is_no_tar_or_missing_is_bad_shard(tmp_path: Path) -> None:
-    (tmp_path / "empty.tar").touch()
-    (tmp_path / "other.tar").write_bytes(b"x" * 5000)
-    for name in ("empty", "other", "missing"):
-        with pytest.raises(BadShard):
-            texts_of(shard_of(tmp_path / f"{name}.tar"), CONFIG)
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_readers_of_a_tar_that_is_cut_meanwhile_fail_the_shard(tmp_path: Path, monkeypatch, when: str) -> None:
     """A map of such a file (rsync --inplace, a full file server) would end the process with SIGBUS."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chromium import open_page
 from evaluated import caption_files, record, webdataset_files, write_checkpoint
 from made_up_run import LANGS, NAMES, write_made_up_run, write_manifests
 from made_up_world import made_up_world
@@ -218,21 +217,6 @@ def test_gallery_shows_right_and_wrong_images_in_turn_in_a_language_of_each_scri
     assert (chosen[0], len(chosen)) == ("en", 10)
     assert len({find_language(code, INSTALLED).script for code in chosen}) == 10
     assert chosen[1] in ("bg", "ru")  # of Cyrillic, which three of them use, one with many resources
-
-
-def test_the_page_is_short_on_a_phone_and_has_one_right_edge_on_a_desk(run_dir):
-    with open_page("--hide-scrollbars") as page:
-        page.resize(390, 844)
-        page.open(write_report(run_dir))
-        assert page.run("document.documentElement.scrollHeight") <= 12_000
-        assert not page.is_cut()
-        tops = "getComputedStyle(document.querySelector('.top'))"
-        assert page.run(f"[{tops}.display, {tops}.visibility]") == ["block", "hidden"]  # covers nothing at the top
-        widths = page.run("[...document.querySelectorAll('.grid > *')].map((part) => part.clientWidth)")
-        assert max(widths) < 364  # of the window without margins: the next figure is in sight
-        page.resize(1280, 900)
-        right = "Math.round(part.getBoundingClientRect().right)"
-        assert len(set(page.run(f"[...document.querySelectorAll('section > *')].map((part) => {right})"))) == 1
 
 
 # Evaluations
