@@ -170,8 +170,12 @@ def test_nothing_is_used_for_something_else(changed, made, monkeypatch, capfd):
         assert "(mv) and train anew" in said or "remove the checkpoints after the step" in said
         shutil.rmtree("out/run/train")
     for name in COMMANDS:
-        assert call(name, "out", capfd) == ""
-        assert call(name, "anew", capfd) == ""
+        said = call(name, "out", capfd)
+        assert said.splitlines()[-1:] == call(name, "anew", capfd).splitlines()[-1:]
+        if said:
+            assert name == "retokenized"  # the model's vocabulary has another size
+            assert "use the model's own tokenizer" in said
+            continue
         after, anew = contents(Path("out", name), VOLATILE), contents(Path("anew", name), VOLATILE)
         assert [file for file in anew if anew[file] != after.get(file)] == ["train/report.json"] * (name == "run")
 
