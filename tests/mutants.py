@@ -18,6 +18,7 @@ import argparse
 import ast
 import copy
 import dataclasses
+import functools
 import os
 import random
 import shutil
@@ -150,8 +151,11 @@ def judge(mutant: Mutant, tests: list[str]) -> str:
     original = path.read_bytes()
     times = path.stat()
     with tempfile.TemporaryDirectory(dir=BUILD) as kernels:
-        if not changes_kernels(mutant):
-            shutil.copytree(KERNELS, kernels, dirs_exist_ok=True)
+        shutil.copytree(KERNELS, kernels, dirs_exist_ok=True)
+        if changes_kernels(mutant):
+            for module in modules_on(path):
+                for compiled in Path(kernels).glob(f"{module.parent.name}_*/{module.stem}.*"):
+                    compiled.unlink()
         path.write_bytes(original[: mutant.start] + mutant.new.encode() + original[mutant.end :])
         try:
             return run_tests(tests, {**ENVIRONMENT, "NUMBA_CACHE_DIR": kernels, "PYTHONDONTWRITEBYTECODE": "1"})
@@ -169,6 +173,26 @@ def changes_kernels(mutant: Mutant) -> bool:
     if function is None:
         return any(is_compiled(other) for other in functions_of(path))
     return is_compiled(function)
+
+
+@functools.cache
+def modules_on(path: Path) -> set[Path]:
+    """Return a module and all that import it, directly or not: numba does not see that what they compiled is old."""
+    imports = {}
+    for module in (TREE / "src").rglob("*.py"):
+        imports[module] = set()
+        for node in ast.walk(ast.parse(module.read_bytes())):
+            if isinstance(node, ast.ImportFrom):
+                imports[module].update(f"{node.module}.{alias.name}" for alias in node.names)
+                imports[module].add(str(node.module))
+    found = {path}
+    queue = [path]
+    while queue:
+        name = ".".join(queue.pop().relative_to(TREE / "src").with_suffix("").parts).removesuffix(".__init__")
+        importers = {module for module, names in imports.items() if name in names} - found
+        found |= importers
+        queue += importers
+    return found
 
 
 def run_tests(tests: list[str], environment: dict[str, str]) -> str:
