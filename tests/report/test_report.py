@@ -415,3 +415,10 @@ def test_the_largest_languages_are_in_sight_and_the_others_folded():
     assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)
     assert "&lt;b&gt;" in heads.body
     assert all(f"<code>{code}</code>" in heads.body for code in codes)
+
+
+def test_the_parts_of_a_language_s_bar_are_its_pairs_by_fate(html):
+    bars = re.findall(r'<span class="b">(.*?)</span>', section_of(html, "what-was-kept"))
+    assert len(bars) > len(LANGS)
+    for bar in bars:
+        assert sum(map(float, re.findall(r"width:([\d.]+)%", bar))) == pytest.approx(100, abs=0.01)
