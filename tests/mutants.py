@@ -86,6 +86,8 @@ def changes_below(node: Any) -> Iterator[tuple[Any, str]]:
     """Yield (node, new text) of all changes, but for what is raised or said, annotations and decorators."""
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
         return
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: an assertion
+        return
     if isinstance(node, ast.Call) and name_of(node.func) in SILENT:
         return
     if isinstance(node, ast.If) and name_of(node.test) == "TYPE_CHECKING":
