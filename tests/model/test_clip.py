@@ -362,3 +362,14 @@ def test_load_takes_what_auto_picks(toy_run, hardware: str, dtype: torch.dtype, 
     plain = worldclip.load(toy_run, device="cpu").encode_text(["simba", "paka"])
     assert (features * plain).sum(1).min() > 0.999
     assert np.array_equal(features, plain) == (dtype == torch.float32)
+
+
+def test_a_layer_that_is_only_derived_from_a_linear_one_computes_by_itself():
+    class Doubled(torch.nn.Linear):
+        def forward(self, rows):
+            return 2 * super().forward(rows)
+
+    rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    layer = Doubled(8, 3)
+    with torch.inference_mode():
+        assert torch.equal(onednn.prepare(layer, len(rows))(rows), layer(rows))
