@@ -335,10 +335,3 @@ def test_level_too_full_for_any_seed_gets_more_slots(monkeypatch):
     fuller = Matcher(words)
     assert not np.array_equal(fuller._table, plain._table)
     assert [fuller.match(word).tolist() for word in words] == [plain.match(word).tolist() for word in words]
-
-
-def test_a_character_of_the_highest_planes_is_read_whole():
-    """U+E0100 belongs to the character before it; U+20100, of which UTF-8 differs in the highest bits, ends a word."""
-    texts = ["cat\U000e0100 dog", "cat\U00020100 dog"]
-    ids, offsets = Matcher(["cat", "dog"], "unicode").match_batch(texts)
-    assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == [[1], [0, 1]]
