@@ -289,3 +289,10 @@ def test_curated_parquet_keeps_the_metadata_of_the_schema(tmp_path, run) -> None
     written = pq.read_schema(run / "curate/parquet/0.parquet").metadata
     assert written[b"licence"] == b"CC0"
     assert json.loads(written[b"huggingface"])["info"]["features"]["image"] == {"_type": "Image"}
+
+
+def test_rows_of_shards_two_folders_deep_are_loaded_once(tmp_path, run) -> None:
+    shards = {"a/b/0.tar": [("1", [TEXT])], "a/c/0.tar": [("2", [TEXT])], "d/0.tar": [("3", [TEXT])]}
+    write_pool(tmp_path / "pool", shards)
+    run_stages(make_recipe(tmp_path / "pool", **KEEP_ALL), run)
+    assert sorted(loaded(run / "curate", tmp_path)["key"]) == ["a/b/1", "a/c/2", "d/3"]

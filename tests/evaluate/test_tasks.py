@@ -511,3 +511,10 @@ def test_too_few_images_and_duplicate_keys_for_a_probe_are_errors_before_any_wor
         with_measures(dataset, ["few_shot"])
     with pytest.raises(UserError, match="same key"):
         with_measures(dataclasses.replace(dataset, image_keys=["same"] * 12), ["few_shot"])
+
+
+def test_values_with_too_few_images_take_no_part_in_a_few_shot_probe():
+    features, places = clusters(40, spread=0.5)
+    alone = few_shot(features, places)
+    others = clusters(4, spread=0.5, seed=1)[0]
+    assert few_shot(np.concatenate([features, others]), [*places, *["atlantis"] * 4]).metrics == alone.metrics

@@ -317,3 +317,9 @@ def test_namespaces_are_read_from_siteinfo_and_from_dump(tmp_path: Path) -> None
         (tmp_path / "bad.json").write_bytes(bad)
         with pytest.raises(BadShard, match="not a list of a site's namespaces"):
             read_namespaces(tmp_path / "bad.json")
+
+
+def test_bigrams_find_room_batch_by_batch(tmp_path: Path):
+    batches = [[" ".join(f"{letter}{n:03}" for n in range(1000))] for letter in ascii_lowercase[:8]]
+    counted = as_tallies(merge(count_to_file(tmp_path / "runs", batches, SPACES), tmp_path / "merged", fan_in=3))
+    assert counted == plain_counts([text for texts in batches for text in texts], SPACES)

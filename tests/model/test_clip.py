@@ -262,3 +262,14 @@ def test_auto_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         assert precision.pick_precision(torch.device("cuda:0")) == expected
+
+
+def test_a_layer_that_is_only_derived_from_a_linear_one_computes_by_itself():
+    class Doubled(torch.nn.Linear):
+        def forward(self, rows):
+            return 2 * super().forward(rows)
+
+    rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    layer = Doubled(8, 3)
+    with torch.inference_mode():
+        assert torch.equal(onednn.prepare(layer, len(rows))(rows), layer(rows))

@@ -652,3 +652,10 @@ def test_captions_and_queries_are_text_and_never_markup(world, monkeypatch):
         page.wait("document.querySelector('#pair').open")
         assert page.run("document.title") == "Search"
         assert page.run("document.querySelectorAll('main script, #pair script, .hit img[src=x]').length") == 0
+
+
+@pytest.mark.parametrize("num_before", range(-3, 3))
+def test_an_escaped_quote_does_not_end_a_string_wherever_it_lies(num_before):
+    """Bodies are scanned by blocks of 2^20 bytes: the backslash may be the last byte of one."""
+    text = "x" * (2**20 + num_before) + '"' + "," * 20_000
+    assert read_json(json.dumps([text]).encode(), Limits()) == [text]

@@ -174,3 +174,7 @@ def test_messages_and_bars_of_a_terminal_fit_and_are_whole(terminal, tmp_path, c
     assert any("step 99995 of 100000; step 99990: loss 3.726, " in line for line in shown)
     assert any("1010/123456" in line and "left" in line for line in shown)
     assert any("99990/100000" in line and "left loss 3.726" in line for line in shown)
+
+
+def test_a_logarithmic_axis_of_few_decades_has_a_tick_at_each_power_of_ten():
+    assert axis_over([1, 1000], log=True).ticks() == [1.0, 10.0, 100.0, 1000.0]

@@ -419,3 +419,10 @@ def test_a_language_that_is_large_in_the_pool_or_among_kept_pairs_is_in_sight(pa
     shares = curate.sections(report, INSTALLED)[1]
     assert shares.heading == "Languages before and after"
     assert "<code>sw</code>" in shares.body
+
+
+def test_the_parts_of_a_language_s_bar_are_its_pairs_by_fate(html):
+    bars = re.findall(r'<span class="b">(.*?)</span>', section_of(html, "what-was-kept"))
+    assert len(bars) > len(LANGS)
+    for bar in bars:
+        assert sum(map(float, re.findall(r"width:([\d.]+)%", bar))) == pytest.approx(100, abs=0.01)

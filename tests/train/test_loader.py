@@ -291,3 +291,7 @@ def test_a_share_of_the_images_is_warped_as_their_pairs_decide(run_dir):
     first, second, plain = (torch.cat([loader.batch(step).images for step in range(4)]) for loader in opened)
     assert torch.equal(first, second)
     assert (first != plain).any()
+
+
+def test_the_highest_dropout_leaves_an_image_one_patch():
+    assert kept_patches(["a", "b"], np.zeros(2, np.int64), 3, np.zeros(2, np.int64), 49, 0.999).shape == (2, 1)

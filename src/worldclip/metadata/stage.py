@@ -195,7 +195,7 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
 
 def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
     """Return the list of a language from its sources, with the counts of its Wikipedias and of the pool."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as name:
         scratch, rules = Path(name), work.config.wikipedia_rules
         counts = merge_counts(lang, work.files, rules, work.languages, folder, scratch / NGRAMS)

@@ -101,7 +101,7 @@ def _fate_bar(label: str, row: LanguageRow, ends: Sequence[str]) -> Bar:
     for end in ends:
         colour, meaning = ENDS[end]
         number = row.get(end, 0)
-        parts.append((number / (row["pairs_in"] or 1), colour, f"{count(number)} {meaning}"))
+        parts.append((number / row["pairs_in"], colour, f"{count(number)} {meaning}"))
     return Bar(label=label, parts=parts, note=f"{count(row['pairs_out'])} of {count(row['pairs_in'])}")
 
 
