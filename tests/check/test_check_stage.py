@@ -124,6 +124,15 @@ def test_decontamination_names_the_evaluation_image(pool: Path) -> None:
     assert "b" in valid_keys(pool)
 
 
+def test_a_nearly_blank_evaluation_image_moves_no_name_of_another(tmp_path: Path) -> None:
+    copy = encode(photograph(1), "JPEG", quality=80)
+    write_tar(tmp_path / "pool" / "0.tar", pair("x", copy, "a text", suffix="jpg"))
+    blank = Image.new("RGB", (50, 50), (9, 9, 9))
+    images = write_images(tmp_path / "eval", a=blank, b=photograph(1), c=photograph(2))
+    run(tmp_path, against={"set": str(images)})
+    assert removed(tmp_path)["x"][:2] == ("against:set", "b.png")
+
+
 @pytest.mark.parametrize("order", ["ab", "ba"])
 def test_of_equally_near_evaluation_images_the_first_set_and_key_are_named(tmp_path: Path, order: str) -> None:
     write_tar(tmp_path / "pool" / "0.tar", pair("x", encode(photograph(1)), "a text"))

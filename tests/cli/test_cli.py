@@ -246,3 +246,10 @@ def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, foll
     assert done.endswith(f"; in {toy_run / stage}")
     assert report == f"report: {toy_run / 'report.html'}"
     assert [" ".join(line.split()[:3]) for line in others] == following
+
+
+@pytest.mark.parametrize("stage", ["balance", "curate", "train", "evaluate"])
+def test_next_command_of_a_folder_with_a_blank_is_one_that_a_shell_reads(stage, tmp_path):
+    folder = tmp_path / "my run's"
+    (line,) = (line for line in stages._ending(folder, stage, 1.0) if line.startswith("next: "))
+    assert str(folder) in shlex.split(line)

@@ -227,6 +227,18 @@ def test_the_curator_keeps_the_offline_list_in_epoch_0_and_draws_anew_later(plac
     assert [part.tolist() for part in curator.keep(pa.array(asked), epoch=1)] == [part.tolist() for part in later]
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_seed_of_the_curator_goes_before_that_of_the_recipe(pool_folder, tmp_path, seed):
+    kept = {}
+    for of_recipe in (7, seed):
+        run_dir = tmp_path / str(of_recipe)
+        run_stages(make_recipe(pool_folder, curate={"seed": of_recipe}), run_dir)
+        found = curate.Curator(run_dir, seed=seed).keep(keys_of(SHARDS), epoch=0)
+        kept[of_recipe] = [part.tolist() for part in found]
+    own = [part.tolist() for part in curate.Curator(tmp_path / "7").keep(keys_of(SHARDS), epoch=0)]
+    assert kept[7] == kept[seed] != own
+
+
 # --- caps -------------------------------------------------------------------------------------------------------------
 
 

@@ -537,6 +537,26 @@ def test_silent_connections_make_room_for_new_ones(world, clip, monkeypatch):
             client.close()
 
 
+def test_connections_that_are_silent_for_longest_make_room(world, clip, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 60.0)
+    with serving(world, clip) as address:
+        clients = []
+        for _ in range(4):
+            clients.append(connect(address))
+            time.sleep(0.1)
+        clients[0].sendall(b"GET ")
+        time.sleep(0.1)
+        clients += [connect(address) for _ in range(2)]
+        assert all(map(is_closed, clients[1:3]))
+        for client in (clients[0], *clients[3:]):
+            client.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        for client in clients:
+            client.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "])
 def test_a_head_that_does_not_come_ends_its_connection(sent, world, clip, monkeypatch):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)

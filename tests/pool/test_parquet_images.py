@@ -174,6 +174,14 @@ def test_lack_of_memory_is_no_damage(module, name, tmp_path: Path, monkeypatch) 
         list(read_rows(str(path), row_groups.pack_places(2, np.arange(4))))
 
 
+def test_a_file_that_is_replaced_gives_its_own_images_to_a_reader_that_kept_those_before(tmp_path: Path) -> None:
+    reader = RowGroups(10**6)
+    for number, images in enumerate((IMAGES, [image[::-1] for image in IMAGES])):
+        path = table_of(tmp_path / f"{number}.parquet", structs(images)).replace(tmp_path / "a.parquet")
+        places = pool.read_shard(shard_of(path), KEYED).images["offset"].to_numpy()
+        assert reader.read(str(path), places) == images
+
+
 def test_rows_beyond_the_file_say_that_it_changed(tmp_path: Path) -> None:
     path = table_of(tmp_path / "0.parquet", structs(IMAGES[:1]))
     for place in (row_groups.pack_places(2, np.array([1])), row_groups.pack_places(99, np.array([0])), [-(2**62)]):
