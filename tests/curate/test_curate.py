@@ -1,8 +1,6 @@
-"""match, balance and curate against plain Python: decisions, caps, weights of places, online curation."""
+"""Caps, weights of places, online curation, and what is refused; decisions: tests/test_drawn_recipes.py."""
 
 import random
-import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,42 +10,25 @@ import pytest
 from killed import contents
 from matched import read_matched
 from plain_recipe import (
-    BAD_JSON,
     LISTS,
     keys_of,
     make_recipe,
     make_shards,
-    plain_run,
     run_stages,
     write_metadata,
     write_pool,
 )
-from pools import write_lines, write_table
+from pools import write_lines
 from stages import run_stage, why_run
 from worldclip import curate
-from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
-from worldclip.curate.accounting import COLUMNS
 from worldclip.tools.estimate import estimate
 from worldclip.tools.inspect_run import inspect_key
 
 TEXT = "the old green tree on the mountain by the water"
-ADVERSARIAL = [
-    [],
-    [("a", BAD_JSON)],
-    [("a", [])],
-    [("a", [None, "", " "]), ("b", [None])],
-    [("a", ["the cat sat on the mountain by the water", None]), ("a", ["the dog sat on the mountain by the sea"])],
-    [("a", BAD_JSON), ("a", ["the old house by the sea in the mountain"]), ("a", [])],
-    [("a", ["старая фотография большого красного дома", "照片里的红色房子和山水在一起"])],
-    [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ในบ้านสีแดงที่ภูเขา"])],
-    [("a", ["照片里的红色房子和山水在一起", "unmatched words everywhere without any listed thing"])],
-    [("a", ["unmatched words everywhere without any listed thing", "รูปแมวใหญ่ทะเลของ"])],
-    [("z", [TEXT])],
-]
-SHARDS = make_shards(seed=2) | {f"{number}/0.tar": samples for number, samples in enumerate(ADVERSARIAL)}
+SHARDS = make_shards(seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -78,83 +59,6 @@ def read_kept(run: Path, name: str) -> list[tuple]:
     table = curate.read_curated(run, name)
     columns = ("key", "text_idx", "text", "lang", "keep_prob")
     return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))
-
-
-@pytest.mark.parametrize("policy", ["one", "all"])
-@pytest.mark.parametrize(
-    ("languages", "match"),
-    [
-        ({}, {}),
-        ({"exclude": ["zh"]}, {"min_lang_prob": 0.7}),
-        ({"include": ["en", "th"], "seed": 7}, {"merge_labels": {"ru": "en"}}),
-    ],
-)
-@pytest.mark.parametrize("has_lists", [False, True])
-def test_match_balance_curate_agree_with_plain_python(pool_folder, run, tmp_path, policy, languages, match, has_lists):
-    pooled, lists = {}, {}
-    if has_lists:
-        keys = keys_of(SHARDS)
-        lists = {"valid": {*keys[: len(keys) * 2 // 3]}, "denied": keys[5:15]}
-        paths = [str(write_table(tmp_path / f"{name}.parquet", {"key": [*lists[name]]})) for name in lists]
-        pooled = {"valid_keys": paths[0], "deny_keys": paths[1:]}
-    recipe = make_recipe(pool_folder, pool=pooled, match=match, curate={"text_policy": policy, **languages})
-    expected = plain_run(SHARDS, recipe, **lists)
-    reports = run_stages(recipe, run)
-    assert ("ru" in reports["match"]["labels_without_language"]) == ("merge_labels" not in match)
-    assert {lang: np.load(layout.entry_counts(run, lang)).tolist() for lang in LISTS} == expected.counts
-    assert sum(map(sum, expected.counts.values())) > 100, "the pool is no test if little matches"
-    thresholds = artifacts.read_json(run / "balance" / "thresholds.json")["lists"]
-    assert {name: row["threshold"] for name, row in thresholds.items()} == expected.thresholds
-    assert {name: read_kept(run, name) for name in SHARDS} == expected.kept
-    check_report(reports["curate"], expected.report)
-    total = reports["curate"]["total"]
-    assert 0 < total["pairs_out"] < total["pairs_in"]
-    assert total["sampled_out"] > 0
-    assert (total["not_valid"] > 0) is has_lists
-    gone = {key for key in keys_of(SHARDS) if has_lists and (key not in lists["valid"] or key in lists["denied"])}
-    check_dropped(run, reports["curate"], gone, recipe.curate.seed)
-
-
-def check_report(report: dict, expected: dict) -> None:
-    """Every column of every language, and that they add up."""
-    for lang, row in report["languages"].items():
-        assert list(row) == list(COLUMNS)
-        assert row["pairs_in"] == sum(row[reason.column] for reason in Reason)
-        for column, value in row.items():
-            assert value == pytest.approx(expected[lang].get(column, 0), abs=1e-9), (lang, column)
-    assert set(report["languages"]) == {lang for lang, row in expected.items() if row["pairs_in"]}
-
-
-SAMPLED = re.compile(r"coin (\S+) >= (\S+); entries (\d+), least frequent (\d+)")
-
-
-def check_dropped(run: Path, report: dict, gone: set[str], seed: int = 0) -> None:
-    """The rows of dropped/ add up to the report, their details say what was decided, and no excluded key is named."""
-    counts = {name: np.load(layout.entry_counts(run, name)) for name in LISTS}
-    numbers: Counter = Counter()
-    for name in layout.matched_shards(run):
-        kept = {(key, text_idx) for key, text_idx, *_ in read_kept(run, name)}
-        table = read_matched(run, name)
-        matched = {(row["key"], row["text_idx"]): row for row in table.to_pylist()}
-        for row in artifacts.read_table(layout.dropped(run, name), schemas.DROPPED).to_pylist():
-            numbers[row["lang"], row["reason"]] += 1
-            pair, reason, detail = (row["key"], row["text_idx"]), row["reason"], row["detail"]
-            assert row["key"] not in gone
-            assert row["key"] is not None or gone
-            assert reason == "duplicate" or pair not in kept
-            if reason == "sampled_out":
-                toss, prob, num_entries, least = map(float, SAMPLED.fullmatch(detail).groups())
-                assert toss == pytest.approx(coin.uniform(*pair, seed, 0), abs=5e-5)
-                assert toss >= prob - 1e-4
-                ids = matched[pair]["entry_ids"]
-                assert (num_entries, least) == (len(ids), counts[matched[pair]["entries_lang"]][ids].min())
-            elif reason in ("no_language", "no_match"):
-                assert re.fullmatch(r"\w+ [01](\.\d+)?", detail)
-            else:
-                assert (detail is not None) == (reason == "bad_pair")
-    reasons = [reason.label for reason in Reason if reason != Reason.KEPT]
-    rows = report["languages"].items()
-    assert numbers == {(lang, reason): row[reason] for lang, row in rows for reason in reasons if row[reason]}
 
 
 def test_the_list_of_why_is_left_out_and_written_anew_by_curate_alone(pool_folder, run):
@@ -334,22 +238,11 @@ def test_online_curation_estimate_and_inspect_apply_caps(pool_folder, world) -> 
 # --- weights of places: pool.text_weights -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [[0.3, 0.7], [2, 0.001]])
-def test_weights_draw_as_plain_python_does_and_redo_curate_alone(placed_pool, run, weights):
-    pooled = {"texts": PLACES, "text_weights": weights}
-    recipe = make_recipe(placed_pool, pool=pooled, curate={"exclude": ["th"]})
+def test_other_weights_redo_curate_alone(placed_pool, run):
+    recipe = make_recipe(placed_pool, pool={"texts": PLACES, "text_weights": [0.3, 0.7]}, curate={"exclude": ["th"]})
     reports = run_stages(recipe, run)
-    expected = plain_run(SHARDS, recipe)
-    for name, rows in expected.kept.items():
-        assert read_kept(run, name) == rows
-        for key, kept_idx, *_ in rows[:1]:
-            texts = inspect_key(run, key)["texts"]
-            assert [text["text_idx"] for text in texts if text["reason"] == "kept"] == [kept_idx]
-            assert {text["place"] for text in texts} <= {*PLACES}
-    check_report(reports["curate"], expected.report)
     total = estimate(run, tail_fraction=[0.05])["candidates"][0]["total"]
     assert total["expected_pairs"] == pytest.approx(reports["curate"]["total"]["expected_pairs"])
     unset = make_recipe(placed_pool, pool={"texts": PLACES}, curate={"exclude": ["th"]})
     assert "pool.text_weights was" in why_run("curate", unset, run)
     assert [why_run(stage, unset, run) for stage in ("pool", "match", "balance")] == [None] * 3
-    assert expected.kept != plain_run(SHARDS, unset).kept

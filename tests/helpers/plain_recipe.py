@@ -5,8 +5,10 @@ Words of the lists hold letters alone and texts hold words and blanks, so that p
 
 from __future__ import annotations
 
+import functools
 import json
 import random
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +18,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from plain_pool import PlainShard, Refused, Text
 from stages import finish
 from tars import write_tar
-from worldclip import match
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import schemas
 from worldclip.core import artifacts, coin
 from worldclip.core.execute import Executor
 from worldclip.core.settings import to_toml
 from worldclip.language import table as languages
+from worldclip.language.identify import Identifier, read_labels
 from worldclip.match.matcher.matcher import Matcher
 
 _SENTENCES = {
@@ -39,24 +43,11 @@ LISTS = {lang: words[1::2] for lang, words in WORDS.items()}  # every other word
 FOREIGN = "старая фотография большого красного дома у моря"  # in no language of the run
 BAD_JSON = object()
 
+MERGED = list(dict.fromkeys(entry for lang in sorted(LISTS) for entry in LISTS[lang]))
+MERGED_LISTS = {**LISTS, "merged": MERGED}  # those under any match.isolate
 NUM_ALT = 2  # texts of a sample in `alt`, the others in `caption`, where a pool has both
 Sample = tuple[str, Any]  # key, and its texts or BAD_JSON
 Shards = dict[str, list[Sample]]
-Fate = tuple[str, str, int, str, str, list[int], int]
-"""Reason, key, text_idx, language, text, entry ids and place of a text."""
-Fates = dict[str, list[list[Fate]]]
-"""Per shard, per sample: the fates of its texts."""
-
-
-@dataclass
-class Outcome:
-    """What each stage must give."""
-
-    matched: dict[str, list[tuple]] = field(default_factory=dict)
-    counts: dict[str, list[int]] = field(default_factory=dict)
-    thresholds: dict[str, int | None] = field(default_factory=dict)
-    kept: dict[str, list[tuple]] = field(default_factory=dict)
-    report: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def make_text(rng: random.Random, lang: str) -> str:
@@ -143,13 +134,124 @@ def make_run(folder: Path, shards: Shards, stages: str = "pool match balance cur
     return folder / "run"
 
 
-# the plain recipe
+# --- the plain recipe -------------------------------------------------------------------------------------------------
+
+# languages that pool.lang may state, and labels of the model; None: no language of the run
+STATED = {"en": "en", "EN": "en", "eng": "en", "en-GB": "en", "English": "en", "zh": "zh", "yue": "zh", "tha": "th"}
+STATED |= {"th": "th", "ar": "ar", "fr": None, "xx": None}
+Keys = set[tuple[str, str | None]]
+"""Keys of a list, each with its shard, or None if it is meant in all."""
 
 
-def plain_match(text: str, entries: Sequence[str], lang: str) -> list[int]:
-    if lang in ("th", "zh"):
-        return [i for i, entry in enumerate(entries) if entry in text and not plain_breaks_cluster(text, entry)]
-    return [i for i, entry in enumerate(entries) if f" {entry} " in f" {text} "]
+@dataclass
+class Outcome:
+    """What each stage must give, by shard or by list."""
+
+    matched: dict[str, list[tuple]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    thresholds: dict[str, int | None] = field(default_factory=dict)
+    kept: dict[str, list[tuple]] = field(default_factory=dict)
+    dropped: dict[str, list[tuple]] = field(default_factory=dict)
+    report: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+    caps: dict[str, float] = field(default_factory=dict)
+    refusal: Refused | None = None
+    """What ends the run; the stages before it give what they must."""
+
+
+def plain_run(pool: dict[str, PlainShard], recipe: Recipe, valid: list[Keys], denied: list[Keys]) -> Outcome:
+    """Match, count, balance and curate what the stage pool finds.  valid: at most one list."""
+    out = Outcome()
+    try:
+        plain_matches(pool, recipe, out)
+        allowed = plain_allowed(pool, valid, denied)
+        if not any(out.matched.values()):
+            raise Refused("match", "pairs matched")
+        plain_balance(pool, recipe, allowed, out)
+        plain_curate(pool, recipe, allowed, out)
+    except Refused as refusal:
+        out.refusal = refusal
+    return out
+
+
+def plain_allowed(pool: dict[str, PlainShard], valid: list[Keys], denied: list[Keys]) -> set[tuple[str, str]]:
+    """Return (shard, key) of what the lists of keys let through."""
+    allowed = {(name, text.key) for name, text in texts_in(pool)}
+    for keys in valid:
+        allowed = {(name, key) for name, key in allowed if is_listed(keys, name, key)}
+    for keys in denied:
+        allowed = {(name, key) for name, key in allowed if not is_listed(keys, name, key)}
+    for keys in [*valid, *denied]:
+        is_used = any(is_listed(keys, name, key) for name, shard in pool.items() for key in shard.keys)
+        if keys and not is_used:
+            raise Refused("match", "none of its keys is in the pool")
+    return allowed
+
+
+def texts_in(pool: dict[str, PlainShard]) -> list[tuple[str, Text]]:
+    return [(name, text) for name, shard in pool.items() for sample in shard.samples for text in sample]
+
+
+def is_listed(keys: Keys, shard: str, key: str) -> bool:
+    return (key, None) in keys or (key, shard) in keys
+
+
+def list_of(recipe: Recipe, lang: str) -> str:
+    return {"language": lang, "merged": "merged", "english": "en"}[recipe.match.isolate]
+
+
+# match
+
+
+def plain_matches(pool: dict[str, PlainShard], recipe: Recipe, out: Outcome) -> None:
+    """Set language, entries and reason of each text."""
+    states_languages = any(place.lang for place in recipe.pool.places)
+    for label, lang in recipe.match.merge_labels.items():
+        if label not in read_labels() and not states_languages:
+            raise Refused("match", "unknown label")
+        if lang not in LISTS:
+            raise Refused("match", "not a language of this run")
+    for name, shard in pool.items():
+        out.matched[name] = []
+        for text in [text for sample in shard.samples for text in sample if text.reason == "kept"]:
+            lang = plain_lang(text, recipe)
+            if lang is None:
+                text.reason = "no_language"
+                continue
+            text.lang = lang
+            text.ids = plain_match(text.text, MERGED_LISTS[list_of(recipe, lang)], recipe.match.fold_case)
+            text.reason = "matched" if text.ids else "no_match"
+            if text.ids:
+                out.matched[name].append((text.key, text.idx, lang, text.text, text.ids))
+
+
+def plain_lang(text: Text, recipe: Recipe) -> str | None:
+    """Return the language of a text, as the pool says it or the model."""
+    config = recipe.match
+    if text.is_labelled:
+        return config.merge_labels.get(text.label) or STATED.get(text.label)
+    label, prob = identified(text.text, config.restrict_to_recipe_languages, tuple(config.merge_labels))
+    lang = config.merge_labels.get(label) or languages.from_lid(label)
+    return lang if lang in LISTS and prob >= config.min_lang_prob else None
+
+
+@functools.cache
+def identified(text: str, is_restricted: bool, merged: tuple[str, ...]) -> tuple[str, np.float32]:
+    """Return the most probable label and its probability; merged: labels that stand for a language of the run."""
+    allowed = [label for label in read_labels() if label in merged or languages.from_lid(label) in LISTS]
+    labels, probs = Identifier(None, allowed if is_restricted else None).predict([text])
+    return str(labels[0]), probs[0]
+
+
+def plain_match(text: str, entries: Sequence[str], has_fold: bool = False) -> list[int]:
+    """Return the entries in a text: words between blanks, or any part of a text of a script without blanks."""
+    text = text.casefold() if has_fold else text
+    words = re.split(r"[\s,\"]", text)
+    found = []
+    for number, entry in enumerate(entries):
+        is_word = entry in LISTS["en"] or entry in LISTS["ar"]
+        if entry in words if is_word else entry in text and not plain_breaks_cluster(text, entry):
+            found.append(number)
+    return found
 
 
 def plain_breaks_cluster(text: str, entry: str) -> bool:
@@ -159,136 +261,134 @@ def plain_breaks_cluster(text: str, entry: str) -> bool:
     return all(char and unicodedata.category(char).startswith("M") for char in behind)
 
 
-def plain_lang(text: str, recipe: Recipe, lists: Mapping[str, Sequence[str]]) -> str | None:
-    labels, probs = match.identify([text])
-    lang = recipe.match.merge_labels.get(labels[0]) or languages.from_lid(labels[0])
-    return lang if lang in lists and probs[0] >= recipe.match.min_lang_prob else None
+# balance
 
 
-def plain_run(
-    shards: Shards,
-    recipe: Recipe,
-    lists: Mapping[str, Sequence[str]] = LISTS,
-    valid: set[str] | None = None,
-    denied: Sequence[str] = (),
-) -> Outcome:
-    """Everything in one pass over dicts; keys as in a pool whose tars lie in folders: <folder>/<stem>."""
-    fates: Fates = {}
-    for name in sorted(shards):
-        seen: set[str] = set()
-        fates[name] = []
-        for stem, texts in shards[name]:
-            key = f"{Path(name).parent}/{stem}"
-            fates[name].append(plain_fates(key, texts, key in seen, recipe, lists))
-            seen.add(key)
-    return plain_outcome(fates, recipe, lists, valid, denied)
-
-
-def plain_outcome(
-    fates: Fates,
-    recipe: Recipe,
-    lists: Mapping[str, Sequence[str]] = LISTS,
-    valid: set[str] | None = None,
-    denied: Sequence[str] = (),
-) -> Outcome:
-    """Count, balance and curate texts whose fates are known."""
-    out = Outcome(counts={lang: [0] * len(entries) for lang, entries in lists.items()})
-    keys = {sample[0][1] for samples in fates.values() for sample in samples}
-    is_valid = {key: (valid is None or key in valid) and key not in denied for key in keys}
-    for name, samples in fates.items():
-        rows = [fate for sample in samples for fate in sample if fate[0] == "matched"]
-        out.matched[name] = [(key, idx, lang, text, ids) for _, key, idx, lang, text, ids, _ in rows]
-        for _, key, _, lang, _, ids, _ in rows:
-            for entry in ids if is_valid[key] else ():
-                out.counts[lang][entry] += 1
+def plain_balance(pool: dict[str, PlainShard], recipe: Recipe, allowed: set[tuple[str, str]], out: Outcome) -> None:
+    """Set counts and thresholds of each list, and the probability of each text."""
+    config = recipe.balance
+    lists = sorted({list_of(recipe, lang) for lang in LISTS})
+    out.counts = {name: [0] * len(MERGED_LISTS[name]) for name in lists}
+    for name, text in texts_in(pool):
+        for entry in text.ids if (name, text.key) in allowed else []:
+            out.counts[list_of(recipe, text.lang)][entry] += 1
+    if any(name not in lists for name in config.tail_fractions):
+        raise Refused("balance", "balance.tail_fractions: the run has no list")
+    fraction = config.tail_fraction
+    of_english: list[str] = []
+    if config.english_threshold is not None:
+        of_english = lists
+    if config.english_threshold is not None and config.rule == "tail_fraction" and recipe.match.isolate == "language":
+        of_english = ["en"]
+        english = out.counts["en"]
+        if not any(english):
+            raise Refused("balance", "no English entry has a match")
+        fraction = sum(n for n in english if n < config.english_threshold) / sum(english)
     probs = {}
-    for lang, counts in out.counts.items():
-        out.thresholds[lang] = plain_threshold(counts, recipe.balance.tail_fraction)
-        probs[lang] = [np.float32(1 if not n else out.thresholds[lang] / max(out.thresholds[lang], n)) for n in counts]
-    table: dict[str, Counter] = defaultdict(Counter)
-    for name, samples in fates.items():
-        out.kept[name] = []
-        for sample in samples:
-            plain_curate(sample, recipe, is_valid, probs, out.kept[name], table)
-    for lang, row in table.items():
-        reasons = {reason: n for reason, n in row.items() if reason != "expected_pairs"}
-        out.report[lang] = {**row, "pairs_in": sum(reasons.values())}
-    return out
+    for name, counts in out.counts.items():
+        threshold = None
+        if any(counts) and name in of_english and name not in config.tail_fractions:
+            threshold = max(config.english_threshold, config.min_threshold)
+        elif any(counts):
+            threshold = max(plain_threshold(counts, config.tail_fractions.get(name, fraction)), config.min_threshold)
+        out.thresholds[name] = threshold
+        probs[name] = [np.float32(1.0 if threshold is None else threshold / max(threshold, n)) for n in counts]
+    for _, text in texts_in(pool):
+        product = 1.0
+        for entry in text.ids:
+            product *= 1.0 - float(probs[list_of(recipe, text.lang)][entry])
+        text.prob = 1.0 - product
 
 
-def plain_fates(key: str, texts: Any, is_repeated: bool, recipe: Recipe, lists) -> list[tuple]:
-    """The fate of each text; one row for an image without any."""
-    if texts is BAD_JSON:
-        return [("bad_pair", key, 0, "und", "", [], 0)]
-    if is_repeated:
-        return [("duplicate", key, idx, "und", "", [], 0) for idx in range(max(1, len(texts)))]
-    found = []
-    for idx, text in enumerate(texts or [None]):
-        if text is None or not text.strip():
-            found.append(("no_text", key, idx, "und", "", [], 0))
-            continue
-        lang = plain_lang(text, recipe, lists)
-        found.append(plain_fate(key, idx, text, lang, int(idx >= NUM_ALT), lists))
-    return found
-
-
-def plain_fate(key: str, idx: int, text: str, lang: str | None, place: int, lists) -> Fate:
-    """The fate of a text that has a language, or None."""
-    ids = plain_match(text, lists[lang], lang) if lang else []
-    reason = "no_language" if lang is None else "matched" if ids else "no_match"
-    return (reason, key, idx, lang or "und", text, ids, place)
-
-
-def plain_threshold(counts: Sequence[int], fraction: float) -> int | None:
-    if not sum(counts):
-        return None
-    distances, cumulated = [], 0
+def plain_threshold(counts: Sequence[int], fraction: float) -> int:
+    """Return the count whose cumulative share is first nearest to the fraction."""
+    cumulated = 0
+    nearest, threshold = float("inf"), 1
     for count in sorted(counts):
         cumulated += count
-        distances.append((abs(cumulated / sum(counts) - fraction), count))
-    return max(1, min(distances, key=lambda item: item[0])[1])
+        distance = abs(cumulated / sum(counts) - fraction)
+        if distance < nearest:
+            nearest, threshold = distance, max(1, count)
+    return threshold
 
 
-def plain_prob(ids: Sequence[int], probs: Sequence[np.float32]) -> float:
-    product = 1.0
-    for entry in ids:
-        product *= 1.0 - float(probs[entry])
-    return 1.0 - product
-
+# curate
 
 ORDER = ("bad_pair", "duplicate", "no_text", "no_language", "no_match", "not_valid", "excluded", "drawable")
 
 
-def plain_curate(sample: list[tuple], recipe: Recipe, is_valid, probs, kept: list, table) -> None:
+def plain_curate(pool: dict[str, PlainShard], recipe: Recipe, allowed: set[tuple[str, str]], out: Outcome) -> None:
+    """Draw and decide, and account for every text or sample."""
     config = recipe.curate
-    weight_of_place = recipe.pool.text_weights or (1, 1)
-    settled = []
-    for reason, key, idx, lang, text, ids, place in sample:
-        if reason == "matched":
-            excluded = lang in config.exclude or (config.include and lang not in config.include)
-            reason = "not_valid" if not is_valid[key] else "excluded" if excluded else "drawable"
-        settled.append((reason, key, idx, lang, text, plain_prob(ids, probs[lang]) if ids else 0.0, place))
-    drawable = [row for row in settled if row[0] == "drawable"]
-    if config.text_policy == "one":
-        if drawable:
-            key = drawable[0][1]
-            weights = [1.0] * len(drawable)
-            if recipe.pool.text_weights:
-                places = [row[6] for row in drawable]
-                weights = [weight_of_place[place] / places.count(place) for place in places]
-            point = coin.uniform(key, 0, config.seed, 0, coin.TEXT_DRAW) * sum(weights)
-            number = next(i for i in range(len(weights)) if point < sum(weights[: i + 1]))
-            for row, weight in zip(drawable, weights, strict=True):
-                table[row[3]]["expected_pairs"] += row[5] * weight / sum(weights)
-            settled = [drawable[number]]
-        else:
-            latest = max(settled, key=lambda row: ORDER.index(row[0]))[0]
-            settled = [next(row for row in settled if row[0] == latest)]
-    for reason, key, idx, lang, text, prob, _ in settled:
-        if reason == "drawable":
-            reason = "pairs_out" if coin.uniform(key, idx, config.seed, 0) < prob else "sampled_out"
+    named = {*config.include, *config.exclude, *(config.max_pairs if isinstance(config.max_pairs, dict) else [])}
+    if named - {*LISTS}:
+        raise Refused("curate", "not a language of this run")
+    if all(map(config.is_excluded, LISTS)):
+        raise Refused("curate", "no language of this run remains")
+    if config.write == "tars" and not any(shard.images or name.endswith(".tar") for name, shard in pool.items()):
+        raise Refused("curate", "the pool consists of tables without images")
+    if config.write == "parquet" and not all(name.endswith(".parquet") for name in pool):
+        raise Refused("curate", "is no Parquet file")
+    for name, text in texts_in(pool):
+        if text.reason == "matched":
+            text.reason = "excluded" if config.is_excluded(text.lang) else "drawable"
+            text.reason = text.reason if (name, text.key) in allowed else "not_valid"
+    expected: Counter = Counter()
+    samples = [(name, sample) for name, shard in pool.items() for sample in shard.samples]
+    for _, sample in samples:
+        drawable = [text for text in sample if text.reason == "drawable"]
+        weights = plain_weights(drawable, recipe)
+        for text, weight in zip(drawable, weights, strict=True):
+            share = 1.0 if config.text_policy == "all" else weight / sum(weights)
+            expected[text.lang] += text.prob * share
+    for lang, number in expected.items():
+        cap = config.cap_of(lang)
+        out.caps |= {lang: cap / number} if cap is not None and cap < number else {}
+        out.report[lang]["expected_pairs"] = number if cap is None else min(cap, number)
+    out.kept = {name: [] for name in pool}
+    out.dropped = {name: [] for name in pool}
+    for name, sample in samples:
+        for text in plain_decided(sample, recipe):
+            prob = text.prob * out.caps.get(text.lang, 1.0)
+            reason = text.reason
+            numbers = None
+            if reason == "drawable":
+                toss = coin.uniform(text.key, text.idx, config.seed, 0)
+                reason = "pairs_out" if toss < prob else "sampled_out"
+                counts = out.counts[list_of(recipe, text.lang)]
+                numbers = (toss, prob, len(text.ids), min(counts[entry] for entry in text.ids))
+            out.report[text.lang][reason] += 1
             if reason == "pairs_out":
-                kept.append((key, idx, text, lang, prob))
-            if config.text_policy == "all":
-                table[lang]["expected_pairs"] += prob
-        table[lang][reason] += 1
+                out.kept[name].append((text.key, text.idx, text.text, text.lang, pytest.approx(prob, rel=1e-9)))
+            else:
+                key = text.key if (name, text.key) in allowed else None
+                out.dropped[name].append((key, text.idx, text.lang, reason, numbers))
+    for row in out.report.values():
+        row["pairs_in"] = sum(number for column, number in row.items() if column != "expected_pairs")
+    if not any(out.kept.values()):
+        raise Refused("curate", "kept")
+
+
+def plain_weights(drawable: list[Text], recipe: Recipe) -> list[float]:
+    """Return how much each text weighs in the draw of its sample."""
+    weights = recipe.pool.text_weights
+    places = [text.place for text in drawable]
+    return [weights[place] / places.count(place) if weights else 1.0 for place in places]
+
+
+def plain_decided(sample: list[Text], recipe: Recipe) -> list[Text]:
+    """Return the texts that count: all, or the one that is drawn, or the first of those that came furthest."""
+    if recipe.curate.text_policy == "all":
+        return sample
+    drawable = [text for text in sample if text.reason == "drawable"]
+    if not drawable:
+        furthest = max(ORDER.index(text.reason) for text in sample)
+        return [text for text in sample if text.reason == ORDER[furthest]][:1]
+    weights = plain_weights(drawable, recipe)
+    point = coin.uniform(drawable[0].key, 0, recipe.curate.seed, 0, coin.TEXT_DRAW) * sum(weights)
+    passed = 0.0
+    for text, weight in zip(drawable, weights, strict=True):
+        passed += weight
+        if point < passed:
+            return [text]
+    raise AssertionError("a coin is below 1")

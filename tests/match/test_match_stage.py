@@ -1,4 +1,4 @@
-"""The stage match against plain Python, on adversarial pools; languages that a pool states (`pool.lang`)."""
+"""The stage match on an adversarial pool; languages that a pool states (`pool.lang`)."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ import pytest
 from fasttext_files import WORDS, Kind, write_model
 from killed import modified
 from matched import read_matched
-from plain_recipe import LISTS, make_recipe, make_shards, plain_run, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
@@ -32,8 +32,8 @@ def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read_counts(run: Path, lists=LISTS) -> dict[str, list[int]]:
-    counts = {name: [0] * len(entries) for name, entries in lists.items()}
+def read_counts(run: Path) -> dict[str, list[int]]:
+    counts = {name: [0] * len(entries) for name, entries in LISTS.items()}
     for path in (run / "match" / "counts").rglob("*.parquet"):
         for row in artifacts.read_table(path, schemas.MATCH_COUNTS).to_pylist():
             counts[row["entries_lang"]][row["entry_id"]] += row["count"]
@@ -92,28 +92,12 @@ def test_lists_of_other_settings_are_refused_with_the_command_that_makes_them(po
         run_stages(make_recipe(pool_folder, match=changed), tmp_path, stages="match")
 
 
-@pytest.mark.parametrize("isolate", ["merged", "english"])
-def test_under_isolate_every_text_is_matched_against_one_list(pool_folder, tmp_path, isolate):
-    merged = list(dict.fromkeys(entry for lang in sorted(LISTS) for entry in LISTS[lang]))
-    write_metadata(tmp_path, {**LISTS, "merged": merged})
-    recipe = make_recipe(pool_folder, match={"isolate": isolate})
-    run_stages(recipe, tmp_path, stages="pool match")
-    name, entries = ("merged", merged) if isolate == "merged" else ("en", LISTS["en"])
-    counts = read_counts(tmp_path, {name: entries})
-    own = plain_run(SHARDS, make_recipe(pool_folder))
-    index = {entry: i for i, entry in enumerate(entries)}
-    for lang, list_counts in own.counts.items():
-        for entry, count in zip(LISTS[lang], list_counts, strict=True):
-            if entry in index and (isolate == "merged" or lang == "en"):
-                assert counts[name][index[entry]] >= count
-    assert artifacts.read_manifest(tmp_path / "match")["lists"] == {name: len(entries)}
-
-
 def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_path, capsys):
     recipe = make_recipe(pool_folder)
     run_stages(recipe, tmp_path, stages="pool match")
     before = modified(tmp_path / "match/texts")
-    all_keys = sorted({row[0] for rows in plain_run(SHARDS, recipe).matched.values() for row in rows})
+    rows = [row for name in layout.matched_shards(tmp_path) for row in read_matched(tmp_path, name).to_pylist()]
+    all_keys = sorted({row["key"] for row in rows})
     valid, denied = [*all_keys[::2], "not in the pool"], all_keys[:40]
     pq.write_table(pa.table({"key": valid}), tmp_path / "valid.parquet")
     pq.write_table(pa.table({"key": denied, "why": ["asked"] * 40}), tmp_path / "denied.parquet")
@@ -123,8 +107,12 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_pat
     for path, number in (("valid", len(valid)), ("denied", 40)):
         in_pool = number - (path == "valid")
         assert f"{path}.parquet' ({number} keys) names {in_pool} samples with a match" in said
-    expected = plain_run(SHARDS, recipe, valid=set(valid), denied=denied)
-    assert read_counts(tmp_path) == expected.counts
+    counts = {name: [0] * len(entries) for name, entries in LISTS.items()}
+    for row in rows:
+        if row["key"] in valid and row["key"] not in denied:
+            for entry in row["entry_ids"]:
+                counts[row["lang"]][entry] += 1
+    assert read_counts(tmp_path) == counts
     assert modified(tmp_path / "match/texts") == before
 
 

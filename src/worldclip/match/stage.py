@@ -155,7 +155,7 @@ def _compile(work: MatchWork) -> None:
     say("match", "compiles the matcher for this processor, once per installation (10 to 30 s)")
     with contextlib.suppress(UserError):  # the shards meet the same problem, and name it
         match_entries(pa.array(["a"]), np.zeros(1, np.int32), work)
-        if work.pool.lang is None:
+        if any(place.lang is None for place in work.pool.places):
             lid.identify(["a"], work.rules.lid_model)
 
 
@@ -201,9 +201,10 @@ def _check_languages(run: Run) -> None:
     pool.refuse_changed_keys(run)
     work = match_work(run)
     labels = lid.read_labels(work.rules.lid_model)
+    states_languages = any(place.lang is not None for place in work.pool.places)
     problems = []
     for label, lang in work.match.merge_labels.items():
-        if label not in labels and work.pool.lang is None:  # a pool may state any label
+        if label not in labels and not states_languages:  # a pool may state any label
             problems.append(
                 f"match.merge_labels.{label}: unknown label; labels of the LID model look like {labels[0]!r}"
             )

@@ -340,7 +340,7 @@ def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bo
     )
     try:
         first_reports = map_shards([of_place[0] for _, of_place in _by_place(shards, config)])
-        is_right = not any(report["missing"] for report in first_reports)
+        is_right = all(report["rows"] and not report["missing"] for report in first_reports)
     except StageFailed:  # it is tried again with all others
         is_right = False
     if not is_right:

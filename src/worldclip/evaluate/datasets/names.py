@@ -146,10 +146,14 @@ def name_tasks(
         ),
         Retrieval(
             texts=[classes[idx] for idx in text_classes],
-            pair_image=np.arange(len(image_idx)),
+            pair_image=image_idx,
             pair_text=pair_text,
             image_idx=image_idx,
-            protocol={"captions": "all_captions", "equal_names": "one text of several images"},
+            protocol={
+                "captions": "all_captions",
+                "equal_names": "one text of several images",
+                "images": "those that the language names",
+            },
         ),
     ]
 

@@ -69,7 +69,7 @@ class Guard:
 
     def _refusal(self, request: Request) -> ApiError | None:
         """Return why a request is refused, None for one that is not."""
-        host = re.sub(r":\d*$", "", request.headers.get("host", ""))
+        host = re.sub(r":\d*$", "", request.headers.get("host", "")).lower()
         if self._hosts is not None and host not in self._hosts:
             return ApiError(400, f"the host {host!r} is not this server's; use one of {', '.join(sorted(self._hosts))}")
         path = request.url.path

@@ -128,8 +128,15 @@ def _problem_of_text(value: Any, name: str) -> str | None:
 
 
 def _column(records: Sequence[Record], name: str) -> pa.Array:
-    """Return the values of a field, null where a record lacks it.  Raises WrongColumns for values of several types."""
-    values = [record.get(name) if isinstance(record, dict) else None for record in records]
+    """Return the values of a field, null where a record lacks it or it is a text that is not UTF-8.
+
+    Raises WrongColumns for values of several types.
+    """
+    values = []
+    for record in records:
+        value = record.get(name) if isinstance(record, dict) else None
+        is_bad = isinstance(value, str) and has_surrogate(value)
+        values.append(None if is_bad else value)
     try:
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
