@@ -304,10 +304,6 @@ def test_the_last_value_of_a_key_wins_and_values_are_checked_after_all(recipe_of
 
 
 def test_flags_are_a_part_of_the_run_but_for_those_of_an_export(own_run, tmp_path, capfd):
-    assert main(["curate", str(own_run), "--set", "curate.seed=3", "--text-policy", "one"]) == 0
-    curate = load_recipe(own_run).curate
-    assert (curate.seed, curate.text_policy) == (3, "one")
-    assert json.loads((own_run / "curate/manifest.json").read_text("utf-8"))["config"]["curate"]["seed"] == 3
     recipe = (own_run / "recipe.toml").read_bytes()
     assert main(["export", str(own_run), "--formats", "open_clip"]) == 0
     assert (own_run / "export/open_clip").is_dir()
@@ -315,6 +311,10 @@ def test_flags_are_a_part_of_the_run_but_for_those_of_an_export(own_run, tmp_pat
     capfd.readouterr()
     assert main(["export", str(own_run), "--json"]) == 0
     assert '"formats": {"huggingface"' in capfd.readouterr().out
+    assert main(["curate", str(own_run), "--set", "curate.seed=3", "--text-policy", "one"]) == 0
+    curate = load_recipe(own_run).curate
+    assert (curate.seed, curate.text_policy) == (3, "one")
+    assert json.loads((own_run / "curate/manifest.json").read_text("utf-8"))["config"]["curate"]["seed"] == 3
 
 
 def test_relative_paths_of_flags_and_calls_hold_in_another_working_directory(toy_world, tmp_path, monkeypatch, capfd):
