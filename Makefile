@@ -3,7 +3,9 @@
 PYTHONS := $(shell for minor in 13 12 11; do python3.$$minor -c 'import ensurepip' 2>/dev/null && echo python3.$$minor; done)
 PYTHON ?= $(or $(firstword $(PYTHONS)),python3)
 BIN = .venv/bin
-# one process of tests per core, each with files of its own; threads that compute would wait for each other
+# one process of tests per core, each with files of its own in the order of tests/conftest.py; threads that compute would
+# wait for each other
+PARALLEL = -n auto --dist loadfile --no-loadscope-reorder
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: demo world test quick lint slow mutants second clients web docs pictures release try-wheel clone-url clean
@@ -20,13 +22,13 @@ world: .venv/world.stamp
 	sh examples/world/run.sh
 
 test: .venv/dev.stamp
-	$(PYTEST) -n auto --dist loadfile
+	$(PYTEST) $(PARALLEL)
 
 # under two minutes: ruff, and the tests of some rooms, by default those of curation (make quick ROOMS="train evaluate")
 ROOMS = core kernels contracts language metadata match balance curate
 quick: .venv/dev.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(PYTEST) -n auto --dist loadfile $(ROOMS:%=tests/%)
+	$(PYTEST) $(PARALLEL) $(ROOMS:%=tests/%)
 
 slow: .venv/dev.stamp $(if $(shell command -v npm),web)
 	$(PYTEST) -m slow --timeout 0
@@ -46,7 +48,7 @@ lint: .venv/dev.stamp
 # without torch, which takes 5 GB
 OLDEST_PYTHON = $(or $(lastword $(PYTHONS)),$(PYTHON))
 second: .second/stamp
-	OMP_NUM_THREADS=1 .second/bin/python -m pytest -n auto --dist loadfile $(ROOMS:%=tests/%)
+	OMP_NUM_THREADS=1 .second/bin/python -m pytest $(PARALLEL) $(ROOMS:%=tests/%)
 
 .second/stamp: pyproject.toml tests/helpers/oldest.py
 	test -d .second || $(OLDEST_PYTHON) -m venv .second

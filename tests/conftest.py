@@ -19,7 +19,11 @@ from worldclip.core.execute import Executor, create_executor
 
 REPOSITORY = Path(__file__).parents[1]
 MEMORY = Path("/dev/shm")
-LONG_FILES = ("test_ranks.py", "test_hostile.py", "test_same_bytes.py", "test_drawn_recipes.py", "test_mistakes.py")
+LONG_FILES = (
+    *("test_ranks.py", "test_hostile.py", "test_same_bytes.py", "test_drawn_recipes.py", "test_resume.py"),
+    *("test_mistakes.py", "test_what_made_it.py", "test_execute_ray.py", "test_export_formats.py", "test_tables.py"),
+    *("test_emoji.py", "test_drawn_histories.py", "test_every_machine.py", "test_pool_join.py", "test_server.py"),
+)
 ROOM_BYTES = 4 * 2**30  # one process of tests fills up to 0.4 GB at once
 
 
