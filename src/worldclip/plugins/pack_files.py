@@ -99,7 +99,8 @@ def pack_files(
     def write() -> Result:
         tar = partial(write_tar, folder, parts, samples_per_tar, has_several)
         done = layout.done_dir(out, "tars")
-        reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=inputs)
+        key = {**inputs, "samples_per_tar": samples_per_tar}
+        reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=key)
         totals = counts | add_counts(reports, ("pairs", "texts"))
         markers = [layout.marker(out, f"tars/{shard.name}") for shard in shards]
         outputs = [*(Path(shard.path) for shard in shards), *markers]
