@@ -173,6 +173,20 @@ def test_formats_of_another_model_go_and_those_of_the_same_one_stay(run_dir, tmp
     assert (out / "huggingface").is_dir()
 
 
+def test_formats_with_another_tokenizer_go(hugging_face, tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    for path in hugging_face.glob("*token*"):
+        shutil.copy(path, tokenizer)
+    out = tmp_path / "out"
+    for name in ("open_clip", "huggingface"):
+        export_model(hugging_face, out, ExportConfig(formats=(name,)), tokenizer=tokenizer)
+    assert (out / "open_clip").is_dir()
+    edit(tokenizer / "tokenizer_config.json", model_max_length=31)
+    export_model(hugging_face, out, tokenizer=tokenizer)
+    assert not (out / "open_clip").exists(), "the folder would hold two tokenizers"
+
+
 def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, tmp_path):
     out = tmp_path / "out"
     write_files(out, {".huggingface.tmp/config.json": "{}"})  # of the process that holds the lock

@@ -17,7 +17,7 @@ from trainings import result_bytes, steps_of, stored, train, train_until
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import schemas
-from worldclip.contracts.layout import checkpoints, latest_checkpoint
+from worldclip.contracts.layout import best_checkpoint, checkpoints, latest_checkpoint
 from worldclip.core import artifacts, preflight
 from worldclip.core.errors import UserError
 from worldclip.core.settings import to_toml
@@ -109,6 +109,19 @@ def test_another_evaluation_begins_a_new_best(tmp_path, scored, change):
     record = artifacts.read_json(best)
     assert (record["step"], record["value"]) == (9, 0.3)
     assert list(record["datasets"]) == ["hard" if change == "another dataset" else "easy"]
+
+
+def test_a_step_trained_again_without_evaluations_does_not_inherit_the_best(tmp_path, scored):
+    scored["easy"] = {3: 0.2, 6: 0.9}
+    evaluate = two_datasets(tmp_path)
+    keys = SHORT | {"samples_seen": 6 * 16, "evaluate_every_samples": 3 * 16, "keep_last": 9}
+    train(tmp_path / "run", evaluate=evaluate, **keys)
+    assert best_checkpoint(tmp_path / "run").name == "step_000000006"
+    shutil.rmtree(tmp_path / "run/train/step_000000006")
+    keys |= {"evaluate_every_samples": 0, "samples_seen": 9 * 16, "checkpoint_every_samples": 3 * 16}
+    train(tmp_path / "run", evaluate=evaluate, **keys)
+    assert (tmp_path / "run/train/step_000000006").is_dir()
+    assert best_checkpoint(tmp_path / "run").name == "step_000000009"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class _Work:
 
     @property
     def hash_kind(self) -> str:
-        """What is compared: `phash`, or `embedding` and the model's digest."""
+        """Return the kind of hash: `phash`, or `embedding` and the model's digest."""
         return "phash" if self.model is None else f"embedding {self.model.digest}"
 
     @property

@@ -169,10 +169,17 @@ def export_model(
         card = cards.of_model(str(source), recognised.layout, codes)
     else:
         card = cards.of_run(Run.open(run_dir), recognised.path, codes)
-    job = Job("export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir))
+    loading: Report = model_load.digests_of_files(arch, tokenizer)
+    for option, value in (("arch", arch), ("tokenizer", name)):
+        if value is not None:
+            loading[option] = value
+    job = Job(
+        "export", out, deciding(config, "export"), lambda: _fingerprints(recognised, config, card, run_dir) | loading
+    )
 
     def work() -> Result:
-        written = _export(clip, recognised.digest(), out, config, card, codes, run_dir)
+        digest = artifacts.digest([recognised.digest(), loading]) if loading else recognised.digest()
+        written = _export(clip, digest, out, config, card, codes, run_dir)
         return Result(report={"source": str(source), **written}, counts=written["formats"])
 
     with RunLock(out):  # two exports into one folder would remove each other's files

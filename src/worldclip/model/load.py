@@ -125,6 +125,15 @@ class Source:
         return artifacts.digest(fingerprints)
 
 
+def digests_of_files(arch: str | None, tokenizer: str | Path | None) -> dict[str, str]:
+    """Return the digests of an architecture and a tokenizer that are local: their paths may hold others later."""
+    digests = {}
+    for name, source in (("arch", arch), ("tokenizer", tokenizer)):
+        if source is not None and Path(source).exists():
+            digests[f"{name}_digest"] = Source("files", Path(source)).digest()
+    return digests
+
+
 def read(source: Source, options: LoadOptions) -> Clip:
     """Load a recognised source.  Raises UserError for missing packages and options that its layout does not use."""
     problems = missing_of(source, options)

@@ -116,7 +116,7 @@ def embed(
             key_lists=() if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir)),
             has_vectors=vectors_in_table,
         )
-        model_id = {**_identity(model, source), **loading, **_digests_of_files(arch, tokenizer)}
+        model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
         return _run_job(run, embedding, units, model_id, executor)
 
 
@@ -187,15 +187,6 @@ def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
     is_local = Path(str(model).removeprefix("local-dir:")).exists()
     name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
     return {"source": name, "layout": source.layout, "digest": source.digest()}
-
-
-def _digests_of_files(arch: str | None, tokenizer: str | Path | None) -> dict[str, str]:
-    """Return the digests of an architecture and a tokenizer that are local: their paths may hold others later."""
-    digests = {}
-    for name, source in (("arch", arch), ("tokenizer", tokenizer)):
-        if source is not None and Path(source).exists():
-            digests[f"{name}_digest"] = model_load.Source("files", Path(source)).digest()
-    return digests
 
 
 def _run_job(

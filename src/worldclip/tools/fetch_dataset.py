@@ -207,7 +207,8 @@ def _fetch(source: Source, folder: Path, client: Client) -> Report:
     checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
     size = client.fetch(Download(url=source.url, path=path, **checksums))
     entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
-    if checksum := source.sha256 or source.git_oid:
+    checksum = source.sha256 or source.git_oid
+    if checksum:
         entry["published"] = checksum
     if source.unpack is not None:
         entry["unpacked"] = _unpack(path, folder / source.unpack).relative_to(folder).as_posix()

@@ -162,6 +162,13 @@ def latest_valid_checkpoint(train_dir: Path) -> Path | None:
     return None
 
 
+def drop_best_of_removed(train_dir: Path, checkpoint: Path | None) -> None:
+    """Remove best.json if it names a step after the checkpoint that training goes on from: its weights are gone."""
+    path = train_dir / layout.BEST
+    if path.exists() and (checkpoint is None or read_json(path)["step"] > layout.step_of(checkpoint)):
+        path.unlink()
+
+
 def read_state(folder: Path) -> Report:
     """Read trainer/state.json: step, samples seen, counters.
 

@@ -31,7 +31,7 @@ from worldclip.model.precision import Precision, bf16_hardware, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train import budget
-from worldclip.train.checkpoint import consolidate, latest_valid_checkpoint, remove_old
+from worldclip.train.checkpoint import consolidate, drop_best_of_removed, latest_valid_checkpoint, remove_old
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
@@ -251,6 +251,7 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     tokenizer = run_tokenizer(config, run.dir, [shard.name for shard in shards])
     _record_tokenizer(run.dir)
     checkpoint = latest_valid_checkpoint(layout.train_dir(run.dir))
+    drop_best_of_removed(layout.train_dir(run.dir), checkpoint)
     start = Start(
         schedule=schedule,
         checkpoint=checkpoint,

@@ -95,14 +95,7 @@ def _create_fresh(config: TrainConfig, tokenizer: Tokenizer, world: World, devic
             model.logit_bias.copy_(bias)
     model.to(device)
     wrapped = _wrap(model, config, world, device)
-    return TrainState(
-        config=config,
-        world=world,
-        device=device,
-        model=model,
-        wrapped=wrapped,
-        optimizer=create_optimizer(model, config),
-    )
+    return _with_optimizer(model, wrapped, config, world, device)
 
 
 def _open_checkpoint(
@@ -121,7 +114,16 @@ def _open_checkpoint(
         mean, std = pixel_statistics(device)
         model.pixel_mean.copy_(mean)
         model.pixel_std.copy_(std)
-    state = TrainState(
+    state = _with_optimizer(model, wrapped, config, world, device)
+    restore(state, CheckpointReader(checkpoint))
+    return state
+
+
+def _with_optimizer(
+    model: DualEncoder, wrapped: torch.nn.Module, config: TrainConfig, world: World, device: torch.device
+) -> TrainState:
+    """Return the state of a model on its device: the optimizer holds the parameters that are there now."""
+    return TrainState(
         config=config,
         world=world,
         device=device,
@@ -129,8 +131,6 @@ def _open_checkpoint(
         wrapped=wrapped,
         optimizer=create_optimizer(model, config),
     )
-    restore(state, CheckpointReader(checkpoint))
-    return state
 
 
 def _is_fsdp(config: TrainConfig, world: World) -> bool:
