@@ -203,6 +203,18 @@ def test_digest_is_of_the_files_that_decide_the_embeddings(folder):
     assert find(folder).digest() != before
 
 
+@pytest.mark.parametrize("name", ["open_clip_config.json", "tokenizer.json", "special_tokens_map.json"])
+def test_digest_of_a_checkpoint_file_is_of_what_is_read_next_to_it_too(name, tmp_path):
+    weights = tmp_path / "model.pt"
+    for path in (weights, tmp_path / name):
+        path.write_bytes(b"{}")
+    before = find(weights).digest()
+    (tmp_path / "another.pt").write_bytes(b"")
+    assert find(weights).digest() == before
+    (tmp_path / name).write_bytes(b"{} ")
+    assert find(weights).digest() != before
+
+
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 

@@ -126,6 +126,11 @@ def test_search_gives_the_hits_of_worldclip_with_captions_and_their_language(add
     shown = httpx.get(f"{address}/pictures/{best['id']}")
     assert shown.content == picture(3)
     assert shown.headers["content-type"] == "image/png"
+    assert shown.headers["cache-control"] == "private, no-cache"  # the row may be another picture tomorrow
+    asked = {"If-None-Match": shown.headers["etag"]}
+    again = httpx.get(f"{address}/pictures/{best['id']}", headers=asked)
+    assert (again.status_code, again.content) == (304, b"")
+    assert httpx.get(f"{address}/pictures/{data[0]['hits'][-1]['id']}", headers=asked).status_code == 200
 
 
 def test_a_wrong_request_is_told_what_is_wrong(address):

@@ -430,6 +430,23 @@ def test_pictures_of_the_users_own_pool_are_read(world, tmp_path, monkeypatch):
     assert len(caught.value.problems) == 2
 
 
+def test_pictures_that_were_replaced_since_are_not_shown_for_the_kept_vectors(world, tmp_path):
+    shutil.copytree(world / "pool", tmp_path / "pool")
+    shutil.copytree(world / "photos/sub", tmp_path / "photos")
+    for name, file in (("pool", "00000.tar"), ("photos", "0.png")):
+        embed(world / "model", tmp_path / name, tmp_path / f"of_{name}", of=("images",), executor=QUIET)
+        embedded = open_embedded(tmp_path / f"of_{name}")
+        row = embedded.rows(np.array([0]))[0]
+        assert embedded.read_picture(row) == picture(0)
+        path = tmp_path / name / file
+        content = path.read_bytes()
+        path.write_bytes(content.replace(picture(0), picture(0)[::-1]))  # of the same size, at the same place
+        with pytest.raises(UserError, match=rf"{file} changed since it was embedded; embed the pool again"):
+            embedded.read_picture(row)
+    other_shard = open_embedded(tmp_path / "of_pool").rows(np.array([PER_SHARD]))[0]
+    assert open_embedded(tmp_path / "of_pool").read_picture(other_shard) == picture(101)
+
+
 def test_more_shards_than_open_files_can_be_searched(world, tmp_path):
     folder, num_shards, dim = tmp_path / "embedded", 100, 48
     rows = np.eye(dim, dtype=np.float32)[:2]

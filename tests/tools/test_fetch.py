@@ -15,6 +15,7 @@ import pytest
 
 import entry_lists
 from killed import contents
+from miniature import write_files
 from served import Server
 from served import server as server  # a fixture
 from stages import context
@@ -83,6 +84,36 @@ def test_files_that_the_server_replaced_are_fetched_again(server, tmp_path):
     server.files[TREE] = json.dumps(tree).encode()
     assert fetch_dataset(server, "cars", tmp_path)["files"] == 2
     assert (tmp_path / "cars/classnames.txt").read_bytes() == b"of another revision"
+
+
+def test_a_file_that_was_not_fetched_is_not_replaced(server, tmp_path):
+    put_cars(server)
+    own = tmp_path / "cars/classnames.txt"
+    write_files(tmp_path, {"cars/classnames.txt": "corrected by hand"})
+    with pytest.raises(StageFailed, match=r"fetched.json does not say that it was fetched; move it away") as caught:
+        fetch_dataset(server, "cars", tmp_path)
+    assert list(caught.value.failures) == ["classnames.txt"]
+    assert own.read_text() == "corrected by hand"
+    own.unlink()
+    assert fetch_dataset(server, "cars", tmp_path) == {"files": 1, "bytes": 12, "there_already": 3}
+
+
+def test_a_file_without_a_checksum_is_fetched_again_from_another_address_but_not_from_a_mirror(
+    server, tmp_path, monkeypatch
+):
+    base = "/raw.githubusercontent.com/multi30k/dataset/master/data/task1/"
+    path = f"{base}image_splits/test_2016_flickr.txt"
+    server.files |= {path: b"1.jpg\n", f"/mirror{path}": b"1.jpg\n", f"/other{path}": b"2.jpg\n"}
+    rows = [row for row in of_datasets.read_csv("sources.csv") if row["path"] == "test_2016_flickr.txt"]
+    monkeypatch.setattr(of_datasets, "read_csv", lambda name: rows)
+    assert fetch_dataset(server, "multi30k", tmp_path)["files"] == 1
+    monkeypatch.setattr(server, "url", f"{server.url}/mirror")
+    assert fetch_dataset(server, "multi30k", tmp_path)["there_already"] == 1
+    monkeypatch.undo()
+    rows[0]["url"] = f"https://other{path}"
+    monkeypatch.setattr(of_datasets, "read_csv", lambda name: rows)
+    assert fetch_dataset(server, "multi30k", tmp_path)["files"] == 1
+    assert (tmp_path / "multi30k" / rows[0]["path"]).read_bytes() == b"2.jpg\n"
 
 
 @pytest.mark.parametrize("name", ["test/0.tar", "classnames.txt"])
@@ -236,6 +267,15 @@ def test_files_of_recipe_are_downloaded_once_two_in_parallel(wikimedia, tmp_path
     assert max(wikimedia.at_once) <= 2
     assert run(wikimedia, tmp_path) == {"files": 0, "bytes": 0, "there_already": 4}
     assert wikimedia.count(ARTICLES) == 1
+
+
+def test_page_views_of_another_fetch_are_refused_before_any_download(wikimedia, tmp_path):
+    write_files(tmp_path, {"pageviews/pageviews-20231222-060000.gz": ""})
+    with pytest.raises(UserError, match=r"holds 1 files of another date or other hours .*-20231222-060000\.gz"):
+        run(wikimedia, tmp_path)
+    assert wikimedia.count(ARTICLES) == 0
+    (tmp_path / "pageviews/pageviews-20231222-060000.gz").unlink()
+    assert run(wikimedia, tmp_path)["files"] == 4
 
 
 def test_dump_in_parts_and_old_database_name(wikimedia, tmp_path):

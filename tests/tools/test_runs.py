@@ -423,8 +423,10 @@ def test_status_names_shards_that_are_new_or_changed_and_older_lists(tmp_path, c
     assert f"{run}/pool is out of date: its inputs changed: 1.parquet (new); run first: worldclip run {run}\n" in said
     assert f"next: worldclip run {run}\n" in said
     run_stages(load_recipe(run), run)
+    warning = f"'{copies}' was made from other shards than the pool has now: 1.parquet (new); rerun: "
+    assert f"   curate  warning: pool.deny_keys {warning}" in capsys.readouterr().err
     (problem,) = rows_of(run)["pool"]["problems"]
-    assert f"'{copies}' was made from other shards than the pool has now: 1.parquet (new); rerun: " in problem
+    assert warning in problem
     dedup(config, copies.parent, executor=QUIET)
     assert "problems" not in rows_of(run)["pool"]
     shutil.rmtree(tmp_path / "pool")

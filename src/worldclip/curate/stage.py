@@ -102,6 +102,8 @@ def _curate(run: Run, job: Job) -> Result:
     from worldclip.curate.data_card import data_card, write_readme
 
     config = run.section(CurateConfig)
+    for line in pool.older_lists(run):
+        say("curate", f"warning: {line}")
     accounting = read_accounting(run.dir)
     shards = pool.indexed_shards(run)
     work, reports = _curate_shards(run, shards)

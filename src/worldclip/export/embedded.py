@@ -19,16 +19,16 @@ import pyarrow.compute as pc
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
-from worldclip.core.artifacts import read_manifest, read_table
+from worldclip.core.artifacts import MANIFEST, read_manifest, read_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
-from worldclip.core.inputs import is_remote, size_and_time
+from worldclip.core.inputs import fingerprint_of, is_remote, size_and_time
 from worldclip.core.job import Report
 from worldclip.core.keys import digest_of
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.model import sample_inputs
 from worldclip.pool.hub import without_revision
-from worldclip.pool.read import read_member
+from worldclip.pool.read import is_table, read_member
 
 if TYPE_CHECKING:
     from worldclip.model.inference import Clip
@@ -103,14 +103,24 @@ class Embedded:
     def read_picture(self, row: Report) -> bytes:
         """Return the image file of a row of `rows`, whose table somebody else may have written.
 
-        Raises UserError for a file outside of `places`, otherwise as read_member.
+        Raises UserError for a file outside of `places`, and for a local one that was replaced since it was embedded;
+        otherwise as read_member.
         """
         if not any(_is_below(row["file"], place) for place in self.places):
             raise UserError(
                 f"{row['file']} does not lie in {' or '.join(self.places) or 'a local pool'}; to read it, give its "
                 "folder, host or bucket as --pictures-from"
             )
+        if not is_remote(row["file"]) and os.path.exists(row["file"]) and self._is_replaced(row):
+            raise UserError(f"{row['file']} changed since it was embedded; embed the pool again")
         return read_member(row["file"], row["offset"], row["size"])
+
+    def _is_replaced(self, row: Report) -> bool:
+        if row["offset"] == 0 and not is_table(row["file"]):  # a picture's own file: shards alone have fingerprints
+            embedded_at = (self.folder / MANIFEST).stat().st_mtime_ns
+            return os.stat(row["file"]).st_mtime_ns > embedded_at
+        fingerprint: Report = self.manifest["inputs"]["images"][row["shard"]]
+        return bool(fingerprint_of(row["file"], fingerprint.get("path", "")) != fingerprint)
 
     def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], list[str]]:
         """Return {(shard, key): texts} of images, where the folder holds the texts of their shards too.

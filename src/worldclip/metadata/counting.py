@@ -130,8 +130,8 @@ def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> 
     if config.dumps:
         folders.append(Path(config.dumps) / wiki)
     for folder in folders:
-        for path in sorted(folder.glob(SITEINFO)):
-            return path
+        for path in sorted(folder.glob(SITEINFO), reverse=True):
+            return path  # the newest: of an earlier fetch they stay
     return next((path for path in files if ".xml" in path.name), None)
 
 

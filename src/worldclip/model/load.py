@@ -110,12 +110,15 @@ class Source:
     path: Path
 
     def digest(self) -> str:
-        """Return 32 hex digits of what decides the embeddings: the file, or all files but cards and trainer state.
+        """Return 32 hex digits of what decides the embeddings: all files but cards and trainer state.
 
+        Of a single file these are the file itself and the configuration and tokenizer next to it.
         Of the hub's cache the repository and the commit: which files are there depends on what was downloaded so far.
         """
         if self.path.is_file():
-            return artifacts.digest([artifacts.fingerprint(self.path, self.path.parent)])
+            place = self.path.parent
+            files = [self.path, *(place / name for name in open_clip_folder.FILES_NEXT_TO_WEIGHTS)]
+            return artifacts.digest([artifacts.fingerprint(path, place) for path in files if path.exists()])
         *_, repository, folder, commit = ("", "", *self.path.resolve().parts)
         fingerprints: list[object] = [repository, commit]
         if not (repository.startswith("models--") and folder == "snapshots"):

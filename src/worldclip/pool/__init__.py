@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import key_lists as key_lists
     from worldclip.pool.stage import list_pool as list_pool
     from worldclip.pool.stage import num_left_out as num_left_out
+    from worldclip.pool.stage import older_lists as older_lists
     from worldclip.pool.stage import open_pool as open_pool
     from worldclip.pool.stage import read_pool as read_pool
     from worldclip.pool.stage import refuse_changed_keys as refuse_changed_keys

@@ -38,6 +38,7 @@ from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.listing import list_shards, options_of, split_pattern
 from worldclip.pool.pairs import COUNTS, read_shard
 
+LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
 NUM_WARNINGS = 3  # shards without texts that the log names
 
 
@@ -170,6 +171,30 @@ def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
     """Return the valid list and the deny lists of the recipe.  Raises UserError naming all other files."""
     config = run.section(PoolConfig)
     return keys.key_lists(config.valid_keys, config.deny_keys, layout.sorted_lists(run.dir))
+
+
+def older_lists(run: Run) -> list[str]:
+    """Return a line for each list of `pool check` and `pool dedup` that was made from other shards than the pool has.
+
+    A list of copies denies the last one where the shard of the first is gone.
+    """
+    config = run.section(PoolConfig)
+    lists = [("pool.valid_keys", config.valid_keys)] if config.valid_keys else []
+    lists += [("pool.deny_keys", path) for path in config.deny_keys]
+    lines = []
+    for setting, path in lists:
+        manifest = artifacts.read_manifest(Path(path).parent) or {}
+        tool = manifest.get("job")
+        if tool not in LISTING_TOOLS:
+            continue
+        shards = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
+        changes = changed_inputs(manifest["inputs"]["shards"], shards)
+        if changes:
+            lines.append(
+                f"{setting} {path!r} was made from other shards than the pool has now: {name_changes(changes)}; "
+                f"rerun: worldclip pool {tool} {run.dir} --out {Path(path).parent}"
+            )
+    return lines
 
 
 def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:

@@ -31,7 +31,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core import keys
-from worldclip.core.artifacts import MANIFEST, write_array, write_array_parts, write_table, write_tables
+from worldclip.core.artifacts import MANIFEST, digest, write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
@@ -109,14 +109,14 @@ def embed(
         raise UserError(problems)
     with RunLock(folder):
         run_dir, units = _find_units(run, folder, of, executor, has_shards=not no_shards)
+        model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
         embedding = _Embedding(
-            model=WorkerModel(source, options),
+            model=WorkerModel(source, options, digest(model_id)),
             folder=folder,
             run_dir=run_dir,
             key_lists=() if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir)),
             has_vectors=vectors_in_table,
         )
-        model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
         return _run_job(run, embedding, units, model_id, executor)
 
 

@@ -16,7 +16,7 @@ import time
 import urllib.parse
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from worldclip.core.artifacts import read_json, versions, write_json
@@ -94,8 +94,13 @@ def fetch_dataset(
         if _is_there(source, record.get(source.path), folder):
             counts["there_already"] += 1
             continue
+        if source.path not in record and safe_join(folder, source.path).exists():
+            failures[source.path] = f"is there, and {RECORD} does not say that it was fetched; move it away"
+            continue
+        record[source.path] = {"url": source.url}  # before anything is there: a killed fetch may repeat
+        write_json(folder / RECORD, record)
         try:
-            entry = _fetch(replace(source, url=mirrored(mirror, source.url)), folder, client)
+            entry = _fetch(source, mirror, folder, client)
         except (Broken, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
             failures[source.path] = str(error)
             continue
@@ -113,9 +118,11 @@ def fetch_dataset(
 
 def _is_there(source: Source, entry: Report | None, folder: Path) -> bool:
     """Return whether a file was fetched, is there and is still the one that its server publishes."""
-    if entry is None or not safe_join(folder, entry.get("unpacked", source.path)).exists():
+    if entry is None or "sha256" not in entry or not safe_join(folder, entry.get("unpacked", source.path)).exists():
         return False
     published = source.sha256 or source.git_oid
+    if not published:
+        return bool(entry["url"] == source.url)
     return bool(entry.get("published", published) == published)
 
 
@@ -201,11 +208,11 @@ def mirrored(mirror: str, url: str) -> str:
     return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}{query}"
 
 
-def _fetch(source: Source, folder: Path, client: Client) -> Report:
+def _fetch(source: Source, mirror: str, folder: Path, client: Client) -> Report:
     """Fetch a file, unpack it if it is an archive, and return its entry in fetched.json."""
     path = safe_join(folder, source.path)
     checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
-    size = client.fetch(Download(url=source.url, path=path, **checksums))
+    size = client.fetch(Download(url=mirrored(mirror, source.url), path=path, **checksums))
     entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
     checksum = source.sha256 or source.git_oid
     if checksum:

@@ -87,12 +87,24 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     contact = f"; {config.contact}" if config.contact else ""
     client = Client(user_agent=f"worldclip/{versions()['worldclip']} (dumps for word lists{contact})", pause=pause)
     downloads, failures = plan(client, folder, run, config)
+    _refuse_other_views(folder / "pageviews", downloads)
     todo = [download for download in downloads if not download.path.exists()]
     say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
     fetched = _fetch_all(client, todo, failures)
     if failures:
         raise StageFailed("fetch metadata", failures, RETRY)
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
+
+
+def _refuse_other_views(folder: Path, downloads: Sequence[Download]) -> None:
+    """Raise UserError for page views of another fetch: the stage metadata adds up all that are there."""
+    planned = {download.path for download in downloads if download.path.parent == folder}
+    others = sorted(path.name for path in folder.glob("*.gz") if path not in planned)
+    if planned and others:
+        raise UserError(
+            f"{folder} holds {len(others):,} files of another date or other hours ({others[0]}, ...), whose views "
+            "would count too; move them away, or give --date, --pageview-days and --pageview-hours as before"
+        )
 
 
 def _fetch_all(client: Client, todo: Sequence[Download], failures: dict[str, str]) -> list[int]:

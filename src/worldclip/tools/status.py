@@ -13,22 +13,19 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import skipped_shards
 from worldclip.contracts.summary import Step, account
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
-from worldclip.core.changes import changed_inputs, name_changes
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report, Run
 from worldclip.core.preflight import problems_of
 from worldclip.core.settings import SECTIONS
 from worldclip.curate import require_current
-from worldclip.pool.config import PoolConfig
-from worldclip.pool.stage import indexed_shards, reason_to_run, skipped_lines
+from worldclip.pool.stage import older_lists, reason_to_run, skipped_lines
 from worldclip.report import table
 from worldclip.report.numbers import short
 from worldclip.report.train import read_log
 
 STAGES = tuple(section for section in SECTIONS if section != "languages")
 """The stages in order: each has a section of its name in the recipe."""
-LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
 
 
 def status(run: Path | None = None) -> Report:
@@ -77,33 +74,10 @@ def _changes_of_pool(run_dir: Path) -> Report:
     if any(reasons):
         changes["state"] = "out of date"
         problems.append(f"{run_dir / 'pool'} is out of date: {reasons[0]}; run first: worldclip run {run_dir}")
-    problems += problems_of(_refuse_older_lists, run_dir)
+    problems += older_lists(Run.open(run_dir))
     if problems:
         changes["problems"] = problems
     return changes
-
-
-def _refuse_older_lists(run_dir: Path) -> None:
-    """Raise UserError that names the lists of `pool check` and `pool dedup` that were made from other shards."""
-    run = Run.open(run_dir)
-    config = run.section(PoolConfig)
-    lists = [("pool.valid_keys", config.valid_keys)] if config.valid_keys else []
-    lists += [("pool.deny_keys", path) for path in config.deny_keys]
-    problems = []
-    for setting, path in lists:
-        manifest = read_manifest(Path(path).parent) or {}
-        tool = manifest.get("job")
-        if tool not in LISTING_TOOLS:
-            continue
-        shards = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
-        changes = changed_inputs(manifest["inputs"]["shards"], shards)
-        if changes:
-            problems.append(
-                f"{setting} {path!r} was made from other shards than the pool has now: {name_changes(changes)}; "
-                f"rerun: worldclip pool {tool} {run_dir} --out {Path(path).parent}"
-            )
-    if problems:
-        raise UserError(problems)
 
 
 def _next_command(run_dir: Path, rows: Sequence[Report]) -> str | None:

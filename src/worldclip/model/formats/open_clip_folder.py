@@ -17,7 +17,7 @@ from worldclip.model import preprocess, published, sample_inputs, tensor_names, 
 from worldclip.model.clip import build_config, check_tokenizer, model_config, pick_device
 from worldclip.model.config import Architecture
 from worldclip.model.formats import other_clips
-from worldclip.model.formats.huggingface_folder import build, has_tokenizer, read_tokenizer
+from worldclip.model.formats.huggingface_folder import TOKENIZER_FILES, build, has_tokenizer, read_tokenizer
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 
@@ -35,6 +35,7 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
 )
+FILES_NEXT_TO_WEIGHTS = (CONFIG_FILE, *TOKENIZER_FILES, "special_tokens_map.json")
 
 # open_clip's defaults for keys that a configuration leaves out (model.py: CLIPVisionCfg, CLIPTextCfg)
 _VISION_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}

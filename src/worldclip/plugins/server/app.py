@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -313,7 +314,11 @@ class _Api:
         async with self._decoding:
             content, media_type = await run_in_threadpool(self._read_picture, row, px)
         request.state.held.enter_context(self._budget.take(len(content)))
-        return Response(content, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
+        # A row may be another picture where the folder was embedded again: browsers ask each time.
+        headers = {"Cache-Control": "private, no-cache", "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
 
     def _read_picture(self, row: int, px: str | None) -> tuple[bytes, str]:
         content = self._service.picture(row)
