@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import worldclip
+from miniature import write_files
 from pools import check_pool as run
 from pools import encode, pair, photograph, removals, structs, write_table
 from stages import QUIET
@@ -232,6 +233,13 @@ def test_embedding_hashes_replace_perceptual_hashes(
     weights.write_bytes(b"constant")
     run(pool, **config)
     assert valid_keys(pool) == ["sub/a_large"], "other weights hash all images again"
+
+
+def test_a_model_that_cannot_be_loaded_is_named_before_any_shard(pool: Path) -> None:
+    write_files(pool / "model", {"config.json": '{"model_type": "clip"}', "model.safetensors": "cut off"})
+    with pytest.raises(UserError, match="does not load as a model in the layout huggingface"):
+        run(pool, embedding_model=str(pool / "model"))
+    assert not list((pool / "out" / "images").glob("*"))
 
 
 def test_embedding_hashes_are_the_signs_of_projections() -> None:

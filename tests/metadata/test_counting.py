@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import shutil
 import tempfile
 from collections import Counter
 from decimal import Decimal
@@ -114,6 +115,15 @@ def test_namespaces_come_from_siteinfo_or_dump(where: str, tmp_path: Path) -> No
         run_dir = tmp_path / sources[0]
         build(recipe("sw", dumps=str(tmp_path / "dumps"), title_rule=rule, sources=sources), run_dir)
         assert words(run_dir, "sw", "title") == articles
+
+
+def test_indexes_and_partial_downloads_next_to_a_dump_are_not_read(tmp_path: Path) -> None:
+    folder = write_dump(tmp_path / "dumps/sw/sw-pages-articles.xml.bz2", ["neno"]).parent
+    for name in ("sw-pages-articles-multistream-index.txt.bz2", "sw-2.xml.bz2.part", ".sw-3.xml.bz2"):
+        shutil.copy(folder / "sw-pages-articles.xml.bz2", folder / name)
+    build(recipe("sw", dumps=str(tmp_path / "dumps"), sources=["unigram"]), tmp_path / "run")
+    counted = killed.modified(tmp_path / "run/metadata", "ngrams/**/*.counts")
+    assert [path.stem for path in counted] == ["sw-pages-articles.xml.bz2"]
 
 
 def test_changed_cap_or_new_language_recounts_nothing(tmp_path: Path) -> None:

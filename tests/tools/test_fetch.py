@@ -265,8 +265,10 @@ def test_files_of_recipe_are_downloaded_once_two_in_parallel(wikimedia, tmp_path
     assert agent.startswith("worldclip/")
     assert "a@b.c" in agent
     assert max(wikimedia.at_once) <= 2
+    (tmp_path / DUMP_FILE).unlink()
+    assert run(wikimedia, tmp_path) == {"files": 1, "bytes": len(DUMP), "there_already": 3}
     assert run(wikimedia, tmp_path) == {"files": 0, "bytes": 0, "there_already": 4}
-    assert wikimedia.count(ARTICLES) == 1
+    assert wikimedia.count(ARTICLES) == 2
 
 
 def test_page_views_of_another_fetch_are_refused_before_any_download(wikimedia, tmp_path):
