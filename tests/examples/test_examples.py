@@ -22,12 +22,15 @@ from transformers import MetaClip2Model
 
 import worldclip
 from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of, write_embedded_world
+from killed import contents
+from miniature import write_files
 from pages import REPOSITORY, blocks, commands
 from plain_recipe import make_recipe, make_shards, run_stages, write_pool
 from toy import ToyWorld, draw_shape, write_tar
 from worldclip import curate
 from worldclip.cli import main
 from worldclip.core.errors import UserError
+from worldclip.evaluate.datasets import names as of_names
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import load_tokenizer, train_tokenizer
@@ -270,6 +273,45 @@ def test_semdedup_compares_images_of_a_small_pool(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out, "--clusters", 1000)
     assert "--clusters 1000: there are 600 images" in capsys.readouterr().err
+
+
+def test_a_folder_of_classes_becomes_a_pool_whose_noise_no_entry_matches(tmp_path, monkeypatch):
+    names = {"ball": {"en": "ball", "de": "Kugel", "sw": "mpira"}, "star": {"en": "star", "de": "Stern"}}
+    rows = [f"{label},{lang},{name}" for label, of_class in names.items() for lang, name in of_class.items()]
+    write_files(
+        tmp_path, {"names.csv": "\n".join(["class,lang,name", *rows]), "templates.json": '{"en": ["a {}  here"]}'}
+    )
+    for split in ("train", "val"):
+        for number in range(8):
+            for label in names:
+                path = tmp_path / split / label / "images" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(number))
+    script = EXAMPLES / "photographs" / "build.py"
+    options = ["--templates", str(tmp_path / "templates.json"), "--test", str(tmp_path / "val"), "--captions", "20"]
+    for out in ("pool_a", "pool_b"):
+        paths = [str(tmp_path / name) for name in ("train", "names.csv", out)]
+        monkeypatch.setattr(sys, "argv", [str(script), *paths, *options])
+        runpy.run_path(str(script), run_name="__main__")
+    assert contents(tmp_path / "pool_a") == contents(tmp_path / "pool_b")
+    truth = pq.read_table(tmp_path / "pool_a/truth.parquet").to_pylist()
+    assert len(truth) == 16 * 20
+    assert {row["lang"] for row in truth if row["class"] == "star"} == {"en", "de", ""}
+    recipe = tmp_path / "recipe.toml"
+    text = (
+        (EXAMPLES / "photographs" / "photographs.toml")
+        .read_text()
+        .replace("data/photographs", str(tmp_path / "pool_a"))
+    )
+    recipe.write_text(text)
+    run = tmp_path / "run"
+    assert main(["run", str(recipe), "--out", str(run), "--until", "curate"]) == 0
+    kept = {(row["key"], row["text_idx"]) for row in curate.read_curated(run, "00000.tar").to_pylist()}
+    kind_of = {(row["key"], row["text_idx"]): row["kind"] for row in truth}
+    assert {kind_of[pair] for pair in kept} == {"name"}
+    dataset = of_names.load("photos", tmp_path / "pool_a/test")
+    assert dataset.languages == ("en", "de", "sw")
+    assert dataset.tasks("de")[0].class_names == [["Kugel"], ["Stern"]]
 
 
 def test_slurm_evaluates_only_whole_checkpoints(tmp_path):
