@@ -158,6 +158,7 @@ def run_stages(
         return context
     check_run_folder(run_dir, stage_names())
     _refuse_keys_above(context, names[0])
+    _refuse_outdated_above(context, names[0])
     _preflight(context)
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
@@ -208,6 +209,20 @@ def _refuse_keys_above(context: Run, first: str) -> None:
         if read_manifest(context.dir / stage) is not None:
             changes = changed_keys(older.deciding(stage), context.deciding(stage))
             problems += [f"{change}; {stage} is finished with it: give the key to worldclip run" for change in changes]
+    _refuse(problems)
+
+
+def _refuse_outdated_above(context: Run, first: str) -> None:
+    """Raise UserError for a finished stage above the `first` that is asked for, where one above it ran again since."""
+    from worldclip.contracts.records import outdated_stages
+
+    problems = []
+    for stage, reason in outdated_stages(context.dir, {}).items():
+        if stage_names().index(stage) < stage_names().index(first):
+            folder = context.dir / stage
+            problems.append(
+                f"{folder} is out of date: {reason}; run first: worldclip run {context.dir} --until {stage}"
+            )
     _refuse(problems)
 
 

@@ -63,15 +63,15 @@ def tar(name: str, content: str) -> Any:
 
 def test_changed_inputs_are_named_by_file_stage_and_version() -> None:
     old = {"match": "a" * 32, "shards": {"0.tar": tar("0.tar", "a"), "1.tar": tar("1.tar", "a")}, "sources": {"x": "1"},
-           "lists": [tar("a.txt", "a"), tar("b.txt", "a")], "gone": tar("old.npy", "a")}  # fmt: skip
+           "lists": [tar("a.txt", "a"), tar("b.txt", "a")], "model": tar("old.npy", "a")}  # fmt: skip
     new = {"match": "b" * 32, "shards": {"0.tar": tar("0.tar", "b"), "2.tar": tar("2.tar", "a")}, "sources": {"x": "2"},
-           "lists": [tar("a.txt", "a"), tar("b.txt", "b")], "gone": None}  # fmt: skip
+           "lists": [tar("a.txt", "a"), tar("b.txt", "b")], "model": None}  # fmt: skip
     assert changed_inputs(old, old) == []
     changes = changed_inputs(old, new)
     assert [str(change) for change in changes] == [
-        "match", "0.tar", "1.tar (gone)", "2.tar (new)", "x was 1, is 2", "b.txt", "old.npy (gone)"
+        "match", "0.tar", "1.tar (gone)", "2.tar (new)", "x was 1, is 2", "b.txt", "model (gone)"
     ]  # fmt: skip
-    assert [change.name for change in changes] == ["match", "0.tar", "1.tar", "2.tar", "x", "b.txt", "old.npy"]
+    assert [change.name for change in changes] == ["match", "0.tar", "1.tar", "2.tar", "x", "b.txt", "model"]
 
 
 def test_changed_inputs_of_one_path_are_told_apart() -> None:
@@ -82,7 +82,8 @@ def test_changed_inputs_of_one_path_are_told_apart() -> None:
     old = {"a/0.tar": a, "b/0.tar": b}
     assert changed(old, old | {"a/0.tar": c}) == ["a/0.tar"]
     assert changed(old, old | {"b/0.tar": c}) == ["b/0.tar"]
-    assert changed({"b/0.tar": b}, old) == ["0.tar (gone)", "a/0.tar (new)", "b/0.tar (new)"]
+    assert changed({"b/0.tar": b}, old) == ["a/0.tar (new)"]
+    assert changed({"a/0.tar": a}, {"renamed/0.tar": a}) == ["a/0.tar (gone)", "renamed/0.tar (new)"]
     assert changed([a, b], [c, b]) == ["shards 0"]
 
 

@@ -242,13 +242,17 @@ def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_se
     assert [arm.name for arm in find_arms([run, copy])] == ["run", "copy"]
 
 
-def test_arms_are_named_by_the_keys_in_which_they_differ_and_the_table_lists_them(tmp_path):
+def test_arms_are_named_by_the_keys_in_which_they_differ_and_the_table_lists_them(tmp_path, capsys):
     settings = {"a": 0.1, "b": 0.1, "c": 0.2}
     paths = [run_folder(tmp_path, name, seed, tail, WordModel()) for seed, (name, tail) in enumerate(settings.items())]
     comparison = compare(*paths)
     assert [arm.name for arm in comparison.arms] == ["balance.tail_fraction=0.1 (2 seeds)", "balance.tail_fraction=0.2"]
     text = comparison_text(comparison)
     assert "- balance.tail_fraction=0.1 (2 seeds): a, b\n" in text
+    assert "not the same pool" not in capsys.readouterr().err
+    write_manifest(tmp_path / "a/pool", config={}, inputs={"0.tar": 1}, counts={})
+    compare(*paths)
+    assert "warning: a, b have one recipe but not the same pool or lists" in capsys.readouterr().err
     assert "- balance.tail_fraction=0.2: c; balance.tail_fraction was 0.1, is 0.2\n" in text
     recipe = "balance.tail_fraction = 0.2\ntrain.lr = 0.1\n[train.model]\npreset = 'vit_b32'\n"
     (tmp_path / "c/recipe.toml").write_text(recipe)  # too much for a name

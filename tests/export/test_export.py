@@ -393,7 +393,7 @@ def test_a_recipe_that_did_not_train_the_checkpoint_is_not_exported_with_it(run_
     artifacts.write_text(run_dir / "recipe.toml", to_toml(changed))
     with pytest.raises(UserError, match=r"train.lr was 0.001, is 0.002; undo that, or export without the recipe"):
         export_model(run_dir, tmp_path / "out")
-    artifacts.write_manifest(run_dir / "curate", config={"changed": True}, inputs={}, counts={})
+    artifacts.write_manifest(run_dir / "curate", config={}, inputs={"balance": "anew"}, counts={})
     trained_by["inputs"] = {"curate": "the list before"}
     artifacts.write_json(run_dir / "train/config.json", {**trained_by, "schedule": schedule})
     with pytest.raises(UserError, match="was trained by: curate ran again; undo that"):

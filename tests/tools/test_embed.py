@@ -218,6 +218,12 @@ def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_
     embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
     assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["a"]
     assert contents(tmp_path / "mine") == before
+    assert len(open_embedded(tmp_path / "out")) == 1
+    write_files(tmp_path / "mine", {"r.toml": recipe.replace('"denied.txt"', '"denied.txt", "more.txt"')})
+    assert len(open_embedded(tmp_path / "out")) == 1, "a list that is not there yet tells nothing"
+    write_files(tmp_path / "mine", {"more.txt": "a\n"})
+    with pytest.raises(UserError, match=r"new or changed lists of keys: '.*more\.txt'; embed the pool again"):
+        open_embedded(tmp_path / "out")
 
 
 def test_a_pool_of_only_bad_pictures_is_refused(world, tmp_path):

@@ -70,7 +70,7 @@ def test_hub_repository_is_fetched_once_from_where_a_killed_call_ended(server, t
     assert fetch_dataset(server, "cars", tmp_path, with_train=True)["files"] == 2
 
 
-def test_files_that_the_server_replaced_are_fetched_again(server, tmp_path):
+def test_files_that_the_server_replaced_are_fetched_again_and_removed_ones_named(server, tmp_path, capsys):
     put_cars(server)
     fetch_dataset(server, "cars", tmp_path)
     tree = json.loads(server.files[TREE])
@@ -84,6 +84,10 @@ def test_files_that_the_server_replaced_are_fetched_again(server, tmp_path):
     server.files[TREE] = json.dumps(tree).encode()
     assert fetch_dataset(server, "cars", tmp_path)["files"] == 2
     assert (tmp_path / "cars/classnames.txt").read_bytes() == b"of another revision"
+    server.files[TREE] = json.dumps([item for item in tree if item["path"] != "test/nshards.txt"]).encode()
+    capsys.readouterr()
+    fetch_dataset(server, "cars", tmp_path)
+    assert "warning: cars: no longer published: test/nshards.txt; remove them" in capsys.readouterr().err
 
 
 def test_a_file_that_was_not_fetched_is_not_replaced(server, tmp_path):

@@ -23,6 +23,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
+from worldclip.contracts.records import outdated_stages
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, install_hint
 from worldclip.core.job import RunLock
@@ -407,6 +408,38 @@ def test_steps_of_an_older_pool_are_not_in_the_account(tmp_path):
     write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "f", "g", "h"]})
     run_stages(load_recipe(run), run, stages="pool")
     assert status(run)["account"][-1]["verb"] == "have a text"
+
+
+def test_a_stage_below_one_that_ran_again_is_out_of_date_for_all_its_readers(tmp_path, capsys):
+    write_table(tmp_path / "pool/0.parquet", SCORED)
+    run = scored_run(tmp_path, WHERE)
+    assert "out of date" not in {row["state"] for row in rows_of(run).values()}
+    write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "f", "g", "h"]})
+    run_stages(load_recipe(run), run, stages="pool")
+    outdated = {stage for stage, row in rows_of(run).items() if row["state"] == "out of date"}
+    assert outdated == {"match", "balance", "curate"}
+    with pytest.raises(UserError, match="curate is out of date: pool ran again; run first"):
+        curate.Curator(run)
+    assert main(["curate", str(run), "--seed", "1"]) == 2
+    assert (
+        f"{run}/match is out of date: pool ran again; run first: worldclip run {run} --until match"
+        in capsys.readouterr().err
+    )
+    run_stages(load_recipe(run), run)
+    assert "out of date" not in {row["state"] for row in rows_of(run).values()}
+
+
+def test_what_was_made_by_a_key_that_is_taken_out_or_below_an_unfinished_stage_is_outdated(tmp_path):
+    write_table(tmp_path / "pool/0.parquet", SCORED)
+    run = scored_run(tmp_path, WHERE, curate={"max_pairs": 2})
+    assert outdated_stages(run) == {}
+    recipe = (run / "recipe.toml").read_text()
+    assert "max_pairs = 2\n" in recipe
+    (run / "recipe.toml").write_text(recipe.replace("max_pairs = 2\n", ""))
+    assert list(outdated_stages(run)) == ["curate"]
+    (run / "recipe.toml").write_text(recipe)
+    (run / "balance/manifest.json").unlink()
+    assert outdated_stages(run) == {"curate": "balance is unfinished"}
 
 
 def test_status_names_shards_that_are_new_or_changed_and_older_lists(tmp_path, capsys):

@@ -119,7 +119,7 @@ class _Work:
             "shards": {shard.name: shard.fingerprint for shard in self.shards},
             "against": {name: digest([unit.fingerprint for unit in units]) for name, units in self.units.items()},
             "hash": self.hash_kind,
-            "decoder": decode.VERSION,
+            "decoder": decode.identity(),
             "key_lists": keys.digests(self.key_lists),
         }
 
@@ -175,7 +175,7 @@ def _scan(
     key: what decides the files, besides the hash.
     """
     done_dir = layout.done_dir(work.folder, part)
-    key = {**key, "hash": work.hash_kind, "decoder": decode.VERSION}
+    key = {**key, "hash": work.hash_kind, "decoder": decode.identity()}
     label = part.partition("/")[0]
     return add_counts(work.executor.map(scan, shards, label=label, done_dir=done_dir, key=key), COUNTS)
 

@@ -27,18 +27,23 @@ ReasonCounts: TypeAlias = dict[str, dict[str, int]]  # {language: {reason: numbe
 
 RECORDED = ("pool", "metadata", "match", "balance", "curate", "train")  # the config has keys as the recipe has them
 STAGES = (*RECORDED, "evaluate", "export")
+_OF_POOL_SOURCE = ("lid_model", "merge_labels", "min_lang_prob", "restrict_to_recipe_languages")
+# What stages add to the keys that decide them.
+NO_KEYS = {"matchers", "icu", "train.num_streams", *(f"pool.{name}" for name in _OF_POOL_SOURCE)}
 
 
 def outdated_stages(run_dir: Path, recipe: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return {stage: why} of those that the recipe, or what the stages above have now, did not make, in their order.
 
-    recipe: default RUN/recipe.toml.  An unfinished stage tells nothing, but for train, whose config.json has config and
-    inputs of its checkpoints.  What follows train is about these checkpoints.
+    recipe: default RUN/recipe.toml; {} compares no keys, only what the stages have of each other.  An unfinished stage
+    is not named, but what was made of it before is outdated.  Of train, config.json has config and inputs of its
+    checkpoints, and what follows train is about these.
     """
     if recipe is None:
         recipe = read_toml(run_dir) if layout.recipe(run_dir).is_file() else {}
     digests: dict[str, tuple[str | None, ...]] = {}
     outdated: dict[str, str] = {}
+    unfinished: dict[str, str] = {}
     for stage in STAGES:
         manifest = read_manifest(layout.stage_dir(run_dir, stage))
         record = manifest
@@ -46,18 +51,20 @@ def outdated_stages(run_dir: Path, recipe: Mapping[str, Any] | None = None) -> d
         if stage == "train" and path.exists():
             record = read_json(path)
         if record is None:
+            if layout.stage_dir(run_dir, stage).is_dir():
+                unfinished[stage] = f"{stage} is unfinished"
             continue
         inputs = record.get("inputs", {})
-        for name in outdated:
+        for name, reason in {**outdated, **unfinished}.items():
             if name in inputs or name == "train":
-                outdated[stage] = outdated[name]
+                outdated[stage] = reason
                 break
         for name, present in digests.items():
             if name in inputs and inputs[name] not in present:
                 outdated.setdefault(stage, f"{name} ran again")
-        if stage in RECORDED:
+        if stage in RECORDED and recipe:
             for change in changed_keys(record.get("config", {}), recipe):
-                if change.old is not None and change.new is not None:  # others are defaults, or decide nothing
+                if change.old is not None and change.name not in NO_KEYS:  # a key that is new to it may decide nothing
                     outdated.setdefault(stage, str(change))
         if manifest is not None:
             digests[stage] = (manifest["digest"], manifest.get("list"))

@@ -77,14 +77,14 @@ def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
 def _parts(record: Any, name: str) -> dict[str, Any] | None:
     """Return the inputs in a record by their names; None for one input: a fingerprint, a digest, a version.
 
-    A file's name is its path, unless two of them have the same one: pools under several roots, lists in two folders.
+    A file of a list is named by its path, unless two have the same one: lists of entries in two folders.
     """
     if record is None:
         return {}
     if isinstance(record, list) and not any(isinstance(item, list) for item in record):  # nested: groups of files
         inputs = {name if len(record) == 1 else f"{name} {i}": item for i, item in enumerate(record)}
     elif isinstance(record, Mapping) and _FINGERPRINT_KEYS.isdisjoint(record):
-        inputs = {str(key): value for key, value in record.items()}
+        return {str(key): value for key, value in record.items()}
     else:
         return None
     by_path = {_path_of(value, key): value for key, value in inputs.items()}

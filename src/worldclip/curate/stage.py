@@ -57,12 +57,13 @@ def curate(run: Run) -> None:
 def require_current(run: Run) -> str:
     """Return the digest of the curated list, for its readers.
 
-    Raises UserError where curate is unfinished or would run again, as after a pair was added to a deny list.
+    Raises UserError where curate is unfinished or would run again, as after a pair was added to a deny list or after a
+    stage above it ran again.
     """
     manifest = artifacts.require_manifest(run.dir, "curate")
     sections = {"pool": run.section(PoolConfig), "curate": run.section(CurateConfig)}  # a run on disk has raw tables
     job = replace(run, sections=sections).job("curate", _inputs)
-    reason = job.reason_to_run()
+    reason = job.reason_to_run() or outdated_stages(run.dir, {}).get("curate")
     if reason is None:
         return str(manifest["digest"])
     changed = keys.changed_lists(pool.key_lists(run), manifest["inputs"]["key_lists"])

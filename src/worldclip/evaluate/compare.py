@@ -17,8 +17,9 @@ import numpy as np
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import outdated_stages, results_of
-from worldclip.core.artifacts import digest
+from worldclip.core.artifacts import digest, read_manifest
 from worldclip.core.changes import Change, changed_keys
+from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path
@@ -122,9 +123,18 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     arms = []
     for name, runs, of_arm in zip(arm_names, groups.values(), changes, strict=True):
         seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+        if len({_made_from(paths[run]) for run in runs}) > 1:
+            listed = ", ".join(names[run] for run in runs)
+            say("compare", f"warning: {listed} have one recipe but not the same pool or lists; they count as seeds")
         own = [folders[run] for run in runs]
         arms.append(Arm(name=f"{name}{seeds}", folders=own, runs=[names[run] for run in runs], changes=of_arm))
     return arms
+
+
+def _made_from(run_dir: Path) -> tuple[object, ...]:
+    """Return the digests of a run's pool and of its lists."""
+    manifests = [read_manifest(layout.stage_dir(run_dir, stage)) for stage in ("pool", "metadata")]
+    return tuple(None if manifest is None else manifest["digest"] for manifest in manifests)
 
 
 def _names_by_keys(changes: Sequence[Sequence[Change]]) -> list[str]:

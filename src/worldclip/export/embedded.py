@@ -27,8 +27,10 @@ from worldclip.core.job import Report
 from worldclip.core.keys import digest_of
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.model import sample_inputs
+from worldclip.pool.config import PoolConfig
 from worldclip.pool.hub import without_revision
 from worldclip.pool.read import is_table, read_member
+from worldclip.pool.stage import open_pool
 
 if TYPE_CHECKING:
     from worldclip.model.inference import Clip
@@ -245,18 +247,25 @@ def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Seque
 
 
 def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
-    """Raise UserError where a list of keys has changed since the pool was embedded: a key may have been taken down.
+    """Raise UserError where a list of keys is new or has changed since the pool was embedded: a key may be taken down.
 
-    A list that is not on this machine tells nothing.
+    A list or a recipe that is not on this machine tells nothing.
     """
-    recorded = zip(manifest.get("key_lists", []), manifest["inputs"].get("key_lists", []), strict=False)
-    changed = [
-        f"{record['setting']} {path!r}"
-        for path, record in recorded
-        if os.path.isfile(path) and digest_of(path) != record["digest"]
-    ]
+    digests = [record["digest"] for record in manifest["inputs"].get("key_lists", [])]
+    paths = manifest.get("key_lists", [])
+    changed = [path for path, recorded in zip(paths, digests, strict=False) if _is_changed(path, recorded)]
+    recipe = Path(manifest.get("recipe", os.devnull))
+    if recipe.suffix == ".toml" or layout.is_run(recipe):
+        config = open_pool(recipe).section(PoolConfig)
+        lists = [path for path in (config.valid_keys, *config.deny_keys) if path is not None]
+        changed += [path for path in lists if os.path.abspath(path) not in paths and os.path.isfile(path)]
     if changed:
-        raise UserError(f"{folder} is out of date: changed: {', '.join(changed)}; embed the pool again")
+        named = ", ".join(map(repr, changed))
+        raise UserError(f"{folder} is out of date: new or changed lists of keys: {named}; embed the pool again")
+
+
+def _is_changed(path: str, recorded: str) -> bool:
+    return os.path.isfile(path) and digest_of(path) != recorded
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:

@@ -320,6 +320,11 @@ def known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in load_pillow().OPEN)
 
 
+def identity() -> list[object]:
+    """Return what decides which images decode, and to which pixels: a package may add a format later."""
+    return [VERSION, *known_formats()]
+
+
 @functools.cache
 def jpeg_decoder() -> Callable[..., np.ndarray] | None:
     """Return simplejpeg's decoder, None where it is not installed."""

@@ -117,7 +117,7 @@ def embed(
             key_lists=() if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir)),
             has_vectors=vectors_in_table,
         )
-        return _run_job(run, embedding, units, model_id, executor)
+        return _run_job(run, embedding, units, model_id, executor, Path(pool))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +195,7 @@ def _run_job(
     units: Mapping[Of, Sequence[Shard]],
     model_id: Mapping[str, Any],
     executor: Executor | None,
+    opened_from: Path,
 ) -> Report:
     """Embed the shards unless that is done; return the report."""
     folder = embedding.folder
@@ -203,7 +204,7 @@ def _run_job(
     if embedding.has_vectors:
         config["vectors_in_table"] = True
     if "images" in units:
-        config |= {"decoder": decode.VERSION, "source": pool.location}
+        config |= {"decoder": decode.identity(), "source": pool.location}
     inputs: dict[str, Any] = {"key_lists": keys.digests(embedding.key_lists)}
     for kind, shards in units.items():
         inputs[kind] = {shard.name: shard.fingerprint for shard in shards}
@@ -215,6 +216,8 @@ def _run_job(
         say("embed", f"starts ({reason})")
     lists = [os.path.abspath(item.path) for item in embedding.key_lists]  # in the order of inputs.key_lists
     manifest = {"source": pool.location, "places": _places(pool, embedding.run_dir), "key_lists": lists}
+    if opened_from.suffix == ".toml" or layout.is_run(opened_from):
+        manifest["recipe"] = os.path.abspath(opened_from)  # whose lists of keys may become more
     try:
         return job.run_once(lambda: _embed(embedding, config, units, executor, manifest))
     finally:

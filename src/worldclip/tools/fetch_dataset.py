@@ -88,6 +88,10 @@ def fetch_dataset(
     except (Broken, UnsafeName) as error:
         raise StageFailed("fetch dataset", {name: str(error)}, RETRY) from error
     record: Report = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    published = {source.path for source in sources}
+    vanished = [path for path in record if path not in published and not path.startswith("train/")]
+    if vanished:
+        say("fetch", f"warning: {name}: no longer published: {', '.join(vanished)}; remove them, or they are evaluated")
     counts = {"files": 0, "bytes": 0, "there_already": 0}
     failures: dict[str, str] = {}
     for source in sources:

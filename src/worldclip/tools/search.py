@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.core.command import Command, Flags
+from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
@@ -157,6 +158,8 @@ def load_model(embedded: Embedded, model: str | Path | None, device: str, precis
         hint = [f"{embedded.folder} was embedded with it; if it moved, give its path as --model"] if is_moved else []
         raise UserError([*error.problems, *hint]) from error
     check_model(embedded, clip, str(model or record["source"]), "give that one as --model")
+    if model is None and model_load.find(record["source"], options["precision"]).digest() != record["digest"]:
+        say("search", f"files of {record['source']} changed since it embedded {embedded.folder}; embed the pool again")
     return clip
 
 

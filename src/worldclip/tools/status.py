@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import skipped_shards
+from worldclip.contracts.records import outdated_stages, skipped_shards
 from worldclip.contracts.summary import Step, account
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
 from worldclip.core.command import Command
@@ -44,9 +44,13 @@ def status(run: Path | None = None) -> Report:
     if not layout.is_run(run):
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     rows = [stage_status(run, stage) for stage in STAGES]
+    outdated = outdated_stages(run, {})
     for row in rows:
         if row["state"] != "finished":
             continue
+        if row["stage"] in outdated:
+            problem = f"{run / row['stage']} is out of date: {outdated[row['stage']]}; run first: worldclip run {run}"
+            row |= {"state": "out of date", "problems": [problem]}
         if row["stage"] == "pool":
             row |= _changes_of_pool(run)
         if row["stage"] == "curate":
