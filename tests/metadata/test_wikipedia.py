@@ -174,6 +174,14 @@ def test_namespaces_without_number_are_skipped(tmp_path: Path):
 UNWANTED = wikitext.prefix_hashes(["File", "Image", "Category", "Media", "Файл", "Категория", "de", "zh-min-nan"])
 
 
+@pytest.mark.parametrize(
+    ("listed", "written"), [("файл", "Файл"), ("Файл", "файл"), ("файл", "ФАЙЛ"), ("user talk", "User_talk")]
+)
+def test_prefixes_of_links_are_known_in_the_cases_that_people_write(listed: str, written: str) -> None:
+    unwanted = wikitext.prefix_hashes([listed])
+    assert wikitext.strip(pa.array([f"a[[{written}:x.jpg]]b"], pa.large_string()), unwanted).to_pylist() == ["ab"]
+
+
 def strip(*texts: str) -> list[str]:
     return wikitext.strip(pa.array(texts, pa.large_string()), UNWANTED).to_pylist()
 

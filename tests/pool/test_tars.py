@@ -49,6 +49,11 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         {},
         [("0", 0, "one", "kept"), ("0", 0, None, "duplicate"), ("0", 1, None, "duplicate")],
     ),
+    "the first .json of a sample counts": (
+        [("0.json", b'{"texts": "one"}'), ("0.jpg", PNG), ("0.json", b'{"texts": "two"}'), *sample("1", "fine")],
+        {},
+        [("0", 0, "one", "kept"), ("0", 0, None, "duplicate"), ("1", 0, "fine", "kept")],
+    ),
     "a .txt counts before a .json": (
         [("0.json", b'{"texts": ["of", "the", "record"]}'), ("0.txt", b"of a file"), ("1.json", b'{"texts": "two"}')],
         {},

@@ -164,6 +164,12 @@ def test_texts_are_embedded_again_with_another_tokenizer_at_the_same_path(world,
     assert second == embedded(tmp_path / "anew") != first
 
 
+def test_a_folder_of_images_alone_has_no_captions(world, tmp_path):
+    embed(world / "model", world / "photos", tmp_path / "out", executor=QUIET)
+    embedded = open_embedded(tmp_path / "out")
+    assert embedded.captions(embedded.rows(np.array([0, 1]))) == {}
+
+
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
     report = embed(world / "model", world / "photos", tmp_path, executor=QUIET)
     assert [bad["key"] for bad in report["images"]["bad"]] == ["bad.jpg"]

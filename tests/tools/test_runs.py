@@ -274,6 +274,13 @@ def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
         assert not os.path.samefile(tmp_path / "b" / name, toy_run / name)
 
 
+def test_nothing_is_linked_into_a_folder_of_something_else(toy_run, tmp_path):
+    write_files(tmp_path / "b", {"match/notes.txt": "mine"})
+    with pytest.raises(UserError, match="is no run and holds a folder 'match'"):
+        run_recipe(str(toy_run), tmp_path / "b", from_run=toy_run, executor=QUIET)
+    assert contents(tmp_path / "b") == {"match/notes.txt": b"mine"}
+
+
 def test_only_the_first_rank_links_the_stages(toy_run, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     run_recipe(str(toy_run), tmp_path / "b", from_run=toy_run, until="curate", executor=QUIET)
