@@ -203,6 +203,8 @@ def test_examples_say_why_they_were_kept_or_dropped_and_sets_what_they_are(html)
     text = "".join(Page(html).text)
     assert "سیب قرمز (3,000): keep probability 0.250, coin 0.500" in text
     assert "its language is excluded" in text
+    headings = re.findall("<h3>([^<]*)</h3>", html[html.index('id="examples"') :])
+    assert headings[:2] == ["Kept", "Sampled out"]
     assert "label xx, probability 0.30" in text
     assert '<bdi dir="auto" lang="fa">سیب قرمز 1</bdi>' in html
     assert html.count("<dt>emoji_tone</dt><dd>Made &lt;up&gt;: 250 pictures.</dd>") == 1
