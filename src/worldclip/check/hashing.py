@@ -112,10 +112,15 @@ def grey_square(image: Image) -> np.ndarray:
     levels_YX = scale_16_bit(image)  # first: put on white they would be clipped
     if levels_YX is None:
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = _on_white(image)
+            pillow: Any = require("PIL.Image", extra="pool")
+            image = image.convert("RGBA")
+            white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
+            image = pillow.alpha_composite(white, image)
         elif image.mode == "P":
             image = image.convert("RGB")
-        levels_YX = np.asarray(image if image.mode == "L" else image.convert("L"))
+        if image.mode != "L":
+            image = image.convert("L")
+        levels_YX = np.asarray(image)
     # Scaling to a square treats both axes alike, so turning the small square gives the same result as turning the
     # image, and is cheaper.
     return upright(shrink(levels_YX), orientation)
@@ -157,14 +162,6 @@ def _shrink_rows(grey_YX, first, weights, shift):
             for x in range(len(sums)):
                 sums[x] = np.int32(sums[x] + np.int32(row[x] * weight))
     return sums_YX >> np.int32(shift)
-
-
-def _on_white(image: Image) -> Image:
-    pillow: Any = require("PIL.Image", extra="pool")
-    image = image.convert("RGBA")
-    white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
-    flat: Image = pillow.alpha_composite(white, image)
-    return flat
 
 
 # --- which hash -------------------------------------------------------------------------------------------------------

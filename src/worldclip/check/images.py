@@ -101,12 +101,15 @@ def source_units(source: Path) -> list[Shard]:
     source: a folder of them, or one.  The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns],
     ...]}.  Raises UserError for a source without images.
     """
-    root = source if source.is_dir() else source.parent
-    candidates = source.rglob("*") if source.is_dir() else [source]
+    root = source.parent
+    candidates: Iterable[Path] = [source]
+    if source.is_dir():
+        root = source
+        candidates = source.rglob("*")
     paths = sorted(path for path in candidates if path.is_file() and not path.name.startswith("."))
     archives = [path for path in paths if path.suffix == ".tar" or _is_table_of_images(path)]
     units = [Shard.of_file(path.relative_to(root).as_posix(), str(path)) for path in archives]
-    files, others = image_files(sorted({*paths} - {*archives}))
+    files, other_files = image_files(sorted({*paths} - {*archives}))
     for start in range(0, len(files), FILES_AT_ONCE):
         stamps = []
         for path in files[start : start + FILES_AT_ONCE]:
@@ -119,14 +122,14 @@ def source_units(source: Path) -> list[Shard]:
             f"{source} holds no tar and no image ({', '.join(SUFFIXES)}), and has no column of images; unpack "
             "compressed tars first"
         )
-    if others:
-        _say_left_out(source, others)
+    if other_files:
+        _say_left_out(source, other_files)
     return units
 
 
 @functools.cache  # a folder is listed several times
-def _say_left_out(source: Path, others: str) -> None:
-    say("images", f"{source}: left out {others}")
+def _say_left_out(source: Path, other_files: str) -> None:
+    say("images", f"{source}: left out {other_files}")
 
 
 def _is_table_of_images(path: Path) -> bool:

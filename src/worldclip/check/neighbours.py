@@ -38,6 +38,8 @@ _BIT_WORTH = 0.9
 
 def choose_num_equal(num_hashes: int, radius: int) -> int:
     """Return the number of bands by which to sort, the one that takes the least time."""
+    if radius == 0:
+        return 1
 
     def cost_ns(num_equal: int) -> float:
         num_bands = radius + num_equal
@@ -45,7 +47,7 @@ def choose_num_equal(num_hashes: int, radius: int) -> int:
         compared = num_hashes**2 / 2 / 2**bits
         return math.comb(num_bands, num_equal) * (num_hashes * _SORT_NS + compared * _COMPARE_NS)
 
-    return min(range(1, 7), key=cost_ns) if radius else 1
+    return min(range(1, 7), key=cost_ns)
 
 
 def near_pairs(values: np.ndarray, radius: int, num_equal: int | None = None) -> Iterator[Block]:
@@ -71,7 +73,8 @@ def _scan_blocks(
     moved: np.ndarray, mask: np.uint64, radius: int, bands: np.ndarray, chosen: np.ndarray
 ) -> Iterator[Block]:
     """Yield the near pairs that a choice of bands reports, as positions in `moved`: values sorted by `mask`'s bits."""
-    first, second = np.empty(PAIRS_AT_ONCE, np.int64), np.empty(PAIRS_AT_ONCE, np.int64)
+    first = np.empty(PAIRS_AT_ONCE, np.int64)
+    second = np.empty(PAIRS_AT_ONCE, np.int64)
     distance = np.empty(PAIRS_AT_ONCE, np.uint8)
     start = (0, 1)
     while start[0] < len(moved):

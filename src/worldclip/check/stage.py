@@ -35,7 +35,7 @@ from worldclip.model import decode
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.stage import check_place
+from worldclip.pool.listing import check_place
 
 MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their texts is worth a warning
 
@@ -110,14 +110,19 @@ class _Work:
     @property
     def hash_kind(self) -> str:
         """Return the kind of hash: `phash`, or `embedding` and the model's digest."""
-        return "phash" if self.model is None else f"embedding {self.model.digest}"
+        if self.model is None:
+            return "phash"
+        return f"embedding {self.model.digest}"
 
     @property
     def inputs(self) -> Record:
         """Fingerprints of all that is read."""
+        against = {}
+        for name, units in self.units.items():
+            against[name] = digest([unit.fingerprint for unit in units])
         return {
             "shards": {shard.name: shard.fingerprint for shard in self.shards},
-            "against": {name: digest([unit.fingerprint for unit in units]) for name, units in self.units.items()},
+            "against": against,
             "hash": self.hash_kind,
             "decoder": decode.VERSION,
             "key_lists": keys.digests(self.key_lists),
@@ -128,19 +133,19 @@ def _read_pool(
     run: Run, folder: Path, config: CheckConfig, evaluate: EvaluateConfig, part: slice | None, executor: Executor
 ) -> _Work:
     """Read the pool if that is not done, and find the other inputs.  Raises UserError for a pool without images."""
-    own, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
-    if shards and not pools.holds_images(own.dir, shards):
+    pool_run, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
+    if shards and not pools.holds_images(pool_run.dir, shards):
         raise UserError(f"{shards[0].name}: the pool holds no images, which pool check compares; download them first")
     return _Work(
-        run_dir=own.dir,
-        pool=own.section(PoolConfig),
+        run_dir=pool_run.dir,
+        pool=pool_run.section(PoolConfig),
         key_lists=[item for item in pools.key_lists(run) if folder not in Path(item.path).parents],
         config=config,
         evaluate=evaluate,
         folder=folder,
         shards=shards,
         executor=executor,
-        units=units_of_sets(config, evaluate, own.dir),
+        units=units_of_sets(config, evaluate, pool_run.dir),
         model=hashing.find_model(config),
     )
 
