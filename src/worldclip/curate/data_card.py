@@ -24,7 +24,9 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     """Return the card: sources, settings, what was kept, digests to verify it by.  report: curate's."""
     manifests = {stage: artifacts.require_manifest(run_dir, stage) for stage in _STAGES}
     thresholds = artifacts.read_json(layout.thresholds(run_dir))
-    unit = "samples, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
+    unit = "image-text pairs"
+    if report["text_policy"] == "one":
+        unit = "samples, with one text drawn for each"
     total = report["total"]
     recipe = shorten_paths(read_toml(run_dir))  # the card is published: no folder of this machine
     parts = [
@@ -91,7 +93,8 @@ def _languages(report: Mapping[str, Any], thresholds: Mapping[str, Any]) -> str:
 def _digests(run_dir: Path, manifests: Mapping[str, Mapping[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
     lines = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
-    if (path := layout.kept_keys(run_dir)).exists():
+    path = layout.kept_keys(run_dir)
+    if path.exists():
         with open(path, "rb") as file:
             lines.append(f"- {path.name}, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
     return "\n".join([f"Versions: {versions}. Digests of the format, config and inputs of each stage:", "", *lines])

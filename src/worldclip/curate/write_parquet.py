@@ -53,8 +53,8 @@ def _write_shard(shard: Shard, *, run_dir: Path) -> Report:
                 num_written = 0
                 for group, group_rows in rows_by_group(file.metadata, rows):  # one in memory: it may hold images
                     table = file.read_row_group(group, names).take(pa.array(group_rows))
-                    kept = texts.slice(num_written, len(group_rows))
-                    writer.write_table(pa.Table.from_arrays([*table.columns, *kept.columns], schema=schema))
+                    group_texts = texts.slice(num_written, len(group_rows))
+                    writer.write_table(pa.Table.from_arrays([*table.columns, *group_texts.columns], schema=schema))
                     num_written += len(group_rows)
 
     artifacts.write_artifact(layout.curated_tables(run_dir) / shard.name, write)

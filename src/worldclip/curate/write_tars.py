@@ -133,7 +133,11 @@ def _other_fields(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[Js
     if not text_fields or "txt" in text_fields:
         text_fields |= set(DEFAULT_PLACES)
     records = read_rows(shard, config, rows)
-    return [{name: value for name, value in record.items() if name not in text_fields} for record in records]
+    other_fields = []
+    for record in records:
+        fields = {name: value for name, value in record.items() if name not in text_fields}
+        other_fields.append(fields)
+    return other_fields
 
 
 def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json], fields: Json) -> None:
