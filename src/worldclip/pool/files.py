@@ -45,7 +45,9 @@ def check_own(folder: Path, job: str, entries: Sequence[str]) -> None:
     require_local(folder, "--out")
     if layout.is_run(folder):
         raise UserError(f"--out {str(folder)!r} is a run, whose files would be removed; choose an empty directory")
-    names = sorted({path.name for path in folder.iterdir()} - {".lock"}) if folder.is_dir() else []
+    names: list[str] = []
+    if folder.is_dir():
+        names = sorted({path.name for path in folder.iterdir()} - {".lock"})
     manifest = read_manifest(folder)
     problem = None
     if names and not job_files.lock(folder).exists():
@@ -54,9 +56,10 @@ def check_own(folder: Path, job: str, entries: Sequence[str]) -> None:
         problem = f"was written by {manifest['job']}, not by {job}"
     elif manifest is None:
         patterns = (*entries, *_ENTRIES_OF_ALL)
-        foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
-        if foreign:
-            problem = f"holds {foreign[0]!r}, which {job} does not write"
+        for name in names:
+            if not any(fnmatchcase(name, pattern) for pattern in patterns):
+                problem = f"holds {name!r}, which {job} does not write"
+                break
     if problem is not None:
         raise UserError(f"--out {str(folder)!r} {problem}; choose an empty directory")
 
@@ -77,8 +80,11 @@ def check_source(job: Job, source: str) -> None:
 
 def _fingerprints(inputs: Record) -> set[str]:
     """Return a digest of each file in groups of inputs, {group: {name: fingerprint}}."""
-    groups = [group for group in inputs.values() if isinstance(group, Mapping)]
-    return {digest([name, record]) for group in groups for name, record in group.items() if isinstance(record, dict)}
+    fingerprints = set()
+    for group in inputs.values():
+        if isinstance(group, Mapping):
+            fingerprints |= {digest([name, record]) for name, record in group.items() if isinstance(record, dict)}
+    return fingerprints
 
 
 def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
@@ -164,7 +170,9 @@ def gather(
 def read_bytes(path: str) -> bytes:
     """Return the whole file.  Raises BadShard if it cannot be read."""
     with _saying_refusals():
-        return read_whole(path) if is_remote(path) else read_regular(path)
+        if is_remote(path):
+            return read_whole(path)
+        return read_regular(path)
 
 
 @contextmanager

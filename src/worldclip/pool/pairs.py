@@ -19,10 +19,12 @@ from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import POOL_IMAGES
 from worldclip.contracts.summary import OF_POOL
 from worldclip.core.arrow import one_array
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns, missing_column
+from worldclip.pool.listing import shards_by_place
 from worldclip.pool.texts import BLANKS, NO_PLACE, PoolTexts, decode, find_duplicates, readable, replace_where
 
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
@@ -144,6 +146,37 @@ def _missing_fields(shard_pairs: ShardPairs, config: PoolConfig, *, needs_texts:
     return missing
 
 
+def refuse_wrong_columns(shards: Sequence[Shard], config: PoolConfig, *, needs_texts: bool = True) -> None:
+    """Raise UserError for a column that no shard of a place has: the recipe is wrong.  If some have it, others are bad.
+
+    Stops at the first shard of a place that has it, so it reads one shard per place of a right recipe.
+    """
+    problems: list[str] = []
+    for options, of_place in shards_by_place(shards, config):
+        wrong = _wrong_columns(of_place, options, needs_texts=needs_texts)
+        if len(config.places) > 1:
+            wrong = [f"{options.path}: {problem}" for problem in wrong]
+        problems += wrong
+    if problems:
+        raise UserError(problems)
+
+
+def _wrong_columns(shards: Sequence[Shard], options: PoolConfig, *, needs_texts: bool) -> Sequence[str]:
+    problems: Sequence[str] = ()
+    for shard in shards:
+        try:
+            settled = read_shard(shard, options, needs_texts=needs_texts)
+        except WrongColumns as error:
+            problems = problems or error.problems
+        except BadShard:  # reported when the stage reads the shard
+            continue
+        else:
+            if settled.counts["rows"] and not settled.missing:
+                return ()
+            problems = problems or settled.missing
+    return problems
+
+
 # --- pool.where -------------------------------------------------------------------------------------------------------
 
 
@@ -201,8 +234,10 @@ def _compare(values: pa.Array | pa.ChunkedArray, comparison: str, operand: Any) 
         pc.equal(values, pa.scalar(item))  # a cast to the values' type would take 1 for "1"
     if pa.types.is_floating(listed.type):
         values = values.cast(pa.float64())
-    is_in = pc.is_in(values, value_set=listed.cast(values.type))
-    return pc.and_(pc.invert(is_in) if comparison == "not in" else is_in, pc.is_valid(values))
+    is_met = pc.is_in(values, value_set=listed.cast(values.type))
+    if comparison == "not in":
+        is_met = pc.invert(is_met)
+    return pc.and_(is_met, pc.is_valid(values))
 
 
 # --- keys, texts, images ----------------------------------------------------------------------------------------------
@@ -305,11 +340,15 @@ def _sort_by_pair(places: Sequence[Values], is_chosen: np.ndarray, has_key: np.n
     parts = []
     for values in (*places, nulls):
         num_texts = len(values.pair)
-        problem = pa.nulls(num_texts, pa.string()) if values.problem is None else values.problem
+        problem = values.problem
+        if problem is None:
+            problem = pa.nulls(num_texts, pa.string())
         place = np.full(num_texts, values.place, np.int16)
         part = pa.table({"pair": values.pair, "place": place, "value": values.value, "problem": problem})
         is_taken = has_key[values.pair] | (values is nulls)
-        parts.append(part if is_taken.all() else part.filter(pa.array(is_taken)))
+        if not is_taken.all():
+            part = part.filter(pa.array(is_taken))
+        parts.append(part)
     filled = [part for part in parts if len(part)] or parts[:1]
     texts = pa.concat_tables(filled)
     if len(filled) == 1:  # sorted already

@@ -51,7 +51,9 @@ def open_parquet(path: str, size: int | None = None) -> Iterator[pq.ParquetFile]
     """
     with open_file(path, reads_ahead=False, size=size) as file, _saying_damage():
         is_fixed = is_pinned(path) or not is_remote(path)  # a remote file has no stamp that says it changed
-        footer = read_footer(path, stamp_of(path)) if is_fixed else None
+        footer = None
+        if is_fixed:
+            footer = read_footer(path, stamp_of(path))
         table = pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
         if footer is None:
             check_parquet(file, file.seek(0, io.SEEK_END), table.metadata)
@@ -179,13 +181,13 @@ class RowGroups:
                 for group, group_rows in rows_by_group(footer, rows):
                     key = (path, stamp, column, group)
                     with self._lock:
-                        kept = self._groups.get(key)
-                        if kept is not None:
+                        image_of_row = self._groups.get(key)
+                        if image_of_row is not None:
                             self._groups.move_to_end(key)
-                    if kept is None:
+                    if image_of_row is None:
                         file = file or opened.enter_context(open_parquet(path))
-                        kept = self._read_group(file, key, group_rows)
-                    images += [kept[row] for row in group_rows.tolist()]
+                        image_of_row = self._read_group(file, key, group_rows)
+                    images += [image_of_row[row] for row in group_rows.tolist()]
         except BadShard as error:
             return [error] * len(offsets)
         return images

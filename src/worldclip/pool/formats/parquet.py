@@ -33,7 +33,9 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
         table = file.read(columns=columns)
         if not columns:  # Arrow forgets the number of rows of a table without columns
             table = pa.table({"": pa.nulls(file.metadata.num_rows)})
-        images = None if image_column is None else find_images(file, image_column)
+        images = None
+        if image_column is not None:
+            images = find_images(file, image_column)
     return pairs_of_table(shard, table, names, config, images=images)
 
 

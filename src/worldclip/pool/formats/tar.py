@@ -76,9 +76,12 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
         "offset": members.starts[image],
         "size": members.sizes[image],
     }
+    fields = list(pairs.names)
+    if has_txt.any():
+        fields.insert(0, "txt")
     return dataclasses.replace(
         pairs,
-        names=[*(["txt"] if has_txt.any() else []), *pairs.names],
+        names=fields,
         texts=[*(samples.texts()._replace(place=place) for place in txt_places), *pairs.texts],
         images=pa.table(images),
         stems=samples.stems,
@@ -122,10 +125,13 @@ class Samples:
         """Return the .json of each sample, or of those in `rows`."""
         members = self.json if rows is None else self.json[rows]
         values, offsets = self.contents(members)
-        return [
-            None if member == NO_MEMBER else parse_record(values[start:end].tobytes())
-            for member, start, end in zip(members, offsets[:-1], offsets[1:], strict=True)
-        ]
+        records: list[Record] = []
+        for member, start, end in zip(members, offsets[:-1], offsets[1:], strict=True):
+            record: Record = None
+            if member != NO_MEMBER:
+                record = parse_record(values[start:end].tobytes())
+            records.append(record)
+        return records
 
     def texts(self) -> Values:
         """Return the .txt of each sample that has one, without a Python object per text."""
@@ -143,7 +149,8 @@ def read_samples(shard: Shard) -> Samples:
         raise file.cut(error.at) from error
     except ValueError as error:
         raise BadShard(str(error)) from error
-    names, name_offsets = members.names, members.name_offsets
+    names = members.names
+    name_offsets = members.name_offsets
     groups = np.empty((len(members.starts), 4), np.int64)
     stem_ends = np.empty(len(members.starts), np.int64)
     num_samples, num_ignored = _group(names, name_offsets, _IMAGE_CODES, _TXT, _JSON, groups, stem_ends)
@@ -168,7 +175,8 @@ def _suffix_code(suffix: str) -> int:
 _IMAGE_CODES = np.array([_suffix_code(suffix[1:]) for suffix in image_names.SUFFIXES], np.uint64)
 _TXT = np.uint64(_suffix_code("txt"))
 _JSON = np.uint64(_suffix_code("json"))
-_SLASH, _DOT = ord("/"), ord(".")
+_SLASH = ord("/")
+_DOT = ord(".")
 
 
 @compiled
