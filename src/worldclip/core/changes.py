@@ -28,11 +28,14 @@ class Change:
     def __str__(self) -> str:
         """Say the change in a few words: `balance.tail_fraction was 0.1, is 0.06`, `00000.tar (new)`."""
         if self.is_value:
-            is_denied_less = self.name == "pool.deny_keys" and not set(self.old or ()) <= set(self.new or ())
-            more = "; keys of the lists that this drops are allowed again" if is_denied_less else ""
-            return f"{self.name} was {_short(self.old)}, is {_short(self.new)}{more}"
-        if self.old is None or self.new is None:
-            return f"{self.name} ({'new' if self.old is None else 'gone'})"
+            text = f"{self.name} was {_short(self.old)}, is {_short(self.new)}"
+            if self.name == "pool.deny_keys" and not set(self.old or ()) <= set(self.new or ()):
+                text += "; keys of the lists that this drops are allowed again"
+            return text
+        if self.old is None:
+            return f"{self.name} (new)"
+        if self.new is None:
+            return f"{self.name} (gone)"
         return self.name
 
 
@@ -53,7 +56,9 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:
         for key in dict.fromkeys([*old, *new]):
             changes += changed_keys(old.get(key), new.get(key), f"{prefix}.{key}".removeprefix("."))
         return changes
-    return [] if digest(old) == digest(new) else [Change(prefix, old, new)]
+    if digest(old) == digest(new):
+        return []
+    return [Change(prefix, old, new)]
 
 
 def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
@@ -82,7 +87,9 @@ def _parts(record: Any, name: str) -> dict[str, Any] | None:
     if record is None:
         return {}
     if isinstance(record, list) and not any(isinstance(item, list) for item in record):  # nested: groups of files
-        inputs = {name if len(record) == 1 else f"{name} {i}": item for i, item in enumerate(record)}
+        inputs = {f"{name} {i}": item for i, item in enumerate(record)}
+        if len(record) == 1:
+            inputs = {name: record[0]}
     elif isinstance(record, Mapping) and _FINGERPRINT_KEYS.isdisjoint(record):
         inputs = {str(key): value for key, value in record.items()}
     else:

@@ -25,7 +25,9 @@ class UserError(ValueError):
     """A mistake of the user: all problems at once, each with key, value, meaning and remedy.  Exit code 2."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = [redact(text) for text in ([problems] if isinstance(problems, str) else problems)]
+        if isinstance(problems, str):
+            problems = [problems]
+        self.problems = [redact(text) for text in problems]
         super().__init__("\n".join(self.problems))
 
 
@@ -55,7 +57,9 @@ class StageFailed(RuntimeError):
     """
 
     def __init__(self, stage: str, failures: dict[str, str], remedy: str, broken: frozenset[str] = frozenset()) -> None:
-        self.stage, self.remedy, self.broken = stage, remedy, broken
+        self.stage = stage
+        self.remedy = remedy
+        self.broken = broken
         self.failures = {redact(shard): redact(reason) for shard, reason in failures.items()}
         super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *_lines(self.failures), remedy]))
 
@@ -122,8 +126,9 @@ def checkout() -> Path | None:
     """Return the folder of the checkout that this package lies in; None for a package that pip copied."""
     folder = Path(__file__).resolve().parents[3]
     project = folder / "pyproject.toml"
-    is_ours = project.is_file() and 'name = "worldclip"' in project.read_text(encoding="utf-8").splitlines()
-    return folder if is_ours else None
+    if project.is_file() and 'name = "worldclip"' in project.read_text(encoding="utf-8").splitlines():
+        return folder
+    return None
 
 
 def install_hint(extra: str) -> str:

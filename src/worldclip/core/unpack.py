@@ -18,10 +18,13 @@ MAX_RATIO = 1000  # texts of every language have a ratio of 3 to 30
 FREE_BYTES = 2**24  # any file may unpack to so many: a short file can repeat itself
 # Limit for what the rows of a shard, a list, a table, or a record take in memory; MEMORY_RATIO: of larger files, as a
 # multiple of their size.
-MAX_MEMORY_BYTES, MEMORY_RATIO = 2**30, 500
+MAX_MEMORY_BYTES = 2**30
+MEMORY_RATIO = 500
 # Upper bounds from measurements: a character of a string takes up to 4 bytes and exists twice for a moment; "[]," is a
 # list of 56 bytes and a reference; "\n" is a row with its record, key and complaint.
-MEMORY_PER_BYTE, MEMORY_PER_VALUE, MEMORY_PER_ROW = 8, 80, 500
+MEMORY_PER_BYTE = 8
+MEMORY_PER_VALUE = 80
+MEMORY_PER_ROW = 500
 _SEPARATORS = b",[{:\t"
 MAX_LINE_BYTES = 2**26  # a line or an element; the longest page of a Wikipedia has 2 MiB
 
@@ -106,18 +109,19 @@ class _Chunks(io.RawIOBase):
     """Chunks as a file that is read once."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, b""
+        self._chunks = chunks
+        self._tail = b""  # of a chunk, not read yet
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: object) -> int:
         target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        if not self._rest:
-            self._rest = next(self._chunks, b"")
-        taken = self._rest[: len(target)]
+        if not self._tail:
+            self._tail = next(self._chunks, b"")
+        taken = self._tail[: len(target)]
         target[: len(taken)] = taken
-        self._rest = self._rest[len(taken) :]
+        self._tail = self._tail[len(taken) :]
         return len(taken)
 
 

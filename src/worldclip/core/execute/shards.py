@@ -118,7 +118,9 @@ def mark_done(shard: Shard, report: Report, done_dir: Path, key: Any) -> None:
 def raise_file_limit() -> None:
     """Let this process open OPEN_FILES files, as far as the system allows: a mapped matcher per language stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    wanted = OPEN_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
