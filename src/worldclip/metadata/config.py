@@ -72,7 +72,9 @@ class WikipediaRules:
     def share(self, fraction: float, total: int) -> int:
         """Return the share of a number of candidates, of the fraction as it is written: 0.07 of 100 are 7."""
         exact = Fraction(str(fraction)) * total
-        return math.floor(exact) if self.share_rounding == "down" else math.ceil(exact)
+        if self.share_rounding == "down":
+            return math.floor(exact)
+        return math.ceil(exact)
 
 
 RULES = {
@@ -134,10 +136,16 @@ class MetadataConfig(Config):
     def own_problems(self) -> Problems:
         """Yield invalid overrides, missing files, unknown languages, and files of sources that are not used."""
         for key, value in self.overrides.items():
-            if text := value_problem(WikipediaRules, key, value):
+            text = value_problem(WikipediaRules, key, value)
+            if text:
                 yield f"overrides.{key}", text
         yield from self._wordnet_problems()
-        yield from self._list_problems()
+        if not isinstance(self.lists, str):
+            for lang, file in self.lists.items():
+                if not _may_be_file(file):
+                    yield f"lists.{lang}", "no such file; set a file, or an address"
+        elif "://" not in self.lists and not os.path.isdir(self.lists):
+            yield "lists", "no such folder; set the folder metadata of a run, or lists.CODE = FILE"
         for wiki, pattern in self.wikipedia.items():
             if not glob.glob(pattern):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
@@ -154,15 +162,6 @@ class MetadataConfig(Config):
             for name in (names,) if isinstance(names, str) else names:
                 if not (is_lexicon(name) or _may_be_file(name)):
                     yield f"wordnets.{lang}", f'no such file "{name}"; {remedy}'
-
-    def _list_problems(self) -> Problems:
-        if isinstance(self.lists, str):
-            if "://" not in self.lists and not os.path.isdir(self.lists):
-                yield "lists", "no such folder; set the folder metadata of a run, or lists.CODE = FILE"
-            return
-        for lang, file in self.lists.items():
-            if not _may_be_file(file):
-                yield f"lists.{lang}", "no such file; set a file, or an address"
 
     def problems_with(self, languages: Languages) -> Problems:
         """Yield files of languages and Wikipedias that [languages] does not know."""

@@ -161,7 +161,9 @@ def iter_lines(file: str) -> Iterator[str]:
         lines = unpack.as_file(unpack.unpack(io.BytesIO(data), file, len(data)))
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8").rstrip("\r\n")
-            yield text.removeprefix("\ufeff") if number == 1 else text
+            if number == 1:
+                text = text.removeprefix("\ufeff")
+            yield text
     except UnicodeDecodeError as error:
         raise BadShard(f"{file}, line {number}: not UTF-8 ({error.reason})") from error
     except BadShard as error:

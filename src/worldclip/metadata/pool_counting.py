@@ -76,7 +76,8 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
     shards = pool.indexed_shards(run)
-    match, section = run.section(MatchConfig), run.section(LanguagesConfig)
+    match = run.section(MatchConfig)
+    section = run.section(LanguagesConfig)
     rules = LanguageRules(
         languages=tuple(codes),
         lid_model=section.lid_model,
@@ -136,6 +137,7 @@ def merge_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, scrat
     of_lang: list[runs.Run] = []
     for name in shard_names:
         counts_path, places_path = runs.run_files(folder / POOL, name)
-        if found := read_json(places_path).get(lang):
-            of_lang += [runs.Run(counts_path, *place) for place in found["runs"]]
+        places = read_json(places_path)
+        if lang in places:
+            of_lang += [runs.Run(counts_path, *place) for place in places[lang]["runs"]]
     return runs.merge(of_lang, scratch)

@@ -90,8 +90,10 @@ def build_entries(inputs: Inputs) -> EntryList:
 
 def name_all(langs: Sequence[str]) -> str:
     """Return the codes as text, the first MAX_NAMED of many."""
-    more = len(langs) - MAX_NAMED
-    return ", ".join(langs[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    names = ", ".join(langs[:MAX_NAMED])
+    if len(langs) > MAX_NAMED:
+        names += f" and {len(langs) - MAX_NAMED} more"
+    return names
 
 
 # --- the plan of a run ------------------------------------------------------------------------------------------------
@@ -150,12 +152,15 @@ class Work:
 
 def plan_work(run: Run) -> Work:
     """Find the lists and sources.  Raises UserError for missing files, and sources that leave languages out."""
-    config, section = run.section(MetadataConfig), run.section(LanguagesConfig)
-    codes, lists = run_codes(run), find_lists(config)
+    config = run.section(MetadataConfig)
+    section = run.section(LanguagesConfig)
+    codes = run_codes(run)
+    lists = find_lists(config)
     built = [code for code in codes if code not in lists]
     files = find_dumps(config, built, label_scheme(section.lid_model, codes), section.table)
     work = Work(config=config, codes=codes, files=files, lists=lists, languages=section.table)
-    if problems := [*_unread_problems(work), *_wordless_problems(work)]:
+    problems = [*_unread_problems(work), *_wordless_problems(work)]
+    if problems:
         raise UserError(problems)
     return work
 
@@ -174,7 +179,11 @@ def _unread_problems(work: Work) -> Iterator[str]:
 def _wordless_problems(work: Work) -> Iterator[str]:
     """Yield a problem if languages have no source of words, unless numbers are the only source."""
     sources = used_sources(work.config).values()
-    missing = [of_lang.lang for of_lang in work.built_inputs() if not any(source.reads(of_lang) for source in sources)]
+    missing = []
+    for of_lang in work.built_inputs():
+        has_words = any(source.reads(of_lang) for source in sources)
+        if not has_words:
+            missing.append(of_lang.lang)
     if missing and set(work.config.sources) != {"number"}:
         lang = missing[0]
         yield (
@@ -198,11 +207,13 @@ def run_codes(run: Run) -> tuple[str, ...]:
 
     Raises UserError for a folder with a list of an unknown language, unless the recipe says which languages are meant.
     """
-    config, metadata = run.section(LanguagesConfig), run.section(MetadataConfig)
+    config = run.section(LanguagesConfig)
+    metadata = run.section(MetadataConfig)
     codes = set(config.run_codes)
     if isinstance(metadata.lists, str) and not config.codes:
         codes = {*find_lists(metadata), *config.add}
-        if unknown := sorted(codes - set(config.table.by_code())):
+        unknown = sorted(codes - set(config.table.by_code()))
+        if unknown:
             raise UserError(
                 f"metadata.lists = {metadata.lists!r}: has lists of unknown languages {', '.join(unknown)}; add them"
                 f" ([languages.add.{unknown[0]}], as the recipe of that run does), or set languages.codes"

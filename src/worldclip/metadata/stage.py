@@ -47,7 +47,8 @@ from worldclip.metadata.source import Work, build_entries, name_all, plan_work, 
 from worldclip.metadata.sources.wikipedia import describe_views
 
 STAGE = "metadata"
-ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over those that are matched
+ENTRIES = "entries"  # the map over lists
+MATCHERS = "matchers"  # the map over lists that are matched
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 
 
@@ -79,8 +80,9 @@ def _config(run: Run) -> Record:
 
 def _segmenter(config: MetadataConfig) -> Record:
     """Return the version of what finds words, if a source counts them."""
-    counts_words = not {"unigram", "bigram", POOL}.isdisjoint(config.sources)
-    return {"icu": segment.icu_version()} if counts_words else {}
+    if {"unigram", "bigram", POOL}.isdisjoint(config.sources):
+        return {}
+    return {"icu": segment.icu_version()}
 
 
 def _inputs(run: Run) -> Record:
@@ -162,10 +164,10 @@ def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]
     """
     table = pa.concat_tables([read_table(path, METADATA) for path in paths]).unify_dictionaries()
     is_first = KeyTable(table["entry"]).find(table["entry"]) == np.arange(len(table))
-    kept = table.filter(pa.array(is_first))
-    entry_ids = pa.array(np.arange(len(kept), dtype=np.int32))
-    write_table(merged, kept.set_column(0, "entry_id", entry_ids), METADATA)
-    num_kept = count_sources(kept)
+    union = table.filter(pa.array(is_first))
+    entry_ids = pa.array(np.arange(len(union), dtype=np.int32))
+    write_table(merged, union.set_column(0, "entry_id", entry_ids), METADATA)
+    num_kept = count_sources(union)
     return {source: {"in": number, "kept": num_kept.get(source, 0)} for source, number in count_sources(table).items()}
 
 
@@ -197,7 +199,8 @@ def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
     """Return the list of a language from its sources, with the counts of its Wikipedias and of the pool."""
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as name:
-        scratch, rules = Path(name), work.config.wikipedia_rules
+        scratch = Path(name)
+        rules = work.config.wikipedia_rules
         counts = merge_counts(lang, work.files, rules, work.languages, folder, scratch / NGRAMS)
         inputs = replace(work.inputs(lang), counts=counts)
         if work.pool is not None:

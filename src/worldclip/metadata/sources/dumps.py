@@ -28,7 +28,10 @@ from worldclip.metadata.sources import wikitext
 
 # Numbers of namespaces that are the same on every wiki (https://www.mediawiki.org/wiki/Manual:Namespace), and their
 # English names, which work on every wiki in addition to the local ones.
-ARTICLES, MEDIA, FILE, CATEGORY = 0, -2, 6, 14
+ARTICLES = 0
+MEDIA = -2
+FILE = 6
+CATEGORY = 14
 ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
 
 BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
@@ -53,7 +56,10 @@ def read_texts(path: Path) -> Iterator[pa.LargeStringArray]:
 
 
 def _in_pieces(texts: Iterable[str]) -> pa.LargeStringArray:
-    return pa.array([piece for text in texts for piece in _pieces(text)], pa.large_string())
+    pieces: list[str] = []
+    for text in texts:
+        pieces += _pieces(text)
+    return pa.array(pieces, pa.large_string())
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -131,7 +137,8 @@ class _Pages(ElementTree.TreeBuilder):
         """Return the texts gathered so far, their wikitext stripped, and forget them."""
         unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
         texts = wikitext.strip(pa.array(self.texts, pa.large_string()), unwanted)
-        self.texts, self.num_chars = [], 0
+        self.texts = []
+        self.num_chars = 0
         return _in_pieces(texts.to_pylist())
 
 
@@ -155,7 +162,9 @@ def _parse(path: Path) -> Iterator[_Pages]:
     try:
         for chunk in iter_bytes(path):
             parser.feed(chunk)
-            num_bytes = num_bytes + len(chunk) if pages.num_pages == num_pages else 0
+            num_bytes += len(chunk)
+            if pages.num_pages > num_pages:
+                num_bytes = 0
             num_pages = pages.num_pages
             if num_bytes > MAX_PAGE_BYTES:
                 raise BadShard(f"{path}: a page is larger than in any dump; not read for safety")
@@ -184,10 +193,11 @@ def read_xml_namespaces(path: Path) -> dict[int, str]:
 
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
     """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
-    local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
-    wikis = [wiki for language in INSTALLED.all_languages() for wiki in language.wikipedia]
-    other_wikis = [wiki.replace("_", "-") for wiki in wikis]
-    return [*ENGLISH_PREFIXES, *local, *other_wikis]
+    prefixes = list(ENGLISH_PREFIXES)
+    prefixes += [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
+    for language in INSTALLED.all_languages():
+        prefixes += [wiki.replace("_", "-") for wiki in language.wikipedia]
+    return prefixes
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------
@@ -213,11 +223,14 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
 
 
 def _is_string(field: pa.Field) -> bool:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    kind = field.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _strings(column: pa.Array) -> list[str]:
     """Return the values of a string column; null is empty, and bytes that are not UTF-8 are replaced by U+FFFD."""
-    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return [(data or b"").decode("utf-8", "replace") for data in plain.cast(pa.large_binary()).to_pylist()]
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return [(data or b"").decode("utf-8", "replace") for data in column.cast(pa.large_binary()).to_pylist()]

@@ -59,7 +59,8 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
         if wiki not in min_line_views:
             wiki_of_domain[desktop + b".m"] = wiki
     dropped: Counter[str] = Counter(fields=0, views=0, title=0)
-    tables, num_lines = [], 0
+    tables = []
+    num_lines = 0
     for block in _iter_blocks(path):
         lines = _parse(block, dropped)
         num_lines += len(lines)
@@ -176,12 +177,15 @@ def merge_views(folders: Sequence[Path], wiki: str) -> Words:
     # A stack of sums over 2^k files, k falling, as in a binary counter: each title is copied log2(files) times.
     stack: list[tuple[int, Words]] = []
     for folder in folders:
-        level, views = 0, read_views(folder, wiki)
+        level = 0
+        views = read_views(folder, wiki)
         while stack and stack[-1][0] == level:
             views = merge_words([stack.pop()[1], views])[0]
             level += 1
         stack.append((level, views))
-    return merge_words(views for _, views in reversed(stack))[0] if stack else NO_WORDS
+    if not stack:
+        return NO_WORDS
+    return merge_words(views for _, views in reversed(stack))[0]
 
 
 def read_namespaces(path: Path) -> set[str]:
@@ -195,8 +199,10 @@ def read_namespaces(path: Path) -> set[str]:
         check_document(data, f"{path}:")
     try:
         query = json.loads(data)["query"]
-        namespaces = [namespace for key, namespace in query["namespaces"].items() if int(key) != 0]
-        names = {namespace.get(form, "") for namespace in namespaces for form in ("*", "name", "canonical")}
+        names: set[str] = set()
+        for key, namespace in query["namespaces"].items():
+            if int(key) != 0:
+                names |= {namespace.get(form, "") for form in ("*", "name", "canonical")}
         for alias in query.get("namespacealiases", []):
             if alias["id"]:
                 names.add(alias.get("*", alias.get("alias", "")))

@@ -40,7 +40,9 @@ def wordnets_of(inputs: Inputs) -> Sequence[str]:
     if inputs.lang in config.wordnets:
         named = config.wordnets[inputs.lang]
         return (named,) if isinstance(named, str) else named
-    return installed_lexicons(inputs.lang) if config.installed_wordnets else ()
+    if config.installed_wordnets:
+        return installed_lexicons(inputs.lang)
+    return ()
 
 
 def reads_wordnets(inputs: Inputs) -> list[Record]:
@@ -80,7 +82,9 @@ def read_wordnet(wordnet: str, lang: str, languages: Languages = INSTALLED) -> C
     for lemma in lemmas:
         is_empty = False
         entry = lemma.replace("_", " ").replace("+", "").strip()
-        yield lower(entry) if lang == "en" else entry, None
+        if lang == "en":
+            entry = lower(entry)
+        yield entry, None
     if is_empty:
         raise BadShard(f"{wordnet}: {if_empty}")
 
@@ -121,12 +125,16 @@ def our_code(tag: str, languages: Languages = INSTALLED) -> str | None:
 
 
 def _read_installed(name: str, lang: str, languages: Languages) -> Iterator[str]:
-    wn, lexicon = require("wn", extra="metadata"), _installed(name)
+    wn = require("wn", extra="metadata")
+    lexicon = _installed(name)
     _require_language(name, our_code(lexicon.language, languages), lexicon.label, lang)
     wordnet = wn.Wordnet(lexicon=name, expand="")
     if lang == "en":
-        return (lemma for synset in wordnet.synsets() for lemma in synset.lemmas()[:1])
-    return (word.lemma() for word in wordnet.words())
+        for synset in wordnet.synsets():
+            yield from synset.lemmas()[:1]
+    else:
+        for word in wordnet.words():
+            yield word.lemma()
 
 
 def installed_lexicons(lang: str) -> list[str]:

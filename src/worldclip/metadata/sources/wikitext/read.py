@@ -64,7 +64,7 @@ def prefix_hashes(prefixes: Iterable[str]) -> np.ndarray:
         name = prefix.replace("_", " ").strip()
         # The kernel lower-cases ASCII only, so other scripts are listed in the cases that people write.
         for form in (name, lower_any(name), upper(name), upper(name[:1]) + name[1:], lower_any(name[:1]) + name[1:]):
-            forms.add("".join(x.lower() if x.isascii() else x for x in form))
+            forms.add(form.encode().lower().decode())
     return np.array(sorted(_hash(form) for form in forms if form), np.uint64)
 
 
