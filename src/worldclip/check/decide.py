@@ -172,7 +172,7 @@ def remove_elsewhere(pairs: Pairs) -> int:
 def remove_duplicates(pairs: Pairs, config: CheckConfig) -> None:
     """Remove all but one pair of each group of duplicates.
 
-    Of each group the largest image stays, of equal ones that with the smallest key.
+    The largest image of each group stays; among equally large ones, that with the smallest key.
     """
     rows = pairs.valid_rows
     if not len(rows):
@@ -190,6 +190,7 @@ def remove_duplicates(pairs: Pairs, config: CheckConfig) -> None:
     members = np.flatnonzero(np.bincount(root, minlength=len(root))[root] > 1)
     if not len(members):
         return
+    # Rows 4, 7 and 9 are a group, 9 is the largest: order is [2, 0, 1], stays [2, 2, 2], copies [0, 1], removed [4, 7].
     keys = pairs.key.take(pa.array(rows[members]))
     groups = pa.table({"root": root[members], "pixels": pairs.pixels[rows[members]], "key": keys, "row": members})
     order = pc.sort_indices(

@@ -176,7 +176,7 @@ class EmbeddingModel(NamedTuple):
 
 
 def find_model(config: CheckConfig) -> EmbeddingModel | None:
-    """Return the embedding model, None where perceptual hashes are compared.  Raises UserError for no model."""
+    """Return the embedding model, None where perceptual hashes are compared.  Raises UserError if it is no model."""
     if config.embedding_model is None:
         return None
     require("torch", extra="train")
@@ -195,7 +195,7 @@ def scan_images(contents: Iterable[bytes], model: EmbeddingModel | None) -> Iter
         return
     remaining = iter(contents)
     while batch := list(itertools.islice(remaining, EMBEDDED_AT_ONCE)):
-        facts = [scan_image(content) for content in batch]
+        facts = list(map(scan_image, batch))
         rows = [row for row, fact in enumerate(facts) if fact.error is None]
         if rows:
             features_ND = load_model(model).encode_image([batch[row] for row in rows])

@@ -37,8 +37,8 @@ def write_report(
 ) -> None:
     """Write folder/report.html from the report and the files in the folder.
 
-    run_dir, shards: of the pool.  units: of each evaluation set.  The pictures are where these are now: pool and sets
-    may have moved since their images were hashed.
+    run_dir, shards: those of the pool.  units: those of each evaluation set.  The pictures are read where these are
+    now: pool and sets may have moved since their images were hashed.
     """
     counts = report["counts"]
     images = report["images"]

@@ -62,7 +62,14 @@ def check(
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     evaluate = run.section(EvaluateConfig)
     evaluate = replace(evaluate, data=config.data or evaluate.data, also=())
-    _refuse_mistakes(run, folder, config, evaluate)
+    check_own(folder, "check", ("pool", "images", "against", "valid_keys.parquet", "removed.parquet"))
+    problems = [*config.problems(), *problems_of_sets(config, evaluate)]
+    problems += missing_packages("pool check", ["PIL"], extra="pool")
+    if config.embedding_model is not None:
+        problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
+    if problems:
+        raise UserError(problems)
+    check_place(folder, pools.list_pool(run), run.section(PoolConfig))
     with RunLock(folder, is_shared=part is not None):
         work = _read_pool(run, folder, config, evaluate, part, executor or LocalExecutor())
         if part is not None:
@@ -73,18 +80,6 @@ def check(
         job = Job("check", folder, record, lambda: work.inputs)
         check_source(job, work.pool.location)
         return job.run_once(lambda: _check(work))
-
-
-def _refuse_mistakes(run: Run, folder: Path, config: CheckConfig, evaluate: EvaluateConfig) -> None:
-    """Raise UserError for mistakes in the config, before any work."""
-    check_own(folder, "check", ("pool", "images", "against", "valid_keys.parquet", "removed.parquet"))
-    problems = [*config.problems(), *problems_of_sets(config, evaluate)]
-    problems += missing_packages("pool check", ["PIL"], extra="pool")
-    if config.embedding_model is not None:
-        problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
-    if problems:
-        raise UserError(problems)
-    check_place(folder, pools.list_pool(run), run.section(PoolConfig))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +105,7 @@ class _Work:
     @property
     def hash_kind(self) -> str:
         """Return the kind of hash: `phash`, or `embedding` and the model's digest."""
-        if self.model is None:
-            return "phash"
-        return f"embedding {self.model.digest}"
+        return "phash" if self.model is None else f"embedding {self.model.digest}"
 
     @property
     def inputs(self) -> Record:
@@ -158,20 +151,6 @@ def _scan_pool(work: _Work) -> dict[str, int]:
     return _scan(work, "images", scan, work.shards, {"pool": work.pool.identity})
 
 
-def _scan_sets(work: _Work) -> dict[str, int]:
-    """Scan the images of the evaluation sets; return their number by set."""
-    num_images = {}
-    for name, units in work.units.items():
-        part = f"against/{name}"
-        options: Report = {"folder": work.folder / part, "model": work.model}
-        scan = functools.partial(scan_unit, **options)
-        if name not in work.config.against:
-            scan = functools.partial(scan_dataset, name=name, evaluate=work.evaluate, run_dir=work.run_dir, **options)
-        num_images[name] = _scan(work, part, scan, units, {})["images"]
-        _remove_stale_rows(work.folder, part, units)
-    return num_images
-
-
 def _scan(
     work: _Work, part: str, scan: Callable[[Shard], Report], shards: Sequence[Shard], key: Record
 ) -> dict[str, int]:
@@ -201,7 +180,15 @@ def _check(work: _Work) -> Result:
     skipped = skipped_shards(work.run_dir)
     images = _scan_pool(work)
     _remove_stale_rows(folder, "images", work.shards)
-    num_references = _scan_sets(work)
+    num_references = {}  # images of each evaluation set
+    for name, units in work.units.items():
+        part = f"against/{name}"
+        options: Report = {"folder": folder / part, "model": work.model}
+        scan = functools.partial(scan_unit, **options)
+        if name not in config.against:
+            scan = functools.partial(scan_dataset, name=name, evaluate=work.evaluate, run_dir=work.run_dir, **options)
+        num_references[name] = _scan(work, part, scan, units, {})["images"]
+        _remove_stale_rows(folder, part, units)
     pairs = decide.Pairs.read(folder / "images", work.shards)
     decide.remove_excluded(pairs, work.key_lists)
     if work.units:
@@ -217,7 +204,7 @@ def _check(work: _Work) -> Result:
     report: Report = {
         "counts": {"pairs_in": len(pairs.rule), "valid": num_valid, "removed": dict(sorted(removed.items()))},
         "images": images,
-        "against": num_references,  # images of each set
+        "against": num_references,
         "keys_in_several_shards": num_repeated_keys,
         "radius": config.radius,
         "skipped": skipped,
