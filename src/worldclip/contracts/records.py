@@ -36,9 +36,7 @@ def outdated_stages(run_dir: Path, recipe: Mapping[str, Any] | None = None) -> d
     inputs of its checkpoints.  What follows train is about these checkpoints.
     """
     if recipe is None:
-        recipe = {}
-        if layout.recipe(run_dir).is_file():
-            recipe = read_toml(run_dir)
+        recipe = read_toml(run_dir) if layout.recipe(run_dir).is_file() else {}
     digests: dict[str, tuple[str | None, ...]] = {}
     outdated: dict[str, str] = {}
     for stage in STAGES:

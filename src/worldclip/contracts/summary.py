@@ -75,7 +75,7 @@ def unit_of(text_policy: str) -> str:
 
 
 def pool_steps(report: Mapping[str, Any]) -> list[Step]:
-    """Return shards, rows and images of the pool.  report: of the stage pool."""
+    """Return shards, rows and images of the pool.  report: the report of the stage pool."""
     num_shards = report["shards"]
     num_skipped = len(report["skipped"])
     samples = report["samples"]
@@ -89,13 +89,13 @@ def pool_steps(report: Mapping[str, Any]) -> list[Step]:
 
 
 def texts_step(report: Mapping[str, Any]) -> Step:
-    """Return how many pairs of the pool have a text.  report: of the stage pool."""
+    """Return how many pairs of the pool have a text.  report: the report of the stage pool."""
     dropped = {WORDS[reason]: report[reason.label] for reason in OF_POOL}
     return _step("pairs", "have a text", report["texts"], report["pairs"], dropped)
 
 
 def match_step(report: Mapping[str, Any]) -> Step:
-    """Return what became of the pairs of the pool.  report: of match."""
+    """Return what became of the pairs of the pool.  report: the report of match."""
     words = dict(WORDS)
     labels = report.get("labels_without_language")
     if labels:
@@ -116,7 +116,7 @@ def dropped_by_match(report: Mapping[str, Any]) -> Mapping[Reason, int]:
 
 
 def curate_step(total: Mapping[str, Any], text_policy: str) -> Step:
-    """Return what became of all samples or pairs.  total: of curate's report."""
+    """Return what became of all samples or pairs.  total: the total of curate's report."""
     dropped = {WORDS[reason]: number for reason, number in dropped_by_curate(total).items()}
     return _step(unit_of(text_policy), "kept", total["pairs_out"], total["pairs_in"], dropped)
 
