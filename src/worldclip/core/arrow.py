@@ -77,9 +77,7 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         column = column.unify_dictionaries()
     elif pa.types.is_string(column.type) and column.nbytes >= 2**31:
         column = column.cast(pa.large_string())
-    if column.num_chunks == 0:
-        return pa.array([], column.type)
-    return pa.concat_arrays(column.chunks)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def narrow_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -72,7 +72,7 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
-    """Make a folder for the temporary files of one that writes `path`; it goes with the block, or with `sweep`."""
+    """Make a folder for temporary files while `path` is written; it goes with the block, or with `sweep`."""
     folder = path.with_name(f".{path.name}.parts.{platform.node()}.{os.getpid()}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -139,28 +139,22 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> N
 
     Without rows the file has a schema and no row group.
     """
+    encodings = {path: name for path, name in _ENCODINGS.items() if path.partition(".")[0] in schema.names}
+    repeated = []  # columns that get a dictionary, since their values repeat: of keys and texts it costs time and room
+    for field in schema:
+        is_repeated = pa.types.is_dictionary(field.type) or pa.types.is_integer(field.type)
+        if is_repeated and field.name not in encodings:
+            repeated.append(field.name)
 
     def write(aside: Path) -> None:
-        with pq.ParquetWriter(aside, schema, **_parquet_options(schema)) as writer:
+        with pq.ParquetWriter(
+            aside, schema, compression="zstd", use_dictionary=repeated, column_encoding=encodings
+        ) as writer:
             for table in tables:
                 if table.num_rows:  # other software cannot read a row group without rows: datasets, mlcroissant
                     writer.write_table(_with_schema(table, schema))
 
     write_artifact(path, write)
-
-
-def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """Return how pyarrow writes tables of a schema.
-
-    Only columns whose values repeat get a dictionary: of keys and texts it costs time and room.
-    """
-    encodings = {path: name for path, name in _ENCODINGS.items() if path.partition(".")[0] in schema.names}
-    repeated = [
-        field.name
-        for field in schema
-        if field.name not in encodings and (pa.types.is_dictionary(field.type) or pa.types.is_integer(field.type))
-    ]
-    return {"compression": "zstd", "use_dictionary": repeated, "column_encoding": encodings}
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -56,9 +56,7 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:
         for key in dict.fromkeys([*old, *new]):
             changes += changed_keys(old.get(key), new.get(key), f"{prefix}.{key}".removeprefix("."))
         return changes
-    if digest(old) == digest(new):
-        return []
-    return [Change(prefix, old, new)]
+    return [] if digest(old) == digest(new) else [Change(prefix, old, new)]
 
 
 def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
@@ -94,9 +92,8 @@ def _parts(record: Any, name: str) -> dict[str, Any] | None:
         inputs = {str(key): value for key, value in record.items()}
     else:
         return None
-    by_path = {_path_of(value, key): value for key, value in inputs.items()}
+    by_path = {}
+    for key, value in inputs.items():
+        path = value.get("path", key) if isinstance(value, Mapping) else key
+        by_path[str(path)] = value
     return by_path if len(by_path) == len(inputs) else inputs
-
-
-def _path_of(record: Any, name: str) -> str:
-    return str(record.get("path", name)) if isinstance(record, Mapping) else name

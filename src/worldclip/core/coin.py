@@ -15,17 +15,11 @@ from numba import njit
 from worldclip.core.arrow import Strings, string_buffers
 from worldclip.kernels.compiled import compiled, inlined
 
-# Streams: the decision that a number is drawn for.
-KEEP = 0
-TEXT_DRAW = 1
-CROP = 2
-ORDER = 3
+KEEP, TEXT_DRAW, CROP, ORDER = 0, 1, 2, 3  # streams: the decision that a number is drawn for
 
 # XXH64's primes: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
-_P1 = np.uint64(0x9E3779B185EBCA87)
-_P2 = np.uint64(0xC2B2AE3D27D4EB4F)
-_P3 = np.uint64(0x165667B19E3779F9)
-_P4 = np.uint64(0x85EBCA77C2B2AE63)
+_P1, _P2 = np.uint64(0x9E3779B185EBCA87), np.uint64(0xC2B2AE3D27D4EB4F)
+_P3, _P4 = np.uint64(0x165667B19E3779F9), np.uint64(0x85EBCA77C2B2AE63)
 _P5 = np.uint64(0x27D4EB2F165667C5)
 _MINUS_P1 = np.uint64(-0x9E3779B185EBCA87 % 2**64)
 _P1_PLUS_P2 = np.uint64((0x9E3779B185EBCA87 + 0xC2B2AE3D27D4EB4F) % 2**64)

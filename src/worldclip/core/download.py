@@ -27,8 +27,7 @@ RETRY = "run the same command: only what failed is downloaded again"
 MAX_TRIES = 6  # without a byte of progress
 MAX_WAIT_S = 600  # longest wait that a server may ask for; above it the call fails and a later one resumes
 MAX_COPIES = 2  # downloads of a file with a wrong checksum
-PARTIAL_CONTENT = 206
-RANGE_NOT_SATISFIABLE = 416
+PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
 

@@ -68,9 +68,7 @@ def _answer_of(error: BaseException) -> tuple[int, str] | None:
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 400)
         return status, str(response.get("Error", {}).get("Code") or status)
     number = getattr(response, "status_code", None)
-    if number is None:
-        return None
-    return int(number), str(number)
+    return None if number is None else (int(number), str(number))
 
 
 def _reason(error: BaseException, status: int, code: str) -> str:

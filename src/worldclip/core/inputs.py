@@ -54,7 +54,7 @@ def size_and_time(path: str) -> Stamp:
 def fingerprint_of(path: str, name: str) -> Json:
     """Return a file's fingerprint: `name`, size, and its hash (small local files), modification time or entity tag.
 
-    Of a file that cannot be read, the reason: only its shard fails then, when it is read.
+    A file that cannot be read has the reason instead: only its shard fails, when it is read.
     """
     try:
         if not is_remote(path):

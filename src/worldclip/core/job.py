@@ -99,7 +99,7 @@ class Job:
     def run(self, work: Callable[[], Result]) -> Report:
         """Do the work, remove stale files, write report.json, and the manifest last.  Raises StageFailed.
 
-        The manifest has the inputs from before the work: of one that changed meanwhile the next call works again.
+        The manifest has the inputs from before the work, so the next call works again if one changed meanwhile.
         """
         self.inputs  # noqa: B018  known before the work
         (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written

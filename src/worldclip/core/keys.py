@@ -76,7 +76,7 @@ def hex_strings(pairs: np.ndarray) -> pa.Array:
 
 def _read_text(path: Path) -> pa.Array:
     """Return the keys of a .txt, one per line.  Raises ValueError or OSError."""
-    lines = [line.strip() for line in read_regular(path).decode("utf-8-sig").split("\n")]
+    lines = map(str.strip, read_regular(path).decode("utf-8-sig").split("\n"))
     return pa.array(filter(None, lines), pa.large_string())
 
 
@@ -125,9 +125,7 @@ def _problem_with(path: Path) -> str | None:
     try:
         if path.suffix == ".npy":
             dtype = np.load(path, mmap_mode="r", allow_pickle=False).dtype
-            if dtype != HEX_PAIR:
-                return f"holds {dtype}"
-            return None
+            return None if dtype == HEX_PAIR else f"holds {dtype}"
         if path.suffix == ".txt":
             _read_text(path)
             return None
@@ -139,9 +137,7 @@ def _problem_with(path: Path) -> str | None:
     if schema.names.count("key") != 1:
         return f"has the columns {', '.join(schema.names)}"
     kind = schema.field("key").type
-    if kind not in (pa.string(), pa.large_string()):
-        return f"has keys of type {kind}"
-    return None
+    return None if kind in (pa.string(), pa.large_string()) else f"has keys of type {kind}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,9 +40,7 @@ def nearest_path(path: str) -> str:
     folder, name = os.path.split(path.rstrip("/"))
     names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     near = nearest(name, names)
-    if not near:
-        return ""
-    return f"did you mean {os.path.join(folder, near[0])}? "
+    return f"did you mean {os.path.join(folder, near[0])}? " if near else ""
 
 
 def require_local(path: str | Path, setting: str) -> Path:

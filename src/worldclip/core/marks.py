@@ -105,9 +105,7 @@ class NotEmpty:
 
     def violation(self, value: Any) -> str | None:
         """Return what a value must be, or None where it is not empty."""
-        if value:
-            return None
-        return f"must not be empty ({self.note})"
+        return None if value else f"must not be empty ({self.note})"
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ def check_parquet(
 ) -> None:
     """Raise BadShard if the columns of a Parquet file would take more memory than `unpack.max_memory` of its size.
 
-    source: path or open file.  size: of the file in bytes; of larger files only the footer is checked.  footer: where
-    it is read.  held_rows: rows in memory at once, None for all.  Raises ArrowException or OSError for a footer whose
-    columns Arrow cannot describe.
+    source: path or open file.  size: its bytes; of larger files only the footer is checked.  footer: the footer, if it
+    is read already.  held_rows: rows in memory at once, None for all.  Raises ArrowException or OSError for a footer
+    whose columns Arrow cannot describe.
     """
     footer = footer or pq.read_metadata(source)
     _check_columns(footer, size)

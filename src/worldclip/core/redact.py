@@ -14,9 +14,7 @@ from urllib.parse import unquote
 HIDDEN = "***"
 _SECRET_NAME = re.compile("key|token|secret|sig|auth|pass|jwt|bearer|credential", re.IGNORECASE)
 # Plain characters of an address, or encoded any number of times
-_COLON = "(?::|%(?:25)*3a)"
-_SLASH = "(?:/|%(?:25)*2f)"
-_AT = "(?:@|%(?:25)*40)"
+_COLON, _SLASH, _AT = "(?::|%(?:25)*3a)", "(?:/|%(?:25)*2f)", "(?:@|%(?:25)*40)"
 _SEPARATOR = "(?:[?&;#]|%(?:25)*(?:3f|26|3b|23))"
 _EQUALS = "(?:=|%(?:25)*3d)"
 _START = f"{_COLON}{_SLASH}{{2}}"
@@ -74,7 +72,7 @@ def redact_record(record: Any) -> Any:
             redacted[redact_record(name)] = HIDDEN if is_secret and value else redact_record(value)
         return redacted
     if isinstance(record, list):
-        return [redact_record(value) for value in record]
+        return list(map(redact_record, record))
     if isinstance(record, tuple):
         return tuple(map(redact_record, record))
     return record
@@ -90,7 +88,7 @@ def shorten_paths(record: Any) -> Any:
     if isinstance(record, Mapping):
         return {name: shorten_paths(value) for name, value in record.items()}
     if isinstance(record, list | tuple):
-        return [shorten_paths(value) for value in record]
+        return list(map(shorten_paths, record))
     if not isinstance(record, str):
         return record
     return "::".join(map(_shorten_path, record.split("::")))  # `simplecache::/folder/file`

@@ -81,9 +81,7 @@ class Registry:
 
     def problem(self, name: str) -> str | None:
         """Return why a name cannot be used, with the nearest known one; None for an item."""
-        if name in self.names():
-            return None
-        return f"unknown {self.kind}; {suggest(name, self.names())}"
+        return None if name in self.names() else f"unknown {self.kind}; {suggest(name, self.names())}"
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,7 @@ class Config:
 def section_name(cls: type) -> str:
     """Return the section of the recipe that a config class describes: BalanceConfig -> balance."""
     section: str | None = getattr(cls, "SECTION", None)
-    if section is None:
-        return cls.__name__.removesuffix("Config").lower()
-    return section
+    return cls.__name__.removesuffix("Config").lower() if section is None else section
 
 
 def _prefix(cls: type) -> str:

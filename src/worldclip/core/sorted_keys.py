@@ -45,8 +45,7 @@ class SortedKeys:
         while len(queries):  # again only for keys whose first hash other keys have too
             is_same = rows < len(self._firsts)
             is_same[is_same] = self._firsts[rows[is_same]] == first[queries[is_same]]
-            queries = queries[is_same]
-            rows = rows[is_same]
+            queries, rows = queries[is_same], rows[is_same]
             is_hit = self._seconds[rows] == hash_keys(keys.take(pa.array(queries)), _SEEDS[1])
             is_in[queries[is_hit]] = True
             queries = queries[~is_hit]

@@ -35,14 +35,10 @@ def nearest(name: str, names: Iterable[str], most: int = 1) -> list[str]:
 def suggest(name: str, names: Iterable[str]) -> str:
     """Return the remedy for an unknown name: the nearest known one, or all of them."""
     near = nearest(name, names)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"known: {', '.join(names)}"
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
 
 
 def _initials(name: str) -> str:
     """Return the initials of several words, "" of one."""
     words = re.split(r"[-_. ]+", name)
-    if len(words) == 1:
-        return ""
-    return "".join(word[:1] for word in words)
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""

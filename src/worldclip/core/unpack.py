@@ -22,9 +22,7 @@ MAX_MEMORY_BYTES = 2**30
 MEMORY_RATIO = 500
 # Upper bounds from measurements: a character of a string takes up to 4 bytes and exists twice for a moment; "[]," is a
 # list of 56 bytes and a reference; "\n" is a row with its record, key and complaint.
-MEMORY_PER_BYTE = 8
-MEMORY_PER_VALUE = 80
-MEMORY_PER_ROW = 500
+MEMORY_PER_BYTE, MEMORY_PER_VALUE, MEMORY_PER_ROW = 8, 80, 500
 _SEPARATORS = b",[{:\t"
 MAX_LINE_BYTES = 2**26  # a line or an element; the longest page of a Wikipedia has 2 MiB
 
@@ -70,7 +68,7 @@ def is_packed(name: str) -> bool:
 def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes]:
     """Yield the contents of a .gz or .bz2 file in chunks; of another file its bytes.
 
-    size: of a file whose contents are held in memory, which bounds them; None: they are read as a stream.
+    size: bytes of a file whose contents are held in memory, which it bounds; None: they are read as a stream.
 
     Raises BadShard for data that is cut off, damaged or too large.
     """

@@ -55,9 +55,7 @@ class _Processes:
 
     def num_at_once(self, *, is_retry: bool) -> int:
         """A shard whose worker died runs by itself: if it kills a worker again, no other shard suffers."""
-        if is_retry:
-            return 1
-        return QUEUED_PER_WORKER * self._num_workers
+        return 1 if is_retry else QUEUED_PER_WORKER * self._num_workers
 
     def submit(self, shard: Shard) -> Future[Outcome]:
         try:

@@ -76,9 +76,7 @@ class _Tasks:
         self._num_cpus = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def num_at_once(self, *, is_retry: bool) -> int:
-        if self._workers:
-            return min(self._num_cpus, self._workers)
-        return QUEUED_PER_CPU * self._num_cpus
+        return min(self._num_cpus, self._workers) if self._workers else QUEUED_PER_CPU * self._num_cpus
 
     def submit(self, shard: Shard) -> Future[Outcome]:
         ref = self._task.remote(self._work, shard, self._place)
