@@ -66,7 +66,7 @@ def account_for_all(
 ) -> tuple[dict[str, PairCounts], PairCounts]:
     """Return (counts per language, their total) of all pairs of the pool.
 
-    settled: the counts of all shards.  Of a language with a cap no more pairs than the cap are expected.
+    settled: the counts of all shards.  A language with a cap is expected to have no more pairs than the cap.
     """
     settled_by_match = match["texts"]
     num_in = match["pairs"]

@@ -143,7 +143,7 @@ class CurateWork:
         first_keys = key_column.take(pa.array(starts[:-1]))
         is_valid = keys.is_valid(first_keys, self.key_lists, shard)
         lang, lang_names = codes_of(table.column("lang"))
-        is_excluded = np.array([self.config.is_excluded(name) for name in lang_names], np.bool_)[lang]
+        is_excluded = np.array(list(map(self.config.is_excluded, lang_names)), np.bool_)[lang]
         is_drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
         weights = is_drawable.astype(np.float64)
         if self.text_weights:

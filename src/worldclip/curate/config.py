@@ -50,9 +50,7 @@ class CurateConfig(Config):
 
     def cap_of(self, lang: str) -> int | None:
         """Return the maximum number of pairs of a language; None for no maximum."""
-        if isinstance(self.max_pairs, dict):
-            return self.max_pairs.get(lang)
-        return self.max_pairs
+        return self.max_pairs.get(lang) if isinstance(self.max_pairs, dict) else self.max_pairs
 
     def is_excluded(self, lang: str) -> bool:
         """Return whether texts of this language are dropped."""
