@@ -72,9 +72,7 @@ class WikipediaRules:
     def share(self, fraction: float, total: int) -> int:
         """Return the share of a number of candidates, of the fraction as it is written: 0.07 of 100 are 7."""
         exact = Fraction(str(fraction)) * total
-        if self.share_rounding == "down":
-            return math.floor(exact)
-        return math.ceil(exact)
+        return math.floor(exact) if self.share_rounding == "down" else math.ceil(exact)
 
 
 RULES = {
@@ -139,7 +137,15 @@ class MetadataConfig(Config):
             text = value_problem(WikipediaRules, key, value)
             if text:
                 yield f"overrides.{key}", text
-        yield from self._wordnet_problems()
+        if self.wordnets and "wordnet" not in self.sources:
+            yield "wordnets", 'unused: metadata.sources lacks "wordnet"; add it or remove the files'
+        remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)"
+        for lang, names in self.wordnets.items():
+            if not names:
+                yield f"wordnets.{lang}", f"must not be empty; {remedy}, or remove {lang}"
+            for name in (names,) if isinstance(names, str) else names:
+                if not (is_lexicon(name) or _may_be_file(name)):
+                    yield f"wordnets.{lang}", f'no such file "{name}"; {remedy}'
         if not isinstance(self.lists, str):
             for lang, file in self.lists.items():
                 if not _may_be_file(file):
@@ -151,17 +157,6 @@ class MetadataConfig(Config):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
         if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
             yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
-
-    def _wordnet_problems(self) -> Problems:
-        if self.wordnets and "wordnet" not in self.sources:
-            yield "wordnets", 'unused: metadata.sources lacks "wordnet"; add it or remove the files'
-        remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)"
-        for lang, names in self.wordnets.items():
-            if not names:
-                yield f"wordnets.{lang}", f"must not be empty; {remedy}, or remove {lang}"
-            for name in (names,) if isinstance(names, str) else names:
-                if not (is_lexicon(name) or _may_be_file(name)):
-                    yield f"wordnets.{lang}", f'no such file "{name}"; {remedy}'
 
     def problems_with(self, languages: Languages) -> Problems:
         """Yield files of languages and Wikipedias that [languages] does not know."""

@@ -125,14 +125,12 @@ def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
         return [Path(path) for path in sorted(glob.glob(config.wikipedia[wiki]))]
     if not config.dumps:
         return []
-    files = sorted((Path(config.dumps) / wiki).glob("*"))
-    return [path for path in files if _is_dump(path.name) and path.is_file()]
-
-
-def _is_dump(name: str) -> bool:
-    """Tell files with articles from indexes and partial downloads in a folder of dumps."""
-    is_other = name.startswith(".") or name.endswith(".part") or "-index" in name
-    return not is_other and any(form in name for form in DUMP_FORMATS)
+    texts = []
+    for path in sorted((Path(config.dumps) / wiki).glob("*")):
+        is_other = path.name.startswith(".") or path.name.endswith(".part") or "-index" in path.name
+        if not is_other and any(form in path.name for form in DUMP_FORMATS) and path.is_file():
+            texts.append(path)
+    return texts
 
 
 def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> Path | None:
@@ -231,16 +229,6 @@ def count_page_views(shard: Shard, *, folder: Path, wikis: Sequence[str], min_li
     return titles.count_views(Path(shard.path), views_folder, wikis, min_line_views=min_line_views)
 
 
-def counted_files(folder: Path, files: DumpFiles) -> list[Path]:
-    """Return all files of counts that belong to the run's sources, with their markers."""
-    paths: list[Path] = []
-    for shard in files.text_shards():
-        paths += [layout.marker(folder, shard.name, NGRAMS), *runs.run_files(folder / NGRAMS, shard.name)]
-    for shard in files.views:
-        paths += [layout.marker(folder, shard.name, VIEWS), *(folder / VIEWS / shard.name).rglob("*")]
-    return paths
-
-
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +289,7 @@ def merge_counts(
 ) -> list[WikipediaCounts]:
     """Return the counts of each Wikipedia of a language, summed over its files, in the table's order.
 
-    folder: RUN/metadata.  scratch: where sums of many runs are written, which the counts then read.
+    folder: RUN/metadata.  scratch: folder for sums of many runs, which the counts then read.
     """
     counts = []
     for wiki in files.wikis[lang]:

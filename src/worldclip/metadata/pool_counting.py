@@ -92,14 +92,6 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     return CountedPool(digest(key), tuple(shard.name for shard in shards))
 
 
-def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
-    """Return all files of a pool's counts, with their markers."""
-    paths: list[Path] = []
-    for name in counted.shard_names:
-        paths += [*runs.run_files(folder / POOL, name), layout.marker(folder, name, POOL)]
-    return paths
-
-
 def count_shard(shard: Shard, *, folder: Path, run_dir: Path, rules: LanguageRules, codes: Container[str]) -> Report:
     """Count the words and bigrams of the texts of each of `codes`; texts that match would drop are left out.
 

@@ -71,8 +71,7 @@ class Counter:
         self._make_room(num_bytes, num_texts=offsets_T.size - 1)
         num_tokens = num_bytes + 2 * offsets_T.size
         if num_tokens > self.spans_N.size:
-            self.spans_N = np.empty(num_tokens, np.int64)
-            self.keys_N = np.empty(num_tokens, np.uint64)
+            self.spans_N, self.keys_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
         count_texts(
             data, offsets_T, self.classes, self.spans_N, self.keys_N,
             self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,

@@ -16,10 +16,7 @@ from worldclip.language.segment import ALONE, BARRIER, WORD
 
 _FNV_PRIME = np.uint64(0x100000001B3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
-_U0 = np.uint64(0)
-_U1 = np.uint64(1)
-_U29 = np.uint64(29)
-_U32 = np.uint64(32)
+_U0, _U1, _U29, _U32 = np.uint64(0), np.uint64(1), np.uint64(29), np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 
 SHORT = 8  # bytes of a word that are its key

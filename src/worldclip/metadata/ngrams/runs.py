@@ -23,9 +23,7 @@ FAN_IN_OF_SMALL = 256
 FEW_WORDS = 2**20
 MERGED_AT_ONCE = 2**20  # bigrams in memory during a merge, of all runs together
 
-_U0 = np.uint64(0)
-_U32 = np.uint64(32)
-_LOW_32 = np.uint64(0xFFFFFFFF)
+_U0, _U32, _LOW_32 = np.uint64(0), np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +192,7 @@ def _merge_bigrams(
     readers = [_renumbered(run, ranks_W, chunk) for run, ranks_W in zip(runs, ranks, strict=True)]
     heads = [next(reader, None) for reader in readers]  # what is read of each run and not yet merged
     while any(head is not None for head in heads):
+        # Heads [1, 4, 9] and [2, 4]: upto is 4; [1, 4] and [2, 4] are merged, [9] and the second run's next chunk stay.
         upto = min(head[0][-1] for head in heads if head is not None)  # up to here all bigrams of every run are read
         parts = []
         for n, head in enumerate(heads):

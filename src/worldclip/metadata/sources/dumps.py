@@ -28,10 +28,7 @@ from worldclip.metadata.sources import wikitext
 
 # Numbers of namespaces that are the same on every wiki (https://www.mediawiki.org/wiki/Manual:Namespace), and their
 # English names, which work on every wiki in addition to the local ones.
-ARTICLES = 0
-MEDIA = -2
-FILE = 6
-CATEGORY = 14
+ARTICLES, MEDIA, FILE, CATEGORY = 0, -2, 6, 14
 ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
 
 BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
@@ -56,22 +53,18 @@ def read_texts(path: Path) -> Iterator[pa.LargeStringArray]:
 
 
 def _in_pieces(texts: Iterable[str]) -> pa.LargeStringArray:
-    pieces: list[str] = []
+    """Return texts in pieces of about MAX_TEXT_CHARS, without the characters at which they are cut."""
+    pieces = []
     for text in texts:
-        pieces += _pieces(text)
+        start = 0
+        while len(text) - start > MAX_TEXT_CHARS:
+            cut = _CUT.search(text, start + MAX_TEXT_CHARS)
+            if cut is None:
+                break
+            pieces.append(text[start : cut.start()])
+            start = cut.end()
+        pieces.append(text[start:])
     return pa.array(pieces, pa.large_string())
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Yield a text in pieces of about MAX_TEXT_CHARS, without the characters at which it is cut."""
-    start = 0
-    while len(text) - start > MAX_TEXT_CHARS:
-        cut = _CUT.search(text, start + MAX_TEXT_CHARS)
-        if cut is None:
-            break
-        yield text[start : cut.start()]
-        start = cut.end()
-    yield text[start:]
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -209,7 +202,10 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
             check_parquet(path, path.stat().st_size)
         with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
             schema = file.schema_arrow
-            if "text" not in schema.names or not _is_string(schema.field("text")):
+            kind = schema.field("text").type if "text" in schema.names else pa.null()
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 fields = ", ".join(f"{field.name} ({field.type})" for field in schema)
                 raise BadShard(f"{path}: no string column `text`; columns: {fields}")
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
@@ -220,13 +216,6 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
         if is_no_memory(error):
             raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
-
-
-def _is_string(field: pa.Field) -> bool:
-    kind = field.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _strings(column: pa.Array) -> list[str]:

@@ -67,14 +67,28 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
         tables.append(_sum_by_wiki(lines, wiki_of_domain, min_line_views, dropped))
     if not num_lines and dropped["fields"]:
         raise BadShard(f"{path}: no line has the four fields `domain title views bytes`; is it a page-view file?")
-    counts: dict[str, pa.Table] = {}
+    counts: dict[str, pa.Table] = {}  # titles of each Wikipedia in byte order, and their views (TITLE_VIEWS)
     if tables:
         views = _sum_by_title(pa.concat_tables(tables))
         for wiki in sorted(set(wiki_of_domain.values())):
-            counts[wiki] = _decode_titles(views.filter(pc.equal(views["wiki"], wiki)), dropped)
-    _write_counts(folder, counts)
-    titles = {wiki: len(table) for wiki, table in counts.items()}
-    return {"lines": num_lines, "dropped": dict(dropped), "titles": titles}
+            of_wiki = views.filter(pc.equal(views["wiki"], wiki))
+            titles = list(map(decode_title, of_wiki["title"].to_pylist()))
+            dropped["title"] += titles.count(None)
+            decoded = {"title": pa.array(titles, pa.large_binary()), "views": of_wiki["views"]}
+            # two spellings may decode to one title
+            summed = pa.table(decoded).drop_null().group_by("title").aggregate([("views", "sum")])
+            counts[wiki] = summed.sort_by("title").rename_columns(TITLE_VIEWS.names).cast(TITLE_VIEWS)
+    # One set of files for all Wikipedias: a folder for each of 330 in each of a year's 888 sampled hours would be a
+    # million files.
+    whole = pa.concat_tables([TITLE_VIEWS.empty_table(), *counts.values()])
+    data, offsets = byte_buffers(one_array(whole["title"]))
+    columns = Words(data[: offsets[-1]], offsets, whole["views"].to_numpy())
+    for name in WORD_COLUMNS:
+        write_array(folder / f"word_{name}.npy", getattr(columns, name))
+    ends = itertools.accumulate(map(len, counts.values()), initial=0)
+    write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
+    num_titles = {wiki: len(table) for wiki, table in counts.items()}
+    return {"lines": num_lines, "dropped": dict(dropped), "titles": num_titles}
 
 
 def _iter_blocks(path: Path) -> Iterator[bytes]:
@@ -127,15 +141,6 @@ def _sum_by_title(lines: pa.Table) -> pa.Table:
     return grouped.rename_columns({"views_sum": "views"})
 
 
-def _decode_titles(views: pa.Table, dropped: Counter[str]) -> pa.Table:
-    """Return the titles of one Wikipedia in byte order, and their views (TITLE_VIEWS)."""
-    titles = [decode_title(title) for title in views["title"].to_pylist()]
-    dropped["title"] += titles.count(None)
-    decoded = pa.table({"title": pa.array(titles, pa.large_binary()), "views": views["views"]}).drop_null()
-    summed = decoded.group_by("title").aggregate([("views", "sum")])  # two spellings may decode to one title
-    return summed.sort_by("title").rename_columns(TITLE_VIEWS.names).cast(TITLE_VIEWS)
-
-
 def decode_title(raw: bytes) -> bytes | None:
     """Return a title as readers see it: percent-encoding undone, `_` as blank; None if it is empty or not UTF-8."""
     title = urllib.parse.unquote_to_bytes(raw) if b"%" in raw else raw
@@ -145,20 +150,6 @@ def decode_title(raw: bytes) -> bytes | None:
     except UnicodeDecodeError:
         return None
     return title or None
-
-
-def _write_counts(folder: Path, counts: Mapping[str, pa.Table]) -> None:
-    """Write all Wikipedias (TITLE_VIEWS) into one set of files, and which rows are whose.
-
-    A year's sample of 888 hours with a folder for each of 330 Wikipedias would be a million files.
-    """
-    whole = pa.concat_tables([TITLE_VIEWS.empty_table(), *counts.values()])
-    data, offsets = byte_buffers(one_array(whole["title"]))
-    columns = Words(data[: offsets[-1]], offsets, whole["views"].to_numpy())
-    for name in WORD_COLUMNS:
-        write_array(folder / f"word_{name}.npy", getattr(columns, name))
-    ends = itertools.accumulate(map(len, counts.values()), initial=0)
-    write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -183,9 +174,7 @@ def merge_views(folders: Sequence[Path], wiki: str) -> Words:
             views = merge_words([stack.pop()[1], views])[0]
             level += 1
         stack.append((level, views))
-    if not stack:
-        return NO_WORDS
-    return merge_words(views for _, views in reversed(stack))[0]
+    return merge_words(views for _, views in reversed(stack))[0] if stack else NO_WORDS
 
 
 def read_namespaces(path: Path) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from worldclip.core.artifacts import digest
-from worldclip.core.execute import Shard
 from worldclip.core.inputs import fingerprint_of
 from worldclip.language.table import OTHER
 from worldclip.metadata.counting import NOT_STATED, Record, WikipediaCounts
@@ -25,8 +24,8 @@ def reads_text(inputs: Inputs) -> list[Record]:
     records: list[Record] = []
     for wiki in inputs.wikis:
         licence = NOT_STATED if wiki in inputs.config.wikipedia else TEXT_LICENCE
-        files = [{**shard.fingerprint, "licence": licence} for shard in inputs.files.texts.get(wiki, ())]
-        records += [{"source": "wikipedia", "wiki": wiki, **file} for file in files]
+        shards = inputs.files.texts.get(wiki, ())
+        records += [{"source": "wikipedia", "wiki": wiki, **shard.fingerprint, "licence": licence} for shard in shards]
     return records
 
 
@@ -89,11 +88,6 @@ def add_titles(entries: EntryList, inputs: Inputs) -> None:
         if titles is not None:
             candidates, num_wanted = titles
             entries.add("title", candidates, num_wanted)
-
-
-def describe_views(shard: Shard) -> Record:
-    """Return a file of page views as the manifest names it."""
-    return {**shard.fingerprint, "licence": VIEWS_LICENCE}
 
 
 _TEXT_REMEDY = f"{_FETCH}; or set metadata.wikipedia.CODE = FILE"

@@ -41,8 +41,8 @@ def _hash(text: str) -> int:
 
 def _lookup(values: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return (sorted hashes uint64, the value of each int64)."""
-    pairs = sorted((_hash(name), value) for name, value in values.items())
-    return np.array([pair[0] for pair in pairs], np.uint64), np.array([pair[1] for pair in pairs], np.int64)
+    hashes, numbers = zip(*sorted((_hash(name), value) for name, value in values.items()), strict=True)
+    return np.array(hashes, np.uint64), np.array(numbers, np.int64)
 
 
 TAG_HASHES, TAG_KINDS = _lookup(
