@@ -40,9 +40,7 @@ class HeldOut(NamedTuple):
 
 def builder_of(config: PoolConfig) -> Any:
     """Return the builder of a pool that the run draws, None for a pool of files."""
-    if config.build is None:
-        return None
-    return POOL_BUILDERS.load(config.build)
+    return None if config.build is None else POOL_BUILDERS.load(config.build)
 
 
 def write_held_out(folder: Path, sets: Mapping[str, HeldOut]) -> None:

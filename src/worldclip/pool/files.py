@@ -45,9 +45,7 @@ def check_own(folder: Path, job: str, entries: Sequence[str]) -> None:
     require_local(folder, "--out")
     if layout.is_run(folder):
         raise UserError(f"--out {str(folder)!r} is a run, whose files would be removed; choose an empty directory")
-    names: list[str] = []
-    if folder.is_dir():
-        names = sorted({path.name for path in folder.iterdir()} - {".lock"})
+    names = sorted({path.name for path in folder.iterdir()} - {".lock"}) if folder.is_dir() else []
     manifest = read_manifest(folder)
     problem = None
     if names and not job_files.lock(folder).exists():
@@ -170,17 +168,15 @@ def gather(
 def read_bytes(path: str) -> bytes:
     """Return the whole file.  Raises BadShard if it cannot be read."""
     with _saying_refusals():
-        if is_remote(path):
-            return read_whole(path)
-        return read_regular(path)
+        return read_whole(path) if is_remote(path) else read_regular(path)
 
 
 @contextmanager
 def open_file(path: str, *, reads_ahead: bool = True, size: int | None = None) -> Iterator[BinaryIO]:
     """Open a file for reads at any position.  Raises BadShard if it cannot be read.
 
-    reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.  size: of a file
-    of which most is read, as it was listed; a small one at a URL is then read with one request.
+    reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.  size: bytes of
+    the file as it was listed, if most of it is read; a small file at a URL is then read with one request.
     """
     with _saying_refusals():
         if not is_remote(path):
@@ -207,7 +203,7 @@ def read_range(path: str, start: int, size: int) -> bytes:
 def unreadable(error: Exception) -> BadShard:
     """Return the error of a file that the system or its server does not let us read.
 
-    What is not there, or is no file, is broken; anything else (EIO, ESTALE, EMFILE, EACCES) says nothing of the file.
+    A missing path, or one that is no file, is broken; other errors (EIO, ESTALE, EMFILE, EACCES) say nothing of it.
     """
     is_broken = isinstance(error, FileNotFoundError | IsADirectoryError | NotRegular)
     kind = BadShard if is_broken and explain_answer(error) is None else Unreadable

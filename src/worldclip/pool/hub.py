@@ -104,7 +104,8 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 
     As in a shell, `*` is within a folder and `**` across folders.
     """
-    bare_patterns = [pattern.strip("/") for pattern in patterns]
-    expressions = [*bare_patterns, *(f"{pattern}/**" for pattern in bare_patterns)]
-    matches = [re.compile(glob_translate(expression)) for expression in expressions]
-    return lambda name: any(match.match(name) for match in matches)
+    expressions: list[re.Pattern[str]] = []
+    for pattern in patterns:
+        path = pattern.strip("/")
+        expressions += [re.compile(glob_translate(path)), re.compile(glob_translate(f"{path}/**"))]
+    return lambda name: any(expression.match(name) for expression in expressions)

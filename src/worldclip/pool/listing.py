@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -41,7 +40,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     """
     problems: list[str] = []
     files: list[InputFile] = []
-    names = [_name_of(path) for path in pool.paths]
+    names = list(map(_name_of, pool.paths))
     repeated = sorted(name for name, number in Counter(names).items() if number > 1)
     if repeated:
         raise UserError(f"{setting}.path: several folders are named {', '.join(repeated)}, which begins keys; rename")
@@ -80,17 +79,6 @@ def place_of(run: Run, shard: Shard) -> str:
     if config.build:
         return str(layout.built_pool(run.dir))
     return split_pattern(str(options_of(config, shard.name).path))[0]
-
-
-def relative_to_places(run: Run, shards: Sequence[Shard]) -> ShardList:
-    """Return the shards with paths within their places, so that a pool and a run may be moved."""
-    relative = ShardList()
-    for shard in shards:
-        place = place_of(run, shard)
-        folder = os.path.dirname(place) if shard.path == place else place
-        path = shard.path.removeprefix(f"{folder}/")  # of the hub: whole, at a commit
-        relative.append(dataclasses.replace(shard, path=path))
-    return relative
 
 
 def _name_of(path: str) -> str:

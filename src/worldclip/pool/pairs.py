@@ -69,14 +69,24 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     """
     shard_pairs = format_of(shard.name).read(shard, config)
     missing = _missing_fields(shard_pairs, config, needs_texts=needs_texts)
-    is_chosen = _apply_where(shard_pairs, config)
+    is_chosen = np.ones(shard_pairs.num_pairs, bool)
+    for name, comparison, operand in _conditions(shard_pairs, config):
+        is_chosen &= _test_condition(shard_pairs.fields[bare(name)], name, comparison, operand)
+    is_chosen[list(shard_pairs.unreadable)] = True  # they are bad pairs
     keys, problems = _keys_of(shard.name, shard_pairs, config)
     problems = {pair: problem for pair, problem in problems.items() if is_chosen[pair]}
     has_key = is_chosen.copy()
     has_key[list(problems)] = False
     is_duplicate = find_duplicates(keys, has_key)
     texts = _texts_of(shard_pairs, keys, is_chosen, has_key, is_duplicate, problems)
-    images = _images_of(shard_pairs, keys, has_key & ~is_duplicate)
+    images = POOL_IMAGES.empty_table()
+    if shard_pairs.images is not None:
+        has_first_key = has_key & ~is_duplicate
+        stored = shard_pairs.images.filter(pa.array(has_first_key[shard_pairs.images["row"].to_numpy()]))
+        offset = stored["offset"].to_numpy()
+        offset = np.where(offset < 0, -1 - np.arange(len(offset)), offset)  # an image file has no place in a shard
+        columns = dict(zip(stored.column_names, stored.columns, strict=True))
+        images = pa.table({"key": keys.take(one_array(stored["row"])), **columns, "offset": offset})
     counts = {
         "rows": shard_pairs.num_pairs,
         "left_out": int(np.count_nonzero(~is_chosen)),
@@ -178,15 +188,6 @@ def _wrong_columns(shards: Sequence[Shard], options: PoolConfig, *, needs_texts:
 
 
 # --- pool.where -------------------------------------------------------------------------------------------------------
-
-
-def _apply_where(shard_pairs: ShardPairs, config: PoolConfig) -> np.ndarray:
-    """Return which pairs pool.where takes: (P,) bool.  Unreadable ones stay and are bad pairs."""
-    is_chosen = np.ones(shard_pairs.num_pairs, bool)
-    for name, comparison, operand in _conditions(shard_pairs, config):
-        is_chosen &= _test_condition(shard_pairs.fields[bare(name)], name, comparison, operand)
-    is_chosen[list(shard_pairs.unreadable)] = True
-    return is_chosen
 
 
 def _conditions(shard_pairs: ShardPairs, config: PoolConfig) -> Sequence[Sequence[Any]]:
@@ -340,9 +341,7 @@ def _sort_by_pair(places: Sequence[Values], is_chosen: np.ndarray, has_key: np.n
     parts = []
     for values in (*places, nulls):
         num_texts = len(values.pair)
-        problem = values.problem
-        if problem is None:
-            problem = pa.nulls(num_texts, pa.string())
+        problem = pa.nulls(num_texts, pa.string()) if values.problem is None else values.problem
         place = np.full(num_texts, values.place, np.int16)
         part = pa.table({"pair": values.pair, "place": place, "value": values.value, "problem": problem})
         is_taken = has_key[values.pair] | (values is nulls)
@@ -376,14 +375,3 @@ def _labels_of_texts(
         for row in np.flatnonzero(is_wrong[pair]).tolist()
     }
     return pc.fill_null(decode(label), ""), problems
-
-
-def _images_of(shard_pairs: ShardPairs, keys: pa.LargeStringArray, is_pair: np.ndarray) -> pa.Table:
-    """Return the images of pairs with a key that no earlier pair has."""
-    if shard_pairs.images is None:
-        return POOL_IMAGES.empty_table()
-    images = shard_pairs.images.filter(pa.array(is_pair[shard_pairs.images["row"].to_numpy()]))
-    key = keys.take(one_array(images["row"]))
-    offset = images["offset"].to_numpy()
-    offset = np.where(offset < 0, -1 - np.arange(len(offset)), offset)  # an image file has no place in a shard
-    return pa.table({"key": key, **dict(zip(images.column_names, images.columns, strict=True)), "offset": offset})

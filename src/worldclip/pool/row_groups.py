@@ -51,9 +51,7 @@ def open_parquet(path: str, size: int | None = None) -> Iterator[pq.ParquetFile]
     """
     with open_file(path, reads_ahead=False, size=size) as file, _saying_damage():
         is_fixed = is_pinned(path) or not is_remote(path)  # a remote file has no stamp that says it changed
-        footer = None
-        if is_fixed:
-            footer = read_footer(path, stamp_of(path))
+        footer = read_footer(path, stamp_of(path)) if is_fixed else None
         table = pq.ParquetFile(file, metadata=footer, buffer_size=READ_BYTES)
         if footer is None:
             check_parquet(file, file.seek(0, io.SEEK_END), table.metadata)
@@ -95,25 +93,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def find_images(file: pq.ParquetFile, name: str) -> pa.Table:
-    """Return where the images of a column are, as ShardPairs has them.  name: of a column of bytes, or of structs."""
+    """Return where the images of a column are, as ShardPairs has them.  name: a column of bytes or structs."""
     kind = file.schema_arrow.field(name).type
     schema = file.metadata.schema
     leaves = [schema.column(leaf).path for leaf in range(len(schema))]
     leaf = leaves.index(name if is_bytes(kind) else f"{name}.bytes")
-    row = np.flatnonzero(_has_image(file, leaf))
-    members = pa.array([""] * file.metadata.num_rows, pa.string())  # the name that each image had; it is never opened
-    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and is_text(kind.field("path").type):
-        paths = one_array(file.read(columns=[f"{name}.path"]).column(0)).field(0).cast(pa.large_binary())
-        members = pc.fill_null(readable(paths), "")
-    size = np.full(len(row), UNKNOWN_SIZE, np.int64)
-    return pa.table({"row": row, "member": members.take(pa.array(row)), "offset": pack_places(leaf, row), "size": size})
-
-
-def _has_image(file: pq.ParquetFile, leaf: int) -> np.ndarray:
-    """Return (num_rows,) bool: the row's bytes are not null.
-
-    The footer counts the nulls of a row group; its images are read only where some but not all are null.
-    """
     parts = [np.zeros(0, bool)]
     for group in range(file.num_row_groups):
         facts = file.metadata.row_group(group)
@@ -121,9 +105,15 @@ def _has_image(file: pq.ParquetFile, leaf: int) -> np.ndarray:
         num_nulls = statistics.null_count if statistics is not None and statistics.has_null_count else None
         if num_nulls in (0, facts.num_rows):
             parts.append(np.full(facts.num_rows, num_nulls == 0))
-        else:
+        else:  # the images of a row group are read only where some but not all are null
             parts += [values.is_valid().to_numpy(zero_copy_only=False) for values in leaf_batches(file, leaf, group)]
-    return np.concatenate(parts)
+    row = np.flatnonzero(np.concatenate(parts))
+    members = pa.array([""] * file.metadata.num_rows, pa.string())  # the name that each image had; it is never opened
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and is_text(kind.field("path").type):
+        paths = one_array(file.read(columns=[f"{name}.path"]).column(0)).field(0).cast(pa.large_binary())
+        members = pc.fill_null(readable(paths), "")
+    size = np.full(len(row), UNKNOWN_SIZE, np.int64)
+    return pa.table({"row": row, "member": members.take(pa.array(row)), "offset": pack_places(leaf, row), "size": size})
 
 
 def rows_by_group(footer: pq.FileMetaData, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

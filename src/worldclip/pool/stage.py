@@ -32,7 +32,7 @@ from worldclip.core.printable import counted
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.listing import check_place, list_shards, options_of, place_of, relative_to_places, shards_by_place
+from worldclip.pool.listing import check_place, list_shards, options_of, place_of, shards_by_place
 from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
 
 LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
@@ -70,7 +70,7 @@ def read_pool(
     """Return the context under which the pairs of an opened pool are read, and its shards, for a tool.
 
     The pairs are those of the run, whose pool must be finished; of any other pool the stage writes FOLDER/pool first.
-    folder: of the tool, which holds its lock.  part: which of the shards.  needs_texts: as `read_shard`.
+    folder: the tool's folder, whose lock it holds.  part: the shards to read.  needs_texts: see `read_shard`.
     """
     config = run.section(PoolConfig)
     if is_run(run) and Run.open(run.dir).section(PoolConfig).identity == config.identity:
@@ -86,7 +86,7 @@ def read_pool(
 
 
 def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """List the pool's files as `list_shards` does, of a pool that the run builds those in RUN/pool/train.
+    """List the pool's files as `list_shards` does; a pool that the run builds has them in RUN/pool/train.
 
     part: which of the sorted files; the others are not opened.
     """
@@ -183,7 +183,7 @@ def older_lists(run: Run) -> list[str]:
 def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
     """Build the pool that the recipe asks for, if any, then write pairs and images of every shard.
 
-    needs_texts: as `read_shard`.  is_tool: in the folder of a tool, not in a run.
+    needs_texts: see `read_shard`.  is_tool: the pool is written to the folder of a tool, not to a run.
     """
     listed = functools.cache(lambda: list_pool(run, run.part_or_all))  # once per call; changes are for the next one
     run.stage(
@@ -281,8 +281,21 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
         say("pool", str(step))
     whole = [shard for shard in pool_shards if shard.name not in skipped]
     if needs_texts:
-        _warn_of_missing_texts(whole, reports)
-    relative_to_places(run, pool_shards).write(layout.pool_shards(run.dir))
+        num_named = 0
+        for shard, shard_report in zip(whole, reports, strict=True):
+            if shard_report["texts"] or not shard_report["samples"] or num_named == NUM_WARNINGS:
+                continue
+            num_named += 1
+            number = f"{shard_report['samples']:,}"
+            has = ", ".join(shard_report["names"]) or "nothing"
+            say("pool", f"warning: {shard.name}: none of its {number} samples has a text; it has: {has}")
+    relative = ShardList()  # paths within the places, so that a pool and a run may be moved
+    for shard in pool_shards:
+        place = place_of(run, shard)
+        folder = os.path.dirname(place) if shard.path == place else place
+        path = shard.path.removeprefix(f"{folder}/")  # of the hub: whole, at a commit
+        relative.append(dataclasses.replace(shard, path=path))
+    relative.write(layout.pool_shards(run.dir))
     names = [shard.name for shard in whole]
     outputs: list[str | Path] = [
         layout.pool_shards(run.dir),
@@ -297,36 +310,22 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
     return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 
 
-def _warn_of_missing_texts(shards: Sequence[Shard], reports: Sequence[Report]) -> None:
-    """Name the first shards of which no sample has a text, with the columns that they have."""
-    num_named = 0
-    for shard, report in zip(shards, reports, strict=True):
-        if report["texts"] or not report["samples"] or num_named == NUM_WARNINGS:
-            continue
-        num_named += 1
-        has = ", ".join(report["names"]) or "nothing"
-        say("pool", f"warning: {shard.name}: none of its {report['samples']:,} samples has a text; it has: {has}")
-
-
 def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bool) -> None:
     """Raise UserError for another pool than that of the folder, and for a folder in a pool of tables."""
     config = run.section(PoolConfig)
     is_kept = not is_tool or artifacts.read_manifest(run.dir) is not None  # not what a call of a tool left unfinished
     manifest = artifacts.read_manifest(run.dir / "pool") or {}
     source = manifest.get("source", config.location)
-    if source != config.location and "pool" not in run.restarted and is_kept and not _is_same_pool(run, listed):
-        remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
-        raise UserError(f"{run.dir / 'pool'} was made from {source}, not from {config.location}; {remedy}")
+    if source != config.location and "pool" not in run.restarted and is_kept:
+        table = layout.pool_shards(run.dir)
+        older: set[tuple[str, str]] = set()
+        if table.exists() and not config.build:
+            older = {(shard.name, artifacts.digest(shard.fingerprint)) for shard in read_shards(table)}
+        # A pool at another place is the one that was indexed if one of its files is the same.
+        if not older or not any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed()):
+            remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
+            raise UserError(f"{run.dir / 'pool'} was made from {source}, not from {config.location}; {remedy}")
     check_place(run.dir, listed(), config)
-
-
-def _is_same_pool(run: Run, listed: Callable[[], ShardList]) -> bool:
-    """Return whether a pool at another place is the one that was indexed: one of its files is the same."""
-    table = layout.pool_shards(run.dir)
-    if not table.exists() or run.section(PoolConfig).build:
-        return False
-    older = {(shard.name, artifacts.digest(shard.fingerprint)) for shard in read_shards(table)}
-    return any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed())
 
 
 def _index_slice(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tuple[Sequence[Report], Skipped]:

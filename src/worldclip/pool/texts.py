@@ -51,9 +51,7 @@ class PoolTexts:
             is_bad = np.zeros(len(self.reason), bool)
             is_bad[list(self.details)] = True
             detail = replace_where(detail, is_bad, [redact(self.details[row]) for row in sorted(self.details)])
-        lang = self.lang
-        if lang is None:
-            lang = pa.nulls(len(self.reason), pa.string())
+        lang = pa.nulls(len(self.reason), pa.string()) if self.lang is None else self.lang
         return pa.table(
             {
                 "key": self.key,

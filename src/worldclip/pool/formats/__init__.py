@@ -13,7 +13,7 @@ from worldclip.pool.formats.base import PoolFormat
 
 def pool_formats() -> tuple[PoolFormat, ...]:
     """Return all formats in the order in which a folder is searched for shards."""
-    return tuple(POOL_FORMATS.load(name) for name in POOL_FORMATS.names())
+    return tuple(map(POOL_FORMATS.load, POOL_FORMATS.names()))
 
 
 def pool_suffixes() -> tuple[str, ...]:

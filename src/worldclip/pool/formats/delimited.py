@@ -30,9 +30,7 @@ from worldclip.pool.formats.table import columns_to_read, pairs_of_table
 HEADER_BYTES = 1 << 16
 MAX_BLOCK_BYTES = (1 << 31) - 1  # of pyarrow; a row must lie within a block
 _BOM = b"\xef\xbb\xbf"
-_QUOTE = ord('"')
-_LINE_FEED = ord("\n")
-_CARRIAGE_RETURN = ord("\r")
+_QUOTE, _LINE_FEED, _CARRIAGE_RETURN = ord('"'), ord("\n"), ord("\r")
 
 
 class Delimited(NamedTuple):
@@ -164,7 +162,7 @@ def _read_by_python(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table,
         for column, place in zip(values, places, strict=True):
             column.append(row[place])
     columns = [pa.array(column, pa.large_binary()) for column in values]
-    return pa.table(columns, [str(place) for place in places]), num_fields
+    return pa.table(columns, list(map(str, places))), num_fields
 
 
 def _split(content: bytes, delimiter: str, is_quoted: bool) -> Iterator[list[bytes]]:
@@ -200,7 +198,7 @@ def _read_by_arrow(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table, 
     reading = csv.ReadOptions(
         use_threads=False,
         block_size=min(len(content) + 1, MAX_BLOCK_BYTES),
-        column_names=[str(number) for number in range(len(opened.names))],
+        column_names=list(map(str, range(len(opened.names)))),
     )
     parsing = csv.ParseOptions(
         delimiter=opened.delimiter,
@@ -208,7 +206,7 @@ def _read_by_arrow(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table, 
         newlines_in_values=opened.is_quoted,
         invalid_row_handler=note,
     )
-    included = [str(place) for place in places]
+    included = list(map(str, places))
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(included, pa.large_binary()), include_columns=included, strings_can_be_null=False
     )

@@ -33,9 +33,7 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
         table = file.read(columns=columns)
         if not columns:  # Arrow forgets the number of rows of a table without columns
             table = pa.table({"": pa.nulls(file.metadata.num_rows)})
-        images = None
-        if image_column is not None:
-            images = find_images(file, image_column)
+        images = None if image_column is None else find_images(file, image_column)
     return pairs_of_table(shard, table, names, config, images=images)
 
 
@@ -46,7 +44,7 @@ def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[s
         records: list[dict[str, Any]] = []
         for group, group_rows in rows_by_group(file.metadata, rows):
             table = file.read_row_group(group, names).take(pa.array(group_rows))
-            columns = [_to_values(column) for column in table.columns]
+            columns = list(map(_to_values, table.columns))
             rows_of_group = zip(*columns, strict=True) if columns else [()] * len(group_rows)
             records += [dict(zip(table.column_names, row, strict=True)) for row in rows_of_group]
     return records

@@ -68,9 +68,7 @@ def pairs_of_records(records: Sequence[Record], config: PoolConfig, has_txt: np.
         if bare(name) in names or (is_first and unreadable):
             texts.append(_values(records, [bare(name)], reports_unreadable=is_first)._replace(place=place))
     lang = bare(config.lang or "")
-    labels = None
-    if lang in names:
-        labels = _values(records, [lang])
+    labels = _values(records, [lang]) if lang in names else None
     return ShardPairs(
         names=names,
         num_pairs=len(records),
@@ -121,21 +119,16 @@ def _values(records: Sequence[Record], fields: Sequence[str], *, reports_unreada
             continue
         is_list[pair] = isinstance(record[name], list)
         for value in record[name] if is_list[pair] else [record[name]]:
-            problem = _problem_of_text(value, name)
+            problem = None
+            if value is not None and not isinstance(value, str):
+                problem = f"{name} holds {type(value).__name__}, not a text or a list of texts"
+            elif value is not None and has_surrogate(value):
+                problem = "its text has a lone surrogate"
             pairs.append(pair)
             texts.append(value.encode() if value is not None and problem is None else None)
             problems.append(problem)
     problem_array = pa.array(problems, pa.string())
     return Values(np.array(pairs, np.int64), pa.array(texts, pa.large_binary()), is_list, problem=problem_array)
-
-
-def _problem_of_text(value: Any, name: str) -> str | None:
-    """Return why a value is no text; None for a text and for a null."""
-    if value is not None and not isinstance(value, str):
-        return f"{name} holds {type(value).__name__}, not a text or a list of texts"
-    if value is not None and has_surrogate(value):
-        return "its text has a lone surrogate"
-    return None
 
 
 def _column(records: Sequence[Record], name: str) -> pa.Array:

@@ -38,7 +38,7 @@ def columns_to_read(names: Sequence[str], config: PoolConfig) -> list[str]:
 
 def text_columns(names: Sequence[str], config: PoolConfig) -> list[str]:
     """Return the columns of pool.texts, or the first default column that there is."""
-    return [bare(name) for name in config.texts] or [name for name in DEFAULT_PLACES if name in names][:1]
+    return list(map(bare, config.texts)) or [name for name in DEFAULT_PLACES if name in names][:1]
 
 
 def compared_columns(names: Sequence[str], config: PoolConfig) -> Sequence[str]:
@@ -82,9 +82,7 @@ def pairs_of_table(
         if name in fields:
             texts.append(values_of_column(name, fields[name])._replace(place=place))
     lang = bare(config.lang or "")
-    labels = None
-    if lang in fields:
-        labels = values_of_column(lang, fields[lang])
+    labels = values_of_column(lang, fields[lang]) if lang in fields else None
     return ShardPairs(
         names=names,
         has_schema=True,

@@ -91,7 +91,7 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
 
 
 def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Return the .json of these samples; of one without, or that cannot be read, an empty record."""
+    """Return the .json of these samples; an empty record where there is none or it cannot be read."""
     records = read_samples(shard).read_records(rows)
     return [record if isinstance(record, dict) else {} for record in records]
 
@@ -175,8 +175,7 @@ def _suffix_code(suffix: str) -> int:
 _IMAGE_CODES = np.array([_suffix_code(suffix[1:]) for suffix in image_names.SUFFIXES], np.uint64)
 _TXT = np.uint64(_suffix_code("txt"))
 _JSON = np.uint64(_suffix_code("json"))
-_SLASH = ord("/")
-_DOT = ord(".")
+_SLASH, _DOT = ord("/"), ord(".")
 
 
 @compiled
