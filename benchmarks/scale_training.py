@@ -45,7 +45,7 @@ from worldclip.core.job import Run
 from worldclip.core.settings import to_toml
 from worldclip.curate.stage import CurateWork, curate_work
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.stage import list_shards
+from worldclip.pool.listing import list_shards
 from worldclip.recipe import sections_of
 from worldclip.train import plan
 from worldclip.train.checkpoint import CheckpointReader

@@ -36,8 +36,10 @@ def problems_of_sets(config: CheckConfig, evaluate: EvaluateConfig) -> Iterator[
     for name in config.against_datasets:
         is_in_catalog = name in CATALOG and name not in evaluate.folders
         if name not in datasets:
+            remedy = "they are in docs/6_evaluate.md"
             near = nearest(name, datasets, most=3)
-            remedy = f"did you mean {', '.join(near)}?" if near else "they are in docs/6_evaluate.md"
+            if near:
+                remedy = f"did you mean {', '.join(near)}?"
             yield f"against_datasets names {name!r}, which is not a dataset of evaluate; {remedy}"
         elif name in config.against:
             yield f"against_datasets and against both name {name!r}; rename one of them"
@@ -52,17 +54,13 @@ def units_of_sets(config: CheckConfig, evaluate: EvaluateConfig, run_dir: Path) 
     """Return the units of work of each set; their fingerprints identify its images."""
     units = {name: source_units(Path(path)) for name, path in config.against.items()}
     for name in config.against_datasets:
-        units[name] = _units_of_dataset(load(name, evaluate, run_dir))
-    return units
-
-
-def _units_of_dataset(dataset: Dataset) -> list[Shard]:
-    num_images = len(dataset.image_keys)
-    units = []
-    for first in range(0, num_images, IMAGES_PER_UNIT):
-        images = [first, min(first + IMAGES_PER_UNIT, num_images)]
-        fingerprint = {"images": images, "dataset": dataset.images_digest or dataset.digest}
-        units.append(Shard(name=f"images_{first:09}", path="", fingerprint=fingerprint))
+        dataset = load(name, evaluate, run_dir)
+        num_images = len(dataset.image_keys)
+        units[name] = []
+        for first in range(0, num_images, IMAGES_PER_UNIT):
+            images = [first, min(first + IMAGES_PER_UNIT, num_images)]
+            fingerprint = {"images": images, "dataset": dataset.images_digest or dataset.digest}
+            units[name].append(Shard(name=f"images_{first:09}", path="", fingerprint=fingerprint))
     return units
 
 

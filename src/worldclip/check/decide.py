@@ -26,7 +26,8 @@ from worldclip.core.coin import hash_keys
 from worldclip.core.execute import Shard
 from worldclip.core.keys import KeyList, is_valid
 
-BYTE_DUPLICATE, NEAR_DUPLICATE = "byte_duplicate", "near_duplicate"
+BYTE_DUPLICATE = "byte_duplicate"
+NEAR_DUPLICATE = "near_duplicate"
 ELSEWHERE = "removed_elsewhere"  # the same key is removed in another shard
 # Rules that remove the key only from its own shard: the recipe drops these pairs itself, with or without a check.
 NOT_ELSEWHERE = (Reason.BAD_PAIR.label, Reason.NO_TEXT.label, Reason.NOT_VALID.label)
@@ -130,9 +131,10 @@ def decontaminate(pairs: Pairs, references: pa.Table, radius: int) -> None:
     with_hash = np.flatnonzero(pairs.has_hash[rows])
     positions = np.flatnonzero(references["hash"].is_valid().to_numpy())
     values, first = np.unique(references["hash"].drop_null().to_numpy(), return_index=True)
-    distance[with_hash], found = nearest(pairs.hash[rows[with_hash]], values, radius)
-    near = with_hash[distance[with_hash] >= 0]
-    position[near] = positions[first[np.searchsorted(values, found[distance[with_hash] >= 0])]]
+    distances, nearest_hashes = nearest(pairs.hash[rows[with_hash]], values, radius)
+    distance[with_hash] = distances
+    is_near = distances >= 0
+    position[with_hash[is_near]] = positions[first[np.searchsorted(values, nearest_hashes[is_near])]]
     # The same bytes are the same image even if it is nearly blank.
     same = pc.index_in(pairs.sha256.take(pa.array(rows)), references["sha256"].combine_chunks())
     same_bytes = same.fill_null(-1).to_numpy()
@@ -170,7 +172,7 @@ def remove_elsewhere(pairs: Pairs) -> int:
 def remove_duplicates(pairs: Pairs, config: CheckConfig) -> None:
     """Remove all but one pair of each group of duplicates.
 
-    Of each group the largest image stays, of equal ones that with the smallest key.
+    The largest image of each group stays; among equally large ones, that with the smallest key.
     """
     rows = pairs.valid_rows
     if not len(rows):
@@ -188,6 +190,7 @@ def remove_duplicates(pairs: Pairs, config: CheckConfig) -> None:
     members = np.flatnonzero(np.bincount(root, minlength=len(root))[root] > 1)
     if not len(members):
         return
+    # Rows 4, 7 and 9 are a group, 9 is the largest: order is [2, 0, 1], stays [2, 2, 2], copies [0, 1], removed [4, 7].
     keys = pairs.key.take(pa.array(rows[members]))
     groups = pa.table({"root": root[members], "pixels": pairs.pixels[rows[members]], "key": keys, "row": members})
     order = pc.sort_indices(
@@ -196,9 +199,9 @@ def remove_duplicates(pairs: Pairs, config: CheckConfig) -> None:
     stays = order[np.searchsorted(root[members][order], root[members], side="left")]  # position in `members`
     copies = np.flatnonzero(stays != np.arange(len(members)))
     removed = members[copies]  # row of each in `rows`, and of the one that stays for it
-    kept = members[stays[copies]]
-    distance = np.bitwise_count(pairs.hash[rows[removed]] ^ pairs.hash[rows[kept]]).astype(np.int16)
-    is_same_file = (digests[removed] == digests[kept]).all(axis=1)
+    originals = members[stays[copies]]
+    distance = np.bitwise_count(pairs.hash[rows[removed]] ^ pairs.hash[rows[originals]]).astype(np.int16)
+    is_same_file = (digests[removed] == digests[originals]).all(axis=1)
     rules = np.where(is_same_file, BYTE_DUPLICATE, NEAR_DUPLICATE)
     other_keys = np.array(keys.take(pa.array(stays[copies])).to_pylist(), object)
     pairs.remove(rows[removed], rules, other_keys, distance)

@@ -112,10 +112,15 @@ def grey_square(image: Image) -> np.ndarray:
     levels_YX = scale_16_bit(image)  # first: put on white they would be clipped
     if levels_YX is None:
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = _on_white(image)
+            pillow: Any = require("PIL.Image", extra="pool")
+            image = image.convert("RGBA")
+            white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
+            image = pillow.alpha_composite(white, image)
         elif image.mode == "P":
             image = image.convert("RGB")
-        levels_YX = np.asarray(image if image.mode == "L" else image.convert("L"))
+        if image.mode != "L":
+            image = image.convert("L")
+        levels_YX = np.asarray(image)
     # Scaling to a square treats both axes alike, so turning the small square gives the same result as turning the
     # image, and is cheaper.
     return upright(shrink(levels_YX), orientation)
@@ -159,14 +164,6 @@ def _shrink_rows(grey_YX, first, weights, shift):
     return sums_YX >> np.int32(shift)
 
 
-def _on_white(image: Image) -> Image:
-    pillow: Any = require("PIL.Image", extra="pool")
-    image = image.convert("RGBA")
-    white = pillow.new("RGBA", image.size, (255, 255, 255, 255))
-    flat: Image = pillow.alpha_composite(white, image)
-    return flat
-
-
 # --- which hash -------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +176,7 @@ class EmbeddingModel(NamedTuple):
 
 
 def find_model(config: CheckConfig) -> EmbeddingModel | None:
-    """Return the embedding model, None where perceptual hashes are compared.  Raises UserError for no model."""
+    """Return the embedding model, None where perceptual hashes are compared.  Raises UserError if it is no model."""
     if config.embedding_model is None:
         return None
     require("torch", extra="train")
@@ -198,7 +195,7 @@ def scan_images(contents: Iterable[bytes], model: EmbeddingModel | None) -> Iter
         return
     remaining = iter(contents)
     while batch := list(itertools.islice(remaining, EMBEDDED_AT_ONCE)):
-        facts = [scan_image(content) for content in batch]
+        facts = list(map(scan_image, batch))
         rows = [row for row, fact in enumerate(facts) if fact.error is None]
         if rows:
             features_ND = load_model(model).encode_image([batch[row] for row in rows])

@@ -45,7 +45,12 @@ def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: Embeddi
     Rules in this order: bad_pair and no_text, as match drops them; no_image; undecodable.  Another list of keys decodes
     nothing again, so pairs that the lists exclude have a row too.
     """
-    keys, reasons = _pairs(run_dir, shard)
+    texts = pools.read_pairs(run_dir, shard.name, pools.EVERY_KEY)
+    text_rows = np.flatnonzero(texts.reason != Reason.DUPLICATE)  # match leaves repeats of a key out, too
+    encoded = texts.key.take(pa.array(text_rows)).dictionary_encode()
+    keys = encoded.dictionary  # in the order of first rows
+    reasons = np.zeros(len(keys), np.int8)  # the latest that any text of a key reached: `kept` if one is usable
+    np.maximum.at(reasons, encoded.indices.to_numpy(zero_copy_only=False), texts.reason[text_rows])
     places = pools.image_places(shard, pools.read_images(run_dir, shard.name, pools.EVERY_KEY))
     scanned = _scan(places, pools.read_contents(places), model)
     image_of_key = pc.index_in(keys, one_array(scanned["key"]).cast(keys.type))
@@ -58,19 +63,6 @@ def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: Embeddi
     rows = rows.append_column("key", keys).append_column("rule", pa.array(rule, pa.string()))
     write_table(hashes_path(folder, shard), rows, IMAGE_HASHES)
     return {"pairs": len(keys), **_count(scanned)}
-
-
-def _pairs(run_dir: Path, shard: Shard) -> tuple[pa.Array, np.ndarray]:
-    """Return each key in order, and the latest reason that any of its texts reached: `kept` if one is usable.
-
-    Repeats of a key in the shard are left out, as match leaves them out.
-    """
-    texts = pools.read_pairs(run_dir, shard.name, pools.EVERY_KEY)
-    rows = np.flatnonzero(texts.reason != Reason.DUPLICATE)
-    keys = texts.key.take(pa.array(rows)).dictionary_encode()  # in the order of first rows
-    reasons = np.zeros(len(keys.dictionary), np.int8)
-    np.maximum.at(reasons, keys.indices.to_numpy(zero_copy_only=False), texts.reason[rows])
-    return keys.dictionary, reasons
 
 
 def _scan(places: pa.Table, contents: Iterable[bytes], model: EmbeddingModel | None) -> pa.Table:
@@ -106,7 +98,7 @@ def source_units(source: Path) -> list[Shard]:
     paths = sorted(path for path in candidates if path.is_file() and not path.name.startswith("."))
     archives = [path for path in paths if path.suffix == ".tar" or _is_table_of_images(path)]
     units = [Shard.of_file(path.relative_to(root).as_posix(), str(path)) for path in archives]
-    files, others = image_files(sorted({*paths} - {*archives}))
+    files, other_files = image_files(sorted({*paths} - {*archives}))
     for start in range(0, len(files), FILES_AT_ONCE):
         stamps = []
         for path in files[start : start + FILES_AT_ONCE]:
@@ -119,14 +111,14 @@ def source_units(source: Path) -> list[Shard]:
             f"{source} holds no tar and no image ({', '.join(SUFFIXES)}), and has no column of images; unpack "
             "compressed tars first"
         )
-    if others:
-        _say_left_out(source, others)
+    if other_files:
+        _say_left_out(source, other_files)
     return units
 
 
 @functools.cache  # a folder is listed several times
-def _say_left_out(source: Path, others: str) -> None:
-    say("images", f"{source}: left out {others}")
+def _say_left_out(source: Path, other_files: str) -> None:
+    say("images", f"{source}: left out {other_files}")
 
 
 def _is_table_of_images(path: Path) -> bool:

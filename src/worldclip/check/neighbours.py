@@ -38,6 +38,8 @@ _BIT_WORTH = 0.9
 
 def choose_num_equal(num_hashes: int, radius: int) -> int:
     """Return the number of bands by which to sort, the one that takes the least time."""
+    if radius == 0:
+        return 1
 
     def cost_ns(num_equal: int) -> float:
         num_bands = radius + num_equal
@@ -45,7 +47,7 @@ def choose_num_equal(num_hashes: int, radius: int) -> int:
         compared = num_hashes**2 / 2 / 2**bits
         return math.comb(num_bands, num_equal) * (num_hashes * _SORT_NS + compared * _COMPARE_NS)
 
-    return min(range(1, 7), key=cost_ns) if radius else 1
+    return min(range(1, 7), key=cost_ns)
 
 
 def near_pairs(values: np.ndarray, radius: int, num_equal: int | None = None) -> Iterator[Block]:
@@ -63,22 +65,16 @@ def near_pairs(values: np.ndarray, radius: int, num_equal: int | None = None) ->
         chosen = np.array(choice, np.int64)
         mask = np.bitwise_or.reduce(bands[chosen])
         order = np.argsort(values & mask)
-        for a, b, distance in _scan_blocks(values[order], mask, radius, bands, chosen):
-            yield order[a], order[b], distance
-
-
-def _scan_blocks(
-    moved: np.ndarray, mask: np.uint64, radius: int, bands: np.ndarray, chosen: np.ndarray
-) -> Iterator[Block]:
-    """Yield the near pairs that a choice of bands reports, as positions in `moved`: values sorted by `mask`'s bits."""
-    first, second = np.empty(PAIRS_AT_ONCE, np.int64), np.empty(PAIRS_AT_ONCE, np.int64)
-    distance = np.empty(PAIRS_AT_ONCE, np.uint8)
-    start = (0, 1)
-    while start[0] < len(moved):
-        a, b, num_pairs = _scan(moved, mask, radius, bands, chosen, start, first, second, distance)
-        if num_pairs:
-            yield first[:num_pairs], second[:num_pairs], distance[:num_pairs]
-        start = (a, b)
+        moved = values[order]
+        first = np.empty(PAIRS_AT_ONCE, np.int64)  # positions in `moved`
+        second = np.empty(PAIRS_AT_ONCE, np.int64)
+        distance = np.empty(PAIRS_AT_ONCE, np.uint8)
+        start = (0, 1)
+        while start[0] < len(moved):
+            a, b, num_pairs = _scan(moved, mask, radius, bands, chosen, start, first, second, distance)
+            if num_pairs:
+                yield order[first[:num_pairs]], order[second[:num_pairs]], distance[:num_pairs]
+            start = (a, b)
 
 
 def _popcount(typing_context: Any, value: Any) -> Any:
@@ -203,7 +199,7 @@ def all_roots(parent):
 def cluster(values: np.ndarray, radius: int) -> np.ndarray:
     """Return the cluster of each value, (n,) int64: values within the radius are in one, directly or through others.
 
-    A cluster is the position of its smallest value.  values: as near_pairs takes them.
+    A cluster is the position of its smallest value.  values: see near_pairs.
     """
     parent = np.arange(len(values), dtype=np.int64)
     for first, second, _ in near_pairs(values, radius):

@@ -37,8 +37,8 @@ def write_report(
 ) -> None:
     """Write folder/report.html from the report and the files in the folder.
 
-    run_dir, shards: of the pool.  units: of each evaluation set.  The pictures are where these are now: pool and sets
-    may have moved since their images were hashed.
+    run_dir, shards: those of the pool.  units: those of each evaluation set.  The pictures are read where these are
+    now: pool and sets may have moved since their images were hashed.
     """
     counts = report["counts"]
     images = report["images"]
@@ -69,22 +69,23 @@ def _groups(
     """Return sampled groups: the pair that stays, or the evaluation image, then those removed for it."""
     removed = read_table(folder / "removed.parquet", REMOVED)
     removed = removed.filter(removed["other_key"].is_valid())
-    others = pc.unique(removed["other_key"])
-    if not len(others):
+    other_keys = pc.unique(removed["other_key"])
+    if not len(other_keys):
         return []
-    shown = others.take(pa.array(np.argsort(sample_numbers(others), kind="stable")[:MAX_GROUPS]))
+    shown = other_keys.take(pa.array(np.argsort(sample_numbers(other_keys), kind="stable")[:MAX_GROUPS]))
     groups = [removed.filter(pc.equal(removed["other_key"], key)).to_pylist() for key in shown]
     keys: set[str] = set()
     for group in groups:
         keys.add(group[0]["other_key"])
         keys.update(row["key"] for row in group[:MAX_COPIES])
-    of_pool = _places((image_places(shard, read_images(run_dir, shard.name, EVERY_KEY)) for shard in shards), keys)
+    tables = (image_places(shard, read_images(run_dir, shard.name, EVERY_KEY)) for shard in shards)
+    of_pool = _places(tables, keys)
     places = {}
     for name, of_set in units.items():
         in_files = (places_of(unit) for unit in of_set if unit.path)  # images of a dataset have no place
         places[f"against:{name}"] = _places(in_files, keys)
     figures = [_group(group, of_pool, places.get(group[0]["rule"], of_pool)) for group in groups]
-    which = f"{len(figures)} of {count(len(others))}, chosen by hash"
+    which = f"{len(figures)} of {count(len(other_keys))}, chosen by hash"
     lead = f"{which}. The pair that stays, or the evaluation image, comes first."
     return [Section("Groups of copies", lead, tag("div", grid(figures), class_="pictures"))]
 
@@ -102,11 +103,15 @@ def _places(tables: Iterable[pa.Table], keys: set[str]) -> Places:
 def _group(copies: Sequence[Mapping[str, Any]], of_pool: Places, of_other: Places) -> Html:
     """Return one image and those removed for it; of_other: where the former is."""
     other = copies[0]["other_key"]
-    some = copies[:MAX_COPIES]
-    pictures = [_thumbnail(of_other, other), *(_thumbnail(of_pool, row["key"]) for row in some)]
-    lines = [tag("p", f"{row['key']}: {row['rule'].replace('_', ' ')}, distance {row['distance']}") for row in some]
-    more = f"; {len(some)} are shown" if len(copies) > len(some) else ""
-    return figure(other, f"{len(copies):,} removed for it{more}", join([*pictures, *lines]))
+    caption = f"{len(copies):,} removed for it"
+    if len(copies) > MAX_COPIES:
+        caption += f"; {MAX_COPIES} are shown"
+    pictures = [_thumbnail(of_other, other)]
+    lines = []
+    for row in copies[:MAX_COPIES]:
+        pictures.append(_thumbnail(of_pool, row["key"]))
+        lines.append(tag("p", f"{row['key']}: {row['rule'].replace('_', ' ')}, distance {row['distance']}"))
+    return figure(other, caption, join([*pictures, *lines]))
 
 
 def _thumbnail(places: Places, key: str) -> Html:

@@ -35,7 +35,7 @@ from worldclip.model import decode
 from worldclip.model.formats.interface import TORCH
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.stage import check_place
+from worldclip.pool.listing import check_place
 
 MANY_DUPLICATES = 0.1  # share of the images beyond which the loss of their texts is worth a warning
 
@@ -62,7 +62,14 @@ def check(
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     evaluate = run.section(EvaluateConfig)
     evaluate = replace(evaluate, data=config.data or evaluate.data, also=())
-    _refuse_mistakes(run, folder, config, evaluate)
+    check_own(folder, "check", ("pool", "images", "against", "valid_keys.parquet", "removed.parquet"))
+    problems = [*config.problems(), *problems_of_sets(config, evaluate)]
+    problems += missing_packages("pool check", ["PIL"], extra="pool")
+    if config.embedding_model is not None:
+        problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
+    if problems:
+        raise UserError(problems)
+    check_place(folder, pools.list_pool(run), run.section(PoolConfig))
     with RunLock(folder, is_shared=part is not None):
         work = _read_pool(run, folder, config, evaluate, part, executor or LocalExecutor())
         if part is not None:
@@ -73,18 +80,6 @@ def check(
         job = Job("check", folder, record, lambda: work.inputs)
         check_source(job, work.pool.location)
         return job.run_once(lambda: _check(work))
-
-
-def _refuse_mistakes(run: Run, folder: Path, config: CheckConfig, evaluate: EvaluateConfig) -> None:
-    """Raise UserError for mistakes in the config, before any work."""
-    check_own(folder, "check", ("pool", "images", "against", "valid_keys.parquet", "removed.parquet"))
-    problems = [*config.problems(), *problems_of_sets(config, evaluate)]
-    problems += missing_packages("pool check", ["PIL"], extra="pool")
-    if config.embedding_model is not None:
-        problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
-    if problems:
-        raise UserError(problems)
-    check_place(folder, pools.list_pool(run), run.section(PoolConfig))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +110,12 @@ class _Work:
     @property
     def inputs(self) -> Record:
         """Fingerprints of all that is read."""
+        against = {}
+        for name, units in self.units.items():
+            against[name] = digest([unit.fingerprint for unit in units])
         return {
             "shards": {shard.name: shard.fingerprint for shard in self.shards},
-            "against": {name: digest([unit.fingerprint for unit in units]) for name, units in self.units.items()},
+            "against": against,
             "hash": self.hash_kind,
             "decoder": decode.identity(),
             "key_lists": keys.digests(self.key_lists),
@@ -128,19 +126,19 @@ def _read_pool(
     run: Run, folder: Path, config: CheckConfig, evaluate: EvaluateConfig, part: slice | None, executor: Executor
 ) -> _Work:
     """Read the pool if that is not done, and find the other inputs.  Raises UserError for a pool without images."""
-    own, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
-    if shards and not pools.holds_images(own.dir, shards):
+    pool_run, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
+    if shards and not pools.holds_images(pool_run.dir, shards):
         raise UserError(f"{shards[0].name}: the pool holds no images, which pool check compares; download them first")
     return _Work(
-        run_dir=own.dir,
-        pool=own.section(PoolConfig),
+        run_dir=pool_run.dir,
+        pool=pool_run.section(PoolConfig),
         key_lists=[item for item in pools.key_lists(run) if folder not in Path(item.path).parents],
         config=config,
         evaluate=evaluate,
         folder=folder,
         shards=shards,
         executor=executor,
-        units=units_of_sets(config, evaluate, own.dir),
+        units=units_of_sets(config, evaluate, pool_run.dir),
         model=hashing.find_model(config),
     )
 
@@ -151,20 +149,6 @@ def _scan_pool(work: _Work) -> dict[str, int]:
         hashing.load_model(work.model)  # one that cannot be loaded is reported before any shard
     scan = functools.partial(scan_pool_shard, run_dir=work.run_dir, folder=work.folder / "images", model=work.model)
     return _scan(work, "images", scan, work.shards, {"pool": work.pool.identity})
-
-
-def _scan_sets(work: _Work) -> dict[str, int]:
-    """Scan the images of the evaluation sets; return their number by set."""
-    num_images = {}
-    for name, units in work.units.items():
-        part = f"against/{name}"
-        options: Report = {"folder": work.folder / part, "model": work.model}
-        scan = functools.partial(scan_unit, **options)
-        if name not in work.config.against:
-            scan = functools.partial(scan_dataset, name=name, evaluate=work.evaluate, run_dir=work.run_dir, **options)
-        num_images[name] = _scan(work, part, scan, units, {})["images"]
-        _remove_stale_rows(work.folder, part, units)
-    return num_images
 
 
 def _scan(
@@ -196,7 +180,15 @@ def _check(work: _Work) -> Result:
     skipped = skipped_shards(work.run_dir)
     images = _scan_pool(work)
     _remove_stale_rows(folder, "images", work.shards)
-    num_references = _scan_sets(work)
+    num_references = {}  # images of each evaluation set
+    for name, units in work.units.items():
+        part = f"against/{name}"
+        options: Report = {"folder": folder / part, "model": work.model}
+        scan = functools.partial(scan_unit, **options)
+        if name not in config.against:
+            scan = functools.partial(scan_dataset, name=name, evaluate=work.evaluate, run_dir=work.run_dir, **options)
+        num_references[name] = _scan(work, part, scan, units, {})["images"]
+        _remove_stale_rows(folder, part, units)
     pairs = decide.Pairs.read(folder / "images", work.shards)
     decide.remove_excluded(pairs, work.key_lists)
     if work.units:
@@ -212,7 +204,7 @@ def _check(work: _Work) -> Result:
     report: Report = {
         "counts": {"pairs_in": len(pairs.rule), "valid": num_valid, "removed": dict(sorted(removed.items()))},
         "images": images,
-        "against": num_references,  # images of each set
+        "against": num_references,
         "keys_in_several_shards": num_repeated_keys,
         "radius": config.radius,
         "skipped": skipped,

@@ -31,6 +31,7 @@ def count_entries(table: pa.Table) -> pa.Table:
     """Return the sparse counts of rows of (entries_lang, entry_ids): entries_lang, entry_id, count, sorted by both."""
     codes, list_names = codes_of(table.column("entries_lang"))
     entry_ids, offsets = list_buffers(table.column("entry_ids"))
+    # Texts of lists 0 and 1 with the ids [5, 7] and [5] have the matches (0, 5), (0, 7) and (1, 5), one number each.
     list_of_match = np.repeat(codes.astype(np.int64), np.diff(offsets))
     matches, counts = np.unique(list_of_match << 32 | entry_ids[offsets[0] : offsets[-1]], return_counts=True)
     return pa.table(
@@ -95,8 +96,7 @@ def sum_shards(
     size = max(GROUP_SIZE, -(-len(shards) // MAX_GROUPS))
     groups = []
     for start in range(0, len(shards), size):
-        names = [f"{name}.parquet" for name in shards[start : start + size]]
-        files = [[name, *size_and_time(f"{root}/{name}")] for name in names]
+        files = [[f"{name}.parquet", *size_and_time(f"{root}/{name}.parquet")] for name in shards[start : start + size]]
         groups.append(Shard(name=f"{start:06}", path=str(root), fingerprint={"files": files}))
     add_group = functools.partial(_add_group, num_entries=lists, folder=folder)
     executor.map(add_group, groups, label="add", done_dir=layout.done_dir(folder), key=lists)

@@ -194,7 +194,8 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
     if isinstance(named, list):
         by_digest = {record["digest"]: record for record in records}
         digests = list(map(str, named))
-        if missing := [digest for digest in digests if digest not in by_digest]:
+        missing = [digest for digest in digests if digest not in by_digest]
+        if missing:
             raise UserError(
                 f"{path} lacks {counted(len(missing), 'record')} that {report} was made from; evaluate again"
             )
@@ -220,9 +221,9 @@ def _check_result(record: Any, types: Mapping[str, type]) -> None:
     if not isinstance(record, dict):
         raise ValueError(f"it is a JSON {type(record).__name__}, not an object")
     wrong = [name for name, kind in types.items() if not isinstance(record.get(name), kind)]
-    wrong += [
-        name for name in ("metrics", "chance") if name not in wrong and not all(map(_is_score, record[name].values()))
-    ]
+    for name in ("metrics", "chance"):
+        if name not in wrong and not all(map(_is_score, record[name].values())):
+            wrong.append(name)
     if wrong:
         raise ValueError(f"{', '.join(wrong)} missing or of another type")
 

@@ -24,7 +24,7 @@ POOL_PAIRS = table_schema(
 
 row: number of the pair in its shard.  text_idx: position among the pair's stored texts.  place: position in pool.texts.
 text: null where it is dropped.  lang: the pool's own label, null where it states none, "" where this text has none.
-reason: kept, or why the pool's reader drops the text (contracts.reasons).  detail: of a bad pair, why.
+reason: kept, or why the pool's reader drops the text (contracts.reasons).  detail: why a pair is bad.
 """
 POOL_IMAGES = table_schema(
     "pool_images", key=pa.string(), row=pa.int64(), member=pa.string(), offset=pa.int64(), size=pa.int64()
@@ -56,7 +56,7 @@ DROPPED = table_schema("dropped", **_DROPPED)
 
 Under text_policy all a row is a text.  Under one it is a key, by its drawn text, else by the one that came furthest:
 texts that were not drawn are no dropped pairs.  key: null if the lists of keys exclude it, which go no further than
-match.  detail: as in MATCH_DROPPED; of what is sampled out the coin, the probability, and the counts of its entries.
+match.  detail: as in MATCH_DROPPED; for what is sampled out, its coin, probability, and counts of its entries.
 """
 EMBEDDED_TEXTS = table_schema("embedded_texts", key=pa.string(), text_idx=pa.int32(), text=pa.large_string())
 

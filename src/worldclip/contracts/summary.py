@@ -65,7 +65,8 @@ class Step:
     def __str__(self) -> str:
         """Return `5,814 of 8,917 pairs kept; 461 without a language of the run (th 269, ...); ...`."""
         parts = [f"{self.kept:,} of {self.total:,} {self.unit} {self.verb}"]
-        return "; ".join([*parts, *(f"{number:,} {why}" for why, number in self.dropped.items())])
+        parts += [f"{number:,} {why}" for why, number in self.dropped.items()]
+        return "; ".join(parts)
 
 
 def unit_of(text_policy: str) -> str:
@@ -74,8 +75,10 @@ def unit_of(text_policy: str) -> str:
 
 
 def pool_steps(report: Mapping[str, Any]) -> list[Step]:
-    """Return shards, rows and images of the pool.  report: of the stage pool."""
-    num_shards, num_skipped, samples = report["shards"], len(report["skipped"]), report["samples"]
+    """Return shards, rows and images of the pool.  report: the report of the stage pool."""
+    num_shards = report["shards"]
+    num_skipped = len(report["skipped"])
+    samples = report["samples"]
     steps = [
         _step("shards", "read", num_shards, num_shards + num_skipped, {SKIPPED: num_skipped}),
         _step("rows", "are samples", samples, report["rows"], {LEFT_OUT: report["left_out"]}),
@@ -86,18 +89,20 @@ def pool_steps(report: Mapping[str, Any]) -> list[Step]:
 
 
 def texts_step(report: Mapping[str, Any]) -> Step:
-    """Return how many pairs of the pool have a text.  report: of the stage pool."""
+    """Return how many pairs of the pool have a text.  report: the report of the stage pool."""
     dropped = {WORDS[reason]: report[reason.label] for reason in OF_POOL}
     return _step("pairs", "have a text", report["texts"], report["pairs"], dropped)
 
 
 def match_step(report: Mapping[str, Any]) -> Step:
-    """Return what became of the pairs of the pool.  report: of match."""
+    """Return what became of the pairs of the pool.  report: the report of match."""
     words = dict(WORDS)
-    if labels := report.get("labels_without_language"):
+    labels = report.get("labels_without_language")
+    if labels:
         shown = [f"{label} {number:,}" for label, number in list(labels.items())[:NUM_LABELS]]
-        names = ", ".join([*shown, "..."] if len(labels) > NUM_LABELS else shown)
-        words[Reason.NO_LANGUAGE] = f"{WORDS[Reason.NO_LANGUAGE]} ({names})"
+        if len(labels) > NUM_LABELS:
+            shown.append("...")
+        words[Reason.NO_LANGUAGE] = f"{WORDS[Reason.NO_LANGUAGE]} ({', '.join(shown)})"
     dropped = {words[reason]: number for reason, number in dropped_by_match(report).items()}
     return _step("pairs", "matched", report["num_matched_texts"], report["pairs"], dropped)
 
@@ -111,7 +116,7 @@ def dropped_by_match(report: Mapping[str, Any]) -> Mapping[Reason, int]:
 
 
 def curate_step(total: Mapping[str, Any], text_policy: str) -> Step:
-    """Return what became of all samples or pairs.  total: of curate's report."""
+    """Return what became of all samples or pairs.  total: the total of curate's report."""
     dropped = {WORDS[reason]: number for reason, number in dropped_by_curate(total).items()}
     return _step(unit_of(text_policy), "kept", total["pairs_out"], total["pairs_in"], dropped)
 
@@ -127,14 +132,15 @@ def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Ste
     curated: report of curate, where that is about to finish.
     """
     manifests = {stage: read_manifest(run_dir / stage) for stage in ("pool", "match", "curate")}
-    pool, match = manifests["pool"], manifests["match"]
-    if pool is None:
+    if manifests["pool"] is None:
         return []
     report = read_json(layout.report_json(run_dir / "pool"))
     steps = pool_steps(report)
     outdated = outdated_stages(run_dir)
-    if match is None or "match" in outdated:
-        return [*steps, texts_step(report)] if "pairs" in report else steps  # an earlier revision did not count them
+    if manifests["match"] is None or "match" in outdated:
+        if "pairs" in report:  # an earlier revision did not count them
+            steps.append(texts_step(report))
+        return steps
     matched = read_json(layout.report_json(run_dir / "match"))
     steps.append(match_step(matched))
     if curated is None and manifests["curate"] is not None and "curate" not in outdated:
@@ -144,13 +150,13 @@ def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Ste
     return [*steps, curate_step(curated["total"], curated["text_policy"])]
 
 
-def _step(unit: str, verb: str, kept: int, total: int, dropped: Mapping[str, int]) -> Step:
+def _step(unit: str, verb: str, num_kept: int, total: int, dropped: Mapping[str, int]) -> Step:
     by_number = sorted(dropped.items(), key=lambda item: -item[1])
-    return Step(unit=unit, verb=verb, kept=kept, total=total, dropped={why: n for why, n in by_number if n})
+    return Step(unit=unit, verb=verb, kept=num_kept, total=total, dropped={why: n for why, n in by_number if n})
 
 
-def refuse_nothing(kept: int, summary: str, dropped: Mapping[Reason, int]) -> None:
+def refuse_nothing(num_kept: int, summary: str, dropped: Mapping[Reason, int]) -> None:
     """Raise UserError if nothing is kept, with the remedy for the largest reason."""
-    if kept == 0 and dropped:
+    if num_kept == 0 and dropped:
         largest = max(dropped, key=lambda reason: dropped[reason])
         raise UserError(f"{summary}; {REMEDIES[largest]}")

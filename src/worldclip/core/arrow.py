@@ -51,8 +51,9 @@ def string_buffers(strings: Strings) -> tuple[np.ndarray, np.ndarray]:
 
     Raises ValueError for a null and for a string that is not valid Unicode (a lone surrogate).
     """
-    array = strings if isinstance(strings, pa.Array | pa.ChunkedArray) else pa.array(strings, pa.large_string())
-    array = one_array(array)
+    if not isinstance(strings, pa.Array | pa.ChunkedArray):
+        strings = pa.array(strings, pa.large_string())
+    array = one_array(strings)
     if array.type not in (pa.string(), pa.large_string()):
         array = array.cast(pa.large_string())
     if array.null_count:
@@ -104,8 +105,10 @@ def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     order = sorted(range(len(names)), key=names.__getitem__)
     rank = np.empty(len(names), np.int32)
     rank[order] = np.arange(len(names))
-    codes = whole.indices.to_numpy(zero_copy_only=False)
-    return (rank[codes] if len(codes) else np.zeros(0, np.int32)), [names[i] for i in order]
+    codes = np.zeros(0, np.int32)
+    if len(whole):
+        codes = rank[whole.indices.to_numpy(zero_copy_only=False)]
+    return codes, [names[i] for i in order]
 
 
 def names_of(codes: np.ndarray, names: Sequence[str]) -> pa.Array:

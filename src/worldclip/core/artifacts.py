@@ -72,7 +72,7 @@ def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
-    """Make a folder for the temporary files of one that writes `path`; it goes with the block, or with `sweep`."""
+    """Make a folder for temporary files while `path` is written; it goes with the block, or with `sweep`."""
     folder = path.with_name(f".{path.name}.parts.{platform.node()}.{os.getpid()}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -112,9 +112,14 @@ _LEFT = re.compile(r"\..+\.\d+\.(tmp|removed)")
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left in a locked folder and its own folders, but nothing with a lock of its own."""
-    children = (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
-    places = [folder, *(child for child in children if not job_files.lock(child).exists())]
-    for path in [path for place in places for path in place.glob(".*") if _LEFT.fullmatch(path.name)]:
+    children = [child for child in folder.iterdir() if child.is_dir() and not child.is_symlink()]
+    paths = list(folder.glob(".*"))
+    for child in children:
+        if not job_files.lock(child).exists():
+            paths += child.glob(".*")
+    for path in paths:
+        if not _LEFT.fullmatch(path.name):
+            continue
         if job_files.lock(path).exists():  # the folder aside of another job, on a host whose name ends in a number
             continue
         if path.is_dir() and not path.is_symlink():
@@ -134,28 +139,22 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> N
 
     Without rows the file has a schema and no row group.
     """
+    encodings = {path: name for path, name in _ENCODINGS.items() if path.partition(".")[0] in schema.names}
+    repeated = []  # columns that get a dictionary, since their values repeat: of keys and texts it costs time and room
+    for field in schema:
+        is_repeated = pa.types.is_dictionary(field.type) or pa.types.is_integer(field.type)
+        if is_repeated and field.name not in encodings:
+            repeated.append(field.name)
 
     def write(aside: Path) -> None:
-        with pq.ParquetWriter(aside, schema, **_parquet_options(schema)) as writer:
+        with pq.ParquetWriter(
+            aside, schema, compression="zstd", use_dictionary=repeated, column_encoding=encodings
+        ) as writer:
             for table in tables:
                 if table.num_rows:  # other software cannot read a row group without rows: datasets, mlcroissant
                     writer.write_table(_with_schema(table, schema))
 
     write_artifact(path, write)
-
-
-def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """Return how pyarrow writes tables of a schema.
-
-    Only columns whose values repeat get a dictionary: of keys and texts it costs time and room.
-    """
-    encodings = {path: name for path, name in _ENCODINGS.items() if path.partition(".")[0] in schema.names}
-    repeated = [
-        field.name
-        for field in schema
-        if field.name not in encodings and (pa.types.is_dictionary(field.type) or pa.types.is_integer(field.type))
-    ]
-    return {"compression": "zstd", "use_dictionary": repeated, "column_encoding": encodings}
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -164,8 +163,10 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
         column = table.column(field.name)
         if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
             column = column.cast(field.type.value_type).dictionary_encode()
-        is_large = pa.types.is_large_string(column.type) and pa.types.is_string(field.type)
-        columns.append(narrow_strings(column) if is_large else column.cast(field.type))
+        if pa.types.is_large_string(column.type) and pa.types.is_string(field.type):
+            columns.append(narrow_strings(column))
+        else:
+            columns.append(column.cast(field.type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -186,7 +187,8 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
         expected = schema.metadata[b"worldclip.format"].decode()
         if name != expected:
             raise BadShard(f"{path}: holds {name!r}, expected {expected!r}")
-        if problem := newer_format(path, int(metadata[b"worldclip.version"])):
+        problem = newer_format(path, int(metadata[b"worldclip.version"]))
+        if problem:
             raise BadShard(problem)
         table = file.read(columns=list(columns) if columns is not None else None)
         # Each row group, and so each shard in a file of all shards, has its own dictionary; Arrow does not group by a
@@ -272,7 +274,7 @@ def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow"
     return numbers
 
 
-def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **more: Any) -> Json:
+def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **fields: Any) -> Json:
     """Mark `folder` as finished; return the manifest.
 
     Its digest covers format, config and inputs, and `digests` of outputs where these are small enough to be read: a
@@ -280,12 +282,12 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
     """
     manifest = {
         "format_version": FORMAT_VERSION,
-        "digest": manifest_digest(config, inputs, more.get("digests")),
+        "digest": manifest_digest(config, inputs, fields.get("digests")),
         "config": config,
         "inputs": inputs,
         "counts": counts,
         "versions": versions(),
-        **more,
+        **fields,
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
@@ -294,7 +296,9 @@ def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **mor
 def manifest_digest(config: Any, inputs: Any, digests: Any = None) -> str:
     """Return the digest of a manifest; digests: of outputs, None: they are not covered."""
     covered = [FORMAT_VERSION, config, inputs]
-    return digest(covered if digests is None else [*covered, digests])
+    if digests is not None:
+        covered.append(digests)
+    return digest(covered)
 
 
 def read_manifest(folder: Path) -> Json | None:
@@ -320,11 +324,13 @@ def describe_run() -> Json:
     """Return the format of a run, the versions and the machine that made it; of a git checkout the revision too, which
     ends in `-dirty` where files differ from it."""
     revision = None
-    folder, git = checkout(), shutil.which("git")
+    folder = checkout()
+    git = shutil.which("git")
     if folder is not None and (folder / ".git").exists() and git is not None:
         command = [git, "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        revision = answer.stdout.strip() if answer.returncode == 0 else None
+        if answer.returncode == 0:
+            revision = answer.stdout.strip()
     return {
         "format_version": FORMAT_VERSION,
         "versions": versions(("worldclip", "numpy", "numba", "pyarrow", "torch", "transformers", "tokenizers")),

@@ -28,11 +28,14 @@ class Change:
     def __str__(self) -> str:
         """Say the change in a few words: `balance.tail_fraction was 0.1, is 0.06`, `00000.tar (new)`."""
         if self.is_value:
-            is_denied_less = self.name == "pool.deny_keys" and not set(self.old or ()) <= set(self.new or ())
-            more = "; keys of the lists that this drops are allowed again" if is_denied_less else ""
-            return f"{self.name} was {_short(self.old)}, is {_short(self.new)}{more}"
-        if self.old is None or self.new is None:
-            return f"{self.name} ({'new' if self.old is None else 'gone'})"
+            text = f"{self.name} was {_short(self.old)}, is {_short(self.new)}"
+            if self.name == "pool.deny_keys" and not set(self.old or ()) <= set(self.new or ()):
+                text += "; keys of the lists that this drops are allowed again"
+            return text
+        if self.old is None:
+            return f"{self.name} (new)"
+        if self.new is None:
+            return f"{self.name} (gone)"
         return self.name
 
 
@@ -82,14 +85,15 @@ def _parts(record: Any, name: str) -> dict[str, Any] | None:
     if record is None:
         return {}
     if isinstance(record, list) and not any(isinstance(item, list) for item in record):  # nested: groups of files
-        inputs = {name if len(record) == 1 else f"{name} {i}": item for i, item in enumerate(record)}
+        inputs = {f"{name} {i}": item for i, item in enumerate(record)}
+        if len(record) == 1:
+            inputs = {name: record[0]}
     elif isinstance(record, Mapping) and _FINGERPRINT_KEYS.isdisjoint(record):
         return {str(key): value for key, value in record.items()}
     else:
         return None
-    by_path = {_path_of(value, key): value for key, value in inputs.items()}
+    by_path = {}
+    for key, value in inputs.items():
+        path = value.get("path", key) if isinstance(value, Mapping) else key
+        by_path[str(path)] = value
     return by_path if len(by_path) == len(inputs) else inputs
-
-
-def _path_of(record: Any, name: str) -> str:
-    return str(record.get("path", name)) if isinstance(record, Mapping) else name

@@ -52,5 +52,6 @@ def _source_of(module: str) -> str:
         if spec is None:
             return ""
         spec = PathFinder.find_spec(".".join(parts[:end]), spec.submodule_search_locations)
-    loader = None if spec is None else spec.loader
-    return (loader.get_source(module) or "") if isinstance(loader, InspectLoader) else ""
+    if spec is None or not isinstance(spec.loader, InspectLoader):
+        return ""
+    return spec.loader.get_source(module) or ""

@@ -102,7 +102,9 @@ class Client:
         """Ask for a file from byte `start` on."""
         if not url.startswith(("http://", "https://")):  # urllib opens file: too, and a listing may name it
             raise Broken(f"{url}: not an address of the web; only http:// and https:// are fetched")
-        headers = {"User-Agent": self.user_agent} | ({"Range": f"bytes={start}-"} if start else {})
+        headers = {"User-Agent": self.user_agent}
+        if start:
+            headers["Range"] = f"bytes={start}-"
         answer: http.client.HTTPResponse = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
         )
@@ -124,9 +126,11 @@ class Client:
             part.unlink()
             raise ConnectionError("the partial file on disk does not match the server's file") from error
         with answer:
-            is_rest = answer.status == PARTIAL_CONTENT
-            start = start if is_rest else 0
-            with open(part, "ab" if is_rest else "wb") as file:
+            mode = "ab"
+            if answer.status != PARTIAL_CONTENT:
+                mode = "wb"
+                start = 0
+            with open(part, mode) as file:
                 # read1 returns what has arrived, so that `stop` works on a slow connection.
                 while chunk := answer.read1(CHUNK_BYTES):
                     file.write(chunk)
@@ -139,7 +143,8 @@ class Client:
 
         Waits 1, 2, 4, ... seconds, or longer if the server asks to.
         """
-        tries, reached = 0, progress()
+        tries = 0
+        reached = progress()
         while True:
             wait_s = 0.0
             try:
@@ -147,14 +152,17 @@ class Client:
             except urllib.error.HTTPError as error:
                 if error.code not in RETRIED:
                     raise Broken(f"{url}: the server answers {error.code} {error.reason}") from error
-                wait_s = _retry_after(error.headers.get("Retry-After"))
+                header = error.headers.get("Retry-After", "")
+                if header.isdecimal():  # else a date
+                    wait_s = float(header)
                 reason = f"{error.code} {error.reason}"
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     raise
                 reason = str(error) or type(error).__name__
             if progress() > reached:
-                tries, reached = 0, progress()
+                tries = 0
+                reached = progress()
             tries += 1
             if tries == MAX_TRIES:
                 raise Broken(f"{url}: gave up after {MAX_TRIES} tries without progress; last error: {reason}")
@@ -176,20 +184,19 @@ def _check_length(num_bytes: int, start: int, answer: http.client.HTTPResponse) 
         raise ConnectionError(f"the connection broke after {start + num_bytes:,} of {start + int(expected):,} bytes")
 
 
-def _retry_after(header: str | None) -> float:
-    """Return the seconds that the server asks to wait; 0 if it does not say, or says it as a date."""
-    return float(header) if header is not None and header.isdecimal() else 0.0
-
-
 def _problem_of(part: Path, download: Download) -> str:
     """Return what is wrong with a complete file; empty if nothing is."""
     for kind, name, published in (("sha1", "SHA-1", download.sha1), ("sha256", "SHA-256", download.sha256)):
-        actual = file_digest(part, kind) if published is not None else None
+        if published is None:
+            continue
+        actual = file_digest(part, kind)
         if actual != published:
             return f"its {name} is {actual}, the published one {published}"
     if download.git_oid is not None:
         actual = hashlib.sha1(f"blob {part.stat().st_size}\0".encode() + part.read_bytes()).hexdigest()
-        return "" if actual == download.git_oid else f"its git blob is {actual}, the published one {download.git_oid}"
+        if actual == download.git_oid:
+            return ""
+        return f"its git blob is {actual}, the published one {download.git_oid}"
     if download.path.suffix != ".gz" or download.sha1 is not None or download.sha256 is not None:
         return ""
     try:

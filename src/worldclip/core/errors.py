@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,9 @@ class UserError(ValueError):
     """A mistake of the user: all problems at once, each with key, value, meaning and remedy.  Exit code 2."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems = [redact(text) for text in ([problems] if isinstance(problems, str) else problems)]
+        if isinstance(problems, str):
+            problems = [problems]
+        self.problems = list(map(redact, problems))
         super().__init__("\n".join(self.problems))
 
 
@@ -55,21 +57,20 @@ class StageFailed(RuntimeError):
     """
 
     def __init__(self, stage: str, failures: dict[str, str], remedy: str, broken: frozenset[str] = frozenset()) -> None:
-        self.stage, self.remedy, self.broken = stage, remedy, broken
+        self.stage = stage
+        self.remedy = remedy
+        self.broken = broken
         self.failures = {redact(shard): redact(reason) for shard, reason in failures.items()}
-        super().__init__("\n".join([f"{stage}: {len(failures)} shard(s) failed", *_lines(self.failures), remedy]))
-
-
-def _lines(failures: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line per shard, and one for all shards of a reason that more than NUM_NAMED have."""
-    shards_of: dict[str, list[str]] = {}
-    for shard, reason in sorted(failures.items()):
-        shards_of.setdefault(reason, []).append(shard)
-    for reason, shards in shards_of.items():
-        if len(shards) > NUM_NAMED:
-            yield f"  {', '.join(shards[:NUM_NAMED])} and {len(shards) - NUM_NAMED:,} more: {reason}"
-        else:
-            yield from (f"  {shard}: {reason}" for shard in shards)
+        shards_of: dict[str, list[str]] = {}
+        for shard, reason in sorted(self.failures.items()):
+            shards_of.setdefault(reason, []).append(shard)
+        lines = [f"{stage}: {len(failures)} shard(s) failed"]
+        for reason, shards in shards_of.items():
+            if len(shards) > NUM_NAMED:
+                lines.append(f"  {', '.join(shards[:NUM_NAMED])} and {len(shards) - NUM_NAMED:,} more: {reason}")
+            else:
+                lines += [f"  {shard}: {reason}" for shard in shards]
+        super().__init__("\n".join([*lines, remedy]))
 
 
 def disk_error(error: BaseException, path: Path) -> OSError | None:
@@ -114,7 +115,7 @@ def is_no_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, of one without a text the name of its class."""
+    """Return the first line of an error's text, or the name of its class if it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -122,8 +123,9 @@ def checkout() -> Path | None:
     """Return the folder of the checkout that this package lies in; None for a package that pip copied."""
     folder = Path(__file__).resolve().parents[3]
     project = folder / "pyproject.toml"
-    is_ours = project.is_file() and 'name = "worldclip"' in project.read_text(encoding="utf-8").splitlines()
-    return folder if is_ours else None
+    if project.is_file() and 'name = "worldclip"' in project.read_text(encoding="utf-8").splitlines():
+        return folder
+    return None
 
 
 def install_hint(extra: str) -> str:

@@ -40,8 +40,11 @@ def explain_answer(error: BaseException) -> str | None:
 
 def is_unreachable(error: BaseException) -> bool:
     """Return whether the hub did not answer: no network, HF_HUB_OFFLINE (a ConnectionError), busy or down."""
-    names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    return bool(names & {"TransportError", "ConnectionError"}) or is_busy(error)
+    for cause in _causes(error):
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if names & {"TransportError", "ConnectionError"}:
+            return True
+    return is_busy(error)
 
 
 def is_busy(error: BaseException) -> bool:
@@ -79,5 +82,6 @@ def _reason(error: BaseException, status: int, code: str) -> str:
     if status == 404:
         return f"no such bucket, folder or file ({code}); check the path"
     if status in (401, 403):
-        return f"access denied ({code}); check the credentials: {_HUB if is_hub else _S3}"
+        remedy = _HUB if is_hub else _S3
+        return f"access denied ({code}); check the credentials: {remedy}"
     return f"the store refused the request ({code}); check the path, the region and the credentials"

@@ -27,18 +27,21 @@ def image_files(paths: Iterable[Path]) -> tuple[list[Path], str]:
     """Return the files with images that can be read, and what else there is, as `by_suffix` writes it."""
     needs = needs_heif()
     images: list[Path] = []
-    others: list[Path] = []
+    left_out: list[Path] = []
     is_heif_left_out = False
     for path in paths:
         suffix = path.suffix.lower()
         if needs and suffix in _HEIF_SUFFIXES:
-            others.append(path)
+            left_out.append(path)
             is_heif_left_out = True
         elif suffix in SUFFIXES:
             images.append(path)
         elif not path.name.startswith("."):
-            others.append(path)
-    return images, by_suffix(others) + (f" ({needs})" if is_heif_left_out else "")
+            left_out.append(path)
+    description = by_suffix(left_out)
+    if is_heif_left_out:
+        description += f" ({needs})"
+    return images, description
 
 
 def by_suffix(paths: Iterable[Path]) -> str:

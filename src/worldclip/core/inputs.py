@@ -54,12 +54,17 @@ def size_and_time(path: str) -> Stamp:
 def fingerprint_of(path: str, name: str) -> Json:
     """Return a file's fingerprint: `name`, size, and its hash (small local files), modification time or entity tag.
 
-    Of a file that cannot be read, the reason: only its shard fails then, when it is read.
+    A file that cannot be read has the reason instead: only its shard fails, when it is read.
     """
     try:
-        if is_remote(path):
-            return _fingerprint_remote(path, name)
-        return {**_fingerprint_local(path, stamp_of(path)), "path": name}
+        if not is_remote(path):
+            return {**_fingerprint_local(path, stamp_of(path)), "path": name}
+        import fsspec
+
+        files, place = fsspec.url_to_fs(path)
+        info = patiently(lambda: files.info(place))
+        stamps = (str(info[key]) for key in STAMPS if info.get(key))
+        return {"path": name, "size": info.get("size"), "stamp": next(stamps, "")}
     except Exception as error:  # a store's library raises errors of its own, such as for a lost network
         if not isinstance(error, OSError) and explain_answer(error) is None:
             raise
@@ -70,12 +75,3 @@ def fingerprint_of(path: str, name: str) -> Json:
 def _fingerprint_local(path: str, stamp: Stamp) -> Json:
     """Hash the contents once per process; the stamp is an argument so that a changed file is hashed again."""
     return fingerprint(Path(path), Path(path).parent)
-
-
-def _fingerprint_remote(url: str, name: str) -> Json:
-    import fsspec
-
-    files, place = fsspec.url_to_fs(url)
-    info = patiently(lambda: files.info(place))
-    stamps = [str(info[key]) for key in STAMPS if info.get(key)]
-    return {"path": name, "size": info.get("size"), "stamp": stamps[0] if stamps else ""}

@@ -85,16 +85,21 @@ class Job:
         manifest = read_manifest(self.folder)
         if manifest is None:
             return "not finished before" if self.folder.exists() else "new"
-        if changes := changed_keys(manifest["config"], self.config):
+        changes = changed_keys(manifest["config"], self.config)
+        if changes:
             return "; ".join(map(str, changes))
         changes = self.changes(manifest["inputs"], self.inputs)
-        more = f" and {len(changes) - NUM_NAMED} more" if len(changes) > NUM_NAMED else ""
-        return f"its inputs changed: {name_changes(changes)}{more}" if changes else None
+        if not changes:
+            return None
+        reason = f"its inputs changed: {name_changes(changes)}"
+        if len(changes) > NUM_NAMED:
+            reason += f" and {len(changes) - NUM_NAMED} more"
+        return reason
 
     def run(self, work: Callable[[], Result]) -> Report:
         """Do the work, remove stale files, write report.json, and the manifest last.  Raises StageFailed.
 
-        The manifest has the inputs from before the work: of one that changed meanwhile the next call works again.
+        The manifest has the inputs from before the work, so the next call works again if one changed meanwhile.
         """
         self.inputs  # noqa: B018  known before the work
         (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
@@ -127,11 +132,13 @@ def remove_stale(folder: Path, keep: Iterable[str | Path]) -> None:
     """
     root = os.path.abspath(folder)
     wanted = {os.path.abspath(path) for path in keep}
-    files, folders = [], []
+    files = []
+    folders = []
     for place, names, file_names in os.walk(root):
         names[:] = [name for name in names if f"{place}/{name}" not in wanted]
         folders += [f"{place}/{name}" for name in names]
-        files += [path for name in file_names if (path := f"{place}/{name}") not in wanted]
+        paths = [f"{place}/{name}" for name in file_names]
+        files += [path for path in paths if path not in wanted]
     # Markers go first: a marker of outputs that are gone would say that they are finished.
     for path in sorted(files, key=lambda path: f"/{job_files.DONE}/" not in path.removeprefix(root)):
         os.unlink(path)
@@ -171,7 +178,8 @@ class Run:
 
         Raises UserError if there is none, and for unknown sections.
         """
-        sections, executor = read_sections(source), executor or LocalExecutor()
+        sections = read_sections(source)
+        executor = executor or LocalExecutor()
         if source.is_dir():  # its recipe.toml holds absolute paths
             return cls(dir=source, sections=sections, executor=executor)
         return cls(dir=source.parent, sections=sections, folder=source.parent, executor=executor)
@@ -239,8 +247,9 @@ class Run:
         if reason is None:
             say(name, "is finished and unchanged")
             return False
-        if found := list(problems(self)):
-            raise UserError(found)
+        faults = list(problems(self))
+        if faults:
+            raise UserError(faults)
         self.keep_recipe()
         if self.part is not None:
             assert work_on_part is not None, "--shards is a flag only of stages that work shard by shard"
@@ -291,8 +300,10 @@ class Run:
         """Say whether the stage would run, and why; record it, with what would stop the stage."""
         reason = self._reason_to_run(job)
         report: Report = {"would_run": reason is not None, "reason": reason, "plan": [], "problems": []}
-        say(job.name, f"would run: {reason}" if reason else "is finished and unchanged")
-        if reason is not None:
+        if reason is None:
+            say(job.name, "is finished and unchanged")
+        else:
+            say(job.name, f"would run: {reason}")
             report["plan"] = list(plan(self))
             for line in report["plan"]:
                 say(job.name, line)
@@ -321,8 +332,9 @@ class RunLock:
             raise UserError(
                 f"{self.run_dir} cannot be written ({error.strerror}); change that, or give another --out"
             ) from error
+        kind = fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(self._file, (fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(self._file, kind | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
@@ -330,8 +342,10 @@ class RunLock:
             raise UserError(
                 f"{self.run_dir} is in use by {holder}; wait for it, stop it, or give another --out"
             ) from error
-        self._write("calls with --shards" if self.is_shared else f"process {os.getpid()}")
-        if not self.is_shared:
+        if self.is_shared:
+            self._write("calls with --shards")
+        else:
+            self._write(f"process {os.getpid()}")
             sweep(self.run_dir)
         return self
 

@@ -79,7 +79,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is not JSON ({error}); remove it and run the same command again") from error
     if not isinstance(record, dict):
         raise UserError(f"{path} is not a JSON object; remove it and run the same command again")
-    if problem := newer_format(path, record.get("format_version", 0)):
+    problem = newer_format(path, record.get("format_version", 0))
+    if problem:
         raise UserError(problem)
     return record
 

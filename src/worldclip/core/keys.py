@@ -56,13 +56,15 @@ def hex_pairs(keys: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def sort_pairs(pairs: np.ndarray) -> np.ndarray:
     """Return pairs (n, 2) uint64 sorted and unique, as DataComp's keys.npy holds them (HEX_PAIR)."""
     pairs = pairs[np.argsort(pairs[:, 0].copy())]  # a third of the time of a sort by both halves
-    high, low = pairs[:, 0], pairs[:, 1]
+    high = pairs[:, 0]
+    low = pairs[:, 1]
     if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():
         pairs = pairs[np.lexsort((low, high))]
     is_new = np.ones(len(pairs), np.bool_)
     is_new[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
-    unique = pairs if is_new.all() else pairs[is_new]  # keys of many millions: no copy without need
-    return np.ascontiguousarray(unique).view(HEX_PAIR).reshape(-1)
+    if not is_new.all():  # keys of many millions: no copy without need
+        pairs = pairs[is_new]
+    return np.ascontiguousarray(pairs).view(HEX_PAIR).reshape(-1)
 
 
 def hex_strings(pairs: np.ndarray) -> pa.Array:
@@ -74,7 +76,7 @@ def hex_strings(pairs: np.ndarray) -> pa.Array:
 
 def _read_text(path: Path) -> pa.Array:
     """Return the keys of a .txt, one per line.  Raises ValueError or OSError."""
-    lines = [line.strip() for line in read_regular(path).decode("utf-8-sig").split("\n")]
+    lines = map(str.strip, read_regular(path).decode("utf-8-sig").split("\n"))
     return pa.array(filter(None, lines), pa.large_string())
 
 
@@ -89,8 +91,9 @@ def _batches(key_list: KeyList) -> Iterator[Strings]:
     elif path.suffix == ".txt":
         yield _read_text(path)
     else:
+        columns = ["key", "shard"] if key_list.by_shard else ["key"]
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_KEYS, columns=["key", "shard"] if key_list.by_shard else ["key"]):
+            for batch in file.iter_batches(BATCH_KEYS, columns=columns):
                 keys = batch["key"]
                 if key_list.by_shard:
                     keys = _with_shard(keys, batch["shard"])
@@ -173,8 +176,9 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path) ->
 
     folder: where their sorted keys are.  Raises UserError that names every file that is not a list of keys.
     """
-    named = [("pool.valid_keys", valid_keys)] if valid_keys is not None else []
-    named += [("pool.deny_keys", path) for path in deny_keys]
+    named = [("pool.deny_keys", path) for path in deny_keys]
+    if valid_keys is not None:
+        named.insert(0, ("pool.valid_keys", valid_keys))
     problems = []
     for setting, path in named:
         problem = _problem_with(Path(path))
@@ -212,10 +216,14 @@ def is_valid(keys: pa.Array | pa.ChunkedArray, lists: Sequence[KeyList], shard: 
     valid = np.ones(len(keys), np.bool_)
     for key_list in lists:
         listed = is_listed(keys, key_list, shard)
-        valid &= listed if key_list.setting == "pool.valid_keys" else ~listed
+        if key_list.setting != "pool.valid_keys":
+            listed = ~listed
+        valid &= listed
     return valid
 
 
 def is_listed(keys: pa.Array | pa.ChunkedArray, key_list: KeyList, shard: str) -> np.ndarray:
     """Return whether a list names each key of the pool's shard `shard`: (n,) bool."""
-    return sort_list(key_list).contains(_with_shard(keys, pa.scalar(shard)) if key_list.by_shard else keys)
+    if key_list.by_shard:
+        keys = _with_shard(keys, pa.scalar(shard))
+    return sort_list(key_list).contains(keys)

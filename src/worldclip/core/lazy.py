@@ -15,9 +15,13 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 
     The block is read from the source: a name stands once in a package, where type checkers look for it.
     """
-    blocks = [node for node in ast.parse(inspect.getsource(sys.modules[package])).body if isinstance(node, ast.If)]
-    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
-    homes = {alias.name: str(node.module) for node in imports for alias in node.names}
+    homes: dict[str, str] = {}
+    for block in ast.parse(inspect.getsource(sys.modules[package])).body:
+        if not isinstance(block, ast.If):
+            continue
+        for node in block.body:
+            if isinstance(node, ast.ImportFrom):
+                homes |= {alias.name: str(node.module) for alias in node.names}
 
     def load(name: str) -> Any:
         if name not in homes:

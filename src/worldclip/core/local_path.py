@@ -23,10 +23,10 @@ def url_problem(path: str | Path, setting: str) -> str | None:
     match = _URL.fullmatch(str(path))
     if match is None:
         return None
-    scheme, rest = match.groups()
+    scheme, address = match.groups()
     return (
-        f"{setting} {scheme}://{rest}: must be a local path, not a URL; work in a local folder and copy it from or to "
-        "the store"
+        f"{setting} {scheme}://{address}: must be a local path, not a URL; work in a local folder and copy it from or "
+        "to the store"
     )
 
 
@@ -48,6 +48,7 @@ def require_local(path: str | Path, setting: str) -> Path:
 
     Raises UserError for a URL, and for a name that is not UTF-8.
     """
-    if (problem := url_problem(path, setting)) is not None:
+    problem = url_problem(path, setting)
+    if problem is not None:
         raise UserError(problem)
     return Path(path)

@@ -69,14 +69,18 @@ class Between:
         is_high_enough = value > self.low if self.above else value >= self.low
         if is_low_enough and is_high_enough and value != math.inf:
             return None
-        bounds = f"{'above' if self.above else 'at least'} {self.low}"
+        lower = "above" if self.above else "at least"
+        upper = "below" if self.below else "at most"
+        bounds = f"{lower} {self.low}"
         if self.high < math.inf:
-            bounds += f" and {'below' if self.below else 'at most'} {self.high}"
+            bounds += f" and {upper} {self.high}"
             if not self.above and not self.below:
                 bounds = f"between {self.low} and {self.high}"
         elif value == math.inf:
             bounds += ", and finite"
-        return f"must be {bounds} ({self.note})" if self.note else f"must be {bounds}"
+        if self.note:
+            bounds += f" ({self.note})"
+        return f"must be {bounds}"
 
 
 class AtLeast(Between):
@@ -123,11 +127,14 @@ class Place:
             return type(value)(self.resolve(item, folder) for item in value)
         if not isinstance(value, str):
             return value
-        prefix, path = "", value
+        prefix = ""
+        path = value
         if self.prefix_until:
             head, separator, path = value.partition(self.prefix_until)
             prefix = head + separator
         if not path or "://" in path or path.startswith("~"):
             return value
         absolute = os.path.normpath((folder / path).absolute())
-        return value if self.or_name and not os.path.exists(absolute) else f"{prefix}{absolute}"
+        if self.or_name and not os.path.exists(absolute):
+            return value
+        return f"{prefix}{absolute}"

@@ -23,7 +23,8 @@ SMALL_FILE_BYTES = 2**22  # texts of a larger file are not counted
 MEMORY_PER_CELL = 16  # a value that is not in a list
 SORTED_ROW_BYTES = 16  # a row that is not held: its two hashes
 COPIES = 4  # copies of values at once: as read, cast, gathered and packed
-_BATCH_ROWS, _BATCH_BYTES = 2**16, 2**26
+_BATCH_ROWS = 2**16
+_BATCH_BYTES = 2**26
 
 
 def check_parquet(
@@ -31,13 +32,14 @@ def check_parquet(
 ) -> None:
     """Raise BadShard if the columns of a Parquet file would take more memory than `unpack.max_memory` of its size.
 
-    source: path or open file.  size: of the file in bytes; of larger files only the footer is checked.  footer: where
-    it is read.  held_rows: rows in memory at once, None for all.  Raises ArrowException or OSError for a footer whose
-    columns Arrow cannot describe.
+    source: path or open file.  size: its bytes; of larger files only the footer is checked.  footer: the footer, if it
+    is read already.  held_rows: rows in memory at once, None for all.  Raises ArrowException or OSError for a footer
+    whose columns Arrow cannot describe.
     """
     footer = footer or pq.read_metadata(source)
     _check_columns(footer, size)
-    memory, limit = _memory_of(footer, held_rows), unpack.max_memory(size)
+    memory = _memory_of(footer, held_rows)
+    limit = unpack.max_memory(size)
     if memory > limit:
         raise unpack.TooLarge("what it unpacks to")
     if size < SMALL_FILE_BYTES:
@@ -80,7 +82,8 @@ def _check_texts(source: Any, footer: pq.FileMetaData, memory: int, limit: int) 
         most_bytes[column.path] += num_bytes
         if any("DELTA" in encoding for encoding in chunk.encodings):
             longest[column.path] = max(longest[column.path], chunk.total_uncompressed_size)
-            memory += num_bytes if column.max_repetition_level else 0  # one row may hold all of them
+            if column.max_repetition_level:  # one row may hold all of them
+                memory += num_bytes
     if memory > limit:
         raise unpack.TooLarge("what it unpacks to")
     repeated = sorted(path for path, num_bytes in most_bytes.items() if memory + num_bytes > limit)
@@ -126,7 +129,9 @@ class _NoData(io.BytesIO):
         self._size = size
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return super().seek(offset + (self._size if whence == io.SEEK_END else 0))
+        if whence == io.SEEK_END:
+            offset += self._size
+        return super().seek(offset)
 
     def read(self, size: int | None = -1) -> bytes:
         raise _BeginsToReadError
@@ -145,8 +150,10 @@ def _bytes_of_batches(file: pq.ParquetFile, path: str, num_rows: int) -> Iterato
     for batch in file.iter_batches(num_rows, columns=[path]):
         values = batch.column(0)
         while not pa.types.is_dictionary(values.type) and values.type.num_fields:
-            is_struct = pa.types.is_struct(values.type)
-            values = pc.struct_field(values, [0]) if is_struct else pc.list_flatten(values)
+            if pa.types.is_struct(values.type):
+                values = pc.struct_field(values, [0])
+            else:
+                values = pc.list_flatten(values)
         if pa.types.is_dictionary(values.type):
             sizes = pc.binary_length(values.dictionary).cast(pa.int64())
             yield pc.sum(sizes.take(values.indices)).as_py() or 0

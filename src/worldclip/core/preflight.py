@@ -47,7 +47,8 @@ def missing_packages(name: str, modules: Sequence[str] | None = None, *, extra: 
 
 def require_packages(name: str, modules: Sequence[str] | None = None, *, extra: str) -> None:
     """Raise UserError with the problem of missing_packages, before any work."""
-    if problems := list(missing_packages(name, modules, extra=extra)):
+    problems = list(missing_packages(name, modules, extra=extra))
+    if problems:
         raise UserError(problems)
 
 

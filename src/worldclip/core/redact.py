@@ -15,13 +15,15 @@ HIDDEN = "***"
 _SECRET_NAME = re.compile("key|token|secret|sig|auth|pass|jwt|bearer|credential", re.IGNORECASE)
 # Plain characters of an address, or encoded any number of times
 _COLON, _SLASH, _AT = "(?::|%(?:25)*3a)", "(?:/|%(?:25)*2f)", "(?:@|%(?:25)*40)"
-_SEPARATOR, _EQUALS = "(?:[?&;#]|%(?:25)*(?:3f|26|3b|23))", "(?:=|%(?:25)*3d)"
+_SEPARATOR = "(?:[?&;#]|%(?:25)*(?:3f|26|3b|23))"
+_EQUALS = "(?:=|%(?:25)*3d)"
 _START = f"{_COLON}{_SLASH}{{2}}"
 _CHAR = r"[^\s?#\"'<>]"
 _HOST_CHAR = f"(?!{_SLASH}){_CHAR}"
 _USER_CHAR = f"(?!{_COLON}|{_AT}){_HOST_CHAR}"
 # `Path` makes one slash of two; layout:/me@home is a local folder, abfs://container@account names no user
-_ANY_START, _USER_START = f"{_COLON}{_SLASH}{{1,2}}", f"(?<!abfs)(?<!abfss){_START}|(?:https?|s3|gs|s?ftp):/"
+_ANY_START = f"{_COLON}{_SLASH}{{1,2}}"
+_USER_START = f"(?<!abfs)(?<!abfss){_START}|(?:https?|s3|gs|s?ftp):/"
 _USER = re.compile(
     f"({_ANY_START})(?:{_USER_CHAR})*{_COLON}(?:{_HOST_CHAR})*{_AT}"
     # A secret key of S3 holds slashes; host:8080/@me has a port
@@ -46,7 +48,8 @@ def redact(text: str) -> str:
     if "%" not in text and ":/" not in text and "=" not in text:
         return text
     text = _USER.sub(rf"\1\2\3{HIDDEN}@", text)
-    shown, start = [], 0
+    shown = []
+    start = 0
     for parameter in _PARAMETER.finditer(text):
         name = unquote(re.sub("%(?:25)+", "%", parameter[1]))
         if parameter.start() < start or not _SECRET_NAME.search(name):  # before `start`: part of a hidden value
@@ -69,7 +72,7 @@ def redact_record(record: Any) -> Any:
             redacted[redact_record(name)] = HIDDEN if is_secret and value else redact_record(value)
         return redacted
     if isinstance(record, list):
-        return [redact_record(value) for value in record]
+        return list(map(redact_record, record))
     if isinstance(record, tuple):
         return tuple(map(redact_record, record))
     return record
@@ -85,7 +88,7 @@ def shorten_paths(record: Any) -> Any:
     if isinstance(record, Mapping):
         return {name: shorten_paths(value) for name, value in record.items()}
     if isinstance(record, list | tuple):
-        return [shorten_paths(value) for value in record]
+        return list(map(shorten_paths, record))
     if not isinstance(record, str):
         return record
     return "::".join(map(_shorten_path, record.split("::")))  # `simplecache::/folder/file`

@@ -59,7 +59,8 @@ class Registry:
 
     def load(self, name: str) -> Any:
         """Import an item.  Raises UserError for an unknown name, and where the module of another package fails."""
-        if problem := self.problem(name):
+        problem = self.problem(name)
+        if problem:
             raise UserError(f"{name!r}: {problem}")
         point = self.points()[name]
         try:
@@ -93,7 +94,8 @@ class ItemOf:
         """Return what is wrong with a value, or None."""
         values = value if isinstance(value, tuple | list) else (value,)
         for name in values:
-            if problem := self.registry.problem(str(name)):
+            problem = self.registry.problem(str(name))
+            if problem:
                 return f'"{name}": {problem}' if values is value else problem
         return None
 
@@ -111,15 +113,15 @@ def _points(group: str, is_open: bool) -> dict[str, EntryPoint]:
     for heading in parser.sections():
         if f"{heading}.".startswith(f"{group}."):
             points |= {name: EntryPoint(name, value, heading) for name, value in parser.items(heading)}
-    others = metadata.entry_points(group=group) if is_open else ()
-    for point in sorted(others, key=lambda point: point.name):
+    installed = metadata.entry_points(group=group) if is_open else ()
+    for point in sorted(installed, key=lambda point: point.name):
         assert point.dist is not None  # each has one that `entry_points` returns
         package = point.dist.name
         if package == OWN_PACKAGE:  # an installation's copy of our file may be older than the file
             continue
         if point.name in points:
             first = points[point.name].dist
-            packages = f"{OWN_PACKAGE if first is None else first.name} and {package}"
-            raise UserError(f"{group}: {point.name!r} is registered by {packages}; uninstall one of them")
+            packages = [OWN_PACKAGE if first is None else first.name, package]
+            raise UserError(f"{group}: {point.name!r} is registered by {' and '.join(packages)}; uninstall one of them")
         points[point.name] = point
     return points

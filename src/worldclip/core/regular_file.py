@@ -47,5 +47,6 @@ def read_regular(path: str | Path) -> bytes:
 
 def what_is(path: str | Path) -> str | None:
     """Return why a path is not a regular file, links followed; None for a file, a folder and what is not there."""
-    is_other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
-    return NO_FILE if is_other else None
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return NO_FILE
+    return None

@@ -33,8 +33,9 @@ def read_range(url: str, start: int, stop: int) -> bytes:
     files, place = fsspec.url_to_fs(url)
     exactly = {"cache_type": "none"} if url.startswith("hf://") else {}  # else the hub's reader reads 5 MiB ahead
     content = bytes(patiently(lambda: files.cat_file(place, start=start, end=stop, **exactly)))
-    # A server that does not support ranges sends the whole file.
-    return content[start:stop] if len(content) > stop - start else content
+    if len(content) > stop - start:  # a server that does not support ranges sends the whole file
+        content = content[start:stop]
+    return content
 
 
 def patiently(request: Callable[[], T]) -> T:
@@ -47,7 +48,8 @@ def retry(call: Callable[[], T], seconds: float, which: Callable[[Exception], bo
 
     which: whether an error may pass.  The first wait is doubled before each further try.
     """
-    wait_s, deadline = first_wait_s, time.monotonic() + seconds
+    wait_s = first_wait_s
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return call()

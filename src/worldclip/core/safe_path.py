@@ -9,7 +9,8 @@ from pathlib import Path
 
 from worldclip.core.errors import UserError
 
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 2048  # file systems refuse longer names and paths, each in its own way
+MAX_NAME_BYTES = 255  # file systems refuse longer names and paths, each in its own way
+MAX_PATH_BYTES = 2048
 
 
 class UnsafeName(UserError):

@@ -32,6 +32,8 @@ from worldclip.core.toml_files import SECTIONS as SECTIONS
 from worldclip.core.toml_files import Table
 from worldclip.core.toml_files import read_sections as read_sections
 from worldclip.core.toml_files import read_toml as read_toml
+from worldclip.core.toml_files import to_dict as to_dict
+from worldclip.core.toml_files import to_toml as to_toml
 
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
@@ -93,7 +95,9 @@ def fields_of(cls: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 def options_of(hint: Any) -> tuple[Any, ...]:
     """Return the types of a union, or the only type."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
 
 
 def with_absolute_places(config: Any, folder: Path | None = None) -> Any:
@@ -103,7 +107,8 @@ def with_absolute_places(config: Any, folder: Path | None = None) -> Any:
     for name, (_, marks) in fields_of(config.__class__).items():
         value = getattr(config, name)
         if isinstance(value, dict):
-            value = {item: with_absolute_places(v, folder) if is_config(v) else v for item, v in value.items()}
+            sections = {item: with_absolute_places(v, folder) for item, v in value.items() if is_config(v)}
+            value = {**value, **sections}
         elif is_config(value):
             value = with_absolute_places(value, folder)
         elif is_list_of_configs(value):
@@ -224,7 +229,9 @@ def convert(value: Any, hint: Any, key: str = "", problems: list[str] | None = N
     key: of the value, for `problems` of configs in it.  has_paths: a path may hold commas, at which a Text is no list.
     Raises TypeError for a value of another type.
     """
-    origin, args, options = typing.get_origin(hint), typing.get_args(hint), options_of(hint)
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
+    options = options_of(hint)
     if isinstance(value, Text):
         return _convert_text(value, hint, key, problems, has_paths=has_paths)
     if dataclasses.is_dataclass(hint):
@@ -261,7 +268,9 @@ def _convert_text(text: Text, hint: Any, key: str, problems: list[str] | None, *
             continue
     for option in options_of(hint):
         if typing.get_origin(option) is tuple and text:
-            items = [text] if has_paths else [item.strip() for item in text.split(",") if item.strip()]
+            items: list[str] = [text]
+            if not has_paths:
+                items = [item.strip() for item in text.split(",") if item.strip()]
             return tuple(convert(Text(item), typing.get_args(option)[0], key, problems) for item in items)
     raise TypeError(text)
 
@@ -283,21 +292,27 @@ def _iter_problems(config: Any, prefix: str) -> Iterator[str]:
         value = getattr(config, name)
         if has_credential(value):
             yield f"{prefix}{name}: {_CREDENTIAL}"
+        items = {name: value}
         if isinstance(value, dict):
             yield from (f'{prefix}{name}: the name "{item}" {_UNSAFE}' for item in value if not is_safe_name(item))
-        items = {f"{name}.{item}": value[item] for item in value} if isinstance(value, dict) else {name: value}
-        if is_list_of_configs(value):
+            items = {f"{name}.{item}": value[item] for item in value}
+        elif is_list_of_configs(value):
             items = {f"{name}[{number}]": item for number, item in enumerate(value, 1)}
         for key, item in items.items():
             if isinstance(item, Config):
                 yield from _iter_problems(item, f"{prefix}{key}.")
-            elif text := _violation(hint, marks, item):
-                yield _message(f"{prefix}{key}", item, text)
+                continue
+            violation = _violation(hint, marks, item)
+            if violation:
+                yield _message(f"{prefix}{key}", item, violation)
                 are_choices_valid &= typing.get_origin(hint) is not Literal and not is_marked(marks, ItemOf)
-    for key, text in config.own_problems() if are_choices_valid else ():
+    if not are_choices_valid:
+        return
+    for key, text in config.own_problems():
         name, _, item = key.partition(".")  # `lr`, or an item of a table: `tail_fractions.sw`
         value = getattr(config, name, None)
-        value = value.get(item) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            value = value.get(item)
         yield _message(f"{prefix}{key}".removesuffix("."), value, text)
 
 
@@ -335,16 +350,24 @@ _WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 def must_be(value: Any, hint: Any) -> str:
     """Return what a value of another type must be, with the nearest choices where there are some."""
-    kinds = [typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind for kind in options_of(hint)]
-    choices = [str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
+    choices: list[str] = []
+    for kind in options_of(hint):
+        item = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
+        if typing.get_origin(item) is Literal:
+            choices += map(str, typing.get_args(item))
     names = value if isinstance(value, list | tuple) else str(value).split(",")
-    near = [choice for name in names if name not in choices for choice in nearest(str(name), choices)]
-    return f"must be {describe(hint)}" + (f"; did you mean {', '.join(near)}?" if near else "")
+    near: list[str] = []
+    for name in names:
+        if name not in choices:
+            near += nearest(str(name), choices)
+    remedy = f"; did you mean {', '.join(near)}?" if near else ""
+    return f"must be {describe(hint)}{remedy}"
 
 
 def describe(hint: Any) -> str:
     """Return what a value of a type is, for messages."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
     options = [option for option in options_of(hint) if option is not type(None)]
     if options != [hint]:
         return " or ".join(map(describe, options))
@@ -357,29 +380,3 @@ def describe(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return f"a table of {', '.join(field.name for field in dataclasses.fields(hint))}"
     return _WORDS.get(hint, str(hint))
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def to_dict(config: Any) -> Table:
-    """Return nested dicts of a config, ready for JSON and TOML: unset keys left out, tuples as lists."""
-    values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def to_toml(sections: Any) -> str:
-    """Return TOML of a config with all defaults, or of {section: config or its table}; loadable as it is."""
-    import tomli_w
-
-    if isinstance(sections, Mapping):
-        return tomli_w.dumps({name: _plain(config) for name, config in sections.items()})
-    return tomli_w.dumps(to_dict(sections))

@@ -48,7 +48,8 @@ class SortedKeys:
             queries, rows = queries[is_same], rows[is_same]
             is_hit = self._seconds[rows] == hash_keys(keys.take(pa.array(queries)), _SEEDS[1])
             is_in[queries[is_hit]] = True
-            queries, rows = queries[~is_hit], rows[~is_hit] + 1
+            queries = queries[~is_hit]
+            rows = rows[~is_hit] + 1
         return is_in
 
 
@@ -66,7 +67,8 @@ def write_sorted(path: Path, batches: Iterable[Strings]) -> None:
             header = {"descr": "<u8", "fortran_order": False, "shape": (2, num_keys)}
             with open(aside, "wb") as file:
                 np.lib.format.write_array_header_1_0(file, header)
-                begin, start = file.tell(), 0
+                begin = file.tell()
+                start = 0
                 for batch in ordered.to_arrow_reader(BATCH_ROWS):
                     for row in (0, 1):
                         file.seek(begin + 8 * (row * num_keys + start))

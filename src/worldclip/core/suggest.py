@@ -10,8 +10,8 @@ MIN_RATIO = 0.6  # share of equal letters
 MAX_ABBREVIATION = 3  # letters of a name that may leave out others
 
 
-def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """Return at most `most` known names that an unknown one may mean; of equally near ones the first known.
+def nearest(name: str, names: Iterable[str], most: int = 1) -> list[str]:
+    """Return at most `most` of the known names that an unknown one may mean; of equally near ones the first.
 
     Initials come first (--learning-rate: --lr), then like letters (imagenet: imagenet1k), then abbreviations (hf:
     huggingface).
@@ -20,7 +20,7 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
     in_order = re.compile(".*".join(map(re.escape, wanted)))
     matcher = difflib.SequenceMatcher(b=wanted)
     scores: dict[str, float] = {}
-    for item in known:
+    for item in names:
         plain = item.casefold().lstrip("-")
         matcher.set_seq1(plain)
         if wanted == _initials(plain) or plain == _initials(wanted):
@@ -32,10 +32,10 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
     return sorted(scores, key=lambda item: -scores[item])[:most]
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, names: Iterable[str]) -> str:
     """Return the remedy for an unknown name: the nearest known one, or all of them."""
-    near = nearest(name, known)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    near = nearest(name, names)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
 
 
 def _initials(name: str) -> str:

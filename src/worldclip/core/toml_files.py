@@ -1,8 +1,10 @@
-"""The TOML files of recipes: read whole, with the nearest known name of an unknown section."""
+"""The TOML files of recipes: read whole, with the nearest known name of an unknown section, and written."""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ def read_toml(path: Path) -> Table:
     name = tables.pop("base")
     if not is_safe_name(name) or "/" in name:
         raise UserError(f'{path}: base = {name!r}: must be the name of a recipe in the same folder, as in "emoji.toml"')
-    file = (path if path.is_dir() else path.parent) / name
+    folder = path if path.is_dir() else path.parent
+    file = folder / name
     base = _parse(file)
     if "base" in base:
         raise UserError(f"{path}: base = {name!r}: {file} has a base itself; give the whole recipe")
@@ -76,3 +79,28 @@ def read_sections(path: Path) -> Table:
     if unknown:
         raise UserError([f"{path}: unknown section {name}; {suggest(name, SECTIONS)}" for name in unknown])
     return tables
+
+
+def to_dict(config: Any) -> Table:
+    """Return nested dicts of a config, ready for JSON and TOML: unset keys left out, tuples as lists."""
+    values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    return value
+
+
+def to_toml(sections: Any) -> str:
+    """Return TOML of a config with all defaults, or of {section: config or its table}; loadable as it is."""
+    import tomli_w
+
+    if isinstance(sections, Mapping):
+        return tomli_w.dumps({name: _plain(config) for name, config in sections.items()})
+    return tomli_w.dumps(to_dict(sections))

@@ -18,7 +18,8 @@ MAX_RATIO = 1000  # texts of every language have a ratio of 3 to 30
 FREE_BYTES = 2**24  # any file may unpack to so many: a short file can repeat itself
 # Limit for what the rows of a shard, a list, a table, or a record take in memory; MEMORY_RATIO: of larger files, as a
 # multiple of their size.
-MAX_MEMORY_BYTES, MEMORY_RATIO = 2**30, 500
+MAX_MEMORY_BYTES = 2**30
+MEMORY_RATIO = 500
 # Upper bounds from measurements: a character of a string takes up to 4 bytes and exists twice for a moment; "[]," is a
 # list of 56 bytes and a reference; "\n" is a row with its record, key and complaint.
 MEMORY_PER_BYTE, MEMORY_PER_VALUE, MEMORY_PER_ROW = 8, 80, 500
@@ -67,7 +68,7 @@ def is_packed(name: str) -> bool:
 def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes]:
     """Yield the contents of a .gz or .bz2 file in chunks; of another file its bytes.
 
-    size: of a file whose contents are held in memory, which bounds them; None: they are read as a stream.
+    size: bytes of a file whose contents are held in memory, which it bounds; None: they are read as a stream.
 
     Raises BadShard for data that is cut off, damaged or too large.
     """
@@ -106,18 +107,19 @@ class _Chunks(io.RawIOBase):
     """Chunks as a file that is read once."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, b""
+        self._chunks = chunks
+        self._tail = b""  # of a chunk, not read yet
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: object) -> int:
         target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        if not self._rest:
-            self._rest = next(self._chunks, b"")
-        taken = self._rest[: len(target)]
+        if not self._tail:
+            self._tail = next(self._chunks, b"")
+        taken = self._tail[: len(target)]
         target[: len(taken)] = taken
-        self._rest = self._rest[len(taken) :]
+        self._tail = self._tail[len(taken) :]
         return len(taken)
 
 

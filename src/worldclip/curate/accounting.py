@@ -66,21 +66,27 @@ def account_for_all(
 ) -> tuple[dict[str, PairCounts], PairCounts]:
     """Return (counts per language, their total) of all pairs of the pool.
 
-    settled: the counts of all shards.  Of a language with a cap no more pairs than the cap are expected.
+    settled: the counts of all shards.  A language with a cap is expected to have no more pairs than the cap.
     """
-    counts_keys = config.text_policy == "one"
-    settled_by_match = match["keys" if counts_keys else "texts"]
+    settled_by_match = match["texts"]
+    num_in = match["pairs"]
+    if config.text_policy == "one":
+        settled_by_match = match["keys"]
+        num_in = match["num_keys"]
     languages: dict[str, dict[str, float]] = {}
     for lang in sorted({*settled_by_match, *settled}):
         row = {**dict.fromkeys(COLUMNS, 0), **settled_by_match.get(lang, {}), **settled.get(lang, {})}
         row.pop(MATCHED, None)  # what curate has settled
         row["pairs_in"] = sum(row[reason.column] for reason in Reason)
         cap = config.cap_of(lang)
-        row["expected_pairs"] = float(row["expected_pairs"] if cap is None else min(cap, row["expected_pairs"]))
+        if cap is not None:
+            row["expected_pairs"] = min(cap, row["expected_pairs"])
+        row["expected_pairs"] = float(row["expected_pairs"])
         if row["pairs_in"]:
             languages[lang] = row
-    total = {name: sum(row[name] for row in languages.values()) for name in COLUMNS}
-    num_in = match["num_keys" if counts_keys else "pairs"]
+    total = {}
+    for name in COLUMNS:
+        total[name] = sum(row[name] for row in languages.values())
     assert total["pairs_in"] == num_in, f"{num_in} pairs went in, {total['pairs_in']} are accounted for"
     return languages, total  # type: ignore[return-value]
 

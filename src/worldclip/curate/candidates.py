@@ -143,7 +143,7 @@ class CurateWork:
         first_keys = key_column.take(pa.array(starts[:-1]))
         is_valid = keys.is_valid(first_keys, self.key_lists, shard)
         lang, lang_names = codes_of(table.column("lang"))
-        is_excluded = np.array([self.config.is_excluded(name) for name in lang_names], np.bool_)[lang]
+        is_excluded = np.array(list(map(self.config.is_excluded, lang_names)), np.bool_)[lang]
         is_drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
         weights = is_drawable.astype(np.float64)
         if self.text_weights:
@@ -188,7 +188,7 @@ def text_probs(table: pa.Table, entry_probs: Callable[[str], np.ndarray]) -> np.
 
 def decide_on(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfig, epoch: int = 0) -> Decision:
     """Decide which candidates are kept in `epoch`, under the recipe's policy and seed; keep_prob: (T,) float64."""
-    kept, drawn = decide(
+    kept_T, drawn_K = decide(
         config.text_policy,
         candidates.hashes_K,
         candidates.starts_K1,
@@ -198,7 +198,7 @@ def decide_on(candidates: Candidates, keep_prob: np.ndarray, config: CurateConfi
         seed=config.seed,
         epoch=epoch,
     )
-    return Decision(candidates=candidates, config=config, keep_prob_T=keep_prob, kept_T=kept, drawn_K=drawn)
+    return Decision(candidates=candidates, config=config, keep_prob_T=keep_prob, kept_T=kept_T, drawn_K=drawn_K)
 
 
 def read_curated(run_dir: Path, shard: Shard | str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -83,5 +83,5 @@ class Curator:
         keep_prob = self._keep_prob[rows]
         hashes = self._hashes[group]
         weights = self._draw_weight[rows]
-        kept, _ = decide(self.text_policy, hashes, starts, text_idx, weights, keep_prob, seed=self.seed, epoch=epoch)
-        return np.repeat(key_idx, num_texts)[kept], text_idx[kept]
+        is_kept, _ = decide(self.text_policy, hashes, starts, text_idx, weights, keep_prob, seed=self.seed, epoch=epoch)
+        return np.repeat(key_idx, num_texts)[is_kept], text_idx[is_kept]

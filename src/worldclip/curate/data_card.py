@@ -27,6 +27,12 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
     unit = "samples, with one text drawn for each" if report["text_policy"] == "one" else "image-text pairs"
     total = report["total"]
     recipe = shorten_paths(read_toml(run_dir))  # the card is published: no folder of this machine
+    versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
+    digests = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
+    kept_keys = layout.kept_keys(run_dir)
+    if kept_keys.exists():
+        with open(kept_keys, "rb") as file:
+            digests.append(f"- {kept_keys.name}, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
     parts = [
         "# Data card",
         f"{total['pairs_out']:,} of {total['pairs_in']:,} {unit}, kept by substring matching against entry lists "
@@ -43,7 +49,8 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
         "## Kept pairs by language",
         _languages(report, thresholds),
         "## Digests",
-        _digests(run_dir, manifests),
+        f"Versions: {versions}. Digests of the format, config and inputs of each stage:",
+        "\n".join(digests),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -51,7 +58,7 @@ def data_card(run_dir: Path, report: Mapping[str, Any]) -> str:
 def write_readme(path: Path, data_files: Sequence[str], card: str, digest: str) -> None:
     """Write a README.md by which `datasets.load_dataset` reads only these files of its folder.
 
-    card: its path.  digest: of curate's manifest.
+    card: path of the data card.  digest: the digest of curate's manifest.
     """
     patterns = [f"  - {json.dumps(pattern)}" for pattern in data_files]
     lines = ["---", "configs:", f"- config_name: {config_name(digest)}", "  data_files:", *patterns, "---"]
@@ -86,12 +93,3 @@ def _languages(report: Mapping[str, Any], thresholds: Mapping[str, Any]) -> str:
         *columns_of(("effective entries before", "after"), "{:,.0f}".format),
     ]
     return to_markdown(Table(columns, rows))
-
-
-def _digests(run_dir: Path, manifests: Mapping[str, Mapping[str, Any]]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in manifests["match"]["versions"].items())
-    lines = [f"- {stage}: `{manifest['digest']}`" for stage, manifest in manifests.items()]
-    if (path := layout.kept_keys(run_dir)).exists():
-        with open(path, "rb") as file:
-            lines.append(f"- {path.name}, SHA-256: `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
-    return "\n".join([f"Versions: {versions}. Digests of the format, config and inputs of each stage:", "", *lines])

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from worldclip.core.coin import KEEP, TEXT_DRAW, uniform_of_hash
 from worldclip.kernels.compiled import compiled
 
-_KEEP, _TEXT_DRAW, _ZERO = np.uint64(KEEP), np.uint64(TEXT_DRAW), np.uint64(0)
+_KEEP = np.uint64(KEEP)
+_TEXT_DRAW = np.uint64(TEXT_DRAW)
+_ZERO = np.uint64(0)
 
 
 def keep_prob(entry_ids: npt.ArrayLike, offsets: npt.ArrayLike, entry_probs: npt.ArrayLike) -> np.ndarray:
@@ -51,12 +53,12 @@ def keep_prob_of_rows(entry_ids, offsets, rows, entry_probs, out):
 
 
 @compiled
-def keep_all(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, kept):
+def keep_all(hashes, starts, text_idx, drawable, keep_prob, seed, epoch, is_kept):
     """Decide under text_policy all: a drawable text is kept if its coin is below its keep_prob."""
     for k in range(len(starts) - 1):
         for t in range(starts[k], starts[k + 1]):
             coin = uniform_of_hash(hashes[k], np.uint64(text_idx[t]), seed, epoch, _KEEP)
-            kept[t] = drawable[t] and coin < keep_prob[t]
+            is_kept[t] = drawable[t] and coin < keep_prob[t]
 
 
 @compiled
@@ -79,7 +81,7 @@ def draw_row(draw_weight, start, stop, coin):
 
 
 @compiled
-def draw_one(hashes, starts, text_idx, draw_weight, keep_prob, seed, epoch, drawn, kept):
+def draw_one(hashes, starts, text_idx, draw_weight, keep_prob, seed, epoch, drawn, is_kept):
     """Decide under text_policy one: draw one text per key (drawn[k] = its row, or -1), then toss its coin."""
     for k in range(len(starts) - 1):
         draw_coin = uniform_of_hash(hashes[k], _ZERO, seed, epoch, _TEXT_DRAW)
@@ -87,7 +89,7 @@ def draw_one(hashes, starts, text_idx, draw_weight, keep_prob, seed, epoch, draw
         drawn[k] = t
         if t >= 0:
             coin = uniform_of_hash(hashes[k], np.uint64(text_idx[t]), seed, epoch, _KEEP)
-            kept[t] = coin < keep_prob[t]
+            is_kept[t] = coin < keep_prob[t]
 
 
 def decide(
@@ -101,19 +103,19 @@ def decide(
     seed: int,
     epoch: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which texts are kept in `epoch`: (kept (T,) bool, drawn (K,) int64, the drawn row under `one`, else -1).
+    """Return the decision in `epoch`: (is_kept (T,) bool, drawn (K,) int64, the drawn row under `one`, else -1).
 
-    hashes: XXH64 of the keys.  draw_weight: of each text among those of its key (`draw_weights`), or bool; 0 for a text
-    whose key is not valid or whose language is excluded.
+    hashes: XXH64 of the keys.  draw_weight: weight of each text in its key's draw (`draw_weights`), or bool; 0 for a
+    text whose key is not valid or whose language is excluded.
     """
-    kept = np.zeros(len(text_idx_T), np.bool_)
+    is_kept = np.zeros(len(text_idx_T), np.bool_)
     drawn = np.full(len(hashes_K), -1, np.int64)
     numbers = (keep_prob_T, np.uint64(seed), np.uint64(epoch))
     if policy == "one":
-        draw_one(hashes_K, starts_K1, text_idx_T, draw_weight_T.astype(np.float64), *numbers, drawn, kept)
+        draw_one(hashes_K, starts_K1, text_idx_T, draw_weight_T.astype(np.float64), *numbers, drawn, is_kept)
     else:
-        keep_all(hashes_K, starts_K1, text_idx_T, draw_weight_T > 0, *numbers, kept)
-    return kept, drawn
+        keep_all(hashes_K, starts_K1, text_idx_T, draw_weight_T > 0, *numbers, is_kept)
+    return is_kept, drawn
 
 
 def draw_weights(

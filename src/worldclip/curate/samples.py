@@ -29,7 +29,7 @@ NUM_ENTRIES = 3  # entries per text: those with the highest probability
 
 
 def sample_shard(table: pa.Table, decision: Decision, work: CurateWork) -> dict[str, list[Json]]:
-    """Return {column of the reason: up to NUM_SHOWN examples} of a shard.  table: its RUN/match/texts."""
+    """Return {column of the reason: up to NUM_SHOWN examples} of a shard.  table: RUN/match/texts of it."""
     candidates = decision.candidates
     coins = decision.coin_T
     keys_T = one_array(table.column("key"))
@@ -76,29 +76,22 @@ def merge_samples(
         for reason in merged:
             candidates = [*merged[reason], *report["samples"][reason]]
             merged[reason] = sorted(candidates, key=lambda sample: (sample["number"], sample["key"]))[:NUM_SHOWN]
-    _name_entries(run_dir, list(itertools.chain(*merged.values())))
-    shown: Json = {**merged}
-    for reason, samples in match_samples.items():
-        shown[reason] = [sample for sample in samples[:NUM_SHOWN] if _is_shown(sample, key_lists)]
-    return {reason: samples for reason, samples in shown.items() if samples}
-
-
-def _is_shown(sample: UnmatchedSample | BadText, key_lists: Sequence[keys.KeyList]) -> bool:
-    """Return whether a sample's key is certainly on no deny list: match writes keys without their credentials."""
-    if key_lists and HIDDEN in sample["key"]:
-        return False
-    return bool(keys.is_valid(pa.array([sample["key"]]), key_lists, sample["shard"])[0])
-
-
-def _name_entries(run_dir: Path, samples: Sequence[Json]) -> None:
-    """Add each entry's name and matches to its id."""
-    for list_name in sorted({sample["list"] for sample in samples}):
-        path = layout.entries(run_dir, list_name)
-        entries = artifacts.read_table(path, schemas.METADATA, ["entry"])["entry"]
+    kept_and_dropped = list(itertools.chain(*merged.values()))
+    for list_name in sorted({sample["list"] for sample in kept_and_dropped}):
+        entries = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry"])["entry"]
         counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
-        for sample in samples:
+        for sample in kept_and_dropped:
             if sample["list"] != list_name:
                 continue
             for entry in sample["entries"]:
                 entry["entry"] = entries[entry["entry_id"]].as_py()
                 entry["matches"] = int(counts[entry["entry_id"]])
+    shown: Json = {**merged}
+    for reason, samples in match_samples.items():
+        shown[reason] = []
+        for example in samples[:NUM_SHOWN]:
+            # Match hides credentials in keys: whether a deny list names such a key is not known.
+            is_unsure = bool(key_lists) and HIDDEN in example["key"]
+            if not is_unsure and keys.is_valid(pa.array([example["key"]]), key_lists, example["shard"])[0]:
+                shown[reason].append(example)
+    return {reason: samples for reason, samples in shown.items() if samples}

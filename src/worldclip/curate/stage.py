@@ -39,7 +39,7 @@ from worldclip.curate.samples import merge_samples, sample_shard
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import not_of_the_run
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.stage import check_place
+from worldclip.pool.listing import check_place
 
 CURVE_POINTS = 60
 
@@ -146,8 +146,10 @@ def _curate(run: Run, job: Job) -> Result:
         write_readme(layout.tables_readme(run.dir), ["**/*.parquet"], "../DATA_CARD.md", job.digest)
         say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
-    tops = sorted({Path(shard.name).parent.parts[:1] for shard in shards})  # not those of dropped/ and parquet/
-    lists = [f"{glob.escape(top[0])}/**/*.parquet" if top else "*.parquet" for top in tops]
+    lists = []
+    for top in sorted({Path(shard.name).parent.parts[:1] for shard in shards}):  # not those of dropped/ and parquet/
+        folder = f"{glob.escape(top[0])}/**/" if top else ""
+        lists.append(f"{folder}*.parquet")
     write_readme(layout.curate_readme(run.dir), lists, "DATA_CARD.md", job.digest)
     return Result(
         report=report,

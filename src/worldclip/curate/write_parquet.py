@@ -38,11 +38,23 @@ def write_parquet(run_dir: Path, shards: Sequence[Shard], executor: Executor, cu
 
 
 def _write_shard(shard: Shard, *, run_dir: Path) -> Report:
-    texts = _texts_by_key(read_curated(run_dir, shard))
+    curated = read_curated(run_dir, shard)
+    keys = one_array(curated.column("key"))
+    starts = key_starts(keys)
+    first = pa.array(starts[:-1])
+    offsets = pa.array(starts, pa.int32())
+    text = one_array(curated.column("text"))
+    lang = one_array(curated.column("lang")).cast(pa.string())
+    columns = {
+        "kept_text": text.take(first),
+        "kept_texts": pa.ListArray.from_arrays(offsets, text),
+        "kept_text_idx": pa.ListArray.from_arrays(offsets, one_array(curated.column("text_idx"))),
+        "kept_lang": pa.ListArray.from_arrays(offsets, lang),
+    }
+    texts = pa.table(columns)  # one row per kept key
     pairs = artifacts.read_table(layout.pool_pairs(run_dir, shard.name), POOL_PAIRS, ["key", "row", "reason"])
     pairs = pairs.filter(pc.equal(pairs["reason"].cast(pa.string()), Reason.KEPT.label))
-    rows = pairs["row"].to_numpy()[KeyTable(pairs["key"]).find(texts["key"])]  # ascending, in the pool's file
-    texts = texts.drop_columns(["key"])
+    rows = pairs["row"].to_numpy()[KeyTable(pairs["key"]).find(keys.take(first))]  # ascending, in the pool's file
 
     def write(aside: Path) -> None:
         with open_file(shard.path) as source, pq.ParquetFile(source) as file:
@@ -53,28 +65,9 @@ def _write_shard(shard: Shard, *, run_dir: Path) -> Report:
                 num_written = 0
                 for group, group_rows in rows_by_group(file.metadata, rows):  # one in memory: it may hold images
                     table = file.read_row_group(group, names).take(pa.array(group_rows))
-                    kept = texts.slice(num_written, len(group_rows))
-                    writer.write_table(pa.Table.from_arrays([*table.columns, *kept.columns], schema=schema))
+                    group_texts = texts.slice(num_written, len(group_rows))
+                    writer.write_table(pa.Table.from_arrays([*table.columns, *group_texts.columns], schema=schema))
                     num_written += len(group_rows)
 
     artifacts.write_artifact(layout.curated_tables(run_dir) / shard.name, write)
     return {"pairs": len(rows), "rows": len(rows)}
-
-
-def _texts_by_key(table: pa.Table) -> pa.Table:
-    """Return one row per kept key: the key, and the columns that the module's docstring names."""
-    keys = one_array(table.column("key"))
-    starts = key_starts(keys)
-    offsets = pa.array(starts, pa.int32())
-    text = one_array(table.column("text"))
-    lang = one_array(table.column("lang")).cast(pa.string())
-    first = pa.array(starts[:-1])
-    return pa.table(
-        {
-            "key": keys.take(first),
-            "kept_text": text.take(first),
-            "kept_texts": pa.ListArray.from_arrays(offsets, text),
-            "kept_text_idx": pa.ListArray.from_arrays(offsets, one_array(table.column("text_idx"))),
-            "kept_lang": pa.ListArray.from_arrays(offsets, lang),
-        }
-    )

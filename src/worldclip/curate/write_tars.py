@@ -112,12 +112,26 @@ def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Json, config: PoolCon
     fields = _other_fields(shard, pool.options_of(config, shard.name), chosen["row"].to_numpy())
     members = chosen.column("member").to_pylist()
     contents = pool.read_members(pool.image_places(shard, chosen))
-    for k, member, image, record in zip(with_image.tolist(), members, contents, fields, strict=True):
+    for k, member, image, pool_fields in zip(with_image.tolist(), members, contents, fields, strict=True):
         if isinstance(image, BadShard):
             counts["cut_image"] += 1
             continue
         texts = table.slice(starts[k], starts[k + 1] - starts[k]).to_pylist()
-        _add_sample(tar, f"{piece['first_number'] + k:09}", image_suffix(member, image), image, texts, record)
+        record = {
+            **pool_fields,
+            "key": texts[0]["key"],
+            "texts": [row["text"] for row in texts],
+            "text_idx": [row["text_idx"] for row in texts],
+            "lang": [row["lang"] for row in texts],
+        }
+        try:
+            content = json.dumps(record, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot express, is an escape
+            content = json.dumps(record, default=str).encode()
+        name = f"{piece['first_number'] + k:09}"
+        add_member(tar, name + image_suffix(member, image), image)
+        add_member(tar, name + ".txt", texts[0]["text"].encode())
+        add_member(tar, name + ".json", content)
         counts["samples"] += 1
 
 
@@ -129,25 +143,12 @@ def _other_fields(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[Js
     read_rows = format_of(shard.name).read_rows
     if read_rows is None:
         return [{}] * len(rows)
-    text_fields = {bare(place) for place in config.texts}
+    text_fields = set(map(bare, config.texts))
     if not text_fields or "txt" in text_fields:
         text_fields |= set(DEFAULT_PLACES)
     records = read_rows(shard, config, rows)
-    return [{name: value for name, value in record.items() if name not in text_fields} for record in records]
-
-
-def _add_sample(tar: tarfile.TarFile, name: str, suffix: str, image: bytes, texts: list[Json], fields: Json) -> None:
-    record = {
-        **fields,
-        "key": texts[0]["key"],
-        "texts": [row["text"] for row in texts],
-        "text_idx": [row["text_idx"] for row in texts],
-        "lang": [row["lang"] for row in texts],
-    }
-    try:
-        content = json.dumps(record, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot express, is an escape
-        content = json.dumps(record, default=str).encode()
-    add_member(tar, name + suffix, image)
-    add_member(tar, name + ".txt", texts[0]["text"].encode())
-    add_member(tar, name + ".json", content)
+    other_fields = []
+    for record in records:
+        fields = {name: value for name, value in record.items() if name not in text_fields}
+        other_fields.append(fields)
+    return other_fields

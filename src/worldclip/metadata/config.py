@@ -134,17 +134,9 @@ class MetadataConfig(Config):
     def own_problems(self) -> Problems:
         """Yield invalid overrides, missing files, unknown languages, and files of sources that are not used."""
         for key, value in self.overrides.items():
-            if text := value_problem(WikipediaRules, key, value):
+            text = value_problem(WikipediaRules, key, value)
+            if text:
                 yield f"overrides.{key}", text
-        yield from self._wordnet_problems()
-        yield from self._list_problems()
-        for wiki, pattern in self.wikipedia.items():
-            if not glob.glob(pattern):
-                yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
-        if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
-            yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
-
-    def _wordnet_problems(self) -> Problems:
         if self.wordnets and "wordnet" not in self.sources:
             yield "wordnets", 'unused: metadata.sources lacks "wordnet"; add it or remove the files'
         remedy = "set a file, or a lexicon installed in wn (e.g. omw-fr:1.4)"
@@ -154,15 +146,17 @@ class MetadataConfig(Config):
             for name in (names,) if isinstance(names, str) else names:
                 if not (is_lexicon(name) or _may_be_file(name)):
                     yield f"wordnets.{lang}", f'no such file "{name}"; {remedy}'
-
-    def _list_problems(self) -> Problems:
-        if isinstance(self.lists, str):
-            if "://" not in self.lists and not os.path.isdir(self.lists):
-                yield "lists", "no such folder; set the folder metadata of a run, or lists.CODE = FILE"
-            return
-        for lang, file in self.lists.items():
-            if not _may_be_file(file):
-                yield f"lists.{lang}", "no such file; set a file, or an address"
+        if not isinstance(self.lists, str):
+            for lang, file in self.lists.items():
+                if not _may_be_file(file):
+                    yield f"lists.{lang}", "no such file; set a file, or an address"
+        elif "://" not in self.lists and not os.path.isdir(self.lists):
+            yield "lists", "no such folder; set the folder metadata of a run, or lists.CODE = FILE"
+        for wiki, pattern in self.wikipedia.items():
+            if not glob.glob(pattern):
+                yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
+        if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
+            yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
 
     def problems_with(self, languages: Languages) -> Problems:
         """Yield files of languages and Wikipedias that [languages] does not know."""

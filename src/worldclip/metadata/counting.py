@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import itertools
 import math
 import re
 from collections import Counter
@@ -33,10 +34,13 @@ from worldclip.metadata.ngrams.counter import count_to_file
 from worldclip.metadata.sources import titles
 from worldclip.metadata.sources.dumps import read_texts, read_xml_namespaces
 
-NGRAMS, VIEWS = "ngrams", "views"
+NGRAMS = "ngrams"
+VIEWS = "views"
 ENGLISH = "en"
-# Of English under v1: occurrences of a word, views of a title in an hour for that hour to count, and in all hours.
-MIN_WORD_COUNT, MIN_LINE_VIEWS, MIN_TITLE_VIEWS = 100, 50, 70
+# Thresholds of English under v1.
+MIN_WORD_COUNT = 100  # occurrences of a word
+MIN_LINE_VIEWS = 50  # views of a title in an hour, for that hour to count
+MIN_TITLE_VIEWS = 70  # views of a title in all hours
 
 Candidates = Iterator[tuple[str, float | None]]
 Record = dict[str, Any]  # JSON-able
@@ -67,11 +71,11 @@ class DumpFiles:
     """Per Wikipedia, the file that names its namespaces, if there is one: the site's own list, else a dump."""
 
     def text_shards(self) -> list[Shard]:
-        return [shard for shards in self.texts.values() for shard in shards]
+        return list(itertools.chain.from_iterable(self.texts.values()))
 
     def all_wikis(self) -> list[str]:
         """Return the Wikipedias of all languages, sorted."""
-        return sorted({wiki for of_lang in self.wikis.values() for wiki in of_lang})
+        return sorted(set(itertools.chain.from_iterable(self.wikis.values())))
 
 
 def needs_text(config: MetadataConfig) -> bool:
@@ -93,7 +97,10 @@ def find_dumps(config: MetadataConfig, codes: Sequence[str], scheme: Scheme, lan
     if config.dumps and not Path(config.dumps).is_dir():
         raise UserError(f"metadata.dumps = {config.dumps!r}: no such folder; run: worldclip fetch metadata RECIPE")
     wikis = {code: languages.wikipedias(code, scheme) for code in codes}
-    views = _find_views(config) if needs_views(config) else []
+    views: list[Shard] = []
+    if config.dumps and needs_views(config):
+        paths = sorted(Path(config.dumps, "pageviews").glob("*.gz"))
+        views = [Shard.of_file(path.name, str(path)) for path in paths if not path.name.startswith(".")]
     texts: dict[str, list[Shard]] = {}
     siteinfo: dict[str, Path] = {}
     problems: list[str] = []
@@ -101,12 +108,15 @@ def find_dumps(config: MetadataConfig, codes: Sequence[str], scheme: Scheme, lan
         files = _find_texts(config, wiki)
         if files and needs_text(config):
             problems += _report_repeated(wiki, files)
-            texts[wiki] = [_shard(f"{wiki}/{path.name}", path) for path in files]
-        if path := _find_siteinfo(config, wiki, files):
-            siteinfo[wiki] = path
+            texts[wiki] = [Shard.of_file(f"{wiki}/{path.name}", str(path), path.name) for path in files]
+        namespaces = _find_siteinfo(config, wiki, files)
+        if namespaces is not None:
+            siteinfo[wiki] = namespaces
     if problems:
         raise UserError(problems)
-    with_files = {code: tuple(wiki for wiki in of_lang if wiki in texts or views) for code, of_lang in wikis.items()}
+    with_files = {}
+    for code, of_lang in wikis.items():
+        with_files[code] = tuple(wiki for wiki in of_lang if wiki in texts or views)
     return DumpFiles(wikis=with_files, texts=texts, views=views, siteinfo=siteinfo)
 
 
@@ -115,14 +125,12 @@ def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
         return [Path(path) for path in sorted(glob.glob(config.wikipedia[wiki]))]
     if not config.dumps:
         return []
-    files = sorted((Path(config.dumps) / wiki).glob("*"))
-    return [path for path in files if _is_dump(path.name) and path.is_file()]
-
-
-def _is_dump(name: str) -> bool:
-    """Tell files with articles from indexes and partial downloads in a folder of dumps."""
-    is_other = name.startswith(".") or name.endswith(".part") or "-index" in name
-    return not is_other and any(form in name for form in DUMP_FORMATS)
+    texts = []
+    for path in sorted((Path(config.dumps) / wiki).glob("*")):
+        is_other = path.name.startswith(".") or path.name.endswith(".part") or "-index" in path.name
+        if not is_other and any(form in path.name for form in DUMP_FORMATS) and path.is_file():
+            texts.append(path)
+    return texts
 
 
 def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> Path | None:
@@ -135,22 +143,14 @@ def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> 
     return next((path for path in files if ".xml" in path.name), None)
 
 
-def _find_views(config: MetadataConfig) -> list[Shard]:
-    files = sorted(Path(config.dumps, "pageviews").glob("*.gz")) if config.dumps else []
-    return [_shard(path.name, path) for path in files if not path.name.startswith(".")]
-
-
-def _shard(name: str, path: Path) -> Shard:
-    return Shard.of_file(name, str(path), path.name)
-
-
 def _report_repeated(wiki: str, files: Sequence[Path]) -> list[str]:
     """Report files with one name, else files whose names say that they hold the same articles.
 
     These are dumps of two days, or two forms of one dump.
     """
     counts = Counter(path.name for path in files)
-    if repeated := sorted(name for name, count in counts.items() if count > 1):
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
         return [
             f"metadata.wikipedia.{wiki} matches {', '.join(repeated)} in more than one folder, but counts are stored"
             " by file name; rename these files or change the pattern"
@@ -173,37 +173,23 @@ def count_files(
     files: DumpFiles, config: MetadataConfig, folder: Path, executor: Executor, languages: Languages
 ) -> dict[str, str]:
     """Count every file that is not counted yet.  Returns the reason for each Wikipedia that lacks counts."""
-    failures = _count_texts(files.text_shards(), config.wikipedia_rules, folder, executor, languages)
+    rules = config.wikipedia_rules
     uncounted: dict[str, str] = {}
-    for name, reason in failures.items():
-        uncounted.setdefault(name.partition("/")[0], reason)
-    wikis = files.all_wikis()
-    for reason in _count_views(files.views, wikis, config.wikipedia_rules, folder, executor).values():
-        for wiki in wikis:  # every Wikipedia may have lines in every page-view file
-            uncounted.setdefault(wiki, reason)
-    return uncounted
-
-
-def _count_texts(
-    shards: Sequence[Shard], rules: WikipediaRules, folder: Path, executor: Executor, languages: Languages
-) -> dict[str, str]:
-    """Count words and bigrams of each dump file; return the failures."""
     key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": runs.RUNS_VERSION}
     key["punctuation"] = rules.punctuation
     # A recipe may change how the words of a language are found that it adds.
     key["cut"] = {language.code: language.words for language in languages.added if language.words != "space"}
     count = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, languages=languages)
-    return _map(executor, count, shards, NGRAMS, folder, key)
-
-
-def _count_views(
-    shards: Sequence[Shard], wikis: Sequence[str], rules: WikipediaRules, folder: Path, executor: Executor
-) -> dict[str, str]:
-    """Sum the views of titles in each page-view file; return the failures."""
+    for name, reason in _map(executor, count, files.text_shards(), NGRAMS, folder, key).items():
+        uncounted.setdefault(name.partition("/")[0], reason)
+    wikis = files.all_wikis()
     min_line_views = {ENGLISH: MIN_LINE_VIEWS} if is_v1(ENGLISH, rules) else {}
     key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     count = functools.partial(count_page_views, folder=folder, wikis=wikis, min_line_views=min_line_views)
-    return _map(executor, count, shards, VIEWS, folder, key)
+    for reason in _map(executor, count, files.views, VIEWS, folder, key).values():
+        for wiki in wikis:  # every Wikipedia may have lines in every page-view file
+            uncounted.setdefault(wiki, reason)
+    return uncounted
 
 
 def _map(
@@ -241,16 +227,6 @@ def count_page_views(shard: Shard, *, folder: Path, wikis: Sequence[str], min_li
     views_folder = folder / VIEWS / shard.name
     remove(views_folder)
     return titles.count_views(Path(shard.path), views_folder, wikis, min_line_views=min_line_views)
-
-
-def counted_files(folder: Path, files: DumpFiles) -> list[Path]:
-    """Return all files of counts that belong to the run's sources, with their markers."""
-    paths: list[Path] = []
-    for shard in files.text_shards():
-        paths += [layout.marker(folder, shard.name, NGRAMS), *runs.run_files(folder / NGRAMS, shard.name)]
-    for shard in files.views:
-        paths += [layout.marker(folder, shard.name, VIEWS), *(folder / VIEWS / shard.name).rglob("*")]
-    return paths
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
@@ -313,11 +289,14 @@ def merge_counts(
 ) -> list[WikipediaCounts]:
     """Return the counts of each Wikipedia of a language, summed over its files, in the table's order.
 
-    folder: RUN/metadata.  scratch: where sums of many runs are written, which the counts then read.
+    folder: RUN/metadata.  scratch: folder for sums of many runs, which the counts then read.
     """
     counts = []
     for wiki in files.wikis[lang]:
-        of_wiki = [run for shard in files.texts.get(wiki, ()) for run in read_runs(folder, shard.name)]
+        of_wiki: list[runs.Run] = []
+        for shard in files.texts.get(wiki, ()):
+            counts_path, places_path = runs.run_files(folder / NGRAMS, shard.name)
+            of_wiki += [runs.Run(counts_path, *place) for place in read_json(places_path)]
         counts.append(
             WikipediaCounts(
                 wiki=wiki,
@@ -329,12 +308,6 @@ def merge_counts(
             )
         )
     return counts
-
-
-def read_runs(folder: Path, shard_name: str) -> list[runs.Run]:
-    """Return the runs of a dump file."""
-    counts_path, places_path = runs.run_files(folder / NGRAMS, shard_name)
-    return [runs.Run(counts_path, *place) for place in read_json(places_path)]
 
 
 def _read_namespaces(wiki: str, files: DumpFiles, rules: WikipediaRules) -> frozenset[str] | None:

@@ -38,8 +38,10 @@ class EntryList:
         max_chars: None for no limit.  Returns the number of entries kept.
         """
         counts = self.rules.setdefault(source, dict.fromkeys(("in", *RULES, "kept"), 0))
-        kept = 0
-        for raw, score in candidates if limit != 0 else ():
+        num_kept = 0
+        if limit == 0:
+            candidates = iter(())
+        for raw, score in candidates:
             entry = raw.strip()
             rule = _rule_against(entry, max_chars)
             if rule is None and entry in self.entries:
@@ -49,16 +51,16 @@ class EntryList:
             if rule is None:
                 self.entries[entry] = None
                 self.scores.append(math.nan if score is None else score)
-                kept += 1
-                if kept == limit:
+                num_kept += 1
+                if num_kept == limit:
                     break
-        self.sources.append((source, kept))
-        return kept
+        self.sources.append((source, num_kept))
+        return num_kept
 
     def table(self) -> pa.Table:
         """Return entry_id, entry, source and score of every entry."""
         names = [source for source, _ in self.sources]
-        source_idx = np.repeat(np.arange(len(names), dtype=np.int32), [kept for _, kept in self.sources])
+        source_idx = np.repeat(np.arange(len(names), dtype=np.int32), [number for _, number in self.sources])
         columns = {
             "entry_id": pa.array(np.arange(len(self.entries), dtype=np.int32)),
             "entry": pa.array(self.entries.keys(), pa.string(), size=len(self.entries)),

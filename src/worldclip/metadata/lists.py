@@ -22,14 +22,14 @@ from worldclip.core import unpack
 from worldclip.core.artifacts import MANIFEST, read_table, write_artifact, write_table
 from worldclip.core.errors import BadShard, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
-from worldclip.core.inputs import fingerprint_of, is_remote
+from worldclip.core.inputs import is_remote
 from worldclip.core.job_files import DONE
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import read_regular
 from worldclip.core.remote import patiently, read_whole
 from worldclip.match.config import MERGED
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.counting import NOT_STATED, Candidates, Record
+from worldclip.metadata.counting import Candidates
 from worldclip.metadata.entry_list import EntryList
 
 OF_A_RUN = ".parquet"
@@ -60,18 +60,20 @@ def find_lists(config: MetadataConfig) -> Mapping[str, str]:
     return lists
 
 
-def reads_list(file: str) -> list[Record]:
-    """Return the record of a whole list, as a source's."""
-    return [{"source": "list", **fingerprint_of(file, file.rpartition("/")[2]), "licence": NOT_STATED}]
-
-
 def write_whole_list(file: str, path: Path) -> tuple[pa.Table, Rules]:
     """Write a whole list as the table `path` (METADATA); return it, and what became of its entries by source.
 
     Raises BadShard if the file cannot be read or is not a list.
     """
     if file.endswith(OF_A_RUN):
-        table = _copy_list(file, path)
+        tables = []
+
+        def write(aside: Path) -> None:
+            aside.write_bytes(_read(file))
+            tables.append(_read_list_of_a_run(file, aside))
+
+        write_artifact(path, write)
+        table = tables[0]
         return table, {source: {"in": number, "kept": number} for source, number in count_sources(table).items()}
     entries = EntryList()
     entries.add("list", read_list(file))
@@ -84,18 +86,6 @@ def count_sources(table: pa.Table) -> dict[str, int]:
     """Return the number of entries (METADATA) of each source."""
     counts = table["source"].cast(pa.string()).combine_chunks().value_counts()
     return {row["values"]: row["counts"] for row in counts.to_pylist()}
-
-
-def _copy_list(file: str, path: Path) -> pa.Table:
-    """Write the bytes of a run's list to `path`, unless they are none."""
-    tables = []
-
-    def write(aside: Path) -> None:
-        aside.write_bytes(_read(file))
-        tables.append(_read_list_of_a_run(file, aside))
-
-    write_artifact(path, write)
-    return tables[0]
 
 
 def _read_list_of_a_run(file: str, copy: Path) -> pa.Table:
@@ -128,7 +118,13 @@ def read_list(file: str) -> Candidates:
     Raises BadShard with the line for invalid UTF-8 and invalid scores, and for JSON that is not an array of strings.
     """
     if file.removesuffix(".gz").endswith(".json"):
-        yield from _read_json(file)
+        try:
+            entries = json.loads("\n".join(iter_lines(file)))
+        except (ValueError, RecursionError) as error:
+            raise BadShard(f"{file}: invalid JSON ({error})") from error
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            raise BadShard(f"{file}: not a JSON array of strings")
+        yield from ((entry, None) for entry in entries)
         return
     for number, line in enumerate(iter_lines(file), 1):
         entry, separator, text = line.partition("\t")
@@ -143,16 +139,6 @@ def read_list(file: str) -> Candidates:
         yield entry, score
 
 
-def _read_json(file: str) -> Candidates:
-    try:
-        entries = json.loads("\n".join(iter_lines(file)))
-    except (ValueError, RecursionError) as error:
-        raise BadShard(f"{file}: invalid JSON ({error})") from error
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise BadShard(f"{file}: not a JSON array of strings")
-    yield from ((entry, None) for entry in entries)
-
-
 def iter_lines(file: str) -> Iterator[str]:
     """Yield the lines of a UTF-8 file, plain or .gz, without line ends and without a byte order mark."""
     data = _read(file)
@@ -161,7 +147,9 @@ def iter_lines(file: str) -> Iterator[str]:
         lines = unpack.as_file(unpack.unpack(io.BytesIO(data), file, len(data)))
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8").rstrip("\r\n")
-            yield text.removeprefix("\ufeff") if number == 1 else text
+            if number == 1:
+                text = text.removeprefix("\ufeff")
+            yield text
     except UnicodeDecodeError as error:
         raise BadShard(f"{file}, line {number}: not UTF-8 ({error.reason})") from error
     except BadShard as error:

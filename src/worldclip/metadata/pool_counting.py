@@ -76,7 +76,8 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
     shards = pool.indexed_shards(run)
-    match, section = run.section(MatchConfig), run.section(LanguagesConfig)
+    match = run.section(MatchConfig)
+    section = run.section(LanguagesConfig)
     rules = LanguageRules(
         languages=tuple(codes),
         lid_model=section.lid_model,
@@ -89,14 +90,6 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     count = functools.partial(count_shard, folder=folder, run_dir=run.dir, rules=rules, codes=frozenset(counted_codes))
     run.executor.map(count, shards, label="pool texts", done_dir=layout.done_dir(folder, POOL), key=shard_key)
     return CountedPool(digest(key), tuple(shard.name for shard in shards))
-
-
-def counted_pool_files(folder: Path, counted: CountedPool) -> list[Path]:
-    """Return all files of a pool's counts, with their markers."""
-    paths: list[Path] = []
-    for name in counted.shard_names:
-        paths += [*runs.run_files(folder / POOL, name), layout.marker(folder, name, POOL)]
-    return paths
 
 
 def count_shard(shard: Shard, *, folder: Path, run_dir: Path, rules: LanguageRules, codes: Container[str]) -> Report:
@@ -136,6 +129,7 @@ def merge_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, scrat
     of_lang: list[runs.Run] = []
     for name in shard_names:
         counts_path, places_path = runs.run_files(folder / POOL, name)
-        if found := read_json(places_path).get(lang):
-            of_lang += [runs.Run(counts_path, *place) for place in found["runs"]]
+        places = read_json(places_path)
+        if lang in places:
+            of_lang += [runs.Run(counts_path, *place) for place in places[lang]["runs"]]
     return runs.merge(of_lang, scratch)

@@ -7,20 +7,21 @@ with what must be known before it is called.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from worldclip.core.errors import UserError
+from worldclip.core.inputs import fingerprint_of
 from worldclip.core.job import Run
 from worldclip.core.registry import Requirement
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import INSTALLED, OTHER, Language, Languages, Scheme
 from worldclip.match.config import MatchConfig
 from worldclip.metadata.config import METADATA_SOURCES, MetadataConfig
-from worldclip.metadata.counting import DumpFiles, Record, WikipediaCounts, find_dumps
+from worldclip.metadata.counting import NOT_STATED, DumpFiles, Record, WikipediaCounts, find_dumps
 from worldclip.metadata.entry_list import EntryList
-from worldclip.metadata.lists import find_lists, reads_list
+from worldclip.metadata.lists import find_lists
 from worldclip.metadata.ngrams.runs import Counts
 from worldclip.metadata.pool_counting import CountedPool
 
@@ -90,8 +91,10 @@ def build_entries(inputs: Inputs) -> EntryList:
 
 def name_all(langs: Sequence[str]) -> str:
     """Return the codes as text, the first MAX_NAMED of many."""
-    more = len(langs) - MAX_NAMED
-    return ", ".join(langs[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    names = ", ".join(langs[:MAX_NAMED])
+    if len(langs) > MAX_NAMED:
+        names += f" and {len(langs) - MAX_NAMED} more"
+    return names
 
 
 # --- the plan of a run ------------------------------------------------------------------------------------------------
@@ -132,7 +135,8 @@ class Work:
     def reads(self, lang: str) -> list[Record]:
         """Return a record per file or package that the list of `lang` is made of, for the manifest."""
         if lang in self.lists:
-            return reads_list(self.lists[lang])
+            file = self.lists[lang]
+            return [{"source": "list", **fingerprint_of(file, file.rpartition("/")[2]), "licence": NOT_STATED}]
         records: list[Record] = []
         for source in used_sources(self.config).values():
             records += [record for record in source.reads(self.inputs(lang)) if record not in records]
@@ -150,38 +154,37 @@ class Work:
 
 def plan_work(run: Run) -> Work:
     """Find the lists and sources.  Raises UserError for missing files, and sources that leave languages out."""
-    config, section = run.section(MetadataConfig), run.section(LanguagesConfig)
-    codes, lists = run_codes(run), find_lists(config)
+    config = run.section(MetadataConfig)
+    section = run.section(LanguagesConfig)
+    codes = run_codes(run)
+    lists = find_lists(config)
     built = [code for code in codes if code not in lists]
     files = find_dumps(config, built, label_scheme(section.lid_model, codes), section.table)
     work = Work(config=config, codes=codes, files=files, lists=lists, languages=section.table)
-    if problems := [*_unread_problems(work), *_wordless_problems(work)]:
-        raise UserError(problems)
-    return work
-
-
-def _unread_problems(work: Work) -> Iterator[str]:
-    """Yield a problem for each source that should have languages of the run and reads nothing for any of them."""
-    for name, source in used_sources(work.config).items():
+    sources = used_sources(config)
+    problems = []
+    for name, source in sources.items():
         langs = work.should_have(source)
         if langs and not any(source.reads(of_lang) for of_lang in work.built_inputs()):
-            yield (
+            problems.append(
                 f'metadata.sources has "{name}", and there is no file for {name_all(langs)}; {source.remedy};'
                 f' or remove "{name}" from metadata.sources'
             )
-
-
-def _wordless_problems(work: Work) -> Iterator[str]:
-    """Yield a problem if languages have no source of words, unless numbers are the only source."""
-    sources = used_sources(work.config).values()
-    missing = [of_lang.lang for of_lang in work.built_inputs() if not any(source.reads(of_lang) for source in sources)]
-    if missing and set(work.config.sources) != {"number"}:
-        lang = missing[0]
-        yield (
-            f"metadata.sources = {list(work.config.sources)}: no source has words of {name_all(missing)}; set a list"
+    wordless = []  # languages that no source has words of
+    for of_lang in work.built_inputs():
+        has_words = any(source.reads(of_lang) for source in sources.values())
+        if not has_words:
+            wordless.append(of_lang.lang)
+    if wordless and set(config.sources) != {"number"}:
+        lang = wordless[0]
+        problems.append(
+            f"metadata.sources = {list(config.sources)}: no source has words of {name_all(wordless)}; set a list"
             f" (metadata.lists.{lang} = FILE) or a WordNet (metadata.wordnets.{lang} = FILE) of each, or remove them"
             " from languages.codes"
         )
+    if problems:
+        raise UserError(problems)
+    return work
 
 
 def label_scheme(lid_model: str, codes: Collection[str]) -> Scheme:
@@ -198,11 +201,13 @@ def run_codes(run: Run) -> tuple[str, ...]:
 
     Raises UserError for a folder with a list of an unknown language, unless the recipe says which languages are meant.
     """
-    config, metadata = run.section(LanguagesConfig), run.section(MetadataConfig)
+    config = run.section(LanguagesConfig)
+    metadata = run.section(MetadataConfig)
     codes = set(config.run_codes)
     if isinstance(metadata.lists, str) and not config.codes:
         codes = {*find_lists(metadata), *config.add}
-        if unknown := sorted(codes - set(config.table.by_code())):
+        unknown = sorted(codes - set(config.table.by_code()))
+        if unknown:
             raise UserError(
                 f"metadata.lists = {metadata.lists!r}: has lists of unknown languages {', '.join(unknown)}; add them"
                 f" ([languages.add.{unknown[0]}], as the recipe of that run does), or set languages.codes"

@@ -39,15 +39,17 @@ from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.matcher import FORMAT_VERSION, Matcher, entries_digest
 from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
-from worldclip.metadata.counting import NGRAMS, merge_counts
+from worldclip.metadata.counting import NGRAMS, VIEWS, merge_counts
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import count_sources, write_whole_list
+from worldclip.metadata.ngrams import runs
 from worldclip.metadata.pool_counting import POOL, merge_pool_counts
 from worldclip.metadata.source import Work, build_entries, name_all, plan_work, run_codes, used_sources
-from worldclip.metadata.sources.wikipedia import describe_views
+from worldclip.metadata.sources.wikipedia import VIEWS_LICENCE
 
 STAGE = "metadata"
-ENTRIES, MATCHERS = "entries", "matchers"  # the maps over lists, and over those that are matched
+ENTRIES = "entries"  # the map over lists
+MATCHERS = "matchers"  # the map over lists that are matched
 NUM_EXAMPLES = 5  # entries per source of a list, for the report
 
 
@@ -79,8 +81,9 @@ def _config(run: Run) -> Record:
 
 def _segmenter(config: MetadataConfig) -> Record:
     """Return the version of what finds words, if a source counts them."""
-    counts_words = not {"unigram", "bigram", POOL}.isdisjoint(config.sources)
-    return {"icu": segment.icu_version()} if counts_words else {}
+    if {"unigram", "bigram", POOL}.isdisjoint(config.sources):
+        return {}
+    return {"icu": segment.icu_version()}
 
 
 def _inputs(run: Run) -> Record:
@@ -96,10 +99,22 @@ def _build(run: Run, job: Job) -> Result:
         counted = pool_counting.count_pool(run, job.folder, work.codes, work.built_codes())
         work = replace(work, pool=counted)
     lists = _build_lists(run, work, uncounted)
-    notes = _missing_notes(work, lists)
-    for note in notes:
-        say(STAGE, note)
-    matchers = _compile_matchers(run, work.codes, lists)
+    notes = []  # a sentence per source that has no entry of languages which should have some
+    for name, source in used_sources(work.config).items():
+        langs = [lang for lang in work.should_have(source) if not lists[lang]["by_source"].get(name)]
+        if langs:
+            notes.append(f"no {name} of {name_all(langs)}")
+            say(STAGE, notes[-1])
+    match = run.section(MatchConfig)
+    names = match.entry_lists.names(work.codes)  # of the lists that texts are matched against
+    shards = []
+    for name in names:
+        fingerprint = {"digest": lists[name]["digest"]}
+        shards.append(Shard(name=f"{name}/{match.matcher_name}", path="", fingerprint=fingerprint))
+    compile_one = functools.partial(_compile_matcher, run_dir=run.dir)
+    done_dir = layout.done_dir(run.dir / STAGE, MATCHERS)
+    reports = run.executor.map(compile_one, shards, label=MATCHERS, done_dir=done_dir, key=_matchers_version())
+    matchers = dict(zip(names, reports, strict=True))
     report = _report(lists, matchers, notes, work.languages)
     return Result(
         report=report,
@@ -108,29 +123,24 @@ def _build(run: Run, job: Job) -> Result:
         manifest={
             "digests": {name: entry_list["digest"] for name, entry_list in lists.items()},
             "sources": {name: entry_list["files"] for name, entry_list in lists.items()},
-            "pageviews": [describe_views(shard) for shard in work.files.views],
+            "pageviews": [{**shard.fingerprint, "licence": VIEWS_LICENCE} for shard in work.files.views],
             "rules": {name: entry_list["rules"] for name, entry_list in lists.items()},
             "dead": {name: row["dead"] for name, row in report["lists"].items()},
         },
     )
 
 
-def _missing_notes(work: Work, lists: Mapping[str, Report]) -> list[str]:
-    """Return a sentence per source that has no entry of languages which should have some."""
-    notes = []
-    for name, source in used_sources(work.config).items():
-        langs = [lang for lang in work.should_have(source) if not lists[lang]["by_source"].get(name)]
-        if langs:
-            notes.append(f"no {name} of {name_all(langs)}")
-    return notes
-
-
 def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mapping[str, Report]) -> list[Path]:
     """Return all files that belong to the stage, with their markers."""
     folder = run_dir / STAGE
-    outputs = counting.counted_files(folder, work.files)
+    outputs: list[Path] = []
+    for shard in work.files.text_shards():
+        outputs += [layout.marker(folder, shard.name, NGRAMS), *runs.run_files(folder / NGRAMS, shard.name)]
+    for shard in work.files.views:
+        outputs += [layout.marker(folder, shard.name, VIEWS), *(folder / VIEWS / shard.name).rglob("*")]
     if work.pool is not None:
-        outputs += pool_counting.counted_pool_files(folder, work.pool)
+        for name in work.pool.shard_names:
+            outputs += [layout.marker(folder, name, POOL), *runs.run_files(folder / POOL, name)]
     for name in lists:
         outputs += [layout.entries(run_dir, name), layout.marker(folder, name, ENTRIES)]
     for name, compiled in matchers.items():
@@ -162,10 +172,10 @@ def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]
     """
     table = pa.concat_tables([read_table(path, METADATA) for path in paths]).unify_dictionaries()
     is_first = KeyTable(table["entry"]).find(table["entry"]) == np.arange(len(table))
-    kept = table.filter(pa.array(is_first))
-    entry_ids = pa.array(np.arange(len(kept), dtype=np.int32))
-    write_table(merged, kept.set_column(0, "entry_id", entry_ids), METADATA)
-    num_kept = count_sources(kept)
+    union = table.filter(pa.array(is_first))
+    entry_ids = pa.array(np.arange(len(union), dtype=np.int32))
+    write_table(merged, union.set_column(0, "entry_id", entry_ids), METADATA)
+    num_kept = count_sources(union)
     return {source: {"in": number, "kept": num_kept.get(source, 0)} for source, number in count_sources(table).items()}
 
 
@@ -197,7 +207,8 @@ def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
     """Return the list of a language from its sources, with the counts of its Wikipedias and of the pool."""
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as name:
-        scratch, rules = Path(name), work.config.wikipedia_rules
+        scratch = Path(name)
+        rules = work.config.wikipedia_rules
         counts = merge_counts(lang, work.files, rules, work.languages, folder, scratch / NGRAMS)
         inputs = replace(work.inputs(lang), counts=counts)
         if work.pool is not None:
@@ -250,20 +261,6 @@ def _report(
 def _matchers_version() -> Record:
     """Return what a compiled matcher depends on besides its entries; matchers of an older worldclip are recompiled."""
     return {"format": FORMAT_VERSION, "unicode": UNICODE_VERSION}
-
-
-def _compile_matchers(run: Run, codes: Sequence[str], lists: Mapping[str, Report]) -> dict[str, Report]:
-    """Compile the matcher of each list that texts are matched against; return its report by the list's name."""
-    match = run.section(MatchConfig)
-    names = match.entry_lists.names(codes)
-    shards = []
-    for name in names:
-        fingerprint = {"digest": lists[name]["digest"]}
-        shards.append(Shard(name=f"{name}/{match.matcher_name}", path="", fingerprint=fingerprint))
-    compile_one = functools.partial(_compile_matcher, run_dir=run.dir)
-    done_dir = layout.done_dir(run.dir / STAGE, MATCHERS)
-    reports = run.executor.map(compile_one, shards, label=MATCHERS, done_dir=done_dir, key=_matchers_version())
-    return dict(zip(names, reports, strict=True))
 
 
 def _compile_matcher(shard: Shard, *, run_dir: Path) -> Report:

@@ -99,8 +99,10 @@ class PoolConfig(Config):
     @property
     def places(self) -> tuple[PoolConfig, ...]:
         """The places of the pool, each with one path and all its options."""
-        own = (self.path,) if isinstance(self.path, str) else self.path or ()
-        places = [dataclasses.replace(self, path=path, place=()) for path in own]
+        paths = self.path or ()
+        if isinstance(paths, str):
+            paths = (paths,)
+        places = [dataclasses.replace(self, path=path, place=()) for path in paths]
         for place in self.place:
             options = {name: getattr(place, name) for name in ("key", "texts", "lang", "where", "image_field")}
             set_options = {name: value for name, value in options.items() if value is not None}
@@ -122,8 +124,13 @@ class PoolConfig(Config):
         """Where the pool lies, or the builder that draws it; of a dataset of the hub, any revision."""
         if self.build:
             return f"pool.build = {self.build!r}"
-        paths = [path.partition("@")[0] if path.startswith("hf://") else path for path in self.paths]
-        return ", ".join(path if "://" in path else os.path.abspath(path) for path in paths)
+        locations = []
+        for path in self.paths:
+            if path.startswith("hf://"):
+                locations.append(path.partition("@")[0])
+            else:
+                locations.append(path if "://" in path else os.path.abspath(path))
+        return ", ".join(locations)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -140,14 +147,15 @@ class PoolConfig(Config):
         if not all(0 < weight < math.inf for weight in self.text_weights):
             yield "text_weights", "must be numbers above 0; leave a place that gives no text out of pool.texts"
         if bool(self.paths) == bool(self.build):
-            yield "", f"set exactly one of path and build; now set: {'both' if self.build else 'none'}"
+            present = "both" if self.build else "none"
+            yield "", f"set exactly one of path and build; now set: {present}"
         if self.parts and self.build is None:
             yield "parts", "needs pool.build, the builder that reads it"
         if self.build is not None and POOL_BUILDERS.problem(self.build) is None:
-            known = POOL_BUILDERS.load(self.build).FOLDER_PARTS
+            parts = POOL_BUILDERS.load(self.build).FOLDER_PARTS
             for name in self.parts:
-                if name not in known:
-                    yield f"parts.{name}", f"is no part of the {self.build} pool; parts: {', '.join(known) or 'none'}"
+                if name not in parts:
+                    yield f"parts.{name}", f"is no part of the {self.build} pool; parts: {', '.join(parts) or 'none'}"
         yield from _problems_of_options(self.key, self.lang, self.where)
 
 
@@ -170,4 +178,7 @@ def bare(name: str) -> str:
 
 def held_out_names() -> dict[str, str]:
     """Return the held-out sets of all builders: dataset -> the builder's name."""
-    return {name: builder for builder in POOL_BUILDERS.names() for name in POOL_BUILDERS.load(builder).HELD_OUT}
+    builders: dict[str, str] = {}
+    for builder in POOL_BUILDERS.names():
+        builders |= dict.fromkeys(POOL_BUILDERS.load(builder).HELD_OUT, builder)
+    return builders

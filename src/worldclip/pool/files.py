@@ -54,9 +54,10 @@ def check_own(folder: Path, job: str, entries: Sequence[str]) -> None:
         problem = f"was written by {manifest['job']}, not by {job}"
     elif manifest is None:
         patterns = (*entries, *_ENTRIES_OF_ALL)
-        foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
-        if foreign:
-            problem = f"holds {foreign[0]!r}, which {job} does not write"
+        for name in names:
+            if not any(fnmatchcase(name, pattern) for pattern in patterns):
+                problem = f"holds {name!r}, which {job} does not write"
+                break
     if problem is not None:
         raise UserError(f"--out {str(folder)!r} {problem}; choose an empty directory")
 
@@ -77,8 +78,11 @@ def check_source(job: Job, source: str) -> None:
 
 def _fingerprints(inputs: Record) -> set[str]:
     """Return a digest of each file in groups of inputs, {group: {name: fingerprint}}."""
-    groups = [group for group in inputs.values() if isinstance(group, Mapping)]
-    return {digest([name, record]) for group in groups for name, record in group.items() if isinstance(record, dict)}
+    fingerprints = set()
+    for group in inputs.values():
+        if isinstance(group, Mapping):
+            fingerprints |= {digest([name, record]) for name, record in group.items() if isinstance(record, dict)}
+    return fingerprints
 
 
 def check_run_folder(run_dir: Path, stages: Iterable[str]) -> None:
@@ -171,8 +175,8 @@ def read_bytes(path: str) -> bytes:
 def open_file(path: str, *, reads_ahead: bool = True, size: int | None = None) -> Iterator[BinaryIO]:
     """Open a file for reads at any position.  Raises BadShard if it cannot be read.
 
-    reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.  size: of a file
-    of which most is read, as it was listed; a small one at a URL is then read with one request.
+    reads_ahead: False requests exactly the ranges that are read, for readers that ask for large ones.  size: bytes of
+    the file as it was listed, if most of it is read; a small file at a URL is then read with one request.
     """
     with _saying_refusals():
         if not is_remote(path):
@@ -199,7 +203,7 @@ def read_range(path: str, start: int, size: int) -> bytes:
 def unreadable(error: Exception) -> BadShard:
     """Return the error of a file that the system or its server does not let us read.
 
-    What is not there, or is no file, is broken; anything else (EIO, ESTALE, EMFILE, EACCES) says nothing of the file.
+    A missing path, or one that is no file, is broken; other errors (EIO, ESTALE, EMFILE, EACCES) say nothing of it.
     """
     is_broken = isinstance(error, FileNotFoundError | IsADirectoryError | NotRegular)
     kind = BadShard if is_broken and explain_answer(error) is None else Unreadable

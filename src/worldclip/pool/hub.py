@@ -31,7 +31,9 @@ def is_dataset(path: str) -> bool:
 def without_revision(url: str) -> str:
     """Return the URL of a dataset of the hub, or of a file in it, without @REVISION; any other URL as it is."""
     match = _DATASET.fullmatch(url)
-    return url if match is None else "/".join(filter(None, (f"hf://datasets/{match[1]}", match[3])))
+    if match is None:
+        return url
+    return "/".join(filter(None, (f"hf://datasets/{match[1]}", match[3])))
 
 
 def list_dataset(url: str) -> list[PoolFile]:
@@ -54,11 +56,12 @@ def list_dataset(url: str) -> list[PoolFile]:
     except Exception as error:  # those of the hub's HTTP library, without a network for example, have no common class
         unreached = "no network, or the hub is busy or down: " * is_unreachable(error)
         raise UserError(f"{url!r}: {unreached}{explain(error)}") from error
+    patterns = [within] if within else _training_patterns(url, info)
     below = ""
     if within and not _IS_PATTERN.search(within):
         below = within
         names = [name for name in names if name == within or name.startswith(f"{within}/")]
-    elif patterns := [within] if within else _training_patterns(url, info):
+    elif patterns:
         names = list(filter(matcher(patterns), names))
     else:
         names = [name for name in names if _TRAIN.search(name)] or names
@@ -88,7 +91,7 @@ def _training_patterns(url: str, info: Any) -> list[str]:
             patterns.append(item)
     if by_split:
         first_split = next(iter(by_split))
-        patterns = by_split["train" if "train" in by_split else first_split]
+        patterns = by_split.get("train", by_split[first_split])
     return [pattern for pattern in patterns if isinstance(pattern, str)]
 
 
@@ -101,7 +104,8 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 
     As in a shell, `*` is within a folder and `**` across folders.
     """
-    bare_patterns = [pattern.strip("/") for pattern in patterns]
-    expressions = [*bare_patterns, *(f"{pattern}/**" for pattern in bare_patterns)]
-    matches = [re.compile(glob_translate(expression)) for expression in expressions]
-    return lambda name: any(match.match(name) for match in matches)
+    expressions: list[re.Pattern[str]] = []
+    for pattern in patterns:
+        path = pattern.strip("/")
+        expressions += [re.compile(glob_translate(path)), re.compile(glob_translate(f"{path}/**"))]
+    return lambda name: any(expression.match(name) for expression in expressions)

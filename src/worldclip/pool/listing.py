@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -14,16 +15,18 @@ from worldclip.contracts import layout
 from worldclip.core import image_names
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.execute import Shard
 from worldclip.core.execute.shard_list import InputFile, ShardList
 from worldclip.core.hub_errors import explain
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import ALL_SHARDS
+from worldclip.core.job import ALL_SHARDS, Run
 from worldclip.core.local_path import nearest_path
 from worldclip.core.safe_path import is_safe_name
 from worldclip.pool import hub
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import PoolFile
-from worldclip.pool.formats import pool_formats
+from worldclip.pool.formats import pool_formats, pool_suffixes
+from worldclip.pool.formats.parquet import PARQUET
 
 LOOSE_IMAGES = "image files need a table of their paths and texts, or tars: worldclip pool pack FOLDER --out TARS"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -37,8 +40,9 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     """
     problems: list[str] = []
     files: list[InputFile] = []
-    names = [_name_of(path) for path in pool.paths]
-    if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
+    names = list(map(_name_of, pool.paths))
+    repeated = sorted(name for name, number in Counter(names).items() if number > 1)
+    if repeated:
         raise UserError(f"{setting}.path: several folders are named {', '.join(repeated)}, which begins keys; rename")
     for name, path in zip(names, pool.paths, strict=True):
         prefix = f"{name}/" if len(names) > 1 else ""
@@ -63,6 +67,20 @@ def options_of(pool: PoolConfig, shard_name: str) -> PoolConfig:
     return next(place for place in places if _name_of(str(place.path)) == folder)
 
 
+def shards_by_place(shards: Sequence[Shard], config: PoolConfig) -> Iterator[tuple[PoolConfig, list[Shard]]]:
+    """Yield (options, shards) of each place that has shards."""
+    for options, of_place in itertools.groupby(shards, lambda shard: options_of(config, shard.name)):
+        yield options, list(of_place)
+
+
+def place_of(run: Run, shard: Shard) -> str:
+    """Return the folder, URL or file of the place that a shard lies in."""
+    config = run.section(PoolConfig)
+    if config.build:
+        return str(layout.built_pool(run.dir))
+    return split_pattern(str(options_of(config, shard.name).path))[0]
+
+
 def _name_of(path: str) -> str:
     """Return the name of a place, which begins the names of its shards if there are several."""
     return PurePosixPath(split_pattern(path)[0]).name
@@ -77,18 +95,20 @@ def _shard_files(path: str, setting: str) -> list[PoolFile]:
         raise UserError(f"{path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar")
     has_images = any(file.name.lower().endswith(image_names.SUFFIXES) for file in files)
     for pool_format in pool_formats():
-        if shards := [file for file in files if file.name.endswith(pool_format.suffixes)]:
-            others = [file for file in files if not file.name.endswith(pool_format.suffixes)]
-            if pool_format.is_table:  # images next to a table may be those that it names
-                others = [file for file in others if not file.name.lower().endswith(image_names.SUFFIXES)]
-                has_images = False
-            _say_left_out(setting, path, _kinds(others), LOOSE_IMAGES if has_images else "")
-            return shards
-    suffixes = ", ".join(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
-    loose = "give its folder" if os.path.isfile(path) else LOOSE_IMAGES
-    remedy = loose if has_images else "set it to the folder of the shards"
+        shards = [file for file in files if file.name.endswith(pool_format.suffixes)]
+        if not shards:
+            continue
+        left_out = [file for file in files if not file.name.endswith(pool_format.suffixes)]
+        if pool_format.is_table:  # images next to a table may be those that it names
+            left_out = [file for file in left_out if not file.name.lower().endswith(image_names.SUFFIXES)]
+            has_images = False
+        _say_left_out(setting, path, _kinds(left_out), LOOSE_IMAGES if has_images else "")
+        return shards
+    remedy = "set it to the folder of the shards"
+    if has_images:
+        remedy = "give its folder" if os.path.isfile(path) else LOOSE_IMAGES
     contents = f"only {_kinds(files)}" if files else "nothing"
-    raise UserError(f"{path!r}: no {suffixes} files, {contents} in it; {remedy}")
+    raise UserError(f"{path!r}: no {', '.join(pool_suffixes())} files, {contents} in it; {remedy}")
 
 
 def _kinds(files: Sequence[PoolFile]) -> str:
@@ -114,7 +134,9 @@ def list_files(path: str) -> list[PoolFile]:
     root, pattern = split_pattern(path)
     if pattern:
         wanted = "/".join(pattern)
-        matches = hub.matcher([wanted.replace("?", "[?]") if is_remote(path) else wanted])  # "?" begins a query
+        if is_remote(path):
+            wanted = wanted.replace("?", "[?]")  # "?" begins a query
+        matches = hub.matcher([wanted])
         return [file for file in list_files(root) if matches(file.name)]
     if is_remote(path):
         return _list_remote(path)
@@ -129,11 +151,32 @@ def split_pattern(path: str) -> tuple[str, list[str]]:
     """Return the folder and the names below it of a pattern, `pool/0000[0-5].tar`; (path, []) of any other path."""
     parts = path.rstrip("/").split("/")
     wildcards = "*[" if is_remote(path) else "*?["  # an address may have a query
-    with_wildcard = (i for i, part in enumerate(parts) if not set(wildcards).isdisjoint(part))
-    first = next((i for i in with_wildcard if not os.path.exists("/".join(parts[: i + 1]))), None)
-    if first is None:
-        return path.rstrip("/"), []
-    return "/".join(parts[:first]) or ("/" if path.startswith("/") else "."), parts[first:]
+    for i, part in enumerate(parts):
+        if set(wildcards).isdisjoint(part) or os.path.exists("/".join(parts[: i + 1])):
+            continue
+        top = "/" if path.startswith("/") else "."
+        return "/".join(parts[:i]) or top, parts[i:]
+    return path.rstrip("/"), []
+
+
+def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
+    """Raise UserError if what is written to a folder would become shards of the pool: tables in a pool of tables.
+
+    has_tars: tars are written as well.
+    """
+    written = (*PARQUET.suffixes, ".tar") if has_tars else PARQUET.suffixes
+    if not shards or not shards[0].name.endswith(written):
+        return
+    place = folder.resolve()
+    for path in pool.paths:
+        if is_remote(path):
+            continue
+        top = Path(split_pattern(path)[0]).resolve()
+        if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
+            raise UserError(
+                f"{folder} is in the pool's folder {path}, so the {Path(shards[0].name).suffix} files that are "
+                "written there would be shards of the pool; choose a folder outside (--out)"
+            )
 
 
 def _list_local(root: str) -> list[PoolFile]:
@@ -141,7 +184,7 @@ def _list_local(root: str) -> list[PoolFile]:
 
     Folders that are runs are left out.
     """
-    suffixes = tuple(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
+    suffixes = pool_suffixes()
 
     def refuse(error: OSError) -> None:
         if error.filename == root:
@@ -168,9 +211,10 @@ def _list_local(root: str) -> list[PoolFile]:
         prefix = "" if below == "." else f"{below}/"
         for name in names:
             file = PoolFile(f"{prefix}{name}", os.path.join(folder, name))
-            is_link = name.endswith(suffixes) and os.path.islink(file.path)
-            (links if is_link else files).append(file)
-            if not is_link:
+            if name.endswith(suffixes) and os.path.islink(file.path):
+                links.append(file)
+            else:
+                files.append(file)
                 real_paths.add(os.path.join(real, name))
     for file in links:
         real = os.path.realpath(file.path)

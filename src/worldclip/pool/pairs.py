@@ -19,10 +19,12 @@ from worldclip.contracts.reasons import Reason
 from worldclip.contracts.schemas import POOL_IMAGES
 from worldclip.contracts.summary import OF_POOL
 from worldclip.core.arrow import one_array
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns, missing_column
+from worldclip.pool.listing import shards_by_place
 from worldclip.pool.texts import BLANKS, NO_PLACE, PoolTexts, decode, find_duplicates, readable, replace_where
 
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
@@ -67,14 +69,24 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     """
     shard_pairs = format_of(shard.name).read(shard, config)
     missing = _missing_fields(shard_pairs, config, needs_texts=needs_texts)
-    is_chosen = _apply_where(shard_pairs, config)
+    is_chosen = np.ones(shard_pairs.num_pairs, bool)
+    for name, comparison, operand in _conditions(shard_pairs, config):
+        is_chosen &= _test_condition(shard_pairs.fields[bare(name)], name, comparison, operand)
+    is_chosen[list(shard_pairs.unreadable)] = True  # they are bad pairs
     keys, problems = _keys_of(shard.name, shard_pairs, config)
     problems = {pair: problem for pair, problem in problems.items() if is_chosen[pair]}
     has_key = is_chosen.copy()
     has_key[list(problems)] = False
     is_duplicate = find_duplicates(keys, has_key)
     texts = _texts_of(shard_pairs, keys, is_chosen, has_key, is_duplicate, problems)
-    images = _images_of(shard_pairs, keys, has_key & ~is_duplicate)
+    images = POOL_IMAGES.empty_table()
+    if shard_pairs.images is not None:
+        has_first_key = has_key & ~is_duplicate
+        stored = shard_pairs.images.filter(pa.array(has_first_key[shard_pairs.images["row"].to_numpy()]))
+        offset = stored["offset"].to_numpy()
+        offset = np.where(offset < 0, -1 - np.arange(len(offset)), offset)  # an image file has no place in a shard
+        columns = dict(zip(stored.column_names, stored.columns, strict=True))
+        images = pa.table({"key": keys.take(one_array(stored["row"])), **columns, "offset": offset})
     counts = {
         "rows": shard_pairs.num_pairs,
         "left_out": int(np.count_nonzero(~is_chosen)),
@@ -144,16 +156,38 @@ def _missing_fields(shard_pairs: ShardPairs, config: PoolConfig, *, needs_texts:
     return missing
 
 
+def refuse_wrong_columns(shards: Sequence[Shard], config: PoolConfig, *, needs_texts: bool = True) -> None:
+    """Raise UserError for a column that no shard of a place has: the recipe is wrong.  If some have it, others are bad.
+
+    Stops at the first shard of a place that has it, so it reads one shard per place of a right recipe.
+    """
+    problems: list[str] = []
+    for options, of_place in shards_by_place(shards, config):
+        wrong = _wrong_columns(of_place, options, needs_texts=needs_texts)
+        if len(config.places) > 1:
+            wrong = [f"{options.path}: {problem}" for problem in wrong]
+        problems += wrong
+    if problems:
+        raise UserError(problems)
+
+
+def _wrong_columns(shards: Sequence[Shard], options: PoolConfig, *, needs_texts: bool) -> Sequence[str]:
+    problems: Sequence[str] = ()
+    for shard in shards:
+        try:
+            settled = read_shard(shard, options, needs_texts=needs_texts)
+        except WrongColumns as error:
+            problems = problems or error.problems
+        except BadShard:  # reported when the stage reads the shard
+            continue
+        else:
+            if settled.counts["rows"] and not settled.missing:
+                return ()
+            problems = problems or settled.missing
+    return problems
+
+
 # --- pool.where -------------------------------------------------------------------------------------------------------
-
-
-def _apply_where(shard_pairs: ShardPairs, config: PoolConfig) -> np.ndarray:
-    """Return which pairs pool.where takes: (P,) bool.  Unreadable ones stay and are bad pairs."""
-    is_chosen = np.ones(shard_pairs.num_pairs, bool)
-    for name, comparison, operand in _conditions(shard_pairs, config):
-        is_chosen &= _test_condition(shard_pairs.fields[bare(name)], name, comparison, operand)
-    is_chosen[list(shard_pairs.unreadable)] = True
-    return is_chosen
 
 
 def _conditions(shard_pairs: ShardPairs, config: PoolConfig) -> Sequence[Sequence[Any]]:
@@ -201,8 +235,10 @@ def _compare(values: pa.Array | pa.ChunkedArray, comparison: str, operand: Any) 
         pc.equal(values, pa.scalar(item))  # a cast to the values' type would take 1 for "1"
     if pa.types.is_floating(listed.type):
         values = values.cast(pa.float64())
-    is_in = pc.is_in(values, value_set=listed.cast(values.type))
-    return pc.and_(pc.invert(is_in) if comparison == "not in" else is_in, pc.is_valid(values))
+    is_met = pc.is_in(values, value_set=listed.cast(values.type))
+    if comparison == "not in":
+        is_met = pc.invert(is_met)
+    return pc.and_(is_met, pc.is_valid(values))
 
 
 # --- keys, texts, images ----------------------------------------------------------------------------------------------
@@ -309,7 +345,9 @@ def _sort_by_pair(places: Sequence[Values], is_chosen: np.ndarray, has_key: np.n
         place = np.full(num_texts, values.place, np.int16)
         part = pa.table({"pair": values.pair, "place": place, "value": values.value, "problem": problem})
         is_taken = has_key[values.pair] | (values is nulls)
-        parts.append(part if is_taken.all() else part.filter(pa.array(is_taken)))
+        if not is_taken.all():
+            part = part.filter(pa.array(is_taken))
+        parts.append(part)
     filled = [part for part in parts if len(part)] or parts[:1]
     texts = pa.concat_tables(filled)
     if len(filled) == 1:  # sorted already
@@ -337,14 +375,3 @@ def _labels_of_texts(
         for row in np.flatnonzero(is_wrong[pair]).tolist()
     }
     return pc.fill_null(decode(label), ""), problems
-
-
-def _images_of(shard_pairs: ShardPairs, keys: pa.LargeStringArray, is_pair: np.ndarray) -> pa.Table:
-    """Return the images of pairs with a key that no earlier pair has."""
-    if shard_pairs.images is None:
-        return POOL_IMAGES.empty_table()
-    images = shard_pairs.images.filter(pa.array(is_pair[shard_pairs.images["row"].to_numpy()]))
-    key = keys.take(one_array(images["row"]))
-    offset = images["offset"].to_numpy()
-    offset = np.where(offset < 0, -1 - np.arange(len(offset)), offset)  # an image file has no place in a shard
-    return pa.table({"key": key, **dict(zip(images.column_names, images.columns, strict=True)), "offset": offset})

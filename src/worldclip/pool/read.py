@@ -50,7 +50,10 @@ def read_pairs(run_dir: Path, shard: str, key_lists: Sequence[keys.KeyList]) -> 
     details = table["detail"]
     bad_rows = np.flatnonzero(np.asarray(details.is_valid()))
     texts = one_array(table["text"].cast(pa.large_string()))
-    lang = one_array(table["lang"].cast(pa.string()))
+    labels = one_array(table["lang"].cast(pa.string()))
+    lang = None
+    if labels.null_count < len(labels):
+        lang = pc.if_else(pc.equal(labels, ""), None, labels)
     return PoolTexts(
         key=key,
         row=table["row"].to_numpy(),
@@ -58,7 +61,7 @@ def read_pairs(run_dir: Path, shard: str, key_lists: Sequence[keys.KeyList]) -> 
         place=table["place"].to_numpy(),
         text=texts,
         reason=reason,
-        lang=None if lang.null_count == len(lang) else pc.if_else(pc.equal(lang, ""), None, lang),
+        lang=lang,
         details=dict(zip(bad_rows.tolist(), details.take(pa.array(bad_rows)).to_pylist(), strict=True)),
     )
 
@@ -80,13 +83,16 @@ def read_images(run_dir: Path, shard: str, key_lists: Sequence[keys.KeyList]) ->
     key_lists: as in `read_pairs`; the images of keys that they exclude are left out.
     """
     table = read_table(layout.pool_images(run_dir, shard), POOL_IMAGES)
-    return table.filter(pa.array(keys.is_valid(table["key"], key_lists, shard))) if key_lists else table
+    if key_lists:
+        table = table.filter(pa.array(keys.is_valid(table["key"], key_lists, shard)))
+    return table
 
 
 def image_places(shard: Shard, images: pa.Table) -> pa.Table:
     """Return key, file (an absolute path or a URL), offset and size of images, from rows of `read_images`."""
     path = shard.path if is_remote(shard.path) else os.path.abspath(shard.path)
-    files, offsets = [path] * len(images), images["offset"].to_numpy()
+    files = [path] * len(images)
+    offsets = images["offset"].to_numpy()
     if len(images) and offsets[0] < 0:  # of a table, every image is a file of its own, or none is
         files = [picture_path(shard.path, member) for member in images["member"].to_pylist()]
         offsets = np.zeros(len(images), np.int64)
@@ -99,7 +105,9 @@ def read_members(places: pa.Table) -> Iterator[bytes | BadShard]:
 
     A tar at a URL is read whole, with one request.
     """
-    files, offsets, sizes = places["file"].to_pylist(), places["offset"].to_numpy(), places["size"].to_pylist()
+    files = places["file"].to_pylist()
+    offsets = places["offset"].to_numpy()
+    sizes = places["size"].to_pylist()
     if files and is_table(files[0]):
         yield from row_groups.read_rows(files[0], offsets)
         return

@@ -93,25 +93,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def find_images(file: pq.ParquetFile, name: str) -> pa.Table:
-    """Return where the images of a column are, as ShardPairs has them.  name: of a column of bytes, or of structs."""
+    """Return where the images of a column are, as ShardPairs has them.  name: a column of bytes or structs."""
     kind = file.schema_arrow.field(name).type
     schema = file.metadata.schema
     leaves = [schema.column(leaf).path for leaf in range(len(schema))]
     leaf = leaves.index(name if is_bytes(kind) else f"{name}.bytes")
-    row = np.flatnonzero(_has_image(file, leaf))
-    members = pa.array([""] * file.metadata.num_rows, pa.string())  # the name that each image had; it is never opened
-    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and is_text(kind.field("path").type):
-        paths = one_array(file.read(columns=[f"{name}.path"]).column(0)).field(0).cast(pa.large_binary())
-        members = pc.fill_null(readable(paths), "")
-    size = np.full(len(row), UNKNOWN_SIZE, np.int64)
-    return pa.table({"row": row, "member": members.take(pa.array(row)), "offset": pack_places(leaf, row), "size": size})
-
-
-def _has_image(file: pq.ParquetFile, leaf: int) -> np.ndarray:
-    """Return (num_rows,) bool: the row's bytes are not null.
-
-    The footer counts the nulls of a row group; its images are read only where some but not all are null.
-    """
     parts = [np.zeros(0, bool)]
     for group in range(file.num_row_groups):
         facts = file.metadata.row_group(group)
@@ -119,9 +105,15 @@ def _has_image(file: pq.ParquetFile, leaf: int) -> np.ndarray:
         num_nulls = statistics.null_count if statistics is not None and statistics.has_null_count else None
         if num_nulls in (0, facts.num_rows):
             parts.append(np.full(facts.num_rows, num_nulls == 0))
-        else:
+        else:  # the images of a row group are read only where some but not all are null
             parts += [values.is_valid().to_numpy(zero_copy_only=False) for values in leaf_batches(file, leaf, group)]
-    return np.concatenate(parts)
+    row = np.flatnonzero(np.concatenate(parts))
+    members = pa.array([""] * file.metadata.num_rows, pa.string())  # the name that each image had; it is never opened
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and is_text(kind.field("path").type):
+        paths = one_array(file.read(columns=[f"{name}.path"]).column(0)).field(0).cast(pa.large_binary())
+        members = pc.fill_null(readable(paths), "")
+    size = np.full(len(row), UNKNOWN_SIZE, np.int64)
+    return pa.table({"row": row, "member": members.take(pa.array(row)), "offset": pack_places(leaf, row), "size": size})
 
 
 def rows_by_group(footer: pq.FileMetaData, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -179,13 +171,13 @@ class RowGroups:
                 for group, group_rows in rows_by_group(footer, rows):
                     key = (path, stamp, column, group)
                     with self._lock:
-                        kept = self._groups.get(key)
-                        if kept is not None:
+                        image_of_row = self._groups.get(key)
+                        if image_of_row is not None:
                             self._groups.move_to_end(key)
-                    if kept is None:
+                    if image_of_row is None:
                         file = file or opened.enter_context(open_parquet(path))
-                        kept = self._read_group(file, key, group_rows)
-                    images += [kept[row] for row in group_rows.tolist()]
+                        image_of_row = self._read_group(file, key, group_rows)
+                    images += [image_of_row[row] for row in group_rows.tolist()]
         except BadShard as error:
             return [error] * len(offsets)
         return images

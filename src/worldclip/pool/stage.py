@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from worldclip.contracts.summary import LEFT_OUT, pool_steps, texts_step
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
-from worldclip.core.errors import NUM_NAMED, BadShard, StageFailed, UserError
+from worldclip.core.errors import NUM_NAMED, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import fingerprint_of, is_remote
@@ -33,10 +32,8 @@ from worldclip.core.printable import counted
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.formats.base import WrongColumns
-from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.listing import list_shards, options_of, split_pattern
-from worldclip.pool.pairs import COUNTS, read_shard
+from worldclip.pool.listing import check_place, list_shards, options_of, place_of, shards_by_place
+from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
 
 LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
 NUM_WARNINGS = 3  # shards without texts that the log names
@@ -48,13 +45,16 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
     key: in place of its pool.key.  Raises UserError for problems with the section, and for unknown sections.
     """
     path = Path(source)
-    is_recipe = path.suffix == ".toml" or layout.is_run(path)
-    run = Run.open(path) if is_recipe else Run.of(path, PoolConfig(path=str(source)))
-    if key is None and is_recipe:
-        return run
+    if path.suffix == ".toml" or layout.is_run(path):
+        run = Run.open(path)
+        if key is None:
+            return run
+    else:
+        run = Run.of(path, PoolConfig(path=str(source)))
     config = run.section(PoolConfig)
     config = dataclasses.replace(config, key=key or config.key)
-    if problems := config.problems():
+    problems = config.problems()
+    if problems:
         raise UserError(problems)
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
@@ -70,23 +70,23 @@ def read_pool(
     """Return the context under which the pairs of an opened pool are read, and its shards, for a tool.
 
     The pairs are those of the run, whose pool must be finished; of any other pool the stage writes FOLDER/pool first.
-    folder: of the tool, which holds its lock.  part: which of the shards.  needs_texts: as `read_shard`.
+    folder: the tool's folder, whose lock it holds.  part: the shards to read.  needs_texts: see `read_shard`.
     """
     config = run.section(PoolConfig)
     if is_run(run) and Run.open(run.dir).section(PoolConfig).identity == config.identity:
         refuse_replaced_files(run)
         return run, indexed_shards(run, part)
-    own = Run.of(folder, config, executor=executor or run.executor)
+    tool_run = Run.of(folder, config, executor=executor or run.executor)
     if part == ALL_SHARDS:
-        index(own, needs_texts=needs_texts, is_tool=True)
-        return own, indexed_shards(own)
-    shards = list_pool(own, part)
-    _, skipped = _index_slice(own, shards, needs_texts=needs_texts)
-    return own, ShardList(shard for shard in shards if shard.name not in skipped)
+        index(tool_run, needs_texts=needs_texts, is_tool=True)
+        return tool_run, indexed_shards(tool_run)
+    shards = list_pool(tool_run, part)
+    _, skipped = _index_slice(tool_run, shards, needs_texts=needs_texts)
+    return tool_run, ShardList(shard for shard in shards if shard.name not in skipped)
 
 
 def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """List the pool's files as `list_shards` does, of a pool that the run builds those in RUN/pool/train.
+    """List the pool's files as `list_shards` does; a pool that the run builds has them in RUN/pool/train.
 
     part: which of the sorted files; the others are not opened.
     """
@@ -108,8 +108,9 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
         if shard.name in skipped:
             continue
         if not is_remote(shard.path) and not os.path.isabs(shard.path):
-            place = _place_of(run, shard)
-            path = place if place.endswith(f"/{shard.path}") else f"{place}/{shard.path}"  # a place may be one file
+            path = place_of(run, shard)
+            if not path.endswith(f"/{shard.path}"):  # a place may be one file
+                path = f"{path}/{shard.path}"
             shard = dataclasses.replace(shard, path=path)
         shards.append(shard)
     return shards
@@ -131,31 +132,12 @@ def refuse_replaced_files(run: Run) -> None:
         if is_newer and fingerprint_of(shard.path, shard.fingerprint["path"]) != shard.fingerprint:
             replaced.append(shard.name)
     if replaced:
-        more = f" and {len(replaced) - NUM_NAMED:,} more" if len(replaced) > NUM_NAMED else ""
+        names = ", ".join(replaced[:NUM_NAMED])
+        if len(replaced) > NUM_NAMED:
+            names += f" and {len(replaced) - NUM_NAMED:,} more"
         raise UserError(
-            f"{', '.join(replaced[:NUM_NAMED])}{more} changed since the stage pool read the pool; run first: "
-            f"worldclip run {run.dir} --until curate"
+            f"{names} changed since the stage pool read the pool; run first: worldclip run {run.dir} --until curate"
         )
-
-
-def _place_of(run: Run, shard: Shard) -> str:
-    """Return the folder, URL or file of the place that a shard lies in."""
-    config = run.section(PoolConfig)
-    if config.build:
-        return str(layout.built_pool(run.dir))
-    return split_pattern(str(options_of(config, shard.name).path))[0]
-
-
-def _relative_to_places(run: Run, shards: Sequence[Shard]) -> ShardList:
-    """Return the shards with paths within their places, so that a pool and a run may be moved."""
-    relative = ShardList()
-    for shard in shards:
-        place = _place_of(run, shard)
-        folder = os.path.dirname(place) if shard.path == place else place
-        is_within = shard.path.startswith(f"{folder}/")
-        path = shard.path.removeprefix(f"{folder}/") if is_within else shard.path  # of the hub: at a commit
-        relative.append(dataclasses.replace(shard, path=path))
-    return relative
 
 
 def refuse_changed_keys(run: Run) -> None:
@@ -179,8 +161,9 @@ def older_lists(run: Run) -> list[str]:
     A list of copies denies the last one where the shard of the first is gone.
     """
     config = run.section(PoolConfig)
-    lists = [("pool.valid_keys", config.valid_keys)] if config.valid_keys else []
-    lists += [("pool.deny_keys", path) for path in config.deny_keys]
+    lists = [("pool.deny_keys", path) for path in config.deny_keys]
+    if config.valid_keys:
+        lists.insert(0, ("pool.valid_keys", config.valid_keys))
     lines = []
     for setting, path in lists:
         manifest = artifacts.read_manifest(Path(path).parent) or {}
@@ -200,7 +183,7 @@ def older_lists(run: Run) -> list[str]:
 def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
     """Build the pool that the recipe asks for, if any, then write pairs and images of every shard.
 
-    needs_texts: as `read_shard`.  is_tool: in the folder of a tool, not in a run.
+    needs_texts: see `read_shard`.  is_tool: the pool is written to the folder of a tool, not to a run.
     """
     listed = functools.cache(lambda: list_pool(run, run.part_or_all))  # once per call; changes are for the next one
     run.stage(
@@ -219,7 +202,8 @@ def _job(run: Run, listed: Callable[[], ShardList]) -> Job:
 def _problems(run: Run, *, listed: Callable[[], ShardList], needs_texts: bool, is_tool: bool) -> Iterator[str]:
     """Yield another pool, missing packages, columns that no shard has, slices of a pool that the run builds."""
     config = run.section(PoolConfig)
-    if builder := builder_of(config):
+    builder = builder_of(config)
+    if builder:
         yield from missing_packages("pool", builder.requires.modules, extra=builder.requires.extra)
         yield from builder.problems(config)
         if run.part is not None:
@@ -238,7 +222,8 @@ def _problems(run: Run, *, listed: Callable[[], ShardList], needs_texts: bool, i
 
 def _inputs(run: Run, *, listed: Callable[[], ShardList]) -> Record:
     config = run.section(PoolConfig)
-    if builder := builder_of(config):
+    builder = builder_of(config)
+    if builder:
         record: Record = builder.inputs(config)
         return record
     return {"shards": listed().record}
@@ -246,7 +231,8 @@ def _inputs(run: Run, *, listed: Callable[[], ShardList]) -> Record:
 
 def _changes(run: Run, old: Record, new: Record, *, listed: Callable[[], ShardList]) -> list[Change]:
     """Return each shard that changed, by the list of the index; without it, that the list did."""
-    before, after = old.get("shards"), new.get("shards")
+    before = old.get("shards")
+    after = new.get("shards")
     if before == after or before is None or after is None:
         return changed_inputs(old, new)
     table = layout.pool_shards(run.dir)
@@ -295,29 +281,33 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
         say("pool", str(step))
     whole = [shard for shard in pool_shards if shard.name not in skipped]
     if needs_texts:
-        _warn_of_missing_texts(whole, reports)
-    _relative_to_places(run, pool_shards).write(layout.pool_shards(run.dir))
+        num_named = 0
+        for shard, shard_report in zip(whole, reports, strict=True):
+            if shard_report["texts"] or not shard_report["samples"] or num_named == NUM_WARNINGS:
+                continue
+            num_named += 1
+            number = f"{shard_report['samples']:,}"
+            has = ", ".join(shard_report["names"]) or "nothing"
+            say("pool", f"warning: {shard.name}: none of its {number} samples has a text; it has: {has}")
+    relative = ShardList()  # paths within the places, so that a pool and a run may be moved
+    for shard in pool_shards:
+        place = place_of(run, shard)
+        folder = os.path.dirname(place) if shard.path == place else place
+        path = shard.path.removeprefix(f"{folder}/")  # of the hub: whole, at a commit
+        relative.append(dataclasses.replace(shard, path=path))
+    relative.write(layout.pool_shards(run.dir))
     names = [shard.name for shard in whole]
-    own: list[str | Path] = [
+    outputs: list[str | Path] = [
         layout.pool_shards(run.dir),
         layout.sorted_lists(run.dir),  # match removes those that it does not look up
         *files_per_shard(layout.all_pool_pairs(run.dir), names, ".parquet"),
         *files_per_shard(layout.all_pool_images(run.dir), names, ".parquet"),
         *files_per_shard(layout.done_dir(job.folder, "shards"), names, ".json"),
-        *(job.folder / name for name in ((*builder.OUTPUTS, "held_out.json") if builder else ())),
     ]
-    return Result(report=report, counts=counts, outputs=own, manifest={"source": config.location, "skipped": skipped})
-
-
-def _warn_of_missing_texts(shards: Sequence[Shard], reports: Sequence[Report]) -> None:
-    """Name the first shards of which no sample has a text, with the columns that they have."""
-    num_named = 0
-    for shard, report in zip(shards, reports, strict=True):
-        if report["texts"] or not report["samples"] or num_named == NUM_WARNINGS:
-            continue
-        num_named += 1
-        has = ", ".join(report["names"]) or "nothing"
-        say("pool", f"warning: {shard.name}: none of its {report['samples']:,} samples has a text; it has: {has}")
+    if builder:
+        outputs += [job.folder / name for name in (*builder.OUTPUTS, "held_out.json")]
+    manifest = {"source": config.location, "skipped": skipped}
+    return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 
 
 def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bool) -> None:
@@ -326,19 +316,16 @@ def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bo
     is_kept = not is_tool or artifacts.read_manifest(run.dir) is not None  # not what a call of a tool left unfinished
     manifest = artifacts.read_manifest(run.dir / "pool") or {}
     source = manifest.get("source", config.location)
-    if source != config.location and "pool" not in run.restarted and is_kept and not _is_same_pool(run, listed):
-        remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
-        raise UserError(f"{run.dir / 'pool'} was made from {source}, not from {config.location}; {remedy}")
+    if source != config.location and "pool" not in run.restarted and is_kept:
+        table = layout.pool_shards(run.dir)
+        older: set[tuple[str, str]] = set()
+        if table.exists() and not config.build:
+            older = {(shard.name, artifacts.digest(shard.fingerprint)) for shard in read_shards(table)}
+        # A pool at another place is the one that was indexed if one of its files is the same.
+        if not older or not any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed()):
+            remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
+            raise UserError(f"{run.dir / 'pool'} was made from {source}, not from {config.location}; {remedy}")
     check_place(run.dir, listed(), config)
-
-
-def _is_same_pool(run: Run, listed: Callable[[], ShardList]) -> bool:
-    """Return whether a pool at another place is the one that was indexed: one of its files is the same."""
-    table = layout.pool_shards(run.dir)
-    if not table.exists() or run.section(PoolConfig).build:
-        return False
-    older = {(shard.name, artifacts.digest(shard.fingerprint)) for shard in read_shards(table)}
-    return any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed())
 
 
 def _index_slice(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tuple[Sequence[Report], Skipped]:
@@ -364,7 +351,7 @@ def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bo
         key={**config.identity, "counts": COUNTS, "needs_texts": needs_texts},
     )
     try:
-        first_reports = map_shards([of_place[0] for _, of_place in _by_place(shards, config)])
+        first_reports = map_shards([of_place[0] for _, of_place in shards_by_place(shards, config)])
         is_right = all(report["rows"] and not report["missing"] for report in first_reports)
     except StageFailed:  # it is tried again with all others
         is_right = False
@@ -396,67 +383,14 @@ def skipped_lines(skipped: Skipped) -> list[str]:
     return [f"skipped broken shards, {len(skipped):,} in all: {line}"]
 
 
-def refuse_wrong_columns(shards: Sequence[Shard], config: PoolConfig, *, needs_texts: bool = True) -> None:
-    """Raise UserError for a column that no shard of a place has: the recipe is wrong.  If some have it, others are bad.
-
-    Stops at the first shard of a place that has it, so it reads one shard per place of a right recipe.
-    """
-    problems: list[str] = []
-    for options, of_place in _by_place(shards, config):
-        wrong = _wrong_columns(of_place, options, needs_texts=needs_texts)
-        problems += wrong if len(config.places) < 2 else [f"{options.path}: {problem}" for problem in wrong]
-    if problems:
-        raise UserError(problems)
-
-
-def _wrong_columns(shards: Sequence[Shard], options: PoolConfig, *, needs_texts: bool) -> Sequence[str]:
-    problems: Sequence[str] = ()
-    for shard in shards:
-        try:
-            settled = read_shard(shard, options, needs_texts=needs_texts)
-        except WrongColumns as error:
-            problems = problems or error.problems
-        except BadShard:  # reported when the stage reads the shard
-            continue
-        else:
-            if settled.counts["rows"] and not settled.missing:
-                return ()
-            problems = problems or settled.missing
-    return problems
-
-
-def _by_place(shards: Sequence[Shard], config: PoolConfig) -> Iterator[tuple[PoolConfig, list[Shard]]]:
-    """Yield (options, shards) of each place that has shards."""
-    for options, of_place in itertools.groupby(shards, lambda shard: options_of(config, shard.name)):
-        yield options, list(of_place)
-
-
-def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
-    """Raise UserError if what is written to a folder would become shards of the pool: tables in a pool of tables.
-
-    has_tars: tars are written as well.
-    """
-    written = (*PARQUET.suffixes, ".tar") if has_tars else PARQUET.suffixes
-    if not shards or not shards[0].name.endswith(written):
-        return
-    place = folder.resolve()
-    for path in pool.paths:
-        if is_remote(path):
-            continue
-        top = Path(split_pattern(path)[0]).resolve()
-        if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
-            raise UserError(
-                f"{folder} is in the pool's folder {path}, so the {Path(shards[0].name).suffix} files that are "
-                "written there would be shards of the pool; choose a folder outside (--out)"
-            )
-
-
 def index_shard(shard: Shard, *, config: PoolConfig, run_dir: Path, needs_texts: bool) -> Report:
     """Read a shard and write its pairs and images; return COUNTS, what it lacks, and its columns if it has no text."""
     settled = read_shard(shard, options_of(config, shard.name), needs_texts=needs_texts)
     artifacts.write_table(layout.pool_pairs(run_dir, shard.name), settled.texts.to_table(), POOL_PAIRS)
     artifacts.write_table(layout.pool_images(run_dir, shard.name), settled.images, POOL_IMAGES)
-    counts = settled.counts
-    names = [] if counts["texts"] else list(settled.names)
-    more = {"holds_images": settled.holds_images, "names": names, "missing": list(settled.missing)}
-    return {**counts, **more}
+    return {
+        **settled.counts,
+        "holds_images": settled.holds_images,
+        "names": [] if settled.counts["texts"] else list(settled.names),
+        "missing": list(settled.missing),
+    }

@@ -51,6 +51,7 @@ class PoolTexts:
             is_bad = np.zeros(len(self.reason), bool)
             is_bad[list(self.details)] = True
             detail = replace_where(detail, is_bad, [redact(self.details[row]) for row in sorted(self.details)])
+        lang = pa.nulls(len(self.reason), pa.string()) if self.lang is None else self.lang
         return pa.table(
             {
                 "key": self.key,
@@ -58,7 +59,7 @@ class PoolTexts:
                 "text_idx": self.text_idx,
                 "place": self.place,
                 "text": self.text,
-                "lang": pa.nulls(len(self.reason), pa.string()) if self.lang is None else self.lang,
+                "lang": lang,
                 "reason": names_of(self.reason, [reason.label for reason in REASONS]),
                 "detail": detail,
             }
@@ -92,7 +93,9 @@ class PoolTexts:
 def find_duplicates(keys: pa.LargeStringArray, has_key: np.ndarray) -> np.ndarray:
     """Return bool (num_pairs,): an earlier pair has the same key.  A pair without a key is no duplicate."""
     rows = np.flatnonzero(has_key)
-    encoded = (keys if len(rows) == len(keys) else keys.take(pa.array(rows))).dictionary_encode()
+    if len(rows) < len(keys):
+        keys = keys.take(pa.array(rows))
+    encoded = keys.dictionary_encode()
     is_duplicate = np.zeros(len(has_key), bool)
     if len(encoded.dictionary) < len(rows):
         codes = encoded.indices.to_numpy(zero_copy_only=False)
@@ -126,4 +129,6 @@ def readable(values: pa.LargeBinaryArray) -> pa.LargeStringArray:
 
 def replace_where(array: pa.Array, mask: np.ndarray, values: Sequence[str]) -> pa.Array:
     """Return `array` with the elements under `mask` replaced by `values`, in order."""
-    return pc.replace_with_mask(array, pa.array(mask), pa.array(values, array.type)) if len(values) else array
+    if not len(values):
+        return array
+    return pc.replace_with_mask(array, pa.array(mask), pa.array(values, array.type))

@@ -32,7 +32,8 @@ from worldclip.core.sorted_keys import hash_pairs
 from worldclip.core.spill import BATCH_ROWS, open_database
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.stage import check_place, skipped_lines
+from worldclip.pool.listing import check_place
+from worldclip.pool.stage import skipped_lines
 
 COPIES = """
     SELECT row, of_first FROM keys JOIN (

@@ -21,7 +21,9 @@ def create_executor(where: str, workers: int | None = None) -> Executor:
     name, _, address = where.partition(":")
     if name == "ray":
         require_packages("--executor ray", extra="ray")
-        return RayExecutor(address=where if address.startswith("//") else address or None, workers=workers)
+        if address.startswith("//"):  # ray://HOST:PORT
+            address = where
+        return RayExecutor(address=address or None, workers=workers)
     if where == "local":
         return LocalExecutor(workers=usable_cores() if workers is None else workers)
     raise UserError(

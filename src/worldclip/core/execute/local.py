@@ -46,7 +46,7 @@ class _Processes:
     def __init__(self, work: ShardWork, num_workers: int) -> None:
         self._work = work
         self._num_workers = num_workers
-        self._others = set(multiprocessing.active_children())
+        self._earlier_processes = set(multiprocessing.active_children())
         self.pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -78,7 +78,7 @@ class _Processes:
         return LOST if isinstance(error, BrokenProcessPool) else None
 
     def terminate(self) -> None:
-        for worker in {*multiprocessing.active_children()} - self._others:
+        for worker in {*multiprocessing.active_children()} - self._earlier_processes:
             worker.terminate()
 
 
@@ -109,4 +109,6 @@ def end_with_parent() -> None:
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

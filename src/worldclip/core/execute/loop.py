@@ -58,7 +58,8 @@ def run_shards(todo: Sequence[Shard], workers: Workers) -> Iterator[tuple[str, O
             try:
                 yield shard.name, future.result()
             except Exception as error:
-                if (loss := workers.loss(error)) is None:
+                loss = workers.loss(error)
+                if loss is None:
                     raise
                 tries[shard.name] += 1
                 if tries[shard.name] < MAX_TRIES:
@@ -107,15 +108,18 @@ class Executor(ABC):
         with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
             pairs = 0
             started_at = time.perf_counter()
-            for name, outcome in self._run(work, todo) if todo else ():
+            outcomes = self._run(work, todo) if todo else ()
+            for name, outcome in outcomes:
                 if isinstance(outcome, Failure):
                     failures[name] = outcome
                     say_detail(label, f"{name}: {outcome.reason}")
                 else:
                     say_detail(label, f"{name} is done")
                     pairs += int(outcome["pairs"])
-                rate = f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s" if pairs else ""
-                advance(1, f"shards{rate}")
+                note = "shards"
+                if pairs:
+                    note += f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s"
+                advance(1, note)
         if failures:
             broken = frozenset(name for name, failure in failures.items() if failure.is_broken)
             raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, REMEDY, broken)

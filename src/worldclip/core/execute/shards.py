@@ -64,7 +64,7 @@ class ShardWork:
     def run(self, shard: Shard) -> Outcome:
         """Process a shard; raises only what would fail every shard: a full or read-only disk, a missing package.
 
-        Of its report only what the progress bar shows returns.
+        Returns what the progress bar shows of its report.
         """
         raise_file_limit()
         try:
@@ -76,7 +76,11 @@ class ShardWork:
             fatal = disk_error(error, self.done_dir.parent)
             if fatal is not None:
                 raise fatal from error
-            return Failure(_reason(error), isinstance(error, BadShard) and not isinstance(error, Unreadable))
+            if isinstance(error, BadShard | UserError):
+                reason = str(error)
+            else:
+                reason = "".join(traceback.format_exception(error)).strip()
+            return Failure(reason, isinstance(error, BadShard) and not isinstance(error, Unreadable))
         return {"pairs": report.get("pairs", 0)}
 
     def finish(self, shard: Shard, report: Report) -> None:
@@ -121,9 +125,3 @@ def raise_file_limit() -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, BadShard | UserError):
-        return str(error)
-    return "".join(traceback.format_exception(error)).strip()

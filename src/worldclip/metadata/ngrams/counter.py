@@ -34,10 +34,12 @@ class Counter:
 
     def __init__(self, path: Path, file: BinaryIO, scheme: Scheme) -> None:
         """path: under which the runs will be read; file: where they are written to, at its end."""
-        self.path, self.file = path, file
+        self.path = path
+        self.file = file
         self.classes = scheme.classes()
         self.runs: list[Run] = []
-        self.spans_N, self.keys_N = np.empty(0, np.int64), np.empty(0, np.uint64)
+        self.spans_N = np.empty(0, np.int64)
+        self.keys_N = np.empty(0, np.uint64)
         self._start()
 
     def _start(self) -> None:
@@ -53,7 +55,8 @@ class Counter:
         """Count the words and bigrams of texts, nulls left out.  No bigram crosses from one text to the next."""
         if not isinstance(texts, pa.Array | pa.ChunkedArray):
             texts = pa.array(texts, pa.large_string())
-        for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
+        chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+        for chunk in chunks:
             data, offsets_T = byte_buffers(chunk, fill_nulls=True)
             first = 0
             while first < offsets_T.size - 1:

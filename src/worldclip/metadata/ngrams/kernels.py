@@ -20,7 +20,10 @@ _U0, _U1, _U29, _U32 = np.uint64(0), np.uint64(1), np.uint64(29), np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 
 SHORT = 8  # bytes of a word that are its key
-WORDS, ARENA, BIGRAMS = 0, 1, 2  # positions in `state`: number of words, bytes of the arena, number of bigrams
+# Positions in `state`.
+WORDS = 0  # number of words
+ARENA = 1  # bytes of the arena
+BIGRAMS = 2  # number of bigrams
 
 
 @kernel

@@ -159,10 +159,10 @@ def merge_words(lists: Iterable[Words]) -> tuple[Words, list[np.ndarray]]:
 
     At least one list.  Each is read when it is its turn, so only one of them and the union are in memory.
     """
-    rest = iter(lists)
-    merged = next(rest)
+    iterator = iter(lists)
+    merged = next(iterator)
     ranks = [np.arange(len(merged), dtype=np.uint32)]
-    for other in rest:
+    for other in iterator:
         *union, ranks_a, ranks_b = _merge_two(
             merged.data, merged.offsets, merged.counts, other.data, other.offsets, other.counts
         )
@@ -192,6 +192,7 @@ def _merge_bigrams(
     readers = [_renumbered(run, ranks_W, chunk) for run, ranks_W in zip(runs, ranks, strict=True)]
     heads = [next(reader, None) for reader in readers]  # what is read of each run and not yet merged
     while any(head is not None for head in heads):
+        # Heads [1, 4, 9] and [2, 4]: upto is 4; [1, 4] and [2, 4] are merged, [9] and the second run's next chunk stay.
         upto = min(head[0][-1] for head in heads if head is not None)  # up to here all bigrams of every run are read
         parts = []
         for n, head in enumerate(heads):
@@ -199,11 +200,15 @@ def _merge_bigrams(
                 keys, counts = head
                 cut = int(np.searchsorted(keys, upto, side="right"))
                 parts.append((keys[:cut], counts[:cut]))
-                heads[n] = (keys[cut:], counts[cut:]) if cut < keys.size else next(readers[n], None)
+                if cut < keys.size:
+                    heads[n] = (keys[cut:], counts[cut:])
+                else:
+                    heads[n] = next(readers[n], None)
         keys = np.concatenate([part[0] for part in parts])
         counts = np.concatenate([part[1] for part in parts])
         order = np.argsort(keys, kind="stable")
-        keys, counts = keys[order], counts[order]
+        keys = keys[order]
+        counts = counts[order]
         firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         yield keys[firsts], np.add.reduceat(counts, firsts)
 
@@ -227,14 +232,17 @@ class Counts:
 
 def merge(runs: Sequence[Run], scratch: Path, fan_in: int = FAN_IN) -> Counts:
     """Return the sum of any number of runs.  More than `fan_in` are first merged in groups, into `scratch`."""
-    runs, num_merged = list(runs), 0
-    while (group_size := _merged_at_once(runs, fan_in)) < len(runs):
-        group, runs = runs[:group_size], runs[group_size:]
-        runs.append(_merge_group(group, scratch / f"merged_{num_merged:05}"))
+    runs = list(runs)
+    num_merged = 0
+    group_size = _merged_at_once(runs, fan_in)
+    while group_size < len(runs):
+        group = runs[:group_size]
+        runs = [*runs[group_size:], _merge_group(group, scratch / f"merged_{num_merged:05}")]
         for run in group:
             if run.path.parent == scratch:
                 run.path.unlink()
         num_merged += 1
+        group_size = _merged_at_once(runs, fan_in)
     if not runs:
         return Counts(NO_WORDS, (), ())
     words, ranks = merge_words(run.read_words() for run in runs)
@@ -290,12 +298,14 @@ def best_bigrams(
     least = 0.0  # the smallest quotient among `limit` bigrams seen so far
     for keys_B, counts_B in counts.iter_bigrams():
         is_frequent = counts_B >= min_count
-        keys_B, counts_B = keys_B[is_frequent], counts_B[is_frequent]
-        first, second = (keys_B >> _U32).astype(np.int64), (keys_B & _LOW_32).astype(np.int64)
+        keys_B = keys_B[is_frequent]
+        counts_B = counts_B[is_frequent]
+        first = (keys_B >> _U32).astype(np.int64)
+        second = (keys_B & _LOW_32).astype(np.int64)
         quotient = counts_B / (counts_W[first] * counts_W[second])
         is_good = quotient >= least
-        more = quotient[is_good], counts_B[is_good], keys_B[is_good]
-        best = [np.concatenate(pair) for pair in zip(best, more, strict=True)]
+        candidates = [quotient[is_good], counts_B[is_good], keys_B[is_good]]
+        best = [np.concatenate(pair) for pair in zip(best, candidates, strict=True)]
         if best[0].size > 2 * limit:
             best = _keep_best(best, limit)
             least = best[0][-1] if limit else np.inf
@@ -314,13 +324,15 @@ def iter_bigrams_by_pmi(
     counts: Counts, joiner: str, *, first: int, min_count: int = 1, min_pmi: float = -np.inf
 ) -> Iterator[tuple[str, float]]:
     """Yield all of `best_bigrams`: `first` of them after one reading, each doubling after one more."""
-    limit, num_done = first, 0
+    limit = first
+    num_done = 0
     while True:
         bigrams = best_bigrams(counts, joiner, limit=limit, min_count=min_count, min_pmi=min_pmi)
         yield from bigrams[num_done:]
         if len(bigrams) < limit:
             return
-        limit, num_done = 2 * limit, limit
+        num_done = limit
+        limit *= 2
 
 
 def _keep_best(best: list[np.ndarray], limit: int) -> list[np.ndarray]:

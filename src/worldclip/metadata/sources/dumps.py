@@ -53,19 +53,18 @@ def read_texts(path: Path) -> Iterator[pa.LargeStringArray]:
 
 
 def _in_pieces(texts: Iterable[str]) -> pa.LargeStringArray:
-    return pa.array([piece for text in texts for piece in _pieces(text)], pa.large_string())
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Yield a text in pieces of about MAX_TEXT_CHARS, without the characters at which it is cut."""
-    start = 0
-    while len(text) - start > MAX_TEXT_CHARS:
-        cut = _CUT.search(text, start + MAX_TEXT_CHARS)
-        if cut is None:
-            break
-        yield text[start : cut.start()]
-        start = cut.end()
-    yield text[start:]
+    """Return texts in pieces of about MAX_TEXT_CHARS, without the characters at which they are cut."""
+    pieces = []
+    for text in texts:
+        start = 0
+        while len(text) - start > MAX_TEXT_CHARS:
+            cut = _CUT.search(text, start + MAX_TEXT_CHARS)
+            if cut is None:
+                break
+            pieces.append(text[start : cut.start()])
+            start = cut.end()
+        pieces.append(text[start:])
+    return pa.array(pieces, pa.large_string())
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -131,7 +130,8 @@ class _Pages(ElementTree.TreeBuilder):
         """Return the texts gathered so far, their wikitext stripped, and forget them."""
         unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
         texts = wikitext.strip(pa.array(self.texts, pa.large_string()), unwanted)
-        self.texts, self.num_chars = [], 0
+        self.texts = []
+        self.num_chars = 0
         return _in_pieces(texts.to_pylist())
 
 
@@ -155,7 +155,9 @@ def _parse(path: Path) -> Iterator[_Pages]:
     try:
         for chunk in iter_bytes(path):
             parser.feed(chunk)
-            num_bytes = num_bytes + len(chunk) if pages.num_pages == num_pages else 0
+            num_bytes += len(chunk)
+            if pages.num_pages > num_pages:
+                num_bytes = 0
             num_pages = pages.num_pages
             if num_bytes > MAX_PAGE_BYTES:
                 raise BadShard(f"{path}: a page is larger than in any dump; not read for safety")
@@ -184,10 +186,11 @@ def read_xml_namespaces(path: Path) -> dict[int, str]:
 
 def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
     """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
-    local = [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
-    wikis = [wiki for language in INSTALLED.all_languages() for wiki in language.wikipedia]
-    other_wikis = [wiki.replace("_", "-") for wiki in wikis]
-    return [*ENGLISH_PREFIXES, *local, *other_wikis]
+    prefixes = list(ENGLISH_PREFIXES)
+    prefixes += [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
+    for language in INSTALLED.all_languages():
+        prefixes += [wiki.replace("_", "-") for wiki in language.wikipedia]
+    return prefixes
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------
@@ -199,7 +202,10 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
             check_parquet(path, path.stat().st_size)
         with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer keeps all that was read until the end
             schema = file.schema_arrow
-            if "text" not in schema.names or not _is_string(schema.field("text")):
+            kind = schema.field("text").type if "text" in schema.names else pa.null()
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 fields = ", ".join(f"{field.name} ({field.type})" for field in schema)
                 raise BadShard(f"{path}: no string column `text`; columns: {fields}")
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
@@ -212,12 +218,8 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def _is_string(field: pa.Field) -> bool:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
 def _strings(column: pa.Array) -> list[str]:
     """Return the values of a string column; null is empty, and bytes that are not UTF-8 are replaced by U+FFFD."""
-    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return [(data or b"").decode("utf-8", "replace") for data in plain.cast(pa.large_binary()).to_pylist()]
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return [(data or b"").decode("utf-8", "replace") for data in column.cast(pa.large_binary()).to_pylist()]

@@ -44,9 +44,10 @@ def _packaged(
             entries.add(name, read(inputs))
 
     def reads(inputs: Inputs) -> list[Record]:
+        if not has_words(inputs):
+            return []
         version = versions([package])[package]
-        record = {"source": name, "package": package, "version": version, "licence": licence}
-        return [record] if has_words(inputs) else []
+        return [{"source": name, "package": package, "version": version, "licence": licence}]
 
     return Source(add, reads, requires=Requirement((package,), "metadata"))
 
@@ -100,7 +101,8 @@ def read_cldr(inputs: Inputs) -> Candidates:
     """Yield the names in each of the language's locales, without remarks in brackets."""
     localedata = require("babel.localedata", extra="metadata")
     locales = inputs.language.cldr
-    if absent := [name for name in locales if not localedata.exists(name)]:
+    absent = [name for name in locales if not localedata.exists(name)]
+    if absent:
         raise BadShard(f"the installed babel has no locale {', '.join(absent)}; upgrade babel")
     for locale in locales:
         # what the locale inherits from another one is in another language
@@ -119,7 +121,8 @@ def names_of(locale: Mapping[str, Any]) -> Iterator[str]:
         yield from _strings(unit)
     for table in ("months", "days"):  # grammatical context -> length -> number -> name
         for lengths in locale.get(table, {}).values():
-            yield from _strings(lengths.get("wide", {}) if isinstance(lengths, Mapping) else {})
+            if isinstance(lengths, Mapping):
+                yield from _strings(lengths.get("wide", {}))
 
 
 def _strings(names: Any) -> Iterator[str]:

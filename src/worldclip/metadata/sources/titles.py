@@ -59,21 +59,36 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
         if wiki not in min_line_views:
             wiki_of_domain[desktop + b".m"] = wiki
     dropped: Counter[str] = Counter(fields=0, views=0, title=0)
-    tables, num_lines = [], 0
+    tables = []
+    num_lines = 0
     for block in _iter_blocks(path):
         lines = _parse(block, dropped)
         num_lines += len(lines)
         tables.append(_sum_by_wiki(lines, wiki_of_domain, min_line_views, dropped))
     if not num_lines and dropped["fields"]:
         raise BadShard(f"{path}: no line has the four fields `domain title views bytes`; is it a page-view file?")
-    counts: dict[str, pa.Table] = {}
+    counts: dict[str, pa.Table] = {}  # titles of each Wikipedia in byte order, and their views (TITLE_VIEWS)
     if tables:
         views = _sum_by_title(pa.concat_tables(tables))
         for wiki in sorted(set(wiki_of_domain.values())):
-            counts[wiki] = _decode_titles(views.filter(pc.equal(views["wiki"], wiki)), dropped)
-    _write_counts(folder, counts)
-    titles = {wiki: len(table) for wiki, table in counts.items()}
-    return {"lines": num_lines, "dropped": dict(dropped), "titles": titles}
+            of_wiki = views.filter(pc.equal(views["wiki"], wiki))
+            titles = list(map(decode_title, of_wiki["title"].to_pylist()))
+            dropped["title"] += titles.count(None)
+            decoded = {"title": pa.array(titles, pa.large_binary()), "views": of_wiki["views"]}
+            # two spellings may decode to one title
+            summed = pa.table(decoded).drop_null().group_by("title").aggregate([("views", "sum")])
+            counts[wiki] = summed.sort_by("title").rename_columns(TITLE_VIEWS.names).cast(TITLE_VIEWS)
+    # One set of files for all Wikipedias: a folder for each of 330 in each of a year's 888 sampled hours would be a
+    # million files.
+    whole = pa.concat_tables([TITLE_VIEWS.empty_table(), *counts.values()])
+    data, offsets = byte_buffers(one_array(whole["title"]))
+    columns = Words(data[: offsets[-1]], offsets, whole["views"].to_numpy())
+    for name in WORD_COLUMNS:
+        write_array(folder / f"word_{name}.npy", getattr(columns, name))
+    ends = itertools.accumulate(map(len, counts.values()), initial=0)
+    write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
+    num_titles = {wiki: len(table) for wiki, table in counts.items()}
+    return {"lines": num_lines, "dropped": dict(dropped), "titles": num_titles}
 
 
 def _iter_blocks(path: Path) -> Iterator[bytes]:
@@ -126,15 +141,6 @@ def _sum_by_title(lines: pa.Table) -> pa.Table:
     return grouped.rename_columns({"views_sum": "views"})
 
 
-def _decode_titles(views: pa.Table, dropped: Counter[str]) -> pa.Table:
-    """Return the titles of one Wikipedia in byte order, and their views (TITLE_VIEWS)."""
-    titles = [decode_title(title) for title in views["title"].to_pylist()]
-    dropped["title"] += titles.count(None)
-    decoded = pa.table({"title": pa.array(titles, pa.large_binary()), "views": views["views"]}).drop_null()
-    summed = decoded.group_by("title").aggregate([("views", "sum")])  # two spellings may decode to one title
-    return summed.sort_by("title").rename_columns(TITLE_VIEWS.names).cast(TITLE_VIEWS)
-
-
 def decode_title(raw: bytes) -> bytes | None:
     """Return a title as readers see it: percent-encoding undone, `_` as blank; None if it is empty or not UTF-8."""
     title = urllib.parse.unquote_to_bytes(raw) if b"%" in raw else raw
@@ -144,20 +150,6 @@ def decode_title(raw: bytes) -> bytes | None:
     except UnicodeDecodeError:
         return None
     return title or None
-
-
-def _write_counts(folder: Path, counts: Mapping[str, pa.Table]) -> None:
-    """Write all Wikipedias (TITLE_VIEWS) into one set of files, and which rows are whose.
-
-    A year's sample of 888 hours with a folder for each of 330 Wikipedias would be a million files.
-    """
-    whole = pa.concat_tables([TITLE_VIEWS.empty_table(), *counts.values()])
-    data, offsets = byte_buffers(one_array(whole["title"]))
-    columns = Words(data[: offsets[-1]], offsets, whole["views"].to_numpy())
-    for name in WORD_COLUMNS:
-        write_array(folder / f"word_{name}.npy", getattr(columns, name))
-    ends = itertools.accumulate(map(len, counts.values()), initial=0)
-    write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -176,7 +168,8 @@ def merge_views(folders: Sequence[Path], wiki: str) -> Words:
     # A stack of sums over 2^k files, k falling, as in a binary counter: each title is copied log2(files) times.
     stack: list[tuple[int, Words]] = []
     for folder in folders:
-        level, views = 0, read_views(folder, wiki)
+        level = 0
+        views = read_views(folder, wiki)
         while stack and stack[-1][0] == level:
             views = merge_words([stack.pop()[1], views])[0]
             level += 1
@@ -195,8 +188,10 @@ def read_namespaces(path: Path) -> set[str]:
         check_document(data, f"{path}:")
     try:
         query = json.loads(data)["query"]
-        namespaces = [namespace for key, namespace in query["namespaces"].items() if int(key) != 0]
-        names = {namespace.get(form, "") for namespace in namespaces for form in ("*", "name", "canonical")}
+        names: set[str] = set()
+        for key, namespace in query["namespaces"].items():
+            if int(key) != 0:
+                names |= {namespace.get(form, "") for form in ("*", "name", "canonical")}
         for alias in query.get("namespacealiases", []):
             if alias["id"]:
                 names.add(alias.get("*", alias.get("alias", "")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from worldclip.core.artifacts import digest
-from worldclip.core.execute import Shard
 from worldclip.core.inputs import fingerprint_of
 from worldclip.language.table import OTHER
 from worldclip.metadata.counting import NOT_STATED, Record, WikipediaCounts
@@ -25,8 +24,8 @@ def reads_text(inputs: Inputs) -> list[Record]:
     records: list[Record] = []
     for wiki in inputs.wikis:
         licence = NOT_STATED if wiki in inputs.config.wikipedia else TEXT_LICENCE
-        files = [{**shard.fingerprint, "licence": licence} for shard in inputs.files.texts.get(wiki, ())]
-        records += [{"source": "wikipedia", "wiki": wiki, **file} for file in files]
+        shards = inputs.files.texts.get(wiki, ())
+        records += [{"source": "wikipedia", "wiki": wiki, **shard.fingerprint, "licence": licence} for shard in shards]
     return records
 
 
@@ -48,7 +47,7 @@ def add_bigrams(entries: EntryList, inputs: Inputs) -> None:
     The cap on the bigrams of a Wikipedia is a share of its unigrams: of those in the list, or if unigrams are no
     source, of those that would be kept in a list of their own.
     """
-    num_unigrams = [kept for source, kept in entries.sources if source == "unigram"]
+    num_unigrams = [number for source, number in entries.sources if source == "unigram"]
     if "unigram" not in inputs.config.sources:
         num_unigrams = [_add_words(EntryList(), wikipedia, inputs) for wikipedia in _with_text(inputs)]
     for wikipedia, number in zip(_with_text(inputs), num_unigrams, strict=True):
@@ -71,7 +70,9 @@ def reads_views(inputs: Inputs) -> list[Record]:
     if inputs.lang == OTHER:  # its Wikipedias depend on the labels and on languages.add; page views hold them all
         all_views["wikis"] = list(inputs.wikis)
     records = [all_views]
-    texts = {shard.path for wiki in inputs.wikis for shard in inputs.files.texts.get(wiki, ())}
+    texts = set()
+    for wiki in inputs.wikis:
+        texts |= {shard.path for shard in inputs.files.texts.get(wiki, ())}
     for wiki in inputs.wikis:
         path = inputs.files.siteinfo.get(wiki)
         if path is not None and str(path) not in texts:  # a dump that is text of the list has a record there
@@ -83,14 +84,10 @@ def reads_views(inputs: Inputs) -> list[Record]:
 def add_titles(entries: EntryList, inputs: Inputs) -> None:
     """Append the titles of the most viewed articles of each Wikipedia, with their views."""
     for wikipedia in inputs.counts:
-        if titles := wikipedia.titles():
+        titles = wikipedia.titles()
+        if titles is not None:
             candidates, num_wanted = titles
             entries.add("title", candidates, num_wanted)
-
-
-def describe_views(shard: Shard) -> Record:
-    """Return a file of page views as the manifest names it."""
-    return {**shard.fingerprint, "licence": VIEWS_LICENCE}
 
 
 _TEXT_REMEDY = f"{_FETCH}; or set metadata.wikipedia.CODE = FILE"

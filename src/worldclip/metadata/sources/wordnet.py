@@ -40,21 +40,26 @@ def wordnets_of(inputs: Inputs) -> Sequence[str]:
     if inputs.lang in config.wordnets:
         named = config.wordnets[inputs.lang]
         return (named,) if isinstance(named, str) else named
-    return installed_lexicons(inputs.lang) if config.installed_wordnets else ()
+    if not config.installed_wordnets:
+        return ()
+    lexicon = OMW_LEXICONS.get(inputs.lang)
+    return sorted(name for name in _all_installed() if name.partition(":")[0] == lexicon)[-1:]  # the latest version
 
 
 def reads_wordnets(inputs: Inputs) -> list[Record]:
     """Return a record per file or lexicon."""
-    return [_record(wordnet) for wordnet in wordnets_of(inputs)]
-
-
-def _record(wordnet: str) -> Record:
-    if not is_lexicon(wordnet):
-        licence = "stated in the file's first line"
-        return {"source": "wordnet", **fingerprint_of(wordnet, wordnet.rpartition("/")[2]), "licence": licence}
-    lexicon = _installed(wordnet)
-    origin = {"name": f"{lexicon.label} {lexicon.version}", "url": lexicon.url, "modified": bool(lexicon.modified())}
-    return {"source": "wordnet", "lexicon": wordnet, **origin, "licence": lexicon.license or NOT_STATED}
+    records = []
+    for wordnet in wordnets_of(inputs):
+        record: Record = {"source": "wordnet"}
+        if is_lexicon(wordnet):
+            lexicon = _installed(wordnet)
+            record |= {"lexicon": wordnet, "name": f"{lexicon.label} {lexicon.version}", "url": lexicon.url}
+            record |= {"modified": bool(lexicon.modified()), "licence": lexicon.license or NOT_STATED}
+        else:
+            record |= fingerprint_of(wordnet, wordnet.rpartition("/")[2])
+            record["licence"] = "stated in the file's first line"
+        records.append(record)
+    return records
 
 
 def add_lemmas(entries: EntryList, inputs: Inputs) -> None:
@@ -80,7 +85,9 @@ def read_wordnet(wordnet: str, lang: str, languages: Languages = INSTALLED) -> C
     for lemma in lemmas:
         is_empty = False
         entry = lemma.replace("_", " ").replace("+", "").strip()
-        yield lower(entry) if lang == "en" else entry, None
+        if lang == "en":
+            entry = lower(entry)
+        yield entry, None
     if is_empty:
         raise BadShard(f"{wordnet}: {if_empty}")
 
@@ -121,17 +128,16 @@ def our_code(tag: str, languages: Languages = INSTALLED) -> str | None:
 
 
 def _read_installed(name: str, lang: str, languages: Languages) -> Iterator[str]:
-    wn, lexicon = require("wn", extra="metadata"), _installed(name)
+    wn = require("wn", extra="metadata")
+    lexicon = _installed(name)
     _require_language(name, our_code(lexicon.language, languages), lexicon.label, lang)
     wordnet = wn.Wordnet(lexicon=name, expand="")
     if lang == "en":
-        return (lemma for synset in wordnet.synsets() for lemma in synset.lemmas()[:1])
-    return (word.lemma() for word in wordnet.words())
-
-
-def installed_lexicons(lang: str) -> list[str]:
-    """Return the paper's lexicon of a language in the latest version that wn has installed; none where it has none."""
-    return sorted(name for name in _all_installed() if name.partition(":")[0] == OMW_LEXICONS.get(lang))[-1:]
+        for synset in wordnet.synsets():
+            yield from synset.lemmas()[:1]
+    else:
+        for word in wordnet.words():
+            yield word.lemma()
 
 
 def _all_installed() -> dict[str, Any]:

@@ -5,13 +5,20 @@ A new format is a `PoolFormat` in a module of its own (docs/plugins.md).
 
 from __future__ import annotations
 
+import itertools
+
 from worldclip.pool.config import POOL_FORMATS
 from worldclip.pool.formats.base import PoolFormat
 
 
 def pool_formats() -> tuple[PoolFormat, ...]:
     """Return all formats in the order in which a folder is searched for shards."""
-    return tuple(POOL_FORMATS.load(name) for name in POOL_FORMATS.names())
+    return tuple(map(POOL_FORMATS.load, POOL_FORMATS.names()))
+
+
+def pool_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the shards of all formats, in the same order."""
+    return tuple(itertools.chain.from_iterable(pool_format.suffixes for pool_format in pool_formats()))
 
 
 def format_of(name: str) -> PoolFormat:
@@ -19,5 +26,4 @@ def format_of(name: str) -> PoolFormat:
     for pool_format in pool_formats():
         if name.endswith(pool_format.suffixes):
             return pool_format
-    suffixes = ", ".join(suffix for pool_format in pool_formats() for suffix in pool_format.suffixes)
-    raise ValueError(f"{name!r} is not a shard of a pool ({suffixes})")
+    raise ValueError(f"{name!r} is not a shard of a pool ({', '.join(pool_suffixes())})")

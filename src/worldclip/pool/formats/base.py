@@ -35,8 +35,10 @@ class WrongColumns(BadShard):
 
 def missing_column(setting: str, name: str, names: Sequence[str]) -> str:
     """Say that a shard lacks the column or field that a key of the recipe names, and which name is near."""
+    remedy = f"there is: {', '.join(names) or 'nothing'}"
     near = nearest(name, names)
-    remedy = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(names) or 'nothing'}"
+    if near:
+        remedy = f"did you mean {near[0]!r}?"
     return f"{setting}: no column or field {name!r}; {remedy}"
 
 

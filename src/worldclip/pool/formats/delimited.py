@@ -54,8 +54,11 @@ def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[s
     """Return all columns of these rows as texts."""
     opened = _open(shard, config)
     table, _ = _read_columns(opened, list(dict.fromkeys(opened.names)))
-    fields = table.take(pa.array(rows)).to_pylist()
-    return [{name: value.decode("utf-8", "backslashreplace") for name, value in row.items()} for row in fields]
+    records: list[dict[str, Any]] = table.take(pa.array(rows)).to_pylist()
+    for record in records:
+        for name, value in record.items():
+            record[name] = value.decode("utf-8", "backslashreplace")
+    return records
 
 
 CSV = PoolFormat(name="csv", suffixes=(".csv", ".csv.gz"), read=read, read_rows=read_rows)
@@ -71,10 +74,11 @@ def _open(shard: Shard, config: PoolConfig) -> Delimited:
         delimiter = "\t"  # a quote may be in the fields, which misleads find_delimiter
     else:
         delimiter = csv_rows.find_delimiter(text, len(config.columns)) or ("," if is_quoted else "\t")
-    at = find_open_quote(np.frombuffer(content, np.uint8), ord(delimiter)) if is_quoted else -1
-    if at >= 0:
-        line = content.count(b"\n", 0, at) + 1
-        raise BadShard(f'line {line:,}: a quote opens a field and is not closed; remove it, or write it as ""')
+    if is_quoted:
+        at = find_open_quote(np.frombuffer(content, np.uint8), ord(delimiter))
+        if at >= 0:
+            line = content.count(b"\n", 0, at) + 1
+            raise BadShard(f'line {line:,}: a quote opens a field and is not closed; remove it, or write it as ""')
     first_row = [field.decode("utf-8", "backslashreplace") for field in next(_split(head, delimiter, is_quoted), [])]
     names, has_header = _name_columns(first_row, config)
     return Delimited(content, delimiter, is_quoted, names, has_header)
@@ -87,8 +91,10 @@ def _name_columns(first_row: list[str], config: PoolConfig) -> tuple[list[str], 
     if not first_row:
         raise BadShard("is empty; its first line has the names of the columns")
     is_url = ["://" in field for field in first_row]
-    if len(first_row) == 2 and sum(is_url) == 1:  # CC12M's order, or CC3M's
-        return ["url", "caption"] if is_url[0] else ["caption", "url"], False
+    if is_url == [True, False]:  # CC12M's order
+        return ["url", "caption"], False
+    if is_url == [False, True]:  # CC3M's
+        return ["caption", "url"], False
     if any(is_url):
         raise WrongColumns(
             f"the first line holds a URL, not the names of columns; name the {len(first_row)} columns in"
@@ -156,7 +162,7 @@ def _read_by_python(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table,
         for column, place in zip(values, places, strict=True):
             column.append(row[place])
     columns = [pa.array(column, pa.large_binary()) for column in values]
-    return pa.table(columns, [str(place) for place in places]), num_fields
+    return pa.table(columns, list(map(str, places))), num_fields
 
 
 def _split(content: bytes, delimiter: str, is_quoted: bool) -> Iterator[list[bytes]]:
@@ -192,7 +198,7 @@ def _read_by_arrow(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table, 
     reading = csv.ReadOptions(
         use_threads=False,
         block_size=min(len(content) + 1, MAX_BLOCK_BYTES),
-        column_names=[str(number) for number in range(len(opened.names))],
+        column_names=list(map(str, range(len(opened.names)))),
     )
     parsing = csv.ParseOptions(
         delimiter=opened.delimiter,
@@ -200,7 +206,7 @@ def _read_by_arrow(opened: Delimited, places: Sequence[int]) -> tuple[pa.Table, 
         newlines_in_values=opened.is_quoted,
         invalid_row_handler=note,
     )
-    included = [str(place) for place in places]
+    included = list(map(str, places))
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(included, pa.large_binary()), include_columns=included, strings_can_be_null=False
     )

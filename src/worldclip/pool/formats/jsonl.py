@@ -20,7 +20,7 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
 
 
 def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Return the objects of these lines; of one that cannot be read an empty one."""
+    """Return the objects of these lines; a line that cannot be read gives an empty one."""
     records = _records(shard)
     fields = []
     for row in rows.tolist():

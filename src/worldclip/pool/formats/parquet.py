@@ -44,7 +44,7 @@ def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[s
         records: list[dict[str, Any]] = []
         for group, group_rows in rows_by_group(file.metadata, rows):
             table = file.read_row_group(group, names).take(pa.array(group_rows))
-            columns = [_to_values(column) for column in table.columns]
+            columns = list(map(_to_values, table.columns))
             rows_of_group = zip(*columns, strict=True) if columns else [()] * len(group_rows)
             records += [dict(zip(table.column_names, row, strict=True)) for row in rows_of_group]
     return records

@@ -29,12 +29,18 @@ def parse_record(content: bytes) -> Record:
         return f"its JSON cannot be read: {error}"
     except RecursionError:
         return "its JSON is nested too deeply"
-    return record if isinstance(record, dict) else f"its JSON is {type(record).__name__}, not an object"
+    if not isinstance(record, dict):
+        return f"its JSON is {type(record).__name__}, not an object"
+    return record
 
 
 def field_names(records: Sequence[Record]) -> list[str]:
     """Return the fields of all records, in the order in which they first occur."""
-    return list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
+    names: dict[str, None] = {}
+    for record in records:
+        if isinstance(record, dict):
+            names |= dict.fromkeys(record)
+    return list(names)
 
 
 def pairs_of_records(records: Sequence[Record], config: PoolConfig, has_txt: np.ndarray | None = None) -> ShardPairs:
@@ -45,13 +51,15 @@ def pairs_of_records(records: Sequence[Record], config: PoolConfig, has_txt: np.
     """
     names = field_names(records)
     unreadable = {pair: record for pair, record in enumerate(records) if isinstance(record, str)}
-    is_row = config.key == ROW and ROW not in names
     keys, problems = _keys(records, bare(config.key))
+    if config.key == "member" or (config.key == ROW and ROW not in names):
+        problems = {}
     texts = []
     if not config.texts:
-        of_json = records
+        of_json = list(records)
         if has_txt is not None:
-            of_json = [None if is_txt else record for record, is_txt in zip(records, has_txt, strict=True)]
+            for pair in np.flatnonzero(has_txt).tolist():
+                of_json[pair] = None
         texts.append(_values(of_json, DEFAULT_PLACES, reports_unreadable=True))
     for place, name in enumerate(config.texts):
         if name == "txt" and has_txt is not None:
@@ -60,15 +68,16 @@ def pairs_of_records(records: Sequence[Record], config: PoolConfig, has_txt: np.
         if bare(name) in names or (is_first and unreadable):
             texts.append(_values(records, [bare(name)], reports_unreadable=is_first)._replace(place=place))
     lang = bare(config.lang or "")
+    labels = _values(records, [lang]) if lang in names else None
     return ShardPairs(
         names=names,
         num_pairs=len(records),
         keys=keys if bare(config.key) in names else None,
         texts=texts,
-        labels=_values(records, [lang]) if lang in names else None,
+        labels=labels,
         fields={name: _column(records, name) for name in config.compared if name in names},
         unreadable=unreadable if has_txt is None else {},
-        problems={} if config.key == "member" or is_row else problems,
+        problems=problems,
     )
 
 
@@ -110,21 +119,16 @@ def _values(records: Sequence[Record], fields: Sequence[str], *, reports_unreada
             continue
         is_list[pair] = isinstance(record[name], list)
         for value in record[name] if is_list[pair] else [record[name]]:
-            problem = _problem_of_text(value, name)
+            problem = None
+            if value is not None and not isinstance(value, str):
+                problem = f"{name} holds {type(value).__name__}, not a text or a list of texts"
+            elif value is not None and has_surrogate(value):
+                problem = "its text has a lone surrogate"
             pairs.append(pair)
             texts.append(value.encode() if value is not None and problem is None else None)
             problems.append(problem)
     problem_array = pa.array(problems, pa.string())
     return Values(np.array(pairs, np.int64), pa.array(texts, pa.large_binary()), is_list, problem=problem_array)
-
-
-def _problem_of_text(value: Any, name: str) -> str | None:
-    """Return why a value is no text; None for a text and for a null."""
-    if value is not None and not isinstance(value, str):
-        return f"{name} holds {type(value).__name__}, not a text or a list of texts"
-    if value is not None and has_surrogate(value):
-        return "its text has a lone surrogate"
-    return None
 
 
 def _column(records: Sequence[Record], name: str) -> pa.Array:

@@ -30,14 +30,15 @@ def columns_to_read(names: Sequence[str], config: PoolConfig) -> list[str]:
     asked = [bare(config.key), *text_columns(names, config), *compared_columns(names, config)]
     asked += [bare(name) for name in (config.lang, config.image_field) if name is not None]
     columns = [name for name in dict.fromkeys(asked) if name in names]
-    if repeated := sorted(name for name in columns if list(names).count(name) > 1):
+    repeated = sorted(name for name in columns if list(names).count(name) > 1)
+    if repeated:
         raise BadShard(f"has several columns of one name: {', '.join(repeated)}")
     return columns
 
 
 def text_columns(names: Sequence[str], config: PoolConfig) -> list[str]:
     """Return the columns of pool.texts, or the first default column that there is."""
-    return [bare(name) for name in config.texts] or [name for name in DEFAULT_PLACES if name in names][:1]
+    return list(map(bare, config.texts)) or [name for name in DEFAULT_PLACES if name in names][:1]
 
 
 def compared_columns(names: Sequence[str], config: PoolConfig) -> Sequence[str]:
@@ -72,20 +73,23 @@ def pairs_of_table(
     key = bare(config.key)
     keys = None
     if key in fields:
-        is_number = pa.types.is_integer(fields[key].type)
-        keys = as_binary(key, fields[key].cast(pa.string()) if is_number else fields[key])
+        column = fields[key]
+        if pa.types.is_integer(column.type):
+            column = column.cast(pa.string())
+        keys = as_binary(key, column)
     texts = []
     for place, name in enumerate(text_columns(names, config)):
         if name in fields:
             texts.append(values_of_column(name, fields[name])._replace(place=place))
     lang = bare(config.lang or "")
+    labels = values_of_column(lang, fields[lang]) if lang in fields else None
     return ShardPairs(
         names=names,
         has_schema=True,
         num_pairs=table.num_rows,
         keys=keys,
         texts=texts,
-        labels=values_of_column(lang, fields[lang]) if lang in fields else None,
+        labels=labels,
         fields={name: fields[name] for name in compared_columns(names, config) if name in fields},
         images=images,
         unreadable=unreadable,
@@ -111,10 +115,13 @@ def values_of_column(name: str, column: pa.ChunkedArray) -> Values:
 
 def as_binary(name: str, column: pa.ChunkedArray) -> pa.Array:
     """Return a column of texts as large_binary, which may hold bytes that are not UTF-8.  Raises BadShard."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
     is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     if not any(is_kind(kind) for is_kind in (*is_text, *is_bytes)):
         raise BadShard(f"column {name} is {column.type}; it must hold texts or lists of texts")
-    plain = column.cast(kind) if pa.types.is_dictionary(column.type) else column
-    return one_array(plain.cast(pa.large_binary()))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(kind)
+    return one_array(column.cast(pa.large_binary()))

@@ -76,9 +76,12 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
         "offset": members.starts[image],
         "size": members.sizes[image],
     }
+    fields = list(pairs.names)
+    if has_txt.any():
+        fields.insert(0, "txt")
     return dataclasses.replace(
         pairs,
-        names=[*(["txt"] if has_txt.any() else []), *pairs.names],
+        names=fields,
         texts=[*(samples.texts()._replace(place=place) for place in txt_places), *pairs.texts],
         images=pa.table(images),
         stems=samples.stems,
@@ -88,7 +91,7 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
 
 
 def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Return the .json of these samples; of one without, or that cannot be read, an empty record."""
+    """Return the .json of these samples; an empty record where there is none or it cannot be read."""
     records = read_samples(shard).read_records(rows)
     return [record if isinstance(record, dict) else {} for record in records]
 
@@ -122,10 +125,13 @@ class Samples:
         """Return the .json of each sample, or of those in `rows`."""
         members = self.json if rows is None else self.json[rows]
         values, offsets = self.contents(members)
-        return [
-            None if member == NO_MEMBER else parse_record(values[start:end].tobytes())
-            for member, start, end in zip(members, offsets[:-1], offsets[1:], strict=True)
-        ]
+        records: list[Record] = []
+        for member, start, end in zip(members, offsets[:-1], offsets[1:], strict=True):
+            record: Record = None
+            if member != NO_MEMBER:
+                record = parse_record(values[start:end].tobytes())
+            records.append(record)
+        return records
 
     def texts(self) -> Values:
         """Return the .txt of each sample that has one, without a Python object per text."""
@@ -143,7 +149,8 @@ def read_samples(shard: Shard) -> Samples:
         raise file.cut(error.at) from error
     except ValueError as error:
         raise BadShard(str(error)) from error
-    names, name_offsets = members.names, members.name_offsets
+    names = members.names
+    name_offsets = members.name_offsets
     groups = np.empty((len(members.starts), 4), np.int64)
     stem_ends = np.empty(len(members.starts), np.int64)
     num_samples, num_ignored = _group(names, name_offsets, _IMAGE_CODES, _TXT, _JSON, groups, stem_ends)

@@ -41,8 +41,8 @@ def _hash(text: str) -> int:
 
 def _lookup(values: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return (sorted hashes uint64, the value of each int64)."""
-    pairs = sorted((_hash(name), value) for name, value in values.items())
-    return np.array([pair[0] for pair in pairs], np.uint64), np.array([pair[1] for pair in pairs], np.int64)
+    hashes, numbers = zip(*sorted((_hash(name), value) for name, value in values.items()), strict=True)
+    return np.array(hashes, np.uint64), np.array(numbers, np.int64)
 
 
 TAG_HASHES, TAG_KINDS = _lookup(
@@ -64,7 +64,7 @@ def prefix_hashes(prefixes: Iterable[str]) -> np.ndarray:
         name = prefix.replace("_", " ").strip()
         # The kernel lower-cases ASCII only, so other scripts are listed in the cases that people write.
         for form in (name, lower_any(name), upper(name), upper(name[:1]) + name[1:], lower_any(name[:1]) + name[1:]):
-            forms.add("".join(x.lower() if x.isascii() else x for x in form))
+            forms.add(form.encode().lower().decode())
     return np.array(sorted(_hash(form) for form in forms if form), np.uint64)
 
 
