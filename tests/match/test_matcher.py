@@ -149,6 +149,20 @@ def test_matcher_agrees_with_plain_search(profile, world):
     assert [compiled.match(text).tolist() for text in texts] == found
 
 
+# Characters of one to four bytes, next to each other: their last bits differ.
+NEIGHBOURS = [("b", "c"), ("è", "é"), ("丘", "丙"), ("\U0001d400", "\U0001d401")]
+
+
+@pytest.mark.parametrize("profile", PLAIN)
+@pytest.mark.parametrize(("one", "other"), NEIGHBOURS)
+def test_words_that_differ_in_one_character_at_any_place_are_different_entries(profile, one, other):
+    for before in range(18):
+        entry = f"{'a' * before}{one}{'a' * 3}"
+        compiled = Matcher([entry], profile)
+        assert compiled.match(f"x {entry} y").tolist() == [0]
+        assert compiled.match(f"x {entry.replace(one, other)} y").tolist() == [], (before, entry)
+
+
 @njit
 def _nfc(data, unicode):
     """Call the kernel, which has no entry for Python."""
