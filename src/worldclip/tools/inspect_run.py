@@ -131,9 +131,12 @@ def _why_not_valid(key: str, lists: Sequence[keys.KeyList], shard: str) -> list[
         path = Path(key_list.path).with_name("removed.parquet")
         rows = ds.dataset(path).to_table(filter=pc.field("key") == key).to_pylist() if path.is_file() else []
         for row in rows:
-            other = f" for {row['other_key']}" if row["other_key"] is not None else ""
-            distance = f" at distance {row['distance']}" if row["distance"] is not None else ""
-            lines.append(f"removed by {row['rule']} in {row['shard']}{other}{distance}: {path}")
+            line = f"removed by {row['rule']} in {row['shard']}"
+            if row["other_key"] is not None:
+                line += f" for {row['other_key']}"
+            if row["distance"] is not None:
+                line += f" at distance {row['distance']}"
+            lines.append(f"{line}: {path}")
         if not rows:
             lines.append(f"it is not in {key_list.setting} {key_list.path}")
     return lines
@@ -160,8 +163,8 @@ def _find_shard(run: Run, key: str) -> Shard:
             raise UserError(f"--key {key!r}: pool.where leaves it out of {shard.name}: {condition}")
     first_keys, _, _ = pool.read_keys(run.dir, shards[0].name)
     example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
-    skipped = "".join(f"; {line}" for line in skipped_lines(skipped_shards(run.dir)))
-    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}{skipped}")
+    remarks = "; ".join([example, *skipped_lines(skipped_shards(run.dir))])
+    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {remarks}")
 
 
 def _explain_texts(
@@ -175,9 +178,11 @@ def _explain_texts(
         text: Report = {
             "text_idx": pool_texts.text_idx[row].as_py(),
             "text": pool_texts.text[row].as_py(),
-            "place": places[pool_texts.place[row]] if places and pool_texts.place[row] >= 0 else None,
+            "place": None,
             "reason": NOT_DRAWN if code < 0 else REASONS[code].label,
         }
+        if places and pool_texts.place[row] >= 0:
+            text["place"] = places[pool_texts.place[row]]
         if code == Reason.BAD_PAIR:
             text["problem"] = pool_texts.details[row]
         if matched.reason[row] >= Reason.NO_LANGUAGE:
@@ -293,18 +298,21 @@ def _text_lines(text: Report, has_places: bool) -> list[str]:
     if "problem" in text:
         lines.append(f"    {one_line(text['problem'])}")
     if "lang_prob" in text:
-        lang = f", language {text['lang']}" if "lang" in text else ""
-        lines.append(f"    label {text['lid_label']} ({text['lang_prob']:.2f}){lang}")
+        line = f"    label {text['lid_label']} ({text['lang_prob']:.2f})"
+        if "lang" in text:
+            line += f", language {text['lang']}"
+        lines.append(line)
     entries = sorted(text.get("entries", ()), key=lambda entry: -entry["prob"])
-    lines += [
-        f"    {entry['entry']!r} ({entry['source']}): {entry['matches']:,} matches, {entry['prob']:.4f}"
-        for entry in entries[:MAX_ENTRIES]
-    ]
+    for entry in entries[:MAX_ENTRIES]:
+        numbers = f"{entry['matches']:,} matches, {entry['prob']:.4f}"
+        lines.append(f"    {entry['entry']!r} ({entry['source']}): {numbers}")
     if len(entries) > MAX_ENTRIES:
         lines.append(f"    and {len(entries) - MAX_ENTRIES} more entries (--json lists all)")
     if "keep_prob" in text:
-        coin_text = f", coin {text['coin']:.4f}" if "coin" in text else ""
-        lines.append(f"    probability {text['keep_prob']:.4f}{coin_text}")
+        line = f"    probability {text['keep_prob']:.4f}"
+        if "coin" in text:
+            line += f", coin {text['coin']:.4f}"
+        lines.append(line)
     return lines
 
 
