@@ -32,7 +32,10 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, hosts: frozenset[str] | None) -> None:
-        self._app, self._metrics, self._api_key, self._hosts = app, metrics, api_key, hosts
+        self._app = app
+        self._metrics = metrics
+        self._api_key = api_key
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
