@@ -222,7 +222,7 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
 
 
 def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Return the number of texts by language, most frequent first: as the pool states it, else identified."""
+    """Return the number of texts by language, most frequent first: stated by the pool, or identified."""
     by_code = languages.by_code()
     codes = []
     without_label = []

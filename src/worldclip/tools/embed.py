@@ -129,7 +129,7 @@ class _Embedding:
     model: WorkerModel
     folder: Path
     run_dir: Path | None
-    """Where pool/ is; None for a folder of image files, which is no pool."""
+    """The folder that holds pool/; None for a folder of image files, which is no pool."""
     key_lists: Sequence[keys.KeyList]
     has_vectors: bool
 
@@ -211,7 +211,7 @@ def _run_job(
 
 
 def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
-    """Return the folders and URLs below which the pool's files lie: of a single local file its folder."""
+    """Return the folders and URLs below which the pool's files lie; a single local file gives its folder."""
     if pool.build and run_dir is not None:
         return [os.path.abspath(layout.built_pool(run_dir))]
     places = []
@@ -364,7 +364,7 @@ def embed_texts(shard: Shard, *, embedding: _Embedding) -> Report:
 
 
 def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_vectors: bool) -> None:
-    """Write a shard's .parquet; has_vectors: with its .npy as the column `vector`, a part of the rows at a time."""
+    """Write a shard's .parquet.  has_vectors: add its .npy as the column `vector`, a part of the rows at a time."""
     path = folder / f"{name}.parquet"
     if not has_vectors:
         write_table(path, rows, schema)

@@ -82,7 +82,7 @@ class MatchedRun:
 
     balance: BalanceConfig
     work: CurateWork
-    """What curate decides by, without the probabilities of balance."""
+    """The inputs of curate's decision, without the probabilities of balance."""
     entry_lists: EntryLists
     counts: Mapping[str, np.ndarray]
     list_of_lang: Mapping[str, str]

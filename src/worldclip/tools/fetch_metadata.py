@@ -52,7 +52,7 @@ class FetchConfig(Config):
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
     def problems_with(self, languages: Languages) -> list[str]:
-        """Return what is wrong; languages: of the recipe."""
+        """Return what is wrong with these options, given the recipe's languages."""
         unknown = [lang for lang in self.langs if lang not in languages.by_code()]
         problems = [f"--langs has {lang!r}: unknown language; {how_to_know(lang)}" for lang in unknown]
         if self.date != "latest" and not re.fullmatch(r"20\d{6}", self.date):

@@ -87,7 +87,7 @@ def inspect_key(run: str | Path, key: str) -> Report:
 
 
 class Decided(NamedTuple):
-    """What match and curate make of texts of a shard."""
+    """The decisions of match and curate on texts of a shard."""
 
     matched: Matched
     decision: Decision
@@ -178,11 +178,9 @@ def _explain_texts(
         text: Report = {
             "text_idx": pool_texts.text_idx[row].as_py(),
             "text": pool_texts.text[row].as_py(),
-            "place": None,
+            "place": places[pool_texts.place[row]] if places and pool_texts.place[row] >= 0 else None,
             "reason": NOT_DRAWN if code < 0 else REASONS[code].label,
         }
-        if places and pool_texts.place[row] >= 0:
-            text["place"] = places[pool_texts.place[row]]
         if code == Reason.BAD_PAIR:
             text["problem"] = pool_texts.details[row]
         if matched.reason[row] >= Reason.NO_LANGUAGE:
@@ -265,7 +263,7 @@ def key_to_text(explained: Report) -> str:
 
 
 def verdict(explained: Report) -> str:
-    """Return in one sentence whether a key is kept, and what decided: of the text that came furthest."""
+    """Return in one sentence whether a key is kept, and what decided on the text that came furthest."""
     order = {reason.label: int(reason) for reason in REASONS} | {NOT_DRAWN: -1}
     text = max(explained["texts"], key=lambda text: order[text["reason"]])
     reason = Reason[text["reason"].upper()]

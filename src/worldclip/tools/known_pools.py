@@ -29,7 +29,7 @@ class KnownPool(NamedTuple):
     """Columns that it has, and that together tell it from the others."""
     key: str
     texts: tuple[str, ...]
-    """Those of these columns that there are."""
+    """Columns of texts; a table may lack some of them."""
     lang: str | None = None
     image_field: str | None = None
 

@@ -119,9 +119,7 @@ def search(
     require_files(images, decodes=True)
     embedded = open_embedded(folder, of)
     clip = load_model(embedded, model, device, precision)
-    features = []
-    if texts:
-        features.append(clip.encode_text(texts))
+    features = [clip.encode_text(texts)] if texts else []
     if images:
         features.append(clip.encode_image(images))
     ids, scores = nearest(embedded.parts, np.concatenate(features), top)
@@ -141,7 +139,7 @@ def open_kinds(
 ) -> dict[str, Embedded]:
     """Return what a folder holds, images first.  Raises UserError with `remedy` where another model embedded it.
 
-    pictures_from: as of open_embedded.
+    pictures_from: see open_embedded.
     """
     kinds = open_embedded(folder).manifest["config"]["of"]
     opened: dict[str, Embedded] = {}
@@ -155,7 +153,7 @@ def open_kinds(
 def load_model(embedded: Embedded, model: str | Path | None, device: str, precision: str | None) -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]
-    options = {name: record.get(name) for name in ("arch", "tokenizer")}
+    options = {"arch": record.get("arch"), "tokenizer": record.get("tokenizer")}
     options["precision"] = precision or record.get("precision")
     try:
         clip = model_load.load(model or record["source"], device, **options)

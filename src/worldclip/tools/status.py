@@ -102,7 +102,7 @@ def holder(run_dir: Path) -> str | None:
 def stage_status(run_dir: Path, stage: str) -> Report:
     """Return stage, state (finished, unfinished or not started), counts, and the local time when it was finished.
 
-    counts: of the manifest; of an unfinished stage how far it got.
+    A finished stage has the counts of its manifest; those of an unfinished one say how far it got.
     """
     manifest = read_manifest(run_dir / stage)
     if manifest is None:
