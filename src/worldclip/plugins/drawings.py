@@ -82,7 +82,7 @@ def split_tones(chars: Mapping[str, str], drawn_as: Mapping[str, str]) -> dict[s
 
 
 def size_problems(image_px: int, samples_per_shard: int, picture: str) -> Iterator[str]:
-    """Yield a problem for each size that is too small; picture: what the pool calls one."""
+    """Yield a problem for each size that is too small.  `picture` is the pool's word for one."""
     if image_px < 8:
         yield f"image_px = {image_px}: must be at least 8 (side of a {picture} in pixels)"
     if samples_per_shard < 1:

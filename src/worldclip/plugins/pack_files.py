@@ -216,7 +216,7 @@ def _rows_of(path: Path) -> list[Row]:
                 captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
             return [(image["file_name"], captions.get(image["id"], [])) for image in record["images"]]
         if isinstance(record, list):
-            return [_row(item) for item in record]
+            return list(map(_row, record))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}; {CAPTIONS_HELP}") from error
     raise UserError(f"{path}: holds no captions that are known; {CAPTIONS_HELP}")

@@ -82,7 +82,7 @@ def writer(clip: Clip, embedded: str, pictures_from: Sequence[str] = ()) -> WebF
 
 @dataclass(frozen=True, slots=True)
 class WebFolder:
-    """Write and compare pages, as the modules of model/formats do for their libraries; pool: what pages search."""
+    """Write and compare pages, as the modules of model/formats do for their libraries.  Pages search `pool`."""
 
     pool: dict[str, Embedded]
 

@@ -38,7 +38,7 @@ from worldclip.core.local_path import has_surrogate
 from worldclip.core.unpack import check_document
 from worldclip.plugins.crawl.urls import key_of_url, resolve
 from worldclip.plugins.crawl.warc import iter_records
-from worldclip.pool.files import PoolFile, check_own, open_file
+from worldclip.pool.files import check_own, open_file
 from worldclip.pool.texts import BLANKS
 
 TEXT_FIELDS = ("alt", "title", "data-image-title")  # fields of an IMG link, in this order
@@ -128,8 +128,8 @@ def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
         problems.append("FILES is empty; name WAT files (.warc.wat.gz), as paths or URLs")
     if problems:
         raise UserError(problems)
-    pool_files = [PoolFile(name, by_name[name]) for name in [*known_names, *sorted(set(names) - set(known_names))]]
-    return [Shard.of_file(file.name, file.path) for file in pool_files]
+    in_order = [*known_names, *sorted(set(names) - set(known_names))]
+    return [Shard.of_file(name, by_name[name]) for name in in_order]
 
 
 # --- one WAT file -----------------------------------------------------------------------------------------------------
@@ -274,7 +274,10 @@ def _read_range(parts: Sequence[Path], number: int, num_ranges: int) -> pa.Table
 
 
 def merge_links(links: pa.Table) -> pa.Table:
-    """Merge (key, url, text) rows in the order of their files to (uid, url, text, texts), one row per key, sorted."""
+    """Merge (key, url, text) rows in the order of their files to (uid, url, text, texts), one row per key, sorted.
+
+    (k2, u, "a"), (k1, v, "b"), (k2, u, "c"), (k2, u, "a") -> (k1, v, "b", ["b"]), (k2, u, "a", ["a", "c"])
+    """
     if len(links) == 0:
         return _POOL.empty_table()
     key = _codes(links["key"])

@@ -187,12 +187,13 @@ def source_versions() -> dict[str, str]:
 def _write_sets(out: Path, emoji: Sequence[Emoji], members: dict[str, list[Emoji]]) -> None:
     """Write set.json of the held-out sets, and held_out.json, which names them."""
     position = {item.key: number for number, item in enumerate(emoji)}
-    for dataset in HELD_OUT:
+    sets = {}
+    for dataset, text in HELD_OUT.items():
         folder = dataset.removeprefix("emoji_")
         subjects = {item.key: position[item.key] for item in members[folder]}
         about = "distinct names of all emoji of the pool"
         write_json(out / folder / "set.json", {"subjects": subjects, "about": about, "thirds": folder == "base"})
-    sets = {name: HeldOut(f"names:{name.removeprefix('emoji_')}", text) for name, text in HELD_OUT.items()}
+        sets[dataset] = HeldOut(f"names:{folder}", text)
     write_held_out(out, sets)
 
 

@@ -133,7 +133,7 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
 def _facts(
     run_dir: Path, repository: str, data: Data, license: str | None, digest: str, files: Sequence[tuple[str, int]]
 ) -> dict[str, Any]:
-    """Return what both the card and the Croissant record say; digest: of curate's manifest; files: (name, bytes)."""
+    """Return what both the card and the Croissant record say, from curate's digest and (name, bytes) of the files."""
     report = artifacts.read_json(layout.stage_report(run_dir, "curate"))
     total = report["total"]
     languages = languages_of(run_dir)

@@ -40,7 +40,7 @@ class Uploaded:
 
     upload: Upload
     address: str
-    """Of the dataset, or of the pull request."""
+    """The address of the dataset, or of the pull request."""
     removed: tuple[str, ...]
     """Files of earlier uploads that the folder no longer holds."""
     has_history: bool

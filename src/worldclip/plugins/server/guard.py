@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: the host and key that it names, counters, headers of the answer."""
+"""Check the host and the key that every request names, count it, and add headers to its answer."""
 
 from __future__ import annotations
 

@@ -31,17 +31,17 @@ class Limits:
     """The limits of a request; more is refused with a message that names the limit."""
 
     body_bytes: int = 32 * 2**20
-    """Of one request."""
+    """Bytes of one request's body."""
     bytes_in_flight: int = 256 * 2**20
-    """Of all requests under way: bounds the memory."""
+    """Bytes of all requests under way; they bound the memory."""
     body_seconds: float = 60
-    """In which a client sends its body."""
+    """Seconds in which a client sends its body."""
     pixels: int = 50_000_000
-    """Of one picture."""
+    """Pixels of one picture."""
     inputs: int = 2048
     """Texts and pictures of one request, and sentences of one classification."""
     pictures: int = 64
-    """Of one request."""
+    """Pictures of one request."""
     text_chars: int = 20_000
     """Characters of one text; the model reads only its first tokens."""
     top: int = 200

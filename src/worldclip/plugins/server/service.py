@@ -57,10 +57,10 @@ class Service:
             max_waiting=limits.waiting,
             on_batch=metrics.batch_items.observe,
         )
-        self._searches = {
-            of: SharedBatches(functools.partial(_search, embedded), max_batch=FEW_QUERIES, max_waiting=limits.waiting)
-            for of, embedded in collections.items()
-        }
+        self._searches: dict[str, SharedBatches[Query, Hits]] = {}
+        for of, embedded in collections.items():
+            search = functools.partial(_search, embedded)
+            self._searches[of] = SharedBatches(search, max_batch=FEW_QUERIES, max_waiting=limits.waiting)
         self._pools: set[Path] = set()
         images = collections.get("images")
         if images:

@@ -71,8 +71,8 @@ def build_world(
 ) -> Report:
     """Draw the pool into `out`, in whose sets other files are removed; finished tars are skipped.
 
-    folders: of the parts that are no packages, by name.  train_on_stamps: put stamps and photographs into the pool
-    instead of holding them out.  image_px: side of a picture in pixels.
+    folders: the folders of the parts that are no packages, by name.  train_on_stamps: put stamps and photographs into
+    the pool instead of holding them out.  image_px: side of a picture in pixels.
 
     Returns what counts.json holds.  Raises UserError for folders without what their parts hold.
     """
@@ -91,9 +91,10 @@ def build_world(
     split = split_pictures(pictures, drawn_as, train_on_stamps)
     members = _members(pictures, split, table)
     drawn_from = folder_inputs(folders)
+    licences = {part.name: part.licence for part in parts}
     shards: list[Shard] = []
     for name in FOLDERS:
-        shards += _write_records(out, name, members[name], table, parts, drawn_from, samples_per_shard)
+        shards += _write_records(out, name, members[name], table, licences, drawn_from, samples_per_shard)
     write = partial(write_tar, out, {name: str(path) for name, path in folders.items()}, image_px)
     reports = executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=config)
     for name in FOLDERS:
@@ -107,7 +108,7 @@ def build_world(
         key, reason = next(iter(undrawable.items()))
         say("pool", f"{len(undrawable):,} pictures cannot be drawn and are left out, such as {key} ({reason})")
     drawn = [picture for picture in pictures if picture.key not in undrawable]
-    _write_names(out, drawn, split, table, parts)
+    _write_names(out, drawn, split, table, licences)
     _write_sets(out, drawn, members, table)
     counts = _counts(drawn, members, table, parts, undrawable)
     write_json(out / "counts.json", counts)
@@ -186,15 +187,14 @@ def _write_records(
     name: str,
     pictures: Sequence[Picture],
     table: Table,
-    parts: Sequence[Part],
+    licences: dict[str, str],
     drawn_from: dict[str, str],
     samples_per_shard: int,
 ) -> Iterator[Shard]:
     """Write one file of samples per tar of a set, without their pictures; yield the tars.
 
-    drawn_from: of folder_inputs.  A tar is identified by its file of samples and by the folders of its pictures.
+    A tar is identified by its file of samples and by the digests in `drawn_from` of its pictures' folders.
     """
-    licences = {part.name: part.licence for part in parts}
     for number, start in enumerate(range(0, len(pictures), samples_per_shard)):
         in_tar = pictures[start : start + samples_per_shard]
         lines = []
@@ -215,7 +215,7 @@ def _write_records(
 
 
 def _texts_of(picture: Picture, folder: str, table: Table) -> tuple[list[str], list[str]]:
-    """Return the texts of a picture of a set and their languages: of a held-out picture the names."""
+    """Return the texts of a picture of a set, and their languages.  A held-out picture has only names."""
     if folder == "train":
         return table.training_texts(picture.subject)
     texts = []
@@ -256,10 +256,9 @@ def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -
 
 
 def _write_names(
-    out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, parts: Sequence[Part]
+    out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, licences: dict[str, str]
 ) -> None:
     """Write names.json and keywords.json: subjects and languages in sorted order."""
-    licences = {part.name: part.licence for part in parts}
     subjects = _subjects(pictures)
     langs: set[str] = set()
     for subject in subjects:

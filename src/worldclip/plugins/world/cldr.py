@@ -31,7 +31,7 @@ class Annotation(NamedTuple):
 
 
 Annotations = dict[str, Annotation]
-"""Of one locale, by subject."""
+"""The annotations of one locale, by subject."""
 
 
 def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
@@ -147,8 +147,10 @@ def _read_xml(path: Path) -> Annotations:
 
 def _annotation(name: str, keywords: list[str]) -> Annotation:
     """Clean a name and keywords; inherited and empty ones are left out."""
-    stripped = [word.strip() for word in (name, *keywords)]
-    words = ["" if word == INHERITED else word for word in stripped]
+    words = []
+    for text in (name, *keywords):
+        word = text.strip()
+        words.append("" if word == INHERITED else word)
     return Annotation(words[0], tuple(filter(None, words[1:])))
 
 

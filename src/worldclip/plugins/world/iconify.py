@@ -84,7 +84,7 @@ def read_flags(folder: Path) -> Part:
 
 
 def drawing(folder: Path, file: str) -> bytes:
-    """Return a drawing as SVG; file: of a picture of this module.  Raises ValueError if there is none of this name."""
+    """Return a drawing as SVG; `file` is Picture.file.  Raises ValueError if the set has no drawing of this name."""
     place, _, name = file.rpartition("#")
     path = safe_join(folder, place)
     svg = _svg(read_drawings(str(path), stamp_of(str(path))), name)

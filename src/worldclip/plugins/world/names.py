@@ -40,7 +40,7 @@ class Table:
     held_flags: dict[str, list[str]] = field(default_factory=dict)
     """Language -> subjects of the flags whose texts are held out of training in this language."""
     num_texts: Counter[str] = field(default_factory=Counter)
-    """By part."""
+    """Number of texts by part."""
     unknown_locales: Counter[str] = field(default_factory=Counter)
     """Texts by locale that is no language which CLDR knows; they are left out."""
     without_row: Counter[str] = field(default_factory=Counter)

@@ -15,7 +15,7 @@ ABOUT = {"train": "the pool", **{item.folder: item.in_readme for item in SETS}}
 
 
 def write_readme(path: Path, report: Mapping[str, Any], parts: Sequence[Part], image_px: int) -> None:
-    """Write the page; report: of build.build_world."""
+    """Write the page; `report` is what build_world returns."""
     sets = []
     for name, about in ABOUT.items():
         if name in report:
