@@ -30,12 +30,11 @@ _CALLS = {
     "embed": "worldclip.tools.embed",
     "search": "worldclip.tools.search",
 }
-_SUBMODULES = {
-    **{name: f"worldclip.{name}" for name in ("balance", "check", "config", "core", "curate", "evaluate", "export")},
-    **{name: f"worldclip.{name}" for name in ("language", "match", "metadata", "model", "pool", "recipe", "report")},
-    **{name: f"worldclip.{name}" for name in ("tools", "train")},
-    "languages": "worldclip.language.table",
-}
+_ROOMS = (
+    *("balance", "check", "config", "core", "curate", "evaluate", "export", "language", "match"),
+    *("metadata", "model", "pool", "recipe", "report", "tools", "train"),
+)
+_SUBMODULES = {name: f"worldclip.{name}" for name in _ROOMS} | {"languages": "worldclip.language.table"}
 
 __all__ = ["__version__", "embed", "load", "run", "search"]
 

@@ -85,7 +85,10 @@ def own_recipes() -> dict[str, Path]:
     """Return the recipes that come with worldclip, by name."""
     package = Path(__file__).parent
     folders = [package.parents[1] / "recipes", package / "recipes"]  # checkout, wheel
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+    recipes: dict[str, Path] = {}
+    for folder in folders:
+        recipes |= {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    return recipes
 
 
 def _is_bare_name(path: Path) -> bool:
@@ -101,6 +104,6 @@ def _refuse_unknown_name(path: Path) -> None:
         if is_file_name:
             names |= {file.name: str(file) for file in sorted(path.parent.glob("*.toml"))}
         near = nearest(path.name, names)
-        known = f"give a .toml file, the folder of a run, or one of {', '.join(ours)}"
-        meant = f"did you mean {names[near[0]]}?" if near else known
+        remedy = f"give a .toml file, the folder of a run, or one of {', '.join(ours)}"
+        meant = f"did you mean {names[near[0]]}?" if near else remedy
         raise UserError(f"{path} does not exist and is no recipe of worldclip; {meant}")

@@ -100,7 +100,9 @@ def walk(
 
     names = _select(from_stage, until)
     config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-    restarted = stage_names()[stage_names().index(from_stage) :] if from_stage else ()
+    restarted: Sequence[str] = ()
+    if from_stage:
+        restarted = stage_names()[stage_names().index(from_stage) :]
     run_dir = run_folder(recipe, out)
     if from_run is not None:
         if dry_run:
@@ -150,7 +152,10 @@ def run_stages(
     if dry_run:
         check_run_folder(run_dir, stage_names())
         recipe(context)
-        _refuse_plan(context)
+        problems: list[str] = []
+        for report in context.reports.values():
+            problems += report["problems"]
+        _refuse(problems)
         return context
     if is_helper_rank():  # torchrun started this process only for training; the first rank does the rest
         context.only = frozenset(names) & {"train"}
@@ -159,7 +164,9 @@ def run_stages(
     check_run_folder(run_dir, stage_names())
     _refuse_keys_above(context, names[0])
     _refuse_outdated_above(context, names[0])
-    _preflight(context)
+    check = dataclasses.replace(context, is_dry=True, preflight=[])
+    recipe(check)  # finds what would stop a stage later: packages, devices, datasets, columns, disk
+    _refuse(check.preflight or [])
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), describe_run())
         recipe_toml = to_toml(with_absolute_places(recorded or config))
@@ -182,9 +189,11 @@ def _branch(source: Path, run_dir: Path, config: Recipe) -> None:
     names = stage_names()
     check_run_folder(run_dir, names)
     older = load_recipe(source)
-    old, new = sections_of(older), sections_of(config)
-    is_same = all(old[name] == new[name] for name in old if name not in names[names.index("train") + 1 :])
-    names = names if is_same else names[: names.index("train")]
+    old = sections_of(older)
+    new = sections_of(config)
+    after_train = names[names.index("train") + 1 :]
+    if any(old[name] != new[name] for name in old if name not in after_train):
+        names = names[: names.index("train")]
     if older.pool.location != config.pool.location:
         names = names[names.index("metadata") :]
     linked = branch(source, run_dir, names)
@@ -226,21 +235,6 @@ def _refuse_outdated_above(context: Run, first: str) -> None:
     _refuse(problems)
 
 
-def _preflight(context: Run) -> None:
-    """Raise UserError with all that would stop a stage later: packages, devices, datasets, columns, disk."""
-    check = dataclasses.replace(context, is_dry=True, preflight=[])
-    recipe(check)
-    _refuse(check.preflight or [])
-
-
-def _refuse_plan(context: Run) -> None:
-    """Raise UserError with all that would stop the run of a plan."""
-    problems: list[str] = []
-    for report in context.reports.values():
-        problems += report["problems"]
-    _refuse(problems)
-
-
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
@@ -264,11 +258,10 @@ def run_folder(source: str | Path | Recipe, out: str | Path | None) -> Path:
 def _select(from_stage: str | None, until: str | None) -> Sequence[str]:
     """Return the stages up to `until`.  Raises UserError for unknown names and a wrong order."""
     names = stage_names()
-    problems = [
-        f"--{flag} {stage!r}: unknown stage; stages are {', '.join(names)}"
-        for flag, stage in (("from", from_stage), ("until", until))
-        if stage not in (None, *names)
-    ]
+    problems = []
+    for flag, stage in (("from", from_stage), ("until", until)):
+        if stage not in (None, *names):
+            problems.append(f"--{flag} {stage!r}: unknown stage; stages are {', '.join(names)}")
     if not problems and from_stage and until and names.index(from_stage) > names.index(until):
         problems.append(f"--from {from_stage} comes after --until {until}; the order is {', '.join(names)}")
     if problems:

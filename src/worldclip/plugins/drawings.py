@@ -72,7 +72,8 @@ def split_tones(chars: Mapping[str, str], drawn_as: Mapping[str, str]) -> dict[s
     for key in sorted(toned, key=_order):
         if fraction(key, "tone") >= TONE_FRACTION or num_alike[drawn_as[key]] > 1:
             continue
-        shape, tone = shape_of(chars[key]), tones_of(chars[key])
+        shape = shape_of(chars[key])
+        tone = tones_of(chars[key])
         if min(shapes[shape], tones[tone]) > 1:
             split[key] = "tone"
             shapes[shape] -= 1
@@ -81,7 +82,7 @@ def split_tones(chars: Mapping[str, str], drawn_as: Mapping[str, str]) -> dict[s
 
 
 def size_problems(image_px: int, samples_per_shard: int, picture: str) -> Iterator[str]:
-    """Yield a problem for each size that is too small; picture: what the pool calls one."""
+    """Yield a problem for each size that is too small.  `picture` is the pool's word for one."""
     if image_px < 8:
         yield f"image_px = {image_px}: must be at least 8 (side of a {picture} in pixels)"
     if samples_per_shard < 1:
@@ -97,10 +98,10 @@ def find_same_pictures(
     """
     units = [Shard(name=f"{start:06}", path="") for start in range(0, len(items), PICTURES_PER_UNIT)]
     config = {**config, "keys": [item.key for item in items]}
-    hash_slice = partial(_hash_pictures, items, draw)
+    hash_unit = partial(_hash_pictures, items, draw)
     first: dict[str, str] = {}
     drawn_as = {}
-    for report in executor.map(hash_slice, units, label="compare", done_dir=done_dir, key=config):
+    for report in executor.map(hash_unit, units, label="compare", done_dir=done_dir, key=config):
         for key, picture in report["pictures"].items():
             drawn_as[key] = first.setdefault(picture, key)
     return drawn_as

@@ -48,6 +48,9 @@ CAPTIONS_HELP = (
 )
 
 
+Row = tuple[object, Iterable[object]]  # image file and texts, as somebody else wrote them
+
+
 class Pair(NamedTuple):
     """An image and its texts."""
 
@@ -102,8 +105,8 @@ def pack_files(
         key = {**inputs, "samples_per_tar": samples_per_tar}
         reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=key)
         totals = counts | add_counts(reports, ("pairs", "texts"))
-        markers = [layout.marker(out, f"tars/{shard.name}") for shard in shards]
-        outputs = [*(Path(shard.path) for shard in shards), *markers]
+        outputs = [Path(shard.path) for shard in shards]
+        outputs += [layout.marker(out, f"tars/{shard.name}") for shard in shards]
         return Result(report=totals, counts=totals, outputs=outputs, manifest={"source": source})
 
     job = Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs)
@@ -153,7 +156,7 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     """
     if captions is None:
         captions = next((path for path in map(folder.joinpath, METADATA_FILES) if path.is_file()), None)
-    rows = list(_rows_next_to_images(folder) if captions is None else _rows_of(captions))
+    rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
     if rows and all(file is None for file, _ in rows):
         raise UserError(
             f"{captions}: no record names its image; the column or field is one of {', '.join(FILE_FIELDS)}"
@@ -163,7 +166,9 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     for file, texts in rows:
         strings = [text for text in texts if isinstance(text, str) and text.strip()]
         usable = [text for text in strings if not has_surrogate(text)]
-        reason = _reason(folder, file) or ("" if usable else "not_unicode" if strings else "no_text")
+        reason = _reason(folder, file)
+        if not reason and not usable:
+            reason = "not_unicode" if strings else "no_text"
         if reason:
             counts[reason] += 1
         else:
@@ -180,19 +185,21 @@ def _reason(folder: Path, file: object) -> str:
     return "" if safe_join(folder, file).is_file() else "no_image"
 
 
-def _rows_next_to_images(folder: Path) -> Iterator[tuple[object, Iterable[object]]]:
+def _rows_next_to_images(folder: Path) -> list[Row]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    others = [path for path in files if path.suffix.lower() not in (*SUFFIXES, ".txt", ".json")]
-    if others:
-        say("pool pack", f"{folder}: left out {by_suffix(others)}")
+    left_out = [path for path in files if path.suffix.lower() not in (*SUFFIXES, ".txt", ".json")]
+    if left_out:
+        say("pool pack", f"{folder}: left out {by_suffix(left_out)}")
+    rows: list[Row] = []
     for path in files:
         if path.suffix.lower() in SUFFIXES:
             text = path.with_suffix(".txt")
             texts = [_read_text(text, errors="surrogateescape")] if text.is_file() else []
-            yield path.relative_to(folder).as_posix(), texts
+            rows.append((path.relative_to(folder).as_posix(), texts))
+    return rows
 
 
-def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
+def _rows_of(path: Path) -> list[Row]:
     """Return (image file, texts) of each record of a file of captions.  Raises UserError for any other file."""
     content = _read_text(path)
     try:
@@ -204,9 +211,12 @@ def _rows_of(path: Path) -> Iterable[tuple[object, Iterable[object]]]:
             return [_row(json.loads(line)) for line in content.split("\n") if line.strip()]
         record = json.loads(content)
         if isinstance(record, dict) and {"images", "annotations"} <= record.keys():
-            return _coco(record)
+            captions: dict[Any, list[object]] = {}
+            for annotation in record["annotations"]:
+                captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+            return [(image["file_name"], captions.get(image["id"], [])) for image in record["images"]]
         if isinstance(record, list):
-            return [_row(item) for item in record]
+            return list(map(_row, record))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}; {CAPTIONS_HELP}") from error
     raise UserError(f"{path}: holds no captions that are known; {CAPTIONS_HELP}")
@@ -221,14 +231,7 @@ def _read_text(path: Path, errors: str = "strict") -> str:
         raise UserError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start:,})") from error
 
 
-def _coco(record: Mapping[str, Any]) -> list[tuple[object, Iterable[object]]]:
-    captions: dict[Any, list[object]] = {}
-    for annotation in record["annotations"]:
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    return [(image["file_name"], captions.get(image["id"], [])) for image in record["images"]]
-
-
-def _row(record: Mapping[str, Any]) -> tuple[object, Iterable[object]]:
+def _row(record: Mapping[str, Any]) -> Row:
     file = next((record[name] for name in FILE_FIELDS if name in record), None)
     if "conversations" in record:
         answers = [turn.get("value") for turn in record["conversations"] if turn.get("from") in ANSWERS]

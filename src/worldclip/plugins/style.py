@@ -9,5 +9,4 @@ from worldclip.report.page import style
 
 def search_style() -> str:
     """Return the style sheet: the report's, then that of search pages."""
-    own = (Path(__file__).parent / "search.css").read_text(encoding="utf-8")
-    return f"{style()}{own}"
+    return style() + (Path(__file__).parent / "search.css").read_text(encoding="utf-8")

@@ -33,17 +33,12 @@ def branch(source: Path, run_dir: Path, stages: Sequence[str]) -> list[str]:
             write_json(layout.branched(run_dir), {"precision": trained_precision(source)})
         for stage in stages:
             if read_manifest(source / stage) is not None and not (run_dir / stage).exists():
-                _link_folder(source / stage, run_dir / stage)
+                aside = run_dir / f".{stage}.tmp"  # renamed when full: an interrupted call leaves no half of a stage
+                shutil.rmtree(aside, ignore_errors=True)
+                shutil.copytree(source / stage, aside, copy_function=_link, ignore=OWN)
+                os.replace(aside, run_dir / stage)
                 linked.append(stage)
     return linked
-
-
-def _link_folder(source: Path, target: Path) -> None:
-    """Fill a folder aside and rename it, so that an interrupted call leaves no half of a stage."""
-    aside = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, copy_function=_link, ignore=OWN)
-    os.replace(aside, target)
 
 
 def _link(source: str, target: str) -> None:

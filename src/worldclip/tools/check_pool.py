@@ -43,7 +43,8 @@ def check_pool(
     if report is None:
         return None, ""
     counts = report["counts"]
-    lines = [f"{counts['valid']:,} of {counts['pairs_in']:,} pairs are valid: {out / 'valid_keys.parquet'}"]
+    path = out / "valid_keys.parquet"
+    lines = [f"{counts['valid']:,} of {counts['pairs_in']:,} pairs are valid: {path}"]
     lines += [f"  {rule:<24} {count:>12,}" for rule, count in counts["removed"].items()]
-    lines += [f"report: {out / 'report.html'}", f'valid_keys = "{(out / "valid_keys.parquet").resolve()}"']
-    return report, "\n".join([*lines, *skipped_lines(report["skipped"])])
+    lines += [f"report: {out / 'report.html'}", f'valid_keys = "{path.resolve()}"', *skipped_lines(report["skipped"])]
+    return report, "\n".join(lines)

@@ -69,9 +69,9 @@ def _dedup(run: Run, folder: Path, shards: Sequence[str]) -> Result:
         starts = [0]  # of each shard's keys in all
         for name in shards:
             keys, num_without, num_repeated = pools.read_keys(run.dir, name)
-            hashes, others = hash_pairs(keys)
+            hashes, second_hashes = hash_pairs(keys)
             rows = np.arange(starts[-1], starts[-1] + len(keys))
-            database.from_arrow(pa.table({"hash": hashes, "other": others, "row": rows})).insert_into("keys")
+            database.from_arrow(pa.table({"hash": hashes, "other": second_hashes, "row": rows})).insert_into("keys")
             starts.append(starts[-1] + len(keys))
             counts.update(no_identity=num_without, repeated_in_shard=num_repeated)
             counts["pairs"] += len(keys) + num_without + num_repeated

@@ -32,7 +32,9 @@ def device() -> str:
 
 def describe() -> Report:
     """Return versions, the modules that each extra lacks, and the device."""
-    missing = {extra: [name for name in names if not is_installed(name)] for extra, names in EXTRAS.items()}
+    missing = {}
+    for extra, names in EXTRAS.items():
+        missing[extra] = [name for name in names if not is_installed(name)]
     system = {"python": platform.python_version(), "system": platform.platform()}
     return {"versions": versions(PACKAGES) | system, "extras": missing, "device": device()}
 
@@ -69,8 +71,10 @@ def to_text(diagnosis: Report) -> str:
     """Return the diagnosis as lines, problems last."""
     lines = [f"{name} {version}" for name, version in diagnosis["versions"].items()]
     for extra, absent in diagnosis["extras"].items():
-        lacking = f"lacks {', '.join(absent)}: {install_hint(extra)}"
-        lines.append(f"extra {extra}: {lacking if absent else 'installed'}")
+        state = "installed"
+        if absent:
+            state = f"lacks {', '.join(absent)}: {install_hint(extra)}"
+        lines.append(f"extra {extra}: {state}")
     lines.append(f"device {diagnosis['device']}")
     if "problems" in diagnosis:
         lines += [f"problem: {problem}" for problem in diagnosis["problems"]] or ["no problems found"]

@@ -38,7 +38,8 @@ from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, 
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
-MIN_SHARE, MIN_TEXTS = 0.01, 5  # of a language in the recipe; fewer texts are mostly errors of identification
+MIN_SHARE = 0.01  # of a language in the recipe
+MIN_TEXTS = 5  # fewer texts are mostly errors of identification
 # IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
 _FILE_NAME = re.compile(r"[!-~]*\d[!-~]*|\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif)", re.ASCII | re.IGNORECASE)
 
@@ -51,7 +52,7 @@ RECIPE = """\
 # valid_keys = "checked/valid_keys.parquet" # of: worldclip pool check THIS_FILE --out checked
 
 [languages]
-{found}
+{comment}
 codes = {codes}
 
 [metadata]
@@ -134,7 +135,12 @@ def draft(
     shards = pool.list_shards(PoolConfig(path=path))
     config = PoolConfig(path=path, columns=tuple(columns))
     names, usual = _describe_first(shards, config)
-    _check_names(names, key, lang)
+    problems = []
+    for flag, name in (("--key", key), ("--lang", lang)):
+        if name not in (None, "member", ROW) and bare(name) not in names:
+            problems.append(missing_column(flag, bare(name), names))
+    if problems:
+        raise UserError(problems)
     config = dataclasses.replace(config, key=key or usual.key, texts=tuple(texts) or usual.texts)
     config = dataclasses.replace(config, lang=lang or usual.lang, image_field=usual.image_field)
     sample = _read_sample(shards, config)
@@ -183,16 +189,6 @@ def _describe_first(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[s
     raise UserError(problems)
 
 
-def _check_names(names: Sequence[str], key: str | None, lang: str | None) -> None:
-    """Raise UserError for a --key or --lang that the pool has not."""
-    problems = []
-    for flag, name in (("--key", key), ("--lang", lang)):
-        if name not in (None, "member", ROW) and bare(name) not in names:
-            problems.append(missing_column(flag, bare(name), names))
-    if problems:
-        raise UserError(problems)
-
-
 class _Sample(NamedTuple):
     """Texts of shards spread over a pool."""
 
@@ -226,13 +222,13 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
 
 
 def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Return the number of texts by language, most frequent first: as the pool states it, else identified."""
-    known = languages.by_code()
+    """Return the number of texts by language, most frequent first: stated by the pool, or identified."""
+    by_code = languages.by_code()
     codes = []
     without_label = []
     for text, label in sample:
         if label:
-            codes.append(languages.code_of_stated(label, known, languages.INSTALLED))
+            codes.append(languages.code_of_stated(label, by_code, languages.INSTALLED))
         else:
             without_label.append(text)
     if without_label:
@@ -245,10 +241,10 @@ def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
 def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
-    found = f"found: {', '.join(shares)}"
-    others = ", ".join(code for code in drafted["languages"] if code not in (*codes, languages.OTHER))
-    if others:
-        found += f"; left out, with less than {MIN_SHARE:.0%} of the texts or {MIN_TEXTS}: {others}"
+    comment = f"found: {', '.join(shares)}"
+    rare = [code for code in drafted["languages"] if code not in (*codes, languages.OTHER)]
+    if rare:
+        comment += f"; left out, with less than {MIN_SHARE:.0%} of the texts or {MIN_TEXTS}: {', '.join(rare)}"
     lists = ""
     if drafted["without_words"]:
         names = ", ".join(drafted["without_words"])
@@ -259,7 +255,7 @@ def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
         texts=counted(drafted["num_texts"], "text"),
         shards=counted(drafted["shards"], f"{drafted['format']} shard"),
         pool="\n".join(_pool_lines(drafted, config)),
-        found=_comment(f"{found}. Without this key all languages are used."),
+        comment=_comment(f"{comment}. Without this key all languages are used."),
         codes=_toml(codes),
         lists=lists,
     )
@@ -282,8 +278,9 @@ def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
     if config.image_field:
         lines.append(f"image_field = {_toml(config.image_field)} # paths of image files, relative to the table")
     if drafted["format"] == "tar":
-        for name in [name for name in TAR_KEYS if name in columns][:1]:
-            lines.append(f'# key = "json:{name}" # the same pair after another download; numbers of members change')
+        names = [name for name in TAR_KEYS if name in columns]
+        if names:
+            lines.append(f'# key = "json:{names[0]}" # the same pair after another download; numbers of members change')
         return lines
     conditions = [condition for condition in FILTERS if condition[0] in columns]
     if conditions:

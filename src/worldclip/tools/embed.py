@@ -35,7 +35,7 @@ from worldclip.core.artifacts import MANIFEST, digest, write_array, write_array_
 from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, UserError
+from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, Run, RunLock
@@ -48,9 +48,8 @@ from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.formats import format_of
 from worldclip.pool.listing import split_pattern
-from worldclip.tools.known_pools import describe, field_names
+from worldclip.tools.known_pools import with_usual_columns
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
@@ -95,7 +94,10 @@ def embed(
     run = pools.open_pool(pool, key)
     refuse_outdated(run)
     if key is None:
-        run = _with_usual_columns(run)
+        usual_run = with_usual_columns(run)
+        if usual_run is not run:
+            run = usual_run
+            say("embed", f"{run.section(PoolConfig).key!r} identifies a pair; --key names another column")
     _check_out(folder, run.section(PoolConfig))
     no_shards = [] if pools.is_run(run) else problems_of(pools.list_pool, run)
     if no_shards and _folder_of_files(run, of) is None:
@@ -127,28 +129,9 @@ class _Embedding:
     model: WorkerModel
     folder: Path
     run_dir: Path | None
-    """Where pool/ is; None for a folder of image files, which is no pool."""
+    """The folder that holds pool/; None for a folder of image files, which is no pool."""
     key_lists: Sequence[keys.KeyList]
     has_vectors: bool
-
-
-def _with_usual_columns(run: Run) -> Run:
-    """Return the run with the columns of a table that usually hold key, texts and images, where no key is set."""
-    config = run.section(PoolConfig)
-    if config.key != "member":
-        return run
-    try:
-        shard = pools.list_pool(run)[0]
-        if not format_of(shard.name).is_table:
-            return run
-        usual = describe(shard, field_names(shard, config), config)
-    except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
-        return run
-    texts = config.texts or usual.texts
-    image_field = config.image_field or usual.image_field
-    config = dataclasses.replace(config, key=usual.key, texts=texts, image_field=image_field)
-    say("embed", f"{config.key!r} identifies a pair; --key names another column")
-    return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
 def _folder_of_files(run: Run, of: Sequence[Of]) -> Path | None:
@@ -171,7 +154,8 @@ def _find_units(
     if has_shards:
         run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
         has_images = pools.holds_images(run.dir, shards)
-        kinds: Sequence[Of] = of or (("images",) if has_images else ("texts",))
+        usual_kind: Of = "images" if has_images else "texts"
+        kinds = of or (usual_kind,)
         if has_images or "images" not in kinds:
             return run.dir, dict.fromkeys(kinds, shards)
     if files is None:
@@ -210,7 +194,12 @@ def _run_job(
         inputs[kind] = {shard.name: shard.fingerprint for shard in shards}
     job = Job("embed", folder, config, lambda: inputs)
     check_source(job, pool.location)
-    _take_back_removed(folder, units)
+    for kind, shards in units.items():
+        for shard in shards:
+            done = layout.marker(folder, shard.name, kind)
+            if done.exists() and not all(path.exists() for path in _files_of(folder, kind, shard)):
+                done.unlink()  # somebody removed a file: the shard is embedded again
+                (folder / MANIFEST).unlink(missing_ok=True)
     reason = job.reason_to_run()
     if reason is not None:
         say("embed", f"starts ({reason})")
@@ -225,7 +214,7 @@ def _run_job(
 
 
 def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
-    """Return the folders and URLs below which the pool's files lie: of a single local file its folder."""
+    """Return the folders and URLs below which the pool's files lie; a single local file gives its folder."""
     if pool.build and run_dir is not None:
         return [os.path.abspath(layout.built_pool(run_dir))]
     places = []
@@ -233,18 +222,10 @@ def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
         place = split_pattern(path)[0]
         if os.path.isfile(place):
             place = os.path.dirname(os.path.abspath(place))
-        places.append(place if is_remote(place) else os.path.abspath(place))
+        if not is_remote(place):
+            place = os.path.abspath(place)
+        places.append(place)
     return places
-
-
-def _take_back_removed(folder: Path, units: Mapping[Of, Sequence[Shard]]) -> None:
-    """Take back finished shards of which somebody removed a file: they are embedded again."""
-    for kind, shards in units.items():
-        for shard in shards:
-            done = layout.marker(folder, shard.name, kind)
-            if done.exists() and not all(path.exists() for path in _files_of(folder, kind, shard)):
-                done.unlink()
-                (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _files_of(folder: Path, kind: Of, shard: Shard) -> tuple[Path, Path]:
@@ -265,11 +246,6 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 
-def _num_worthwhile(units: Mapping[Of, Sequence[Shard]]) -> int:
-    """Return the number of processes that the pool keeps busy."""
-    return 1 + max(sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind] for kind, shards in units.items())
-
-
 def _num_bytes(shard: Shard) -> int:
     """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
     files = shard.fingerprint.get("files", [])
@@ -285,7 +261,9 @@ def _embed(
 ) -> Result:
     source = embedding.model.source
     device = embedding.model.options.device
-    workers = executor or LocalExecutor(workers=min(num_processes(device, source), _num_worthwhile(units)))
+    # processes that the pool keeps busy
+    num_busy = 1 + max(sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind] for kind, shards in units.items())
+    workers = executor or LocalExecutor(workers=min(num_processes(device, source), num_busy))
     if isinstance(workers, LocalExecutor):
         threads = max(1, usable_cores() // min(workers.workers, max(map(len, units.values()))))
         embedding = dataclasses.replace(embedding, model=dataclasses.replace(embedding.model, threads=threads))
@@ -302,7 +280,8 @@ def _embed(
         shard_key = dict(key)
         if kind == "images":
             shard_key |= {"decoder": config["decoder"], "source": config["source"]}
-        fn = functools.partial(embed_images if kind == "images" else embed_texts, embedding=embedding)
+        embed_shard = embed_images if kind == "images" else embed_texts
+        fn = functools.partial(embed_shard, embedding=embedding)
         reports = workers.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=shard_key)
         totals[kind] = _sum(reports)
         for shard in shards:
@@ -310,8 +289,12 @@ def _embed(
     counts = {kind: total["embedded"] for kind, total in totals.items()}
     if not any(counts.values()):
         problem = f"the pool holds nothing to embed of {', '.join(units)}"
-        bad = next((total["bad"][0] for total in totals.values() if total["bad"]), None)
-        raise UserError(problem if bad is None else f"{problem}; {bad['key']}: {bad['reason']}")
+        bad: list[dict[str, str]] = []
+        for total in totals.values():
+            bad += total["bad"]
+        if bad:
+            problem += f"; {bad[0]['key']}: {bad[0]['reason']}"
+        raise UserError(problem)
     report = {"model": config["model"]["source"], **totals}
     return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 
@@ -369,14 +352,12 @@ def embed_texts(shard: Shard, *, embedding: _Embedding) -> Report:
     clip = load_here(embedding.model)
     assert embedding.run_dir is not None
     texts = pools.read_pairs(embedding.run_dir, shard.name, embedding.key_lists)
-    kept = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
-    columns = (texts.key.take(kept), texts.text_idx.take(kept), texts.text.take(kept))
+    kept_rows = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
+    columns = (texts.key.take(kept_rows), texts.text_idx.take(kept_rows), texts.text.take(kept_rows))
     rows = pa.table(columns, names=["key", "text_idx", "text"])
+    starts = range(0, len(rows), TEXTS_AT_ONCE)
     # In parts: a shard of a table may have more embeddings than memory holds.
-    features = (
-        clip.encode_text(rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist())
-        for start in range(0, len(rows), TEXTS_AT_ONCE)
-    )
+    features = (clip.encode_text(rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist()) for start in starts)
     write_array_parts(folder / f"{shard.name}.npy", (len(rows), clip.embed_dim), np.float32, features)
     _write_rows(folder, shard.name, rows, EMBEDDED_TEXTS, embedding.has_vectors)
     unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT, Reason.NOT_VALID)
@@ -386,7 +367,7 @@ def embed_texts(shard: Shard, *, embedding: _Embedding) -> Report:
 
 
 def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_vectors: bool) -> None:
-    """Write a shard's .parquet; has_vectors: with its .npy as the column `vector`, a part of the rows at a time."""
+    """Write a shard's .parquet.  has_vectors: add its .npy as the column `vector`, a part of the rows at a time."""
     path = folder / f"{name}.parquet"
     if not has_vectors:
         write_table(path, rows, schema)

@@ -82,7 +82,7 @@ class MatchedRun:
 
     balance: BalanceConfig
     work: CurateWork
-    """What curate decides by, without the probabilities of balance."""
+    """The inputs of curate's decision, without the probabilities of balance."""
     entry_lists: EntryLists
     counts: Mapping[str, np.ndarray]
     list_of_lang: Mapping[str, str]
@@ -124,7 +124,9 @@ class MatchedRun:
         """Return up to `num_values` values of `key` over its whole range, ascending."""
         if self.key == "tail_fraction":
             return np.geomspace(0.001, 1.0, num_values).round(6)
-        largest = max([1, *(int(counts.max(initial=0)) for counts in self.counts.values())])
+        largest = 1
+        for counts in self.counts.values():
+            largest = max(largest, int(counts.max(initial=0)))
         thresholds = np.geomspace(1.0, largest + 1, num_values)  # one above all counts keeps all
         return np.unique(thresholds.round()).astype(np.int64)
 
@@ -143,7 +145,10 @@ class MatchedRun:
         may be kept), expected_pairs, of a language also threshold and tail_fraction.
         """
         thresholds = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
-        probs = [self._entry_probs(by_list) for by_list in thresholds]
+        probs = []
+        for by_list in thresholds:
+            entry_probs = {name: list_probs(counts, by_list[name]) for name, counts in self.counts.items()}
+            probs.append(entry_probs)
         candidates: list[Report] = []
         for config, by_list, (by_lang, total) in zip(configs, thresholds, self._count_pairs(probs), strict=True):
             rows = {lang: _columns(row) for lang, row in by_lang.items()}
@@ -162,9 +167,6 @@ class MatchedRun:
                 }
             )
         return candidates
-
-    def _entry_probs(self, thresholds: Mapping[str, int | None]) -> dict[str, np.ndarray]:
-        return {name: list_probs(counts, thresholds[name]) for name, counts in self.counts.items()}
 
     def _count_pairs(self, probs: Sequence[Mapping[str, np.ndarray]]) -> list[tuple[dict[str, PairCounts], PairCounts]]:
         """Return curate's (counts per language, total) under each of these entry probabilities, caps aside."""
@@ -207,17 +209,20 @@ def to_text(estimated: Report, num_languages: int = 12) -> str:
         lines.append(f"  {'language':<10}{'in':>15}{'matched':>15}{'expected':>15}{'threshold':>12}{'tail':>8}")
         rows = sorted(candidate["languages"].items(), key=lambda item: (-item[1]["expected_pairs"], item[0]))
         lines += [_line(lang, row) for lang, row in rows[:num_languages]]
-        others: Counter[str] = Counter()
+        sums: Counter[str] = Counter()
         for _, row in rows[num_languages:]:
-            others.update({name: row[name] for name in ("pairs_in", "pairs_matched", "expected_pairs")})
-        if others:
-            lines.append(_line(f"{len(rows) - num_languages} more", others))
+            sums.update({name: row[name] for name in ("pairs_in", "pairs_matched", "expected_pairs")})
+        if sums:
+            lines.append(_line(f"{len(rows) - num_languages} more", sums))
     return "\n".join(lines)
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
-    threshold = f"{row['threshold']:,}" if row.get("threshold") else ""
-    tail = f"{row['tail_fraction']:.1%}" if threshold else ""
+    threshold = ""
+    tail = ""
+    if row.get("threshold"):
+        threshold = f"{row['threshold']:,}"
+        tail = f"{row['tail_fraction']:.1%}"
     counts = f"{row['pairs_in']:>15,}{row['pairs_matched']:>15,}{row['expected_pairs']:>15,.0f}"
     return f"  {name:<10}{counts}{threshold:>12}{tail:>8}"
 

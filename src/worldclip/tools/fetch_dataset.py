@@ -87,6 +87,15 @@ def fetch_dataset(
             safe_join(folder, source.path)  # the listing of a server: refused before anything is fetched
     except (Broken, UnsafeName) as error:
         raise StageFailed("fetch dataset", {name: str(error)}, RETRY) from error
+    counts = _fetch_missing(name, sources, mirror, folder, client)
+    by_hand = CATALOG[name].by_hand
+    if by_hand:
+        say("fetch", f"to fetch by hand: {by_hand}")
+    return counts
+
+
+def _fetch_missing(name: str, sources: Sequence[Source], mirror: str, folder: Path, client: Client) -> dict[str, int]:
+    """Fetch the files that are not there; return what fetch_dataset does.  Raises StageFailed naming failed files."""
     record: Report = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     published = {source.path for source in sources}
     vanished = [path for path in record if path not in published and not path.startswith("train/")]
@@ -115,8 +124,6 @@ def fetch_dataset(
         say("fetch", f"{name}/{source.path}, {entry['size']:,} bytes")
     if failures:
         raise StageFailed("fetch dataset", failures, RETRY)
-    if by_hand := CATALOG[name].by_hand:
-        say("fetch", f"to fetch by hand: {by_hand}")
     return counts
 
 
@@ -132,10 +139,13 @@ def _is_there(source: Source, entry: Report | None, folder: Path) -> bool:
 
 def list_sources(name: str, client: Client, mirror: str = "", with_train: bool = False) -> list[Source]:
     """Return the files of a dataset.  Raises UserError if no program may fetch it."""
-    if rows := [row for row in read_csv("sources.csv") if row["dataset"] == name]:
-        return [
-            Source(url=row["url"], path=row["path"], sha256=row["sha256"], unpack=row["unpack"] or None) for row in rows
-        ]
+    sources = []
+    for row in read_csv("sources.csv"):
+        if row["dataset"] == name:
+            unpack = row["unpack"] or None
+            sources.append(Source(url=row["url"], path=row["path"], sha256=row["sha256"], unpack=unpack))
+    if sources:
+        return sources
     info = CATALOG[name]
     if info.hub:
         files = _hub_files(info.hub, client, mirror)
@@ -247,21 +257,16 @@ def _unpack(archive: Path, folder: Path) -> Path:
             shutil.copyfileobj(packed, plain)
     for name in names:
         name = name.lstrip("/")
-        if is_safe_name(name) and (path := safe_join(folder, name)).is_file():
-            return path
+        if is_safe_name(name) and safe_join(folder, name).is_file():
+            return safe_join(folder, name)
     raise Broken(f"{archive.name} holds no files; try again later, or another mirror")
 
 
 def _to_text(counts: Mapping[str, int] | str, flags: Flags) -> str:
     if isinstance(counts, str):
         return counts
-    return fetched_text(counts, flags.out / flags.name)
-
-
-def fetched_text(counts: Mapping[str, int], folder: Path) -> str:
-    """Return what was fetched into a folder, as one line."""
     numbers = f"{counts['files']:,} files, {counts['bytes']:,} bytes, {counts['there_already']:,} exist already"
-    return f"{folder}: {numbers}"
+    return f"{flags.out / flags.name}: {numbers}"
 
 
 FETCH_DATASET = Command(fetch_dataset, _to_text)

@@ -52,12 +52,9 @@ class FetchConfig(Config):
     """Your e-mail or web address for the operators of the server; part of the User-Agent."""
 
     def problems_with(self, languages: Languages) -> list[str]:
-        """Return what is wrong; languages: of the recipe."""
-        problems = [
-            f"--langs has {lang!r}: unknown language; {how_to_know(lang)}"
-            for lang in self.langs
-            if lang not in languages.by_code()
-        ]
+        """Return what is wrong with these options, given the recipe's languages."""
+        unknown = [lang for lang in self.langs if lang not in languages.by_code()]
+        problems = [f"--langs has {lang!r}: unknown language; {how_to_know(lang)}" for lang in unknown]
         if self.date != "latest" and not re.fullmatch(r"20\d{6}", self.date):
             problems.append(f"--date {self.date!r}: must be YYYYMMDD or latest")
         if not self.base_url.startswith(("http://", "https://")):
@@ -79,7 +76,8 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     metadata = run.section(MetadataConfig)
     if not metadata.dumps:
         problems.append('metadata.dumps is not set; set it to the folder to download to, e.g. metadata.dumps = "dumps"')
-    if problem := url_problem(metadata.dumps, "metadata.dumps ="):
+    problem = url_problem(metadata.dumps, "metadata.dumps =")
+    if problem:
         problems.append(problem)
     if problems:
         raise UserError(problems)
@@ -99,10 +97,10 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
 def _refuse_other_views(folder: Path, downloads: Sequence[Download]) -> None:
     """Raise UserError for page views of another fetch: the stage metadata adds up all that are there."""
     planned = {download.path for download in downloads if download.path.parent == folder}
-    others = sorted(path.name for path in folder.glob("*.gz") if path not in planned)
-    if planned and others:
+    names = sorted(path.name for path in folder.glob("*.gz") if path not in planned)
+    if planned and names:
         raise UserError(
-            f"{folder} holds {len(others):,} files of another date or other hours ({others[0]}, ...), whose views "
+            f"{folder} holds {len(names):,} files of another date or other hours ({names[0]}, ...), whose views "
             "would count too; move them away, or give --date, --pageview-days and --pageview-hours as before"
         )
 
@@ -132,18 +130,23 @@ def _fetch_all(client: Client, todo: Sequence[Download], failures: dict[str, str
 def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
     """Return the files that the recipe needs, and the reason for each Wikipedia whose list of files is missing."""
     metadata = run.section(MetadataConfig)
-    wants_text, wants_titles = needs_text(metadata), needs_views(metadata)
+    wants_text = needs_text(metadata)
+    wants_titles = needs_views(metadata)
     downloads: list[Download] = []
     failures: dict[str, str] = {}
     days: list[str] = []
-    for wiki in _wikis(run, config.langs) if wants_text or wants_titles else ():
+    if not wants_text and not wants_titles:
+        return downloads, failures
+    for wiki in _wikis(run, config.langs):
         try:
             articles, names, day = _plan_wiki(client, safe_join(folder, wiki), wiki, config)
         except Broken as error:
             failures[f"{wiki}wiki"] = str(error)
             continue
-        downloads += articles if wants_text and wiki not in metadata.wikipedia else []
-        downloads += names if wants_titles else []
+        if wants_text and wiki not in metadata.wikipedia:
+            downloads += articles
+        if wants_titles:
+            downloads += names
         days.append(day)
     if wants_titles and days:
         downloads += plan_pageviews(folder / "pageviews", max(days), config)
@@ -154,13 +157,16 @@ def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
     """Return the Wikipedias of `langs`, or of all languages of the recipe without a whole list."""
     from worldclip.metadata.source import label_scheme, run_codes
 
-    section, metadata = run.section(LanguagesConfig), run.section(MetadataConfig)
+    section = run.section(LanguagesConfig)
+    metadata = run.section(MetadataConfig)
     codes = langs or sorted({*run_codes(run)} - {*find_lists(metadata)})
     scheme = label_scheme(section.lid_model, codes)
-    wikis = {wiki for code in codes for wiki in section.table.wikipedias(code, scheme)}
-    corpora = {wiki for language in section.table.added for wiki in language.wikipedia}
-    corpora &= set(metadata.wikipedia)  # files of your own, which Wikimedia does not have
-    return sorted(wikis - corpora)
+    wikis: set[str] = set()
+    for code in codes:
+        wikis.update(section.table.wikipedias(code, scheme))
+    for language in section.table.added:
+        wikis -= set(language.wikipedia) & set(metadata.wikipedia)  # files of your own, which Wikimedia does not have
+    return sorted(wikis)
 
 
 def _plan_wiki(
@@ -170,8 +176,11 @@ def _plan_wiki(
     database = f"{DATABASE_OF.get(wiki, wiki)}wiki"
     base = f"{config.base_url.rstrip('/')}/{database}"
     listing = client.read(f"{base}/{config.date}/{database}-{config.date}-sha1sums.txt").decode("utf-8", "replace")
-    lines = [_SUM_LINE.match(line.strip()) for line in listing.splitlines()]
-    sums = {line["name"]: line["sha1"] for line in lines if line is not None}
+    sums: dict[str, str] = {}
+    for line in listing.splitlines():
+        match = _SUM_LINE.match(line.strip())
+        if match is not None:
+            sums[match["name"]] = match["sha1"]
     parts = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\d+\.xml-p\d+p\d+\.bz2", name)]
     whole = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\.xml\.bz2", name)]
     if not (parts or whole):

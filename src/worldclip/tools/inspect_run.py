@@ -87,7 +87,7 @@ def inspect_key(run: str | Path, key: str) -> Report:
 
 
 class Decided(NamedTuple):
-    """What match and curate make of texts of a shard."""
+    """The decisions of match and curate on texts of a shard."""
 
     matched: Matched
     decision: Decision
@@ -131,9 +131,12 @@ def _why_not_valid(key: str, lists: Sequence[keys.KeyList], shard: str) -> list[
         path = Path(key_list.path).with_name("removed.parquet")
         rows = ds.dataset(path).to_table(filter=pc.field("key") == key).to_pylist() if path.is_file() else []
         for row in rows:
-            other = f" for {row['other_key']}" if row["other_key"] is not None else ""
-            distance = f" at distance {row['distance']}" if row["distance"] is not None else ""
-            lines.append(f"removed by {row['rule']} in {row['shard']}{other}{distance}: {path}")
+            line = f"removed by {row['rule']} in {row['shard']}"
+            if row["other_key"] is not None:
+                line += f" for {row['other_key']}"
+            if row["distance"] is not None:
+                line += f" at distance {row['distance']}"
+            lines.append(f"{line}: {path}")
         if not rows:
             lines.append(f"it is not in {key_list.setting} {key_list.path}")
     return lines
@@ -160,8 +163,8 @@ def _find_shard(run: Run, key: str) -> Shard:
             raise UserError(f"--key {key!r}: pool.where leaves it out of {shard.name}: {condition}")
     first_keys, _, _ = pool.read_keys(run.dir, shards[0].name)
     example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
-    skipped = "".join(f"; {line}" for line in skipped_lines(skipped_shards(run.dir)))
-    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {example}{skipped}")
+    remarks = "; ".join([example, *skipped_lines(skipped_shards(run.dir))])
+    raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {config.key!r}); {remarks}")
 
 
 def _explain_texts(
@@ -260,7 +263,7 @@ def key_to_text(explained: Report) -> str:
 
 
 def verdict(explained: Report) -> str:
-    """Return in one sentence whether a key is kept, and what decided: of the text that came furthest."""
+    """Return in one sentence whether a key is kept, and what decided on the text that came furthest."""
     order = {reason.label: int(reason) for reason in REASONS} | {NOT_DRAWN: -1}
     text = max(explained["texts"], key=lambda text: order[text["reason"]])
     reason = Reason[text["reason"].upper()]
@@ -293,18 +296,21 @@ def _text_lines(text: Report, has_places: bool) -> list[str]:
     if "problem" in text:
         lines.append(f"    {one_line(text['problem'])}")
     if "lang_prob" in text:
-        lang = f", language {text['lang']}" if "lang" in text else ""
-        lines.append(f"    label {text['lid_label']} ({text['lang_prob']:.2f}){lang}")
+        line = f"    label {text['lid_label']} ({text['lang_prob']:.2f})"
+        if "lang" in text:
+            line += f", language {text['lang']}"
+        lines.append(line)
     entries = sorted(text.get("entries", ()), key=lambda entry: -entry["prob"])
-    lines += [
-        f"    {entry['entry']!r} ({entry['source']}): {entry['matches']:,} matches, {entry['prob']:.4f}"
-        for entry in entries[:MAX_ENTRIES]
-    ]
+    for entry in entries[:MAX_ENTRIES]:
+        numbers = f"{entry['matches']:,} matches, {entry['prob']:.4f}"
+        lines.append(f"    {entry['entry']!r} ({entry['source']}): {numbers}")
     if len(entries) > MAX_ENTRIES:
         lines.append(f"    and {len(entries) - MAX_ENTRIES} more entries (--json lists all)")
     if "keep_prob" in text:
-        coin_text = f", coin {text['coin']:.4f}" if "coin" in text else ""
-        lines.append(f"    probability {text['keep_prob']:.4f}{coin_text}")
+        line = f"    probability {text['keep_prob']:.4f}"
+        if "coin" in text:
+            line += f", coin {text['coin']:.4f}"
+        lines.append(line)
     return lines
 
 

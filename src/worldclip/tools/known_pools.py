@@ -10,10 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from worldclip import pool as pools
 from worldclip.contracts.reasons import Reason
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
+from worldclip.core.job import Run
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import DEFAULT_PLACES, ROW
@@ -27,7 +29,7 @@ class KnownPool(NamedTuple):
     """Columns that it has, and that together tell it from the others."""
     key: str
     texts: tuple[str, ...]
-    """Those of these columns that there are."""
+    """Columns of texts; a table may lack some of them."""
     lang: str | None = None
     image_field: str | None = None
 
@@ -65,8 +67,8 @@ FILTERS = (
 def field_names(shard: Shard, config: PoolConfig) -> list[str]:
     """Return the columns of a table, or the fields of a shard's records."""
     reads_records = dataclasses.replace(config, key="json:uid", texts=(), lang=None, where=(), image_field=None)
-    found = format_of(shard.name).read(shard, reads_records)
-    return [name for name in found.names if found.has_schema or name != "txt"]  # a .txt is no field
+    records = format_of(shard.name).read(shard, reads_records)
+    return [name for name in records.names if records.has_schema or name != "txt"]  # a .txt is no field
 
 
 def describe(shard: Shard, columns: Sequence[str], config: PoolConfig) -> KnownPool:
@@ -78,10 +80,10 @@ def describe(shard: Shard, columns: Sequence[str], config: PoolConfig) -> KnownP
         return KnownPool((), "member", ())
     key = next((name for name in COMMON_KEYS if name in columns), ROW)
     usual = KnownPool((), key, text_columns(columns))
-    for known in KNOWN_POOLS:
-        if set(known.columns) <= set(columns):
-            texts = tuple(name for name in known.texts if name in columns)
-            usual = known._replace(texts=texts or usual.texts)
+    for table in KNOWN_POOLS:
+        if set(table.columns) <= set(columns):
+            texts = tuple(name for name in table.texts if name in columns)
+            usual = table._replace(texts=texts or usual.texts)
             break
     if read_shard(shard, dataclasses.replace(config, key=ROW), needs_texts=False).holds_images:
         return usual
@@ -105,6 +107,24 @@ def _with_pictures(usual: KnownPool, shard: Shard, columns: Sequence[str], confi
             has_repeated_keys = (settled.texts.reason == Reason.DUPLICATE).any()
             return usual._replace(key=ROW if has_repeated_keys else key, image_field=name)
     return usual
+
+
+def with_usual_columns(run: Run) -> Run:
+    """Return the run with the columns of a table that usually hold key, texts and images, where no key is set."""
+    config = run.section(PoolConfig)
+    if config.key != "member":
+        return run
+    try:
+        shard = pools.list_pool(run)[0]
+        if not format_of(shard.name).is_table:
+            return run
+        usual = describe(shard, field_names(shard, config), config)
+    except (UserError, BadShard):  # image files are no pool; what is wrong with others is said when they are read
+        return run
+    texts = config.texts or usual.texts
+    image_field = config.image_field or usual.image_field
+    config = dataclasses.replace(config, key=usual.key, texts=texts, image_field=image_field)
+    return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
 def text_columns(columns: Sequence[str]) -> tuple[str, ...]:

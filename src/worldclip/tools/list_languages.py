@@ -17,23 +17,31 @@ def list_languages() -> list[Report]:
         worldclip languages
         worldclip languages --json
     """
-    return [
-        {
-            "code": language.code,
-            "name": language.name,
-            "script": language.script,
-            "labels": list(dict.fromkeys([*language.lid176, *language.iso639_3])),
-            "wikipedia": list(language.wikipedia),
-            "sources": [*language.in_packages, *(["wordnet"] if language.wordnet else [])],
-        }
-        for language in INSTALLED.all_languages()
-    ]
+    rows = []
+    for language in INSTALLED.all_languages():
+        sources = list(language.in_packages)
+        if language.wordnet:
+            sources.append("wordnet")
+        rows.append(
+            {
+                "code": language.code,
+                "name": language.name,
+                "script": language.script,
+                "labels": list(dict.fromkeys([*language.lid176, *language.iso639_3])),
+                "wikipedia": list(language.wikipedia),
+                "sources": sources,
+            }
+        )
+    return rows
 
 
 def _to_text(rows: Sequence[Report]) -> str:
     titles = ("code", "name", "script", "LID labels", "Wikipedias", "sources besides Wikipedia")
-    cells = [[value if isinstance(value, str) else " ".join(value) for value in row.values()] for row in rows]
-    return table.to_text(table.Table([table.text_column(title) for title in titles], cells))
+    cells = []
+    for row in rows:
+        joined = map(" ".join, (row["labels"], row["wikipedia"], row["sources"]))
+        cells.append([row["code"], row["name"], row["script"], *joined])
+    return table.to_text(table.Table(list(map(table.text_column, titles)), cells))
 
 
 LANGUAGES = Command(list_languages, lambda rows, flags: _to_text(rows))

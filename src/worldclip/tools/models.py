@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,13 @@ def classify(
 
     if not images:
         raise UserError("no image is named; give image files: worldclip classify MODEL a.jpg b.jpg --labels cat dog")
-    if problems := list(_label_problems(labels)):
+    problems = []
+    for label, number in Counter(labels).items():
+        if not label.strip():
+            problems.append(f"label {label!r} is blank; give words")
+        elif number > 1:
+            problems.append(f"label {label!r} is given {number} times; give it once")
+    if problems:
         raise UserError(problems)
     label_sentences(labels, templates or ("{}",))  # refuses templates, as require_files does images, without the model
     require_files(images)
@@ -53,21 +59,14 @@ def classify(
         note(f"--labels {labels[0]!r} is one label; separate several by spaces, in quotes where they hold spaces")
     clip = load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)
     scores = clip.classify(list(images), list(labels), templates or ("{}",))
-    rows = [dict(zip(labels, map(float, row), strict=True)) for row in scores]
     lines = []
-    for image, row in zip(images, rows, strict=True):
+    record = []
+    for image, row in zip(images, scores, strict=True):
+        shares = dict(zip(labels, map(float, row), strict=True))
+        record.append({"image": image, "probabilities": shares})
         lines.append(image)
-        lines += [f"  {share:7.2%}  {label}" for label, share in sorted(row.items(), key=lambda item: -item[1])]
-    record = [{"image": image, "probabilities": row} for image, row in zip(images, rows, strict=True)]
+        lines += [f"  {share:7.2%}  {label}" for label, share in sorted(shares.items(), key=lambda item: -item[1])]
     return record, "\n".join(lines)
-
-
-def _label_problems(labels: Sequence[str]) -> Iterator[str]:
-    for label, number in Counter(labels).items():
-        if not label.strip():
-            yield f"label {label!r} is blank; give words"
-        elif number > 1:
-            yield f"label {label!r} is given {number} times; give it once"
 
 
 @Command
@@ -115,24 +114,16 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
     comparison = compare(*runs)
-    record = {
-        "arms": [
-            {"name": arm.name, "folders": list(map(str, arm.folders)), "changes": list(map(str, arm.changes))}
-            for arm in comparison.arms
-        ],
-        "rows": comparison.rows,
-    }
-    return record, comparison_text(comparison)
+    arms = []
+    for arm in comparison.arms:
+        folders = list(map(str, arm.folders))
+        arms.append({"name": arm.name, "folders": folders, "changes": list(map(str, arm.changes))})
+    return {"arms": arms, "rows": comparison.rows}, comparison_text(comparison)
 
 
 @Command
 def export(
-    model: str,
-    out: Path,
-    *,
-    config: ExportConfig,
-    arch: str | None = None,
-    tokenizer: str | None = None,
+    model: str, out: Path, *, config: ExportConfig, arch: str | None = None, tokenizer: str | None = None
 ) -> tuple[Any, str]:
     """Export any model to the formats of other libraries.
 

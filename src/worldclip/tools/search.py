@@ -41,11 +41,9 @@ def nearest(parts: Sequence[np.ndarray | ShardRows], query_QD: np.ndarray, top: 
     is_few = len(query_QD) <= FEW_QUERIES
     size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, len(query_QD)))))
     starts = np.cumsum([0, *map(len, parts)])
-    blocks = [
-        (int(first) + start, part, slice(start, start + size))
-        for first, part in zip(starts, parts, strict=False)
-        for start in range(0, len(part), size)
-    ]
+    blocks = []
+    for first, part in zip(starts, parts, strict=False):
+        blocks += [(int(first) + start, part, slice(start, start + size)) for start in range(0, len(part), size)]
     best = [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in query_QD]
     with ThreadPoolExecutor(usable_cores() if is_few else 1) as threads:
         products = threads.map(lambda block: _products(query_QD, block[1][block[2]], is_few), blocks)
@@ -112,8 +110,9 @@ def search(
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
-    problems = [] if texts or images else ["no query; give a text or an image"]
-    problems += [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
+    problems = [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
+    if not texts and not images:
+        problems.append("no query; give a text or an image")
     if top < 1:
         problems.append(f"top = {top}: the number of results must be at least 1")
     if problems:
@@ -125,11 +124,14 @@ def search(
     if images:
         features.append(clip.encode_image(images))
     ids, scores = nearest(embedded.parts, np.concatenate(features), top)
-    names = [*texts, *(str(image) if isinstance(image, str | Path) else f"image {i}" for i, image in enumerate(images))]
+    names = list(texts)
+    for i, image in enumerate(images):
+        names.append(str(image) if isinstance(image, str | Path) else f"image {i}")
     results = []
     for name, row_ids, row_scores in zip(names, ids, scores, strict=True):
         rows = zip(row_scores.tolist(), embedded.rows(row_ids), strict=True)
-        results.append({"query": name, "hits": [{"score": score, **row} for score, row in rows]})
+        hits = [{"score": score, **row} for score, row in rows]
+        results.append({"query": name, "hits": hits})
     return results
 
 
@@ -138,25 +140,29 @@ def open_kinds(
 ) -> dict[str, Embedded]:
     """Return what a folder holds, images first.  Raises UserError with `remedy` where another model embedded it.
 
-    pictures_from: as of open_embedded.
+    pictures_from: see open_embedded.
     """
     kinds = open_embedded(folder).manifest["config"]["of"]
-    opened = {of: open_embedded(folder, of, pictures_from) for of in ("images", "texts") if of in kinds}
+    opened: dict[str, Embedded] = {}
+    for of in ("images", "texts"):
+        if of in kinds:
+            opened[of] = open_embedded(folder, of, pictures_from)
     check_model(next(iter(opened.values())), clip, name, remedy)
-    return {str(of): embedded for of, embedded in opened.items()}
+    return opened
 
 
 def load_model(embedded: Embedded, model: str | Path | None, device: str, precision: str | None) -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]
-    options = {name: record.get(name) for name in ("arch", "tokenizer")}
+    options = {"arch": record.get("arch"), "tokenizer": record.get("tokenizer")}
     options["precision"] = precision or record.get("precision")
     try:
         clip = model_load.load(model or record["source"], device, **options)
     except UserError as error:
-        is_moved = model is None and not Path(record["source"]).exists()
-        hint = [f"{embedded.folder} was embedded with it; if it moved, give its path as --model"] if is_moved else []
-        raise UserError([*error.problems, *hint]) from error
+        problems = list(error.problems)
+        if model is None and not Path(record["source"]).exists():
+            problems.append(f"{embedded.folder} was embedded with it; if it moved, give its path as --model")
+        raise UserError(problems) from error
     check_model(embedded, clip, str(model or record["source"]), "give that one as --model")
     if model is None and model_load.find(record["source"], options["precision"]).digest() != record["digest"]:
         say("search", f"files of {record['source']} changed since it embedded {embedded.folder}; embed the pool again")

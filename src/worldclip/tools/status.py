@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -57,13 +56,17 @@ def status(run: Path | None = None) -> Report:
             problems = problems_of(lambda: require_current(Run.open(run)))
             if problems:
                 row |= {"state": "out of date", "problems": problems}
+    unfinished = [row for row in rows if row["state"] != "finished"]
+    next_command = f"worldclip run {run}" if unfinished else None
+    if unfinished and (unfinished[0]["stage"], unfinished[0]["state"]) == ("train", "not started"):
+        next_command = f"worldclip train {run} --dry-run"  # the long stage: the plan says what it takes
     return {
         "run": str(run),
         "in_use_by": holder(run),
         "stages": rows,
         "account": [dataclasses.asdict(step) for step in account(run)],
         "skipped": skipped_shards(run),
-        "next": _next_command(run, rows),
+        "next": next_command,
     }
 
 
@@ -82,16 +85,6 @@ def _changes_of_pool(run_dir: Path) -> Report:
     if problems:
         changes["problems"] = problems
     return changes
-
-
-def _next_command(run_dir: Path, rows: Sequence[Report]) -> str | None:
-    """Return what to call next: training, the long stage, first says what it takes.  None for a finished run."""
-    unfinished = [row for row in rows if row["state"] != "finished"]
-    if not unfinished:
-        return None
-    if (unfinished[0]["stage"], unfinished[0]["state"]) == ("train", "not started"):
-        return f"worldclip train {run_dir} --dry-run"
-    return f"worldclip run {run_dir}"
 
 
 def holder(run_dir: Path) -> str | None:
@@ -113,7 +106,7 @@ def holder(run_dir: Path) -> str | None:
 def stage_status(run_dir: Path, stage: str) -> Report:
     """Return stage, state (finished, unfinished or not started), counts, and the local time when it was finished.
 
-    counts: of the manifest; of an unfinished stage how far it got.
+    A finished stage has the counts of its manifest; those of an unfinished one say how far it got.
     """
     manifest = read_manifest(run_dir / stage)
     if manifest is None:
@@ -152,7 +145,7 @@ def to_text(record: Report) -> str:
     """Return the status as a table, then the process that works on it, the next command, and the page of the run."""
     if "runs" in record:
         return "\n".join(record["runs"]) or "no runs in runs/; worldclip status RUN describes the folder of a run"
-    columns = [table.text_column(title) for title in ("stage", "state", "since", "counts")]
+    columns = list(map(table.text_column, ("stage", "state", "since", "counts")))
     rows = []
     problems: list[str] = []
     for row in record["stages"]:
@@ -161,11 +154,15 @@ def to_text(record: Report) -> str:
         problems += row.get("problems", ())
     lines = [table.to_text(table.Table(columns, rows)), ""]
     if record["account"]:
-        lines += [*(str(Step(**step)) for step in record["account"]), *skipped_lines(record["skipped"]), ""]
+        lines += [str(Step(**step)) for step in record["account"]]
+        lines += [*skipped_lines(record["skipped"]), ""]
     lines += problems
-    lines.append(f"in use by {record['in_use_by']}" if record["in_use_by"] else "not running")
-    if record["next"] and not record["in_use_by"]:
-        lines.append(f"next: {record['next']}")
+    if record["in_use_by"]:
+        lines.append(f"in use by {record['in_use_by']}")
+    else:
+        lines.append("not running")
+        if record["next"]:
+            lines.append(f"next: {record['next']}")
     page = layout.report_html(Path(record["run"]))
     if page.exists():
         lines.append(f"report: {page}")
@@ -191,7 +188,9 @@ def counts_text(row: Report) -> str:
     for name, value in numbers.items():
         if not value and any(numbers.values()):
             continue
-        words = "samples" if name == "num_keys" else name.removeprefix("num_").replace("_", " ")
+        words = name.removeprefix("num_").replace("_", " ")
+        if name == "num_keys":
+            words = "samples"
         if value == 1:
             words = re.sub(r"(?<=ch)es\b|(?<!s)s\b", "", words)
         number = f"{value:.3f}" if isinstance(value, float) and value <= 100 else short(value)

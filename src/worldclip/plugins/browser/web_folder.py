@@ -37,7 +37,8 @@ from worldclip.report.images import thumbnail
 from worldclip.tools.search import open_kinds
 
 MODEL = "model"
-MAX_PICTURES, MAX_NAMES = 10_000, 20_000  # spread over the folder where it holds more
+MAX_PICTURES = 10_000  # spread over the folder where it holds more, as names are
+MAX_NAMES = 20_000
 UNREADABLE = "unreadable pictures"  # a further export may read them
 PER_FOLDER = 1000  # hosts limit the files of one folder
 LIBRARIES = ("transformers.web.min.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -81,13 +82,14 @@ def writer(clip: Clip, embedded: str, pictures_from: Sequence[str] = ()) -> WebF
 
 @dataclass(frozen=True, slots=True)
 class WebFolder:
-    """Write and compare pages, as the modules of model/formats do for their libraries; pool: what pages search."""
+    """Write and compare pages, as the modules of model/formats do for their libraries.  Pages search `pool`."""
 
     pool: dict[str, Embedded]
 
     def write(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
         """Write the page into an existing, empty folder.  Raises UserError where transformers.js is missing."""
-        if missing := list(problems()):
+        missing = list(problems())
+        if missing:
             raise UserError(missing)
         precision = precision_of(precisions)
         (folder / MODEL).mkdir()
@@ -108,14 +110,14 @@ class WebFolder:
         for name in ("index.html", "search.js", "offline.js"):
             shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
         write_text(folder / "page.css", search_style())
-        specials = clip.tokenizer.special_strings
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         facts = {
             "dtype": DTYPES[precision],
             "counts": counts,
             "left_out": left_out,
-            "specials": specials,
+            "specials": clip.tokenizer.special_strings,
             "page_bytes": page_bytes(folder),
-            "files": _files_of(folder),
+            "files": [name for name in names if not name.startswith("pictures/")],  # that the page needs offline
             "version": _version(folder),
         }
         write_json(folder / "facts.json", facts, is_compact=True)
@@ -127,7 +129,12 @@ class WebFolder:
         """
         checked = onnx_folder.compare(clip, folder / MODEL, [precision_of(precisions)], has_joint=False)
         sizes = page_bytes(folder)
-        say("export", _weight_text(sizes))
+        *parts, first, picture = (f"{name} {size / 1e6:.1f} MB" for name, size in sizes.items())
+        say(
+            "export",
+            f"{first} ({', '.join(parts)}), {picture} more; --languages makes tokenizer and text encoder smaller "
+            "where a model has more tokens than its languages need",
+        )
         left_out = read_json(folder / "facts.json")["left_out"]
         return {"checked": checked["checked"], "page_bytes": sizes, "left_out": left_out or None}
 
@@ -136,7 +143,10 @@ def page_bytes(folder: Path) -> dict[str, int]:
     """Return the bytes of what the page loads: before the first search by text, and more for a dropped picture."""
 
     def size(*patterns: str) -> int:
-        return sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
+        num_bytes = 0
+        for pattern in patterns:
+            num_bytes += sum(path.stat().st_size for path in folder.glob(pattern))
+        return num_bytes
 
     sizes = {
         "page": size("*.html", "*.css", "*.js"),
@@ -148,12 +158,6 @@ def page_bytes(folder: Path) -> dict[str, int]:
     return {**sizes, "first search": sum(sizes.values()), "dropped picture": size("model/onnx/vision_model*")}
 
 
-def _files_of(folder: Path) -> list[str]:
-    """Return what the page needs without its host, besides its pictures."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [name for name in names if not name.startswith("pictures/")]
-
-
 def _version(folder: Path) -> str:
     """Return a digest of all files, by which offline.js tells this page from an earlier one at its address."""
     content = hashlib.sha256()
@@ -161,15 +165,6 @@ def _version(folder: Path) -> str:
         content.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size} ".encode())
         content.update(path.read_bytes())
     return content.hexdigest()[:16]
-
-
-def _weight_text(sizes: dict[str, int]) -> str:
-    """Return what a visitor loads as one line."""
-    *parts, first, picture = (f"{name} {size / 1e6:.1f} MB" for name, size in sizes.items())
-    return (
-        f"{first} ({', '.join(parts)}), {picture} more; --languages makes tokenizer and text encoder smaller where a "
-        "model has more tokens than its languages need"
-    )
 
 
 def _spread(number: int, most: int) -> np.ndarray:
@@ -214,8 +209,10 @@ def _write_names(folder: Path, embedded: Embedded, precision: str) -> tuple[int,
     """Write the texts, each once, with language and vector; return their number, and how many are left out and why."""
     ids = _spread(len(embedded), len(embedded))
     texts = [row["text"] for row in embedded.rows(ids)]
-    first = {text: i for i, text in reversed(list(enumerate(texts)))}
-    every = np.sort(np.fromiter(first.values(), np.int64))
+    first: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        first.setdefault(text, i)
+    every = np.fromiter(first.values(), np.int64)
     chosen = every[_spread(len(every), MAX_NAMES)]
     names = [texts[i] for i in chosen]
     named = list(map(list, zip(names, identify_codes(names), strict=True)))

@@ -29,8 +29,9 @@ def resolve(link: str, base: str) -> str | None:
     Raises ValueError for an invalid URL.
     """
     cleaned = _REMOVED.sub("", link).strip(" \0\f\v")
-    is_absolute = cleaned[:8].lower().startswith(("http://", "https://"))
-    return normalise(cleaned if is_absolute else urljoin(base, cleaned))
+    if not cleaned[:8].lower().startswith(("http://", "https://")):
+        cleaned = urljoin(base, cleaned)
+    return normalise(cleaned)
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -53,11 +54,14 @@ def _authority(parts: SplitResult, scheme: str) -> str:
         host = host.encode("idna").decode("ascii")
     if any(char in host for char in ' <>"{}|\\^`\x7f%') or min(host) < "!":
         raise ValueError(f"invalid host {host!r}")
-    host = f"[{host}]" if ":" in host else host
+    authority = host.lower()
+    if ":" in host:
+        authority = f"[{authority}]"
     port = parts.port
-    named_port = f":{port}" if port is not None and port != DEFAULT_PORTS[scheme] else ""
+    if port is not None and port != DEFAULT_PORTS[scheme]:
+        authority += f":{port}"
     user = parts.netloc.rpartition("@")[0]
-    return (f"{_encode(user)}@" if user else "") + host.lower() + named_port
+    return f"{_encode(user)}@{authority}" if user else authority
 
 
 def _encode(part: str) -> str:
@@ -78,13 +82,13 @@ def _remove_dot_segments(path: str) -> str:
     """Remove `.` and `..` segments (RFC 3986 section 5.2.4)."""
     if "/." not in path:
         return path
-    kept: list[str] = []
+    output: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:
         if segment == "..":
-            del kept[-1:]
+            del output[-1:]
         elif segment != ".":
-            kept.append(segment)
+            output.append(segment)
     if segments[-1] in (".", ".."):
-        kept.append("")
-    return "/" + "/".join(kept)
+        output.append("")
+    return "/" + "/".join(output)

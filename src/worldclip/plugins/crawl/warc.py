@@ -35,8 +35,7 @@ def iter_records(file: BinaryIO) -> Iterator[WarcRecord]:
     while buffer.skip_blank_lines():
         if not buffer.starts_with(b"WARC/"):
             raise BadShard(f"not a WARC file, or damaged: no record at byte {buffer.position:,} (decompressed)")
-        header = buffer.take_header()
-        headers = _parse_headers(header)
+        headers = _parse_headers(buffer.take_header())
         stated = headers.get("content-length", "")
         length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else -1
         if 0 <= length <= MAX_RECORD_BYTES and buffer.record_ends_after(length):
@@ -59,9 +58,12 @@ def _decompress(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _parse_headers(header: bytes) -> dict[str, str]:
-    lines = header.decode("utf-8", "replace").splitlines()[1:]
-    named = (line.partition(":") for line in lines)
-    return {name.strip().lower(): value.strip() for name, colon, value in named if colon}
+    headers = {}
+    for line in header.decode("utf-8", "replace").splitlines()[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip().lower()] = value.strip()
+    return headers
 
 
 class _Buffer:
@@ -118,9 +120,10 @@ class _Buffer:
             return False
         self._fill(length + 16)
         after = bytes(self._bytes[length : length + 16])
-        rest = after.lstrip(b"\r\n")
-        # A stream that was cut may end within the next record's first word.
-        return b"WARC/".startswith(rest[:5]) if rest else self._is_whole or len(after) == 16
+        next_word = after.lstrip(b"\r\n")[:5]
+        if not next_word:
+            return self._is_whole or len(after) == 16
+        return b"WARC/".startswith(next_word)  # a stream that was cut may end within this word
 
     def take_to_next_record(self) -> bytes:
         """Take the body up to the line that begins the next record, without the line ends before it."""

@@ -31,21 +31,14 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
-from worldclip.core.execute import (
-    Executor,
-    LocalExecutor,
-    Report,
-    Shard,
-    add_counts,
-    usable_cores,
-)
+from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, RunLock
 from worldclip.core.local_path import has_surrogate
 from worldclip.core.unpack import check_document
 from worldclip.plugins.crawl.urls import key_of_url, resolve
 from worldclip.plugins.crawl.warc import iter_records
-from worldclip.pool.files import PoolFile, check_own, open_file
+from worldclip.pool.files import check_own, open_file
 from worldclip.pool.texts import BLANKS
 
 TEXT_FIELDS = ("alt", "title", "data-image-title")  # fields of an IMG link, in this order
@@ -84,19 +77,19 @@ def build_wat(
 
 
 def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int | None, executor: Executor) -> Report:
-    reports = executor.map(
-        partial(extract_file, out),
-        shards,
-        label="wat",
-        done_dir=layout.done_dir(out, "parts"),
-        key={"version": VERSION},
-    )
+    done_dir = layout.done_dir(out, "parts")
+    reports = executor.map(partial(extract_file, out), shards, label="wat", done_dir=done_dir, key={"version": VERSION})
     totals = add_counts(reports, (*REASONS[1:], "links", "records", "bad_json", "wrong_length", "rows", "pairs"))
     totals["links_with_text"] = totals.pop("pairs")
-    num_shards = _num_shards(wanted, recorded, totals["rows"])
+    if wanted is not None and wanted < 1:
+        raise UserError(f"num_shards = {wanted}: must be at least 1 (number of Parquet files of the pool)")
+    if recorded and wanted not in (None, recorded):
+        raise UserError(f"num_shards = {wanted}: this pool has {recorded}; omit it, or choose another --out")
+    num_shards = recorded or wanted or max(1, -(-totals["rows"] // LINKS_PER_SHARD))
     sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
     parts = [links_path(out, shard) for shard in shards]
-    pool = [Shard(name=f"{number:05}.parquet", path=str(out / f"{number:05}.parquet")) for number in range(num_shards)]
+    pool_names = [f"{number:05}.parquet" for number in range(num_shards)]
+    pool = [Shard(name=name, path=str(out / name)) for name in pool_names]
 
     def merge() -> Result:
         write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
@@ -104,8 +97,9 @@ def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int
         merge_one = partial(merge_range, parts, num_shards, num_steps)
         key = {"files": sources, "of": num_shards, "version": VERSION}
         merged = executor.map(merge_one, pool, label="merge", done_dir=layout.done_dir(out, "pool"), key=key)
-        markers = [f"parts/{shard.name}" for shard in shards] + [f"pool/{shard.name}" for shard in pool]
-        outputs = [*parts, *(Path(shard.path) for shard in pool), *(layout.marker(out, name) for name in markers)]
+        outputs = [*parts, *(out / name for name in pool_names)]
+        outputs += [layout.marker(out, f"parts/{shard.name}") for shard in shards]
+        outputs += [layout.marker(out, f"pool/{name}") for name in pool_names]
         in_pool = add_counts(merged, ("urls", "pairs"))
         report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
         return Result(report=report, counts=report, outputs=[*outputs, out / "order.json"])
@@ -134,16 +128,8 @@ def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
         problems.append("FILES is empty; name WAT files (.warc.wat.gz), as paths or URLs")
     if problems:
         raise UserError(problems)
-    pool_files = [PoolFile(name, by_name[name]) for name in [*known_names, *sorted(set(names) - set(known_names))]]
-    return [Shard.of_file(file.name, file.path) for file in pool_files]
-
-
-def _num_shards(wanted: int | None, recorded: int | None, num_links: int) -> int:
-    if wanted is not None and wanted < 1:
-        raise UserError(f"num_shards = {wanted}: must be at least 1 (number of Parquet files of the pool)")
-    if recorded and wanted not in (None, recorded):
-        raise UserError(f"num_shards = {wanted}: this pool has {recorded}; omit it, or choose another --out")
-    return recorded or wanted or max(1, -(-num_links // LINKS_PER_SHARD))
+    in_order = [*known_names, *sorted(set(names) - set(known_names))]
+    return [Shard.of_file(name, by_name[name]) for name in in_order]
 
 
 # --- one WAT file -----------------------------------------------------------------------------------------------------
@@ -185,10 +171,13 @@ def _rows_of_page(page: Any, address: str, counts: Counter[str]) -> Iterator[tup
     """Yield (key, url, text) of each text of each image link of a page."""
     html = _at(page, "Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
     links = _at(html, "Links")
-    stated = _at(page, "Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
-    base = stated if isinstance(stated, str) else address.strip("<>")
+    if not isinstance(links, list):
+        return
+    base = _at(page, "Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
+    if not isinstance(base, str):
+        base = address.strip("<>")
     in_head = _at(html, "Head", "Base")
-    for link in links if isinstance(links, list) else []:
+    for link in links:
         if not isinstance(link, dict) or link.get("path") != IMAGE_PATH:
             continue
         counts["links"] += 1
@@ -229,8 +218,10 @@ def _texts_of_link(link: Json) -> tuple[list[str], bool]:
     texts: list[str] = []
     has_bad = False
     for name in TEXT_FIELDS:
-        value = link.get(name)
-        for text in value if isinstance(value, list) else [value]:
+        values = link.get(name)
+        if not isinstance(values, list):
+            values = [values]
+        for text in values:
             if text is None:
                 continue
             if not isinstance(text, str) or has_surrogate(text):
@@ -276,18 +267,21 @@ def merge_range(parts: Sequence[Path], num_shards: int, num_steps: int, shard: S
 
 def _read_range(parts: Sequence[Path], number: int, num_ranges: int) -> pa.Table:
     """Return the links whose keys are in range `number` of `num_ranges` equal ones, in the order of their files."""
-    low, high = (f"{(position << 32) // num_ranges:08x}" for position in (number, number + 1))
-    in_range = pc.field("key") >= low
+    in_range = pc.field("key") >= f"{(number << 32) // num_ranges:08x}"
     if number + 1 < num_ranges:
-        in_range &= pc.field("key") < high
+        in_range &= pc.field("key") < f"{((number + 1) << 32) // num_ranges:08x}"
     return pa.concat_tables([pq.read_table(part, filters=in_range) for part in parts]).combine_chunks()
 
 
 def merge_links(links: pa.Table) -> pa.Table:
-    """Merge (key, url, text) rows in the order of their files to (uid, url, text, texts), one row per key, sorted."""
+    """Merge (key, url, text) rows in the order of their files to (uid, url, text, texts), one row per key, sorted.
+
+    (k2, u, "a"), (k1, v, "b"), (k2, u, "c"), (k2, u, "a") -> (k1, v, "b", ["b"]), (k2, u, "a", ["a", "c"])
+    """
     if len(links) == 0:
         return _POOL.empty_table()
-    key, text = _codes(links["key"]), _codes(links["text"])
+    key = _codes(links["key"])
+    text = _codes(links["text"])
     # One number per (key, text); np.unique returns the first row of each, and sorting restores the order of the files.
     pair = key.astype(np.int64) * (int(text.max()) + 1) + text
     first = np.sort(np.unique(pair, return_index=True)[1])

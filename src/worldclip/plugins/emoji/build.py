@@ -102,26 +102,30 @@ def build_emoji(
     draw_one = partial(draw, image_px=image_px)
     drawn_as = find_same_pictures(emoji, draw_one, executor, layout.done_dir(out, "compare"), compared)
     split = split_tones({item.key: item.char for item in emoji}, drawn_as)
-    members = {
-        "train": sort_by_hash([item for item in emoji if split[item.key] == "train"]),
-        "tone": sort_by_hash([item for item in emoji if split[item.key] == "tone"]),
-        "base": sort_by_hash([item for item in emoji if not item.tones]),
-    }
-    shards = [
-        Shard(name=f"{name}/{number:06}.tar", path=str(out / name / f"{number:06}.tar"))
-        for name in SETS
-        for number in range(-(-len(members[name]) // samples_per_shard))
-    ]
+    members: dict[str, list[Emoji]] = {name: [] for name in SETS}
+    for item in sort_by_hash(emoji):
+        members[split[item.key]].append(item)
+        if not item.tones:
+            members["base"].append(item)
+    shards = []
+    keys = {}
+    for name, items in members.items():
+        keys[name] = tuple(item.key for item in items)
+        for number in range(-(-len(items) // samples_per_shard)):
+            tar = f"{name}/{number:06}.tar"
+            shards.append(Shard(name=tar, path=str(out / tar)))
     config = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": source_versions()}
-    keys = {name: tuple(item.key for item in items) for name, items in members.items()}
     write = partial(write_tar, keys, image_px, samples_per_shard)
     executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=config)
     for name in SETS:
         tars = [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")]
         remove_stale(out / name, [*tars, out / name / "set.json"])
+    names_by_lang = {}
+    for column, lang in enumerate(LANGS):
+        names_by_lang[lang] = [item.names[column] for item in emoji]
     names = {
         "keys": [item.key for item in emoji],
-        "lang": {lang: [item.names[column] for item in emoji] for column, lang in enumerate(LANGS)},
+        "lang": names_by_lang,
         "is_toned": [bool(item.tones) for item in emoji],
         "split": [split[item.key] for item in emoji],
         "drawn_as": [drawn_as[item.key] for item in emoji],
@@ -176,19 +180,20 @@ def draw(item: Emoji, image_px: int, is_varied: bool = False) -> bytes:
 
 def source_versions() -> dict[str, str]:
     """Return the versions of the packages that decide the bytes of the pool."""
-    known = versions(SOURCES)
-    return {name: known[name] for name in SOURCES}
+    installed = versions(SOURCES)
+    return {name: installed[name] for name in SOURCES}
 
 
 def _write_sets(out: Path, emoji: Sequence[Emoji], members: dict[str, list[Emoji]]) -> None:
     """Write set.json of the held-out sets, and held_out.json, which names them."""
     position = {item.key: number for number, item in enumerate(emoji)}
-    for dataset in HELD_OUT:
+    sets = {}
+    for dataset, text in HELD_OUT.items():
         folder = dataset.removeprefix("emoji_")
         subjects = {item.key: position[item.key] for item in members[folder]}
         about = "distinct names of all emoji of the pool"
         write_json(out / folder / "set.json", {"subjects": subjects, "about": about, "thirds": folder == "base"})
-    sets = {name: HeldOut(f"names:{name.removeprefix('emoji_')}", text) for name, text in HELD_OUT.items()}
+        sets[dataset] = HeldOut(f"names:{folder}", text)
     write_held_out(out, sets)
 
 

@@ -15,7 +15,7 @@ class Chunks:
     """
 
     def __init__(self, folder: Path) -> None:
-        """folder: of the explorer."""
+        """Begin to write into `folder`, the explorer's."""
         self.folder = folder
         self.num_files = 0
         self.num_bytes = 0

@@ -33,20 +33,20 @@ def choose_examples(work: CurateWork, top_entries: Mapping[str, np.ndarray]) -> 
         table, candidates, keep_prob = work.read(shard, with_texts=True)
         decision = decide_on(candidates, keep_prob, work.config)
         reason = decision.reason_T
-        more = {
+        columns = {
             "keep_prob": keep_prob,
             "coin": decision.coin_T,
             "reason": reason,
             "number": coin.sample_numbers(one_array(table.column("key")), candidates.text_idx_T),
             "shard": pa.array([shard]).take(pa.array(np.zeros(len(reason), np.int32))),
         }
-        for name, values in more.items():
+        for name, values in columns.items():
             table = table.append_column(name, pa.array(values))
         table = table.filter(pa.array((reason >= 0) & (reason != Reason.NOT_VALID)))
         table = _choose(table, top_entries)
-        chosen = (
-            table if chosen is None else _choose(pa.concat_tables([chosen, table]).unify_dictionaries(), top_entries)
-        )
+        if chosen is not None:
+            table = _choose(pa.concat_tables([chosen, table]).unify_dictionaries(), top_entries)
+        chosen = table
     assert chosen is not None, "a curated run has a shard"
     return chosen.sort_by("number")
 

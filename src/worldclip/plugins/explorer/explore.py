@@ -79,12 +79,17 @@ def explore(run: Path, out: Path) -> Report:
     }
     if not out.name:
         raise UserError(f"--out {str(out)!r}: name a folder in the working directory, such as pages")
-    older = _check_own(out)
+    older = artifacts.read_manifest(out) if out.is_dir() else None
+    if not older or older.get("tool") != TOOL:
+        older = None
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise UserError(f"--out {str(out)!r} is not empty and holds no explorer; choose an empty directory")
     artifacts.remove_retired(out)  # left by a call killed after it had replaced the folder
     is_current = older and older["inputs"] == inputs and older["versions"] == artifacts.versions()
     if older and is_current and not older["counts"]["unread"]:
         return {**older["counts"], "out": str(out)}
-    if _has_images(context):
+    pool_manifest = artifacts.read_manifest(layout.stage_dir(context.dir, "pool"))
+    if pool_manifest and pool_manifest["counts"].get("images"):  # the pages show them
         require_packages("explore", ("PIL",), extra="pool")
     aside = out.with_name(f".{out.name}.{platform.node()}.tmp")
     with RunLock(aside), naming(out):  # two explorers that write one folder would remove each other's files
@@ -102,12 +107,6 @@ def explore(run: Path, out: Path) -> Report:
     return explored
 
 
-def _has_images(run: Run) -> bool:
-    """Return whether the pool of a run has images, which the pages show."""
-    manifest = artifacts.read_manifest(layout.stage_dir(run.dir, "pool"))
-    return bool(manifest and manifest["counts"].get("images"))
-
-
 def to_text(explored: Report) -> str:
     """Return what was written as lines of text."""
     lines = [
@@ -120,24 +119,26 @@ def to_text(explored: Report) -> str:
     return "\n".join(lines)
 
 
-def _check_own(out: Path) -> artifacts.Json | None:
-    """Return the manifest of an older explorer, None for an empty or new folder.  Raises UserError for other files."""
-    manifest = artifacts.read_manifest(out) if out.is_dir() else None
-    if manifest and manifest.get("tool") == TOOL:
-        return manifest
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"--out {str(out)!r} is not empty and holds no explorer; choose an empty directory")
-    return None
-
-
 def _write(run: Run, chunks: Chunks, out: str) -> Report:
     """Write all files; return what explore returns."""
     report: artifacts.Json = artifacts.read_json(layout.stage_report(run.dir, "curate"))
     thresholds: artifacts.Json = artifacts.read_json(layout.thresholds(run.dir))
-    languages, lists = list(report["languages"]), list(thresholds["lists"])
+    languages = list(report["languages"])
+    lists = list(thresholds["lists"])
     _write_page(chunks)
-    chunks.write("labels", _labels_record(run.dir))
-    chunks.write("checked", _checked_record(run))
+    match_report: artifacts.Json = artifacts.read_json(layout.stage_report(run.dir, "match"))
+    labels = sorted(match_report["labels_without_language"].items(), key=lambda row: -row[1])
+    rows = []
+    for label, count in labels[:NUM_LABELS]:
+        name = language_name(label, INSTALLED)
+        rows.append([f"{name} ({label})" if name else label, count])
+    chunks.write("labels", {"without": rows})
+    checked: dict[str, Any] = {"path": "", "rules": []}  # pairs that the check of pool.valid_keys removed, by rule
+    removed = _removed_path(run)
+    if removed is not None:
+        rules = Counter(artifacts.read_table(removed, schemas.REMOVED, ["rule"])["rule"].to_pylist())
+        checked = {"path": f"{removed.parent.name}/{removed.name}", "rules": rules.most_common()}
+    chunks.write("checked", checked)
     say(TOOL, "what other thresholds would keep")
     chunks.write("slider", slider_record(run.dir, languages, lists))
     say(TOOL, f"entries of {len(lists):,} lists")
@@ -170,10 +171,26 @@ def _write_page(chunks: Chunks) -> None:
 
 def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) -> dict[str, Any]:
     """Return what the first view shows: languages with what became of their pairs, lists, and the recipe's choices."""
-    curate, entry_lists = run.section(CurateConfig), run.section(MatchConfig).entry_lists
-    lists = list(thresholds["lists"])
+    curate = run.section(CurateConfig)
+    entry_lists = run.section(MatchConfig).entry_lists
     table = run.section(LanguagesConfig).table
     factors = read_factors(run.dir, curate)
+    lists: list[dict[str, Any]] = []
+    positions = {}
+    for name, row in thresholds["lists"].items():
+        positions[name] = len(lists)
+        lists.append({"name": name, "title": language_name(name, table) or name, **row})
+    languages = []
+    for lang, row in report["languages"].items():
+        language = {
+            "code": lang,
+            "name": language_name(lang, table),
+            "list": positions.get(entry_lists.list_of(lang), -1),
+            "counts": [row[reason.column] for reason in Reason],
+            "factor": factors.get(lang, 1.0),
+            "is_excluded": curate.is_excluded(lang),
+        }
+        languages.append(language)
     return {
         "name": run.dir.resolve().name,
         "run": run.dir.resolve().name if run.dir.is_absolute() else str(run.dir),  # anyone may read these pages
@@ -181,28 +198,20 @@ def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) ->
         "seed": str(curate.seed),
         "reasons": [[reason.label, reason.colour, reason.meaning] for reason in Reason],
         "sources": source_names(),
-        "languages": [
-            {
-                "code": lang,
-                "name": language_name(lang, table),
-                "list": lists.index(entry_lists.list_of(lang)) if entry_lists.list_of(lang) in lists else -1,
-                "counts": [row[reason.column] for reason in Reason],
-                "factor": factors.get(lang, 1.0),
-                "is_excluded": curate.is_excluded(lang),
-            }
-            for lang, row in report["languages"].items()
-        ],
-        "lists": [
-            {"name": name, "title": language_name(name, table) or name, **row}
-            for name, row in thresholds["lists"].items()
-        ],
+        "languages": languages,
+        "lists": lists,
     }
 
 
 def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str]) -> tuple[int, int, str]:
     """Write examples, pairs by key and their pictures; return the numbers of examples and keys, and what is unread."""
     work = online_work(run)
-    examples = choose_examples(work, {name: _top_entries(run.dir, name) for name in lists})
+    top_entries = {}
+    for name in lists:
+        counts: np.ndarray = np.load(layout.entry_counts(run.dir, name), mmap_mode="r", allow_pickle=False)
+        order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
+        top_entries[name] = np.sort(order[counts[order] > 0]).astype(np.int32)
+    examples = choose_examples(work, top_entries)
     places = list(zip(examples["shard"].to_pylist(), examples["key"].to_pylist(), strict=True))
     shards: Sequence[Shard] = []
     pairs = None
@@ -225,8 +234,9 @@ def _write_texts(run: Run, chunks: Chunks, languages: list[str], lists: list[str
         of_lang = examples.filter(pc.equal(examples["lang"].cast(pa.string()), lang))
         record = _examples_record(run.dir, of_lang, pictures)
         for key, row in unmatched.get(-1 if lang == NO_LANGUAGE else number, []):
+            assert pairs is not None, "texts without a match are read from the pool"
             text_idx, text, _, lang_prob, _, reason, _ = row
-            picture = pictures.get((pairs.shard_of_key[key], key)) if pairs else None
+            picture = pictures.get((pairs.shard_of_key[key], key))
             record["examples"].append([key, text_idx, text, lang_prob, reason, None, None, [], 0, picture])
         chunks.write(f"examples/{number}", record)
         num_examples += len(record["examples"])
@@ -273,12 +283,6 @@ def _write_pictures(
     return files, reasons
 
 
-def _top_entries(run_dir: Path, name: str) -> np.ndarray:
-    counts: np.ndarray = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
-    order = np.argsort(-counts.astype(np.int64), kind="stable")[:TOP_ENTRIES]
-    return np.sort(order[counts[order] > 0]).astype(np.int32)
-
-
 def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str, str], str]) -> dict[str, Any]:
     """Return the examples of one language; an entry is a position among `entries`."""
     rows = examples.to_pylist()
@@ -289,34 +293,25 @@ def _examples_record(run_dir: Path, examples: pa.Table, pictures: dict[tuple[str
     names = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry", "source"])
     counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
     named = names.take(pa.array(ids)).to_pylist()
-    return {
-        "entries": [
-            [row["entry"], source_number(row["source"]), int(counts[i])] for row, i in zip(named, ids, strict=True)
-        ],
-        "examples": [
-            [
-                row["key"],
-                row["text_idx"],
-                row["text"][:MAX_CHARS],
-                round(row["lang_prob"], 4),
-                row["reason"],
-                row["keep_prob"],
-                row["coin"],
-                np.searchsorted(ids, row["entry_ids"][:MAX_SHOWN_ENTRIES]).tolist(),
-                len(row["entry_ids"]),
-                pictures.get((row["shard"], row["key"])),
-            ]
-            for row in rows
-        ],
-    }
-
-
-def _labels_record(run_dir: Path) -> dict[str, Any]:
-    """Return the labels without a list that most texts have."""
-    report: artifacts.Json = artifacts.read_json(layout.stage_report(run_dir, "match"))
-    without = sorted(report["labels_without_language"].items(), key=lambda row: -row[1])
-    names = ((label, language_name(label, INSTALLED), count) for label, count in without[:NUM_LABELS])
-    return {"without": [[f"{name} ({label})" if name else label, count] for label, name, count in names]}
+    entries = []
+    for entry, i in zip(named, ids, strict=True):
+        entries.append([entry["entry"], source_number(entry["source"]), int(counts[i])])
+    shown = []
+    for row in rows:
+        example = [
+            row["key"],
+            row["text_idx"],
+            row["text"][:MAX_CHARS],
+            round(row["lang_prob"], 4),
+            row["reason"],
+            row["keep_prob"],
+            row["coin"],
+            np.searchsorted(ids, row["entry_ids"][:MAX_SHOWN_ENTRIES]).tolist(),
+            len(row["entry_ids"]),
+            pictures.get((row["shard"], row["key"])),
+        ]
+        shown.append(example)
+    return {"entries": entries, "examples": shown}
 
 
 def _removed_path(run: Run) -> Path | None:
@@ -324,15 +319,6 @@ def _removed_path(run: Run) -> Path | None:
     valid_keys = run.section(PoolConfig).valid_keys
     path = Path(valid_keys).with_name("removed.parquet") if valid_keys else None
     return path if path is not None and path.is_file() else None
-
-
-def _checked_record(run: Run) -> dict[str, Any]:
-    """Return how many pairs the check that wrote pool.valid_keys removed by each rule."""
-    path = _removed_path(run)
-    if path is None:
-        return {"path": "", "rules": []}
-    rules = Counter(artifacts.read_table(path, schemas.REMOVED, ["rule"])["rule"].to_pylist())
-    return {"path": f"{path.parent.name}/{path.name}", "rules": rules.most_common()}
 
 
 EXPLORE = Command(explore, lambda explored, flags: to_text(explored))

@@ -64,7 +64,9 @@ def write_list(
     top = order[:NUM_TOP][counts[order[:NUM_TOP]] > 0]
     rows = np.sort(order[:max_entries])
     entries = table["entry"].take(pa.array(rows)).to_pylist()
-    spelt = [normalise(entry, profile) for entry in entries] if profile != "reference" else entries
+    spelt = entries
+    if profile != "reference":
+        spelt = [normalise(entry, profile) for entry in entries]
     in_order = sorted_unique(spelt)
     firsts: list[str] = []
     for start in range(0, len(in_order), CHUNK_ENTRIES):
@@ -119,5 +121,6 @@ def profile_record(profile: str) -> dict[str, Any]:
     record: dict[str, Any] = {"profile": profile, "starts": starts.tolist(), "classes": bits[starts].tolist()}
     if profile == "unicode_fold":
         folded = ["".join(map(chr, part)) for part in np.split(table.folded, table.fold_index[1:-1])]
-        record["fold_from"], record["folded"] = table.fold_from.tolist(), folded
+        record["fold_from"] = table.fold_from.tolist()
+        record["folded"] = folded
     return record

@@ -31,7 +31,8 @@ from worldclip.tools.inspect_run import decide_again
 MAX_TEXTS = 100_000
 CHUNK_KEYS = 256
 NUM_LISTED = 12  # dropped pairs per reason in the list
-LANG, REASON = 4, 5  # positions in a row
+LANG = 4  # position in a row
+REASON = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,18 +76,16 @@ def _rows_of_shard(
     position = np.array([*(place.get(lang, -1) for lang in matching.rules.languages), -1])
     for i in shown[is_valid].tolist():
         text = pool_texts.text[i].as_py()
-        yield (
-            pool_texts.key[i].as_py(),
-            [
-                pool_texts.text_idx[i].as_py(),
-                None if text is None else text[:MAX_CHARS],
-                str(matched.labels[i]),
-                round(float(matched.lang_prob[i]), 4),
-                int(position[matched.lang[i]]),
-                int(reason[i]),
-                None if np.isnan(keep_prob[i]) else float(keep_prob[i]),
-            ],
-        )
+        row = [
+            pool_texts.text_idx[i].as_py(),
+            None if text is None else text[:MAX_CHARS],
+            str(matched.labels[i]),
+            round(float(matched.lang_prob[i]), 4),
+            int(position[matched.lang[i]]),
+            int(reason[i]),
+            None if np.isnan(keep_prob[i]) else float(keep_prob[i]),
+        ]
+        yield pool_texts.key[i].as_py(), row
 
 
 def unmatched_examples(pairs: Pairs, num_each: int) -> dict[int, list[tuple[str, list[Any]]]]:
@@ -97,9 +96,9 @@ def unmatched_examples(pairs: Pairs, num_each: int) -> dict[int, list[tuple[str,
             if 0 <= row[REASON] <= Reason.NO_MATCH:
                 chosen[row[LANG], row[REASON]].append((key, row))
     by_lang: dict[int, list[tuple[str, list[Any]]]] = defaultdict(list)
-    for (lang, _), found in chosen.items():
-        order, _ = coin.sample_rows([key for key, _ in found], [row[0] for _, row in found], num_each)
-        by_lang[lang] += [found[i] for i in order]
+    for (lang, _), examples in chosen.items():
+        order, _ = coin.sample_rows([key for key, _ in examples], [row[0] for _, row in examples], num_each)
+        by_lang[lang] += [examples[i] for i in order]
     return by_lang
 
 

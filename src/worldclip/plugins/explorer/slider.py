@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from worldclip.contracts.entry_counts import effective_entries
+from worldclip.core.job import Report
 from worldclip.tools.estimate import MatchedRun
 
 NUM_VALUES = 41
@@ -26,33 +27,30 @@ def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str])
         values[np.argmin(np.abs(values - own_value))] = own_value
     values = np.sort(values)
     candidates = matched.estimate_values(values)
-    none = {"pairs_in": 0, "pairs_matched": 0, "expected_pairs": 0.0}
-    list_of_lang = matched.list_of_lang
-    thresholds: dict[str, list[int | None]] = {
-        list_of_lang[lang]: [candidate["languages"].get(lang, none).get("threshold") for candidate in candidates]
-        for lang in languages
-        if lang in list_of_lang
-    }
+    no_pairs: Report = {"expected_pairs": 0.0}
+    expected: list[list[float]] = []
+    thresholds: dict[str, list[int | None]] = {}
+    for lang in languages:
+        rows = [candidate["languages"].get(lang, no_pairs) for candidate in candidates]
+        expected.append([row["expected_pairs"] for row in rows])
+        if lang in matched.list_of_lang:
+            thresholds[matched.list_of_lang[lang]] = [row.get("threshold") for row in rows]
     no_thresholds: list[int | None] = [None] * len(values)
+    effective: list[list[float]] = []
+    for name in lists:
+        counts = matched.counts[name]
+        positive = counts[counts > 0]
+        of_list = []
+        for threshold in thresholds.get(name, no_thresholds):
+            balanced = np.minimum(positive, np.uint64(threshold)) if threshold else positive
+            of_list.append(effective_entries(balanced))
+        effective.append(of_list)
     return {
         "key": matched.key,
         "values": values.tolist(),
         "own": int(np.searchsorted(values, own_value)) if own_value else None,
         "total": [candidate["total"]["expected_pairs"] for candidate in candidates],
-        "expected": [
-            [candidate["languages"].get(lang, none)["expected_pairs"] for candidate in candidates] for lang in languages
-        ],
+        "expected": expected,
         "thresholds": [thresholds.get(name, no_thresholds) for name in lists],
-        "effective": [
-            _effective(matched.counts[name], thresholds.get(name, no_thresholds)) for name in lists
-        ],
-    }  # fmt: skip
-
-
-def _effective(counts: np.ndarray, thresholds: Sequence[int | None]) -> list[float]:
-    """Return the effective entries of a list after balancing, per threshold."""
-    positive = counts[counts > 0]
-    return [
-        effective_entries(np.minimum(positive, np.uint64(threshold)) if threshold else positive)
-        for threshold in thresholds
-    ]
+        "effective": effective,
+    }

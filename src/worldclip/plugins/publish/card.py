@@ -15,17 +15,25 @@ from worldclip.report.table import Column, Table, text_column, to_markdown
 
 FILES_OF = {"list": "data/**/*.parquet", "tars": "data/*.tar", "parquet": "data/*.parquet"}
 """The files that `datasets` loads, by what is published."""
+ROW_OF = {
+    "list": "A row has `key`, `text_idx`, `text`, `lang` and `keep_prob`, the probability by which it was kept.",
+    "parquet": "A row has `image`, `key`, `text` (the first kept text), `texts` and `lang`.",
+    "tars": "A sample has its image, `txt` (the first kept text) and `json` (`key`, `texts`, `text_idx`, `lang`).",
+}
+"""The fields of a row, by what is published."""
 
 
 def card(run_dir: Path, facts: Mapping[str, Any]) -> str:
     """Return README.md: front matter of the hub, how to load it, what was removed, and curate's data card."""
     data_card = read_regular(layout.data_card(run_dir)).decode().removeprefix("# Data card").strip()
     unit = "keys and texts of image-text pairs" if facts["data"] == "list" else "image-text pairs"
+    code = f'from datasets import load_dataset\n\npairs = load_dataset("{facts["repository"]}", split="train")'
     parts = [
         _front_matter(facts),
         f"# {facts['name']}",
         f"{facts['num_rows']:,} {unit} in {facts['num_languages']} languages, {facts['num_bytes']:,} bytes.",
-        _how_to_load(facts),
+        f"```python\n{code}\n```",
+        ROW_OF[facts["data"]],
         "## What was removed, and why",
         removed_table(facts["total"]),
         "## How it was made",
@@ -36,7 +44,9 @@ def card(run_dir: Path, facts: Mapping[str, Any]) -> str:
 
 def _front_matter(facts: Mapping[str, Any]) -> str:
     lines = ["---", f"pretty_name: {json.dumps(facts['name'])}"]
-    lines += ["language:", *(f"- {json.dumps(code)}" for code in facts["languages"])] if facts["languages"] else []
+    if facts["languages"]:
+        lines.append("language:")
+        lines += [f"- {json.dumps(code)}" for code in facts["languages"]]
     lines += [
         f"license: {facts['license']}",
         "task_categories:",
@@ -54,22 +64,12 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _how_to_load(facts: Mapping[str, Any]) -> str:
-    rows = {
-        "list": "A row has `key`, `text_idx`, `text`, `lang` and `keep_prob`, the probability by which it was kept.",
-        "parquet": "A row has `image`, `key`, `text` (the first kept text), `texts` and `lang`.",
-        "tars": "A sample has its image, `txt` (the first kept text) and `json` (`key`, `texts`, `text_idx`, `lang`).",
-    }
-    code = f'from datasets import load_dataset\n\npairs = load_dataset("{facts["repository"]}", split="train")'
-    return f"```python\n{code}\n```\n\n{rows[facts['data']]}"
-
-
 def removed_table(total: Mapping[str, Any]) -> str:
     """Return a table of how many pairs each reason dropped, the first reason that applies to each."""
-    rows = [
-        [reason.label, total[reason.column], total[reason.column] / max(1, total["pairs_in"]), reason.meaning]
-        for reason in REASONS
-        if total[reason.column] or reason is Reason.KEPT
-    ]
+    rows = []
+    for reason in REASONS:
+        number = total[reason.column]
+        if number or reason is Reason.KEPT:
+            rows.append([reason.label, number, number / max(1, total["pairs_in"]), reason.meaning])
     columns = [text_column("reason"), Column("pairs", "{:,}".format), Column("share", "{:.2%}".format)]
     return to_markdown(Table([*columns, text_column("meaning")], rows))

@@ -28,10 +28,22 @@ _CONTEXT = {
 }
 _COLUMNS = {"key": "sc:Text", "text_idx": "sc:Integer", "text": "sc:Text", "lang": "sc:Text", "keep_prob": "sc:Float"}
 _NO_HASH = "https://github.com/mlcommons/croissant/issues/80"  # what the hub writes for a repository, which has no hash
+_TABLE_OF_TARS = {
+    "@type": "cr:FileSet",
+    "@id": "texts",
+    "name": "texts",
+    "description": "Which image of the tars has which key, text and language.",
+    "containedIn": {"@id": "repo"},
+    "encodingFormat": "application/x-parquet",
+    "includes": "pairs.parquet",
+}
+"""The members of the tars: no reader of Croissant opens a set of tars and joins their members."""
 
 
 def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record as JSON-LD, with the fields of a row of the lists or of a sample of the tars."""
+    name = facts["name"]
+    date = facts["date"]
     address = f"https://huggingface.co/datasets/{facts['repository']}"
     repository = {
         "@type": "cr:FileObject",
@@ -55,45 +67,27 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
     inside: list[dict[str, Any]] = []
     if is_list:
-        fields = [_field(name, kind, "files", {"column": name}) for name, kind in _COLUMNS.items()]
+        fields = [_field(column, kind, "files", {"column": column}) for column, kind in _COLUMNS.items()]
     elif is_tar:
-        inside = [_table_of_tars()]
-        fields = [_field(name, "sc:Text", "texts", {"column": name}) for name in MEMBERS.names]
+        inside = [_TABLE_OF_TARS]
+        fields = [_field(column, "sc:Text", "texts", {"column": column}) for column in MEMBERS.names]
     else:
-        image = _field("image", "sc:ImageObject", "files", {"column": "image"}, {"jsonPath": "bytes"})
-        fields = [image, *(_field(name, "sc:Text", "files", {"column": name}) for name in ("key", "text", "lang"))]
+        fields = [_field("image", "sc:ImageObject", "files", {"column": "image"}, {"jsonPath": "bytes"})]
+        fields += [_field(column, "sc:Text", "files", {"column": column}) for column in ("key", "text", "lang")]
     return {
         "@context": dict(sorted(_CONTEXT.items())),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": facts["name"],
+        "name": name,
         "description": f"{counts}, curated by worldclip",
         "url": address,
         "license": facts["license"],
         "inLanguage": facts["languages"],
-        "datePublished": facts["date"].isoformat(),
-        "version": f"{facts['date'].year}.{facts['date'].month}.{facts['date'].day}",
-        "citeAs": _citation(facts, address),
+        "datePublished": date.isoformat(),
+        "version": f"{date.year}.{date.month}.{date.day}",
+        "citeAs": f"@misc{{{name}, title = {{{name}}}, howpublished = {{{address}}}, year = {{{date.year}}}}}",
         "distribution": [repository, files, *inside],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "pairs", "name": "pairs", "field": fields}],
-    }
-
-
-def _citation(facts: Mapping[str, Any], address: str) -> str:
-    name = facts["name"]
-    return f"@misc{{{name}, title = {{{name}}}, howpublished = {{{address}}}, year = {{{facts['date'].year}}}}}"
-
-
-def _table_of_tars() -> dict[str, Any]:
-    """Return the table of the members of tars: no reader of Croissant opens a set of tars and joins their members."""
-    return {
-        "@type": "cr:FileSet",
-        "@id": "texts",
-        "name": "texts",
-        "description": "Which image of the tars has which key, text and language.",
-        "containedIn": {"@id": "repo"},
-        "encodingFormat": "application/x-parquet",
-        "includes": "pairs.parquet",
     }
 
 

@@ -92,7 +92,8 @@ def _require_run(run_dir: Path, repository: str, data: Data, license: str | None
         problems.append(f"OWNER/NAME {repository!r}: a repository of the hub is owner/name")
     if not layout.is_run(run_dir):
         problems.append(f"{run_dir} is not a run; give the folder of one whose stage curate is finished")
-    problems += [] if data in get_args(Data) else [f"--data {data!r}: must be one of {', '.join(get_args(Data))}"]
+    if data not in get_args(Data):
+        problems.append(f"--data {data!r}: must be one of {', '.join(get_args(Data))}")
     if data != "list" and not layout.curated_tars(run_dir).is_dir():
         problems.append(
             f'--data {data}: {layout.stage_dir(run_dir, "curate")} has none; run curate with curate.write = "tars"'
@@ -132,11 +133,11 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
 def _facts(
     run_dir: Path, repository: str, data: Data, license: str | None, digest: str, files: Sequence[tuple[str, int]]
 ) -> dict[str, Any]:
-    """Return what both the card and the Croissant record say; digest: of curate's manifest; files: (name, bytes)."""
+    """Return what both the card and the Croissant record say, from curate's digest and (name, bytes) of the files."""
     report = artifacts.read_json(layout.stage_report(run_dir, "curate"))
     total = report["total"]
     languages = languages_of(run_dir)
-    pairs_of = {lang: row["pairs_out"] for lang, row in report["languages"].items() if row["pairs_out"]}
+    langs = [lang for lang, row in report["languages"].items() if row["pairs_out"]]
     num_rows = total["pairs_out"] if data == "list" else report["tars"]["samples"]
     return {
         "repository": repository,
@@ -144,8 +145,8 @@ def _facts(
         "data": data,
         "digest": digest,
         "license": license or "unknown",
-        "languages": sorted({*filter(None, map(languages.hub_code, pairs_of))}),
-        "num_languages": len(pairs_of),
+        "languages": sorted({*filter(None, map(languages.hub_code, langs))}),
+        "num_languages": len(langs),
         "num_rows": num_rows,
         "num_bytes": sum(size for _, size in files),
         "date": datetime.date.today(),
@@ -159,11 +160,12 @@ def _tars(run_dir: Path) -> list[Path]:
 
 def _files(run_dir: Path, data: Data) -> list[tuple[Path, str]]:
     """Return (file of RUN/curate, its name in the dataset)."""
-    path = layout.kept_keys(run_dir)
-    keys = [(path, path.name)] if path.exists() else []
-    if data != "list":
+    keys = layout.kept_keys(run_dir)
+    files = [(keys, keys.name)]
+    if data == "list":
+        shards = layout.matched_shards(run_dir)
+        files += [(layout.curated(run_dir, shard), f"data/{shard}.parquet") for shard in shards]
+    else:
         suffix = ".tar" if data == "tars" else ".parquet"
-        return [*keys, *((path, f"data/{path.stem}{suffix}") for path in _tars(run_dir))]
-    shards = layout.matched_shards(run_dir)
-    lists = [(layout.curated(run_dir, name), f"data/{name}.parquet") for name in shards]
-    return [*keys, *(row for row in lists if row[0].exists())]
+        files += [(path, f"data/{path.stem}{suffix}") for path in _tars(run_dir)]
+    return [(path, name) for path, name in files if path.exists()]

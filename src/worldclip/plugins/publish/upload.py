@@ -40,7 +40,7 @@ class Uploaded:
 
     upload: Upload
     address: str
-    """Of the dataset, or of the pull request."""
+    """The address of the dataset, or of the pull request."""
     removed: tuple[str, ...]
     """Files of earlier uploads that the folder no longer holds."""
     has_history: bool
@@ -62,8 +62,8 @@ class Uploaded:
 
 
 def _named(files: Sequence[str]) -> str:
-    more = f" and {len(files) - NUM_NAMED} more" if len(files) > NUM_NAMED else ""
-    return f"{', '.join(files[:NUM_NAMED])}{more}"
+    names = ", ".join(files[:NUM_NAMED])
+    return names if len(files) <= NUM_NAMED else f"{names} and {len(files) - NUM_NAMED} more"
 
 
 def list_files(folder: Path) -> tuple[tuple[str, int], ...]:
@@ -108,8 +108,10 @@ def _upload(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -
         raise UserError(f"--private: {repository} exists and is public; choose another name")
     names = {name for name, _ in upload.files}
     held = [] if is_new else hub.list_repo_files(repository, repo_type=KIND)
-    older = [name for name in held if any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN_FILES)]
-    removed = tuple(sorted(name for name in older if name not in names))
+    older: set[str] = set()
+    for pattern in OWN_FILES:
+        older.update(fnmatch.filter(held, pattern))
+    removed = tuple(sorted(older - names))
     if removed and TAG not in (info.tags or ()):
         raise UserError(
             f"{repository} holds files that worldclip did not publish and the upload would delete: {_named(removed)}; "

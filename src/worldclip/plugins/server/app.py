@@ -40,7 +40,8 @@ from worldclip.report.images import MAX_BYTES, shrink
 
 BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON: array, list, text, bytes
 # Up to here a thread takes longer to start than the work: of a body, and of an answer at BYTES_PER_NUMBER
-SMALL_BYTES, SMALL_ANSWER_BYTES = 16 * 1024, 512 * 1024
+SMALL_BYTES = 16 * 1024
+SMALL_ANSWER_BYTES = 512 * 1024
 BUSY_RETRY_S = 2  # Retry-After while other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
 MAX_DIGITS = 18
@@ -65,7 +66,6 @@ def create_app(
     elsewhere whose name resolves to this machine has another.
     """
     api = _Api(service, limits)
-
     routes = [
         Route("/", api.page),
         Route("/static/{name}", api.static),
@@ -79,9 +79,10 @@ def create_app(
         Route("/v1/pairs/{of}/{row}", api.pair),
         Route("/pictures/{row}", api.picture),
     ]
+    paths = [route.path for route in routes]
     handlers: dict[Any, Any] = {
         ApiError: lambda request, error: error.response(),
-        HTTPException: lambda request, error: unanswered(request, error, [route.path for route in routes]).response(),
+        HTTPException: lambda request, error: unanswered(request, error, paths).response(),
         Exception: _unexpected,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
@@ -129,7 +130,8 @@ class _Api:
     """The handlers of all routes."""
 
     def __init__(self, service: Service, limits: Limits) -> None:
-        self._service, self._limits = service, limits
+        self._service = service
+        self._limits = limits
         self._budget = _Budget(limits.bytes_in_flight)
         self._decoding = asyncio.Semaphore(usable_cores())  # bounds the pixels of pictures that are being shrunk
 
@@ -192,10 +194,12 @@ class _Api:
         def answer(rows: np.ndarray) -> Response:
             texts = [item for item in items if isinstance(item, str)]
             tokens = len(self._service.clip.tokenizer.encode(texts).ids) if texts else 0
-            data = [
-                {"object": "embedding", "index": i, "embedding": _base64(row) if form == "base64" else row.tolist()}
-                for i, row in enumerate(rows)
-            ]
+            data = []
+            for i, row in enumerate(rows):
+                embedding: Any = row.tolist()
+                if form == "base64":  # float32 little-endian, as OpenAI's clients ask for by default
+                    embedding = base64.b64encode(row.astype("<f4").tobytes()).decode()
+                data.append({"object": "embedding", "index": i, "embedding": embedding})
             usage = {"prompt_tokens": tokens, "total_tokens": tokens}
             return JSONResponse({"object": "list", "data": data, "model": self._service.name, "usage": usage})
 
@@ -210,7 +214,8 @@ class _Api:
         self._check_model(body)
         labels = self._strings(body, "labels", None)
         sentences = sentences_of(labels, self._strings(body, "templates", ["{}"]))
-        if (num_sentences := sum(map(len, sentences))) > self._limits.inputs:
+        num_sentences = sum(map(len, sentences))
+        if num_sentences > self._limits.inputs:
             message = f"labels times templates are {num_sentences:,} sentences; at most {self._limits.inputs:,}"
             raise ApiError(400, message, param="labels")
         pictures = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
@@ -237,14 +242,23 @@ class _Api:
         """Answer POST /v1/search."""
         body = require_known(body, ("input", "top", "of", "combine", "model"))
         self._check_model(body)
-        of = self._collection(body.get("of"))
-        top, combine = body.get("top", 20), body.get("combine", False)
+        names = list(self._service.collections)
+        if not names:
+            raise ApiError(404, "nothing to search: start the server with an embedded folder")
+        of = body.get("of")
+        if of is None:
+            of = names[0]
+        if of not in names:
+            raise ApiError(400, f"of = {of!r}: must be one of {', '.join(names)}", param="of")
+        top = body.get("top", 20)
+        combine = body.get("combine", False)
         if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= self._limits.top:
             raise ApiError(400, f"top = {top!r}: must be a whole number between 1 and {self._limits.top}", param="top")
         if not isinstance(combine, bool):
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
         items = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
-        if blank := [item for item in items if isinstance(item, str) and not item.strip()]:
+        blank = [item for item in items if isinstance(item, str) and not item.strip()]
+        if blank:
             raise ApiError(400, [f"query {item!r} is blank; give words" for item in blank], param="input")
         if not combine and len(items) * top > self._limits.hits:
             message = f"{len(items):,} inputs with top = {top} give more than {self._limits.hits:,} hits; send fewer"
@@ -255,15 +269,6 @@ class _Api:
         hits = await self._service.search(of, query_QD, top)
         data = [{"object": "search", "index": i, "hits": rows} for i, rows in enumerate(hits)]
         return JSONResponse({"object": "list", "of": of, "data": data, "model": self._service.name})
-
-    def _collection(self, of: Any) -> str:
-        names = list(self._service.collections)
-        if not names:
-            raise ApiError(404, "nothing to search: start the server with an embedded folder")
-        of = names[0] if of is None else of
-        if of not in names:
-            raise ApiError(400, f"of = {of!r}: must be one of {', '.join(names)}", param="of")
-        return str(of)
 
     def _check_model(self, body: Any) -> None:
         if body.get("model", self._service.name) != self._service.name:
@@ -302,7 +307,9 @@ class _Api:
     def _facts(self) -> dict[str, Any]:
         """Return what the page says of the server; nothing of the pictures themselves."""
         counts = {of: len(embedded) for of, embedded in self._service.collections.items()}
-        model = ", which knows only ".join(filter(None, (self._service.name, self._service.knows)))
+        model = self._service.name
+        if self._service.knows:
+            model += f", which knows only {self._service.knows}"
         return {"model": model, "counts": counts, "body_bytes": self._limits.body_bytes}
 
     async def picture(self, request: Request) -> Response:
@@ -335,8 +342,9 @@ class _Api:
         problems = await run_in_threadpool(self._service.problems)
         if getattr(request.state, "is_stopping", False):
             problems.append("the server stops")
-        facts = {"status": "unavailable" if problems else "ok", "model": self._service.name}
-        return JSONResponse(facts | ({"problems": problems} if problems else {}), 503 if problems else 200)
+        if problems:
+            return JSONResponse({"status": "unavailable", "model": self._service.name, "problems": problems}, 503)
+        return JSONResponse({"status": "ok", "model": self._service.name})
 
 
 async def _call(function: Callable[..., Result], *arguments: Any, is_small: bool) -> Result:
@@ -361,8 +369,3 @@ def _row(request: Request) -> int:
 
 def _read_static(name: str) -> str:
     return (Path(__file__).parent / "static" / name).read_text(encoding="utf-8")
-
-
-def _base64(row: np.ndarray) -> str:
-    """Return float32 little-endian, as OpenAI's clients ask for by default."""
-    return base64.b64encode(row.astype("<f4").tobytes()).decode()

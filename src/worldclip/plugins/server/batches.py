@@ -5,6 +5,7 @@ No request waits for others to come: an idle thread takes what is there.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -52,7 +53,10 @@ class SharedBatches(Generic[Item, Answer]):
         max_waiting: int,
         on_batch: Callable[[int], object] = lambda size: None,
     ) -> None:
-        self._work, self._max_batch, self._max_waiting, self._on_batch = work, max_batch, max_waiting, on_batch
+        self._work = work
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._on_batch = on_batch
         self._jobs: deque[_Job[Item, Answer]] = deque()
         self._num_waiting = 0
         self._seconds_of: dict[type, float] = {}  # per item, in the latest batch with items of a type
@@ -69,7 +73,8 @@ class SharedBatches(Generic[Item, Answer]):
         job: _Job[Item, Answer] = _Job(items)
         with self._changed:
             if self._jobs and self._num_waiting + len(items) > self._max_waiting:
-                seconds = sum(self._seconds_of.get(type(item), 0.0) for job in self._jobs for item in job.items)
+                waiting = itertools.chain.from_iterable(job.items for job in self._jobs)
+                seconds = sum(self._seconds_of.get(type(item), 0.0) for item in waiting)
                 raise Busy(min(MAX_RETRY_AFTER_S, max(1, math.ceil(seconds))))
             self._jobs.append(job)
             self._num_waiting += len(items)
@@ -84,7 +89,8 @@ class SharedBatches(Generic[Item, Answer]):
             start = time.perf_counter()
             self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
             seconds = (time.perf_counter() - start) / max(1, size)
-            self._seconds_of |= dict.fromkeys({type(item) for job in jobs for item in job.items}, seconds)
+            for job in jobs:
+                self._seconds_of |= dict.fromkeys(map(type, job.items), seconds)
 
     def _next_jobs(self) -> list[_Job[Item, Answer]]:
         """Return the jobs of the next batch, oldest first; waits for one."""
@@ -103,12 +109,15 @@ class SharedBatches(Generic[Item, Answer]):
         """Work on all jobs at once; where that fails, on one at a time, so that one request's error stays its own."""
         if not jobs:
             return
+        items: list[Item] = []
+        for job in jobs:
+            items += job.items
         try:
-            answers = self._work([item for job in jobs for item in job.items])
+            answers = self._work(items)
         except BaseException as error:  # noqa: BLE001  a panic of a tokenizer in Rust is no Exception; the thread goes on
             if len(jobs) == 1:
-                known = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
-                jobs[0].future.set_exception(known)
+                failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+                jobs[0].future.set_exception(failure)
                 return
             for job in jobs:
                 self._answer([job])

@@ -21,7 +21,8 @@ HEAD_SECONDS = 10.0
 READ_SECONDS = 60.0
 STOP_SECONDS = 6  # from the signal on, for running requests; later they are cancelled
 GONE_SECONDS = 7.5  # from the signal on; the kernel then ends the process, which takes 3 s under a load of 20
-LAST_TURNS, TURN_SECONDS = 4, 0.05  # turns of the event loop that read requests sent before the signal
+LAST_TURNS = 4  # turns of the event loop that read requests sent before the signal
+TURN_SECONDS = 0.05
 CLOSE_HEADER = (b"connection", b"close")
 BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
 
@@ -148,7 +149,8 @@ class Server(uvicorn.Server):
         stops_at = time.monotonic() + STOP_SECONDS
         self.lifespan.state["is_stopping"] = True  # seen by later requests
         cycles = [getattr(connection, "cycle", None) for connection in self.server_state.connections]
-        for headers in (self.server_state.default_headers, *(cycle.default_headers for cycle in cycles if cycle)):
+        answers = [cycle.default_headers for cycle in cycles if cycle]
+        for headers in (self.server_state.default_headers, *answers):
             if CLOSE_HEADER not in headers:
                 headers.append(CLOSE_HEADER)
         for _ in range(LAST_TURNS):  # one turn accepts a connection, another one takes it over, a third one reads
@@ -156,7 +158,8 @@ class Server(uvicorn.Server):
         self.config.timeout_graceful_shutdown = max(0, round(stops_at - time.monotonic()))
         running = list(self.server_state.tasks)
         await super().shutdown(sockets)
-        late = self.num_unanswered = sum(not task.done() or task.cancelling() > 0 for task in running)
+        late = sum(not task.done() or task.cancelling() > 0 for task in running)
+        self.num_unanswered = late
         say("serve", f"stopped; not answered: {late}" if late else "stopped; the requests under way were answered")
 
 

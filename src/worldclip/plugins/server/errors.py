@@ -32,11 +32,12 @@ class ApiError(Exception):
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
-def unanswered(request: Request, error: HTTPException, known: Sequence[str]) -> ApiError:
+def unanswered(request: Request, error: HTTPException, paths: Sequence[str]) -> ApiError:
     """Return the error of a request that has no handler: which known path, or which method, is meant."""
-    path, message = request.url.path, error.detail
+    path = request.url.path
+    message = error.detail
     if error.status_code == 404:
-        message = f"no address {path!r} here; {suggest(path, known)}"
+        message = f"no address {path!r} here; {suggest(path, paths)}"
     elif error.status_code == 405:
         methods = {*(error.headers or {}).get("Allow", "").split(", ")} - {"HEAD"}
         message = f"{path} does not answer {request.method}; send {', '.join(sorted(methods))}"

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: the host and key that it names, counters, headers of the answer."""
+"""Check the host and the key that every request names, count it, and add headers to its answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, hosts: frozenset[str] | None) -> None:
-        self._app, self._metrics, self._api_key, self._hosts = app, metrics, api_key, hosts
+        self._app = app
+        self._metrics = metrics
+        self._api_key = api_key
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

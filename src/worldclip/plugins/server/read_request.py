@@ -31,17 +31,17 @@ class Limits:
     """The limits of a request; more is refused with a message that names the limit."""
 
     body_bytes: int = 32 * 2**20
-    """Of one request."""
+    """Bytes of one request's body."""
     bytes_in_flight: int = 256 * 2**20
-    """Of all requests under way: bounds the memory."""
+    """Bytes of all requests under way; they bound the memory."""
     body_seconds: float = 60
-    """In which a client sends its body."""
+    """Seconds in which a client sends its body."""
     pixels: int = 50_000_000
-    """Of one picture."""
+    """Pixels of one picture."""
     inputs: int = 2048
     """Texts and pictures of one request, and sentences of one classification."""
     pictures: int = 64
-    """Of one request."""
+    """Pictures of one request."""
     text_chars: int = 20_000
     """Characters of one text; the model reads only its first tokens."""
     top: int = 200
@@ -83,8 +83,9 @@ def count_separators(content: bytes, enough: int) -> int:
     start = 0
     while start < len(content) and count <= enough:
         end = start + SCAN_BYTES
-        if content[end - 1 : end] == b"\\" and (rest := REST_OF_ESCAPE.match(content, end)):
-            end = rest.end()
+        match = REST_OF_ESCAPE.match(content, end) if content[end - 1 : end] == b"\\" else None
+        if match:
+            end = match.end()
         part = content[start:end].replace(b"\\\\", b"__").replace(b'\\"', b"__")
         codes = np.frombuffer(part, np.uint8)
         quotes = (codes == ord('"')).view(np.uint8)
@@ -96,12 +97,13 @@ def count_separators(content: bytes, enough: int) -> int:
     return count
 
 
-def require_known(body: Any, known: Collection[str]) -> Mapping[str, Any]:
-    """Return the body of a request.  Raises ApiError unless it is an object with no other keys than `known`."""
+def require_known(body: Any, params: Collection[str]) -> Mapping[str, Any]:
+    """Return the body of a request.  Raises ApiError unless it is an object with no other keys than `params`."""
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object")
-    if unknown := sorted(set(body) - set(known)):
-        raise ApiError(400, f"unknown parameter {', '.join(unknown)}; known: {', '.join(known)}", param=unknown[0])
+    unknown = sorted(set(body) - set(params))
+    if unknown:
+        raise ApiError(400, f"unknown parameter {', '.join(unknown)}; known: {', '.join(params)}", param=unknown[0])
     return body
 
 
@@ -128,7 +130,7 @@ def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | 
 
 
 def _is_picture(item: Any) -> bool:
-    return isinstance(item, dict) if not isinstance(item, str) else item.startswith(DATA)
+    return isinstance(item, dict) or (isinstance(item, str) and item.startswith(DATA))
 
 
 def _read_item(item: Any, limits: Limits) -> str | Picture:
@@ -150,7 +152,8 @@ def read_text(text: str, limits: Limits) -> str:
     """Return a text.  Raises ValueError for one that is too long or not valid Unicode."""
     if len(text) > limits.text_chars:
         raise ValueError(f"is {len(text):,} characters long; at most {limits.text_chars:,} are allowed")
-    if problem := text_problem(text):
+    problem = text_problem(text)
+    if problem:
         raise ValueError(problem)
     return text
 

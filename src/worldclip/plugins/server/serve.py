@@ -6,6 +6,7 @@ import ipaddress
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from socket import socket
 
 from worldclip.core import job_files
 from worldclip.core.command import Command
@@ -13,9 +14,10 @@ from worldclip.core.console import say
 from worldclip.core.execute.shards import raise_file_limit
 from worldclip.core.preflight import require_packages
 from worldclip.core.toml_files import read_toml
-from worldclip.export.embedded import open_embedded
+from worldclip.export.embedded import Embedded, open_embedded
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
+from worldclip.model.inference import Clip
 from worldclip.pool.config import POOL_BUILDERS
 from worldclip.tools.search import open_kinds
 
@@ -52,11 +54,7 @@ def serve(
         worldclip serve runs/emoji embedded --port 8080
     """
     require_packages("serve", extra="serve")
-    from worldclip.plugins.server.app import create_app
-    from worldclip.plugins.server.connections import Server, listen, server_config
-    from worldclip.plugins.server.metrics import Metrics
-    from worldclip.plugins.server.read_request import Limits
-    from worldclip.plugins.server.service import Service
+    from worldclip.plugins.server.connections import listen
 
     raise_file_limit()
     listener = listen(host, port)
@@ -67,44 +65,54 @@ def serve(
         say("serve", f"loads {model}")
         clip = model_load.load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)
         collections = {} if embedded is None else open_kinds(embedded, clip, model, "serve that one", pictures_from)
-        if images := collections.get("images"):
+        images = collections.get("images")
+        if images:
             say("serve", images.places_text)
         identify_codes(["loads the model that tells the language of captions"])
-        limits, metrics = Limits(), Metrics()
-        key = api_key or os.environ.get(KEY_VARIABLE) or None
-        is_local = _is_local(host)
-        shown_host = f"[{host}]" if ":" in host else host
-        service = Service(clip, _name(model), collections, limits, metrics)
-        service.knows = knows(Path(model))
-        app = create_app(
-            service,
-            limits,
-            metrics,
-            api_key=key,
-            hosts=LOCAL_NAMES | {shown_host} if is_local else None,
-        )
-        say("serve", f"http://{shown_host}:{listener.getsockname()[1]}  (stop with Ctrl-C)")
-        if key is None and not is_local:
-            say("serve", f"{host}: anybody who reaches this machine may use it; --api-key KEY restricts that")
-        server = Server(server_config(app))
-        server.run(sockets=[listener])
+        num_unanswered = _answer(clip, model, collections, listener, host, api_key)
     # not by the interpreter's own end: it took 6 s under a load of 15, and aborts a batch that runs in C++ (SIGABRT)
-    os._exit(1 if server.num_unanswered else 0)
+    os._exit(1 if num_unanswered else 0)
 
 
-def _name(model: str) -> str:
-    """Return the model's name in the API: a folder's or file's own, or a hub id."""
-    path = Path(model)
-    return path.resolve().name if path.exists() else model
+def _answer(
+    clip: Clip, model: str, collections: dict[str, Embedded], listener: socket, host: str, api_key: str | None
+) -> int:
+    """Answer requests until a signal stops the server; return the number of those without an answer."""
+    from worldclip.plugins.server.app import create_app
+    from worldclip.plugins.server.connections import Server, server_config
+    from worldclip.plugins.server.metrics import Metrics
+    from worldclip.plugins.server.read_request import Limits
+    from worldclip.plugins.server.service import Service
+
+    limits = Limits()
+    metrics = Metrics()
+    name = Path(model).resolve().name if Path(model).exists() else model  # a folder's or file's, or a hub id
+    service = Service(clip, name, collections, limits, metrics)
+    service.knows = knows(Path(model))
+    key = api_key or os.environ.get(KEY_VARIABLE) or None
+    shown_host = f"[{host}]" if ":" in host else host
+    hosts = LOCAL_NAMES | {shown_host} if _is_local(host) else None
+    app = create_app(service, limits, metrics, api_key=key, hosts=hosts)
+    say("serve", f"http://{shown_host}:{listener.getsockname()[1]}  (stop with Ctrl-C)")
+    if key is None and hosts is None:
+        say("serve", f"{host}: anybody who reaches this machine may use it; --api-key KEY restricts that")
+    server = Server(server_config(app))
+    server.run(sockets=[listener])
+    return server.num_unanswered
 
 
 def knows(model: Path) -> str:
     """Return the only pictures that the model of a drawn pool knows, "" for another model."""
-    for folder in (model, *model.resolve().parents[:2]) if model.exists() else ():
-        if (recipe := job_files.recipe(folder)).is_file():
+    if not model.exists():
+        return ""
+    for folder in (model, *model.resolve().parents[:2]):
+        recipe = job_files.recipe(folder)
+        if recipe.is_file():
             pool = read_toml(recipe).get("pool")
             build = pool.get("build") if isinstance(pool, dict) else None
-            return str(getattr(POOL_BUILDERS.load(build), "KNOWS", "")) if build in POOL_BUILDERS.names() else ""
+            if build in POOL_BUILDERS.names():
+                return str(getattr(POOL_BUILDERS.load(build), "KNOWS", ""))
+            return ""
     return ""
 
 

@@ -48,19 +48,23 @@ class Service:
     def __init__(
         self, clip: Clip, name: str, collections: dict[str, Embedded], limits: Limits, metrics: Metrics
     ) -> None:
-        self.clip, self.name, self.collections = clip, name, collections
+        self.clip = clip
+        self.name = name
+        self.collections = collections
         self._encoding: SharedBatches[str | Picture, np.ndarray | str] = SharedBatches(
             functools.partial(encode, clip),
             max_batch=MAX_BATCH,
             max_waiting=limits.waiting,
             on_batch=metrics.batch_items.observe,
         )
-        self._searches = {
-            of: SharedBatches(functools.partial(_search, embedded), max_batch=FEW_QUERIES, max_waiting=limits.waiting)
-            for of, embedded in collections.items()
-        }
+        self._searches: dict[str, SharedBatches[Query, Hits]] = {}
+        for of, embedded in collections.items():
+            search = functools.partial(_search, embedded)
+            self._searches[of] = SharedBatches(search, max_batch=FEW_QUERIES, max_waiting=limits.waiting)
+        self._pools: set[Path] = set()
         images = collections.get("images")
-        self._pools = {Path(place) for place in images.places if not is_remote(place)} if images else set()
+        if images:
+            self._pools = {Path(place) for place in images.places if not is_remote(place)}
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
     def problems(self) -> list[str]:
@@ -70,7 +74,8 @@ class Service:
 
     def _require_folders(self, error: Exception) -> None:
         """Raise ApiError where a folder that is gone explains an error."""
-        if problems := self.problems():
+        problems = self.problems()
+        if problems:
             raise ApiError(503, problems) from error
 
     async def embed(self, items: Sequence[str | Picture], param: str = "input") -> np.ndarray:
@@ -85,10 +90,12 @@ class Service:
         self, pictures: Sequence[str | Picture], labels: Sequence[str], sentences: Sequence[Sequence[str]]
     ) -> np.ndarray:
         """Return (N, M) float32 probabilities of the labels, each described by its sentences, for each picture."""
-        texts = [text for group in sentences for text in group]
-        features = await self.embed([*pictures, *texts])
-        image_ND, text_SD = features[: len(pictures)], features[len(pictures) :]
-        return probabilities(image_ND, label_features(text_SD, sentences), self.clip.logit_scale)
+        items = list(pictures)
+        for group in sentences:
+            items += group
+        features = await self.embed(items)
+        label_MD = label_features(features[len(pictures) :], sentences)
+        return probabilities(features[: len(pictures)], label_MD, self.clip.logit_scale)
 
     async def search(self, of: str, query_QD: np.ndarray, top: int) -> list[list[Record]]:
         """Return the hits of each query, best first."""
@@ -107,8 +114,9 @@ class Service:
         texts = []
         for row in rows:
             text = row["text"] if "text" in row else captions.get((row["shard"], row["key"]), [""])[0]
-            more = "\N{HORIZONTAL ELLIPSIS}" if len(text) > MAX_CAPTION_CHARS else ""
-            texts.append(text[:MAX_CAPTION_CHARS] + more)
+            if len(text) > MAX_CAPTION_CHARS:
+                text = f"{text[:MAX_CAPTION_CHARS]}\N{HORIZONTAL ELLIPSIS}"
+            texts.append(text)
         described = []
         for row, caption in zip(rows, self.with_language(texts), strict=True):
             described.append({"shard": row["shard"], "key": row["key"], "path": path_in_pool(row), **caption})
@@ -123,10 +131,11 @@ class Service:
 
     def with_language(self, texts: Sequence[str]) -> list[Record]:
         """Return {"text", "lang", "lang_name"} of each text, by language identification; lang is "" for no text."""
-        known = languages.by_code()
+        by_code = languages.by_code()
         captions: list[Record] = []
         for text, code in zip(texts, identify_codes(list(texts)), strict=True):
-            captions.append({"text": text, "lang": code, "lang_name": known[code].name if code in known else ""})
+            name = by_code[code].name if code in by_code else ""
+            captions.append({"text": text, "lang": code, "lang_name": name})
         return captions
 
     def pair(self, of: str, row_id: int) -> Record:
@@ -146,8 +155,9 @@ class Service:
             return embedded.read_picture(row)
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
             self._require_folders(error)
-            reason = f": {error}" if isinstance(error, UserError) else ""
-            message = f"the picture of row {row_id} ({path_in_pool(row)}) cannot be read{reason}"
+            message = f"the picture of row {row_id} ({path_in_pool(row)}) cannot be read"
+            if isinstance(error, UserError):
+                message += f": {error}"
             raise ApiError(404, message) from error
 
     def _row(self, of: str, row_id: int) -> tuple[Embedded, dict[str, Any]]:
@@ -196,7 +206,8 @@ def _groups(pictures: Sequence[tuple[int, Picture]]) -> Iterator[list[tuple[int,
     for i, picture in pictures:
         if group and (len(group) == MAX_BATCH or pixels + picture.num_pixels > PIXELS_AT_ONCE):
             yield group
-            group, pixels = [], 0
+            group = []
+            pixels = 0
         group.append((i, picture))
         pixels += picture.num_pixels
     if group:

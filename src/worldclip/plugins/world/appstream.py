@@ -58,7 +58,8 @@ def _add_program(program: dict[str, Any], icons: dict[str, bytes], used: set[str
     identity = str(program.get("ID"))
     try:
         cached = [icon["name"] for icon in program["Icon"]["cached"] if icon["width"] == SIDE_PX]
-        names, summaries = program["Name"], program.get("Summary", {})
+        names = program["Name"]
+        summaries = program.get("Summary", {})
         keywords = program.get("Keywords", {})
         if not all(isinstance(by_locale, dict) for by_locale in (names, summaries, keywords)):
             raise TypeError("texts without locales")
@@ -74,12 +75,15 @@ def _add_program(program: dict[str, Any], icons: dict[str, bytes], used: set[str
     subject = plain_key(NAME, identity)
     part.pictures.append(Picture(key=subject, subject=subject, kind="icon", part=NAME, file=icon))
     for locale in locales:
-        own_keywords = keywords.get(locale)
-        own_keywords = own_keywords if isinstance(own_keywords, list) else []
-        words = [names.get(locale, ""), summaries.get(locale, ""), *own_keywords]
-        name, *more = [word if isinstance(word, str) else "" for word in words]
+        texts = [names.get(locale), summaries.get(locale)]
+        if isinstance(keywords.get(locale), list):
+            texts += keywords[locale]
+        words = []
+        for text in texts:
+            word = text if isinstance(text, str) else ""
+            words.append(word.strip())
         language = "en" if locale == ENGLISH else str(locale)
-        part.texts.append(Text(subject, language, name.strip(), tuple(word.strip() for word in more)))
+        part.texts.append(Text(subject, language, words[0], tuple(words[1:])))
 
 
 def _programs(path: Path, part: Part) -> Iterator[dict[str, Any]]:
@@ -128,7 +132,10 @@ def read_icons(folder: str, stamps: tuple[Stamp, ...]) -> dict[str, bytes]:
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
-                    if member.isfile() and member.size <= MAX_ICON_BYTES and (file := tar.extractfile(member)):
+                    if not member.isfile() or member.size > MAX_ICON_BYTES:
+                        continue
+                    file = tar.extractfile(member)
+                    if file is not None:
                         icons[member.name.removeprefix("./")] = file.read()
         except (tarfile.TarError, OSError, EOFError, zlib.error):
             continue  # the icons up to the cut stay; programs without one are left out

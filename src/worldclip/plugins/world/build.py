@@ -54,7 +54,7 @@ FOLDERS = ("train", *(item.folder for item in SETS))
 RECORDS = f"{layout.DONE}/records"  # texts of the tars to draw; written again by a call that resumes
 DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
 """Parts with further drawings of the same subjects."""
-OTHERS = {appstream.NAME: read_appstream, stamps.NAME: read_stamps, gcompris.NAME: read_gcompris}
+WITH_TEXTS = {appstream.NAME: read_appstream, stamps.NAME: read_stamps, gcompris.NAME: read_gcompris}
 """Parts with pictures and texts of their own."""
 NUM_EXAMPLES = 5  # of what is left out
 Folders = dict[str, Path]
@@ -71,8 +71,8 @@ def build_world(
 ) -> Report:
     """Draw the pool into `out`, in whose sets other files are removed; finished tars are skipped.
 
-    folders: of the parts that are no packages, by name.  train_on_stamps: put stamps and photographs into the pool
-    instead of holding them out.  image_px: side of a picture in pixels.
+    folders: the folders of the parts that are no packages, by name.  train_on_stamps: put stamps and photographs into
+    the pool instead of holding them out.  image_px: side of a picture in pixels.
 
     Returns what counts.json holds.  Raises UserError for folders without what their parts hold.
     """
@@ -91,42 +91,47 @@ def build_world(
     split = split_pictures(pictures, drawn_as, train_on_stamps)
     members = _members(pictures, split, table)
     drawn_from = folder_inputs(folders)
-    shards = [
-        shard
-        for name in FOLDERS
-        for shard in _write_records(out, name, members[name], table, parts, drawn_from, samples_per_shard)
-    ]
+    licences = {part.name: part.licence for part in parts}
+    shards: list[Shard] = []
+    for name in FOLDERS:
+        shards += _write_records(out, name, members[name], table, licences, drawn_from, samples_per_shard)
     write = partial(write_tar, out, {name: str(path) for name, path in folders.items()}, image_px)
     reports = executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=config)
     for name in FOLDERS:
         tars = [out / shard.name for shard in shards if shard.name.startswith(f"{name}/")]
         remove_stale(out / name, [*tars, out / name / "set.json"])
     shutil.rmtree(out / RECORDS)
-    undrawable = {key: reason for report in reports for key, reason in report["undrawable"].items()}
+    undrawable: dict[str, str] = {}
+    for report in reports:
+        undrawable |= report["undrawable"]
     if undrawable:
         key, reason = next(iter(undrawable.items()))
         say("pool", f"{len(undrawable):,} pictures cannot be drawn and are left out, such as {key} ({reason})")
-    kept = [picture for picture in pictures if picture.key not in undrawable]
-    _write_names(out, kept, split, table, parts)
-    _write_sets(out, kept, members, table)
-    report = _report(kept, members, split, table, parts, undrawable)
-    write_json(out / "counts.json", report)
-    write_readme(out / "README.md", report, parts, image_px)
-    return report
+    drawn = [picture for picture in pictures if picture.key not in undrawable]
+    _write_names(out, drawn, split, table, licences)
+    _write_sets(out, drawn, members, table)
+    counts = _counts(drawn, members, table, parts, undrawable)
+    write_json(out / "counts.json", counts)
+    write_readme(out / "README.md", counts, parts, image_px)
+    return counts
 
 
 def read_parts(folders: Folders) -> list[Part]:
     """Read all parts; the first that names a subject in a language gives its name."""
     pictures = [read_openmoji()]
     pictures += [read(folders[name]) for name, read in DRAWINGS.items() if name in folders]
-    subjects = {picture.subject for part in pictures for picture in part.pictures}
+    subjects: set[str] = set()
+    for part in pictures:
+        subjects.update(picture.subject for picture in part.pictures)
     texts = [read_territories(subjects)]
+    named: set[str] = set()
     if "cldr" in folders:
-        texts.append(read_cldr(folders["cldr"], subjects))
-    named = {language_of(text.locale) or "" for part in texts[1:] for text in part.texts}
+        annotations = read_cldr(folders["cldr"], subjects)
+        texts.append(annotations)
+        named = {language_of(text.locale) or "" for text in annotations.texts}
     texts.append(read_emoji_names(subjects, without=named))
-    others = [read(folders[name]) for name, read in OTHERS.items() if name in folders]
-    return [*pictures, *texts, *others]
+    with_texts = [read(folders[name]) for name, read in WITH_TEXTS.items() if name in folders]
+    return [*pictures, *texts, *with_texts]
 
 
 def _with_texts(parts: Sequence[Part], table: Table) -> list[Picture]:
@@ -162,18 +167,19 @@ def split_pictures(pictures: Sequence[Picture], drawn_as: dict[str, str], train_
 
 def _members(pictures: Sequence[Picture], split: dict[str, str], table: Table) -> dict[str, list[Picture]]:
     """Return the pictures of each set in hash order."""
-    openmoji = [picture for picture in pictures if picture.part == OPENMOJI]
-    held_flags = {subject for subjects in table.held_flags.values() for subject in subjects}
-    members = {
-        "train": [picture for picture in pictures if split[picture.key] == "train"],
-        "tone": [picture for picture in openmoji if split[picture.key] == "tone"],
-        "base": [picture for picture in openmoji if picture.kind != "toned"],
-        "flags": [picture for picture in openmoji if picture.kind == "flag"],
-        "flags_held": [picture for picture in openmoji if picture.kind == "flag" and picture.subject in held_flags],
-        "stamps": [picture for picture in pictures if split[picture.key] == "stamps"],
-        "photos": [picture for picture in pictures if split[picture.key] == "photos"],
-    }
-    return {name: sort_by_hash(items) for name, items in members.items()}
+    held_flags = set[str]().union(*table.held_flags.values())
+    members: dict[str, list[Picture]] = {name: [] for name in FOLDERS}
+    for picture in sort_by_hash(pictures):
+        is_openmoji = picture.part == OPENMOJI
+        if is_openmoji or split[picture.key] != "tone":  # of held-out emoji only OpenMoji's drawings are a set
+            members[split[picture.key]].append(picture)
+        if is_openmoji and picture.kind != "toned":
+            members["base"].append(picture)
+        if is_openmoji and picture.kind == "flag":
+            members["flags"].append(picture)
+            if picture.subject in held_flags:
+                members["flags_held"].append(picture)
+    return members
 
 
 def _write_records(
@@ -181,20 +187,19 @@ def _write_records(
     name: str,
     pictures: Sequence[Picture],
     table: Table,
-    parts: Sequence[Part],
+    licences: dict[str, str],
     drawn_from: dict[str, str],
     samples_per_shard: int,
 ) -> Iterator[Shard]:
     """Write one file of samples per tar of a set, without their pictures; yield the tars.
 
-    drawn_from: of folder_inputs.  A tar is identified by its file of samples and by the folders of its pictures.
+    A tar is identified by its file of samples and by the digests in `drawn_from` of its pictures' folders.
     """
-    licences = {part.name: part.licence for part in parts}
     for number, start in enumerate(range(0, len(pictures), samples_per_shard)):
         in_tar = pictures[start : start + samples_per_shard]
         lines = []
         for picture in in_tar:
-            texts, langs = table.training_texts(picture.subject) if name == "train" else _all_names(picture, table)
+            texts, langs = _texts_of(picture, name, table)
             record = {"texts": texts, "lang_truth": langs, "source": picture.part, "licence": licences[picture.part]}
             lines.append(json.dumps([asdict(picture), record], ensure_ascii=False))
         shard_name = f"{name}/{number:06}.tar"
@@ -209,11 +214,17 @@ def _write_records(
         yield Shard(name=shard_name, path=str(path), fingerprint=identity)
 
 
-def _all_names(picture: Picture, table: Table) -> tuple[list[str], list[str]]:
-    """Return the names of a held-out picture and their languages."""
-    names = {lang: names.name for lang, names in table.names[picture.subject].items()}
-    langs = [lang for lang, name in names.items() if name is not None]
-    return [str(names[lang]) for lang in langs], langs
+def _texts_of(picture: Picture, folder: str, table: Table) -> tuple[list[str], list[str]]:
+    """Return the texts of a picture of a set, and their languages.  A held-out picture has only names."""
+    if folder == "train":
+        return table.training_texts(picture.subject)
+    texts = []
+    langs = []
+    for lang, names in table.names[picture.subject].items():
+        if names.name is not None:
+            texts.append(names.name)
+            langs.append(lang)
+    return texts, langs
 
 
 def records_path(out: Path, shard_name: str) -> Path:
@@ -245,25 +256,30 @@ def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -
 
 
 def _write_names(
-    out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, parts: Sequence[Part]
+    out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, licences: dict[str, str]
 ) -> None:
     """Write names.json and keywords.json: subjects and languages in sorted order."""
-    licences = {part.name: part.licence for part in parts}
     subjects = _subjects(pictures)
-    langs = sorted({lang for subject in subjects for lang in table.names[subject]})
+    langs: set[str] = set()
+    for subject in subjects:
+        langs.update(table.names[subject])
     described = {}
     for item in pictures:
         facts = {"source": item.part, "kind": item.kind, "licence": licences[item.part]}
         described[item.key] = {**facts, "subject": item.subject, "split": split[item.key]}
-    names: dict[str, list[str | None]] = {lang: [] for lang in langs}
-    keywords: dict[str, dict[str, list[str]]] = {lang: {} for lang in langs}
+    names: dict[str, list[str | None]] = {lang: [] for lang in sorted(langs)}
+    keywords: dict[str, dict[str, list[str]]] = {lang: {} for lang in names}
     for subject in subjects:
         of_lang = table.names[subject]
-        for lang in langs:
+        for lang in names:
             entry = of_lang.get(lang)
-            names[lang].append(entry.name if entry else None)
-            if entry and (rest := entry.texts[int(entry.has_name) :]):
-                keywords[lang][subject] = list(rest)
+            if entry is None:
+                names[lang].append(None)
+                continue
+            names[lang].append(entry.name)
+            words = entry.texts[int(entry.has_name) :]
+            if words:
+                keywords[lang][subject] = list(words)
     record = {"pictures": described, "subjects": subjects, "lang": names, "held_flags": table.held_flags}
     write_json(out / "names.json", record, is_compact=True)
     write_json(out / "keywords.json", keywords, is_compact=True)
@@ -285,7 +301,8 @@ def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[
             "thirds": item.folder == "base",
         }
         if item.folder == "flags_held":
-            record["asked"] = _asked_held(drawn, [item for item in members["flags"] if item.subject in position], table)
+            flags = [picture for picture in members["flags"] if picture.subject in position]
+            record["asked"] = _asked_held(drawn, flags, table)
         write_json(out / item.folder / "set.json", record, is_compact=True)
         held_out[item.dataset] = HeldOut(f"names:{item.folder}", item.about)
     write_held_out(out, held_out)
@@ -295,8 +312,10 @@ def _asked_held(drawn: Sequence[Picture], flags: Sequence[Picture], table: Table
     """Return the pictures whose names are held out in a language, of languages that name at least half of all flags."""
     asked = {}
     for lang, subjects in table.held_flags.items():
-        entries = [table.names[picture.subject].get(lang) for picture in flags]
-        num_named = sum(entry is not None and entry.name is not None for entry in entries)
+        num_named = 0
+        for picture in flags:
+            names = table.names[picture.subject].get(lang)
+            num_named += names is not None and names.has_name
         if num_named >= MIN_NAMED * len(flags):
             asked[lang] = [picture.key for picture in drawn if picture.subject in subjects]
     return asked
@@ -307,10 +326,9 @@ def _subjects(pictures: Sequence[Picture]) -> list[str]:
     return sorted({picture.subject for picture in pictures})
 
 
-def _report(
+def _counts(
     pictures: Sequence[Picture],
     members: dict[str, list[Picture]],
-    split: dict[str, str],
     table: Table,
     parts: Sequence[Part],
     undrawable: dict[str, str],
@@ -322,24 +340,25 @@ def _report(
         drawn = [picture for picture in items if picture.key not in undrawable]
         num_texts = 0
         for picture in drawn:
-            langs = table.training_texts(picture.subject)[1] if name == "train" else _all_names(picture, table)[1]
+            _, langs = _texts_of(picture, name, table)
             num_texts += len(langs)
             if name == "train":
                 by_language.update(langs)
-        sets[name] = {"samples": len(drawn), "texts": num_texts}
+        if drawn:
+            sets[name] = {"samples": len(drawn), "texts": num_texts}
+    sources = {}
+    for part in parts:
+        sources[part.name] = {
+            "version": part.version,
+            "licence": part.licence,
+            "pictures": sum(picture.part == part.name for picture in pictures),
+            "texts": table.num_texts[part.name],
+            "left_out": {reason: len(items) for reason, items in part.problems.items()},
+        }
     return {
-        **{name: counts for name, counts in sets.items() if counts["samples"]},
+        **sets,
         "languages": dict(by_language.most_common()),
-        "parts": {
-            part.name: {
-                "version": part.version,
-                "licence": part.licence,
-                "pictures": sum(picture.part == part.name for picture in pictures),
-                "texts": table.num_texts[part.name],
-                "left_out": {reason: len(items) for reason, items in part.problems.items()},
-            }
-            for part in parts
-        },
+        "parts": sources,
         "without_row": dict(table.without_row.most_common()),
         "unknown_locales": dict(table.unknown_locales.most_common()),
         "empty_texts": table.num_empty,
@@ -350,14 +369,17 @@ def _report(
 
 def source_versions() -> dict[str, str]:
     """Return the versions of the packages that decide the bytes of the pool."""
-    known = versions(PACKAGES)
-    return {name: known[name] for name in PACKAGES}
+    installed = versions(PACKAGES)
+    return {name: installed[name] for name in PACKAGES}
 
 
 def folder_inputs(folders: Folders) -> dict[str, str]:
     """Return a digest of the names, sizes and modification times of each part's files."""
     inputs = {}
     for name, folder in folders.items():
-        stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in find_files(folder, "*")]
-        inputs[name] = digest([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+        files = []
+        for path in find_files(folder, "*"):
+            stat = path.stat()
+            files.append([path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns])
+        inputs[name] = digest(files)
     return inputs

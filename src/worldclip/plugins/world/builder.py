@@ -26,7 +26,8 @@ FOLDER_PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
 
 def problems(config: PoolConfig) -> Iterator[str]:
     """Yield a problem for each part whose folder is missing."""
-    yield from (f"pool.parts.{problem}" for problem in check_folders(_folders(config)))
+    for problem in check_folders(_folders(config)):
+        yield f"pool.parts.{problem}"
 
 
 def inputs(config: PoolConfig) -> Record:

@@ -31,7 +31,7 @@ class Annotation(NamedTuple):
 
 
 Annotations = dict[str, Annotation]
-"""Of one locale, by subject."""
+"""The annotations of one locale, by subject."""
 
 
 def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
@@ -48,7 +48,7 @@ def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
         "(https://www.unicode.org/license.txt), copyright Unicode, Inc.",
         version=read_version(folder),
     )
-    own: dict[str, Annotations] = {}
+    by_locale: dict[str, Annotations] = {}
     num_files = 0
     for path, locale, read in _list_files(folder):
         num_files += 1
@@ -59,14 +59,14 @@ def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
         except (ValueError, RecursionError, expat.ExpatError) as error:
             part.leave_out(path.relative_to(folder).as_posix(), f"cannot be read: {error}")
             continue
-        own[locale] = annotations | own.get(locale, {})
+        by_locale[locale] = annotations | by_locale.get(locale, {})
     if not num_files:
         raise UserError(
             f"--cldr is {str(folder)!r}: no annotations/*.xml or annotations/*/annotations.json in it; "
             "docs/world.md says how to get them"
         )
-    for locale in sorted(own):
-        for subject, annotation in _resolved(locale, own).items():
+    for locale in sorted(by_locale):
+        for subject, annotation in _resolved(locale, by_locale).items():
             if subject in subjects and (annotation.name or annotation.keywords):
                 part.texts.append(Text(subject, locale, annotation.name, annotation.keywords))
     return part
@@ -81,14 +81,15 @@ def _list_files(folder: Path) -> Iterator[tuple[Path, str, Any]]:
             yield path, path.stem, _read_xml
 
 
-def _resolved(locale: str, own: dict[str, Annotations]) -> Annotations:
+def _resolved(locale: str, by_locale: dict[str, Annotations]) -> Annotations:
     """Return a locale's annotations; those of a bare language include its parents'."""
-    annotations = dict(own[locale])
+    annotations = dict(by_locale[locale])
     parent = parent_of(locale) if is_main(locale) else ""
     while parent:
-        for subject, inherited in own.get(parent, {}).items():
-            mine = annotations.get(subject, Annotation())
-            annotations[subject] = Annotation(mine.name or inherited.name, mine.keywords or inherited.keywords)
+        for subject, inherited in by_locale.get(parent, {}).items():
+            annotation = annotations.get(subject, Annotation())
+            name = annotation.name or inherited.name
+            annotations[subject] = Annotation(name, annotation.keywords or inherited.keywords)
         parent = parent_of(parent)
     return annotations
 
@@ -98,11 +99,11 @@ def _read_json(path: Path) -> Annotations:
     record = json.loads(path.read_bytes())
     try:
         top = record["annotations"] if "annotations" in record else record["annotationsDerived"]
-        items = top.get("annotations", {}).items()  # a locale that says nothing has none
-        return {
-            subject_of(char): _annotation(next(iter(values.get("tts", [])), ""), values.get("default", []))
-            for char, values in items
-        }
+        annotations = {}
+        for char, values in top.get("annotations", {}).items():  # a locale that says nothing has none
+            names = values.get("tts", [])
+            annotations[subject_of(char)] = _annotation(next(iter(names), ""), values.get("default", []))
+        return annotations
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("not CLDR's annotations") from error
 
@@ -131,34 +132,38 @@ def _read_xml(path: Path) -> Annotations:
     def refuse(*_: object) -> None:
         raise ValueError("declares entities, which CLDR's files do not")
 
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.EntityDeclHandler = add, refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = add
+    parser.EntityDeclHandler = refuse
     with open(path, "rb") as file:
         parser.ParseFile(file)
-    chars = dict.fromkeys(char for char, _ in values)
-    return {
-        subject_of(char): _annotation(values.get((char, True), ""), values.get((char, False), "").split("|"))
-        for char in chars
-    }
+    annotations = {}
+    for char in dict.fromkeys(char for char, _ in values):
+        keywords = values.get((char, False), "").split("|")
+        annotations[subject_of(char)] = _annotation(values.get((char, True), ""), keywords)
+    return annotations
 
 
 def _annotation(name: str, keywords: list[str]) -> Annotation:
     """Clean a name and keywords; inherited and empty ones are left out."""
-    stripped = [word.strip() for word in keywords]
-    kept = tuple(word for word in stripped if word and word != INHERITED)
-    name = name.strip()
-    return Annotation("" if name == INHERITED else name, kept)
+    words = []
+    for text in (name, *keywords):
+        word = text.strip()
+        words.append("" if word == INHERITED else word)
+    return Annotation(words[0], tuple(filter(None, words[1:])))
 
 
 def read_version(folder: Path) -> str:
     """Return the version of CLDR: of the npm packages, or of the document type definition next to the XML."""
-    found = set()
+    versions = set()
     for path in find_files(folder, "package.json"):
         try:
-            found.add(str(json.loads(path.read_bytes())["version"]))
+            versions.add(str(json.loads(path.read_bytes())["version"]))
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     for path in find_files(folder, "ldml.dtd"):
         match = _DTD_VERSION.search(path.read_text(encoding="utf-8", errors="replace"))
-        found |= {match[1]} if match else set()
-    return ", ".join(sorted(found)) or "unknown"
+        if match:
+            versions.add(match[1])
+    return ", ".join(sorted(versions)) or "unknown"

@@ -22,8 +22,8 @@ MAX_PIXELS = 40_000_000  # largest picture to decode: a larger one is a decompre
 def draw(picture: Picture, folders: Mapping[str, Path | str], image_px: int, is_varied: bool = False) -> bytes:
     """Return the PNG of a picture on white, image_px to a side.
 
-    folders: of the parts.  is_varied: with background, rotation and scale from its key; OpenMoji only.  Raises one of
-    UNDRAWABLE for a picture that will not decode.
+    folders: the folder of each part.  is_varied: take background, rotation and scale from the key (OpenMoji only).
+    Raises one of UNDRAWABLE for a picture that will not decode.
     """
     if picture.part == packages.OPENMOJI:
         return draw_openmoji(picture.file, picture.key, image_px, is_varied)

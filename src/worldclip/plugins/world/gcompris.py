@@ -23,7 +23,8 @@ MAX_FILE_BYTES = 64 * 2**20  # limit of one unpacked file
 MAX_TOTAL_BYTES = 8 * MAX_FILE_BYTES  # limit of all files; many nodes may share the same data
 MAX_NODES = 100_000
 _HEADER = struct.Struct(">4siiii")  # magic, version, offsets of nodes, data and names
-_ZLIB, _FOLDER = 1, 2  # flags of a node
+_ZLIB = 1  # flag of a node
+_FOLDER = 2
 
 
 def read_gcompris(folder: Path) -> Part:
@@ -92,7 +93,11 @@ def read_resources(path: str, stamp: Stamp) -> dict[str, bytes | None]:
         if num_nodes > MAX_NODES or number < 0:
             raise ValueError("its folders form a loop")
         name_at, flags, first, second = struct.unpack_from(">iHii", content, nodes + number * size)
-        name = folder + ("/" + _name(content, names + name_at) if number else "")
+        name = folder
+        if number:
+            start = names + name_at  # of the length in UTF-16 units, a hash, the units
+            (length,) = struct.unpack_from(">H", content, start)
+            name += "/" + content[start + 6 : start + 6 + 2 * length].decode("utf-16-be")
         if flags & _FOLDER:
             queue += [(second + child, name) for child in range(min(first, MAX_NODES))]
         else:
@@ -102,12 +107,6 @@ def read_resources(path: str, stamp: Stamp) -> dict[str, bytes | None]:
                 raise ValueError(f"its files have more than {MAX_TOTAL_BYTES:,} bytes")
             files[name] = file
     return files
-
-
-def _name(content: bytes, offset: int) -> str:
-    """Return a name: its length in UTF-16 units, a hash, the units."""
-    (length,) = struct.unpack_from(">H", content, offset)
-    return content[offset + 6 : offset + 6 + 2 * length].decode("utf-16-be")
 
 
 def _unpacked(content: bytes, offset: int, flags: int) -> bytes | None:

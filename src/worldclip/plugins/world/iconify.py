@@ -19,7 +19,8 @@ from worldclip.core.safe_path import safe_join
 from worldclip.plugins.drawings import PRESENTATION
 from worldclip.plugins.world.parts import Part, Picture, find_files, flag_of, kind_of
 
-FLUENT, FLAGS = "fluent", "flags"
+FLUENT = "fluent"
+FLAGS = "flags"
 FILE = "icons.json"
 DEFAULT_SIDE = 16  # Iconify's default side of a drawing
 MAX_ALIASES = 8  # links from an alias to a drawing
@@ -66,21 +67,24 @@ def read_flags(folder: Path) -> Part:
         "(https://github.com/Yummygum/flagpack-core), MIT licence each, from the npm packages @iconify-json/flag, "
         "circle-flags and flagpack. Rendered to PNG.",
     )
+    versions = []
     for path in _sets(folder, FLAGS):
         drawings = read_drawings(str(path), stamp_of(str(path)))
         prefix = re.sub(r"[^a-z0-9-]", "", str(drawings.get("prefix", "")))
-        part.version += f"{', ' if part.version else ''}{prefix} {_version(path)}"
+        versions.append(f"{prefix} {_version(path)}")
         for name in sorted({*drawings["icons"], *drawings.get("aliases", {})}):
             match = _TERRITORY.fullmatch(name)
             if match and _svg(drawings, name) is not None:
                 file = _place(folder, path, name)
-                key, subject = f"{FLAGS}-{prefix}-{name}", flag_of(match[1].upper())
+                key = f"{FLAGS}-{prefix}-{name}"
+                subject = flag_of(match[1].upper())
                 part.pictures.append(Picture(key=key, subject=subject, kind="flag", part=FLAGS, file=file))
+    part.version = ", ".join(versions)
     return part
 
 
 def drawing(folder: Path, file: str) -> bytes:
-    """Return a drawing as SVG; file: of a picture of this module.  Raises ValueError if there is none of this name."""
+    """Return a drawing as SVG; `file` is Picture.file.  Raises ValueError if the set has no drawing of this name."""
     place, _, name = file.rpartition("#")
     path = safe_join(folder, place)
     svg = _svg(read_drawings(str(path), stamp_of(str(path))), name)

@@ -54,8 +54,11 @@ def parent_of(locale: str) -> str:
 def _by_any_code() -> dict[str, str]:
     """Map codes to ours: ISO 639-3's, CLDR's and Wikipedia's, then our own, which win."""
     rows = table.by_code().values()
-    codes = {label: row.code for row in rows for label in (*row.iso639_3, *row.cldr)}
-    codes |= {wiki: row.code for row in rows for wiki in row.wikipedia}
+    codes: dict[str, str] = {}
+    for row in rows:
+        codes |= dict.fromkeys((*row.iso639_3, *row.cldr), row.code)
+    for row in rows:
+        codes |= dict.fromkeys(row.wikipedia, row.code)
     return codes | _OTHER_CODES | {row.code: row.code for row in rows}
 
 

@@ -40,7 +40,7 @@ class Table:
     held_flags: dict[str, list[str]] = field(default_factory=dict)
     """Language -> subjects of the flags whose texts are held out of training in this language."""
     num_texts: Counter[str] = field(default_factory=Counter)
-    """By part."""
+    """Number of texts by part."""
     unknown_locales: Counter[str] = field(default_factory=Counter)
     """Texts by locale that is no language which CLDR knows; they are left out."""
     without_row: Counter[str] = field(default_factory=Counter)
@@ -55,19 +55,14 @@ class Table:
         texts: list[str] = []
         langs: list[str] = []
         for lang, names in self.names.get(subject, {}).items():
-            kept = self._kept(subject, lang, names)
-            texts += kept
-            langs += [lang] * len(kept)
+            held = self.held_flags.get(lang, ())
+            if subject in held:
+                continue
+            held_names = {self.names[flag][lang].texts[0] for flag in held}
+            trained = [text for text in names.texts if text not in held_names]
+            texts += trained
+            langs += [lang] * len(trained)
         return texts, langs
-
-    def _kept(self, subject: str, lang: str, names: Names) -> list[str]:
-        held = self.held_flags.get(lang)
-        if held is None:
-            return list(names.texts)
-        if subject in held:
-            return []
-        held_names = {self.names[flag][lang].texts[0] for flag in held}
-        return [text for text in names.texts if text not in held_names]
 
 
 def merge(parts: Sequence[Part]) -> Table:
@@ -91,7 +86,9 @@ def merge(parts: Sequence[Part]) -> Table:
         table.names[subject] = {}
         for lang in sorted(collected[subject]):
             rows = sorted(collected[subject][lang])
-            texts = dict.fromkeys(word for _, words, _ in rows for word in words)
+            texts: dict[str, None] = {}
+            for _, words, _ in rows:
+                texts |= dict.fromkeys(words)
             table.names[subject][lang] = Names(tuple(texts), rows[0][2])
             if lang not in languages.by_code():
                 table.without_row[lang] += len(texts)
@@ -101,14 +98,10 @@ def merge(parts: Sequence[Part]) -> Table:
 
 def hold_out_flags(table: Table) -> dict[str, list[str]]:
     """Return the flags that are held out of each language: those that another language names, by hash."""
-    flags = [subject for subject in table.names if territory_of(subject)]
-    held = {}
+    flags = [subject for subject in table.names if territory_of(subject) and len(table.names[subject]) > 1]
+    held: dict[str, list[str]] = {}
     for lang in HELD_FLAG_LANGS:
-        held[lang] = [
-            flag
-            for flag in flags
-            if lang in table.names[flag]
-            and len(table.names[flag]) > 1
-            and fraction(f"{territory_of(flag)} {lang}", "flag") < HELD_FLAG_FRACTION
-        ]
-    return {lang: subjects for lang, subjects in held.items() if subjects}
+        for flag in flags:
+            if lang in table.names[flag] and fraction(f"{territory_of(flag)} {lang}", "flag") < HELD_FLAG_FRACTION:
+                held.setdefault(lang, []).append(flag)
+    return held

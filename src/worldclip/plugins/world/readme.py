@@ -15,12 +15,12 @@ ABOUT = {"train": "the pool", **{item.folder: item.in_readme for item in SETS}}
 
 
 def write_readme(path: Path, report: Mapping[str, Any], parts: Sequence[Part], image_px: int) -> None:
-    """Write the page; report: of build.build_world."""
-    sets = [
-        [f"{name}/", about, report[name]["samples"], report[name]["texts"]]
-        for name, about in ABOUT.items()
-        if name in report
-    ]
+    """Write the page; `report` is what build_world returns."""
+    sets = []
+    for name, about in ABOUT.items():
+        if name in report:
+            counted = report[name]
+            sets.append([f"{name}/", about, counted["samples"], counted["texts"]])
     counts = []
     for part in parts:
         of_part = report["parts"][part.name]
@@ -55,5 +55,8 @@ by language; `keywords.json` the keywords; `counts.json` all counts, and what wa
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a Markdown table; numbers get thousands separators."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ["---"] * len(head), *cells])
+    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    for row in rows:
+        cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)

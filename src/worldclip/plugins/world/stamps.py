@@ -26,7 +26,8 @@ def read_stamps(folder: Path) -> Part:
         "public domain: see docs/COPYING of its package. Made smaller and put on white.",
     )
     root = next((path for path in sorted(folder.rglob("stamps")) if path.is_dir()), folder)
-    drawings = {path.with_suffix(""): path for ending in ("svg", "png") for path in find_files(root, f"*.{ending}")}
+    drawings = {path.with_suffix(""): path for path in find_files(root, "*.svg")}
+    drawings |= {path.with_suffix(""): path for path in find_files(root, "*.png")}
     if not drawings:
         raise UserError(f"--stamps is {str(folder)!r}: no .png in it; docs/world.md says how to get the stamps")
     captions = {path.with_suffix(""): path for path in find_files(root, "*.txt")}
