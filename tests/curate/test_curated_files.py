@@ -249,6 +249,9 @@ def test_tables_and_lists_of_a_parquet_pool_load_apart_and_anew(tmp_path, run) -
         run_stages(make_recipe(tmp_path / "pool", **options), run)
         assert loaded(run / "curate", tmp_path)["key"] == keys
         assert loaded(run / "curate/parquet", tmp_path)["uid"] == keys
+    (tmp_path / "pool/part.parquet").rename(tmp_path / "pool/other.parquet")
+    run_stages(make_recipe(tmp_path / "pool", **options), run)
+    assert loaded(run / "curate/parquet", tmp_path)["uid"] == keys, "those of the shard that is gone are gone"
 
 
 def test_shards_of_which_nothing_is_kept_do_not_matter(tmp_path) -> None:

@@ -104,6 +104,8 @@ def check(record: dict[str, Any], metrics: dict[str, float], **more: int) -> Non
     """Compare a record with what is expected; of two classes it has one metric more."""
     found = {name: value for name, value in record["metrics"].items() if name != "roc_auc"}
     assert found == pytest.approx(metrics)
+    for name, (low, high) in record["interval_95"].items():
+        assert low - 1e-9 <= record["metrics"][name] <= high + 1e-9, name
     assert {name: record[name] for name in more} == more
 
 

@@ -101,6 +101,7 @@ def test_killed_and_terminated_processes_resume_to_the_same_bytes(tmp_path):
         _, errors = process.communicate()
         assert process.returncode == code, errors
         assert said in errors
+        assert latest_checkpoint(run_dir).name < "step_000000060", "it stops before the end"
     assert not (run_dir / "train" / "manifest.json").exists()
     for place in places:
         run_on_ranks("train", place, 1)
