@@ -24,6 +24,8 @@ parser.add_argument("out", type=Path)
 parser.add_argument("--clusters", type=int)
 parser.add_argument("--max-cosine", type=float, default=0.95)
 options = parser.parse_args()
+if not (options.embedded / "manifest.json").is_file():
+    parser.error(f"{options.embedded} is not finished; give a folder that `worldclip embed` wrote to its end")
 
 files = sorted((options.embedded / "images").rglob("*.parquet"))
 if not files:

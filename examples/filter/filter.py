@@ -21,6 +21,8 @@ parser.add_argument("out", type=Path)
 parser.add_argument("--min-score", type=float, default=-1.0)
 parser.add_argument("--head", type=Path)
 options = parser.parse_args()
+if not (options.embedded / "manifest.json").is_file():
+    parser.error(f"{options.embedded} is not finished; give a folder that `worldclip embed` wrote to its end")
 
 valid = []
 for images in sorted((options.embedded / "images").rglob("*.parquet")):

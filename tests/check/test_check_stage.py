@@ -242,6 +242,17 @@ def test_a_model_that_cannot_be_loaded_is_named_before_any_shard(pool: Path) -> 
     assert not list((pool / "out" / "images").glob("*"))
 
 
+def test_the_list_of_an_earlier_call_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = '[pool]\npath = "pool"\nvalid_keys = "out/valid_keys.parquet"\n'
+    for number in range(2):
+        image = encode(photograph(number, (24, 18)))
+        write_tar(tmp_path / "pool" / f"{number}.tar", pair(str(number), image, "a text"))
+        write_files(tmp_path, {"r.toml": recipe if number else recipe.partition("valid")[0]})
+        assert main(["pool", "check", "r.toml", "--out", "out"]) == 0
+    assert valid_keys(tmp_path) == ["0", "1"]
+
+
 def test_embedding_hashes_are_the_signs_of_projections() -> None:
     features = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     hashes = hashing.embedding_hashes(np.concatenate([features, 2 * features, -features]))

@@ -228,6 +228,7 @@ def test_filter_passes_over_a_shard_without_images(tmp_path, monkeypatch):
             place = tmp_path / "embedded" / kind / f"{shard}.tar"
             np.save(f"{place}.npy", np.ones((len(keys), 4), np.float32) / 2)
             pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), f"{place}.parquet")
+    write_files(tmp_path, {"embedded/manifest.json": "{}"})
     run_example(monkeypatch, "filter/filter.py", tmp_path / "embedded", tmp_path / "valid.parquet")
     assert pq.read_table(tmp_path / "valid.parquet")["key"].to_pylist() == ["k0"]
 
@@ -251,11 +252,15 @@ def test_semdedup_keeps_one_image_of_each_group_of_near_vectors(tmp_path, monkey
         pq.write_table(pa.table({"key": [keys[row] for row in rows]}), f"{place}.parquet")
     out = tmp_path / "valid.parquet"
     options = ["--clusters", clusters, "--max-cosine", 0.95]
+    with pytest.raises(SystemExit):
+        run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out, *options)
+    assert "embedded is not finished" in capsys.readouterr().err
+    write_files(tmp_path, {"embedded/manifest.json": "{}", "empty/manifest.json": "{}"})
     run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out, *options)
     kept = [keys.index(key) for key in pq.read_table(out)["key"].to_pylist()]
     assert sorted(group[kept]) == list(range(12))
     with pytest.raises(SystemExit):
-        run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path, out)
+        run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "empty", out)
     assert "holds no embedded images" in capsys.readouterr().err
 
 
@@ -266,6 +271,7 @@ def test_semdedup_compares_images_of_a_small_pool(tmp_path, monkeypatch, capsys)
     place.parent.mkdir(parents=True)
     np.save(f"{place}.npy", np.concatenate([vectors_ND, vectors_ND]))
     pq.write_table(pa.table({"key": [f"k{row}" for row in range(600)]}), f"{place}.parquet")
+    write_files(tmp_path, {"embedded/manifest.json": "{}"})
     out = tmp_path / "valid.parquet"
     run_example(monkeypatch, "dedup_by_meaning/semdedup.py", tmp_path / "embedded", out)
     kept = [int(key[1:]) % 300 for key in pq.read_table(out)["key"].to_pylist()]

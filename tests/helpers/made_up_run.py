@@ -45,8 +45,9 @@ def write_made_up_run(run_dir: Path, image: bytes = b"\x89PNG made up") -> Path:
     }  # fmt: skip
     for stage, report in reports.items():
         write_json(run_dir / stage / "report.json", report)
+        manifest = {"format_version": 1, "digest": "made up", "config": {}, "inputs": {}}
+        write_json(run_dir / stage / "manifest.json", manifest)
     write_text(run_dir / "train" / "log.jsonl", "".join(f"{json.dumps(row)}\n" for row in _log(random)))
-    write_json(run_dir / "match" / "manifest.json", {"format_version": 1, "digest": "made up"})
     write_json(run_dir / "run.json", {"versions": {"worldclip": "0.1.0"}, "git_revision": "0123456789abcdef"})
     return run_dir
 

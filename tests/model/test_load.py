@@ -203,6 +203,19 @@ def test_digest_is_of_the_files_that_decide_the_embeddings(folder):
     assert find(folder).digest() != before
 
 
+def test_digest_is_of_a_tokenizer_elsewhere_that_a_configuration_names(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/tokenizer.json").write_text("{}")
+    (tmp_path / "weights").mkdir()
+    named = {"model_cfg": {"text_cfg": {"hf_tokenizer_name": str(tmp_path / "tokenizer")}}}
+    (tmp_path / "weights/open_clip_config.json").write_text(json.dumps(named))
+    (tmp_path / "weights/model.pt").write_bytes(b"")
+    sources = (tmp_path / "weights", tmp_path / "weights/model.pt")
+    before = [find(source).digest() for source in sources]
+    (tmp_path / "tokenizer/tokenizer.json").write_text("{} ")
+    assert all(find(source).digest() != digest for source, digest in zip(sources, before, strict=True))
+
+
 @pytest.mark.parametrize("name", ["open_clip_config.json", "tokenizer.json", "special_tokens_map.json"])
 def test_digest_of_a_checkpoint_file_is_of_what_is_read_next_to_it_too(name, tmp_path):
     weights = tmp_path / "model.pt"

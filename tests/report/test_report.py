@@ -148,6 +148,8 @@ def test_what_was_made_before_a_stage_above_ran_again_is_left_out(copy):
     page = read_page(copy)
     assert "Left out: curate, train, evaluate, made before a change (balance ran again)" in " ".join(page.text)
     assert page.headings[1:] == ["Balance", "Head entries", "Match rates", "Entries"]
+    (copy / "balance/manifest.json").unlink()
+    assert read_page(copy).headings[1:] == ["Match rates", "Entries"], "it is unfinished"
 
 
 def test_texts_of_the_pool_are_never_markup_and_read_in_their_own_direction(html, copy):

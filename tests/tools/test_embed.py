@@ -362,6 +362,8 @@ def test_an_opened_folder_that_was_embedded_again_is_not_read_on(world, tmp_path
     embed(other, world / "pool", out, executor=QUIET)
     with pytest.raises(UserError, match=r"00000\.tar\.npy changed since the folder was opened; open it again"):
         opened.take(np.arange(2))
+    with pytest.raises(UserError, match="open it again"):
+        opened.rows(np.arange(2))
     open_embedded(out).take(np.arange(2))
 
 

@@ -129,10 +129,11 @@ def _read_pool(
     pool_run, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
     if shards and not pools.holds_images(pool_run.dir, shards):
         raise UserError(f"{shards[0].name}: the pool holds no images, which pool check compares; download them first")
+    own_folder = folder.resolve()  # a list of an earlier call takes nothing away
     return _Work(
         run_dir=pool_run.dir,
         pool=pool_run.section(PoolConfig),
-        key_lists=[item for item in pools.key_lists(run) if folder not in Path(item.path).parents],
+        key_lists=[item for item in pools.key_lists(run) if not Path(item.path).resolve().is_relative_to(own_folder)],
         config=config,
         evaluate=evaluate,
         folder=folder,

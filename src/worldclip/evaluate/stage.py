@@ -89,7 +89,7 @@ def _inputs(run: Run) -> Json:
     for stage in ("pool", "match"):
         if (manifest := read_manifest(run.dir / stage)) is not None:
             inputs[stage] = manifest["digest"]
-    return inputs | {dataset.name: dataset.digest for dataset in _load_own(run)}
+    return inputs | {"datasets": {dataset.name: dataset.digest for dataset in _load_own(run)}}
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:

@@ -56,11 +56,15 @@ class ShardRows:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return rows.  Raises UserError for a file that was written since: its rows may be of another model."""
-        if size_and_time(str(self.path)) != self._written:
-            raise UserError(f"{self.path} changed since the folder was opened; open it again (restart the server)")
+        """Return rows.  Raises UserError as `require_unchanged`."""
+        self.require_unchanged()
         array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
         return array[rows]
+
+    def require_unchanged(self) -> None:
+        """Raise UserError for a file that was written since: its rows may be of another model or of other pairs."""
+        if size_and_time(str(self.path)) != self._written:
+            raise UserError(f"{self.path} changed since the folder was opened; open it again (restart the server)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Embedded:
 
     def _read_rows(self, s: int) -> pa.Table:
         """Return the table of shard s.  Raises UserError for one that does not fit its embeddings."""
+        self.parts[s].require_unchanged()
         schema = IMAGE_PLACES if self.of == "images" else EMBEDDED_TEXTS
         path = safe_join(self.folder / self.of, f"{self.shards[s]}.parquet")
         table = _read_columns(path, schema)

@@ -118,13 +118,15 @@ class Source:
         if self.path.is_file():
             place = self.path.parent
             files = [self.path, *(place / name for name in open_clip_folder.FILES_NEXT_TO_WEIGHTS)]
-            return artifacts.digest([artifacts.fingerprint(path, place) for path in files if path.exists()])
+            here = [artifacts.fingerprint(path, place) for path in files if path.exists()]
+            return artifacts.digest([*here, *open_clip_folder.named_tokenizer(place)])
         *_, repository, folder, commit = ("", "", *self.path.resolve().parts)
         fingerprints: list[object] = [repository, commit]
         if not (repository.startswith("models--") and folder == "snapshots"):
             files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
             files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
             fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
+            fingerprints += open_clip_folder.named_tokenizer(self.path)
         return artifacts.digest(fingerprints)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import outdated_stages, skipped_shards
-from worldclip.core.artifacts import read_json
+from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.core.job import Report
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
@@ -29,7 +29,8 @@ GROUPS = {
 def write_report(run_dir: Path) -> Path:
     """Write RUN/report.html, without the stages that have not run; return its path."""
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
-    reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
+    is_finished = {stage: read_manifest(run_dir / stage) is not None for stage in STAGES}
+    reports = {stage: read_json(path) for stage, path in paths.items() if is_finished[stage] and path.exists()}
     left_out = ""
     if "evaluate" in reports and not _is_of_checkpoint(reports["evaluate"], run_dir):
         model = reports.pop("evaluate")["model"]

@@ -11,12 +11,14 @@ What it cannot read raises any ordinary error; `load` below says which folder an
 from __future__ import annotations
 
 import csv
+import dataclasses
 import inspect
 from pathlib import Path
 
 import pyarrow as pa
 
 from worldclip.contracts.layout import stage_dir
+from worldclip.core.artifacts import digest
 from worldclip.core.errors import BadShard, MissingPackage, UserError
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
@@ -66,6 +68,9 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
             f"dataset {name}: {folder} is not in the layout {layout_name} ({type(error).__name__}: {error}); "
             f"it must be\n{inspect.getdoc(layout)}"
         ) from error
+    if languages.added and "languages" in parameters:  # they may take labels and codes of others
+        added = [dataclasses.asdict(language) for language in languages.added]
+        dataset = dataclasses.replace(dataset, digest=digest([dataset.digest, added]))
     dataset = with_measures(dataset, config.also)
     if config.is_paper:
         dataset = with_slip_names(dataset)

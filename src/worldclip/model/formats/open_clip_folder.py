@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from worldclip.core.artifacts import fingerprint
 from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
@@ -85,6 +86,19 @@ def _find_config(folder: Path, file: Path, arch: str | None, num_ids: int | None
 
 def _known_names() -> str:
     return ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
+
+
+def named_tokenizer(folder: Path) -> list[Report]:
+    """Return the fingerprints of a tokenizer elsewhere on this machine that a folder's configuration names."""
+    if not (folder / CONFIG_FILE).is_file() or has_tokenizer(folder):
+        return []
+    model_cfg = read_config(folder / CONFIG_FILE)["model_cfg"]
+    text_cfg = model_cfg.get("text_cfg", {}) if isinstance(model_cfg, dict) else {}
+    name = text_cfg.get("hf_tokenizer_name") if isinstance(text_cfg, dict) else None
+    if not isinstance(name, str) or not Path(name).is_dir():
+        return []
+    place = Path(name)
+    return [fingerprint(path, place) for path in sorted(place.iterdir()) if path.name in FILES_NEXT_TO_WEIGHTS]
 
 
 def read_config(path: Path) -> Report:

@@ -2,7 +2,8 @@
 // Large files never change under one version; the others are asked for anew while the host answers.
 const { searchParams } = new URL(self.location.href);
 const PREFIX = `worldclip ${self.registration.scope} `;
-const CACHE = PREFIX + searchParams.get("v");
+const VERSION = searchParams.get("v");
+const CACHE = PREFIX + VERSION;
 const LARGE = /\/(model|js|pictures)\/|\.bin$/;
 
 self.addEventListener("install", () => self.skipWaiting());
@@ -24,7 +25,10 @@ async function answer(request, isLarge) {
   const kept = await cache.match(request, { ignoreSearch: true });
   if (kept && isLarge) return kept;
   try {
-    const fresh = await fetch(request);
+    // The browser's own cache may have the file of an older version at this address.
+    const fresh = isLarge
+      ? await fetch(`${request.url.split("?")[0]}?v=${VERSION}`)
+      : await fetch(request, { cache: "no-cache" });
     if (fresh.status === 200) await cache.put(request, fresh.clone());
     return fresh;
   } catch (error) {

@@ -54,8 +54,8 @@ const names = once(() => collection("names"));
 // Return {rows, scales, vectors}: vectors are float32, or int8 with a scale per row.
 async function collection(name) {
   const [rows, buffer] = await Promise.all([
-    fetch(`${name}.json`).then((answer) => answer.json()),
-    fetch(`${name}.bin`).then((answer) => answer.arrayBuffer()),
+    fetch(`${name}.json?v=${facts.version}`).then((answer) => answer.json()),
+    fetch(`${name}.bin?v=${facts.version}`).then((answer) => answer.arrayBuffer()),
   ]);
   if (facts.dtype === "fp32") return { rows, scales: null, vectors: new Float32Array(buffer) };
   return { rows, scales: new Float32Array(buffer, 0, rows.length), vectors: new Int8Array(buffer, 4 * rows.length) };
@@ -125,7 +125,7 @@ function languageName(code) {
 
 function hitElement(picture, score) {
   const [file, key, caption, lang] = picture;
-  const img = element("img", { src: `pictures/${file}`, alt: caption || key, loading: "lazy" });
+  const img = element("img", { src: `pictures/${file}?v=${facts.version}`, alt: caption || key, loading: "lazy" });
   const parts = caption ? [element("p", { className: "caption", lang: tag(lang), dir: "auto" }, caption)] : [];
   const about = [languageName(lang), `similarity ${score.toFixed(2)}`].filter(Boolean).join(", ");
   const hit = element("article", { className: "hit", title: key }, img, ...parts, element("small", {}, about));
@@ -211,7 +211,7 @@ function factsText({ counts, left_out }) {
 }
 
 async function start() {
-  facts = await (await fetch("facts.json")).json();
+  facts = await (await fetch("facts.json", { cache: "no-cache" })).json();
   byId("facts").textContent = factsText(facts);
   const megabytes = (facts.page_bytes["first search"] / 1e6).toFixed(0);
   say(`Loading the model, ${megabytes} MB once …`);
