@@ -35,9 +35,11 @@ class EpochCounts:
     ) -> None:
         """count(shard, epoch) returns (pairs, kept pairs without an image); it is called from threads.
 
-        folder: of these numbers in RUN/train/epochs, which all ranks use; None: this process counts all, for itself.
+        folder: the place of these numbers in RUN/train/epochs, which all ranks use, or None if this process counts all.
         """
-        self.folder, self.num_shards, self.world = folder, num_shards, world
+        self.folder = folder
+        self.num_shards = num_shards
+        self.world = world
         self._count_shard = count
         self._of_epoch = functools.lru_cache(maxsize=EPOCHS_KEPT)(self._load)
         self._lock = threading.Lock()

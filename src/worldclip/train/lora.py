@@ -48,7 +48,8 @@ def add_adapters(clip: MetaClip2Model, config: TrainConfig) -> None:
 
     Afterwards only the adapters and the projections require gradients.
     """
-    peft, layers = require("peft", extra="lora"), adapter_config(config)
+    peft = require("peft", extra="lora")
+    layers = adapter_config(config)
     layers.modules_to_save = None  # a copy of each projection; they learn in place instead
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

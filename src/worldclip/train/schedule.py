@@ -37,13 +37,17 @@ class Schedule:
 def trained_precision(run_dir: Path) -> Precision | None:
     """Return the precision that a run trains in since its first start; before it, that of the run of --from-run."""
     path = layout.train_dir(run_dir) / "config.json"
-    return Schedule(**read_json(path)["schedule"]).precision if path.exists() else branched_precision(run_dir)
+    if not path.exists():
+        return branched_precision(run_dir)
+    return Schedule(**read_json(path)["schedule"]).precision
 
 
 def branched_precision(run_dir: Path) -> Precision | None:
     """Return the precision of the run that --from-run began with; None: there was none, or it had not trained."""
     path = layout.branched(run_dir)
-    precision: Precision | None = read_json(path)["precision"] if path.exists() else None
+    if not path.exists():
+        return None
+    precision: Precision | None = read_json(path)["precision"]
     return precision
 
 
@@ -122,9 +126,9 @@ def check_batch(batch: int, world_size: int, accum_steps: int) -> None:
     if batch < 2 or batch % parts:
         nearest = max(1, batch // parts) * parts
         counts = [count for count in range(1, batch + 1) if batch % (count * accum_steps) == 0]
-        fewer = [count for count in counts if count <= world_size]
-        more = [count for count in counts if count > world_size]
-        remedy = " or ".join(f"{count:,}" for count in [*fewer[-1:], *more[:1]])
+        lower = [count for count in counts if count <= world_size]
+        higher = [count for count in counts if count > world_size]
+        remedy = " or ".join(f"{count:,}" for count in [*lower[-1:], *higher[:1]])
         raise UserError(
             f"train.global_batch_size = {batch}: must be a multiple of {parts} ({world_size} processes times "
             f"{accum_steps} accumulation steps), for example {nearest}; or use {remedy or 1} processes"

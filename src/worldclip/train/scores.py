@@ -36,10 +36,9 @@ def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConf
     config = dataclasses.replace(config, also=())
     if train.evaluate_datasets:
         config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
-        if problems := config.problems():
-            raise UserError(
-                [problem.replace("evaluate.datasets", "train.evaluate_datasets", 1) for problem in problems]
-            )
+        problems = [problem.replace("evaluate.datasets", "train.evaluate_datasets", 1) for problem in config.problems()]
+        if problems:
+            raise UserError(problems)
     if not config.dataset_names:
         raise UserError("no dataset to evaluate checkpoints on; set train.evaluate_datasets or evaluate.datasets")
     return config
