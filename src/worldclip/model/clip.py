@@ -150,7 +150,8 @@ def _initialise(model: MetaClip2Model, init: Init) -> None:
     model.py draws the text tower's weight matrices and nothing else), and as open_clip and Meta CLIP train.  The order
     of the draws is part of what a seed means.
     """
-    text, vision = model.text_model, model.vision_model
+    text = model.text_model
+    vision = model.vision_model
     text.embeddings.token_embedding.weight.normal_(std=0.02)
     text.embeddings.position_embedding.weight.normal_(std=0.01)
     vision_width = vision.config.hidden_size
@@ -286,7 +287,9 @@ def pick_device(name: str) -> torch.device:
     num_gpus = torch.cuda.device_count() if is_available["cuda"] else 0
     available += [f"cuda:{number}" for number in range(num_gpus)]
     if name not in available:
-        machine = "this machine, which has no CUDA GPU" if name.startswith("cuda") and not num_gpus else "this machine"
+        machine = "this machine"
+        if name.startswith("cuda") and not num_gpus:
+            machine = "this machine, which has no CUDA GPU"
         raise UserError(f"device = {name!r}: not available on {machine}; use auto or one of: {', '.join(available)}")
     return torch.device(name)
 

@@ -67,15 +67,15 @@ def load(
     """
     if preprocess not in RULES:
         raise UserError(f"preprocess = {preprocess!r}: must be one of {', '.join(RULES)}")
-    found = find(source, precision)
+    model_source = find(source, precision)
     options = LoadOptions(
         device=device,
         arch=arch,
         tokenizer=None if tokenizer is None else str(tokenizer),
-        precision=choose_precision(precision, found, device),
+        precision=choose_precision(precision, model_source, device),
         tells_language=tells_language,
     )
-    clip = read(found, options)
+    clip = read(model_source, options)
     if preprocess == "source":
         return clip
     is_numpy = isinstance(clip.backend, OnnxBackend)
@@ -145,12 +145,14 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if problems:
         raise UserError(problems)
     readers = {"onnx": onnx_folder.read, "open_clip": open_clip_folder.read, "huggingface": huggingface_folder.read}
-    is_torch = source.layout != "onnx"
-    dtype = None if options.precision is None or not is_torch else torch_dtype(options.precision)
+    dtype = None
+    if options.precision is not None and source.layout != "onnx":
+        dtype = torch_dtype(options.precision)
     remedy = "do its weights and its configuration match? Copy or download it whole"
     with library_faults(f"{source.path} does not load as a model in the layout {source.layout}", remedy):
         clip = readers[source.layout](source.path, options)
-        if problems := [f"{source.path}: {problem}" for problem in processor_problems(clip.processor)]:
+        problems = [f"{source.path}: {problem}" for problem in processor_problems(clip.processor)]
+        if problems:
             raise UserError(problems)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
@@ -169,8 +171,10 @@ def missing_of(source: Source, options: LoadOptions) -> list[str]:
         "onnx": onnx_folder.needs(source.path, options),
     }
     name = f"a model in the layout {source.layout!r}"
-    requirements = needs[source.layout]
-    return [problem for item in requirements for problem in missing_packages(name, item.modules, extra=item.extra)]
+    problems: list[str] = []
+    for requirement in needs[source.layout]:
+        problems += missing_packages(name, requirement.modules, extra=requirement.extra)
+    return problems
 
 
 def find(source: str | Path, precision: str | None = None) -> Source:
@@ -198,10 +202,11 @@ def find(source: str | Path, precision: str | None = None) -> Source:
         return Source("huggingface", path)
     names = sorted(item.name for item in path.iterdir())
     listed = ", ".join(names[:MAX_LISTED]) or "nothing"
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    if len(names) > MAX_LISTED:
+        listed += f" and {len(names) - MAX_LISTED} more"
     raise UserError(
         f"{path} is not a model: give a run (train it first: worldclip train {path}), a folder of Hugging Face, "
-        f"open_clip or ONNX, or a checkpoint file and its arch; it holds {listed}{more}"
+        f"open_clip or ONNX, or a checkpoint file and its arch; it holds {listed}"
     )
 
 

@@ -37,7 +37,11 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if config.model_type != FAMILY:
         return other_clips.read_transformers(path, config, options)
     config, tokenizer, processor = read_parts(path, options)
-    model = _read_model(path, config)
+    if not weights.weight_files(path, "model.safetensors"):
+        is_sharded = (layout.trainer_dir(path) / "shards").is_dir()  # written by several processes
+        remedy = f"run worldclip consolidate {path}" if is_sharded else "copy or download it whole"
+        raise UserError(f"{path} holds config.json and no weights (model.safetensors); {remedy}")
+    model = other_clips.read_whole(require_transformers().MetaClip2Model, path, config, is_strict=True)
     return Clip(TorchBackend(model.to(pick_device(options.device)).eval()), tokenizer, processor)
 
 
@@ -53,10 +57,10 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
 
 
 def _read_config(folder: Path) -> Any:
-    known = (FAMILY, *other_clips.FAMILIES)
+    families = (FAMILY, *other_clips.FAMILIES)
     model_type = read_config_json(folder).get("model_type")
-    if model_type not in known:  # transformers would run its code, or advise to install another version of itself
-        raise UserError(f"{folder} holds a {model_type!r} model; worldclip loads {', '.join(known)}")
+    if model_type not in families:  # transformers would run its code, or advise to install another version of itself
+        raise UserError(f"{folder} holds a {model_type!r} model; worldclip loads {', '.join(families)}")
     weights.weight_files(folder, "model.safetensors")  # refuses an index that names tensors elsewhere
     config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
     vars(config).pop("auto_map", None)  # names code of its own, and would be saved with the model
@@ -71,14 +75,6 @@ def complete_special_ids(text_config: Any, stated: Report, tokenizer: Tokenizer)
     for name in ("bos", "eos", "pad"):
         if stated.get(f"{name}_token_id") is None:
             setattr(text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_id"))
-
-
-def _read_model(folder: Path, config: Any) -> Any:
-    if not weights.weight_files(folder, "model.safetensors"):
-        is_sharded = (layout.trainer_dir(folder) / "shards").is_dir()  # written by several processes
-        remedy = f"run worldclip consolidate {folder}" if is_sharded else "copy or download it whole"
-        raise UserError(f"{folder} holds config.json and no weights (model.safetensors); {remedy}")
-    return other_clips.read_whole(require_transformers().MetaClip2Model, folder, config, is_strict=True)
 
 
 def build(config: Any, state: dict[str, torch.Tensor]) -> Any:

@@ -47,15 +47,18 @@ _TEXT_KEYS = {*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenize
 
 def read(path: Path, options: LoadOptions) -> Clip:
     """Load a folder, or a bare checkpoint file with the files next to it."""
-    folder, file = path.parent, path
+    folder = path.parent
+    file = path
     if path.is_dir():
         files = [path / name for name in WEIGHT_FILES if (path / name).exists()]
         if not files:
             raise UserError(f"{path} holds {CONFIG_FILE} and none of its weights: {', '.join(WEIGHT_FILES)}")
-        folder, file = path, files[0]
+        folder = path
+        file = files[0]
     state = weights.read_state(file)
     table = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
-    record = _find_config(folder, file, options.arch, None if table is None else len(table))
+    num_ids = None if table is None else len(table)
+    record = _find_config(folder, file, options.arch, num_ids)
     text_cfg = record["model_cfg"]["text_cfg"]
     if not is_of_family(record["model_cfg"]):
         return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, record["model_cfg"], state, options)
@@ -217,7 +220,8 @@ def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preproc
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     stated = {key: value for key, value in preprocess_cfg.items() if value is not None}
-    if (mode := stated.get("mode", "RGB")) != "RGB":
+    mode = stated.get("mode", "RGB")
+    if mode != "RGB":
         raise UserError(f"preprocess_cfg has mode {mode!r:.80}; models of this family see 'RGB'")
     settings = {key: stated[key] for key in PreprocessCfg.__dataclass_fields__ if key in stated}
     config = PreprocessCfg(**{**settings, "size": image_size})
