@@ -119,22 +119,18 @@ def memory_bytes(config: TrainConfig, vocab_size: int, batch_size: int, world_si
     if shards > 1:
         state_bytes += 2 * FLOAT * counts["token table"]  # whole in each step, with its gradient
     pairs = -(-batch_size // (world_size * config.accum_steps))
-    return state_bytes, _activation_bytes(config, sizes, pairs)
-
-
-def _activation_bytes(config: TrainConfig, sizes: Architecture, pairs: int) -> int:
-    """Return roughly what the backward pass reads again: each block's activations, or its input if it is recomputed."""
     patches = (sizes.image_size // sizes.patch_size) ** 2
     block_bytes = BLOCK_BYTES_BF16 if config.precision == "bf16" else BLOCK_BYTES
-    total = 0
+    # what the backward pass reads again: each block's activations, or its input if it is recomputed
+    activation_bytes = 0
     for layers, values in (
         (sizes.vision_layers, pairs * (patches + 1) * sizes.vision_width),
         (sizes.text_layers, pairs * sizes.context_length * sizes.text_width),
     ):
         recomputed = config.recomputed_blocks(layers)
         stored = layers - recomputed + (recomputed > 0)  # one recomputed block at a time
-        total += values * (stored * block_bytes + recomputed * FLOAT)
-    return total
+        activation_bytes += values * (stored * block_bytes + recomputed * FLOAT)
+    return state_bytes, activation_bytes
 
 
 def checkpoint_bytes(config: TrainConfig, vocab_size: int) -> int:

@@ -119,9 +119,20 @@ class CheckpointWriter:
         """Start to write step_<step>, after the checkpoint before it is complete.  Every rank must call this.
 
         tensors: as train_state.copy_to_cpu names them.  state: further keys of state.json.  write_model: fills a folder
-        with configuration, tokenizer and preprocessing.
+        with configuration, tokenizer and preprocessing.  Raises the error of the checkpoint before only after
+        MAX_FAILED_SAVES of them in a row.
         """
-        self._wait_or_warn()
+        try:
+            self.wait()
+            self.num_failed = 0
+        except WorkStopped:
+            raise
+        except Exception as error:  # safetensors raises errors of disks as its own
+            self.num_failed += 1
+            if self.num_failed == MAX_FAILED_SAVES:
+                raise
+            if self.world.is_first:
+                say("train", f"WARNING: a checkpoint was not written ({error}); training goes on to the next one")
         self._folder = step_folder(self.train_dir, step)
         partial = self.train_dir / f".{self._folder.name}.tmp"
         if self.world.is_first:
@@ -168,20 +179,6 @@ class CheckpointWriter:
             if self.world.is_first:
                 shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
             raise
-
-    def _wait_or_warn(self) -> None:
-        """Wait for the checkpoint in progress.  Raises its error only after MAX_FAILED_SAVES of them in a row."""
-        try:
-            self.wait()
-            self.num_failed = 0
-        except WorkStopped:
-            raise
-        except Exception as error:  # safetensors raises errors of disks as its own
-            self.num_failed += 1
-            if self.num_failed == MAX_FAILED_SAVES:
-                raise
-            if self.world.is_first:
-                say("train", f"WARNING: a checkpoint was not written ({error}); training goes on to the next one")
 
     def wait(self) -> None:
         """Wait until the checkpoint in progress is complete on disk.

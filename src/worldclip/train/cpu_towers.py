@@ -131,7 +131,7 @@ class Product:
     """rows @ weights.T + biases, for layers of one input."""
 
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype) -> None:
-        """dtype: of the products; bfloat16 makes a copy of all weights, whose product is one."""
+        """dtype: the products' precision; bfloat16 makes a copy of all weights, whose product is one."""
         self.layers = layers
         self.dtype = dtype
         self.sizes = [len(layer.weight) for layer in layers]

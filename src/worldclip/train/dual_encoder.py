@@ -98,11 +98,6 @@ class DualEncoder(torch.nn.Module):
         self.towers = Towers(self.clip, torch.bfloat16 if self.autocasts else torch.float32)
         self.autocasts = False
 
-    def renew_copies(self) -> None:
-        """Copy the weights that are multiplied in bfloat16, after they have changed."""
-        if self.towers is not None:
-            self.towers.renew()
-
     def compile_towers(self) -> None:
         """Let torch compile the towers.  Texts are trimmed, so that each batch has another length."""
         for tower in (self.clip.vision_model, self.clip.text_model):

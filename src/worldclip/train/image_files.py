@@ -1,4 +1,4 @@
-"""The files that hold the images of the plan: a training of weeks reads them, and they may change or go meanwhile."""
+"""Read the files that hold the images of the plan, which may change or go while training reads them for weeks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BadImages:
     """Images that could not be used, each replaced by another pair."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """By reason."""
+    """Number of images by reason."""
     samples: dict[str, str] = field(default_factory=dict)
     """Detail by key, of NUM_BAD_SAMPLES images at most."""
 
@@ -66,7 +66,7 @@ class ImageFiles:
     """
 
     def __init__(self, shards: Sequence[Shard], read_index: Callable[[Shard], pa.Table]) -> None:
-        """read_index: of a shard; where its images are files of their own, their places are rows of that index."""
+        """read_index: reads a shard's index, whose rows are the places of images that are files of their own."""
         self.shards = shards
         self._members = functools.cache(lambda i: read_index(shards[i])["member"].combine_chunks())
         self._row_groups = RowGroups(ROW_GROUP_BYTES)

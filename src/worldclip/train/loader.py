@@ -162,7 +162,7 @@ class Loader:
             bad.add(pairs.keys[i].as_py(), image)
             replacement, replacements[i] = self._replace(int(epochs[i]), int(within[i]), bad)
             draws[i] = self._draws(replacements[i], epochs[i : i + 1])[0]
-            crops_B3SS[i] = self._crop(replacement, draws[i])
+            crops_B3SS[i] = random_resized_crop(replacement, draws[i], self.crop_scale_min, self.image_size)
         if replacements:
             parts = [pairs.take(np.array([i])) for i in range(len(pairs))]
             for i, pair in replacements.items():
@@ -172,9 +172,6 @@ class Loader:
 
     def _draws(self, pairs: Pairs, epochs: np.ndarray) -> np.ndarray:
         return crop_draws(pairs.keys.to_pylist(), pairs.text_idx, self.seed, epochs)
-
-    def _crop(self, image: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-        return random_resized_crop(image, draws, self.crop_scale_min, self.image_size)
 
     def _fill(self, crops_B3SS: torch.Tensor, pairs: Pairs, draws: np.ndarray) -> list[tuple[int, BadImage]]:
         """Write the crop of each pair's image to its row, and return the rows and reasons of those without one.
@@ -193,7 +190,7 @@ class Loader:
                 if isinstance(image, BadImage):
                     bad.append((i, image))
                 else:
-                    crops_B3SS[i] = self._crop(image, draws[i])
+                    crops_B3SS[i] = random_resized_crop(image, draws[i], self.crop_scale_min, self.image_size)
             return bad
 
         return list(itertools.chain.from_iterable(self._threads.map(fill, range(0, len(places), IMAGES_PER_TASK))))

@@ -129,7 +129,7 @@ class Log:
         self._bar.update(self._task, completed=step)
 
     def write_step(self, step_record: Report, elapsed_s: float) -> None:
-        """Write a record, with the speed and memory since the one before.  elapsed_s: of the whole run."""
+        """Write a record, with the speed and memory since the one before.  elapsed_s: time of the whole run."""
         pairs = self._steps * self.schedule.global_batch_size
         mean_length = self._tokens * self.num_devices / pairs
         flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)

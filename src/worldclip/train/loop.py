@@ -221,7 +221,13 @@ class Trainer:
             wait_s = min(step.wait_s, step_s)
             self.log.add_step(step_s, wait_s, step.num_tokens, step.num_unreadable, result.busy_s)
             self._log_step(result, step.lr)
-            self._stop_if_diverged()
+            skipped = self.progress.skipped_in_a_row
+            if skipped >= MAX_SKIPPED_IN_A_ROW:
+                self.writer.wait()
+                raise UserError(
+                    f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a "
+                    f"row, up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
+                )
             requests = result.requests
         return requests
 
@@ -250,18 +256,11 @@ class Trainer:
         progress.loss_sum = 0.0
         progress.loss_count = 0
 
-    def _stop_if_diverged(self) -> None:
-        skipped = self.progress.skipped_in_a_row
-        if skipped < MAX_SKIPPED_IN_A_ROW:
-            return
-        self.writer.wait()
-        raise UserError(
-            f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a row, "
-            f"up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
-        )
-
     def _save(self) -> None:
-        """Start to write a checkpoint."""
+        """Start to write a checkpoint.
+
+        Raises UserError if more than MAX_UNREADABLE_SHARE of the samples since the checkpoint before were lost.
+        """
         progress = self.progress
         self.saved_at = time.monotonic()
         num_unreadable = progress.bad[UNREADABLE]
@@ -273,12 +272,8 @@ class Trainer:
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
         self.log.write_seen(progress.step, samples, progress.seen, progress.bad)
         self.log.say_saved(progress.step, progress.elapsed_s)
-        self._stop_if_unreadable(num_unreadable, samples)
-
-    def _stop_if_unreadable(self, num_unreadable: int, samples_seen: int) -> None:
-        """Raise UserError if more than MAX_UNREADABLE_SHARE of the samples since the checkpoint before were lost."""
-        num_samples = samples_seen - self.samples_saved
-        self.samples_saved = samples_seen
+        num_samples = samples - self.samples_saved
+        self.samples_saved = samples
         if num_unreadable > max(FEW_UNREADABLE, MAX_UNREADABLE_SHARE * num_samples):
             self.writer.wait()
             barrier(self.world)

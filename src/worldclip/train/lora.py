@@ -74,7 +74,7 @@ def copy_adapters(clip: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write_adapters(folder: Path, adapters: Mapping[str, torch.Tensor], config: TrainConfig) -> None:
-    """Write the folder that peft.PeftModel.from_pretrained takes.  adapters: from copy_adapters."""
+    """Write the folder that peft.PeftModel.from_pretrained takes.  adapters: what copy_adapters returned."""
     from safetensors.torch import save_file
 
     adapter_config(config).save_pretrained(folder)

@@ -64,6 +64,8 @@ def locate_in_streams(positions: np.ndarray, lengths: np.ndarray) -> tuple[np.nd
 
     The epoch falls into phases.  A phase ends where the next shortest stream is exhausted, so that within a phase every
     round reads the same streams, and a division finds the round and the stream.
+
+    Example: lengths [3, 1, 2] give the streams 0, 1, 2 in round 0, 0, 2 in round 1 and 0 in round 2.
     """
     bounds = np.unique(np.concatenate(([0], lengths)))
     rounds = np.diff(bounds)
@@ -122,7 +124,7 @@ class Order(ABC):
     """Pairs of a pool by epoch and position."""
 
     def __init__(self, source: PairSource, names: Sequence[str], seed: int) -> None:
-        """names: of the source's shards, sorted."""
+        """names: the sorted names of the source's shards."""
         self.source = source
         self.names = names
         self.seed = seed

@@ -132,7 +132,7 @@ def _join(unit: Shard, *, folder: Path, tars: Sequence[str], shards: Sequence[st
             database.from_arrow(pa.table({**_hashes(table["key"]), **columns})).insert_into("images")
         num_kept = 0
         for name in shards:
-            keys = _kept(folder, name)
+            keys = artifacts.read_table(_path(folder, "kept", name), schemas.POOL_KEYS)["key"]
             rows = np.arange(num_kept, num_kept + len(keys))
             database.from_arrow(pa.table({**_hashes(keys), "row": rows})).insert_into("kept")
             num_kept += len(keys)
@@ -140,7 +140,7 @@ def _join(unit: Shard, *, folder: Path, tars: Sequence[str], shards: Sequence[st
         start = 0
         buffer = PLACE_ROWS.empty_table()
         for name in shards:
-            keys = _kept(folder, name)
+            keys = artifacts.read_table(_path(folder, "kept", name), schemas.POOL_KEYS)["key"]
             stop = start + len(keys)
             while not len(buffer) or buffer["row"][-1].as_py() < stop:
                 batch = next(batches, None)
@@ -163,10 +163,6 @@ def _join(unit: Shard, *, folder: Path, tars: Sequence[str], shards: Sequence[st
 
 def _hashes(keys: pa.ChunkedArray) -> dict[str, np.ndarray]:
     return dict(zip(("hash", "other"), hash_pairs(keys), strict=True))
-
-
-def _kept(folder: Path, shard: str) -> pa.ChunkedArray:
-    return artifacts.read_table(_path(folder, "kept", shard), schemas.POOL_KEYS)["key"]
 
 
 def read_joined_index(run_dir: Path, tar: Shard) -> pa.Table:

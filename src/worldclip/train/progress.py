@@ -66,7 +66,7 @@ class StepResult:
     logit_scale: float
     """The factor, after the step."""
     requests: Requests
-    """Of any rank."""
+    """What any rank asks."""
     busy_s: tuple[float, ...]
     """By rank, the seconds before its first exchange with others; of one process empty."""
 

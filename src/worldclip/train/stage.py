@@ -24,7 +24,7 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.load import find
-from worldclip.model.precision import Precision, bf16_hardware, pick_precision
+from worldclip.model.precision import bf16_hardware, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train import budget
@@ -32,12 +32,16 @@ from worldclip.train.checkpoint import consolidate, drop_best_of_removed, latest
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
-from worldclip.train.resume import apply_changes, find_record, find_schedule, fixed_changes, refused_changes
 from worldclip.train.schedule import (
     Schedule,
+    apply_changes,
     branched_precision,
     crosses,
+    find_record,
+    find_schedule,
+    fixed_changes,
     plan_schedule,
+    refused_changes,
     trained_precision,
 )
 from worldclip.train.tokenizer import run_tokenizer
@@ -89,17 +93,12 @@ def plan_lines(run: Run) -> Iterator[str]:
             require_images(config, run.dir, pool.indexed_shards(run))
         except UserError as error:
             yield f"images      {error}"
-    yield from budget.plan(replace(config, precision=_planned_precision(config, run.dir)), run.dir)
-
-
-def _planned_precision(config: TrainConfig, run_dir: Path) -> Precision:
-    """Return the precision that a dry run counts with; of "auto" float32 where torch is not installed."""
-    if config.precision != "auto":
-        return config.precision
-    precision = trained_precision(run_dir)
-    if precision is None and is_installed("torch") and not device_problems("train", config.device):
-        precision = pick_precision(pick_device(config.device))
-    return precision or "fp32"
+    if config.precision == "auto":
+        precision = trained_precision(run.dir)
+        if precision is None and is_installed("torch") and not device_problems("train", config.device):
+            precision = pick_precision(pick_device(config.device))
+        config = replace(config, precision=precision or "fp32")
+    yield from budget.plan(config, run.dir)
 
 
 def _needs(run: Run) -> Iterator[str]:
@@ -367,7 +366,7 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
 
 
 def _with_precision(schedule: Schedule, run: Run) -> Schedule:
-    """Return the schedule with train.precision; auto: of the run that it began with, else what the device has."""
+    """Return the schedule with train.precision; auto takes that of the run it began with, else what the device has."""
     config = run.section(TrainConfig)
     if config.precision != "auto":
         return replace(schedule, precision=config.precision)

@@ -30,7 +30,7 @@ class Start:
     num_streams: int
     """Streams that the images are read in; 0: windows."""
     shards: Sequence[Shard]
-    """Of the matched pool."""
+    """Shards of the matched pool."""
     images: Sequence[Shard] | None
     """The joined files of train.pool; None: the matched pool holds the images."""
     lacks_scores: bool = False

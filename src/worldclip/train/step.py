@@ -22,7 +22,7 @@ from worldclip.train.progress import LaunchedStep, Message, StepResult
 from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
-"""(B, D) float32 each: of images, of texts."""
+"""Features of images and of texts, (B, D) float32 each."""
 
 
 def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
@@ -97,7 +97,8 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     optimizer.step()
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
-    state.model.renew_copies()
+    if state.model.towers is not None:
+        state.model.towers.renew()
 
 
 def _accumulate_gradients(

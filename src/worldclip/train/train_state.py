@@ -157,23 +157,16 @@ def _create_encoder(clip: MetaClip2Model, config: TrainConfig, world: World) -> 
         clip.text_model.requires_grad_(False)
     clip.train()
     if config.activation_checkpointing:
-        _recompute_blocks(clip, config)
+        recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+        for tower in (clip.vision_model, clip.text_model):
+            # the first blocks: when their turn comes, the backward pass has freed the activations of all later ones
+            blocks: Any = tower.encoder.layers
+            for block in blocks[: config.recomputed_blocks(len(blocks))]:
+                block.gradient_checkpointing = True
+                block._gradient_checkpointing_func = recompute
     if config.compile:
         model.compile_towers()
     return model
-
-
-def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
-    """Let the first blocks of each tower recompute their activations in the backward pass.
-
-    The first ones: when their turn comes, the backward pass has freed the activations of all later blocks.
-    """
-    recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
-    for tower in (clip.vision_model, clip.text_model):
-        blocks: Any = tower.encoder.layers
-        for block in blocks[: config.recomputed_blocks(len(blocks))]:
-            block.gradient_checkpointing = True
-            block._gradient_checkpointing_func = recompute
 
 
 def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
