@@ -209,9 +209,9 @@ class TextChunks:
     """B texts as the text tower reads them: in chunks of similar length, each padded to its own longest."""
 
     ids: list[torch.Tensor]
-    """Of each chunk, (texts, longest) int64."""
+    """Token ids of each chunk, (texts, longest) int64."""
     position_B: torch.Tensor
-    """(B,) int64: of each text in the concatenated chunks."""
+    """Position of each text in the concatenated chunks, (B,) int64."""
 
     @classmethod
     def of(cls, tokens: Tokens, num_chunks: int) -> TextChunks:
@@ -262,7 +262,7 @@ def pixel_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def normalise_pixels(images_B3SS: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Map (B, 3, S, S) uint8 to float32 as the model reads them.
 
-    mean, std: of pixel_statistics, on the device already: a copy from pageable memory would wait for it.
+    mean, std: what pixel_statistics returned, on the device already: a copy from pageable memory would wait for it.
     """
     return images_B3SS.float().div_(255).sub_(mean).div_(std)
 

@@ -73,7 +73,11 @@ def decode(data: bytes, min_side: int | None = None, *, applies_exif: bool = Tru
     this many pixels; None decodes at full size.
     """
     with image_faults():
-        pixels = _decode_plain_jpeg(data, min_side)
+        size = jpeg_header.read_size(np.frombuffer(data, np.uint8))  # (0, 0) where Pillow has to read the header
+        is_scalable = min_side is not None and min(size) >= 2 * min_side
+        pixels = None
+        if _is_fit(*size) and not _is_bomb("JPEG", size, len(data)) and not is_scalable:
+            pixels = _decode_jpeg(data, size)
         if pixels is not None:
             return pixels
         image = open_image(data)
@@ -87,15 +91,6 @@ def decode(data: bytes, min_side: int | None = None, *, applies_exif: bool = Tru
         if pixels is None:
             return pixels_of(image, applies_exif=applies_exif)
         return pixels
-
-
-def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
-    """Return the pixels of a JPEG whose header Pillow need not read; None for all others."""
-    size = jpeg_header.read_size(np.frombuffer(data, np.uint8))
-    is_scalable = min_side is not None and min(size) >= 2 * min_side
-    if not _is_fit(*size) or _is_bomb("JPEG", size, len(data)) or is_scalable:
-        return None
-    return _decode_jpeg(data, size)
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:

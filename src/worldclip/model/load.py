@@ -37,7 +37,7 @@ from worldclip.model.preprocess import RULES, Rule, processor_problems, referenc
 from worldclip.model.records import library_faults
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 AUTO = "auto"
 MAX_LISTED = 5  # names of a folder's files in an error message
@@ -91,16 +91,6 @@ def choose_precision(precision: str | None, source: Source, device: str) -> str 
     return pick_precision(pick_device(device))
 
 
-def torch_dtype(precision: str) -> torch.dtype:
-    """Return the dtype of a precision.  Raises UserError for one that torch has no weights for."""
-    import torch
-
-    if precision not in DTYPES:
-        raise UserError(f"precision = {precision!r}: this model runs in torch, in one of {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, DTYPES[precision])
-    return dtype
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """A folder, or a single checkpoint file, and its layout."""
@@ -147,7 +137,12 @@ def read(source: Source, options: LoadOptions) -> Clip:
     readers = {"onnx": onnx_folder.read, "open_clip": open_clip_folder.read, "huggingface": huggingface_folder.read}
     dtype = None
     if options.precision is not None and source.layout != "onnx":
-        dtype = torch_dtype(options.precision)
+        import torch
+
+        if options.precision not in DTYPES:
+            names = ", ".join(DTYPES)
+            raise UserError(f"precision = {options.precision!r}: this model runs in torch, in one of {names}")
+        dtype = getattr(torch, DTYPES[options.precision])
     remedy = "do its weights and its configuration match? Copy or download it whole"
     with library_faults(f"{source.path} does not load as a model in the layout {source.layout}", remedy):
         clip = readers[source.layout](source.path, options)

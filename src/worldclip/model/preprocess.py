@@ -255,7 +255,7 @@ def normalise_squares(squares_B3SS: torch.Tensor, facts: Preprocess) -> torch.Te
 def pillow_pixels(facts: Preprocess, image: Any, *, round_offset: Callable[[float], int] = int) -> np.ndarray:
     """Map an RGB PIL image to (3, size, size) float32 normalised pixels, using only Pillow and numpy.
 
-    round_offset: of the crop.  transformers truncates it; torchvision, and thus the reference, rounds it to even.
+    round_offset: rounds the crop's offset.  transformers truncates it; torchvision, thus the reference, rounds to even.
     """
     size = facts.size
     shortest = min(image.size)

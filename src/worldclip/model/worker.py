@@ -21,7 +21,7 @@ class WorkerModel:
     source: Source
     options: LoadOptions
     digest: str
-    """Of the model: a process that lives on loads another one at the same path anew."""
+    """Digest of the model: a process that lives on loads another one at the same path anew."""
     threads: int = 1
 
 

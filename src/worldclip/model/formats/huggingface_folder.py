@@ -46,14 +46,24 @@ def read(path: Path, options: LoadOptions) -> Clip:
 
 
 def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]:
-    """Return the configuration, tokenizer and image processor, which must fit together."""
+    """Return the configuration, tokenizer and image processor.  Raises UserError where they do not fit together."""
     config = _read_config(folder)
     if config.model_type != FAMILY:
         raise UserError(f"{folder} holds a {config.model_type!r} model; this needs a {FAMILY!r} one")
     tokenizer = read_tokenizer(options.tokenizer or folder, config.text_config.max_position_embeddings)
     complete_special_ids(config.text_config, read_config_json(folder).get("text_config") or {}, tokenizer)
     check_tokenizer(config, tokenizer)
-    return config, tokenizer, _read_processor(folder, config.vision_config.image_size)
+    image_size = config.vision_config.image_size
+    processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    is_cropped = getattr(processor, "do_center_crop", False)
+    size = dict((processor.crop_size if is_cropped else processor.size) or {})
+    sides = sorted({side for side in (size.get("height"), size.get("width")) if side is not None})
+    if sides and sides != [image_size]:
+        raise UserError(
+            f"{folder}: preprocessor_config.json makes images of {' x '.join(map(str, sides))} px, the model reads "
+            f"{image_size} px; they belong to different models"
+        )
+    return config, tokenizer, processor
 
 
 def _read_config(folder: Path) -> Any:
@@ -102,20 +112,6 @@ def read_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
             f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); give one: tokenizer='FOLDER or id'"
         )
     return load_tokenizer(source, context_length)
-
-
-def _read_processor(folder: Path, image_size: int) -> Any:
-    """Load the image processor.  Raises UserError where it makes images of another size."""
-    processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    is_cropped = getattr(processor, "do_center_crop", False)
-    size = dict((processor.crop_size if is_cropped else processor.size) or {})
-    sides = sorted({side for side in (size.get("height"), size.get("width")) if side is not None})
-    if sides and sides != [image_size]:
-        raise UserError(
-            f"{folder}: preprocessor_config.json makes images of {' x '.join(map(str, sides))} px, the model reads "
-            f"{image_size} px; they belong to different models"
-        )
-    return processor
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:

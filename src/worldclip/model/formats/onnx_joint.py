@@ -65,7 +65,7 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
 
 
 def rename_dimensions(model: Any, prefix: str, names: Mapping[str, str]) -> None:
-    """Rename every symbolic dimension: as `names` says, others with the prefix.
+    """Rename every symbolic dimension as `names` says; dimensions that it lacks get the prefix.
 
     Runtimes take equal names for equal sizes.  Both towers have a batch_size, and unknown dimensions are numbered alike
     in each graph (unk__19, by the shape inference of quantisation).

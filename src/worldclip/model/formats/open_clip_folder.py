@@ -43,6 +43,7 @@ _TEXT_DEFAULTS = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, 
 # The keys of a model of this family.  Any other key changes what open_clip builds.
 _TOP_KEYS = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
 _TEXT_KEYS = {*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name"}
+_KNOWN_NAMES = ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
@@ -82,12 +83,8 @@ def _find_config(folder: Path, file: Path, arch: str | None, num_ids: int | None
     if (folder / CONFIG_FILE).exists():
         return read_config(folder / CONFIG_FILE)
     raise UserError(
-        f"{file} does not say what it is; give arch=, the path of its {CONFIG_FILE} or a name: {_known_names()}"
+        f"{file} does not say what it is; give arch=, the path of its {CONFIG_FILE} or a name: {_KNOWN_NAMES}"
     )
-
-
-def _known_names() -> str:
-    return ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
 
 
 def read_config(path: Path) -> Report:
@@ -116,7 +113,7 @@ def named_config(name: str, num_ids: int | None = None) -> Report:
     open_clip = require("open_clip", extra="export")
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
-        raise UserError(f"unknown architecture {name!r}; those of this family: {_known_names()}")
+        raise UserError(f"unknown architecture {name!r}; those of this family: {_KNOWN_NAMES}")
     return {"model_cfg": model_cfg, "preprocess_cfg": {}}
 
 
@@ -138,8 +135,8 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], pad_id: int = 1) -> Met
     )
     tokens = published.PublishedTokenizer("", text["vocab_size"], bos_id=None, pad_id=pad_id, eos_id=text["eos_id"])
     config: Any = build_config(sizes, "quick_gelu" if model_cfg.get("quick_gelu") else "gelu", tokens)
-    config.vision_config.intermediate_size = _mlp_width(vision)
-    config.text_config.intermediate_size = _mlp_width(text)
+    config.vision_config.intermediate_size = int(vision["width"] * vision["mlp_ratio"])  # open_clip truncates
+    config.text_config.intermediate_size = int(text["width"] * text["mlp_ratio"])
     return cast("MetaClip2Config", config)
 
 
@@ -149,10 +146,6 @@ def is_of_family(model_cfg: Mapping[str, Any]) -> bool:
     has_own_keys = model_cfg.keys() <= _TOP_KEYS and text.keys() <= _TEXT_KEYS
     pools_end_token = text.get("pool_type") == "eos" and "eos_id" in text
     return has_own_keys and pools_end_token and vision.keys() <= _VISION_DEFAULTS.keys()
-
-
-def _mlp_width(tower: Mapping[str, Any]) -> int:
-    return int(tower["width"] * tower["mlp_ratio"])  # open_clip truncates
 
 
 def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> Report:
