@@ -58,30 +58,26 @@ def _spread(builder, value, count):
 def _emits(result: types.Type, *kinds: types.Type | None) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that makes a function of compiled code from one that emits its instructions.
 
-    kinds: of the arguments; None: an array, of whatever type it has.  The function is called with (context, builder,
+    kinds: types of the arguments; None is an array of whatever type.  The function is called with (context, builder,
     signature, the arguments' values) and returns the value of the result; of `types.none` nothing.
     """
 
     def decorate(emit: Callable[..., Any]) -> Any:
-        def infer(typing_context: Any, *given: types.Type) -> Any:
+        def infer(typing_context: Any, *types_of_values: types.Type) -> Any:
             def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
                 returned = emit(context, builder, signature, *values)
                 return context.get_dummy_value() if result is types.none else returned
 
-            return result(*(kind or own for kind, own in zip(kinds, given, strict=True))), codegen
+            return result(*(kind or actual for kind, actual in zip(kinds, types_of_values, strict=True))), codegen
 
         functools.update_wrapper(infer, emit)
-        infer.__signature__ = _without_machine(emit)  # type: ignore[attr-defined]  # numba calls by it
+        # numba calls by the signature: its own context, then the arguments of the compiled function
+        _, _, _, *arguments = inspect.signature(emit).parameters.values()
+        context = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        infer.__signature__ = inspect.Signature([context, *arguments])  # type: ignore[attr-defined]
         return intrinsic(infer)
 
     return decorate
-
-
-def _without_machine(emit: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of an intrinsic: numba's context, then the arguments of the compiled function."""
-    _, _, _, *arguments = inspect.signature(emit).parameters.values()
-    context = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return inspect.Signature([context, *arguments])
 
 
 @intrinsic
@@ -214,11 +210,11 @@ def count_smaller(context, builder, signature, values, start, end, at, ranks, ra
     All are int32.
     """
     vector = ir.VectorType(_I32, RANKED)
-    own = builder.load(_pointer(context, builder, signature.args[0], values, at, vector), align=4)
+    ranked = builder.load(_pointer(context, builder, signature.args[0], values, at, vector), align=4)
     total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * RANKED))
     with cgutils.for_range(builder, end, start=start) as loop:
         pointer = _pointer(context, builder, signature.args[0], values, loop.index, _I32)
-        is_smaller = builder.icmp_signed("<", _spread(builder, builder.load(pointer, align=4), RANKED), own)
+        is_smaller = builder.icmp_signed("<", _spread(builder, builder.load(pointer, align=4), RANKED), ranked)
         builder.store(builder.sub(builder.load(total), builder.sext(is_smaller, vector)), total)
     pointer = _pointer(context, builder, signature.args[4], ranks, ranks_at, vector)
     builder.store(builder.load(total), pointer, align=4)

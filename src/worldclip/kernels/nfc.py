@@ -139,7 +139,7 @@ def _order_marks(points, count, classes):
 @inner
 def _compose(points, count, unicode):
     """Compose canonically in place (UAX 15, D117); returns the number of code points left."""
-    kept = 0
+    length = 0
     starter = -1
     last_combining = -1
     for k in range(count):
@@ -151,13 +151,13 @@ def _compose(points, count, unicode):
                 points[starter] = composite
                 continue
         if combining == 0:
-            starter = kept
+            starter = length
             last_combining = -1
         else:
             last_combining = combining
-        points[kept] = c
-        kept += 1
-    return kept
+        points[length] = c
+        length += 1
+    return length
 
 
 @inner

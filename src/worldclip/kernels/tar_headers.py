@@ -50,12 +50,15 @@ def scan(window: Window) -> Members:
     """Return the members of a tar.  Raises ValueError that says what is wrong and where; see `read_at` for `window`."""
     if window.size == 0:
         raise ValueError("empty file")
-    members, names = np.empty((1024, 3), np.int64), np.empty(1 << 16, np.uint8)
+    members = np.empty((1024, 3), np.int64)
+    names = np.empty(1 << 16, np.uint8)
     state = np.array([0, 0, 0, -1, -1], np.int64)
     extra = np.empty(WINDOW_BYTES, np.uint8)
-    while (status := _scan(window, members, names, extra, state)) == FULL:
+    status = _scan(window, members, names, extra, state)
+    while status == FULL:
         members = np.concatenate([members, np.empty_like(members)])
         names = np.concatenate([names, np.empty(max(len(names), int(state[_LONG_BYTES])), np.uint8)])
+        status = _scan(window, members, names, extra, state)
     if status == UNREADABLE:
         raise Unreadable(int(state[_POSITION]))
     if status != OK:

@@ -65,8 +65,8 @@ def load_table() -> UnicodeTable:
     """Read the committed table (about 2 ms, once per process)."""
     with np.load(TABLE_PATH) as stored:
         lengths = np.diff(stored["run_starts"], append=NUM_CODE_POINTS)
-        rest = {name: stored[name] for name in UnicodeTable._fields if name != "classes"}
-        table = UnicodeTable(classes=np.repeat(stored["run_classes"], lengths), **rest)
+        arrays = {name: stored[name] for name in UnicodeTable._fields if name != "classes"}
+        table = UnicodeTable(classes=np.repeat(stored["run_classes"], lengths), **arrays)
     for array in table:
         array.flags.writeable = False
     return table

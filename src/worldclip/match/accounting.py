@@ -33,7 +33,7 @@ MAX_CHARS = 300  # characters per sample
 
 
 def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, languages: Sequence[str]) -> Report:
-    """Return the report of a shard; languages: of the run, which matched.lang refers to."""
+    """Return the report of a shard; languages: those of the run, which matched.lang refers to."""
     report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
     report["bad"] = [{**bad, "shard": shard.name} for bad in pool_texts.bad]
     report["samples"] = {}
@@ -110,7 +110,8 @@ def _count_by_language(lang: np.ndarray, reason: np.ndarray, languages: Sequence
     shape = (len(languages) + 1, len(Reason))
     cell = (lang + 1) * len(Reason) + reason  # row 0 is for texts without a language
     counts = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-    names = [MATCHED if reason is Reason.KEPT else reason.label for reason in REASONS]
+    names = [reason.label for reason in REASONS]
+    names[Reason.KEPT] = MATCHED
     by_language = {}
     for name, row in sorted(zip((UNDETERMINED, *languages), counts.tolist(), strict=True)):
         reasons = {names[code]: number for code, number in enumerate(row) if number}

@@ -80,10 +80,16 @@ def _match(run: Run, job: Job) -> Result:
     _say_what_became(report, work.rules.languages, work.rules.table)
     num_entries = {name: pq.read_metadata(layout.entries(run.dir, name)).num_rows for name, _ in work.list_digests}
     remove_stale(layout.sorted_lists(run.dir), [key_list.sorted_as for key_list in pool.key_lists(run)])
+    names = [shard.name for shard in shards]
+    outputs = []
+    for folder in (layout.matched_texts(run.dir), layout.all_match_dropped(run.dir), layout.all_match_counts(run.dir)):
+        outputs += files_per_shard(folder, names, ".parquet")
+    for part in ("texts", "counts"):
+        outputs += files_per_shard(_done_dir(run.dir, part), names, ".json")
     return Result(
         report=report,
         counts={name: report[name] for name in ("pairs", "num_keys", "num_matched_texts")} | {"shards": len(shards)},
-        outputs=_outputs(run.dir, shards),
+        outputs=outputs,
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.rules.languages},
     )
@@ -124,8 +130,9 @@ def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Langua
         sources = " and ".join(table.get(code).in_packages)
         remedy = f"metadata.sources: {sources}" if sources else f"metadata.lists.{code} = FILE"
         parts.append(f"{code} {number:,} ({remedy})")
-    more = len(texts) - NUM_MISSING_NAMED
-    return ", ".join([*parts, f"{more} more"] if more > 0 else parts)
+    if len(texts) > NUM_MISSING_NAMED:
+        parts.append(f"{len(texts) - NUM_MISSING_NAMED} more")
+    return ", ".join(parts)
 
 
 def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequence[Report]:
@@ -133,14 +140,24 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
 
     Safe in parallel with calls for other shards.
     """
-    matched_by = _config_of_texts(run, work)
+    upstream = {
+        "entries": dict(work.list_digests),
+        "lid_model": work.rules.lid_digest,
+        "languages": list(work.rules.languages),
+    }
+    # what decides a shard's matches and its report, which the key lists do not
+    matched_by = {"config": run.deciding("match.texts"), "upstream": upstream, "samples": NUM_SAMPLES}
     key_lists = pool.key_lists(run)
     for key_list in key_lists:
         keys.sort_list(key_list)  # here, since it takes up to a GiB, and workers map the file
     counted_by = {"texts": matched_by, "key_lists": keys.digests(key_lists)}
     work_on_shard = functools.partial(match_shard, work=work, counted_by=None if key_lists else counted_by)
     if shards and not is_compiled(match_texts):
-        _compile(work)
+        say("match", "compiles the matcher for this processor, once per installation (10 to 30 s)")
+        with contextlib.suppress(UserError):  # the shards meet the same problem, and name it
+            match_entries(pa.array(["a"]), np.zeros(1, np.int32), work)  # workers then load the compiled kernels
+            if any(place.lang is None for place in work.pool.places):
+                lid.identify(["a"], work.rules.lid_model)
     done_dir = _done_dir(run.dir, "texts")
     reports = run.executor.map(work_on_shard, shards, label="match", done_dir=done_dir, key=matched_by)
     count = functools.partial(count_shard, run_dir=run.dir, key_lists=key_lists)
@@ -148,15 +165,6 @@ def _match_and_count(run: Run, shards: Sequence[Shard], work: MatchWork) -> Sequ
     if key_lists and run.part is None:
         _say_listed(run, shards, counts)
     return reports
-
-
-def _compile(work: MatchWork) -> None:
-    """Use the kernels once: workers then load them, and do not each compile them."""
-    say("match", "compiles the matcher for this processor, once per installation (10 to 30 s)")
-    with contextlib.suppress(UserError):  # the shards meet the same problem, and name it
-        match_entries(pa.array(["a"]), np.zeros(1, np.int32), work)
-        if any(place.lang is None for place in work.pool.places):
-            lid.identify(["a"], work.rules.lid_model)
 
 
 def match_work(run: Run) -> MatchWork:
@@ -216,26 +224,6 @@ def _check_languages(run: Run) -> None:
         raise UserError(problems)
 
 
-def _config_of_texts(run: Run, work: MatchWork) -> Record:
-    """Return what decides a shard's matches and its report, which the key lists do not."""
-    upstream = {
-        "entries": dict(work.list_digests),
-        "lid_model": work.rules.lid_digest,
-        "languages": list(work.rules.languages),
-    }
-    return {"config": run.deciding("match.texts"), "upstream": upstream, "samples": NUM_SAMPLES}
-
-
-def _outputs(run_dir: Path, shards: Sequence[Shard]) -> list[str]:
-    names = [shard.name for shard in shards]
-    outputs = []
-    for folder in (layout.matched_texts(run_dir), layout.all_match_dropped(run_dir), layout.all_match_counts(run_dir)):
-        outputs += files_per_shard(folder, names, ".parquet")
-    for part in ("texts", "counts"):
-        outputs += files_per_shard(_done_dir(run_dir, part), names, ".json")
-    return outputs
-
-
 def _done_dir(run_dir: Path, part: str) -> Path:
     """Return the folder of the markers; part: texts, counts or keys."""
     return layout.done_dir(layout.stage_dir(run_dir, "match"), part)
@@ -260,7 +248,9 @@ def match_shard(shard: Shard, *, work: MatchWork, counted_by: Record | None) -> 
 
 def count_shard(shard: Shard, *, run_dir: Path, key_lists: Sequence[keys.KeyList]) -> Report:
     """Write RUN/match/counts/<shard>.parquet: how many texts of valid keys each entry occurs in, without zeros."""
-    columns = ["entries_lang", "entry_ids", *(["key"] if key_lists else [])]
+    columns = ["entries_lang", "entry_ids"]
+    if key_lists:
+        columns.append("key")
     table = read_matched_texts(run_dir, shard.name, columns)
     if not key_lists:
         return _write_counts(shard, table, run_dir)
@@ -284,7 +274,7 @@ def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
 def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report]) -> None:
     """Say how many samples with a match each list names.  Raises UserError for lists that name no key of the pool.
 
-    reports: of count_shard.
+    reports: those of count_shard.
     """
     key_lists = pool.key_lists(run)
     names = [f"{item.setting} {item.path!r} ({counted(item.num_keys, 'key')})" for item in key_lists]

@@ -150,7 +150,8 @@ def _initialise(model: MetaClip2Model, init: Init) -> None:
     model.py draws the text tower's weight matrices and nothing else), and as open_clip and Meta CLIP train.  The order
     of the draws is part of what a seed means.
     """
-    text, vision = model.text_model, model.vision_model
+    text = model.text_model
+    vision = model.vision_model
     text.embeddings.token_embedding.weight.normal_(std=0.02)
     text.embeddings.position_embedding.weight.normal_(std=0.01)
     vision_width = vision.config.hidden_size
@@ -208,9 +209,9 @@ class TextChunks:
     """B texts as the text tower reads them: in chunks of similar length, each padded to its own longest."""
 
     ids: list[torch.Tensor]
-    """Of each chunk, (texts, longest) int64."""
+    """Token ids of each chunk, (texts, longest) int64."""
     position_B: torch.Tensor
-    """(B,) int64: of each text in the concatenated chunks."""
+    """Position of each text in the concatenated chunks, (B,) int64."""
 
     @classmethod
     def of(cls, tokens: Tokens, num_chunks: int) -> TextChunks:
@@ -261,7 +262,7 @@ def pixel_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def normalise_pixels(images_B3SS: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Map (B, 3, S, S) uint8 to float32 as the model reads them.
 
-    mean, std: of pixel_statistics, on the device already: a copy from pageable memory would wait for it.
+    mean, std: what pixel_statistics returned, on the device already: a copy from pageable memory would wait for it.
     """
     return images_B3SS.float().div_(255).sub_(mean).div_(std)
 
@@ -286,7 +287,9 @@ def pick_device(name: str) -> torch.device:
     num_gpus = torch.cuda.device_count() if is_available["cuda"] else 0
     available += [f"cuda:{number}" for number in range(num_gpus)]
     if name not in available:
-        machine = "this machine, which has no CUDA GPU" if name.startswith("cuda") and not num_gpus else "this machine"
+        machine = "this machine"
+        if name.startswith("cuda") and not num_gpus:
+            machine = "this machine, which has no CUDA GPU"
         raise UserError(f"device = {name!r}: not available on {machine}; use auto or one of: {', '.join(available)}")
     return torch.device(name)
 

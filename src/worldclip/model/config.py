@@ -31,7 +31,7 @@ class Architecture:
 
 
 def _preset(
-    patch_size: int, vision: tuple[int, int], text: tuple[int, int], embed_dim: int, **others: Any
+    patch_size: int, vision: tuple[int, int], text: tuple[int, int], embed_dim: int, **sizes: Any
 ) -> Architecture:
     """Return an architecture; vision and text are (layers, width) of the towers."""
     return Architecture(
@@ -41,7 +41,7 @@ def _preset(
         text_layers=text[0],
         text_width=text[1],
         embed_dim=embed_dim,
-        **others,
+        **sizes,
     )
 
 
@@ -106,7 +106,8 @@ class ModelConfig(Config):
         if any(size < 1 for size in self._sizes().values()):
             return
         sizes = self.architecture()
-        size, patch = sizes.image_size, sizes.patch_size
+        size = sizes.image_size
+        patch = sizes.patch_size
         if size % patch:
             nearest = max(1, size // patch) * patch
             yield "image_size", f"{size} is not a multiple of the patch size {patch}; set {nearest}, for example"

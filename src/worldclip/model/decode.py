@@ -59,7 +59,8 @@ class BadImage(ValueError):
     """An image that cannot be used; `reason` is UNDECODABLE or BOMB, `detail` one line that is the same in each run."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, detail
+        self.reason = reason
+        self.detail = detail
         super().__init__(f"{reason}: {detail}")
 
 
@@ -72,33 +73,24 @@ def decode(data: bytes, min_side: int | None = None, *, applies_exif: bool = Tru
     this many pixels; None decodes at full size.
     """
     with image_faults():
-        if (pixels := _decode_plain_jpeg(data, min_side)) is not None:
+        size = jpeg_header.read_size(np.frombuffer(data, np.uint8))  # (0, 0) where Pillow has to read the header
+        is_scalable = min_side is not None and min(size) >= 2 * min_side
+        pixels = None
+        if _is_fit(*size) and not _is_bomb("JPEG", size, len(data)) and not is_scalable:
+            pixels = _decode_jpeg(data, size)
+        if pixels is not None:
             return pixels
         image = open_image(data)
-        if min_side is not None and image.format == "JPEG" and _is_scalable(image.size, min_side):
+        if min_side is not None and image.format == "JPEG" and min(image.size) >= 2 * min_side:
             # libjpeg's scaled DCT averages blocks without a full-size image in between.
             image.draft("RGB", (min_side, min_side))
             return pixels_of(image, applies_exif=applies_exif)
         is_plain = image.format == "JPEG" and image.mode in ("RGB", "L")
         if is_plain and not (applies_exif and orientation_of(image) != 1):
             pixels = _decode_jpeg(data, image.size)
-        return pixels_of(image, applies_exif=applies_exif) if pixels is None else pixels
-
-
-def _is_scalable(size: tuple[int, int], min_side: int) -> bool:
-    return min(size) >= 2 * min_side
-
-
-def _decode_plain_jpeg(data: bytes, min_side: int | None) -> np.ndarray | None:
-    """Return the pixels of a JPEG whose header Pillow need not read; None for all others."""
-    size = jpeg_header.read_size(np.frombuffer(data, np.uint8))
-    if (
-        not _is_fit(*size)
-        or _is_bomb("JPEG", size, len(data))
-        or (min_side is not None and _is_scalable(size, min_side))
-    ):
-        return None
-    return _decode_jpeg(data, size)
+        if pixels is None:
+            return pixels_of(image, applies_exif=applies_exif)
+        return pixels
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
@@ -132,7 +124,8 @@ class _CutImagesAreRefused:
         files: Any = require("PIL.ImageFile", extra="pool")
         with self._lock:
             if not self._num_threads:
-                self._before, files.LOAD_TRUNCATED_IMAGES = files.LOAD_TRUNCATED_IMAGES, False
+                self._before = files.LOAD_TRUNCATED_IMAGES
+                files.LOAD_TRUNCATED_IMAGES = False
             self._num_threads += 1
 
     def __exit__(self, *exception: object) -> None:
@@ -162,7 +155,11 @@ def image_faults() -> Iterator[None]:
     except Exception as error:
         if is_no_memory(error):
             raise
-        raise BadImage(UNDECODABLE, _one_line(error)) from error
+        text = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))  # Pillow's messages hold memory addresses
+        text = " ".join(text.split()) or type(error).__name__
+        if len(text) > MAX_DETAIL_CHARS:
+            text = text[: MAX_DETAIL_CHARS - 3] + "..."
+        raise BadImage(UNDECODABLE, text) from error
 
 
 def open_image(data: bytes) -> Image:
@@ -234,7 +231,9 @@ def pixels_of(image: Image, *, applies_exif: bool = True) -> np.ndarray:
         image.load()
         _check_size(*image.size)
         pixels = _rgb(image)
-        return np.ascontiguousarray(upright(pixels, orientation_of(image) if applies_exif else 1))
+        if applies_exif:
+            pixels = upright(pixels, orientation_of(image))
+        return np.ascontiguousarray(pixels)
 
 
 def _rgb(image: Image) -> np.ndarray:
@@ -292,13 +291,6 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the error in one line, without the memory addresses that Pillow puts into its messages."""
-    text = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", str(error))
-    text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= MAX_DETAIL_CHARS else text[: MAX_DETAIL_CHARS - 3] + "..."
 
 
 # --- libraries --------------------------------------------------------------------------------------------------------

@@ -71,7 +71,8 @@ def _limit_tokens(chunks: list[np.ndarray], tokens: Tokens) -> Iterator[list[np.
         size = int(tokens.lengths[chunk].sum())
         if together and total + size > TEXT_TOKENS:
             yield together
-            together, total = [], 0
+            together = []
+            total = 0
         together.append(chunk)
         total += size
     yield together
@@ -89,7 +90,8 @@ def _run_blocks(encoder: Any, chunks: Sequence[Chunk]) -> torch.Tensor:
 
 def _create_block(module: Any, num_rows: Sequence[int], *, is_last: bool) -> Block:
     """Return the block with its linear layers made ready for chunks of these numbers of rows."""
-    attention, mlp = module.self_attn, module.mlp
+    attention = module.self_attn
+    mlp = module.mlp
     layers = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, mlp.fc1, mlp.fc2]
     if sum(num_rows) >= ONEDNN_ROWS:
         layers = [prepare(layer, num_rows[0]) for layer in layers]

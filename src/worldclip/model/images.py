@@ -55,7 +55,8 @@ def require_files(images: Iterable[Any], *, decodes: bool = False) -> None:
     """Raise UserError that names each path among images that is no file, or does not decode; needs no model."""
     paths = [image for image in images if isinstance(image, str | Path) and (decodes or not Path(image).is_file())]
     reasons = {path: open_image(path, applies_exif=False) for path in paths}
-    if problems := [f"{path}: {reason}" for path, reason in reasons.items() if isinstance(reason, str)]:
+    problems = [f"{path}: {reason}" for path, reason in reasons.items() if isinstance(reason, str)]
+    if problems:
         raise UserError(problems)
 
 

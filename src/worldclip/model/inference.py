@@ -10,6 +10,7 @@ N images, M texts or labels, B a batch of either, D embed_dim, S image side.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -187,7 +188,10 @@ class Clip:
             opened = dict(enumerate(threads.map(open_one, images[start : start + batch_size]), start))
             reasons = {row: image for row, image in opened.items() if isinstance(image, str)}
             usable = {row: image for row, image in opened.items() if row not in reasons}
-            return (join(list(usable.values())) if usable else None), list(usable), reasons
+            pixels = None
+            if usable:
+                pixels = join(list(usable.values()))
+            return pixels, list(usable), reasons
 
         starts = range(0, len(images), batch_size)
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads:
@@ -198,7 +202,8 @@ class Clip:
 
     def _preparation(self) -> tuple[Callable[[np.ndarray], Any], Callable[[list[Any]], Any]]:
         """Return what happens to each image in a thread of its own, and what makes a batch of the results."""
-        if (to_square := preprocess.square_of(self.processor)) is not None:
+        to_square = preprocess.square_of(self.processor)
+        if to_square is not None:
             return to_square, self._normalise
         if isinstance(self.processor, preprocess.PerImage):
             return self.processor.of_array, preprocess.stack
@@ -218,7 +223,12 @@ class Clip:
         """
         _check_batch_size(batch_size)
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if problems := [f"text {i}: {problem}" for i, text in enumerate(texts) if (problem := text_problem(text))]:
+        problems = []
+        for i, text in enumerate(texts):
+            problem = text_problem(text)
+            if problem:
+                problems.append(f"text {i}: {problem}")
+        if problems:
             raise UserError(problems)
         features = [np.zeros((0, self.embed_dim), np.float32)]
         with progress_bar("texts", len(texts), is_shown=progress) as advance:
@@ -235,7 +245,7 @@ class Clip:
         """
         labels = [labels] if isinstance(labels, str) else list(labels)
         sentences = label_sentences(labels, templates)
-        features_SD = self.encode_text([sentence for group in sentences for sentence in group])
+        features_SD = self.encode_text(list(itertools.chain.from_iterable(sentences)))
         return label_features(features_SD, sentences)
 
     def similarity(self, images: Any, texts: Any) -> np.ndarray:
@@ -257,7 +267,9 @@ def text_problem(text: object) -> str:
     """Return why a value is no text that a model reads; "" for a text."""
     if not isinstance(text, str):
         return f"has the type {type(text).__name__}; give a str"
-    return f"{text!r:.60} is not valid Unicode (a lone surrogate)" if has_surrogate(text) else ""
+    if has_surrogate(text):
+        return f"{text!r:.60} is not valid Unicode (a lone surrogate)"
+    return ""
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -37,7 +37,7 @@ from worldclip.model.preprocess import RULES, Rule, processor_problems, referenc
 from worldclip.model.records import library_faults
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 AUTO = "auto"
 MAX_LISTED = 5  # names of a folder's files in an error message
@@ -67,15 +67,15 @@ def load(
     """
     if preprocess not in RULES:
         raise UserError(f"preprocess = {preprocess!r}: must be one of {', '.join(RULES)}")
-    found = find(source, precision)
+    model_source = find(source, precision)
     options = LoadOptions(
         device=device,
         arch=arch,
         tokenizer=None if tokenizer is None else str(tokenizer),
-        precision=choose_precision(precision, found, device),
+        precision=choose_precision(precision, model_source, device),
         tells_language=tells_language,
     )
-    clip = read(found, options)
+    clip = read(model_source, options)
     if preprocess == "source":
         return clip
     is_numpy = isinstance(clip.backend, OnnxBackend)
@@ -89,16 +89,6 @@ def choose_precision(precision: str | None, source: Source, device: str) -> str 
     if source.layout == "onnx" or missing_of(source, LoadOptions(device=device)):
         return None
     return pick_precision(pick_device(device))
-
-
-def torch_dtype(precision: str) -> torch.dtype:
-    """Return the dtype of a precision.  Raises UserError for one that torch has no weights for."""
-    import torch
-
-    if precision not in DTYPES:
-        raise UserError(f"precision = {precision!r}: this model runs in torch, in one of {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, DTYPES[precision])
-    return dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +137,19 @@ def read(source: Source, options: LoadOptions) -> Clip:
     if problems:
         raise UserError(problems)
     readers = {"onnx": onnx_folder.read, "open_clip": open_clip_folder.read, "huggingface": huggingface_folder.read}
-    is_torch = source.layout != "onnx"
-    dtype = None if options.precision is None or not is_torch else torch_dtype(options.precision)
+    dtype = None
+    if options.precision is not None and source.layout != "onnx":
+        import torch
+
+        if options.precision not in DTYPES:
+            names = ", ".join(DTYPES)
+            raise UserError(f"precision = {options.precision!r}: this model runs in torch, in one of {names}")
+        dtype = getattr(torch, DTYPES[options.precision])
     remedy = "do its weights and its configuration match? Copy or download it whole"
     with library_faults(f"{source.path} does not load as a model in the layout {source.layout}", remedy):
         clip = readers[source.layout](source.path, options)
-        if problems := [f"{source.path}: {problem}" for problem in processor_problems(clip.processor)]:
+        problems = [f"{source.path}: {problem}" for problem in processor_problems(clip.processor)]
+        if problems:
             raise UserError(problems)
     if dtype is not None and isinstance(clip.backend, TorchBackend | OtherBackend):
         clip.backend.model.to(dtype)
@@ -171,8 +168,10 @@ def missing_of(source: Source, options: LoadOptions) -> list[str]:
         "onnx": onnx_folder.needs(source.path, options),
     }
     name = f"a model in the layout {source.layout!r}"
-    requirements = needs[source.layout]
-    return [problem for item in requirements for problem in missing_packages(name, item.modules, extra=item.extra)]
+    problems: list[str] = []
+    for requirement in needs[source.layout]:
+        problems += missing_packages(name, requirement.modules, extra=requirement.extra)
+    return problems
 
 
 def find(source: str | Path, precision: str | None = None) -> Source:
@@ -200,10 +199,11 @@ def find(source: str | Path, precision: str | None = None) -> Source:
         return Source("huggingface", path)
     names = sorted(item.name for item in path.iterdir())
     listed = ", ".join(names[:MAX_LISTED]) or "nothing"
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    if len(names) > MAX_LISTED:
+        listed += f" and {len(names) - MAX_LISTED} more"
     raise UserError(
         f"{path} is not a model: give a run (train it first: worldclip train {path}), a folder of Hugging Face, "
-        f"open_clip or ONNX, or a checkpoint file and its arch; it holds {listed}{more}"
+        f"open_clip or ONNX, or a checkpoint file and its arch; it holds {listed}"
     )
 
 

@@ -21,7 +21,8 @@ Product: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 def multiply(rows_RI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
     """Return rows @ weight.T + bias, (R, O), of equal dtypes, on a CPU.  It has no backward pass."""
-    if rows_RI.dtype == torch.float32 and has_onednn(torch.float32) and _has_avx512():
+    is_float32 = rows_RI.dtype == torch.float32 and has_onednn(torch.float32)
+    if is_float32 and torch.backends.cpu.get_cpu_capability() == "AVX512":
         return _by_onednn(rows_RI, weight_OI, bias_O)
     return torch.nn.functional.linear(rows_RI, weight_OI, bias_O)
 
@@ -42,10 +43,6 @@ def prepare(layer: Any, num_rows: int) -> Product:
 def _by_onednn(rows_RI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows_RI, weight_OI, bias_O, "none", [], "")
     return product
-
-
-def _has_avx512() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def has_onednn(dtype: torch.dtype) -> bool:

@@ -30,15 +30,14 @@ def bf16_hardware(device: torch.device) -> str:
 
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        return "compute capability {}.{}".format(*capability) if capability >= AMPERE else ""
-    return ", ".join(_cpu_flags()) if device.type == "cpu" else ""
-
-
-def _cpu_flags() -> tuple[str, ...]:
-    """Return those of CPU_FLAGS that the processor has; none on systems without CPUINFO, and on ARM."""
+        if capability < AMPERE:
+            return ""
+        return "compute capability {}.{}".format(*capability)
+    if device.type != "cpu":
+        return ""
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ()
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return tuple(flag for flag in CPU_FLAGS if flag in flags)
+    except OSError:  # not Linux
+        return ""
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])  # none on ARM
+    return ", ".join(flag for flag in CPU_FLAGS if flag in flags)

@@ -10,7 +10,7 @@ way, and Hugging Face resizes tensors where the others resize PIL images.  docs/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", BICUBIC: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
-MIN_STD, MAX_NUMBER = 1e-6, 1e6  # within these, normalised pixels are finite in float32
+# within these, normalised pixels are finite in float32
+MIN_STD = 1e-6
+MAX_NUMBER = 1e6
 Mode = Literal["shortest", "squash", "longest"]
 """The resized side: the short one, both, or the long one, after which the short one is padded."""
 
@@ -141,13 +143,16 @@ def describe(processor: Any, *, applies_exif: bool) -> Report:
     """Return what a processor does to an image, in words, for the record of an evaluation."""
     if isinstance(processor, PerImage):
         facts = processor.facts
-        edges, cropped = _edges(facts), _crop_of_facts(facts)
-        interpolation, implementation = facts.interpolation, "Pillow"
+        edges = _edges(facts)
+        cropped = _crop_of_facts(facts)
+        interpolation = facts.interpolation
+        implementation = "Pillow"
         mean, std = facts.mean, facts.std
     else:
         edges = dict(processor.size or {}) if processor.do_resize else {}
         cropped = _crop_of(processor)
-        interpolation, implementation = _FILTERS[int(processor.resample)], type(processor).__name__
+        interpolation = _FILTERS[int(processor.resample)]
+        implementation = type(processor).__name__
         mean, std = per_channel(processor.image_mean), per_channel(processor.image_std)
     return {
         "resize": _in_words(edges),
@@ -191,14 +196,14 @@ def reference(processor: Any, *, is_numpy: bool = False) -> PerImage:
     does not run in torch.  Raises UserError for a processor without a size.
     """
     if isinstance(processor, PerImage):
-        size, mean, std = processor.facts.size, processor.facts.mean, processor.facts.std
+        facts = replace(processor.facts, mode="shortest", interpolation="bicubic")
     else:
         edges = _crop_of(processor) or dict(processor.size or {})
         sides = set(edges.values())
         if len(sides) != 1:
             raise UserError(f"the image processor makes images of {_in_words(edges)}; preprocess='reference' is square")
-        size, mean, std = sides.pop(), per_channel(processor.image_mean), per_channel(processor.image_std)
-    facts = Preprocess(size, "shortest", mean, std)
+        mean, std = per_channel(processor.image_mean), per_channel(processor.image_std)
+        facts = Preprocess(sides.pop(), "shortest", mean, std)
     pixels = partial(pillow_pixels, facts, round_offset=round)
     if is_numpy:
         return PerImage(pixels, facts)
@@ -226,10 +231,11 @@ def _resize_to_square(facts: Preprocess, pixels_HW3: np.ndarray) -> torch.Tensor
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import crop, resize
 
-    size, sides = facts.size, [facts.size, facts.size]
+    size = facts.size
+    sides = [size, size]
     if facts.mode == "shortest":
         shorter = min(pixels_HW3.shape[:2])
-        sides = [size if side == shorter else int(size * side / shorter) for side in pixels_HW3.shape[:2]]
+        sides = [int(size * side / shorter) for side in pixels_HW3.shape[:2]]
     image_3HW = torch.from_numpy(pixels_HW3).permute(2, 0, 1)
     resized = resize(image_3HW, sides, interpolation=InterpolationMode.BICUBIC, antialias=True)
     cropped: torch.Tensor = crop(resized, (sides[0] - size) // 2, (sides[1] - size) // 2, size, size)
@@ -249,16 +255,17 @@ def normalise_squares(squares_B3SS: torch.Tensor, facts: Preprocess) -> torch.Te
 def pillow_pixels(facts: Preprocess, image: Any, *, round_offset: Callable[[float], int] = int) -> np.ndarray:
     """Map an RGB PIL image to (3, size, size) float32 normalised pixels, using only Pillow and numpy.
 
-    round_offset: of the crop.  transformers truncates it; torchvision, and thus the reference, rounds it to even.
+    round_offset: rounds the crop's offset.  transformers truncates it; torchvision, thus the reference, rounds to even.
     """
     size = facts.size
     shortest = min(image.size)
     if facts.mode == "squash":
         width = height = size
     else:  # both libraries truncate the long side
-        width, height = (size if side == shortest else int(size * side / shortest) for side in image.size)
+        width, height = (int(size * side / shortest) for side in image.size)
     resized = image.resize((width, height), BICUBIC)
-    left, top = round_offset((width - size) / 2), round_offset((height - size) / 2)
+    left = round_offset((width - size) / 2)
+    top = round_offset((height - size) / 2)
     square = resized.crop((left, top, left + size, top + size))
     pixels_3SS = np.array(square).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (facts.mean, facts.std))

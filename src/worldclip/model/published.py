@@ -64,15 +64,19 @@ class Published:
     def reference(self) -> str:
         """The name in the MetaCLIP reference's mini_clip/model_configs."""
         parts = [_REFERENCE_SIZES[self.preset]]
-        parts += ["quickgelu"] if self.activation == "quick_gelu" else []
-        parts += ["mT5"] if self.tokenizer is MT5 else []
-        parts += [str(self.image_size)] if self.image_size != 224 else []
+        if self.activation == "quick_gelu":
+            parts.append("quickgelu")
+        if self.tokenizer is MT5:
+            parts.append("mT5")
+        if self.image_size != 224:
+            parts.append(str(self.image_size))
         return "-".join([*parts, "worldwide"])
 
     @property
     def reference_model(self) -> str:
         """The `model_name` in the reference's README: the name above @ the class of the text encoder."""
-        return f"{self.reference}@{'mT5' if self.tokenizer is MT5 else ''}WorldWideCLIP"
+        encoder = "mT5WorldWideCLIP" if self.tokenizer is MT5 else "WorldWideCLIP"
+        return f"{self.reference}@{encoder}"
 
     def model_config(self) -> ModelConfig:
         return ModelConfig(preset=self.preset, image_size=self.image_size)

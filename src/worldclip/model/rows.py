@@ -111,7 +111,8 @@ def text_rows(encoder: Any, tokens: Tokens, texts: np.ndarray) -> Chunk:
     ends = np.cumsum(lengths)
     position_R = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
     ids_R = tokens.ids[np.repeat(tokens.offsets[texts], lengths) + position_R]
-    table, positions = encoder.embeddings.token_embedding, encoder.embeddings.position_embedding
+    table = encoder.embeddings.token_embedding
+    positions = encoder.embeddings.position_embedding
     device = positions.weight.device
     rows_RW = table(torch.from_numpy(ids_R).to(device)) + positions(torch.from_numpy(position_R).to(device))
     values, counts = np.unique(lengths, return_counts=True)

@@ -45,12 +45,15 @@ class SpecialStrings:
         if not self._stages or self._is_harmless(text):
             return text
         made = self._made_of(text)
-        if made is not None:
+        if made is None:
+            return text
+        text = break_specials(made, self.strings)
+        made = self._made_of(text)
+        while made is not None:  # the stages delete the space, or decode once more
+            for special in self.strings:
+                made = made.replace(special, "")
             text = break_specials(made, self.strings)
-            while (made := self._made_of(text)) is not None:  # the stages delete the space, or decode once more
-                for special in self.strings:
-                    made = made.replace(special, "")
-                text = break_specials(made, self.strings)
+            made = self._made_of(text)
         return text
 
     def _is_harmless(self, text: str) -> bool:
@@ -59,14 +62,13 @@ class SpecialStrings:
             return text.isascii() and self._keys.isdisjoint(text)
         if self._harmless.issuperset(text):
             return True
-        new = {char for char in set(text) - self._harmless if self._keys.isdisjoint(self._last_stage_of(char))}
-        self._harmless |= new
+        for char in set(text) - self._harmless:
+            changed = char
+            for stage in self._stages:
+                changed = stage(changed)
+            if self._keys.isdisjoint(changed):
+                self._harmless.add(char)
         return self._harmless.issuperset(text)
-
-    def _last_stage_of(self, text: str) -> str:
-        for stage in self._stages:
-            text = stage(text)
-        return text
 
     def _made_of(self, text: str) -> str | None:
         """Return the text after the first stage that makes a special string of it, None if none does."""
@@ -74,7 +76,8 @@ class SpecialStrings:
         for stage in self._stages:
             made = stage(made)
             if any(special in made for special in self.strings):
-                return made if self._gives_special is None or self._gives_special(text) else None
+                is_special = self._gives_special is None or self._gives_special(text)
+                return made if is_special else None
         return None
 
 

@@ -92,7 +92,11 @@ def to_theirs(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[
 
 def to_ours(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return our state dict, in float32, from their tensors."""
-    return {name: part.float() for rule in rules for name, part in rule.to_ours(state[rule.theirs]).items()}
+    ours = {}
+    for rule in rules:
+        for name, part in rule.to_ours(state[rule.theirs]).items():
+            ours[name] = part.float()
+    return ours
 
 
 def shapes(state: Mapping[str, torch.Tensor]) -> dict[str, Shape]:

@@ -91,7 +91,8 @@ class Tokenizer:
             raise UserError(
                 f"train.tokenizer.path: the tokenizer has no {' and no '.join(missing)} token; choose one that has both"
             )
-        self.hf, self.context_length = hf, context_length
+        self.hf = hf
+        self.context_length = context_length
         self.bos_id: int | None = hf.bos_token_id
         self.eos_id: int = hf.eos_token_id
         self.pad_id: int = hf.pad_token_id
@@ -172,8 +173,8 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
     if not Path(source).exists() and not _HUB_ID.fullmatch(str(source)):
         raise UserError(f"tokenizer {str(source)!r}: no such folder; give a folder or a hub id (owner/name)")
     load = require_transformers().AutoTokenizer.from_pretrained
-    problem, remedy = f"{str(source)!r} does not load as a tokenizer", "train.tokenizer.path takes a folder or a hub id"
-    with library_faults(problem, remedy):
+    problem = f"{str(source)!r} does not load as a tokenizer"
+    with library_faults(problem, "train.tokenizer.path takes a folder or a hub id"):
         tokenizer: PreTrainedTokenizerFast = load(str(source), trust_remote_code=False)
     tokenizer.init_kwargs.pop("auto_map", None)  # names code of its own, and would be saved with the tokenizer
     return tokenizer

@@ -105,8 +105,12 @@ def refuse_foreign_code(folder: Path) -> None:
 
     Code that `auto_map` names is never run: trust_remote_code is False wherever transformers reads a folder.
     """
-    files = [*folder.glob("*"), *folder.glob("onnx/*")]
-    if problems := [f"{path} {kind}" for path in sorted(files) if (kind := what_is(path))]:  # a FIFO has no end
+    problems = []
+    for path in sorted([*folder.glob("*"), *folder.glob("onnx/*")]):
+        kind = what_is(path)
+        if kind:
+            problems.append(f"{path} {kind}")
+    if problems:  # reading a FIFO would never end
         raise UserError(problems)
     if (folder / _ADAPTER).exists():
         problems.append(
@@ -153,9 +157,11 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if not isinstance(weight_map, dict):
         raise UserError(f"{index} has no weight_map; copy the whole model again")
     names = sorted({str(shard) for shard in weight_map.values()})
-    if outside := [shard for shard in names if not is_safe_name(shard) or "/" in shard]:
+    outside = [shard for shard in names if not is_safe_name(shard) or "/" in shard]
+    if outside:
         raise UserError(f"{index} names {', '.join(outside)}, which is not a file of this folder; it is refused")
-    if missing := [shard for shard in names if not (folder / shard).exists()]:
+    missing = [shard for shard in names if not (folder / shard).exists()]
+    if missing:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which its index names; copy the whole model again")
     return [folder / shard for shard in names]
 

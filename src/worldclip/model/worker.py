@@ -21,7 +21,7 @@ class WorkerModel:
     source: Source
     options: LoadOptions
     digest: str
-    """Of the model: a process that lives on loads another one at the same path anew."""
+    """Digest of the model: a process that lives on loads another one at the same path anew."""
     threads: int = 1
 
 
@@ -30,10 +30,13 @@ def num_processes(device: str, source: Source) -> int:
 
     ONNX encoders run on the CPU.
     """
-    if source.layout != "onnx" and (num_devices := _num_cuda_devices(device)):
-        return num_devices
-    model = source.path
-    files = [model] if model.is_file() else [path for path in model.rglob("*") if path.is_file()]
+    if source.layout != "onnx":
+        num_devices = _num_cuda_devices(device)
+        if num_devices:
+            return num_devices
+    files = [source.path]
+    if not source.path.is_file():
+        files = [path for path in source.path.rglob("*") if path.is_file()]
     weights = max(1, sum(file.stat().st_size for file in files if file.suffix not in (".json", ".md")))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(usable_cores(), memory // 2 // weights))
@@ -60,16 +63,12 @@ def load_here(model: WorkerModel) -> Clip:
     if multiprocessing.parent_process() is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(model.threads))  # onnxruntime's sessions read it
         if model.source.layout != "onnx":
-            _limit_torch(model.threads)
+            import torch
+
+            torch.set_num_threads(min(model.threads, torch.get_num_threads()))
+            if torch.cuda.is_available():
+                # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
+                match = re.search(r"\d+$", multiprocessing.current_process().name)
+                number = int(match[0]) if match else 0
+                torch.cuda.set_device(number % torch.cuda.device_count())
     return read(model.source, model.options)
-
-
-def _limit_torch(threads: int) -> None:
-    """Give this worker its threads, and its own CUDA device where there are any."""
-    import torch
-
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
-    if torch.cuda.is_available():
-        # The number at the end of the process's name (SpawnProcess-3): a pool numbers its workers in order.
-        number = re.search(r"\d+$", multiprocessing.current_process().name)
-        torch.cuda.set_device((int(number[0]) if number else 0) % torch.cuda.device_count())

@@ -122,7 +122,9 @@ def warp(images_B3SS: torch.Tensor, draws: np.ndarray, warps: Warps) -> torch.Te
     images = _tint_background(images_B3SS[chosen], torch.from_numpy(tint_B3).float())
     angle = np.radians(warps.rotate_deg) * (2 * angle_draw[rows] - 1)
     size = warps.zoom_out_min + (1 - warps.zoom_out_min) * size_draw[rows]
-    cos, sin, zero = np.cos(angle) / size, np.sin(angle) / size, np.zeros(len(rows))
+    cos = np.cos(angle) / size
+    sin = np.sin(angle) / size
+    zero = np.zeros(len(rows))
     theta_B23 = np.stack([np.stack([cos, -sin, zero], 1), np.stack([sin, cos, zero], 1)], 1)
     grid = torch.nn.functional.affine_grid(torch.from_numpy(theta_B23).float(), list(images.shape), align_corners=False)
     moved = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

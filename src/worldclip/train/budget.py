@@ -23,7 +23,8 @@ BACKWARD = 2  # a backward pass multiplies twice as often as the forward pass: f
 # Bytes that a block keeps per token and channel for the backward pass.  Both norms' inputs and outputs, queries, keys,
 # values and attention's output are one number each, the MLP's hidden values 2 x 4.  Under bf16 the norms' inputs stay
 # float32, and a norm's output is cast once for each of the projections that read it.
-BLOCK_BYTES, BLOCK_BYTES_BF16 = 64, 40
+BLOCK_BYTES = 64
+BLOCK_BYTES_BF16 = 40
 RANKS_PER_MACHINE = 8  # HSDP shards among them; the usual number of GPUs
 # Of torch, transformers, and the images that the loader keeps: a process of the demo, whose tensors take 0.2 GiB, holds
 # 2.2 GB (docs/fine_tune.md).
@@ -32,16 +33,18 @@ TORCH_BYTES = 2 * GIB
 
 def count_parameters(sizes: Architecture, vocab_size: int, loss: str = "contrastive") -> dict[str, int]:
     """Return the exact numbers of a MetaClip2Model of these sizes, by part."""
-    vision, text = sizes.vision_width, sizes.text_width
+    vision = sizes.vision_width
+    text = sizes.text_width
     patches = (sizes.image_size // sizes.patch_size) ** 2
     image_embeddings = 3 * sizes.patch_size**2 * vision + vision + (patches + 1) * vision  # patches, class, positions
     image_blocks = sizes.vision_layers * _block(vision, _vision_mlp(sizes))
     text_blocks = sizes.text_layers * _block(text, 4 * text)
+    num_scalars = 2 if loss == "siglip" else 1  # logit scale, SigLIP's bias
     return {
         "token table": vocab_size * text,
         "text encoder": sizes.context_length * text + text_blocks + 2 * text,
         "image encoder": image_embeddings + image_blocks + 4 * vision,
-        "heads": (vision + text) * sizes.embed_dim + (2 if loss == "siglip" else 1),  # with logit scale, SigLIP's bias
+        "heads": (vision + text) * sizes.embed_dim + num_scalars,
     }
 
 
@@ -116,22 +119,18 @@ def memory_bytes(config: TrainConfig, vocab_size: int, batch_size: int, world_si
     if shards > 1:
         state_bytes += 2 * FLOAT * counts["token table"]  # whole in each step, with its gradient
     pairs = -(-batch_size // (world_size * config.accum_steps))
-    return state_bytes, _activation_bytes(config, sizes, pairs)
-
-
-def _activation_bytes(config: TrainConfig, sizes: Architecture, pairs: int) -> int:
-    """Return roughly what the backward pass reads again: each block's activations, or its input if it is recomputed."""
     patches = (sizes.image_size // sizes.patch_size) ** 2
     block_bytes = BLOCK_BYTES_BF16 if config.precision == "bf16" else BLOCK_BYTES
-    total = 0
+    # what the backward pass reads again: each block's activations, or its input if it is recomputed
+    activation_bytes = 0
     for layers, values in (
         (sizes.vision_layers, pairs * (patches + 1) * sizes.vision_width),
         (sizes.text_layers, pairs * sizes.context_length * sizes.text_width),
     ):
         recomputed = config.recomputed_blocks(layers)
         stored = layers - recomputed + (recomputed > 0)  # one recomputed block at a time
-        total += values * (stored * block_bytes + recomputed * FLOAT)
-    return total
+        activation_bytes += values * (stored * block_bytes + recomputed * FLOAT)
+    return state_bytes, activation_bytes
 
 
 def checkpoint_bytes(config: TrainConfig, vocab_size: int) -> int:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     import torch
 
 FILES = f"{layout.TRAINER}/files.json"
-MODEL, OPTIMIZER = "model.safetensors", f"{layout.TRAINER}/optimizer.safetensors"
+MODEL = "model.safetensors"
+OPTIMIZER = f"{layout.TRAINER}/optimizer.safetensors"
 SHARDS = f"{layout.TRAINER}/shards"
 INDEX = f"{SHARDS}/index.json"
 
@@ -93,14 +94,17 @@ class CheckpointReader:
             raise UserError(f"{self.folder}: no tensor {name}; the checkpoint is of another model")
         if isinstance(entry, tuple):
             return self._read_rows(*entry, rows)
-        shape, pieces = entry["shape"], entry["pieces"]
+        shape = entry["shape"]
+        pieces = entry["pieces"]
         if not shape:
             return self._read_rows(f"{SHARDS}/{pieces[0]['file']}", name, None)
         wanted = range(shape[0])[rows or slice(None)]
-        whole, num_read = torch.zeros((len(wanted), *shape[1:])), 0
+        whole = torch.zeros((len(wanted), *shape[1:]))
+        num_read = 0
         for piece in pieces:
             first = piece["first_row"]
-            start, stop = max(wanted.start, first), min(wanted.stop, first + piece["num_rows"])
+            start = max(wanted.start, first)
+            stop = min(wanted.stop, first + piece["num_rows"])
             if start < stop:
                 part = self._read_rows(f"{SHARDS}/{piece['file']}", name, slice(start - first, stop - first))
                 whole[start - wanted.start : stop - wanted.start] = part
@@ -207,15 +211,19 @@ def names_in_model(names: Iterable[str]) -> dict[str, str]:
 def write_digests(folder: Path, digests: Digests) -> None:
     """Write trainer/files.json, after everything else is on disk, into a folder that must exist.
 
-    digests: of files that are on disk already, by path in the folder.
+    digests: those of the files that are on disk already, by path in the folder.
     """
-    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path != folder / FILES)
-    names = [path.relative_to(folder).as_posix() for path in files]
-    missing = {name: path for name, path in zip(names, files, strict=True) if name not in digests}
-    all_digests = {**digests, **{name: size_and_digest(path) for name, path in missing.items()}}
-    for path in missing.values():
-        flush_to_disk(path)
-    content = json.dumps({name: all_digests[name] for name in names}, ensure_ascii=False, indent=1)
+    all_digests: Digests = {}
+    for path in sorted(folder.rglob("[!.]*")):
+        if not path.is_file() or path == folder / FILES:
+            continue
+        name = path.relative_to(folder).as_posix()
+        if name in digests:
+            all_digests[name] = digests[name]
+        else:
+            all_digests[name] = size_and_digest(path)
+            flush_to_disk(path)
+    content = json.dumps(all_digests, ensure_ascii=False, indent=1)
     _replace_file(folder / FILES, lambda aside: aside.write_text(f"{content}\n", encoding="utf-8"))
 
 
@@ -232,7 +240,8 @@ def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_old(train_dir: Path, keep_last: int, keep_every_samples: int = 0) -> None:
     """Remove all checkpoints but the newest `keep_last`, the best, and the first after each `keep_every_samples`."""
-    best, last_kept = best_of(train_dir), 0
+    best = best_of(train_dir)
+    last_kept = 0
     for old in checkpoints(train_dir)[:-keep_last]:
         if keep_every_samples:
             intervals = read_state(old)["samples_seen"] // keep_every_samples

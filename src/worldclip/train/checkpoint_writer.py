@@ -75,14 +75,15 @@ def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dic
     million entries for a model of 800 tensors on 384 ranks.
     """
     total = sum(local.tensor.nbytes for local in tensors.values())
-    first_byte, last_byte = (total * i // count for i in (index, index + 1))
-    share, offset = {}, 0
+    first_byte = total * index // count
+    last_byte = total * (index + 1) // count
+    share = {}
+    offset = 0
     for name, local in tensors.items():
         row_bytes = max(1, local.tensor.nbytes // max(1, local.num_rows))
         # a row belongs to the share in which it starts
-        start, stop = (
-            min(max(-(-(byte - offset) // row_bytes), 0), local.num_rows) for byte in (first_byte, last_byte)
-        )
+        start = min(max(-(-(first_byte - offset) // row_bytes), 0), local.num_rows)
+        stop = min(max(-(-(last_byte - offset) // row_bytes), 0), local.num_rows)
         if start < stop:
             share[name] = local.rows(start, stop)
         offset += local.tensor.nbytes
@@ -98,8 +99,10 @@ class CheckpointWriter:
 
     def __init__(self, train_dir: Path, world: World, keep_last: int, keep_every_samples: int = 0) -> None:
         """keep_last, keep_every_samples: see remove_old."""
-        self.train_dir, self.world = train_dir, world
-        self.keep_last, self.keep_every_samples = keep_last, keep_every_samples
+        self.train_dir = train_dir
+        self.world = world
+        self.keep_last = keep_last
+        self.keep_every_samples = keep_every_samples
         self.num_failed = 0  # consecutive failures
         self._running: futures.Future[None] | None = None
         self._folder = train_dir  # parent of the checkpoint in progress
@@ -116,9 +119,20 @@ class CheckpointWriter:
         """Start to write step_<step>, after the checkpoint before it is complete.  Every rank must call this.
 
         tensors: as train_state.copy_to_cpu names them.  state: further keys of state.json.  write_model: fills a folder
-        with configuration, tokenizer and preprocessing.
+        with configuration, tokenizer and preprocessing.  Raises the error of the checkpoint before only after
+        MAX_FAILED_SAVES of them in a row.
         """
-        self._wait_or_warn()
+        try:
+            self.wait()
+            self.num_failed = 0
+        except WorkStopped:
+            raise
+        except Exception as error:  # safetensors raises errors of disks as its own
+            self.num_failed += 1
+            if self.num_failed == MAX_FAILED_SAVES:
+                raise
+            if self.world.is_first:
+                say("train", f"WARNING: a checkpoint was not written ({error}); training goes on to the next one")
         self._folder = step_folder(self.train_dir, step)
         partial = self.train_dir / f".{self._folder.name}.tmp"
         if self.world.is_first:
@@ -166,26 +180,13 @@ class CheckpointWriter:
                 shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
             raise
 
-    def _wait_or_warn(self) -> None:
-        """Wait for the checkpoint in progress.  Raises its error only after MAX_FAILED_SAVES of them in a row."""
-        try:
-            self.wait()
-            self.num_failed = 0
-        except WorkStopped:
-            raise
-        except Exception as error:  # safetensors raises errors of disks as its own
-            self.num_failed += 1
-            if self.num_failed == MAX_FAILED_SAVES:
-                raise
-            if self.world.is_first:
-                say("train", f"WARNING: a checkpoint was not written ({error}); training goes on to the next one")
-
     def wait(self) -> None:
         """Wait until the checkpoint in progress is complete on disk.
 
         Raises what went wrong in the thread; WorkStopped if it still writes WRITE_TIMEOUT_S after its start.
         """
-        running, self._running = self._running, None
+        running = self._running
+        self._running = None
         if running is None:
             return
         futures.wait([running], self._remaining_s())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -29,7 +30,8 @@ class TrainPoolConfig(Config):
 
     def own_problems(self) -> Problems:
         """Yield the problems of these files as a pool."""
-        if pool := self.as_pool():
+        pool = self.as_pool()
+        if pool is not None:
             yield from pool.own_problems()
 
 
@@ -174,29 +176,30 @@ class TrainConfig(Config):
 
     def recomputed_blocks(self, num_blocks: int) -> int:
         """Return how many blocks, from the first on, a tower of num_blocks recomputes in the backward pass."""
-        chosen = self.activation_checkpointing
-        return num_blocks if chosen is True else min(int(chosen), num_blocks)
+        if self.activation_checkpointing is True:
+            return num_blocks
+        return min(int(self.activation_checkpointing), num_blocks)
 
     @property
     def adapted_towers(self) -> tuple[Literal["vision", "text"], ...]:
         """Return the towers with LoRA adapters."""
+        if self.lora_rank is None:
+            return ()
         towers: tuple[Literal["vision", "text"], ...] = ("vision", "text")
-        return () if self.lora_rank is None else tuple(tower for tower in towers if tower not in self.freeze)
+        return tuple(tower for tower in towers if tower not in self.freeze)
 
     def own_problems(self) -> Problems:
         """Yield a warm-up without end, and options that exclude each other."""
         yield from self._lora_problems()
-        key, samples = "samples_seen", self.samples_seen
+        key = "samples_seen"
+        samples = self.samples_seen
         if self.scale.is_set:
-            key, samples = "scale.english_samples_seen", self.scale.english_samples_seen or samples
+            key = "scale.english_samples_seen"
+            samples = self.scale.english_samples_seen or samples
         if self.warmup_samples >= max(1, samples):
             yield "warmup_samples", f"must be less than train.{key} ({samples})"
-        yield from self._skip_problems()
-
-    def _skip_problems(self) -> Problems:
-        """Yield that stretches are no pairs, overlap or do not ascend."""
         stretches = self.skip_samples or ()
-        numbers = [number for stretch in stretches for number in stretch]
+        numbers = list(itertools.chain.from_iterable(stretches))
         are_pairs = all(len(stretch) == 2 for stretch in stretches)
         if not are_pairs or numbers != sorted(set(numbers)) or min(numbers, default=0) < 0:
             yield "skip_samples", "must be pairs [FIRST, LAST] of ascending numbers, for example [[1000, 2000]]"

@@ -89,7 +89,8 @@ class Towers:
         """Return the blocks of a tower; queries, keys and values are one product, in the last block two."""
         blocks = []
         for module in tower.encoder.layers:
-            attention, mlp = module.self_attn, module.mlp
+            attention = module.self_attn
+            mlp = module.mlp
             is_last = module is tower.encoder.layers[-1]
             if is_last:
                 query = self._product(attention.q_proj)
@@ -130,15 +131,16 @@ class Product:
     """rows @ weights.T + biases, for layers of one input."""
 
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype) -> None:
-        """dtype: of the products; bfloat16 makes a copy of all weights, whose product is one."""
-        self.layers, self.dtype = layers, dtype
+        """dtype: the products' precision; bfloat16 makes a copy of all weights, whose product is one."""
+        self.layers = layers
+        self.dtype = dtype
         self.sizes = [len(layer.weight) for layer in layers]
         self.is_plain = all(type(layer) in (torch.nn.Linear, torch.nn.Conv2d) for layer in layers)
         self.has_copy = self.is_plain and dtype != torch.float32
         if not self.has_copy:
             return
-        num_inputs, num_outputs = layers[0].weight[0].numel(), sum(self.sizes)
-        self._weight_OI = torch.empty(num_outputs, num_inputs, dtype=dtype)
+        num_outputs = sum(self.sizes)
+        self._weight_OI = torch.empty(num_outputs, layers[0].weight[0].numel(), dtype=dtype)
         self._bias_O = torch.empty(num_outputs, dtype=dtype) if layers[0].bias is not None else None
         self.renew()
 
@@ -148,7 +150,7 @@ class Product:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 return tuple(layer(rows_RI) for layer in self.layers)
         if not self.has_copy:
-            return tuple(_multiply_own(rows_RI, layer) for layer in self.layers)
+            return tuple(_multiply_layer(rows_RI, layer) for layer in self.layers)
         weights = [layer.weight for layer in self.layers]
         biases = [layer.bias for layer in self.layers if layer.bias is not None]
         rows_RO = cast(
@@ -175,11 +177,14 @@ class Product:
                 part_O.copy_(layer.bias)
 
 
-def _multiply_own(rows_RI: torch.Tensor, layer: Any) -> torch.Tensor:
+def _multiply_layer(rows_RI: torch.Tensor, layer: Any) -> torch.Tensor:
     """Return layer(rows), by the layer's own weights."""
-    parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    weight_OI, *bias = (parameter.detach() for parameter in parameters)
-    rows_RO = _Product.apply(rows_RI, weight_OI, bias[0] if bias else None, [len(weight_OI)], *parameters)
+    parameters = [layer.weight]
+    bias_O = None
+    if layer.bias is not None:
+        parameters.append(layer.bias)
+        bias_O = layer.bias.detach()
+    rows_RO = _Product.apply(rows_RI, layer.weight.detach(), bias_O, [len(layer.weight)], *parameters)
     return cast(torch.Tensor, rows_RO)
 
 
@@ -197,7 +202,8 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         """parameters: the layers' weights, then their biases, which weight_OI and bias_O hold."""
         ctx.save_for_backward(rows_RI, weight_OI)
-        ctx.sizes, ctx.has_bias = sizes, bias_O is not None
+        ctx.sizes = sizes
+        ctx.has_bias = bias_O is not None
         ctx.shapes = [parameter.shape for parameter in parameters]
         return multiply(rows_RI, weight_OI, bias_O)
 
@@ -206,16 +212,19 @@ class _Product(torch.autograd.Function):
         (grad_RO,) = grads
         rows_RI, weight_OI = ctx.saved_tensors
         num_layers = len(ctx.sizes)
-        needs_rows, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[4 : 4 + num_layers])
-        found: list[torch.Tensor | None] = [None] * len(ctx.shapes)
-        if needs_weight:
+        parameter_grads: list[torch.Tensor | None] = [None] * len(ctx.shapes)
+        if any(ctx.needs_input_grad[4 : 4 + num_layers]):
             grad_OI = multiply(grad_RO.t(), rows_RI.t()).float()
-            found[:num_layers] = grad_OI.split(ctx.sizes)
+            parameter_grads[:num_layers] = grad_OI.split(ctx.sizes)
         if ctx.has_bias and any(ctx.needs_input_grad[4 + num_layers :]):
-            found[num_layers:] = grad_RO.sum(0).float().split(ctx.sizes)
-        shaped = [None if grad is None else grad.view(shape) for grad, shape in zip(found, ctx.shapes, strict=True)]
-        grad_RI = multiply(grad_RO, weight_OI.t()) if needs_rows else None
-        return (grad_RI, None, None, None, *shaped)
+            parameter_grads[num_layers:] = grad_RO.sum(0).float().split(ctx.sizes)
+        for i, grad in enumerate(parameter_grads):
+            if grad is not None:
+                parameter_grads[i] = grad.view(ctx.shapes[i])
+        grad_RI = None
+        if ctx.needs_input_grad[0]:
+            grad_RI = multiply(grad_RO, weight_OI.t())
+        return (grad_RI, None, None, None, *parameter_grads)
 
 
 def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, is_causal: bool) -> torch.Tensor:
@@ -231,7 +240,8 @@ def _mix(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, is_caus
 
 def _embed_patches(module: Any, product: Product, pixels_B3SS: torch.Tensor) -> torch.Tensor:
     """Return (B, W, grid, grid) as the convolution does, whose patches do not overlap."""
-    (side, _), batch = module.kernel_size, len(pixels_B3SS)
+    side, _ = module.kernel_size
+    batch = len(pixels_B3SS)
     grid = pixels_B3SS.shape[-1] // side
     cut = pixels_B3SS[..., : grid * side, : grid * side].reshape(batch, -1, grid, side, grid, side)
     rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch * grid * grid, -1)

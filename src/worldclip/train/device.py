@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 # mallopt's parameters, from glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 _NEVER = -1
 
 

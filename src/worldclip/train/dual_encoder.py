@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 # Texts of a batch run in length-sorted chunks, each padded to its own longest text.  Captions are short: most of a
 # batch's 77 columns would be padding.
 TEXT_CHUNKS = 4
-SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0  # initial values, arXiv:2303.15343, section 3.2
+# initial values, arXiv:2303.15343, section 3.2
+SIGLIP_SCALE = math.log(10)
+SIGLIP_BIAS = -10.0
 
 
 class DualEncoder(torch.nn.Module):
@@ -87,18 +89,14 @@ class DualEncoder(torch.nn.Module):
 
     def take_all_images(self) -> Gathering | None:
         """Return the image features of all ranks, of the latest forward pass, once; None where they were not sent."""
-        all_images, self._all_images = self._all_images, None
+        all_images = self._all_images
+        self._all_images = None
         return all_images
 
     def multiply_by_onednn(self) -> None:
         """Run both towers as train/cpu_towers.py does, from the present weights on."""
         self.towers = Towers(self.clip, torch.bfloat16 if self.autocasts else torch.float32)
         self.autocasts = False
-
-    def renew_copies(self) -> None:
-        """Copy the weights that are multiplied in bfloat16, after they have changed."""
-        if self.towers is not None:
-            self.towers.renew()
 
     def compile_towers(self) -> None:
         """Let torch compile the towers.  Texts are trimmed, so that each batch has another length."""

@@ -35,9 +35,11 @@ class EpochCounts:
     ) -> None:
         """count(shard, epoch) returns (pairs, kept pairs without an image); it is called from threads.
 
-        folder: of these numbers in RUN/train/epochs, which all ranks use; None: this process counts all, for itself.
+        folder: the place of these numbers in RUN/train/epochs, which all ranks use, or None if this process counts all.
         """
-        self.folder, self.num_shards, self.world = folder, num_shards, world
+        self.folder = folder
+        self.num_shards = num_shards
+        self.world = world
         self._count_shard = count
         self._of_epoch = functools.lru_cache(maxsize=EPOCHS_KEPT)(self._load)
         self._lock = threading.Lock()
@@ -45,7 +47,7 @@ class EpochCounts:
         self._ahead: dict[int, Future[None]] = {}
 
     def of_epoch(self, epoch: int) -> np.ndarray:
-        """Return (2, num_shards) int64, PAIRS and WITHOUT_IMAGE: as soon as all ranks have counted their shares."""
+        """Wait until all ranks have counted their shares; return (2, num_shards) int64, PAIRS and WITHOUT_IMAGE."""
         with self._lock:  # the loader's thread and the loop may ask at once
             if epoch in self._ahead:
                 self._ahead.pop(epoch).result()
@@ -63,10 +65,17 @@ class EpochCounts:
         path = self.folder / f"{epoch:06}.npy"
         if not path.exists():
             self._write_share(epoch, self.folder)
-            if self.world.is_first:
-                self._merge(epoch, self.folder)
-            else:
+            if not self.world.is_first:
                 wait_for(path)
+                return _read_counts(path)
+            counts = np.zeros((2, self.num_shards), np.int64)
+            for rank in range(self.world.size):
+                share = self.folder / f"{epoch:06}.{rank}_of_{self.world.size}.npy"
+                wait_for(share)
+                counts[:, rank :: self.world.size] = _read_counts(share)
+            artifacts.write_array(path, counts)
+            for share in self.folder.glob(f"{epoch:06}.*_of_*.npy"):  # also shares of other numbers of ranks
+                share.unlink(missing_ok=True)
         return _read_counts(path)
 
     def _count(self, shards: Sequence[int], epoch: int) -> np.ndarray:
@@ -77,22 +86,9 @@ class EpochCounts:
 
     def _write_share(self, epoch: int, folder: Path) -> None:
         """Count the shards rank, rank + ranks, ..., unless an earlier process has done it."""
-        path = folder / self._share_name(epoch, self.world.rank)
+        path = folder / f"{epoch:06}.{self.world.rank}_of_{self.world.size}.npy"
         if not path.exists() and not (folder / f"{epoch:06}.npy").exists():
             artifacts.write_array(path, self._count(range(self.world.rank, self.num_shards, self.world.size), epoch))
-
-    def _merge(self, epoch: int, folder: Path) -> None:
-        counts = np.zeros((2, self.num_shards), np.int64)
-        for rank in range(self.world.size):
-            share = folder / self._share_name(epoch, rank)
-            wait_for(share)
-            counts[:, rank :: self.world.size] = _read_counts(share)
-        artifacts.write_array(folder / f"{epoch:06}.npy", counts)
-        for share in folder.glob(f"{epoch:06}.*_of_*.npy"):  # also shares of other numbers of ranks
-            share.unlink(missing_ok=True)
-
-    def _share_name(self, epoch: int, rank: int) -> str:
-        return f"{epoch:06}.{rank}_of_{self.world.size}.npy"
 
 
 @patient

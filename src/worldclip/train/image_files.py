@@ -1,32 +1,62 @@
-"""The files that hold the images of the plan: a training of weeks reads them, and they may change or go meanwhile."""
+"""Read the files that hold the images of the plan, which may change or go while training reads them for weeks."""
 
 from __future__ import annotations
 
 import functools
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from worldclip.core.coin import sample_rows
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.core.remote import retry
+from worldclip.model.decode import BadImage
 from worldclip.pool import is_table
 from worldclip.pool.files import FileBytes, read_range, unreadable
 from worldclip.pool.picture_files import picture_path, read_picture
 from worldclip.pool.row_groups import RowGroups
 
-RETRY_S, WAIT_S = 2.0, 0.5  # a file that cannot be read is tried again for so long, at first after this wait
+RETRY_S = 2.0  # a file that cannot be read is tried again for so long
+WAIT_S = 0.5  # ... at first after this wait
 ROW_GROUP_BYTES = 512 * 2**20  # encoded images of Parquet files kept in memory, by whole row groups
 OPEN_FILES = 128  # local tars kept open: those of two windows of the default size
 CHANGED = "it changed after it was indexed; run the stage pool again, or put the old file back"
+NUM_BAD_SAMPLES = 20
 Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class BadImages:
+    """Images that could not be used, each replaced by another pair."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Number of images by reason."""
+    samples: dict[str, str] = field(default_factory=dict)
+    """Detail by key, of NUM_BAD_SAMPLES images at most."""
+
+    def add(self, key: str, image: BadImage) -> None:
+        """Count one image."""
+        self.counts[image.reason] += 1
+        if len(self.samples) < NUM_BAD_SAMPLES:
+            self.samples[key] = str(image)
+
+    def update(self, other: BadImages) -> None:
+        """Add the images of `other`.  Samples are chosen by hash, so that every run reports the same ones."""
+        self.counts.update(other.counts)
+        if other.samples:
+            samples = self.samples | other.samples
+            keys = sorted(samples)
+            rows, _ = sample_rows(keys, 0, NUM_BAD_SAMPLES)
+            self.samples = {keys[row]: samples[keys[row]] for row in rows}
 
 
 class ImageFiles:
@@ -36,7 +66,7 @@ class ImageFiles:
     """
 
     def __init__(self, shards: Sequence[Shard], read_index: Callable[[Shard], pa.Table]) -> None:
-        """read_index: of a shard; where its images are files of their own, their places are rows of that index."""
+        """read_index: reads a shard's index, whose rows are the places of images that are files of their own."""
         self.shards = shards
         self._members = functools.cache(lambda i: read_index(shards[i])["member"].combine_chunks())
         self._row_groups = RowGroups(ROW_GROUP_BYTES)
@@ -76,12 +106,16 @@ class ImageFiles:
             images = self._retry(i, lambda: self._read_rows_once(i, offsets))
         except BadShard as error:
             images = [error] * len(offsets)
-        faults = [image for image in images if isinstance(image, BadShard)]
-        if faults:
-            self._note_lost(i, faults[0])
-        else:
+        first_fault = None
+        for row, image in enumerate(images):
+            if isinstance(image, BadShard):
+                first_fault = first_fault or image
+                images[row] = BadShard(f"{shard.name}: {image}")
+        if first_fault is None:
             self._lost.discard(i)
-        return [BadShard(f"{shard.name}: {image}") if isinstance(image, BadShard) else image for image in images]
+        else:
+            self._note_lost(i, first_fault)
+        return images
 
     def _read_rows_once(self, i: int, offsets: np.ndarray) -> list[bytes | BadShard]:
         """Return images, or why each cannot be read.  Raises BadShard if none can."""
@@ -104,7 +138,10 @@ class ImageFiles:
     def _read_once(self, i: int, offset: int, size: int) -> bytes:
         path = self.shards[i].path
         try:
-            content = read_range(path, offset, size) if is_remote(path) else self._opened(i).read(offset, size)
+            if is_remote(path):
+                content = read_range(path, offset, size)
+            else:
+                content = self._opened(i).read(offset, size)
             if len(content) < size:
                 raise BadShard(f"ends before byte {offset + size:,}; {CHANGED}")
         except BadShard:

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from worldclip.contracts import layout
-from worldclip.core.coin import sample_rows
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.curate import CurateWork
@@ -34,7 +33,7 @@ from worldclip.train import plan
 from worldclip.train.augment import WARPS, crop_draws, kept_patches, random_resized_crop, warp
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World, rank_cores
-from worldclip.train.image_files import ImageFiles
+from worldclip.train.image_files import BadImages, ImageFiles
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 
 MAX_GAP_BYTES = 256 * 2**10  # largest gap between two images that share a request to an object store
@@ -50,33 +49,8 @@ BATCHES_AT_ONCE = 4  # batches in work: images of one are decoded while texts of
 BATCHES_AHEAD = 16  # made while the step runs: some steps' time for a slow read
 AHEAD_BYTES = 2 * 2**30  # memory of their images, but never fewer than BATCHES_AT_ONCE batches
 IMAGES_PER_TASK = 4  # one hand-over to a decode thread costs about 50 us of the interpreter's lock
-NUM_BAD_SAMPLES = 20
+
 FOREIGN_SHARDS = 8  # cached shards of other ranks' streams, whose surplus pairs this rank reads
-
-
-@dataclass(slots=True)
-class BadImages:
-    """Images that could not be used, each replaced by another pair."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    """By reason."""
-    samples: dict[str, str] = field(default_factory=dict)
-    """Detail by key, of NUM_BAD_SAMPLES images at most."""
-
-    def add(self, key: str, image: BadImage) -> None:
-        """Count one image."""
-        self.counts[image.reason] += 1
-        if len(self.samples) < NUM_BAD_SAMPLES:
-            self.samples[key] = str(image)
-
-    def update(self, other: BadImages) -> None:
-        """Add the images of `other`.  Samples are chosen by hash, so that every run reports the same ones."""
-        self.counts.update(other.counts)
-        if other.samples:
-            samples = self.samples | other.samples
-            keys = sorted(samples)
-            rows, _ = sample_rows(keys, 0, NUM_BAD_SAMPLES)
-            self.samples = {keys[row]: samples[keys[row]] for row in rows}
 
 
 ModelInputs: TypeAlias = tuple[torch.Tensor, Tokens | TextChunks, torch.Tensor | None]
@@ -123,16 +97,20 @@ class Loader:
     ) -> None:
         """Raises UserError if no kept pair has an image.
 
-        shards: of the matched pool.  images: the joined files of train.pool; None: the matched pool holds the images.
-        epochs_dir: where the ranks count the pairs of epochs together, see EpochCounts.
-        pin_memory: of images, so that a GPU copies them while it computes.  num_streams: 0 reads windows.  work: of
-        online curation; None: offline.
+        shards: files of the matched pool.  images: files of train.pool, or None if the matched pool holds the images.
+        num_streams: streams that the images are read in, or 0 for windows.  work: what online curation decides by, or
+        None if curation is offline.  epochs_dir: where the ranks count the pairs of epochs together, see EpochCounts.
+        pin_memory: whether images are in pinned memory, which a GPU copies while it computes.
         """
-        self.tokenizer, self.global_batch_size, self.world = tokenizer, global_batch_size, world
+        self.tokenizer = tokenizer
+        self.global_batch_size = global_batch_size
+        self.world = world
         self.pin_memory = pin_memory
-        self.seed, self.patch_dropout = config.seed, config.patch_dropout
+        self.seed = config.seed
+        self.patch_dropout = config.patch_dropout
         self.skipped = config.skip_samples or ()
-        self.crop_scale_min, self.warps = config.crop_scale_min, WARPS[config.augment]
+        self.crop_scale_min = config.crop_scale_min
+        self.warps = WARPS[config.augment]
         sizes = config.model.architecture()
         self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
         self.image_size = sizes.image_size
@@ -184,17 +162,16 @@ class Loader:
             bad.add(pairs.keys[i].as_py(), image)
             replacement, replacements[i] = self._replace(int(epochs[i]), int(within[i]), bad)
             draws[i] = self._draws(replacements[i], epochs[i : i + 1])[0]
-            crops_B3SS[i] = self._crop(replacement, draws[i])
+            crops_B3SS[i] = random_resized_crop(replacement, draws[i], self.crop_scale_min, self.image_size)
         if replacements:
-            rows = range(len(pairs))
-            pairs = concat_pairs([replacements[i] if i in replacements else pairs.take(np.array([i])) for i in rows])
+            parts = [pairs.take(np.array([i])) for i in range(len(pairs))]
+            for i, pair in replacements.items():
+                parts[i] = pair
+            pairs = concat_pairs(parts)
         return self._finish(pairs, epochs, crops_B3SS, draws, bad)
 
     def _draws(self, pairs: Pairs, epochs: np.ndarray) -> np.ndarray:
         return crop_draws(pairs.keys.to_pylist(), pairs.text_idx, self.seed, epochs)
-
-    def _crop(self, image: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
-        return random_resized_crop(image, draws, self.crop_scale_min, self.image_size)
 
     def _fill(self, crops_B3SS: torch.Tensor, pairs: Pairs, draws: np.ndarray) -> list[tuple[int, BadImage]]:
         """Write the crop of each pair's image to its row, and return the rows and reasons of those without one.
@@ -213,7 +190,7 @@ class Loader:
                 if isinstance(image, BadImage):
                     bad.append((i, image))
                 else:
-                    crops_B3SS[i] = self._crop(image, draws[i])
+                    crops_B3SS[i] = random_resized_crop(image, draws[i], self.crop_scale_min, self.image_size)
             return bad
 
         return list(itertools.chain.from_iterable(self._threads.map(fill, range(0, len(places), IMAGES_PER_TASK))))
@@ -222,8 +199,8 @@ class Loader:
         """Return (epoch, position within it) of this rank's pairs of batch `step`."""
         world = self.world
         if not isinstance(self.order, plan.Streams):
-            own = plan.batch_positions(step, self.global_batch_size, world.rank, world.size)
-            return self._locate(plan.skip(own, self.skipped))
+            positions = plan.batch_positions(step, self.global_batch_size, world.rank, world.size)
+            return self._locate(plan.skip(positions, self.skipped))
         epochs, within = self._locate(plan.skip(plan.batch_positions(step, self.global_batch_size), self.skipped))
         parts = [self.order.stream_of(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)]
         rows = np.sort(plan.split_by_owner(np.concatenate(parts), self.order.num_streams, world.rank, world.size))
@@ -251,13 +228,14 @@ class Loader:
         self, pairs: Pairs, epochs: np.ndarray, crops_B3SS: torch.Tensor, draws: np.ndarray, bad: BadImages
     ) -> Batch:
         """Warp the crops, draw the kept patches, tokenise the texts."""
-        keys, texts = pairs.keys.to_pylist(), pairs.texts.to_pylist()
+        keys = pairs.keys.to_pylist()
+        texts = pairs.texts.to_pylist()
         if self.warps is not None:
             crops_B3SS = warp(crops_B3SS, draws, self.warps)
         patches = None
         if self.patch_dropout:
-            kept = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
-            patches = torch.from_numpy(kept)
+            rows = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
+            patches = torch.from_numpy(rows)
         with self._tokenizer_lock:  # transformers sets the truncation of a tokenizer that encodes meanwhile
             tokens = self.tokenizer.encode(texts)
         return Batch(
@@ -300,7 +278,9 @@ class Loader:
             with self._tables_lock:  # the next batch finds the row groups of this one in memory
                 return self._read_row_groups(pairs)
         is_merged = isinstance(self.order, plan.Streams) and (pairs.offset >= 0).all()
-        return self._read_merged(pairs) if is_merged else [None] * len(pairs)
+        if is_merged:
+            return self._read_merged(pairs)
+        return [None] * len(pairs)
 
     def _read_row_groups(self, pairs: Pairs) -> list[bytes | BadImage | None]:
         """Return the bytes of the pairs' images that are not in the cache; each row group is read once."""
@@ -309,34 +289,37 @@ class Loader:
         order = order[~np.array(is_cached)[order] & (pairs.offset[order] >= 0)]
         files, starts = np.unique(pairs.shard[order], return_index=True)
         rows_of_file = np.split(order, starts[1:])
-        read = self._threads.map(self._read_rows, files.tolist(), [pairs.offset[rows] for rows in rows_of_file])
+        read = self._threads.map(self._files.read_rows, files.tolist(), [pairs.offset[rows] for rows in rows_of_file])
         content: list[bytes | BadImage | None] = [None] * len(pairs)
         for rows, images in zip(rows_of_file, read, strict=False):  # no file: one empty part
             for row, image in zip(rows.tolist(), images, strict=True):
-                content[row] = image
+                if isinstance(image, BadShard):
+                    content[row] = BadImage(UNREADABLE, str(image))
+                else:
+                    content[row] = image
         return content
 
     def _read_merged(self, pairs: Pairs) -> list[memoryview | BadImage]:
         """Return the bytes of the pairs' images.  Pairs of a stream are neighbours in a tar and share a read."""
         reads, read_of = plan.merge_ranges(pairs.shard, pairs.offset, pairs.size, MAX_GAP_BYTES)
-        starts, sizes = reads[:, 1], reads[:, 2] - reads[:, 1]
+        starts = reads[:, 1]
+        sizes = reads[:, 2] - starts
         content = list(self._threads.map(self._read, reads[:, 0].tolist(), starts.tolist(), sizes.tolist()))
         offsets = pairs.offset - starts[read_of]
-        places = zip([content[read] for read in read_of.tolist()], offsets.tolist(), pairs.size.tolist(), strict=True)
-        return [
-            data if isinstance(data, BadImage) else memoryview(data)[start : start + size]
-            for data, start, size in places
-        ]
+        images: list[memoryview | BadImage] = []
+        for read, start, size in zip(read_of.tolist(), offsets.tolist(), pairs.size.tolist(), strict=True):
+            data = content[read]
+            if isinstance(data, BadImage):
+                images.append(data)
+            else:
+                images.append(memoryview(data)[start : start + size])
+        return images
 
     def _read(self, shard: int, offset: int, size: int) -> bytes | BadImage:
         try:
             return self._files.read(shard, offset, size)
         except BadShard as error:
             return BadImage(UNREADABLE, str(error))
-
-    def _read_rows(self, shard: int, offsets: np.ndarray) -> list[bytes | BadImage]:
-        images = self._files.read_rows(shard, offsets)
-        return [BadImage(UNREADABLE, str(image)) if isinstance(image, BadShard) else image for image in images]
 
     def _image(
         self, shard: int, offset: int, size: int, content: memoryview | bytes | BadImage | None = None

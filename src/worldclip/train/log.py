@@ -48,8 +48,14 @@ class Log:
         world: World,
         hosts: Sequence[str] = ("",),  # of each rank
     ) -> None:
-        self.train_dir, self.config, self.schedule, self.first_step = train_dir, config, schedule, first_step
-        self.device, self.hosts, self.num_devices, self.is_silent = device, hosts, world.size, not world.is_first
+        self.train_dir = train_dir
+        self.config = config
+        self.schedule = schedule
+        self.first_step = first_step
+        self.device = device
+        self.hosts = hosts
+        self.num_devices = world.size
+        self.is_silent = not world.is_first
         self._summary = ""
         self._reset_speed()
 
@@ -77,7 +83,14 @@ class Log:
 
         self._lines = {name: Lines(self.train_dir / name, self.first_step) for name in LOGS}
         self._board: Any = SummaryWriter(str(layout.tensorboard_dir(self.train_dir)), purge_step=self.first_step + 1)
-        self._wandb = None if self.config.wandb is None else _start_wandb(self.config.wandb, self.train_dir)
+        self._wandb: Any = None
+        if self.config.wandb is not None:
+            wandb = require("wandb", extra="wandb")
+            path = self.train_dir / "wandb_id"
+            if not path.exists():  # resumed parts log to the same run
+                write_text(path, secrets.token_hex(8))
+            run_id = path.read_text("utf-8")
+            self._wandb = wandb.init(project=self.config.wandb, dir=str(self.train_dir), id=run_id, resume="allow")
         self._bar.start()
         return self
 
@@ -116,24 +129,26 @@ class Log:
         self._bar.update(self._task, completed=step)
 
     def write_step(self, step_record: Report, elapsed_s: float) -> None:
-        """Write a record, with the speed and memory since the one before.  elapsed_s: of the whole run."""
+        """Write a record, with the speed and memory since the one before.  elapsed_s: time of the whole run."""
         pairs = self._steps * self.schedule.global_batch_size
         mean_length = self._tokens * self.num_devices / pairs
         flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)
         wait_fraction = self._wait_s / self._elapsed_s
-        slowest_s, slowest_host = max(zip(self._busy_s, self.hosts, strict=True))
-        has_ranks = self.num_devices > 1
-        record = {
+        record: Report = {
             **step_record,
             "samples_per_s": pairs / self._elapsed_s,
             "data_wait_fraction": wait_fraction,
-            "slowest_s": slowest_s / self._steps if has_ranks else None,
-            "slowest_host": slowest_host if has_ranks else None,
+            "slowest_s": None,
+            "slowest_host": None,
             "flops_per_s": flops / self._elapsed_s / self.num_devices,
             "unreadable_fraction": self._unreadable * self.num_devices / pairs,
             "memory_bytes": peak_memory_bytes(self.device),
             "elapsed_s": elapsed_s,
         }
+        if self.num_devices > 1:
+            slowest_s, slowest_host = max(zip(self._busy_s, self.hosts, strict=True))
+            record["slowest_s"] = slowest_s / self._steps
+            record["slowest_host"] = slowest_host
         self._reset_speed()
         loss = step_record["loss"]
         loss_text = "not finite" if loss is None else f"{loss:.3f}"
@@ -179,21 +194,14 @@ class Log:
     def draw(self, values: Mapping[str, float], step: int) -> None:
         """Draw values of a step.  Only rank 0 may call this."""
         try:
-            for name, value in values.items() if self._board is not None else ():
-                self._board.add_scalar(name, value, step)
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
         except OSError as error:  # it writes in a thread, which has ended
             say("train", f"WARNING: TensorBoard gets nothing more from this call ({error})")
             self._board = None
         if self._wandb is not None:
             self._wandb.log(values, step=step)
-
-
-def _start_wandb(project: str, train_dir: Path) -> Any:
-    wandb = require("wandb", extra="wandb")
-    path = train_dir / "wandb_id"
-    if not path.exists():  # resumed parts log to the same run
-        write_text(path, secrets.token_hex(8))
-    return wandb.init(project=project, dir=str(train_dir), id=path.read_text("utf-8"), resume="allow")
 
 
 class Lines:

@@ -10,7 +10,7 @@ import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
@@ -73,8 +73,11 @@ class Trainer:
         self.config = config = replace(config, precision=start.schedule.precision or config.precision)
         self.evaluate_config = run.section(EvaluateConfig)
         self.languages = run.section(LanguagesConfig).table
-        self.run_dir, self.train_dir = run.dir, layout.train_dir(run.dir)
-        self.world, self.schedule, self.tokenizer = world, start.schedule, tokenizer
+        self.run_dir = run.dir
+        self.train_dir = layout.train_dir(run.dir)
+        self.world = world
+        self.schedule = start.schedule
+        self.tokenizer = tokenizer
         self.device = pick_rank_device(config.device, world)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -134,7 +137,8 @@ class Trainer:
             if self.lacks_scores:  # a kill came before the end of the evaluation, or its datasets changed
                 self._evaluate()
             self.started_at = self.idle_since = time.perf_counter()
-            for batch in self._batches(first_step):
+            batches = self.loader.batches(first_step, self.schedule.num_steps)
+            for batch in copy_ahead(batches, self.device, self.config.accum_steps, self.state.model.text_chunks):
                 if self.progress.step == first_step:
                     assign_buckets(self.state, batch)
                 self._take_step(batch, exit_code_of_signal)
@@ -143,11 +147,6 @@ class Trainer:
             exit_codes = gather_records(exit_code_of_signal(), self.world)
             if any(exit_codes):  # of a signal in the last step, or in the last evaluation
                 self._exit(max(exit_codes))
-
-    def _batches(self, first_step: int) -> Iterator[Batch]:
-        """Return the batches from a step on, on a GPU as the model reads them."""
-        batches = self.loader.batches(first_step, self.schedule.num_steps)
-        return copy_ahead(batches, self.device, self.config.accum_steps, self.state.model.text_chunks)
 
     def _take_step(self, batch: Batch, exit_code_of_signal: Callable[[], int]) -> None:
         """Launch a step and read the steps before it; save, evaluate or exit where that is due.
@@ -179,7 +178,8 @@ class Trainer:
             self._exit(requests.exit_code)
 
     def _validate(self, held_out: Loader) -> None:
-        step, batch_size = self.progress.step, self.schedule.global_batch_size
+        step = self.progress.step
+        batch_size = self.schedule.global_batch_size
         num_batches = min(VALIDATION_BATCHES, held_out.epoch_length // batch_size)
         loss = validation_loss(self.state, held_out.batches(0, num_batches))
         self.log.write_validation(step, step * batch_size, loss)
@@ -191,13 +191,19 @@ class Trainer:
         return Requests(is_overdue and self.world.is_first, exit_code)
 
     def _launch(self, batch: Batch, requests: Requests) -> None:
+        """Start the model's step; with a teacher, after its features of the batch."""
         step = self.progress.step + len(self.pending)
         wait_s = time.perf_counter() - self.started_at
         lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
-        launched = self._step(batch, lr, requests)
+        message = Message(requests, self.idle_since)
+        if self.config.parallel != "ddp":  # the forward pass exchanges weights
+            message = Message(requests, busy_s=time.perf_counter() - self.idle_since)
+        teacher_features = None
+        if self.teacher is not None:
+            teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
+        launched = launch_step(self.state, batch, lr, teacher_features, message)
         self.counts.add(batch)
-        num_tokens, num_unreadable = len(batch.tokens.ids), batch.bad.counts[UNREADABLE]
-        self.pending.append(PendingStep(launched, lr, wait_s, num_tokens, num_unreadable))
+        self.pending.append(PendingStep(launched, lr, wait_s, len(batch.tokens.ids), batch.bad.counts[UNREADABLE]))
 
     def _read_steps(self, num_left: int) -> Requests:
         """Read the numbers of all steps but the last num_left, and return what any rank asks by the last one read.
@@ -215,19 +221,15 @@ class Trainer:
             wait_s = min(step.wait_s, step_s)
             self.log.add_step(step_s, wait_s, step.num_tokens, step.num_unreadable, result.busy_s)
             self._log_step(result, step.lr)
-            self._stop_if_diverged()
+            skipped = self.progress.skipped_in_a_row
+            if skipped >= MAX_SKIPPED_IN_A_ROW:
+                self.writer.wait()
+                raise UserError(
+                    f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a "
+                    f"row, up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
+                )
             requests = result.requests
         return requests
-
-    def _step(self, batch: Batch, lr: float, requests: Requests) -> LaunchedStep:
-        """Start the model's step; with a teacher, after its features of the batch."""
-        message = Message(requests, self.idle_since)
-        if self.config.parallel != "ddp":  # the forward pass exchanges weights
-            message = Message(requests, busy_s=time.perf_counter() - self.idle_since)
-        teacher_features = None
-        if self.teacher is not None:
-            teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
-        return launch_step(self.state, batch, lr, teacher_features, message)
 
     def _log_step(self, result: StepResult, lr: float) -> None:
         progress = self.progress
@@ -235,31 +237,30 @@ class Trainer:
         if not self.log.is_due(progress.step):
             return
         samples = progress.step * self.schedule.global_batch_size
+        mean_loss = None  # of the steps since the record before; JSON has no infinity or NaN
+        if progress.loss_count:
+            mean_loss = progress.loss_sum / progress.loss_count
+        grad_norm = None
+        if math.isfinite(result.grad_norm):
+            grad_norm = result.grad_norm
         record: Report = {
             "step": progress.step,
             "samples_seen": samples,
             "epoch": round(self.loader.epochs_of(samples), 4),
-            # the mean since the record before; None: not finite
-            "loss": progress.loss_sum / progress.loss_count if progress.loss_count else None,
+            "loss": mean_loss,
             "lr": lr,
             "logit_scale": result.logit_scale,
-            "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,  # JSON has no infinity or NaN
+            "grad_norm": grad_norm,
         }
         self.log.write_step(record, progress.elapsed_s)
-        progress.loss_sum, progress.loss_count = 0.0, 0
-
-    def _stop_if_diverged(self) -> None:
-        skipped = self.progress.skipped_in_a_row
-        if skipped < MAX_SKIPPED_IN_A_ROW:
-            return
-        self.writer.wait()
-        raise UserError(
-            f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a row, "
-            f"up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
-        )
+        progress.loss_sum = 0.0
+        progress.loss_count = 0
 
     def _save(self) -> None:
-        """Start to write a checkpoint."""
+        """Start to write a checkpoint.
+
+        Raises UserError if more than MAX_UNREADABLE_SHARE of the samples since the checkpoint before were lost.
+        """
         progress = self.progress
         self.saved_at = time.monotonic()
         num_unreadable = progress.bad[UNREADABLE]
@@ -271,11 +272,8 @@ class Trainer:
         self.writer.start(record.pop("step"), copy_to_cpu(self.state), record, write_model)
         self.log.write_seen(progress.step, samples, progress.seen, progress.bad)
         self.log.say_saved(progress.step, progress.elapsed_s)
-        self._stop_if_unreadable(num_unreadable, samples)
-
-    def _stop_if_unreadable(self, num_unreadable: int, samples_seen: int) -> None:
-        """Raise UserError if more than MAX_UNREADABLE_SHARE of the samples since the checkpoint before were lost."""
-        num_samples, self.samples_saved = samples_seen - self.samples_saved, samples_seen
+        num_samples = samples - self.samples_saved
+        self.samples_saved = samples
         if num_unreadable > max(FEW_UNREADABLE, MAX_UNREADABLE_SHARE * num_samples):
             self.writer.wait()
             barrier(self.world)
@@ -291,17 +289,14 @@ class Trainer:
         self.writer.wait()
         barrier(self.world)
         if self.world.is_first:
-            self._score_checkpoint()
+            step = self.progress.step
+            checkpoint = layout.step_folder(self.train_dir, step)
+            consolidate(checkpoint)
+            config = config_of_scores(self.config, self.evaluate_config)
+            scores = score_checkpoint(checkpoint, self.run_dir, config, self.languages, device=self.config.device)
+            self.log.draw({f"evaluate/{name}": score for name, score in scores.items()}, step)
+            say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
         barrier(self.world)
-
-    def _score_checkpoint(self) -> None:
-        step = self.progress.step
-        checkpoint = layout.step_folder(self.train_dir, step)
-        consolidate(checkpoint)
-        config = config_of_scores(self.config, self.evaluate_config)
-        scores = score_checkpoint(checkpoint, self.run_dir, config, self.languages, device=self.config.device)
-        self.log.draw({f"evaluate/{name}": score for name, score in scores.items()}, step)
-        say("train", f"step {step}: mean score over datasets {scores[MEAN]:.4f}")
 
     def _exit(self, exit_code: int) -> None:
         """Exit after a signal, as soon as the checkpoint is complete on disk."""
@@ -314,7 +309,8 @@ class Trainer:
 
     def report(self) -> Report:
         """Return the content of RUN/train/report.json."""
-        progress, loader = self.progress, self.loader
+        progress = self.progress
+        loader = self.loader
         samples_seen = progress.step * self.schedule.global_batch_size
         return {
             "samples_seen": samples_seen,

@@ -48,7 +48,8 @@ def add_adapters(clip: MetaClip2Model, config: TrainConfig) -> None:
 
     Afterwards only the adapters and the projections require gradients.
     """
-    peft, layers = require("peft", extra="lora"), adapter_config(config)
+    peft = require("peft", extra="lora")
+    layers = adapter_config(config)
     layers.modules_to_save = None  # a copy of each projection; they learn in place instead
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -73,7 +74,7 @@ def copy_adapters(clip: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write_adapters(folder: Path, adapters: Mapping[str, torch.Tensor], config: TrainConfig) -> None:
-    """Write the folder that peft.PeftModel.from_pretrained takes.  adapters: from copy_adapters."""
+    """Write the folder that peft.PeftModel.from_pretrained takes.  adapters: what copy_adapters returned."""
     from safetensors.torch import save_file
 
     adapter_config(config).save_pretrained(folder)

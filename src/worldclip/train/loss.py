@@ -9,7 +9,7 @@ gradients, which DDP and FSDP compute, is the gradient of the global batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -162,10 +162,16 @@ class _Chunked(torch.autograd.Function):
         all_features = ((all_images or start_gathering(image_BD, world)).wait(), all_texts.wait())
         grads = tuple(torch.zeros_like(features) for features in all_features)
         loss, scale_grad, bias_grad = (image_BD.new_zeros(()) for _ in range(3))
-        first, factor = world.rank * len(image_BD), 1 / (len(chunk_losses) * len(image_BD))
+        num_rows = len(image_BD)
+        first = world.rank * num_rows
+        factor = 1 / (len(chunk_losses) * num_rows)
         for side, chunk_loss in enumerate(chunk_losses):
-            columns_GD, columns_grad_GD = all_features[1 - side], grads[1 - side]
-            for rows, own_C in _chunks(own_features[side], first, chunk_rows):
+            columns_GD = all_features[1 - side]
+            columns_grad_GD = grads[1 - side]
+            for start in range(0, num_rows, chunk_rows):
+                stop = min(start + chunk_rows, num_rows)
+                rows = slice(start, stop)
+                own_C = torch.arange(first + start, first + stop, device=image_BD.device)
                 rows_CD = own_features[side][rows]
                 slope_CG = (scale * rows_CD) @ columns_GD.T
                 if bias is not None:
@@ -175,11 +181,12 @@ class _Chunked(torch.autograd.Function):
                     bias_grad += slope_CG.sum()
                 rows_grad_CD = slope_CG @ columns_GD
                 scale_grad += (rows_grad_CD * rows_CD).sum()
-                grads[side][first + rows.start : first + rows.stop] += rows_grad_CD
+                grads[side][first + start : first + stop] += rows_grad_CD
                 columns_grad_GD.addmm_(slope_CG.T, rows_CD)
         for grad in grads:
             grad.mul_(factor * scale)
-        ctx.world, ctx.grads = world, [*grads, scale_grad * factor, bias_grad * factor if bias is not None else None]
+        ctx.world = world
+        ctx.grads = [*grads, scale_grad * factor, None if bias is None else bias_grad * factor]
         return loss * factor
 
     @staticmethod
@@ -195,10 +202,3 @@ def chunked(*arguments: Any) -> torch.Tensor:
     """Return a loss, of the arguments of _Chunked.forward.  A loss of your own calls this (docs/5_train.md)."""
     loss: torch.Tensor = _Chunked.apply(*arguments)
     return loss
-
-
-def _chunks(rows_BD: torch.Tensor, first: int, chunk_rows: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield (rows of a chunk, their matching columns)."""
-    for start in range(0, len(rows_BD), chunk_rows):
-        stop = min(start + chunk_rows, len(rows_BD))
-        yield slice(start, stop), torch.arange(first + start, first + stop, device=rows_BD.device)

@@ -46,8 +46,7 @@ class Pairs:
 
     def take(self, rows: np.ndarray) -> Pairs:
         """Return the pairs at `rows`, in that order."""
-        columns = (getattr(self, field.name) for field in fields(self))
-        return Pairs(*(column[rows] if isinstance(column, np.ndarray) else column.take(rows) for column in columns))
+        return Pairs(*(getattr(self, field.name).take(rows) for field in fields(self)))
 
 
 def concat_pairs(parts: Sequence[Pairs]) -> Pairs:
@@ -78,7 +77,9 @@ class PairSource:
         epochs_dir: Path | None = None,
     ) -> None:
         """epochs_dir: see EpochCounts."""
-        self.run_dir, self.shards, self.image_shards = run_dir, shards, image_shards
+        self.run_dir = run_dir
+        self.shards = shards
+        self.image_shards = image_shards
         # 4 bytes per entry, 108 MB for 27 million; a map could not be read again after an error of the disk
         self.work = None if work is None else dataclasses.replace(work, is_mapped=False)
         cache = functools.lru_cache(maxsize=num_cached)
@@ -129,7 +130,9 @@ class PairSource:
 
     def _read(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
         """Return (pairs of a shard in an epoch, number of kept pairs without an image)."""
-        return self._decided(shard_idx, epoch) if self.is_online else self._curated(shard_idx)
+        if self.is_online:
+            return self._decided(shard_idx, epoch)
+        return self._curated(shard_idx)
 
     @patient
     def _read_curated(self, shard_idx: int) -> tuple[Pairs, int]:
@@ -147,8 +150,8 @@ class PairSource:
     def _decide(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
         assert self.work is not None
         candidates, keep_prob, pairs, has_image = self._candidates(shard_idx)
-        kept = decide_on(candidates, keep_prob, self.work.config, epoch).kept_T
-        return pairs.take(np.flatnonzero(kept[has_image])), int((kept & ~has_image).sum())
+        kept_T = decide_on(candidates, keep_prob, self.work.config, epoch).kept_T
+        return pairs.take(np.flatnonzero(kept_T[has_image])), int((kept_T & ~has_image).sum())
 
     def _join_images(self, table: pa.Table, shard_idx: int) -> tuple[Pairs, np.ndarray]:
         """Return (the rows of key, text_idx, text, lang that have an image, (rows,) bool: which rows those are)."""

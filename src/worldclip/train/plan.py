@@ -64,13 +64,16 @@ def locate_in_streams(positions: np.ndarray, lengths: np.ndarray) -> tuple[np.nd
 
     The epoch falls into phases.  A phase ends where the next shortest stream is exhausted, so that within a phase every
     round reads the same streams, and a division finds the round and the stream.
+
+    Example: lengths [3, 1, 2] give the streams 0, 1, 2 in round 0, 0, 2 in round 1 and 0 in round 2.
     """
     bounds = np.unique(np.concatenate(([0], lengths)))
     rounds = np.diff(bounds)
     active = [np.flatnonzero(lengths >= bound) for bound in bounds[1:]]
     starts = np.concatenate(([0], np.cumsum(rounds * [len(streams) for streams in active]))).astype(np.int64)
     phase_of = np.searchsorted(starts, positions, side="right") - 1
-    stream, place = np.empty(len(positions), np.int64), np.empty(len(positions), np.int64)
+    stream = np.empty(len(positions), np.int64)
+    place = np.empty(len(positions), np.int64)
     for phase in np.unique(phase_of):
         rows = phase_of == phase
         round_, turn = np.divmod(positions[rows] - starts[phase], len(active[phase]))
@@ -86,7 +89,9 @@ def merge_ranges(file: np.ndarray, offset: np.ndarray, size: np.ndarray, max_gap
     than the bytes between them.  Returns ((num_reads, 3) int64: file, start, end; (n,) int64: the read of each range).
     """
     order = np.lexsort((offset, file))
-    sorted_file, start, end = file[order], offset[order], (offset + size)[order]
+    sorted_file = file[order]
+    start = offset[order]
+    end = (offset + size)[order]
     is_new = np.ones(len(order), np.bool_)
     is_new[1:] = (sorted_file[1:] != sorted_file[:-1]) | (start[1:] > end[:-1] + max_gap)
     firsts = np.flatnonzero(is_new)
@@ -119,8 +124,10 @@ class Order(ABC):
     """Pairs of a pool by epoch and position."""
 
     def __init__(self, source: PairSource, names: Sequence[str], seed: int) -> None:
-        """names: of the source's shards, sorted."""
-        self.source, self.names, self.seed = source, names, seed
+        """names: the sorted names of the source's shards."""
+        self.source = source
+        self.names = names
+        self.seed = seed
         self._layout = functools.lru_cache(maxsize=2)(self._find_layout)  # a batch may span two epochs
 
     def length(self, epoch: int) -> int:
@@ -153,7 +160,8 @@ class Windows(Order):
         starts, window_of = self._windows_of(epoch, positions)
         parts = []
         for window in np.unique(window_of).tolist():
-            if ahead := self._ahead.pop((epoch, window), None):
+            ahead = self._ahead.pop((epoch, window), None)
+            if ahead is not None:
                 ahead.result()
             parts.append(self._window(epoch, window).take(positions[window_of == window] - starts[window]))
         self._read_ahead(epoch, int(window_of.max()), int(positions.max()))
@@ -161,7 +169,8 @@ class Windows(Order):
 
     def _read_ahead(self, epoch: int, window: int, position: int) -> None:
         """Read the window after `window` in the background once half of that one is over."""
-        starts, following = self._layout(epoch)[1], window + 1
+        starts = self._layout(epoch)[1]
+        following = window + 1
         if following == len(starts) or 2 * position < starts[window] + starts[following]:
             return
         if (epoch, following) not in self._ahead:
@@ -178,7 +187,8 @@ class Windows(Order):
 
     def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the windows of an epoch (shard indices) and the position at which each starts."""
-        order, size = shard_order(self.names, self.seed, epoch), self.shuffle_shards
+        order = shard_order(self.names, self.seed, epoch)
+        size = self.shuffle_shards
         epoch_windows = [order[start : start + size] for start in range(0, len(order), size)]  # the last may be shorter
         counts = self.source.counts(epoch)[0]
         lengths = [int(counts[window].sum()) for window in epoch_windows]
@@ -218,7 +228,8 @@ class Streams(Order):
         stream_shards, lengths = self._layout(epoch)
         stream_of, place = locate_in_streams(positions, lengths)
         counts = self.source.counts(epoch)[0]
-        shard_of, row = np.empty_like(stream_of), np.empty_like(place)
+        shard_of = np.empty_like(stream_of)
+        row = np.empty_like(place)
         for stream in np.unique(stream_of):
             in_stream = stream_of == stream
             shards = stream_shards[stream]
@@ -230,7 +241,8 @@ class Streams(Order):
 
     def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the shard indices and the number of pairs of each stream."""
-        order, counts = shard_order(self.names, self.seed, epoch), self.source.counts(epoch)[0]
+        order = shard_order(self.names, self.seed, epoch)
+        counts = self.source.counts(epoch)[0]
         stream_shards = [order[stream :: self.num_streams] for stream in range(self.num_streams)]
         return stream_shards, np.array([int(counts[shards].sum()) for shards in stream_shards], np.int64)
 

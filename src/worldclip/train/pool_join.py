@@ -74,7 +74,8 @@ def require_images(config: TrainConfig, run_dir: Path, shards: Sequence[Shard]) 
 
 def join_images(run: Run, shards: Sequence[Shard], images: Sequence[Shard]) -> None:
     """RUN/train/join/places of all `shards` of the matched pool, from the tars `images`."""
-    folder, config = layout.join_dir(run.dir), run.section(TrainConfig).pool.as_pool()
+    folder = layout.join_dir(run.dir)
+    config = run.section(TrainConfig).pool.as_pool()
     assert config is not None
     kept_by = {"curate": artifacts.require_manifest(run.dir, "curate")["digest"]}
     work = None
@@ -111,7 +112,10 @@ def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
 
 def _write_kept(shard: Shard, *, run_dir: Path, folder: Path, work: CurateWork | None) -> Report:
     """Write the kept keys of a shard; with `work` those that any epoch may keep."""
-    keys = read_curated(run_dir, shard, ["key"])["key"].unique() if work is None else work.drawable_keys(shard.name)
+    if work is None:
+        keys = read_curated(run_dir, shard, ["key"])["key"].unique()
+    else:
+        keys = work.drawable_keys(shard.name)
     artifacts.write_table(_path(folder, "kept", shard.name), pa.table({"key": keys}), schemas.POOL_KEYS)
     return {"pairs": len(keys)}
 
@@ -128,27 +132,29 @@ def _join(unit: Shard, *, folder: Path, tars: Sequence[str], shards: Sequence[st
             database.from_arrow(pa.table({**_hashes(table["key"]), **columns})).insert_into("images")
         num_kept = 0
         for name in shards:
-            keys = _kept(folder, name)
+            keys = artifacts.read_table(_path(folder, "kept", name), schemas.POOL_KEYS)["key"]
             rows = np.arange(num_kept, num_kept + len(keys))
             database.from_arrow(pa.table({**_hashes(keys), "row": rows})).insert_into("kept")
             num_kept += len(keys)
         batches = iter(database.sql(PLACES).to_arrow_reader(BATCH_ROWS))
-        start, rest = 0, PLACE_ROWS.empty_table()
+        start = 0
+        buffer = PLACE_ROWS.empty_table()
         for name in shards:
-            keys = _kept(folder, name)
+            keys = artifacts.read_table(_path(folder, "kept", name), schemas.POOL_KEYS)["key"]
             stop = start + len(keys)
-            while not len(rest) or rest["row"][-1].as_py() < stop:
+            while not len(buffer) or buffer["row"][-1].as_py() < stop:
                 batch = next(batches, None)
                 if batch is None:
                     break
-                rest = pa.concat_tables([rest, pa.Table.from_batches([batch]).cast(PLACE_ROWS)])
-            num_rows = int(np.searchsorted(rest["row"].to_numpy(), stop))
-            of_shard, rest = rest.slice(0, num_rows), rest.slice(num_rows)
+                buffer = pa.concat_tables([buffer, pa.Table.from_batches([batch]).cast(PLACE_ROWS)])
+            num_rows = int(np.searchsorted(buffer["row"].to_numpy(), stop))
+            shard_rows = buffer.slice(0, num_rows)
+            buffer = buffer.slice(num_rows)
             places = {
-                "key": keys.take(pa.array(of_shard["row"].to_numpy() - start)),
-                "file": names_of(of_shard["file"].to_numpy(), tars),
-                "offset": of_shard["offset"],
-                "size": of_shard["size"],
+                "key": keys.take(pa.array(shard_rows["row"].to_numpy() - start)),
+                "file": names_of(shard_rows["file"].to_numpy(), tars),
+                "offset": shard_rows["offset"],
+                "size": shard_rows["size"],
             }
             artifacts.write_table(_path(folder, "places", name), pa.table(places), schemas.IMAGE_PLACES)
             start = stop
@@ -157,10 +163,6 @@ def _join(unit: Shard, *, folder: Path, tars: Sequence[str], shards: Sequence[st
 
 def _hashes(keys: pa.ChunkedArray) -> dict[str, np.ndarray]:
     return dict(zip(("hash", "other"), hash_pairs(keys), strict=True))
-
-
-def _kept(folder: Path, shard: str) -> pa.ChunkedArray:
-    return artifacts.read_table(_path(folder, "kept", shard), schemas.POOL_KEYS)["key"]
 
 
 def read_joined_index(run_dir: Path, tar: Shard) -> pa.Table:

@@ -44,16 +44,17 @@ def with_inputs(batch: Batch, device: torch.device, accum_steps: int, text_chunk
     """Return the batch with the inputs of its micro-batches, copied without waiting."""
 
     def copy(tensor: torch.Tensor) -> torch.Tensor:
-        is_pageable = device.type == "cuda" and not tensor.is_pinned()
-        return (tensor.pin_memory() if is_pageable else tensor).to(device, non_blocking=True)
+        if device.type == "cuda" and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
 
-    images_B3SS = copy(batch.images)
-    patches = None if batch.patches is None else copy(batch.patches)
-    whole = dataclasses.replace(batch, images=images_B3SS, patches=patches)
+    whole = dataclasses.replace(batch, images=copy(batch.images))
+    if batch.patches is not None:
+        whole = dataclasses.replace(whole, patches=copy(batch.patches))
     inputs: list[ModelInputs] = []
-    for images, tokens, kept in split_batch(whole, accum_steps):
+    for images, tokens, patches in split_batch(whole, accum_steps):
         assert isinstance(tokens, Tokens)
-        inputs.append((images, TextChunks.of(tokens, text_chunks).map(copy), kept))
+        inputs.append((images, TextChunks.of(tokens, text_chunks).map(copy), patches))
     return dataclasses.replace(batch, inputs=inputs)
 
 
@@ -61,8 +62,11 @@ def _await(batch: Batch, event: torch.cuda.Event) -> Batch:
     """Let the step's stream wait for the copy, and keep the memory until that stream has used it."""
     stream = torch.cuda.current_stream()
     stream.wait_event(event)
-    for images, texts, kept in batch.inputs:
+    for images, texts, patches in batch.inputs:
         assert isinstance(texts, TextChunks)
-        for tensor in (images, *texts.ids, texts.position_B, *([] if kept is None else [kept])):
+        tensors = [images, *texts.ids, texts.position_B]
+        if patches is not None:
+            tensors.append(patches)
+        for tensor in tensors:
             tensor.record_stream(stream)
     return batch

@@ -14,7 +14,8 @@ from worldclip.core.console import say
 from worldclip.core.job import Report
 from worldclip.train.checkpoint import read_state
 from worldclip.train.distributed import World, all_reduce, gather_records
-from worldclip.train.loader import BadImages, Batch
+from worldclip.train.image_files import BadImages
+from worldclip.train.loader import Batch
 from worldclip.train.signals import NUM_VOTES, Requests
 
 
@@ -34,9 +35,10 @@ class Message:
             self.busy_s = time.perf_counter() - self.idle_since
 
     def exchange(self, scalars: Sequence[torch.Tensor], world: World) -> torch.Tensor:
-        """Replace scalars by their means over ranks, and return (votes + ranks,): mean votes, busy_s of each rank.
+        """Replace scalars by their means over ranks.  Return one vector: the mean votes, then busy_s of each rank.
 
-        Of one process its votes.  One all-reduce: each collective costs a step the latency of the whole network.
+        With one process it has only the votes.  All of it is one all-reduce, since each collective costs a step the
+        latency of the whole network.
         """
         votes = scalars[0].new_zeros(NUM_VOTES)
         for i, is_wanted in enumerate(self.requests.votes()):
@@ -64,7 +66,7 @@ class StepResult:
     logit_scale: float
     """The factor, after the step."""
     requests: Requests
-    """Of any rank."""
+    """What any rank asks."""
     busy_s: tuple[float, ...]
     """By rank, the seconds before its first exchange with others; of one process empty."""
 
@@ -94,9 +96,9 @@ class LaunchedStep:
         """Wait for the numbers and return them."""
         if self.copied is not None:
             self.copied.synchronize()
-        loss, grad_norm, is_applied, logit_scale, *others = self.numbers.tolist()
-        votes, busy_s = others[:NUM_VOTES], tuple(others[NUM_VOTES:])
-        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, Requests.any_of(votes), busy_s)
+        loss, grad_norm, is_applied, logit_scale, *message = self.numbers.tolist()
+        requests = Requests.any_of(message[:NUM_VOTES])
+        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, requests, tuple(message[NUM_VOTES:]))
 
 
 @dataclass(kw_only=True)
@@ -156,7 +158,8 @@ class RankCounts:
             progress.seen.update(counts.seen)
             total.update(counts.bad)
         progress.bad_keys = total.samples
-        self.seen, self.bad = Counter(), BadImages()
+        self.seen = Counter()
+        self.bad = BadImages()
 
 
 def read_progress(checkpoint: Path | None, world: World) -> Progress:

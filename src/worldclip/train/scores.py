@@ -36,17 +36,16 @@ def config_of_scores(train: TrainConfig, config: EvaluateConfig) -> EvaluateConf
     config = dataclasses.replace(config, also=())
     if train.evaluate_datasets:
         config = dataclasses.replace(config, datasets=train.evaluate_datasets, suite="")
-        if problems := config.problems():
-            raise UserError(
-                [problem.replace("evaluate.datasets", "train.evaluate_datasets", 1) for problem in problems]
-            )
+        problems = [problem.replace("evaluate.datasets", "train.evaluate_datasets", 1) for problem in config.problems()]
+        if problems:
+            raise UserError(problems)
     if not config.dataset_names:
         raise UserError("no dataset to evaluate checkpoints on; set train.evaluate_datasets or evaluate.datasets")
     return config
 
 
 def load_datasets(config: EvaluateConfig, run_dir: Path, languages: Languages) -> tuple[list[Dataset], Digests]:
-    """Return the datasets of `config`, and their digests: of images, texts, languages, preprocessing and protocol."""
+    """Return the datasets of `config`, and their digests over images, texts, languages, preprocessing and protocol."""
     loaded = [datasets.load(name, config, run_dir, languages) for name in config.dataset_names]
     conditions = [list(config.languages), config.preprocess_rule, config.tie_rule, engine.PROTOCOL_VERSION]
     return loaded, {dataset.name: artifacts.digest([dataset.digest, *conditions]) for dataset in loaded}
@@ -87,7 +86,7 @@ def score_checkpoint(
 ) -> dict[str, float]:
     """Evaluate a checkpoint, loaded as anyone would, and update best.json.
 
-    config: from config_of_scores.
+    config: what config_of_scores returned.
     Returns {dataset: mean of the first metric over languages and tasks, "mean": mean over datasets}.
     """
     results = layout.step_scores(checkpoint).with_name("results.jsonl")

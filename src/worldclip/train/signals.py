@@ -25,9 +25,9 @@ class Requests:
     """The requests of a rank to all ranks; they ride in the exchange of the step's scalars."""
 
     is_overdue: bool = False
-    """A checkpoint, by rank 0's clock."""
+    """Whether a checkpoint is due by rank 0's clock."""
     exit_code: int = 0
-    """A checkpoint and an exit with this code, one of EXIT_CODES; 0: none."""
+    """Code of EXIT_CODES to exit with after a checkpoint; 0 for none."""
 
     def votes(self) -> list[bool]:
         """Return one number per request, to be summed over ranks."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from worldclip import pool
 from worldclip.contracts import layout
 from worldclip.contracts.layout import checkpoints, step_of
 from worldclip.core import artifacts
-from worldclip.core.changes import Change, changed_keys, name_changes
+from worldclip.core.changes import Change
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, require
 from worldclip.core.inputs import is_remote
@@ -27,7 +24,7 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import device_problems, pick_device
 from worldclip.model.load import find
-from worldclip.model.precision import Precision, bf16_hardware, pick_precision
+from worldclip.model.precision import bf16_hardware, pick_precision
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
 from worldclip.pool.config import PoolConfig
 from worldclip.train import budget
@@ -37,11 +34,14 @@ from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.pool_join import image_shards, join_images, require_images
 from worldclip.train.schedule import (
     Schedule,
+    apply_changes,
     branched_precision,
-    check_batch,
     crosses,
-    learning_rate,
+    find_record,
+    find_schedule,
+    fixed_changes,
     plan_schedule,
+    refused_changes,
     trained_precision,
 )
 from worldclip.train.tokenizer import run_tokenizer
@@ -49,7 +49,6 @@ from worldclip.train.tokenizer import run_tokenizer
 if TYPE_CHECKING:
     from worldclip.train.start import Start
 
-CHANGEABLE = ("train.lr", "train.samples_seen", "train.skip_samples")  # at a resume; config.json notes each change
 REMOTE_STREAMS = 64  # smallest default number of streams of an object store
 STREAMS_PER_RANK = 6  # ... with many ranks
 
@@ -76,7 +75,10 @@ def train(run: Run) -> None:
 def _problems(run: Run) -> Iterator[str]:
     train_dir = layout.train_dir(run.dir)
     if "train" in run.restarted and checkpoints(train_dir):
-        older = next(path for n in itertools.count(1) if not (path := Path(f"{train_dir}.{n}")).exists())
+        number = 1
+        while Path(f"{train_dir}.{number}").exists():
+            number += 1
+        older = f"{train_dir}.{number}"
         yield f"{train_dir} has checkpoints, which are never overwritten; move them first: mv {train_dir} {older}"
     yield from _needs(run)
     if run.above_is_done:
@@ -91,26 +93,27 @@ def plan_lines(run: Run) -> Iterator[str]:
             require_images(config, run.dir, pool.indexed_shards(run))
         except UserError as error:
             yield f"images      {error}"
-    yield from budget.plan(replace(config, precision=_planned_precision(config, run.dir)), run.dir)
-
-
-def _planned_precision(config: TrainConfig, run_dir: Path) -> Precision:
-    """Return the precision that a dry run counts with; of "auto" float32 where torch is not installed."""
-    if config.precision != "auto":
-        return config.precision
-    precision = trained_precision(run_dir)
-    if precision is None and is_installed("torch") and not device_problems("train", config.device):
-        precision = pick_precision(pick_device(config.device))
-    return precision or "fp32"
+    if config.precision == "auto":
+        precision = trained_precision(run.dir)
+        if precision is None and is_installed("torch") and not device_problems("train", config.device):
+            precision = pick_precision(pick_device(config.device))
+        config = replace(config, precision=precision or "fp32")
+    yield from budget.plan(config, run.dir)
 
 
 def _needs(run: Run) -> Iterator[str]:
     config = run.section(TrainConfig)
     path = layout.train_dir(run.dir) / "config.json"
     if "train" not in run.restarted:
-        changes = changed_keys(artifacts.read_json(path)["config"], _config(run)) if path.exists() else []
-        fixed = [change for change in changes if change.name not in CHANGEABLE]
-        yield from _refused_changes(run.dir, [*fixed, *_changes_above(run)])
+        changes: list[Change | str] = []
+        if path.exists():
+            changes += fixed_changes(artifacts.read_json(path)["config"], _config(run))
+        if run.is_dry:  # a finished stage that would run again writes another list of pairs
+            for stage, report in run.reports.items():
+                is_changed = report["would_run"] and report["reason"] != STAGE_ABOVE
+                if is_changed and artifacts.read_manifest(layout.stage_dir(run.dir, stage)) is not None:
+                    changes.append(f"{stage} would run again ({report['reason']})")
+        yield from refused_changes(run.dir, changes)
     absent = list(missing_packages("train", extra="train"))
     if config.lora_rank is not None:
         yield from missing_packages("train.lora_rank", ("peft",), extra="lora")
@@ -137,9 +140,9 @@ def _missing_space(config: TrainConfig, run_dir: Path) -> Iterator[str]:
     copies = config.keep_last + 1  # the new one is complete before the oldest goes
     if config.keep_every_samples and not config.scale.needs_report:
         copies += plan_schedule(config, run_dir, num_ranks()).samples_seen // config.keep_every_samples
-    more = max(1, copies - len(checkpoints(layout.train_dir(run_dir))))
-    size = more * budget.checkpoint_bytes(config, vocab_size)
-    yield from missing_space(layout.train_dir(run_dir), size, counted(more, "checkpoint"))
+    num_new = max(1, copies - len(checkpoints(layout.train_dir(run_dir))))
+    size = num_new * budget.checkpoint_bytes(config, vocab_size)
+    yield from missing_space(layout.train_dir(run_dir), size, counted(num_new, "checkpoint"))
 
 
 def _config(run: Run) -> Report:
@@ -158,22 +161,23 @@ def streams_of(run: Run) -> int:
     if not any(map(is_remote, images.paths)):
         return 0
     path = layout.train_dir(run.dir) / "config.json"
-    record = artifacts.read_json(path) if path.exists() and "train" not in run.restarted else None
-    if record is not None:
-        recorded: int = record["config"]["train"]["num_streams"]
+    if path.exists() and "train" not in run.restarted:
+        recorded: int = artifacts.read_json(path)["config"]["train"]["num_streams"]
         return recorded
     return max(REMOTE_STREAMS, STREAMS_PER_RANK * num_ranks())
 
 
 def _inputs(run: Run) -> Report:
     """Return digests of the pool, the kept pairs and all that training starts from, and of train.pool's tars."""
-    config, digest = run.section(TrainConfig), require_current(run)
+    config = run.section(TrainConfig)
+    digest = require_current(run)
     inputs: Report = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "curate": artifacts.require_manifest(run.dir, "curate").get("list", digest),
         **_digests_of_starts(config, run.dir),
     }
-    if (images := image_shards(config)) is not None:
+    images = image_shards(config)
+    if images is not None:
         inputs["images"] = {tar.name: tar.fingerprint for tar in images}
     return inputs
 
@@ -220,7 +224,8 @@ def _train_once(run: Run, job: Job) -> Result:
     from worldclip.train.distributed import broadcast_record, connected_ranks
     from worldclip.train.loop import Trainer
 
-    config, train_dir = run.section(TrainConfig), job.folder
+    config = run.section(TrainConfig)
+    train_dir = job.folder
     with connected_ranks(config.device) as world:
         schedule = _prepare(run, job, world.size)
         for partial in train_dir.glob(".step_*"):  # remains of a save or a removal that was killed
@@ -243,7 +248,8 @@ def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     from worldclip.train.start import Start
 
     config = run.section(TrainConfig)
-    indexed, images = pool.indexed_shards(run), image_shards(config)
+    indexed = pool.indexed_shards(run)
+    images = image_shards(config)
     shards = list(indexed)  # the loader asks for each many times
     require_images(config, run.dir, shards)
     if images is not None:
@@ -272,7 +278,8 @@ def _record_tokenizer(run_dir: Path) -> None:
         return
     if "tokenizer" in record:
         change = Change(f"the digest of {layout.tokenizer(run_dir)}", record["tokenizer"], digest)
-        if problems := _refused_changes(run_dir, [change]):
+        problems = refused_changes(run_dir, [change])
+        if problems:
             raise UserError(problems)
     artifacts.write_json(path, {**record, "tokenizer": digest})
 
@@ -289,26 +296,6 @@ def _lacks_scores(run: Run, schedule: Schedule, checkpoint: Path) -> bool:
     write_best(layout.train_dir(run.dir), digests)
     is_due = crosses(step_of(checkpoint), schedule, config.evaluate_every_samples)
     return is_due and read_mean(checkpoint, digests) is None
-
-
-def _changes_above(run: Run) -> Iterator[str]:
-    """Yield the finished stages that a dry run would do again: the list of pairs would be another one."""
-    for stage, report in run.reports.items() if run.is_dry else ():
-        is_changed = report["would_run"] and report["reason"] != STAGE_ABOVE
-        if is_changed and artifacts.read_manifest(layout.stage_dir(run.dir, stage)) is not None:
-            yield f"{stage} would run again ({report['reason']})"
-
-
-def _refused_changes(run_dir: Path, changes: Sequence[Change | str]) -> list[str]:
-    """Return the problems of going on with a training under another config or other inputs."""
-    train_dir = layout.train_dir(run_dir)
-    if not changes or not checkpoints(train_dir):
-        return []
-    remedy = f"{train_dir} has checkpoints from before this change, which are never overwritten"
-    return [
-        *map(str, changes),
-        f"{remedy}; undo it, choose another --out, or move {train_dir} away (mv) and train anew",
-    ]
 
 
 def _say_what_became(report: Report) -> None:
@@ -345,103 +332,23 @@ def _check(run: Run) -> None:
     if run.is_dry and artifacts.read_manifest(layout.stage_dir(run.dir, "curate")) is None:
         return  # a plan before there are pairs
     job = run.job("train", _inputs, _config(run))
-    record = None if "train" in run.restarted else _find_record(run, job)
+    record = None
+    if "train" not in run.restarted:
+        record = find_record(run, job)
     if record is None:  # a dry run does not download the models that the training will start from
         require_current(run)
         image_shards(run.section(TrainConfig))
-    _find_schedule(run, record, num_ranks())
+    find_schedule(run, record, num_ranks())
     if run.section(TrainConfig).pool.as_pool() is None:
         pool.refuse_replaced_files(run)
 
 
-def _find_schedule(run: Run, record: Report | None, world_size: int) -> Schedule:
-    """Return the recorded schedule, so that the batch size does not depend on the present number of processes.
-
-    record: config.json of the training that goes on; None: the schedule that the recipe asks for counts.
-    """
-    config = run.section(TrainConfig)
-    schedule = Schedule(**record["schedule"]) if record else plan_schedule(config, run.dir, world_size)
-    check_batch(schedule.global_batch_size, world_size, config.accum_steps)
-    return schedule
-
-
-def _find_record(run: Run, job: Job) -> Report | None:
-    """Return config.json of the training that goes on; None: it begins.
-
-    Changes of CHANGEABLE keys are noted in it.  Raises UserError if there are checkpoints of another config or other
-    inputs.
-    """
-    path = job.folder / "config.json"
-    if not path.exists():
-        if checkpoints(job.folder):
-            raise UserError(
-                f"{path} is missing although there are checkpoints; restore it, or move {job.folder} away (mv) and "
-                "train anew"
-            )
-        return None
-    record: Report = artifacts.read_json(path)
-    changes = changed_keys(record["config"], job.config)
-    fixed = [change for change in changes if change.name not in CHANGEABLE]
-    fixed += changed_keys(record["inputs"], job.inputs, "input")
-    if problems := _refused_changes(run.dir, fixed):
-        raise UserError(problems)
-    if not changes and not fixed:
-        return record
-    steps = [step_of(checkpoint) for checkpoint in checkpoints(job.folder)]
-    return _note_changes(run, record, changes, steps[-1]) if steps else None
-
-
-def _note_changes(run: Run, record: Report, changes: Sequence[Change], step: int) -> Report:
-    """Return config.json with changed keys and their schedule, from the checkpoint of `step` on.
-
-    Raises UserError where no step is left, and for a change among the samples that were seen.
-    """
-    from worldclip.train.plan import skip
-
-    config, schedule = run.section(TrainConfig), Schedule(**record["schedule"])
-    if not config.scale.is_set:
-        num_steps = max(1, round(config.samples_seen / schedule.global_batch_size))
-        schedule = replace(schedule, samples_seen=config.samples_seen, num_steps=num_steps)
-    samples = step * schedule.global_batch_size
-    if step >= schedule.num_steps:
-        raise UserError(
-            f"{name_changes(changes)}: {samples:,} samples are seen already; raise train.samples_seen, or remove the "
-            "checkpoints after the step from which the change is to apply"
-        )
-    for change in changes:
-        if change.name == "train.skip_samples":
-            old, new = ({tuple(stretch) for stretch in stretches or ()} for stretches in (change.old, change.new))
-            position = int(skip(np.array([samples]), sorted(old))[0])
-            if any(first < position for first, _ in old ^ new):
-                raise UserError(f"{change}: samples before {position} are seen already; change only later stretches")
-    noted = {"from_step": step, "keys": {change.name: [change.old, change.new] for change in changes}}
-    values = {"config": _config(run), "schedule": asdict(schedule), "changes": [*record.get("changes", []), noted]}
-    return {**record, **values}
-
-
-def _apply_changes(job: Job, record: Report) -> None:
-    """Write config.json if it notes changes, and print them with the learning rate that they lead to."""
-    older = artifacts.read_json(job.folder / "config.json")
-    if older == record:
-        return
-    artifacts.write_json(job.folder / "config.json", record)
-    step, keys = record["changes"][-1]["from_step"], record["changes"][-1]["keys"]
-    before, now = (_learning_rate(values, step) for values in (older, record))
-    changed = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in keys.items())
-    say("train", f"from step {step} on {changed}; learning rate {now:.3g}, was {before:.3g}")
-
-
-def _learning_rate(record: Report, step: int) -> float:
-    schedule = Schedule(**record["schedule"])
-    return learning_rate(step, schedule.num_steps, schedule.warmup_steps, record["config"]["train"]["lr"])
-
-
 def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
     """Create RUN/train, or check that its checkpoints come from the same config and inputs; return the schedule."""
-    record = _find_record(run, job)
-    schedule = _find_schedule(run, record, world_size)
+    record = find_record(run, job)
+    schedule = find_schedule(run, record, world_size)
     if record is not None:
-        _apply_changes(job, record)
+        apply_changes(job, record)
         return schedule
     schedule = _with_precision(schedule, run)
     artifacts.remove(job.folder)
@@ -459,16 +366,20 @@ def _prepare(run: Run, job: Job, world_size: int) -> Schedule:
 
 
 def _with_precision(schedule: Schedule, run: Run) -> Schedule:
-    """Return the schedule with train.precision; auto: of the run that it began with, else what the device has."""
+    """Return the schedule with train.precision; auto takes that of the run it began with, else what the device has."""
     config = run.section(TrainConfig)
     if config.precision != "auto":
         return replace(schedule, precision=config.precision)
-    if (precision := branched_precision(run.dir)) is not None:
+    precision = branched_precision(run.dir)
+    if precision is not None:
         say("train", f"train.precision = auto: {precision}, as in the run of --from-run")
         return replace(schedule, precision=precision, precision_by="--from-run")
     device = pick_device(config.device)
     hardware = bf16_hardware(device)
-    schedule = replace(schedule, precision="bf16" if hardware else "fp32", precision_by=hardware)
-    reason = f"has {hardware}" if hardware else "has no instructions for bfloat16 that gain"
-    say("train", f"train.precision = auto: {schedule.precision}, since this {device.type} {reason}")
-    return schedule
+    precision = "fp32"
+    reason = "has no instructions for bfloat16 that gain"
+    if hardware:
+        precision = "bf16"
+        reason = f"has {hardware}"
+    say("train", f"train.precision = auto: {precision}, since this {device.type} {reason}")
+    return replace(schedule, precision=precision, precision_by=hardware)

@@ -30,7 +30,7 @@ class Start:
     num_streams: int
     """Streams that the images are read in; 0: windows."""
     shards: Sequence[Shard]
-    """Of the matched pool."""
+    """Shards of the matched pool."""
     images: Sequence[Shard] | None
     """The joined files of train.pool; None: the matched pool holds the images."""
     lacks_scores: bool = False
@@ -60,6 +60,9 @@ def create_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World, *,
     """Return the loader of the pairs to train on.  pin_memory: see Loader."""
     config = run.section(TrainConfig)
     shards, _ = split_shards(start.shards, config.validation_shards)
+    work = None
+    if config.curation == "online":
+        work = online_work(run)
     decided_by = {
         "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
         "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
@@ -75,7 +78,7 @@ def create_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World, *,
         global_batch_size=start.schedule.global_batch_size,
         world=world,
         num_streams=start.num_streams,
-        work=online_work(run) if config.curation == "online" else None,
+        work=work,
         images=start.images,
         epochs_dir=layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by),
         pin_memory=pin_memory,
@@ -87,7 +90,8 @@ def create_validation_loader(run: Run, start: Start, tokenizer: Tokenizer, world
 
     Raises UserError if they are fewer than a batch.
     """
-    config, batch_size = run.section(TrainConfig), start.schedule.global_batch_size
+    config = run.section(TrainConfig)
+    batch_size = start.schedule.global_batch_size
     _, shards = split_shards(start.shards, config.validation_shards)
     if not shards:
         return None

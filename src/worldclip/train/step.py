@@ -22,7 +22,7 @@ from worldclip.train.progress import LaunchedStep, Message, StepResult
 from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
-"""(B, D) float32 each: of images, of texts."""
+"""Features of images and of texts, (B, D) float32 each."""
 
 
 def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
@@ -50,20 +50,22 @@ def launch_step(
         loss.backward()
         loss = loss.detach()
     scalar_grads = [scalar.grad for scalar in state.model.scalars() if scalar.grad is not None]
-    others = message.exchange([loss, *scalar_grads], state.world)
+    message_means = message.exchange([loss, *scalar_grads], state.world)
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
     logit_scale = state.model.clip.logit_scale.detach().exp()
-    return LaunchedStep.of(loss, grad_norm, is_finite, logit_scale, others)
+    return LaunchedStep.of(loss, grad_norm, is_finite, logit_scale, message_means)
 
 
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
     """Return the configured loss of this rank's rows.  Its mean over ranks is the loss of the global batch."""
-    scale, bias = state.model.clip.logit_scale.exp(), state.model.logit_bias
-    biases = [] if bias is None else [bias]
+    scale = state.model.clip.logit_scale.exp()
+    factors = [scale]
+    if state.model.logit_bias is not None:
+        factors.append(state.model.logit_bias)
     all_images = state.model.take_all_images()
-    loss = LOSSES[state.config.loss](*features, scale, *biases, state.world, all_images=all_images)
+    loss = LOSSES[state.config.loss](*features, *factors, state.world, all_images=all_images)
     if teacher_features is None:
         return loss
     distill = state.config.distill
@@ -95,7 +97,8 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
     optimizer.step()
     scale = state.model.clip.logit_scale
     scale.copy_(torch.where(is_finite, scale.clamp(0, MAX_LOGIT_SCALE), scale))
-    state.model.renew_copies()
+    if state.model.towers is not None:
+        state.model.towers.renew()
 
 
 def _accumulate_gradients(

@@ -36,17 +36,12 @@ def run_tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[str]) -> 
                 vocab_size=config.tokenizer.vocab_size,
                 context_length=context_length,
             )
-        _save(tokenizer, folder)
+        partial = folder.with_name(f".{folder.name}.tmp")  # renamed when complete: a kill leaves no part of a tokenizer
+        shutil.rmtree(partial, ignore_errors=True)
+        with naming(folder):
+            tokenizer.save(partial)
+        os.replace(partial, folder)
     return load_tokenizer(folder, context_length)
-
-
-def _save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the folder under another name and rename it, so that it is never partial."""
-    partial = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    with naming(folder):
-        tokenizer.save(partial)
-    os.replace(partial, folder)
 
 
 def training_texts(

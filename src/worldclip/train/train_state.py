@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from transformers import MetaClip2Model
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-BETA1, EPS = 0.9, 1e-6  # of AdamW, as in arXiv:2103.00020 and in all recipes
+# of AdamW, as in arXiv:2103.00020 and in all recipes
+BETA1 = 0.9
+EPS = 1e-6
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
@@ -155,23 +157,16 @@ def _create_encoder(clip: MetaClip2Model, config: TrainConfig, world: World) -> 
         clip.text_model.requires_grad_(False)
     clip.train()
     if config.activation_checkpointing:
-        _recompute_blocks(clip, config)
+        recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+        for tower in (clip.vision_model, clip.text_model):
+            # the first blocks: when their turn comes, the backward pass has freed the activations of all later ones
+            blocks: Any = tower.encoder.layers
+            for block in blocks[: config.recomputed_blocks(len(blocks))]:
+                block.gradient_checkpointing = True
+                block._gradient_checkpointing_func = recompute
     if config.compile:
         model.compile_towers()
     return model
-
-
-def _recompute_blocks(clip: MetaClip2Model, config: TrainConfig) -> None:
-    """Let the first blocks of each tower recompute their activations in the backward pass.
-
-    The first ones: when their turn comes, the backward pass has freed the activations of all later blocks.
-    """
-    recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
-    for tower in (clip.vision_model, clip.text_model):
-        blocks: Any = tower.encoder.layers
-        for block in blocks[: config.recomputed_blocks(len(blocks))]:
-            block.gradient_checkpointing = True
-            block._gradient_checkpointing_func = recompute
 
 
 def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -202,18 +197,21 @@ def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenize
     """
     clip = load(source, device="cpu")
     other: Any = clip.model
-    weights, own_weights = other.state_dict(), model.state_dict()
+    weights = other.state_dict()
+    own_weights = model.state_dict()
     side = patches_per_side(own_weights[POSITIONS])
     if side is not None and patches_per_side(weights[POSITIONS]) is not None:
         weights[POSITIONS] = resize_positions(weights[POSITIONS], side)
     problems = []
-    for name, own in own_weights.items():
+    for name, own_weight in own_weights.items():
         shape = tuple(weights[name].shape) if name in weights else "missing"
-        if shape != tuple(own.shape):
-            problems.append(f"{name} is {shape} there, {tuple(own.shape)} here")
+        own_shape = tuple(own_weight.shape)
+        if shape != own_shape:
+            problems.append(f"{name} is {shape} there, {own_shape} here")
     for encoder in ("vision_config", "text_config"):
         for key in ("hidden_act", "num_attention_heads"):
-            value, own_value = (getattr(getattr(each.config, encoder), key) for each in (other, model))
+            value = getattr(getattr(other.config, encoder), key)
+            own_value = getattr(getattr(model.config, encoder), key)
             if value != own_value:
                 problems.append(f"{encoder}.{key} is {value} there, {own_value} here")
     if problems:
@@ -243,7 +241,9 @@ def read_logit_bias(source: str) -> torch.Tensor | None:
     if not layout.trainer_state(folder).exists():
         return None
     reader = CheckpointReader(folder)
-    return reader.read("weights.logit_bias") if "weights.logit_bias" in reader else None
+    if "weights.logit_bias" not in reader:
+        return None
+    return reader.read("weights.logit_bias")
 
 
 def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.device) -> torch.nn.Module:
@@ -288,8 +288,9 @@ def _names_in_ddp(model: torch.nn.Module, parameters: Iterable[torch.nn.Paramete
     ignored = set(parameters)
     names = [name for name, parameter in model.named_parameters() if parameter in ignored]
     for module_name, module in model.named_modules():
-        own = module.named_parameters(recurse=False)
-        names += [f"{module_name}.{name}" for name, parameter in own if parameter in ignored]
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in ignored:
+                names.append(f"{module_name}.{name}")
     return list(dict.fromkeys(names))
 
 
@@ -305,7 +306,8 @@ def folder_writer(state: TrainState, tokenizer: Tokenizer) -> Callable[[Path], N
 
     def write(folder: Path) -> None:
         config = copy.deepcopy(state.model.clip.config)
-        config.architectures, config.dtype = ["MetaClip2Model"], "float32"
+        config.architectures = ["MetaClip2Model"]
+        config.dtype = "float32"
         config.save_pretrained(folder)
         tokenizer.save(folder)
         image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
@@ -325,7 +327,8 @@ def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
     With LoRA: weights.<parameter> are merged, base.<parameter> what the adapters are added to, adapter.<parameter> the
     adapters.
     """
-    world, sharding = state.world, sharding_ranks(state.config.parallel, state.world)
+    world = state.world
+    sharding = sharding_ranks(state.config.parallel, world)
     replicated: dict[str, LocalTensor] = {}
     sharded: dict[str, LocalTensor] = {}
     merged = dict(merged_weights(state.model.clip))
@@ -335,9 +338,11 @@ def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
             kinds = {"weights": merged[name], "base": parameter.detach()}
         if parameter in state.optimizer.state:
             kinds |= {moment: state.optimizer.state[parameter][moment] for moment in MOMENTS}
-        is_sharded = isinstance(parameter, DTensor)
-        first_row = shard_rows(len(parameter), sharding)[0] if is_sharded else 0
-        tensors = sharded if is_sharded else replicated
+        tensors = replicated
+        first_row = 0
+        if isinstance(parameter, DTensor):
+            tensors = sharded
+            first_row, _ = shard_rows(len(parameter), sharding)
         for kind, tensor in kinds.items():
             tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
     share = cut_share(replicated, world.rank, world.size)
@@ -355,7 +360,8 @@ def restore(state: TrainState, reader: CheckpointReader) -> None:
     A parameter with an adapter gets what the adapter is added to, not the sum.  The optimizer gets no moments from a
     checkpoint before the first update.
     """
-    world, parameters = state.world, state.model.checkpoint_parameters()
+    world = state.world
+    parameters = state.model.checkpoint_parameters()
 
     def fill(target: torch.Tensor, kind: str, name: str) -> None:
         """Fill a tensor of a parameter's shape, or this rank's rows of one."""
@@ -378,5 +384,6 @@ def restore(state: TrainState, reader: CheckpointReader) -> None:
             for moment, tensor in moments.items():
                 fill(tensor, moment, name)
             # fused AdamW keeps its step count on the parameter's device, the others on the CPU
-            step = torch.tensor(float(reader.updates), device=parameter.device if is_fused else "cpu")
+            step_device = parameter.device if is_fused else torch.device("cpu")
+            step = torch.tensor(float(reader.updates), device=step_device)
             state.optimizer.state[parameter] = {"step": step, **moments}

@@ -50,7 +50,8 @@ def fill_table(
     del index
     edges = np.argsort(depths[:used], kind="stable")
     ends = np.cumsum(np.bincount(depths[:used]))
-    return _place_edges(keys, words, np.split(edges, ends[:-1]) if used else [], num_entries), first_with
+    levels = np.split(edges, ends[:-1]) if used else []
+    return _place_edges(keys, words, levels, num_entries), first_with
 
 
 def _place_edges(keys: np.ndarray, words: np.ndarray, levels: Sequence[np.ndarray], num_entries: int) -> np.ndarray:
@@ -60,7 +61,8 @@ def _place_edges(keys: np.ndarray, words: np.ndarray, levels: Sequence[np.ndarra
     seeds_start = 8 * 4 * (len(levels) + 1)
     seeds_end = seeds_start + sum(num_groups)
     first_slot = -(-seeds_end // (8 * _LINE_WORDS)) * _LINE_WORDS // 2
-    records, seeds = [], []
+    records = []
+    seeds = []
     first_seed = seeds_start
     for edges, groups in zip(levels, num_groups, strict=True):
         num_slots = int(len(edges) / LOAD) + 1
@@ -73,19 +75,14 @@ def _place_edges(keys: np.ndarray, words: np.ndarray, levels: Sequence[np.ndarra
         seeds.append(level_seeds)
         first_seed += groups
         first_slot += num_slots
-    table = _aligned(2 * first_slot)
+    padded = np.zeros(2 * first_slot + _LINE_WORDS, np.uint64)
+    start = -padded.ctypes.data % (8 * _LINE_WORDS) // 8
+    table = padded[start : start + 2 * first_slot]  # begins at a cache line; so does a mapped .npy file
     table[0] = len(levels)
     table[4 : 4 * len(levels) + 4] = np.array(records, np.uint64).ravel()
     table.view(np.uint8)[seeds_start:seeds_end] = np.concatenate([np.zeros(0, np.uint8), *seeds])
     write_edges(keys, words, slots, table)
     return table
-
-
-def _aligned(size: int) -> np.ndarray:
-    """Return uint64 zeros that begin at a cache line; so does a mapped .npy file."""
-    padded = np.zeros(size + _LINE_WORDS, np.uint64)
-    start = -padded.ctypes.data % (8 * _LINE_WORDS) // 8
-    return padded[start : start + size]
 
 
 @kernel

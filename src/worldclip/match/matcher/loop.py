@@ -96,18 +96,18 @@ def _group(matches, count, num_texts, recent, starts, grouped):
     num_counters = COUNTERS * num_texts
     for c in range(num_counters + 2):
         starts[c] = 0
-    kept = np.int64(0)  # typed, so that `_counter` is compiled once
+    num_kept = np.int64(0)  # typed, so that `_counter` is compiled once
     for k in range(count):
         this = matches[k]
         place = this & np.uint64(RECENT - 1)
         is_new = recent[place] != this
         recent[place] = this
-        matches[kept] = this
-        starts[_counter(this, kept) + _U2] += is_new
-        kept += is_new
+        matches[num_kept] = this
+        starts[_counter(this, num_kept) + _U2] += is_new
+        num_kept += is_new
     for c in range(num_counters + 1):
         starts[c + 1] += starts[c]
-    for k in range(kept):
+    for k in range(num_kept):
         c = _counter(matches[k], k) + _U1
         grouped[starts[c]] = matches[k] & _LOW_32
         starts[c] += 1
@@ -139,12 +139,12 @@ def _put_few(grouped, start, end, ranks, ids, total):
         ids[total + i] = -1
     for i in range(count):
         ids[total + ranks[i]] = grouped[start + i]
-    kept = total
+    end_of_ids = total
     for i in range(total, total + count):
         this = ids[i]
-        ids[kept] = this
-        kept += this != -1
-    return kept
+        ids[end_of_ids] = this
+        end_of_ids += this != -1
+    return end_of_ids
 
 
 @inner

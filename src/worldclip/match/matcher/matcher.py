@@ -27,7 +27,8 @@ from worldclip.match.matcher.trie import MAX_ENTRIES, has_whole_levels
 Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
 FORMAT_VERSION = 3  # version of the compiled files; raised when the same entries would give another table
-META, TABLE = "matcher.json", "table.npy"
+META = "matcher.json"
+TABLE = "table.npy"
 AGAIN = "compile it again (of a run: remove metadata/manifest.json and metadata/done/matchers, run the metadata stage)"
 NUM_NAMED = 20  # entries named in one error message
 
@@ -89,7 +90,8 @@ class Matcher:
         digest: `entries_digest` of the entries that it must have been compiled from.  Raises UserError if it was not.
         """
         folder = Path(folder)
-        meta_path, table_path = folder / META, folder / TABLE
+        meta_path = folder / META
+        table_path = folder / TABLE
         if not meta_path.is_file() or not table_path.is_file():
             raise UserError(f"{folder} is not a finished matcher ({META}, {TABLE}); {AGAIN}")
         meta = artifacts.read_json(meta_path)
@@ -120,7 +122,9 @@ class Matcher:
         if len(column) >= MAX_ENTRIES:
             raise UserError(f"{len(column):,} entries in one list; a matcher holds fewer than {MAX_ENTRIES:,}")
         data, offsets, *_ = _buffers(column)
-        self.profile, self.num_entries, self.digest = profile, len(column), _digest(data, offsets)
+        self.profile = profile
+        self.num_entries = len(column)
+        self.digest = _digest(data, offsets)
         table, first_with = fill_table(data, offsets, PROFILES.index(profile), load_table())
         self._table = seal(table)
         dead = np.flatnonzero(first_with >= 0)
@@ -184,12 +188,12 @@ def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, prof
     def name(i: int) -> str:
         return f"entry {i} ({entries[i].as_py().decode('utf-8', 'surrogatepass')!r})"
 
-    problems = [
-        f"{name(i)} is empty after the normalisation of profile {profile}; remove it"
-        if first_with[i] == i
-        else f"{name(i)} equals {name(int(first_with[i]))} after the normalisation of profile {profile}; remove one"
-        for i in dead[:NUM_NAMED].tolist()
-    ]
+    problems = []
+    for i in dead[:NUM_NAMED].tolist():
+        fault, remedy = "is empty", "remove it"
+        if first_with[i] != i:
+            fault, remedy = f"equals {name(int(first_with[i]))}", "remove one"
+        problems.append(f"{name(i)} {fault} after the normalisation of profile {profile}; {remedy}")
     if dead.size > NUM_NAMED:
         problems.append(f"and {dead.size - NUM_NAMED:,} more entries that are empty or not unique")
     return problems

@@ -10,6 +10,9 @@ Legend: token n is a pair of uint64.
 tokens_2N[2n]      its key: its bytes, the first one lowest, padded with zeros; in the top byte their number (0 is the
                    empty word between two blanks) and AFTER_BLANK
 tokens_2N[2n + 1]  text << 32 | MAY_END | GOES_ON (not the text's last) | MAY_BEGIN
+
+Example: in profile unicode "red, apple" has three tokens, `red`, `,` and `apple`.  An entry may begin and end at each,
+so all have MAY_BEGIN and MAY_END.  `red` and `apple` also have AFTER_BLANK: the beginning of a text counts as a blank.
 """
 
 from __future__ import annotations
@@ -148,11 +151,11 @@ def _put_word(data, at, size, flags, text, tokens_2N, count):
     Two tokens are written whether or not the second is needed: a branch on the length of a word is mispredicted often.
     """
     first = min(size, MAX_TOKEN_BYTES)
-    rest = max(size - MAX_TOKEN_BYTES, 0)
-    ends = MAY_END if rest == 0 else 0
+    tail = max(size - MAX_TOKEN_BYTES, 0)
+    ends = MAY_END if tail == 0 else 0
     _put(load_8(data, at) & LOW_BYTES[first], first | flags | ends, text, tokens_2N, count)
-    _put(load_8(data, at + MAX_TOKEN_BYTES) & LOW_BYTES[rest], rest | MAY_END, text, tokens_2N, count + 1)
-    return count + 1 + (rest > 0)
+    _put(load_8(data, at + MAX_TOKEN_BYTES) & LOW_BYTES[tail], tail | MAY_END, text, tokens_2N, count + 1)
+    return count + 1 + (tail > 0)
 
 
 @inlined

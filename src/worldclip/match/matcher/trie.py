@@ -124,7 +124,7 @@ def walk(num_tokens, tokens_2N, active_2N, table_8B, matches):
     while active > 0:
         if count + active > matches.size:
             matches = grown(matches, count + active)
-        kept = 0
+        num_edges = 0
         for j in range(active):
             node_token, slot_bits = load_pair(active_2N, j)
             key, info = load_pair(tokens_2N, np.int64(node_token & _LOW_32))
@@ -133,10 +133,10 @@ def walk(num_tokens, tokens_2N, active_2N, table_8B, matches):
             both = info & word & (_U0 - np.uint64(is_edge))
             matches[np.uint64(count)] = info & _HIGH_32 | word & ENTRY_ID
             count += np.int64(both >> _U31 & _U1)
-            store_pair(active_2N, kept, slot_bits << _U32 | (node_token & _LOW_32) + _U1, _U0)
-            kept += np.int64(both >> _U30 & _U1)
+            store_pair(active_2N, num_edges, slot_bits << _U32 | (node_token & _LOW_32) + _U1, _U0)
+            num_edges += np.int64(both >> _U30 & _U1)
         level += 1
-        active = kept if level < num_levels else np.int64(0)
+        active = num_edges if level < num_levels else np.int64(0)
         first = ~_U0
         first_seed, num_groups, first_slot, num_slots = read_level(table_8B, min(level, num_levels - 1))
         for j in range(active):

@@ -37,26 +37,40 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if config.model_type != FAMILY:
         return other_clips.read_transformers(path, config, options)
     config, tokenizer, processor = read_parts(path, options)
-    model = _read_model(path, config)
+    if not weights.weight_files(path, "model.safetensors"):
+        is_sharded = (layout.trainer_dir(path) / "shards").is_dir()  # written by several processes
+        remedy = f"run worldclip consolidate {path}" if is_sharded else "copy or download it whole"
+        raise UserError(f"{path} holds config.json and no weights (model.safetensors); {remedy}")
+    model = other_clips.read_whole(require_transformers().MetaClip2Model, path, config, is_strict=True)
     return Clip(TorchBackend(model.to(pick_device(options.device)).eval()), tokenizer, processor)
 
 
 def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]:
-    """Return the configuration, tokenizer and image processor, which must fit together."""
+    """Return the configuration, tokenizer and image processor.  Raises UserError where they do not fit together."""
     config = _read_config(folder)
     if config.model_type != FAMILY:
         raise UserError(f"{folder} holds a {config.model_type!r} model; this needs a {FAMILY!r} one")
     tokenizer = read_tokenizer(options.tokenizer or folder, config.text_config.max_position_embeddings)
     complete_special_ids(config.text_config, read_config_json(folder).get("text_config") or {}, tokenizer)
     check_tokenizer(config, tokenizer)
-    return config, tokenizer, _read_processor(folder, config.vision_config.image_size)
+    image_size = config.vision_config.image_size
+    processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    is_cropped = getattr(processor, "do_center_crop", False)
+    size = dict((processor.crop_size if is_cropped else processor.size) or {})
+    sides = sorted({side for side in (size.get("height"), size.get("width")) if side is not None})
+    if sides and sides != [image_size]:
+        raise UserError(
+            f"{folder}: preprocessor_config.json makes images of {' x '.join(map(str, sides))} px, the model reads "
+            f"{image_size} px; they belong to different models"
+        )
+    return config, tokenizer, processor
 
 
 def _read_config(folder: Path) -> Any:
-    known = (FAMILY, *other_clips.FAMILIES)
+    families = (FAMILY, *other_clips.FAMILIES)
     model_type = read_config_json(folder).get("model_type")
-    if model_type not in known:  # transformers would run its code, or advise to install another version of itself
-        raise UserError(f"{folder} holds a {model_type!r} model; worldclip loads {', '.join(known)}")
+    if model_type not in families:  # transformers would run its code, or advise to install another version of itself
+        raise UserError(f"{folder} holds a {model_type!r} model; worldclip loads {', '.join(families)}")
     weights.weight_files(folder, "model.safetensors")  # refuses an index that names tensors elsewhere
     config = require_transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
     vars(config).pop("auto_map", None)  # names code of its own, and would be saved with the model
@@ -71,14 +85,6 @@ def complete_special_ids(text_config: Any, stated: Report, tokenizer: Tokenizer)
     for name in ("bos", "eos", "pad"):
         if stated.get(f"{name}_token_id") is None:
             setattr(text_config, f"{name}_token_id", getattr(tokenizer, f"{name}_id"))
-
-
-def _read_model(folder: Path, config: Any) -> Any:
-    if not weights.weight_files(folder, "model.safetensors"):
-        is_sharded = (layout.trainer_dir(folder) / "shards").is_dir()  # written by several processes
-        remedy = f"run worldclip consolidate {folder}" if is_sharded else "copy or download it whole"
-        raise UserError(f"{folder} holds config.json and no weights (model.safetensors); {remedy}")
-    return other_clips.read_whole(require_transformers().MetaClip2Model, folder, config, is_strict=True)
 
 
 def build(config: Any, state: dict[str, torch.Tensor]) -> Any:
@@ -106,20 +112,6 @@ def read_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
             f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); give one: tokenizer='FOLDER or id'"
         )
     return load_tokenizer(source, context_length)
-
-
-def _read_processor(folder: Path, image_size: int) -> Any:
-    """Load the image processor.  Raises UserError where it makes images of another size."""
-    processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    is_cropped = getattr(processor, "do_center_crop", False)
-    size = dict((processor.crop_size if is_cropped else processor.size) or {})
-    sides = sorted({side for side in (size.get("height"), size.get("width")) if side is not None})
-    if sides and sides != [image_size]:
-        raise UserError(
-            f"{folder}: preprocessor_config.json makes images of {' x '.join(map(str, sides))} px, the model reads "
-            f"{image_size} px; they belong to different models"
-        )
-    return processor
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:

@@ -63,7 +63,8 @@ def read(path: Path, options: LoadOptions) -> Clip:
     written = [name for name in SUFFIXES if all(file.exists() for file in encoders(path, name))]
     if precision not in written:
         raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(written)}")
-    _, tokenizer, processor = (read_plain_parts if are_plain(path, options) else read_parts)(path, options)
+    read_all = read_plain_parts if are_plain(path, options) else read_parts
+    _, tokenizer, processor = read_all(path, options)
     image, text = map(open_session, files)
     return Clip(OnnxBackend(image, text, float(read_config_json(path)[SCALE])), tokenizer, processor)
 
@@ -80,9 +81,10 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: boo
     (folder / FOLDER).mkdir()
     for tower in (IMAGE, TEXT):
         onnx_graphs.write_encoder(clip.model, tower, folder, precisions)
-    for precision in precisions if has_joint else ():
-        image, text, joint = (model_path(folder, name, precision) for name in (IMAGE, TEXT, JOINT))
-        write_joint(image, text, joint, clip.backend.logit_scale, onnx_graphs.MAX_FILE_BYTES)
+    if has_joint:
+        for precision in precisions:
+            image, text, joint = (model_path(folder, name, precision) for name in (IMAGE, TEXT, JOINT))
+            write_joint(image, text, joint, clip.backend.logit_scale, onnx_graphs.MAX_FILE_BYTES)
 
 
 def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: bool = True) -> Report:
@@ -135,7 +137,8 @@ def _run_joint(
     """
     session = open_session(path)
     for num_images, num_texts in JOINT_SHAPES:
-        images, texts = np.arange(num_images) % len(pixels_B3SS), np.arange(num_texts) % len(tokens)
+        images = np.arange(num_images) % len(pixels_B3SS)
+        texts = np.arange(num_texts) % len(tokens)
         mask = attention_mask(tokens.lengths[texts])
         inputs = {"pixel_values": pixels_B3SS[images], "input_ids": tokens.padded(texts), "attention_mask": mask}
         problem = f"{path} does not run on {num_images} images and {num_texts} texts"

@@ -85,19 +85,16 @@ def write_graph(
             verbose=False,
         )
     assert program is not None
-    _rename_inner(program.model.graph, output)
-    for node in program.model.graph:
+    graph = program.model.graph
+    inner = list(graph.initializers.values())
+    for node in graph:
+        inner += node.outputs
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # names files of this machine
-    is_large = sum(parameter.nbytes for parameter in encoder.parameters()) > MAX_FILE_BYTES
-    onnx_ir.save(program.model, path, external_data=_external_data(path).name if is_large else None)
-
-
-def _rename_inner(graph: Any, output: str) -> None:
-    """Give constants and intermediate values another name than the output's; torch names them after modules."""
-    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-    for i, value in enumerate(inner):
+    for i, value in enumerate(inner):  # torch names constants and intermediate values after modules
         if value.name == output and not value.is_graph_output():
             value.name = f"{output}_inner_{i}"
+    is_large = sum(parameter.nbytes for parameter in encoder.parameters()) > MAX_FILE_BYTES
+    onnx_ir.save(program.model, path, external_data=_external_data(path).name if is_large else None)
 
 
 def image_encoder(model: Any) -> Any:
@@ -107,7 +104,8 @@ def image_encoder(model: Any) -> Any:
     class ImageEncoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tower, self.projection = model.vision_model, model.visual_projection
+            self.tower = model.vision_model
+            self.projection = model.visual_projection
 
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
             embeds: torch.Tensor = self.projection(pooled_image(self.tower, pixel_values))
@@ -123,7 +121,8 @@ def text_encoder(model: Any) -> Any:
     class TextEncoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tower, self.projection = model.text_model, model.text_projection
+            self.tower = model.text_model
+            self.projection = model.text_projection
             self.eos_id = model.config.text_config.eos_token_id
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

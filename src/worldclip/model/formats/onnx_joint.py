@@ -48,7 +48,7 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     )
     _rename_output(image, "image_embeds", "image_rows")
     _rename_output(text, "text_embeds", "text_rows")
-    opsets = {entry.domain: entry.version for model in (image, text) for entry in model.opset_import}
+    opsets = {entry.domain: entry.version for entry in [*image.opset_import, *text.opset_import]}
     dim = image.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     head = onnx.parser.parse_graph(_HEAD.format(dim=dim, scale=repr(float(logit_scale))))
     names = [(name, name) for name in ("image_rows", "text_rows")]
@@ -65,7 +65,7 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
 
 
 def rename_dimensions(model: Any, prefix: str, names: Mapping[str, str]) -> None:
-    """Rename every symbolic dimension: as `names` says, others with the prefix.
+    """Rename every symbolic dimension as `names` says; dimensions that it lacks get the prefix.
 
     Runtimes take equal names for equal sizes.  Both towers have a batch_size, and unknown dimensions are numbered alike
     in each graph (unk__19, by the shape inference of quantisation).
@@ -79,8 +79,9 @@ def rename_dimensions(model: Any, prefix: str, names: Mapping[str, str]) -> None
 
 def _rename_output(model: Any, before: str, after: str) -> None:
     """Rename an output of the graph and of the node that computes it."""
+    names = {before: after}
     for node in model.graph.node:
-        node.output[:] = [after if name == before else name for name in node.output]
-        node.input[:] = [after if name == before else name for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
     for value in model.graph.output:
-        value.name = after if value.name == before else value.name
+        value.name = names.get(value.name, value.name)

@@ -43,30 +43,24 @@ def read_plain_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer
     Raises UserError for anything incomplete, corrupt or of another family.
     """
     weights.refuse_foreign_code(folder)
-    config = _read_config(folder)
+    record = weights.read_json_config(folder / "config.json")
+    if record.get("model_type") != FAMILY:
+        raise UserError(f"{folder} holds a {record.get('model_type')!r} model; this needs a {FAMILY!r} one")
+    for name, defaults in _DEFAULTS.items():
+        record[name] = SimpleNamespace(**defaults | dict(record.get(name) or {}))
+    config: Any = SimpleNamespace(**record)
     plain: Any = PlainTokenizer(Path(options.tokenizer or folder))
     tokenizer = Tokenizer(plain, config.text_config.max_position_embeddings)
     complete_special_ids(config.text_config, vars(config.text_config), tokenizer)
     check_tokenizer(config, tokenizer)
-    return config, tokenizer, _read_processor(folder / PROCESSOR, config.vision_config.image_size)
-
-
-def _read_config(folder: Path) -> Any:
-    record = weights.read_json_config(folder / "config.json")
-    if record.get("model_type") != FAMILY:
-        raise UserError(f"{folder} holds a {record.get('model_type')!r} model; this needs a {FAMILY!r} one")
-    towers = {name: defaults | dict(record.get(name) or {}) for name, defaults in _DEFAULTS.items()}
-    return SimpleNamespace(**record | {name: SimpleNamespace(**tower) for name, tower in towers.items()})
-
-
-def _read_processor(path: Path, image_size: int) -> PerImage:
-    facts = facts_of(SimpleNamespace(**weights.read_json_config(path)))
+    facts = facts_of(SimpleNamespace(**weights.read_json_config(folder / PROCESSOR)))
+    image_size = config.vision_config.image_size
     if facts.size != image_size:
         raise UserError(
-            f"{path.parent}: {path.name} makes images of {facts.size} px, the model reads {image_size} px; they belong "
-            "to different models"
+            f"{folder}: {PROCESSOR} makes images of {facts.size} px, the model reads {image_size} px; they belong to "
+            "different models"
         )
-    return PerImage(partial(pillow_pixels, facts), facts)
+    return config, tokenizer, PerImage(partial(pillow_pixels, facts), facts)
 
 
 class PlainTokenizer:

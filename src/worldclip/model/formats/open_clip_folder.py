@@ -44,19 +44,23 @@ _TEXT_DEFAULTS = {"context_length": 77, "width": 512, "heads": 8, "layers": 12, 
 # The keys of a model of this family.  Any other key changes what open_clip builds.
 _TOP_KEYS = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
 _TEXT_KEYS = {*_TEXT_DEFAULTS, "vocab_size", "eos_id", "pool_type", "hf_tokenizer_name"}
+_KNOWN_NAMES = ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
 
 
 def read(path: Path, options: LoadOptions) -> Clip:
     """Load a folder, or a bare checkpoint file with the files next to it."""
-    folder, file = path.parent, path
+    folder = path.parent
+    file = path
     if path.is_dir():
         files = [path / name for name in WEIGHT_FILES if (path / name).exists()]
         if not files:
             raise UserError(f"{path} holds {CONFIG_FILE} and none of its weights: {', '.join(WEIGHT_FILES)}")
-        folder, file = path, files[0]
+        folder = path
+        file = files[0]
     state = weights.read_state(file)
     table = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
-    record = _find_config(folder, file, options.arch, None if table is None else len(table))
+    num_ids = None if table is None else len(table)
+    record = _find_config(folder, file, options.arch, num_ids)
     text_cfg = record["model_cfg"]["text_cfg"]
     if not is_of_family(record["model_cfg"]):
         return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, record["model_cfg"], state, options)
@@ -80,12 +84,8 @@ def _find_config(folder: Path, file: Path, arch: str | None, num_ids: int | None
     if (folder / CONFIG_FILE).exists():
         return read_config(folder / CONFIG_FILE)
     raise UserError(
-        f"{file} does not say what it is; give arch=, the path of its {CONFIG_FILE} or a name: {_known_names()}"
+        f"{file} does not say what it is; give arch=, the path of its {CONFIG_FILE} or a name: {_KNOWN_NAMES}"
     )
-
-
-def _known_names() -> str:
-    return ", ".join(dict.fromkeys(row.open_clip or row.reference for row in published.FAMILY))
 
 
 def named_tokenizer(folder: Path) -> list[Report]:
@@ -127,7 +127,7 @@ def named_config(name: str, num_ids: int | None = None) -> Report:
     open_clip = require("open_clip", extra="export")
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
-        raise UserError(f"unknown architecture {name!r}; those of this family: {_known_names()}")
+        raise UserError(f"unknown architecture {name!r}; those of this family: {_KNOWN_NAMES}")
     return {"model_cfg": model_cfg, "preprocess_cfg": {}}
 
 
@@ -149,8 +149,8 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], pad_id: int = 1) -> Met
     )
     tokens = published.PublishedTokenizer("", text["vocab_size"], bos_id=None, pad_id=pad_id, eos_id=text["eos_id"])
     config: Any = build_config(sizes, "quick_gelu" if model_cfg.get("quick_gelu") else "gelu", tokens)
-    config.vision_config.intermediate_size = _mlp_width(vision)
-    config.text_config.intermediate_size = _mlp_width(text)
+    config.vision_config.intermediate_size = int(vision["width"] * vision["mlp_ratio"])  # open_clip truncates
+    config.text_config.intermediate_size = int(text["width"] * text["mlp_ratio"])
     return cast("MetaClip2Config", config)
 
 
@@ -160,10 +160,6 @@ def is_of_family(model_cfg: Mapping[str, Any]) -> bool:
     has_own_keys = model_cfg.keys() <= _TOP_KEYS and text.keys() <= _TEXT_KEYS
     pools_end_token = text.get("pool_type") == "eos" and "eos_id" in text
     return has_own_keys and pools_end_token and vision.keys() <= _VISION_DEFAULTS.keys()
-
-
-def _mlp_width(tower: Mapping[str, Any]) -> int:
-    return int(tower["width"] * tower["mlp_ratio"])  # open_clip truncates
 
 
 def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> Report:
@@ -231,7 +227,8 @@ def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preproc
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     stated = {key: value for key, value in preprocess_cfg.items() if value is not None}
-    if (mode := stated.get("mode", "RGB")) != "RGB":
+    mode = stated.get("mode", "RGB")
+    if mode != "RGB":
         raise UserError(f"preprocess_cfg has mode {mode!r:.80}; models of this family see 'RGB'")
     settings = {key: stated[key] for key in PreprocessCfg.__dataclass_fields__ if key in stated}
     config = PreprocessCfg(**{**settings, "size": image_size})

@@ -112,7 +112,10 @@ def _unit(model: Any, tower: Callable[..., torch.Tensor], *inputs: torch.Tensor)
     import torch
 
     parameter = next(model.parameters())
-    moved = (tensor.to(parameter.device, parameter.dtype if tensor.is_floating_point() else None) for tensor in inputs)
+    moved = []
+    for tensor in inputs:
+        dtype = parameter.dtype if tensor.is_floating_point() else None
+        moved.append(tensor.to(parameter.device, dtype))
     with torch.inference_mode():
         features = tower(*moved).float()
         return torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
@@ -126,7 +129,9 @@ def read_transformers(folder: Path, config: Any, options: LoadOptions) -> Clip:
     hf = load_hugging_face(options.tokenizer or folder)
     context_length = min(config.text_config.max_position_embeddings, hf.model_max_length)
     embed_dim = _pooled(model.get_text_features(**hf("a", return_tensors="pt"))).shape[-1]
-    if config.model_type == "siglip" and _is_gemma(hf):
+    tokenizer_classes = (type(hf).__name__, str(hf.init_kwargs.get("tokenizer_class", "")))
+    is_gemma = any(name.removesuffix("Fast") in GEMMA for name in tokenizer_classes)
+    if config.model_type == "siglip" and is_gemma:  # SigLIP 2; the first SigLIP has a T5 vocabulary
         _lower_case(hf)
     is_padded = config.model_type in PADDED
     is_clip = config.model_type == "clip"
@@ -183,24 +188,22 @@ def _pools_last_token(text_config: Any, hf: Any) -> bool:
 
     transformers takes the first end token; where that is 2, as in OpenAI's folders, the first one of the largest id.
     """
-    last, end = hf("a")["input_ids"][-1], text_config.eos_token_id
-    return bool(last == (text_config.vocab_size - 1 if end == 2 else end))
-
-
-def _is_gemma(hf: Any) -> bool:
-    """Return whether a tokenizer is Gemma's, with which SigLIP 2 was trained; the first SigLIP has a T5 vocabulary."""
-    names = [type(hf).__name__, str(hf.init_kwargs.get("tokenizer_class", ""))]
-    return any(name.removesuffix("Fast") in GEMMA for name in names)
+    end = text_config.eos_token_id
+    if end == 2:
+        end = text_config.vocab_size - 1
+    return bool(hf("a")["input_ids"][-1] == end)
 
 
 def _lower_case(hf: Any) -> None:
     """Let a tokenizer lower texts' case first, unless it does."""
     from tokenizers import normalizers
 
-    own = hf.backend_tokenizer.normalizer
-    if own is not None and '"Lowercase"' in own.__getstate__().decode():
+    normaliser = hf.backend_tokenizer.normalizer
+    if normaliser is not None and '"Lowercase"' in normaliser.__getstate__().decode():
         return
-    parts = [normalizers.Lowercase()] if own is None else [normalizers.Lowercase(), own]
+    parts = [normalizers.Lowercase()]
+    if normaliser is not None:
+        parts.append(normaliser)
     hf.backend_tokenizer.normalizer = normalizers.Sequence(parts)
 
 
@@ -238,10 +241,15 @@ def read_open_clip(
     text_cfg = model_cfg["text_cfg"]
     _refuse_foreign_towers(model_cfg["vision_cfg"], source)
     _refuse_foreign_code(text_cfg, source)
-    name = _register(open_clip, Path(source)) if Path(source).is_file() else str(source)
+    name = str(source)
+    if Path(source).is_file() and Path(source).name == "open_clip_config.json":
+        name = f"local-dir:{Path(source).parent}"
+    elif Path(source).is_file():
+        open_clip.add_model_config(Path(source))
+        name = Path(source).stem
     model = open_clip.create_model(name, load_weights=False, pretrained_text=False).eval()
-    known = model.state_dict().keys()
-    model.load_state_dict({key: state[key] for key in state if key in known or not key.endswith(OLD_BUFFER)})
+    keys = model.state_dict().keys()
+    model.load_state_dict({key: state[key] for key in state if key in keys or not key.endswith(OLD_BUFFER)})
     tokenizer = _open_clip_tokenizer(open_clip, name, text_cfg, options.tokenizer)
     settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     transform = open_clip.transform.image_transform_v2(settings, is_train=False)
@@ -278,7 +286,8 @@ def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> Non
     transformers then asks whoever sits at the terminal.
     """
     arguments = text_cfg.get("tokenizer_kwargs") or {}
-    if refused := [str(key) for key in arguments if key not in TOKENIZER_ARGUMENTS]:
+    refused = [str(key) for key in arguments if key not in TOKENIZER_ARGUMENTS]
+    if refused:
         raise UserError(
             f"{source}: text_cfg has tokenizer_kwargs {', '.join(refused)}; known: {', '.join(TOKENIZER_ARGUMENTS)}"
         )
@@ -290,23 +299,20 @@ def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> Non
         raise UserError(f"{source}: text_cfg.hf_model_name = {tower!r} names code of its own, and is refused")
 
 
-def _register(open_clip: Any, config: Path) -> str:
-    """Return the name by which open_clip builds the model of a configuration file."""
-    if config.name == "open_clip_config.json":
-        return f"local-dir:{config.parent}"
-    open_clip.add_model_config(config)
-    return config.stem
-
-
 def _open_clip_tokenizer(open_clip: Any, source: str, text_cfg: Mapping[str, Any], name: str | None) -> OtherTokenizer:
     """Return open_clip's tokenizer of a model, or the Hugging Face one that `name` means."""
     is_hugging_face = bool(text_cfg.get("hf_tokenizer_name"))
-    own = open_clip.get_tokenizer(source, **({"trust_remote_code": False} if is_hugging_face else {}))
+    trust = {"trust_remote_code": False} if is_hugging_face else {}
+    tokenizer = open_clip.get_tokenizer(source, **trust)
     if name is not None:
-        own = open_clip.tokenizer.HFTokenizer(name, context_length=own.context_length, trust_remote_code=False)
-    hf = getattr(own, "tokenizer", None)
-    names = hf.all_special_tokens if hf is not None else [own.decoder[token] for token in own.all_special_ids]
-    cleaning = (own.clean_fn,) if hasattr(own, "clean_fn") else ()  # SigLIP's deletes all punctuation
+        length = tokenizer.context_length
+        tokenizer = open_clip.tokenizer.HFTokenizer(name, context_length=length, trust_remote_code=False)
+    hf = getattr(tokenizer, "tokenizer", None)
+    if hf is not None:
+        names = hf.all_special_tokens
+    else:
+        names = [tokenizer.decoder[token] for token in tokenizer.all_special_ids]
+    cleaning = (tokenizer.clean_fn,) if hasattr(tokenizer, "clean_fn") else ()  # SigLIP's deletes all punctuation
     specials = SpecialStrings(map(str, names), (*cleaning, *stages_of(hf)), is_decoding=True)
     nllb = hf if hasattr(hf, "set_src_lang_special_tokens") else None
-    return OtherTokenizer(lambda texts: own(texts).tolist(), 0, own.context_length, specials, nllb)
+    return OtherTokenizer(lambda texts: tokenizer(texts).tolist(), 0, tokenizer.context_length, specials, nllb)
