@@ -69,7 +69,7 @@ def encode_images(
     chunks: list[np.ndarray] = []
     bad: list[dict[str, str]] = []
     for start in range(0, num_images, CHUNK_IMAGES):
-        path = None if cache is None else cache / f"{start:09}.npy"
+        path = cache and cache / f"{start:09}.npy"
         if path is not None and path.exists():
             features_nD, bad_of_chunk = _read_chunk(path)
         else:
@@ -81,8 +81,10 @@ def encode_images(
         chunks.append(features_nD)
         bad += bad_of_chunk
     if len(bad) == num_images:
-        example = f": {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
-        raise UserError(f"dataset {dataset.name}: none of its {num_images} images can be decoded{example}")
+        problem = f"dataset {dataset.name}: none of its {num_images} images can be decoded"
+        if bad:
+            problem += f": {bad[0]['key']}: {bad[0]['reason']}"
+        raise UserError(problem)
     return ImageFeatures(features_ND=np.concatenate(chunks), bad=bad)
 
 

@@ -34,18 +34,22 @@ def with_measures(dataset: Dataset, also: Sequence[str]) -> Dataset:
     probes = _probes(dataset, also)
 
     def tasks(lang: str) -> list[Task]:
-        own = dataset.tasks(lang) if lang in dataset.languages else ()
+        tasks_of_lang: list[Task] = []
+        if lang in dataset.languages:
+            tasks_of_lang += dataset.tasks(lang)
         added: list[Task] = []
-        for task in own:
+        for task in tasks_of_lang:
             if "alignment" in also and isinstance(task, Retrieval):
                 images, texts = task.first_texts()
                 added.append(Geometry(texts=texts, image_idx=images, image_keys=dataset.image_keys))
         if lang == NO_LANGUAGE:
             added += probes
-        return [*own, *added]
+        return [*tasks_of_lang, *added]
 
-    languages = tuple(dict.fromkeys([*dataset.languages, NO_LANGUAGE] if probes else dataset.languages))
-    return dataclasses.replace(dataset, languages=languages, tasks=tasks)
+    languages = dict.fromkeys(dataset.languages)
+    if probes:
+        languages[NO_LANGUAGE] = None
+    return dataclasses.replace(dataset, languages=tuple(languages), tasks=tasks)
 
 
 def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:

@@ -77,7 +77,11 @@ class FewShot(_Probe):
         if not metrics:
             check_enough(self.label, np.where(is_known, self.values, "").tolist(), "the images that decode")
         return Score(
-            n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, more={"num_classes": num_classes}
+            n=int(is_known.sum()),
+            metrics=metrics,
+            chance=chance,
+            interval=interval,
+            counts={"num_classes": num_classes},
         )
 
     def _hits(
@@ -136,7 +140,7 @@ class LinearProbe(_Probe):
             metrics={"acc1": mean},
             chance={"acc1": 1 / num_classes},
             interval={"acc1": interval},
-            more={"num_classes": num_classes},
+            counts={"num_classes": num_classes},
         )
 
     def _hits(self, image_ND: np.ndarray, values: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:

@@ -55,13 +55,13 @@ def ranks(
 def rank_scores(scores: np.ndarray, right_query: np.ndarray, right_candidate: np.ndarray, ties: Ties) -> np.ndarray:
     """Return (Q,) ranks, see `ranks`.  scores: (Q, C), of each candidate for each query."""
     num_queries, num_candidates = scores.shape
-    own = scores[right_query, right_candidate]
+    right_scores = scores[right_query, right_candidate]
     best = np.full(num_queries, -np.inf, scores.dtype)
-    np.fmax.at(best, right_query, own)  # fmax ignores NaN
+    np.fmax.at(best, right_query, right_scores)  # fmax ignores NaN
     # Count what is not clearly after the best right candidate: this includes NaN, and with `against` ties.
     is_after = scores < best[:, None]
     if ties == "first":
-        is_best = own == best[right_query]
+        is_best = right_scores == best[right_query]
         first_best = np.full(num_queries, num_candidates)
         np.minimum.at(first_best, right_query[is_best], right_candidate[is_best])
         is_after |= (scores == best[:, None]) & (np.arange(num_candidates) > first_best[:, None])

@@ -40,8 +40,7 @@ class Choice:
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx]
         questions = rows_left(is_good)
-        texts = [text for question in questions.tolist() for text in self.options[question]]
-        features = encode(texts)
+        features = encode(list(itertools.chain.from_iterable(self.options[row] for row in questions.tolist())))
         image_idx = self.image_idx[questions]
         option_nKD = features.reshape(len(questions), len(self.options[0]), -1)
         score_nK = np.einsum("nd,nkd->nk", image_ND[image_idx], option_nKD)

@@ -51,8 +51,12 @@ def suite_rows(suite: str, records: Sequence[ResultRecord]) -> list[DatasetRow]:
     for name in SUITES[suite]:
         info = CATALOG[name]
         # Languages of each row, () for all that were measured.
-        row_languages = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
-        for langs in row_languages:
+        langs_of_rows: list[tuple[str, ...]] = [()]
+        if info.languages == "1":
+            langs_of_rows = [("en",)]
+        elif info.languages == "en and local":
+            langs_of_rows = [("en",), ("local",)]
+        for langs in langs_of_rows:
             rows += [dataset_row(name, metric, records, langs) for metric in info.metrics]
     return rows
 
@@ -62,15 +66,10 @@ def _records_of_suite(suite: str, records: Sequence[ResultRecord]) -> list[Resul
 
     SLIP-26, and the paper's table, take the records with SLIP's names where there are any; other suites never do.
     """
-    with_slip: set[str] = set()
-    if suite in SLIP_NAMED:
-        with_slip = {record["dataset"] for record in records if record["task"] == SLIP_CLASSIFICATION}
-    kept = []
-    for record in records:
-        other_names = CLASSIFICATION if record["dataset"] in with_slip else SLIP_CLASSIFICATION
-        if record["task"] != other_names:
-            kept.append(record)
-    return kept
+    if suite not in SLIP_NAMED:
+        return [record for record in records if record["task"] != SLIP_CLASSIFICATION]
+    with_slip = {record["dataset"] for record in records if record["task"] == SLIP_CLASSIFICATION}
+    return [record for record in records if record["task"] != CLASSIFICATION or record["dataset"] not in with_slip]
 
 
 def dataset_row(
@@ -83,7 +82,9 @@ def dataset_row(
             number = value(metric, record)
             if number is not None:
                 numbers[record["lang"]] = number
-    mean = float(np.mean(list(numbers.values()))) if numbers else None
+    mean = None
+    if numbers:
+        mean = float(np.mean(list(numbers.values())))
     return DatasetRow(dataset=dataset, metric=metric, value=mean, languages=tuple(numbers))
 
 
@@ -156,20 +157,26 @@ def _published_row(
         value = row.value
         languages = list(row.languages)
         over = languages_of(row)
-    ours = None if value is None else 100 * value
-    published_pct = None if theirs is None else float(theirs["value_pct"])
-    difference = None if ours is None or published_pct is None else ours - published_pct
-    return {
+    fields: Json = {
         "figure": figure["figure"],
         "title": figure["title"],
-        "ours_pct": ours,
-        "published_pct": published_pct,
-        "difference_pct": difference,
-        "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
+        "ours_pct": None,
+        "published_pct": None,
+        "difference_pct": None,
+        "differs": False,
         "languages": languages,
-        "over": "" if value is None else over,
+        "over": "",
         "missing": missing,
         "protocol": figure["protocol"],
-        "source": theirs["source"] if theirs else None,
-        "is_secondary": theirs is not None and theirs["secondary"] == "yes",
+        "source": None,
+        "is_secondary": False,
     }
+    if value is not None:
+        fields |= {"ours_pct": 100 * value, "over": over}
+    if theirs is not None:
+        fields["published_pct"] = float(theirs["value_pct"])
+        fields |= {"source": theirs["source"], "is_secondary": theirs["secondary"] == "yes"}
+    if value is not None and theirs is not None:
+        fields["difference_pct"] = fields["ours_pct"] - fields["published_pct"]
+        fields["differs"] = abs(fields["difference_pct"]) > AGREES_WITHIN_PCT
+    return fields

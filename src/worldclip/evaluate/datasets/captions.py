@@ -42,7 +42,9 @@ def _by_language(records: list[Json], languages: Languages) -> dict[str, list[Ca
             if not isinstance(value, dict):
                 continue
             texts = value.get("caption", ())
-            for text in [texts] if isinstance(texts, str) else texts:
+            if isinstance(texts, str):
+                texts = [texts]
+            for text in texts:
                 if text.strip():
                     captions.setdefault(our_code(code, languages), []).append((i, text))
     return dict(sorted(captions.items()))

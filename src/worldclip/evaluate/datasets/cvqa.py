@@ -11,7 +11,7 @@ languages the questions were written in, taken together; parts are by country an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,9 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise ValueError(f"{folder} holds no data/test-*.parquet")
-    questions = [row for path in files for row in _open(path).read(COLUMNS).to_pylist()]
+    questions: list[Json] = []
+    for path in files:
+        questions += _open(path).read(COLUMNS).to_pylist()
     answers = _answers(questions, folder)
     images = _images(files, folder)
     position = {key: i for i, key in enumerate(images.keys)}
@@ -62,15 +64,18 @@ def _open(path: Path) -> pq.ParquetFile:
 
 def _answers(questions: Sequence[Json], folder: Path) -> list[int]:
     """Return the position of each question's right option."""
-    given = read_json(folder / LABELS) if (folder / LABELS).exists() else {}
-    answers = [given.get(question["ID"], question["Label"]) for question in questions]
+    path = folder / LABELS
+    labels: Json = {}
+    if path.exists():
+        labels = read_json(path)
+    answers = [labels.get(question["ID"], question["Label"]) for question in questions]
     if -1 in answers:
         first = questions[answers.index(-1)]["ID"]
         raise UserError(
             f"{folder}: {answers.count(-1)} of {len(answers)} questions have no answer (Label is -1), the first is "
-            f"{first}; put the answers into {folder / LABELS}: {{ID: 0 to 3}}"
+            f"{first}; put the answers into {path}: {{ID: 0 to 3}}"
         )
-    return [class_index(answer, NUM_OPTIONS, str(folder / LABELS)) for answer in answers]
+    return [class_index(answer, NUM_OPTIONS, str(path)) for answer in answers]
 
 
 def _slices(questions: Sequence[Json], languages: Languages) -> dict[str, np.ndarray]:
@@ -93,10 +98,10 @@ def _task(
     options = []
     for question in questions:
         text = question[f"{prefix}Question"]
-        of_question = [f"{text} {option}" for option in question[f"{prefix}Options"]]
-        if text is None or len(of_question) != NUM_OPTIONS:
+        texts = [f"{text} {option}" for option in question[f"{prefix}Options"]]
+        if text is None or len(texts) != NUM_OPTIONS:
             raise ValueError(f"question {question['ID']} must have a text and {NUM_OPTIONS} options")
-        options.append(of_question)
+        options.append(texts)
     return Choice(
         options=options,
         answer=np.array(answers),
@@ -115,8 +120,10 @@ def _images(files: Sequence[Path], folder: Path) -> Images:
     """Return the distinct images, sorted by name, each from the first row that has it."""
     places: dict[str, tuple[Path, int, int]] = {}
     for path in files:
-        for group, row, question_id in _rows(path):
-            places.setdefault(_image_key(question_id), (path, group, row))
+        file = _open(path)
+        for group in range(file.num_row_groups):
+            for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
+                places.setdefault(_image_key(question_id), (path, group, row))
     keys = sorted(places)
     # The row group that was read last: keys are mostly in the order of the rows, so that it has the next image too.
     latest: dict[tuple[Path, int], pa.Table] = {}
@@ -135,11 +142,3 @@ def _images(files: Sequence[Path], folder: Path) -> Images:
         return images
 
     return Images(keys=keys, read=read, fingerprints=fingerprints(files, folder))
-
-
-def _rows(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Yield (row group, row in it, ID) of each row."""
-    file = _open(path)
-    for group in range(file.num_row_groups):
-        for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
-            yield group, row, question_id

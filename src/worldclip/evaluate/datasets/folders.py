@@ -8,6 +8,7 @@ languages.json: {LANG: {"classes": [...], "templates": [...]}}.
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -31,19 +32,20 @@ def load(name: str, folder: Path) -> Dataset:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     if len(classes) < 2:
         raise UserError(f"{root} has {len(classes)} folders; it must have one per class, at least 2")
-    found, others = image_files(path for label in classes for path in (root / label).rglob("*") if path.is_file())
-    if others:
-        say("evaluate", f"dataset {name}: {root}: left out {others}")
-    paths_of_class: dict[str, list[Path]] = {label: [] for label in classes}
-    for path in sorted(found):
-        paths_of_class[path.relative_to(root).parts[0]].append(path)
+    all_files = itertools.chain.from_iterable((root / label).rglob("*") for label in classes)
+    files, left_out = image_files(path for path in all_files if path.is_file())
+    if left_out:
+        say("evaluate", f"dataset {name}: {root}: left out {left_out}")
+    files_of_class: dict[str, list[Path]] = {label: [] for label in classes}
+    for path in sorted(files):
+        files_of_class[path.relative_to(root).parts[0]].append(path)
     paths: list[str] = []
     target: list[int] = []
-    for c, (class_folder, of_class) in enumerate(paths_of_class.items()):
-        if not of_class:
-            raise UserError(f"{root / class_folder} holds no image; add the images of this class or remove the folder")
-        paths += [path.relative_to(root).as_posix() for path in of_class]
-        target += [c] * len(of_class)
+    for c, (label, files) in enumerate(files_of_class.items()):
+        if not files:
+            raise UserError(f"{root / label} holds no image; add the images of this class or remove the folder")
+        paths += [path.relative_to(root).as_posix() for path in files]
+        target += [c] * len(files)
     images = images_at(folder, root, paths, root)
     english, names_from = _names(folder, classes)
     return classification_dataset(
@@ -61,16 +63,19 @@ def load(name: str, folder: Path) -> Dataset:
 
 def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
     """Return English names and templates, and where the names come from: given | imagenet | folders."""
-    given = folder / "classnames.txt"
-    index = {} if given.exists() else _imagenet_index(classes)
+    names_path = folder / "classnames.txt"
     templates = class_names.PLAIN_TEMPLATE
-    if given.exists():
-        names = class_names.read_class_list(given)
+    index: dict[str, int] = {}
+    if not names_path.exists():
+        index = _imagenet_index(classes)
+    if names_path.exists():
+        names = class_names.read_class_list(names_path)
         names_from = "given"
         if len(names) != len(classes):
-            raise UserError(f"{given} has {len(names)} names; there are {len(classes)} folders")
+            raise UserError(f"{names_path} has {len(names)} names; there are {len(classes)} folders")
     elif index:
-        if unknown := [label for label in classes if label not in index]:
+        unknown = [label for label in classes if label not in index]
+        if unknown:
             raise UserError(f"{folder}: {unknown[0]} is no class of ImageNet-1k; give names in classnames.txt")
         openai, templates = class_names.imagenet_names()
         names = [openai[index[label]] for label in classes]
@@ -88,4 +93,6 @@ def _imagenet_index(classes: list[str]) -> dict[str, int]:
     numbers = {str(number): number for number in range(class_names.NUM_IMAGENET_CLASSES)}
     if set(classes) == numbers.keys():
         return numbers
-    return class_names.imagenet_index() if all(_WORDNET_ID.fullmatch(label) for label in classes) else {}
+    if all(_WORDNET_ID.fullmatch(label) for label in classes):
+        return class_names.imagenet_index()
+    return {}

@@ -31,18 +31,13 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     stems = [Path(line.strip()).stem for line in read_lines(image_list)]
     check_distinct(stems, image_list)
     images = images_by_stem(folder, stems, image_list)
-    files = _caption_files(folder, languages)
+    matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
+    path_of_code = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
+    ours = our_codes(list(path_of_code), languages)
+    files = dict(sorted((ours[code], path) for code, path in path_of_code.items()))
     captions = {lang: list(enumerate(_read_captions(path, len(stems)))) for lang, path in files.items()}
     contents = [images.fingerprints, stems, fingerprints(files.values(), folder), list(files)]
     return retrieval_dataset(name, images, captions, contents)
-
-
-def _caption_files(folder: Path, languages: Languages) -> dict[str, Path]:
-    """Return {our language code: file}, sorted."""
-    matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
-    files = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
-    ours = our_codes(list(files), languages)
-    return dict(sorted((ours[lang], path) for lang, path in files.items()))
 
 
 def _read_captions(path: Path, num_images: int) -> list[str]:
