@@ -10,7 +10,6 @@ from typing import Any
 from worldclip.contracts import layout
 from worldclip.contracts.records import outdated_stages, skipped_shards
 from worldclip.core.artifacts import read_json
-from worldclip.core.job import Report
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report import account, balance, curate, evaluate, match, metadata, train
@@ -31,9 +30,12 @@ def write_report(run_dir: Path) -> Path:
     paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if path.exists()}
     left_out = ""
-    if "evaluate" in reports and not _is_of_checkpoint(reports["evaluate"], run_dir):
-        model = reports.pop("evaluate")["model"]
-        left_out = f" Left out: an evaluation of {model}, another checkpoint; run: worldclip evaluate {run_dir}"
+    if "evaluate" in reports and layout.best_checkpoint(run_dir) is not None:
+        from worldclip.model.load import checkpoint_of
+
+        if reports["evaluate"].get("model_digest") != checkpoint_of(run_dir).digest():
+            model = reports.pop("evaluate")["model"]
+            left_out = f" Left out: an evaluation of {model}, another checkpoint; run: worldclip evaluate {run_dir}"
     log = train.read_log(layout.train_log(run_dir))
     outdated = outdated_stages(run_dir)
     if outdated:
@@ -48,20 +50,14 @@ def write_report(run_dir: Path) -> Path:
     by_stage["pool"] = skipped_sections(skipped_shards(run_dir))
     parts: list[Section] = []
     for group, stages in GROUPS.items():
-        members = [section for stage in stages for section in by_stage.get(stage, [])]
+        members: list[Section] = []
         if group == FIRST_GROUP:
-            members = [_summary(reports, log, left_out), *members]
+            members.append(_summary(reports, log, left_out))
+        for stage in stages:
+            members += by_stage.get(stage, [])
         parts += [dataclasses.replace(section, group=group) for section in members]
     title = f"Run {run_dir.resolve().name}"
     return write_page(layout.report_html(run_dir), title, _subtitle(run_dir), parts)
-
-
-def _is_of_checkpoint(evaluation: Report, run_dir: Path) -> bool:
-    """Return whether an evaluation measured the checkpoint that the run has now, if it still has any."""
-    from worldclip.model.load import checkpoint_of
-
-    is_there = layout.best_checkpoint(run_dir) is not None
-    return not is_there or evaluation.get("model_digest") == checkpoint_of(run_dir).digest()
 
 
 def write_evaluation(folder: Path) -> Path:
@@ -98,7 +94,9 @@ def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: 
         figures += metadata.cards(reports["metadata"])
     figures += train.cards(log)
     finished = ", ".join(stage for stage in STAGES if stage in reports) or "no stage yet"
-    body = evaluate.cards_and_datasets(reports["evaluate"], figures) if "evaluate" in reports else cards(figures)
+    body = cards(figures)
+    if "evaluate" in reports:
+        body = evaluate.cards_and_datasets(reports["evaluate"], figures)
     return Section("Summary", f"Finished: {finished}.{left_out}", body)
 
 
@@ -109,5 +107,6 @@ def _subtitle(run_dir: Path) -> str:
         return "Image-text pairs in every language: curated, trained on, evaluated."
     run = read_json(path)
     version = run["versions"].get("worldclip", "?")
-    revision = f", revision {run['git_revision'][:10]}" if run.get("git_revision") else ""
-    return f"Made with worldclip {version}{revision}. The recipe is recipe.toml in the run's folder."
+    if run.get("git_revision"):
+        version += f", revision {run['git_revision'][:10]}"
+    return f"Made with worldclip {version}. The recipe is recipe.toml in the run's folder."

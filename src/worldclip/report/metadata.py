@@ -60,7 +60,7 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
-    sources = METADATA_SOURCES.in_order({source for row in lists.values() for source in row["by_source"]})
+    sources = METADATA_SOURCES.in_order(set(chain.from_iterable(row["by_source"] for row in lists.values())))
     body = [
         legend((_colour(source), source) for source in sources),
         _list_bars(per_language, sources, languages),
@@ -78,8 +78,7 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
 
 
 def _colour(source: str) -> str:
-    names = METADATA_SOURCES.names()
-    position = names.index(source) if source in names else len(names)
+    position = [*METADATA_SOURCES.names(), source].index(source)
     return f"var(--s{_COLOURS[position % len(_COLOURS)]})"
 
 
@@ -100,14 +99,17 @@ def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
     """Return one row per source: languages that have it, its candidates, and what became of them."""
     rows = []
     for source in sources:
-        kept = [row["by_source"][source] for row in lists.values() if row["by_source"].get(source)]
+        num_lists = 0
+        num_entries = 0
         dropped = Counter[str]()
         for row in lists.values():
+            number = row["by_source"].get(source, 0)
+            num_entries += number
+            num_lists += number > 0
             dropped.update(row.get("rules", {}).get(source, {}))
-        by_rule = [dropped[rule] or None for rule in DROP_RULES]
-        candidates = sum(kept) + sum(number or 0 for number in by_rule)
-        covered = f"{count(len(kept))} ({percent(len(kept) / len(lists))})"
-        rows.append([source, covered, candidates, sum(kept), *by_rule])
+        by_rule = [dropped[rule] for rule in DROP_RULES]
+        covered = f"{count(num_lists)} ({percent(num_lists / len(lists))})"
+        rows.append([source, covered, num_entries + sum(by_rule), num_entries, *(number or None for number in by_rule)])
     counts = columns_of(("candidates", "entries", *DROP_RULES.values()), count)
     return Table([text_column("source"), Column("languages with it"), *counts], rows)
 
@@ -137,12 +139,12 @@ def _scripts(lists: Lists, languages: Languages) -> Html:
 
 
 def _list_table(lists: Lists, sources: Sequence[str], languages: Languages) -> Table:
-    profiles = list(dict.fromkeys(profile for row in lists.values() for profile in row["dead"]))
+    profiles = list(dict.fromkeys(chain.from_iterable(row["dead"] for row in lists.values())))
     titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
     rows = []
     for lang, row in lists.items():
-        of_sources = map(row["by_source"].get, sources)
+        by_source = map(row["by_source"].get, sources)
         dead = map(row["dead"].get, profiles)
         matcher_bytes = sum(row.get("matcher_bytes", {}).values())
-        rows.append([lang, row["entries"], *of_sources, *dead, row.get("bytes"), matcher_bytes])
+        rows.append([lang, row["entries"], *by_source, *dead, row.get("bytes"), matcher_bytes])
     return Table([language_column("list", languages), *columns_of(titles, count)], rows)

@@ -7,6 +7,7 @@ table is one number of a record, so that a table of any shape is a pivot of rows
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -87,7 +88,7 @@ def by_task_of_runs(
     English and local questions (CVQA) are never averaged: for such datasets the language belongs to the key.
     """
     # A run may have only one of the two: what all runs have decides, so that groups of different runs match.
-    with_local = {record["dataset"] for run in runs for record in run if record["lang"] == LOCAL}
+    with_local = {record["dataset"] for record in chain.from_iterable(runs) if record["lang"] == LOCAL}
     groups: dict[tuple[str, str, str, str], list[dict[str, ResultRecord]]] = {}
     for number, run in enumerate(runs):
         for record in run:

@@ -38,7 +38,9 @@ def cards(log: Sequence[LogRow]) -> list[Card]:
     if not log:
         return []
     losses = [row["loss"] for row in log if row["loss"] is not None]
-    remark = f"last loss {losses[-1]:.3g}" if losses else "no finite loss"
+    remark = "no finite loss"
+    if losses:
+        remark = f"last loss {losses[-1]:.3g}"
     return [Card(short(log[-1]["samples_seen"]), "samples seen", remark)]
 
 
@@ -56,9 +58,11 @@ def sections(report: Mapping[str, Any] | None, log: Sequence[LogRow]) -> list[Se
     lead = f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps."
     notes: list[str] = []
     if report is not None:
-        speed = f", {count(report['samples_per_s'])} samples per second" if report["samples_per_s"] else ""
         minutes = report["elapsed_s"] / 60
-        lead += f" {report['epochs']:.1f} epochs of {count(report['pairs'])} pairs in {minutes:.1f} minutes{speed}."
+        lead += f" {report['epochs']:.1f} epochs of {count(report['pairs'])} pairs in {minutes:.1f} minutes"
+        if report["samples_per_s"]:
+            lead += f", {count(report['samples_per_s'])} samples per second"
+        lead += "."
         notes += _faults(report)
     return [Section("Training", lead, join([grid(curves, "wide"), *map(note, notes)]))]
 
