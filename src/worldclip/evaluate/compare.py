@@ -67,18 +67,25 @@ def compare(*paths: Path) -> Comparison:
     paths: runs, or folders that evaluate wrote.  Raises UserError if the evaluations have nothing in common.
     """
     arms = find_arms(paths)
-    folders = [folder for arm in arms for folder in arm.folders]
+    folders = list(itertools.chain.from_iterable(arm.folders for arm in arms))
     arm_of_run = np.repeat(np.arange(len(arms)), [len(arm.folders) for arm in arms])
-    tasks = by_task_of_runs([results_of(folder) for folder in folders])
-    groups = [_shared(of_runs) for of_runs in tasks.values()]
-    if not any(groups):
+    groups: list[list[list[ResultRecord]]] = []  # of each task the languages in which all runs are comparable
+    for by_lang_of_runs in by_task_of_runs([results_of(folder) for folder in folders]).values():
+        group = []
+        for lang, first in by_lang_of_runs[0].items():
+            records = [by_lang[lang] for by_lang in by_lang_of_runs if lang in by_lang]
+            if len(records) == len(folders) and all(_condition(record) == _condition(first) for record in records):
+                group.append(records)
+        if group:
+            groups.append(group)
+    if not groups:
         raise UserError(
             f"{', '.join(map(str, paths))} have no record in common (same dataset, language, task and protocol); "
             "evaluate all on the same datasets"
         )
     rows: list[Record] = []
     by_language: list[Record] = []
-    for group in filter(None, groups):
+    for group in groups:
         records = list(itertools.chain.from_iterable(group))
         for metric in records[0]["metrics"]:
             if all(metric in record["metrics"] for record in records):
@@ -166,16 +173,6 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(path.parts[-depth:]) for path in paths]
 
 
-def _shared(of_runs: Sequence[dict[str, ResultRecord]]) -> list[list[ResultRecord]]:
-    """Return the records of all runs for each language in which they are comparable.  of_runs: {language: record}."""
-    group = []
-    for lang, first in of_runs[0].items():
-        records = [by_lang[lang] for by_lang in of_runs if lang in by_lang]
-        if len(records) == len(of_runs) and all(_condition(record) == _condition(first) for record in records):
-            group.append(records)
-    return group
-
-
 def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
     """Return what must be equal in records of one dataset, task and language.
 
@@ -188,13 +185,14 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
 def _compare_metric(
     group: Group, metric: str, folders: Sequence[Path], arm_of_run: np.ndarray
 ) -> tuple[Record, list[Record]]:
-    """Return a metric over all languages, and in each of them.  arm_of_run: (R,) int.
+    """Return a metric over all languages, and in each of them.
 
-    values: of each arm, the mean over its seeds.  differences: of the other arms from the first one.  intervals: 95% of
-    each difference, if the metric is a share of queries; a resample draws images, the same ones for all runs and
-    languages, and within each arm its seeds.  p_values: of each difference, by the spread of the resamples.  seeds: of
-    each arm with several seeds the value of each, ascending.  chance: the mean over the languages, if it is known for
-    each.  is_at_chance: whether the 95% interval of each arm's value begins at or below it.
+    arm_of_run: (R,) int; [0, 0, 1] says that the first two runs are seeds of one arm, which the third is compared with.
+    values: the mean of each arm over its seeds.  differences: each other arm minus the first one.  intervals: 95%
+    intervals of the differences, if the metric is a share of queries; a resample draws images, the same ones for all
+    runs and languages, and within each arm its seeds.  p_values: one per difference, by the spread of the resamples.
+    seeds: the values of an arm's seeds, ascending, or [] for a single seed.  chance: the mean over the languages, if it
+    is known for each.  is_at_chance: whether the 95% interval of an arm's value begins at or below it.
     """
     langs = [records[0]["lang"] for records in group]
     values_LR = np.empty((len(group), len(folders)))
@@ -311,11 +309,11 @@ def _read_array(path: Path) -> np.ndarray:
 def resampled_arms(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[np.ndarray]:
     """Return the mean of each arm in NUM_RESAMPLES resamples of the images and of the arm's seeds.
 
-    answers: for each run and language.  Images are drawn once for all runs, then as many seeds as each arm has.
+    answers: one list per run, one item per language.  Images are drawn once for all runs, then each arm's seeds.
     """
     # Every run sees the same resamples of images, so that differences between arms are paired; seeds are drawn from
     # another stream than the images.
-    means_RN = np.stack([resampled_means(of_run) for of_run in answers], axis=1)
+    means_RN = np.stack([resampled_means(answers_of_run) for answers_of_run in answers], axis=1)
     random = np.random.default_rng(1)
     arms = []
     for arm in range(arm_of_run.max() + 1):
@@ -331,14 +329,14 @@ def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
     With an image all queries about it in all languages are drawn; a language without a query in a resample does not
     count in it.  The draws depend only on the number of images.
     """
-    images, position = np.unique(np.concatenate([of_query for _, of_query in answers]), return_inverse=True)
-    starts = np.cumsum([0, *(len(of_query) for _, of_query in answers)])
+    images, position = np.unique(np.concatenate([query_images for _, query_images in answers]), return_inverse=True)
+    starts = np.cumsum([0, *(len(query_images) for _, query_images in answers)])
     sums_LI = np.zeros((len(answers), len(images)), np.float32)
     sizes_LI = np.zeros((len(answers), len(images)), np.float32)
     for i, (answer, _) in enumerate(answers):
-        of_query = position[starts[i] : starts[i + 1]]
-        sums_LI[i] = np.bincount(of_query, weights=answer, minlength=len(images))
-        sizes_LI[i] = np.bincount(of_query, minlength=len(images))
+        positions = position[starts[i] : starts[i + 1]]
+        sums_LI[i] = np.bincount(positions, weights=answer, minlength=len(images))
+        sizes_LI[i] = np.bincount(positions, minlength=len(images))
     # A resample is a count per image; with sums and numbers of queries per language and image, two matrix products give
     # the means of RESAMPLES_AT_ONCE resamples in all languages without going over the queries again.
     random = np.random.default_rng(0)

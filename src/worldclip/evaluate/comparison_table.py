@@ -27,9 +27,19 @@ def comparison_text(comparison: Comparison) -> str:
     parts = [to_markdown(table), ""]
     langs = dict.fromkeys(" ".join(row["languages"]) for row in comparison.rows if len(row["languages"]) > 1)
     parts += [f"Means over: {names}." for names in langs]
-    parts += _preprocessing_of(comparison)
-    parts += _settings_of(comparison.arms)
     names = [arm.name for arm in comparison.arms]
+    for texts in dict.fromkeys(tuple(map(image_text, row["preprocess"])) for row in comparison.rows):
+        if len(set(texts)) > 1:
+            arm_texts = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+            parts.append(f"Images are preprocessed differently. {'; '.join(arm_texts)}.")
+    # The arms: their folders, and the keys whose values are not those of the first arm.
+    if any(arm.changes for arm in comparison.arms):
+        parts += ["", "What differs from the first:", ""]
+        for arm in comparison.arms:
+            facts = list(map(str, arm.changes))
+            if arm.name != arm.runs[0]:
+                facts.insert(0, ", ".join(arm.runs))
+            parts.append(f"- {arm.name}: {'; '.join(facts) or 'the first'}")
     for rows in _by_language_of(comparison):
         if len(rows) > MAX_LANGUAGES_IN_TEXT:
             continue
@@ -90,37 +100,14 @@ def _signed(task: str, difference: float) -> str:
     return f"{100 * difference:+.1f}" if task_info(task).is_share else f"{difference:+.3f}"
 
 
-def _preprocessing_of(comparison: Comparison) -> list[str]:
-    """Return a sentence on how each arm turns images into pixels, where they differ."""
-    sentences = []
-    for texts in dict.fromkeys(tuple(map(image_text, row["preprocess"])) for row in comparison.rows):
-        if len(set(texts)) > 1:
-            arm_texts = [f"{arm.name}: {text}" for arm, text in zip(comparison.arms, texts, strict=True)]
-            sentences.append(f"Images are preprocessed differently. {'; '.join(arm_texts)}.")
-    return sentences
-
-
-def _settings_of(arms: Sequence[Arm]) -> list[str]:
-    """Return a list of the arms: their folders, and the keys whose values are not those of the first arm."""
-    if not any(arm.changes for arm in arms):
-        return []
-    lines = ["", "What differs from the first:", ""]
-    for arm in arms:
-        facts = list(map(str, arm.changes))
-        if arm.name != arm.runs[0]:
-            facts.insert(0, ", ".join(arm.runs))
-        lines.append(f"- {arm.name}: {'; '.join(facts) or 'the first'}")
-    return lines
-
-
 def _by_language_of(comparison: Comparison) -> list[list[Record]]:
     """Return the rows by language of each task's first metric, best first, where there are several languages."""
     first_metrics: dict[tuple[str, str], str] = {}
     for row in comparison.rows:
         first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
     tasks: dict[tuple[str, str], list[Record]] = {}
-    for of_lang in comparison.by_language:
-        task = (of_lang["dataset"], of_lang["task"])
-        if first_metrics[task] == of_lang["metric"]:
-            tasks.setdefault(task, []).append(of_lang)
+    for row in comparison.by_language:
+        task = (row["dataset"], row["task"])
+        if first_metrics[task] == row["metric"]:
+            tasks.setdefault(task, []).append(row)
     return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]

@@ -107,10 +107,7 @@ class EvaluateConfig(Config):
             yield "against", f"unknown model; known models: {'; '.join(models)}"
         if self.suite and self.suite not in SUITES:
             yield "suite", f"must be one of {', '.join(SUITES)}"
-        else:
-            yield from self._missing_datasets()
-
-    def _missing_datasets(self) -> Problems:
+            return
         in_catalog = [name for name in self.dataset_names if name in CATALOG and name not in self.folders]
         missing = [name for name in in_catalog if not self._exists(name)]
         if in_catalog and not self.data:

@@ -18,7 +18,7 @@ from worldclip.core.printable import counted
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate import nllb
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
-from worldclip.evaluate.tasks import Dataset, NoneDecoded, Score, Task
+from worldclip.evaluate.tasks import Dataset, NoneDecoded, Task
 from worldclip.language.table import INSTALLED
 from worldclip.model import decode
 from worldclip.report.results import ResultRecord
@@ -156,14 +156,14 @@ def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pa
 
     Raises UserError for a language that no dataset has.
     """
-    available = list(dict.fromkeys(lang for dataset in datasets for lang in dataset.languages))
+    available = list(dict.fromkeys(itertools.chain.from_iterable(dataset.languages for dataset in datasets)))
     missing = [lang for lang in languages if lang not in available]
     if missing:
         names = ", ".join(dataset.name for dataset in datasets)
         problem = f"evaluate.languages: no text in {', '.join(missing)} in {names}; "
-        meant = [code for code in map(INSTALLED.from_tag, missing) if code in available]
-        if meant:
-            problem += f"did you mean {', '.join(map(str, meant))}? "
+        near_codes = [code for code in map(INSTALLED.from_tag, missing) if code in available]
+        if near_codes:
+            problem += f"did you mean {', '.join(map(str, near_codes))}? "
         raise UserError(f"{problem}available: {', '.join(available)}")
     pairs = []
     for lang in languages or available:
@@ -225,16 +225,12 @@ def score_group(
             for kind, ranks in score.ranks.items():
                 write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
                 write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
-            records[identity["digest"]] = _record(identity, score)
+            record = {**identity, "n": score.n, **score.counts, "metrics": score.metrics, "chance": score.chance}
+            record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
+            if score.slices:
+                record["slices"] = score.slices
+            records[record["digest"]] = record
     return records
-
-
-def _record(identity: Json, score: Score) -> ResultRecord:
-    record = {**identity, "n": score.n, **score.counts, "metrics": score.metrics, "chance": score.chance}
-    record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
-    if score.slices:
-        record["slices"] = score.slices
-    return record
 
 
 def _identity(model_id: Json, pair: Pair, task: Task) -> Json:

@@ -30,9 +30,10 @@ def gallery(
     """
     tasks: dict[str, Classification] = {}
     for lang in languages:
-        task = _classification(dataset, lang)
-        if task is not None:
-            tasks[lang] = task
+        if lang in dataset.languages:
+            task = next((task for task in dataset.tasks(lang) if isinstance(task, Classification)), None)
+            if task is not None and len(task.texts_to_encode()) <= MAX_TEXTS:
+                tasks[lang] = task
     if not tasks:
         return []
     class_CD = {
@@ -87,13 +88,3 @@ def _choose(
     num_wrong = min(size // 2, int((~is_right).sum()))
     num_right = min(int(is_right.sum()), size - num_wrong)
     return np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)
-
-
-def _classification(dataset: Dataset, lang: str) -> Classification | None:
-    """Return the first classification of a language, None where it has too many texts or there is none."""
-    if lang not in dataset.languages:
-        return None
-    for task in dataset.tasks(lang):
-        if isinstance(task, Classification):
-            return task if len(task.texts_to_encode()) <= MAX_TEXTS else None
-    return None

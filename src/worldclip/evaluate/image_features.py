@@ -71,7 +71,12 @@ def encode_images(
     for start in range(0, num_images, CHUNK_IMAGES):
         path = cache and cache / f"{start:09}.npy"
         if path is not None and path.exists():
-            features_nD, bad_of_chunk = _read_chunk(path)
+            try:
+                features_nD = np.load(path, allow_pickle=False)
+                bad_of_chunk = read_json(path.with_suffix(".json"))
+            except (ValueError, EOFError, FileNotFoundError) as error:
+                remedy = f"remove {path.parent} and rerun to encode it again"
+                raise UserError(f"{path} is corrupt ({error}); {remedy}") from error
         else:
             features_nD, bad_of_chunk = _encode(model, dataset, start, batch_size)
             if path is not None:
@@ -86,13 +91,6 @@ def encode_images(
             problem += f": {bad[0]['key']}: {bad[0]['reason']}"
         raise UserError(problem)
     return ImageFeatures(features_ND=np.concatenate(chunks), bad=bad)
-
-
-def _read_chunk(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
-    try:
-        return np.load(path, allow_pickle=False), read_json(path.with_suffix(".json"))
-    except (ValueError, EOFError, FileNotFoundError) as error:
-        raise UserError(f"{path} is corrupt ({error}); remove {path.parent} and rerun to encode it again") from error
 
 
 def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> tuple[np.ndarray, list[dict[str, str]]]:

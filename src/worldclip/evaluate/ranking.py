@@ -128,13 +128,13 @@ def retrieval_ranks(
 
 def recalls(text_to_image: np.ndarray, image_to_text: np.ndarray) -> dict[str, float]:
     """Return `image_retrieval_recall@k` (a text finds its image) and `text_retrieval_recall@k`, k = 1, 5, 10."""
-    of_images = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
-    of_texts = {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
-    return of_images | of_texts
+    image_recalls = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
+    text_recalls = {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
+    return image_recalls | text_recalls
 
 
 def recall_chance(num_images: int, num_texts: int) -> dict[str, float]:
     """Return the recall of a random order if each text has one image and each image one text."""
-    of_images = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
-    of_texts = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
-    return of_images | of_texts
+    image_recalls = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
+    text_recalls = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
+    return image_recalls | text_recalls

@@ -88,9 +88,9 @@ def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) 
     of others with such names may hold anything.
     """
     rows: list[Json] = []
-    drawn = held_out_names()
-    for dataset in drawn:
-        if f"{dataset}{HELD}" not in drawn:
+    set_names = held_out_names()
+    for dataset in set_names:
+        if f"{dataset}{HELD}" not in set_names:
             continue
         for lang, held in by_lang_of.get(f"{dataset}{HELD}", {}).items():
             whole = by_lang_of.get(dataset, {}).get(lang)

@@ -69,13 +69,13 @@ def with_slip_names(dataset: Dataset) -> Dataset:
         "names": SOURCE,
         "names_digest": digest([classes, names.templates]),
     }
-    added = dataclasses.replace(
+    slip_task = dataclasses.replace(
         task_of_folder, name=SLIP_CLASSIFICATION, class_names=classes, templates=names.templates, protocol=protocol
     )
 
     def with_added(lang: str) -> Sequence[Task]:
         tasks = dataset.tasks(lang)
-        return [*tasks, added] if lang == "en" else tasks
+        return [*tasks, slip_task] if lang == "en" else tasks
 
     return dataclasses.replace(dataset, tasks=with_added)
 

@@ -175,8 +175,8 @@ def _measure(
 ) -> Json:
     """Write records, tables and report of a model on datasets into `folder`, and return the report.
 
-    model: its name in records.  run_dir: the folder with the held-out sets.  codes: see _languages.  part: of
-    engine.evaluate; only records are written.
+    model: its name in records.  run_dir: the folder with the held-out sets.  codes: see _languages.  part: see
+    engine.evaluate; with it only records are written, and {} is returned.
     """
     model_id = {"model": model, "model_digest": source.digest()}
     records: list[ResultRecord] = []
@@ -287,7 +287,7 @@ def _write_tables(folder: Path, records: Sequence[ResultRecord], config: Evaluat
 
 
 def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Dataset]) -> list[str]:
-    """Return evaluate.languages, else the run's own `codes` that a dataset has, else (empty) all; of a suite all."""
+    """Return evaluate.languages, or the run's `codes` that a dataset has; [] stands for all, as a suite asks for."""
     if config.languages or config.suite:
         return list(config.languages)
     available: set[str] = set()

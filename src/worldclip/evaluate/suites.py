@@ -46,30 +46,20 @@ def suite_rows(suite: str, records: Sequence[ResultRecord]) -> list[DatasetRow]:
     A dataset that is published in English counts in English only, even if it was measured in more languages; CVQA has
     a row for `en` and one for `local`.
     """
-    records = _records_of_suite(suite, records)
+    # SLIP-26, and the paper's table, take the records with SLIP's class names where there are any; others never do.
+    unused_task = dict.fromkeys(SUITES[suite], SLIP_CLASSIFICATION)
+    for record in records:
+        if suite in SLIP_NAMED and record["task"] == SLIP_CLASSIFICATION:
+            unused_task[record["dataset"]] = CLASSIFICATION
+    records = [record for record in records if record["task"] != unused_task.get(record["dataset"])]
     rows = []
     for name in SUITES[suite]:
         info = CATALOG[name]
         # Languages of each row, () for all that were measured.
-        langs_of_rows: list[tuple[str, ...]] = [()]
-        if info.languages == "1":
-            langs_of_rows = [("en",)]
-        elif info.languages == "en and local":
-            langs_of_rows = [("en",), ("local",)]
+        langs_of_rows = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
         for langs in langs_of_rows:
             rows += [dataset_row(name, metric, records, langs) for metric in info.metrics]
     return rows
-
-
-def _records_of_suite(suite: str, records: Sequence[ResultRecord]) -> list[ResultRecord]:
-    """Drop the records whose class names are not those of `suite`.
-
-    SLIP-26, and the paper's table, take the records with SLIP's names where there are any; other suites never do.
-    """
-    if suite not in SLIP_NAMED:
-        return [record for record in records if record["task"] != SLIP_CLASSIFICATION]
-    with_slip = {record["dataset"] for record in records if record["task"] == SLIP_CLASSIFICATION}
-    return [record for record in records if record["task"] != CLASSIFICATION or record["dataset"] not in with_slip]
 
 
 def dataset_row(
@@ -82,9 +72,7 @@ def dataset_row(
             number = value(metric, record)
             if number is not None:
                 numbers[record["lang"]] = number
-    mean = None
-    if numbers:
-        mean = float(np.mean(list(numbers.values())))
+    mean = float(np.mean(list(numbers.values()))) if numbers else None
     return DatasetRow(dataset=dataset, metric=metric, value=mean, languages=tuple(numbers))
 
 
@@ -157,26 +145,20 @@ def _published_row(
         value = row.value
         languages = list(row.languages)
         over = languages_of(row)
-    fields: Json = {
+    ours = None if value is None else 100 * value
+    published_pct = None if theirs is None else float(theirs["value_pct"])
+    difference = None if ours is None or published_pct is None else ours - published_pct
+    return {
         "figure": figure["figure"],
         "title": figure["title"],
-        "ours_pct": None,
-        "published_pct": None,
-        "difference_pct": None,
-        "differs": False,
+        "ours_pct": ours,
+        "published_pct": published_pct,
+        "difference_pct": difference,
+        "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
         "languages": languages,
-        "over": "",
+        "over": "" if value is None else over,
         "missing": missing,
         "protocol": figure["protocol"],
-        "source": None,
-        "is_secondary": False,
+        "source": theirs["source"] if theirs else None,
+        "is_secondary": theirs is not None and theirs["secondary"] == "yes",
     }
-    if value is not None:
-        fields |= {"ours_pct": 100 * value, "over": over}
-    if theirs is not None:
-        fields["published_pct"] = float(theirs["value_pct"])
-        fields |= {"source": theirs["source"], "is_secondary": theirs["secondary"] == "yes"}
-    if value is not None and theirs is not None:
-        fields["difference_pct"] = fields["ours_pct"] - fields["published_pct"]
-        fields["differs"] = abs(fields["difference_pct"]) > AGREES_WITHIN_PCT
-    return fields

@@ -26,7 +26,7 @@ NUM_EXTREMES = 5  # best languages, and weakest ones, in a table of more than MA
 def markdown_table(records: Sequence[ResultRecord]) -> str:
     """Return table.md: for each dataset its languages, their mean where there are several, and chance, in percent.
 
-    With more than MAX_LANGUAGES_IN_TEXT languages: the best and the weakest by the first column.
+    Of more than MAX_LANGUAGES_IN_TEXT languages only the best and the weakest by the first column are shown.
     """
     return "\n".join(_dataset_text(dataset, tasks) for dataset, tasks in by_dataset(records).items())
 
@@ -56,7 +56,14 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         totals.append(len(rows))
         rows.append(["mean", *(means[task]["metrics"].get(metric) for task, metric in columns)])
     rows.append(["chance", *(means[task]["chance"].get(metric) for task, metric in columns)])
-    table = to_markdown(Table([text_column("language"), *_titled(columns)], rows, totals))
+    titled = [text_column("language")]
+    times = Counter(metric for _, metric in columns)
+    for task, metric in columns:
+        title = metric_name(metric)
+        if times[metric] > 1:  # several tasks have it
+            title += f" ({task_name(task)})"
+        titled.append(Column(title, task_info(task).number))
+    table = to_markdown(Table(titled, rows, totals))
     note = _languages_of_means(means)
     if is_folded:
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
@@ -64,20 +71,11 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     if at_chance:
         few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
         note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
-    parts = [f"### {dataset}", f"{_number_of_queries(records)}; percent.", table, note.strip()]
+    units = [task_info(record["task"]).unit for record in records]
+    unit = next((unit for unit in units if unit != "images"), "images")
+    largest = max(int(record.get("num_images") or record["n"]) for record in records)
+    parts = [f"### {dataset}", f"{largest:,} {unit}; percent.", table, note.strip()]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _titled(columns: Sequence[tuple[str, str]]) -> list[Column]:
-    """Return the columns of (task, metric); the title of a metric that several tasks have names the task."""
-    times = Counter(metric for _, metric in columns)
-    titled = []
-    for task, metric in columns:
-        title = metric_name(metric)
-        if times[metric] > 1:
-            title += f" ({task_name(task)})"
-        titled.append(Column(title, task_info(task).number))
-    return titled
 
 
 def _is_at_chance(lang: str, records: Sequence[ResultRecord]) -> bool:
@@ -88,14 +86,6 @@ def _is_at_chance(lang: str, records: Sequence[ResultRecord]) -> bool:
             bounds = record["interval_95"]
             reaches += [bounds[name][0] <= chance for name, chance in record["chance"].items() if name in bounds]
     return bool(reaches) and all(reaches)
-
-
-def _number_of_queries(records: Sequence[ResultRecord]) -> str:
-    """Return how many images, questions or other units a dataset asks for."""
-    largest = max(int(record.get("num_images") or record["n"]) for record in records)
-    units = [task_info(record["task"]).unit for record in records]
-    unit = next((unit for unit in units if unit != "images"), "images")
-    return f"{largest:,} {unit}"
 
 
 def _best_and_weakest(rows: list[list[Any]], is_low_best: bool) -> list[list[Any]]:
@@ -127,7 +117,7 @@ def _languages_of_means(means: Mapping[str, Json]) -> str:
 def csv_text(run: str, records: Sequence[ResultRecord]) -> str:
     """Return results.csv: one row per metric of a record and of each of its slices (`part`).
 
-    run: name of the folder, so that the files of several runs can be joined.
+    run: the name of the folder, by which the files of several runs can be joined.
     """
     rows: list[list[Any]] = []
     for record in records:

@@ -142,8 +142,12 @@ class Classification(_OfClasses):
         chance = zeroshot.chance(num_classes)
         metrics["mean_per_class_recall"] = zeroshot.mean_per_class_recall(ranks, target)
         interval["mean_per_class_recall"] = class_mean_interval(*zeroshot.right_by_class(ranks, target))
-        metrics |= self._metrics_without_ranks(image_nD, class_CD, target)
-        if "roc_auc" in metrics:
+        if self.use_f1:  # WILDS' for iWildCam
+            predicted = zeroshot.predictions(image_nD, class_CD, target, self.ties)
+            metrics["f1_macro"] = float(_sklearn_metrics().f1_score(target, predicted, average="macro"))
+        if num_classes == 2 and 0 < target.sum() < len(target):
+            _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
+            metrics["roc_auc"] = float(_sklearn_metrics().roc_auc_score(target, margins[0]))
             chance["roc_auc"] = 0.5
         return Score(
             n=len(ranks),
@@ -155,19 +159,6 @@ class Classification(_OfClasses):
             ranks={"acc": ranks},
             images={"acc": image_idx},
         )
-
-    def _metrics_without_ranks(
-        self, image_nD: np.ndarray, class_CD: np.ndarray, target: np.ndarray
-    ) -> dict[str, float]:
-        """Return F1 where it is asked for (WILDS' for iWildCam), and of two classes the area under the ROC curve."""
-        metrics: dict[str, float] = {}
-        if self.use_f1:
-            predicted = zeroshot.predictions(image_nD, class_CD, target, self.ties)
-            metrics["f1_macro"] = float(_sklearn_metrics().f1_score(target, predicted, average="macro"))
-        if len(class_CD) == 2 and 0 < target.sum() < len(target):
-            _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
-            metrics["roc_auc"] = float(_sklearn_metrics().roc_auc_score(target, margins[0]))
-        return metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,8 +44,8 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
     """Return dataset `name` with the additional measures and the ties of `config`.
 
     name: a held-out set of the pool that the run drew, a key of evaluate.folders, or a dataset of the catalog below
-    evaluate.data.  languages: of the recipe, which say what a dataset's codes mean.  Raises UserError if its folder is
-    missing or not laid out as it must be.
+    evaluate.data.  languages: those of the recipe, which say what a dataset's codes mean.  Raises UserError if its
+    folder is missing or not laid out as it must be.
     """
     layout_name, folder = _locate(name, config, run_dir)
     layout = LAYOUTS.load(layout_name)

@@ -58,7 +58,12 @@ def load(
         if len(set(classes)) != len(names):
             raise ValueError(f"{where} must have one label for each class that it names")
         labels[code.lower()] = np.array(classes, np.int64), names
-    templates = _templates(folder, prompts, list(labels))
+    templates: dict[str, list[str]] = {}
+    if prompts == "nllb":
+        path = folder / "nllb_dist13b_prompts.json"
+        templates = {code.lower(): with_places(texts, path) for code, texts in read_json(path).items()}
+    else:
+        templates = dict.fromkeys(labels, ["{}"] if prompts == "none" else imagenet_names().templates)
     tasks = {}
     for lang, (classes_of_lang, names) in labels.items():
         if lang in templates and np.isin(class_of_image, classes_of_lang).any():
@@ -68,16 +73,6 @@ def load(
     images = images_in_tars(samples, (sample.key for sample in samples), tars, root=None)
     contents = [fingerprint(labels_path, labels_path.parent), images.fingerprints, prompts, templates, ties]
     return build_dataset(name, images, tasks, contents)
-
-
-def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str, list[str]]:
-    """Return the templates of each language that has some of this kind."""
-    if prompts == "none":
-        return {code: ["{}"] for code in codes}
-    if prompts == "english":
-        return dict.fromkeys(codes, imagenet_names().templates)
-    path = folder / "nllb_dist13b_prompts.json"
-    return {code.lower(): with_places(templates, path) for code, templates in read_json(path).items()}
 
 
 def _task(

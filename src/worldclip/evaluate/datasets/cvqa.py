@@ -43,11 +43,25 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     questions: list[Json] = []
     for path in files:
         questions += _open(path).read(COLUMNS).to_pylist()
-    answers = _answers(questions, folder)
+    labels_path = folder / LABELS
+    labels = read_json(labels_path) if labels_path.exists() else {}
+    stated = [labels.get(question["ID"], question["Label"]) for question in questions]
+    if -1 in stated:
+        first = questions[stated.index(-1)]["ID"]
+        raise UserError(
+            f"{folder}: {stated.count(-1)} of {len(stated)} questions have no answer (Label is -1), the first is "
+            f"{first}; put the answers into {labels_path}: {{ID: 0 to 3}}"
+        )
+    answers = [class_index(answer, NUM_OPTIONS, str(labels_path)) for answer in stated]
     images = _images(files, folder)
     position = {key: i for i, key in enumerate(images.keys)}
     image_idx = np.array([position[_image_key(question["ID"])] for question in questions])
-    slices = _slices(questions, languages)
+    # Parts by country and by language, by our code where our table has one.
+    codes = {language.name.lower(): language.code for language in languages.all_languages()}
+    pairs = [parse_list(question["Subset"]) for question in questions]  # "('Swahili', 'Kenya')"
+    names = [name.replace("_", " ").lower() for name, _ in pairs]
+    slices = slices_by([country for _, country in pairs], "country ")
+    slices |= slices_by([our_code(codes.get(name, name), languages) for name in names], "lang ")
     tasks = {
         "en": [_task(questions, "Translated ", answers, image_idx, slices)],
         LOCAL: [_task(questions, "", answers, image_idx, slices)],
@@ -60,31 +74,6 @@ def _open(path: Path) -> pq.ParquetFile:
     with open_regular(path):
         check_parquet(path, path.stat().st_size)
     return pq.ParquetFile(path)
-
-
-def _answers(questions: Sequence[Json], folder: Path) -> list[int]:
-    """Return the position of each question's right option."""
-    path = folder / LABELS
-    labels: Json = {}
-    if path.exists():
-        labels = read_json(path)
-    answers = [labels.get(question["ID"], question["Label"]) for question in questions]
-    if -1 in answers:
-        first = questions[answers.index(-1)]["ID"]
-        raise UserError(
-            f"{folder}: {answers.count(-1)} of {len(answers)} questions have no answer (Label is -1), the first is "
-            f"{first}; put the answers into {path}: {{ID: 0 to 3}}"
-        )
-    return [class_index(answer, NUM_OPTIONS, str(path)) for answer in answers]
-
-
-def _slices(questions: Sequence[Json], languages: Languages) -> dict[str, np.ndarray]:
-    """Return the questions of each country and of each language, by our code where our table has one."""
-    codes = {language.name.lower(): language.code for language in languages.all_languages()}
-    pairs = [parse_list(question["Subset"]) for question in questions]  # "('Swahili', 'Kenya')"
-    names = [name.replace("_", " ").lower() for name, _ in pairs]
-    by_language = slices_by([our_code(codes.get(name, name), languages) for name in names], "lang ")
-    return slices_by([country for _, country in pairs], "country ") | by_language
 
 
 def _task(

@@ -65,15 +65,15 @@ def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
     """Return English names and templates, and where the names come from: given | imagenet | folders."""
     names_path = folder / "classnames.txt"
     templates = class_names.PLAIN_TEMPLATE
-    index: dict[str, int] = {}
-    if not names_path.exists():
-        index = _imagenet_index(classes)
+    numbers = {str(number): number for number in range(class_names.NUM_IMAGENET_CLASSES)}
+    are_numbers = set(classes) == numbers.keys()
     if names_path.exists():
         names = class_names.read_class_list(names_path)
         names_from = "given"
         if len(names) != len(classes):
             raise UserError(f"{names_path} has {len(names)} names; there are {len(classes)} folders")
-    elif index:
+    elif are_numbers or all(_WORDNET_ID.fullmatch(label) for label in classes):
+        index = numbers if are_numbers else class_names.imagenet_index()
         unknown = [label for label in classes if label not in index]
         if unknown:
             raise UserError(f"{folder}: {unknown[0]} is no class of ImageNet-1k; give names in classnames.txt")
@@ -86,13 +86,3 @@ def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
     if (folder / "templates.txt").exists():
         templates = class_names.read_templates(folder / "templates.txt")
     return class_names.Names(names, templates), names_from
-
-
-def _imagenet_index(classes: list[str]) -> dict[str, int]:
-    """Return {folder: class index} if the folders are called like ImageNet's classes, else nothing."""
-    numbers = {str(number): number for number in range(class_names.NUM_IMAGENET_CLASSES)}
-    if set(classes) == numbers.keys():
-        return numbers
-    if all(_WORDNET_ID.fullmatch(label) for label in classes):
-        return class_names.imagenet_index()
-    return {}

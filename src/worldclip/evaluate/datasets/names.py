@@ -53,7 +53,18 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
         "files": images.fingerprints + fingerprints([folder / "set.json", names_path], folder.parent),
         "slices": {part: np.flatnonzero(mask).tolist() for part, mask in slices.items()},
     }
-    images_of_langs = _images_of_langs(record, names, keys, subject_idx, languages)
+    images_of_langs = {}
+    for lang, names_of_lang in names.items():
+        if lang not in languages.by_code():
+            continue  # a code of CLDR that neither the table nor the recipe has
+        is_asked = np.array([names_of_lang[idx] is not None for idx in subject_idx])
+        if "asked" in record:
+            chosen = set(record["asked"].get(lang, ()))
+            is_asked &= np.array([key in chosen for key in keys])
+        elif is_asked.mean() < MIN_NAMED:
+            continue
+        if is_asked.any():
+            images_of_langs[lang] = np.flatnonzero(is_asked)
     classes = {*(record.get("classes") or subject_idx.tolist())}
     for i in itertools.chain.from_iterable(images_of_langs.values()):
         if subject_idx[i] not in classes:
@@ -96,29 +107,6 @@ def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence
     if not all(0 <= position < num_subjects for position in positions):
         raise ValueError(f"{set_path} and {names_path} do not fit together: a position is not one of the subjects")
     return record, by_lang
-
-
-def _images_of_langs(
-    record: Json,
-    names: Mapping[str, Sequence[str | None]],
-    keys: Sequence[str],
-    subject_idx: np.ndarray,
-    languages: Languages,
-) -> dict[str, np.ndarray]:
-    """Return {language: positions of the images to ask about}."""
-    images_of_langs = {}
-    for lang, names_of_lang in names.items():
-        if lang not in languages.by_code():
-            continue  # a code of CLDR that neither the table nor the recipe has
-        is_asked = np.array([names_of_lang[idx] is not None for idx in subject_idx])
-        if "asked" in record:
-            chosen = set(record["asked"].get(lang, ()))
-            is_asked &= np.array([key in chosen for key in keys])
-        elif is_asked.mean() < MIN_NAMED:
-            continue
-        if is_asked.any():
-            images_of_langs[lang] = np.flatnonzero(is_asked)
-    return images_of_langs
 
 
 def name_tasks(

@@ -57,7 +57,7 @@ def classification_dataset(
     classes: the class of each image (n,), or the list of classes that are right for it, at least one; images after
     these n are not asked about (a train split).  protocol: added in the record to the number of templates, in
     English and, unless `other_protocol` is given, in the other languages.  slices, use_f1: see Classification.
-    fields: as of build_dataset.
+    fields: see build_dataset.
     """
     if isinstance(classes, np.ndarray):
         target = classes
