@@ -23,6 +23,14 @@ GROUPS = {
     "Entries": ("balance", "match", "metadata"),
 }
 """Heading of links -> the stages whose parts they lead to; results come first, as a reader comes for them."""
+_SECTIONS: dict[str, Callable[[Any, Languages], list[Section]]] = {
+    "evaluate": evaluate.sections,
+    "curate": curate.sections,
+    "balance": balance.sections,
+    "match": match.sections,
+    "metadata": metadata.sections,
+}
+"""Stage -> its parts of the page, from its report."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -45,9 +53,15 @@ def write_report(run_dir: Path) -> Path:
         reports = {stage: report for stage, report in reports.items() if stage not in outdated}
     if "train" in outdated:
         log = []
-    by_stage = _sections(reports, log, languages_of(run_dir))
-    by_stage["account"] = account.sections(run_dir)
-    by_stage["pool"] = skipped_sections(skipped_shards(run_dir))
+    by_stage = {
+        "train": train.sections(reports.get("train"), log),  # an unfinished training has curves and no report yet
+        "account": account.sections(run_dir),
+        "pool": skipped_sections(skipped_shards(run_dir)),
+    }
+    languages = languages_of(run_dir)
+    for stage, sections_of in _SECTIONS.items():
+        if stage in reports:
+            by_stage[stage] = sections_of(reports[stage], languages)
     parts: list[Section] = []
     for group, stages in GROUPS.items():
         members: list[Section] = []
@@ -56,31 +70,23 @@ def write_report(run_dir: Path) -> Path:
         for stage in stages:
             members += by_stage.get(stage, [])
         parts += [dataclasses.replace(section, group=group) for section in members]
-    title = f"Run {run_dir.resolve().name}"
-    return write_page(layout.report_html(run_dir), title, _subtitle(run_dir), parts)
+    subtitle = "Image-text pairs in every language: curated, trained on, evaluated."
+    record = layout.run_record(run_dir)
+    if record.exists():
+        run = read_json(record)
+        version = run["versions"].get("worldclip", "?")
+        if run.get("git_revision"):
+            version += f", revision {run['git_revision'][:10]}"
+        subtitle = f"Made with worldclip {version}. The recipe is recipe.toml in the run's folder."
+    return write_page(layout.report_html(run_dir), f"Run {run_dir.resolve().name}", subtitle, parts)
 
 
 def write_evaluation(folder: Path) -> Path:
     """Write FOLDER/report.html of an evaluation outside a run, from FOLDER/report.json; return its path."""
     report = read_json(folder / "report.json")
-    sections = [evaluate.summary_section(report), *evaluate.sections(report, INSTALLED)]
+    summary = Section("Summary", f"Model: {report['model']}.", evaluate.cards_and_datasets(report))
+    sections = [summary, *evaluate.sections(report, INSTALLED)]
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
-
-
-def _sections(
-    reports: Mapping[str, Any], log: Sequence[train.LogRow], languages: Languages
-) -> dict[str, list[Section]]:
-    """Return the parts of each stage, the last stage first: results are what a reader comes for."""
-    sections_of: dict[str, Callable[[Any], list[Section]]] = {
-        "evaluate": lambda report: evaluate.sections(report, languages),
-        "train": lambda report: train.sections(report, log),
-        "curate": lambda report: curate.sections(report, languages),
-        "balance": lambda report: balance.sections(report, languages),
-        "match": lambda report: match.sections(report, languages),
-        "metadata": lambda report: metadata.sections(report, languages),
-    }
-    has_page = {*reports, "train"}  # an unfinished training has curves and no report yet
-    return {stage: sections(reports.get(stage)) for stage, sections in sections_of.items() if stage in has_page}
 
 
 def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: str) -> Section:
@@ -98,15 +104,3 @@ def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: 
     if "evaluate" in reports:
         body = evaluate.cards_and_datasets(reports["evaluate"], figures)
     return Section("Summary", f"Finished: {finished}.{left_out}", body)
-
-
-def _subtitle(run_dir: Path) -> str:
-    """Return the versions that made the run."""
-    path = layout.run_record(run_dir)
-    if not path.exists():
-        return "Image-text pairs in every language: curated, trained on, evaluated."
-    run = read_json(path)
-    version = run["versions"].get("worldclip", "?")
-    if run.get("git_revision"):
-        version += f", revision {run['git_revision'][:10]}"
-    return f"Made with worldclip {version}. The recipe is recipe.toml in the run's folder."

@@ -95,15 +95,10 @@ def _head_entries(report: Json, languages: Languages) -> Section:
         tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
     lead = "The most frequent entries of each list, and the probability that a match of only this entry keeps a pair."
     drawn = first_and_more(tables, OPEN_LISTS, "more lists", grid)
-    return Section("Head entries", lead, drawn + _first_entries(lists, by_size[MAX_HEADS:], languages))
-
-
-def _first_entries(lists: Mapping[str, Sequence[Json]], names: Sequence[str], languages: Languages) -> Html:
-    """Return one table for the lists that have none of their own: the most frequent entry of each."""
-    if not names:
-        return Html()
-    heads = {name: lists[name][0] for name in names}
-    rows = [[name, words(top["entry"], name), top["matches"], top["prob"]] for name, top in heads.items()]
-    columns = [language_column("list", languages), text_column("most frequent entry"), Column("matches", count)]
-    table = to_html(Table([*columns, Column("keep probability", percent)], rows))
-    return folded(f"The most frequent entry of {len(names)} smaller lists", table)
+    # One table for the lists that have none of their own: the most frequent entry of each.
+    tops = {name: lists[name][0] for name in by_size[MAX_HEADS:]}
+    if tops:
+        rows = [[name, words(top["entry"], name), top["matches"], top["prob"]] for name, top in tops.items()]
+        columns = [language_column("list", languages), text_column("most frequent entry"), *columns[1:]]
+        drawn += folded(f"The most frequent entry of {len(tops)} smaller lists", to_html(Table(columns, rows)))
+    return Section("Head entries", lead, drawn)

@@ -59,7 +59,15 @@ def languages_section(datasets: Mapping[str, Json], languages: Languages) -> Sec
 
 def _dataset(name: str, result: Json, languages: Languages) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images"))]
-    parts += _means_over(result, languages)
+    # The languages of the means, once for all tasks with the same languages.
+    means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
+    for langs in dict.fromkeys(map(tuple, means)):
+        text = f"Mean over {len(langs)} languages"
+        names = ", ".join(language_name(lang, languages) or lang for lang in langs)
+        if len(langs) <= MAX_NAMED_LANGUAGES:
+            parts.append(tag("p", f"{text}: {names}.", class_="lead"))
+        else:
+            parts.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
     for number, (task, task_result) in enumerate(result["tasks"].items()):
         drawn = _by_language(task, task_result, languages) + _parts(task_result, languages)
         if number and drawn:
@@ -70,20 +78,6 @@ def _dataset(name: str, result: Json, languages: Languages) -> Html:
         all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result), languages))
         parts += [drawn, folded(title, all_metrics)]
     return join(parts)
-
-
-def _means_over(result: Json, languages: Languages) -> list[Html]:
-    """Return a line on the languages of the means, once for all tasks with the same languages."""
-    means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
-    lines = []
-    for langs in dict.fromkeys(map(tuple, means)):
-        text = f"Mean over {len(langs)} languages"
-        names = ", ".join(language_name(lang, languages) or lang for lang in langs)
-        if len(langs) <= MAX_NAMED_LANGUAGES:
-            lines.append(tag("p", f"{text}: {names}.", class_="lead"))
-        else:
-            lines.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
-    return lines
 
 
 def number_of(task: Json) -> Callable[[float], str]:
@@ -201,9 +195,7 @@ def _metrics_table(task: Json, main: str, languages: Languages) -> Table:
     for lang in sorted(records, key=partial(_name_key, languages=languages)) if is_long else records:
         record = records[lang]
         language = find_language(lang, languages)
-        about = None
-        if language and is_long:
-            about = f"{_family_and_script(language)}, {language.resource_level}"
+        about = f"{_family_and_script(language)}, {language.resource_level}" if language and is_long else None
         values = [record["metrics"][name] for name in metrics]
         bounds = record["interval_95"].get(main)
         rows.append([lang, about, *values, bounds, *_chance_and_multiple(record, main), record["n"]])

@@ -166,9 +166,7 @@ def line_chart(
             for x, y in zip(line.x, line.y, strict=True)
             if x_axis.has(x) and frame.y_axis.has(y)
         ]
-        path = ""
-        if points:
-            path = f"M{' L'.join(points)}"
+        path = f"M{' L'.join(points)}" if points else ""
         name = "curve below" if line.is_below else "curve"
         marks.append(tag("path", tag("title", line.name), class_=name, d=path, stroke=line.colour))
     names = ", ".join(line.name for line in lines)

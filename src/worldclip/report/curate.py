@@ -49,9 +49,7 @@ def cards(report: Json) -> list[Card]:
     total = _total(report["languages"])
     pairs_in = total["pairs_in"]
     pairs_out = total["pairs_out"]
-    share = ""
-    if pairs_in:
-        share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}"
+    share = f"{percent(pairs_out / pairs_in)} of {count(pairs_in)}" if pairs_in else ""
     num_languages = sum(1 for row in report["languages"].values() if row["pairs_out"])
     return [
         Card(short(pairs_out), f"{unit_of(report['text_policy'])} kept", share),

@@ -32,11 +32,6 @@ MAX_OPEN_SETS = 2  # datasets whose images are in sight
 MAX_SHOTS = 3  # images of a dataset in sight, the others are folded
 
 
-def summary_section(report: Json) -> Section:
-    """Return the mean accuracies, and what the datasets are: the head of an evaluation's own page."""
-    return Section("Summary", f"Model: {report['model']}.", cards_and_datasets(report))
-
-
 def cards_and_datasets(report: Json, further_cards: Sequence[Card] = ()) -> Html:
     """Return large figures, those of the evaluation first, and what each dataset holds, where the report says it."""
     about = []
@@ -51,7 +46,7 @@ def cards_and_datasets(report: Json, further_cards: Sequence[Card] = ()) -> Html
 
 def cards(report: Json) -> list[Card]:
     """Return the mean accuracy on each dataset with zero-shot classification."""
-    drawn = []
+    mean_cards = []
     for name, result in report["datasets"].items():
         if CLASSIFICATION not in result["tasks"]:
             continue
@@ -60,8 +55,8 @@ def cards(report: Json) -> list[Card]:
         remark = f"mean over {len(mean['languages'])} languages; chance {percent(mean['chance'][metric])}"
         if metric != "acc1":
             remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
-        drawn.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
-    return drawn
+        mean_cards.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
+    return mean_cards
 
 
 def sections(report: Json, languages: Languages) -> list[Section]:
@@ -107,8 +102,12 @@ def results_section(report: Json, languages: Languages) -> Section | None:
         "is one. The tick in a bar marks chance."
     )
     parts = [to_html(results)]
-    if report.get("suite"):
-        parts.append(_suite(report["suite"]))
+    suite = report.get("suite")
+    if suite is not None and suite["mean"] is not None:
+        parts.append(card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")]))
+    elif suite is not None:
+        missing = f"{len(suite['missing'])} datasets are missing: {', '.join(suite['missing'])}"
+        parts.append(note(f"No mean for suite {suite['name']}: {missing}."))
     return Section("Results", lead, join([*parts, *notes]))
 
 
@@ -126,13 +125,6 @@ def _headline_cells(task: Json, headline: Json, languages: Languages) -> list[An
     if len(langs) == 1:
         shown_langs = language_name(langs[0], languages) or langs[0]
     return [metric_name(headline["metric"]), number(value), drawn, shown_langs, interval(bounds, number), headline["n"]]
-
-
-def _suite(suite: Mapping[str, Any]) -> Html:
-    if suite["mean"] is None:
-        missing = suite["missing"]
-        return note(f"No mean for suite {suite['name']}: {len(missing)} datasets are missing: {', '.join(missing)}.")
-    return card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")])
 
 
 def held_out_section(report: Json, languages: Languages) -> Section | None:
@@ -184,9 +176,7 @@ def published_table(rows: Sequence[Json]) -> Table:
             difference = f"{row['difference_pct']:+.1f}"
         if row["differs"]:
             difference = f"{difference} !"
-        source = row["source"]
-        if row["is_secondary"]:
-            source = f"{source} (secondary)"
+        source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
         cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
     flagged_bold = Column("difference", html=lambda text: tag("b", text) if text.endswith("!") else html(text))
     numbers = [*columns_of(("ours", "published"), "{:.1f}".format), flagged_bold]

@@ -22,13 +22,23 @@ def language_map(
 ) -> Html:
     """Return cells by family, the largest family first; in it the language with most times chance first.
 
-    Only known languages with a chance above 0 have a cell.  languages, hovers: by the codes of the records.
+    Only known languages with a chance above 0 have a cell.  languages and hovers have the codes of the records as keys.
     """
-    ratios = {
-        lang: record["metrics"][metric] / record["chance"][metric]
-        for lang, record in records.items()
-        if lang in languages and record["chance"].get(metric)
-    }
+    ratios: dict[str, float] = {}
+    cells: dict[str, Html] = {}
+    for lang, record in records.items():
+        chance = record["chance"].get(metric)
+        if lang not in languages or not chance:
+            continue
+        ratio = record["metrics"][metric] / chance
+        ratios[lang] = ratio
+        bounds = record["interval_95"].get(metric)
+        # A language whose interval holds chance has a dashed border.
+        look = f"step{sum(ratio >= bound for bound in STEPS)}"
+        if bounds is not None and bounds[0] <= chance:
+            look = "at-chance"
+        name = tag("b", languages[lang].name)
+        cells[lang] = tag("span", name, tag("small", times(ratio)), class_=f"c {look}", title=hovers[lang])
     langs_by_ratio = sorted(ratios, key=lambda lang: (-ratios[lang], lang))
     by_family: dict[str, list[str]] = {}
     for lang in langs_by_ratio:
@@ -42,21 +52,9 @@ def language_map(
         return Html()
     parts = []
     for family, langs in headings.items():
-        cells = [_cell(languages[lang].name, records[lang], metric, hovers[lang]) for lang in langs]
         heading = tag("h5", family, " ", tag("small", count(len(langs))))
-        parts.append(tag("div", heading, tag("div", *cells, class_="cells")))
+        parts.append(tag("div", heading, tag("div", *map(cells.get, langs), class_="cells")))
     colours = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(STEP_NAMES)]
     colours.append(tag("span", tag("i", class_="at-chance"), "the 95% interval holds chance"))
     legend = tag("p", tag("span", "times chance:"), *colours, class_="legend map-legend")
     return legend + tag("div", *parts, class_="languages")
-
-
-def _cell(name: str, record: Json, metric: str, hover: str) -> Html:
-    """Return the name and the multiple of chance; a language whose interval holds chance has a dashed border."""
-    chance = record["chance"][metric]
-    ratio = record["metrics"][metric] / chance
-    bounds = record["interval_95"].get(metric)
-    is_chance = bounds is not None and bounds[0] <= chance
-    step = sum(ratio >= bound for bound in STEPS)
-    class_ = "c at-chance" if is_chance else f"c step{step}"
-    return tag("span", tag("b", name), tag("small", times(ratio)), class_=class_, title=hover)

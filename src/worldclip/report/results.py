@@ -94,8 +94,8 @@ def by_task_of_runs(
         for record in run:
             lang = record["lang"] if record["dataset"] in with_local else ""
             place = (record["dataset"], record["task"], lang, key(record))
-            of_runs = groups.setdefault(place, [{} for _ in runs])
-            of_runs[number][record["lang"]] = record
+            by_lang_of_runs = groups.setdefault(place, [{} for _ in runs])
+            by_lang_of_runs[number][record["lang"]] = record
     return groups
 
 
@@ -115,13 +115,13 @@ def is_averaged(languages: Iterable[str]) -> bool:
 def mean_over_languages(records: Sequence[ResultRecord]) -> Json:
     """Return the plain means of the metrics, chances and parts that *all* records have, and their languages.
 
-    records: of one dataset and one task.  A metric or a chance that one of them lacks has no mean.
+    records: those of one dataset and one task.  A metric or a chance that one of them lacks has no mean.
     """
     metrics = {}
     by_name = pivot(long_table(records), lambda number: number.name, lambda number: number.lang)
-    for name, of_langs in by_name.items():
-        if len(of_langs) == len(records):
-            metrics[name] = float(np.mean([number.value for number in of_langs.values()]))
+    for name, by_lang in by_name.items():
+        if len(by_lang) == len(records):
+            metrics[name] = float(np.mean([number.value for number in by_lang.values()]))
     chances = {}
     for metric in records[0]["chance"]:
         values = [record["chance"][metric] for record in records if metric in record["chance"]]

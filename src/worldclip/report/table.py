@@ -80,18 +80,21 @@ def to_html(table: Table) -> Html:
 
 def to_markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too; totals are bold."""
-    lines = [list(map(_markdown, texts)) for texts in _texts(table)]
+    lines = []
+    for texts in _texts(table):
+        in_one_line = [" ".join(text.split()) for text in texts]
+        lines.append([_MARKDOWN_SPECIAL.sub(r"\\\g<0>", text) for text in in_one_line])
     for number in table.totals:
         lines[1 + number][0] = f"**{lines[1 + number][0]}**"
     columns = []
-    for column, texts in zip(table.columns, zip(*lines, strict=True), strict=True):
-        width = max(3, *map(len, texts))
+    for column, cells in zip(table.columns, zip(*lines, strict=True), strict=True):
+        width = max(3, *map(len, cells))
         if column is table.columns[-1] and column.align == "left":
             width = 3  # a last column may hold long lists: no reason to pad every row to the longest
-        padded = [text.ljust(width) for text in texts]
+        padded = [cell.ljust(width) for cell in cells]
         rule = "-" * width
         if column.align == "right":
-            padded = [text.rjust(width) for text in texts]
+            padded = [cell.rjust(width) for cell in cells]
             rule = f"{rule[1:]}:"
         columns.append([padded[0], rule, *padded[1:]])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
@@ -155,7 +158,3 @@ def _html_cell(column: Column, value: Any) -> Html:
     if column.html is None:
         return html(column.text(value))
     return column.html(value)
-
-
-def _markdown(text: str) -> str:
-    return _MARKDOWN_SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))

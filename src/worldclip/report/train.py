@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,9 +38,7 @@ def cards(log: Sequence[LogRow]) -> list[Card]:
     if not log:
         return []
     losses = [row["loss"] for row in log if row["loss"] is not None]
-    remark = "no finite loss"
-    if losses:
-        remark = f"last loss {losses[-1]:.3g}"
+    remark = f"last loss {losses[-1]:.3g}" if losses else "no finite loss"
     return [Card(short(log[-1]["samples_seen"]), "samples seen", remark)]
 
 
@@ -63,17 +61,13 @@ def sections(report: Mapping[str, Any] | None, log: Sequence[LogRow]) -> list[Se
         if report["samples_per_s"]:
             lead += f", {count(report['samples_per_s'])} samples per second"
         lead += "."
-        notes += _faults(report)
+        if report["no_image"]:
+            notes.append(f"{count(report['no_image'])} kept pairs have no image in the pool and were left out.")
+        if report["skipped_steps"]:
+            notes.append(f"{count(report['skipped_steps'])} steps were skipped because the loss was not finite.")
+        for reason, number in report["bad"].items():
+            notes.append(f"{count(number)} draws met an unusable image ({reason}) and were replaced.")
     return [Section("Training", lead, join([grid(curves, "wide"), *map(note, notes)]))]
-
-
-def _faults(report: Mapping[str, Any]) -> Iterator[str]:
-    if report["no_image"]:
-        yield f"{count(report['no_image'])} kept pairs have no image in the pool and were left out."
-    if report["skipped_steps"]:
-        yield f"{count(report['skipped_steps'])} steps were skipped because the loss was not finite."
-    for reason, number in report["bad"].items():
-        yield f"{count(number)} draws met an unusable image ({reason}) and were replaced."
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
