@@ -182,8 +182,10 @@ def path_in_pool(row: Report) -> str:
 
 def folder_and_file(row: Report) -> tuple[str, str]:
     """Return where the image of a row lies: its folder and its name, or its tar or table and its key."""
+    if not _is_image_file(row):
+        return row["file"], row["key"]
     path = Path(row["file"])
-    return (str(path.parent), path.name) if _is_image_file(row) else (row["file"], row["key"])
+    return str(path.parent), path.name
 
 
 def _is_image_file(row: Report) -> bool:
@@ -227,28 +229,15 @@ def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Seque
     folder = Path(folder)
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None or "of" not in manifest["config"]:
-        is_unfinished = layout.done_dir(folder).is_dir()
-        state = "is unfinished: run its command again" if is_unfinished else "holds no embeddings"
+        state = "holds no embeddings"
+        if layout.done_dir(folder).is_dir():
+            state = "is unfinished: run its command again"
         raise UserError(f"{folder} {state}; give a folder that `worldclip embed MODEL POOL --out DIR` wrote")
     kinds = manifest["config"]["of"]
     of = of or kinds[0]
     if of not in kinds:
         raise UserError(f"{folder} holds no {of}, only {' and '.join(kinds)}: embed the pool with --of {of}")
-    _refuse_changed_lists(folder, manifest)
-    shards = sorted(manifest["inputs"][of])
-    parts = [ShardRows(safe_join(folder / of, f"{name}.npy")) for name in shards]
-    if len({part.shape[1] for part in parts}) != 1:
-        raise UserError(f"{folder}: its shards have embeddings of different sizes; embed the pool again")
-    first = np.cumsum([0, *map(len, parts)])
-    places = picture_places(manifest, pictures_from)
-    return Embedded(folder, of, manifest, shards, parts, first, places)
-
-
-def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
-    """Raise UserError where a list of keys has changed since the pool was embedded: a key may have been taken down.
-
-    A list that is not on this machine tells nothing.
-    """
+    # A key may have been taken down since.  A list that is not on this machine tells nothing.
     recorded = zip(manifest.get("key_lists", []), manifest["inputs"].get("key_lists", []), strict=False)
     changed = [
         f"{record['setting']} {path!r}"
@@ -257,6 +246,13 @@ def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
     ]
     if changed:
         raise UserError(f"{folder} is out of date: changed: {', '.join(changed)}; embed the pool again")
+    shards = sorted(manifest["inputs"][of])
+    parts = [ShardRows(safe_join(folder / of, f"{name}.npy")) for name in shards]
+    if len({part.shape[1] for part in parts}) != 1:
+        raise UserError(f"{folder}: its shards have embeddings of different sizes; embed the pool again")
+    first = np.cumsum([0, *map(len, parts)])
+    places = picture_places(manifest, pictures_from)
+    return Embedded(folder, of, manifest, shards, parts, first, places)
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
