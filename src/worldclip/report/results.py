@@ -64,7 +64,10 @@ def long_table(records: Iterable[Mapping[str, Any]]) -> list[Number]:
 def pivot(
     rows: Iterable[_Row], index: Callable[[_Row], _Index], column: Callable[[_Row], _Column]
 ) -> dict[_Index, dict[_Column, _Row]]:
-    """Return {index of a row: {column: row}}, in the order of the rows; of equal places the last row stays."""
+    """Return {index of a row: {column: row}}, in the order of the rows; of equal places the last row stays.
+
+    Records of (en, acc1), (en, acc5), (sw, acc1) by language and metric: {en: {acc1: ..., acc5: ...}, sw: {acc1: ...}}.
+    """
     table: dict[_Index, dict[_Column, _Row]] = {}
     for row in rows:
         table.setdefault(index(row), {})[column(row)] = row

@@ -11,7 +11,7 @@ languages the questions were written in, taken together; parts are by country an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +109,8 @@ def _images(files: Sequence[Path], folder: Path) -> Images:
     """Return the distinct images, sorted by name, each from the first row that has it."""
     places: dict[str, tuple[Path, int, int]] = {}
     for path in files:
-        file = _open(path)
-        for group in range(file.num_row_groups):
-            for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
-                places.setdefault(_image_key(question_id), (path, group, row))
+        for group, row, question_id in _rows(path):
+            places.setdefault(_image_key(question_id), (path, group, row))
     keys = sorted(places)
     # The row group that was read last: keys are mostly in the order of the rows, so that it has the next image too.
     latest: dict[tuple[Path, int], pa.Table] = {}
@@ -131,3 +129,11 @@ def _images(files: Sequence[Path], folder: Path) -> Images:
         return images
 
     return Images(keys=keys, read=read, fingerprints=fingerprints(files, folder))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield (row group, row in it, ID) of each row."""
+    file = _open(path)
+    for group in range(file.num_row_groups):
+        for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
+            yield group, row, question_id
