@@ -263,7 +263,7 @@ def test_captions_of_an_undecodable_image_are_no_candidates():
         image_idx=np.arange(3),
     )
     score = task.score(images, WordModel().encode_text)
-    assert (score.n, score.more["num_texts"]) == (2, 3)
+    assert (score.n, score.counts["num_texts"]) == (2, 3)
     assert score.metrics["text_retrieval_recall@1"] == 1.0
     assert score.chance["image_retrieval_recall@1"] == 0.5
 
@@ -503,7 +503,7 @@ def test_too_few_images_and_duplicate_keys_for_a_probe_are_errors_before_any_wor
     features, places = clusters(40, spread=0.1)
     places[0] = ""
     places[3] = "atlantis"
-    assert few_shot(features, places).more["num_classes"] == {"5": 3, "10": 3}  # 25 shots leave none
+    assert few_shot(features, places).counts["num_classes"] == {"5": 3, "10": 3}  # 25 shots leave none
     with pytest.raises(UserError, match="country"):
         few_shot(features[:9], places[:9])
     dataset = probed({"country": ["kenya"] * 7 + ["peru"] * 5})

@@ -49,10 +49,11 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv = sys.argv[1:]
     try:
         with _sigterm_raises():
-            return _dispatch(_choose_level(arguments))
+            return _dispatch(_choose_level(argv))
     except UserError as error:
         return _complain(error.problems, 2)
     except (BadShard, StageFailed, WorkStopped) as error:
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else the flush at exit fails again
         return 1
     except KeyboardInterrupt as error:
-        return _complain([f"interrupted; {RESUME}"], 143 if isinstance(error, Terminated) else 130)
+        code = 143 if isinstance(error, Terminated) else 130
+        return _complain([f"interrupted; {RESUME}"], code)
     except Exception as error:
         if is_no_memory(error):
             remedy = f"use fewer workers or smaller batches, then {RESUME}"
@@ -76,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure = disk_error(error, Path("a file")) or error
         if not isinstance(failure, OSError):
             raise
-        remedy = f"; {REMEDIES[failure.errno]}, then {RESUME}" if failure.errno in REMEDIES else ""
-        return _complain([f"{failure.filename or 'a file'}: {failure.strerror or failure}{remedy}"], 1)
+        problem = f"{failure.filename or 'a file'}: {failure.strerror or failure}"
+        if failure.errno in REMEDIES:
+            problem += f"; {REMEDIES[failure.errno]}, then {RESUME}"
+        return _complain([problem], 1)
 
 
 @contextmanager
@@ -106,38 +110,41 @@ def _choose_level(arguments: Sequence[str]) -> list[str]:
     named = [argument for argument in arguments if argument in levels]
     if len(set(named)) > 1:
         raise UserError("--quiet and --verbose exclude each other; leave out one")
-    set_level(levels[named[0]] if named else logging.INFO)
+    level = levels[named[0]] if named else logging.INFO
+    set_level(level)
     return [argument for argument in arguments if argument not in levels]
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    command, *rest = arguments or ["--help"]
+    command, *words = arguments or ["--help"]
     if command in ("-h", "--help"):
         print(to_text())
         return 0
     if command == "--version":
         from worldclip.tools.doctor import version_text
 
-        print(version_text(as_json="--json" in rest))
+        print(version_text(as_json="--json" in words))
         return 0
     two_words = " ".join(arguments[:2])
     is_stage = command in stage_names()
     if is_stage:
-        refuse_misspelt(command, rest)
+        refuse_misspelt(command, words)
     if two_words in COMMANDS.names():
         return _run_item(two_words, two_words, arguments[2:])
-    of_any_model = f"{command}{ANY_MODEL}"
-    if of_any_model in COMMANDS.names() and _names_model(rest):
-        return _run_item(of_any_model, command, rest)
+    for_any_model = f"{command}{ANY_MODEL}"
+    if for_any_model in COMMANDS.names() and _names_model(words):
+        return _run_item(for_any_model, command, words)
     if is_stage:
         from worldclip.cli.stages import run_one_stage
 
-        return run_one_stage(command, rest)
+        return run_one_stage(command, words)
     if command in COMMANDS.names():
-        return _run_item(command, command, rest)
-    if rest and rest[0] in ("-h", "--help") and (text := first_word_help(command)):
-        print(text)
-        return 0
+        return _run_item(command, command, words)
+    if words and words[0] in ("-h", "--help"):
+        text = first_word_help(command)
+        if text:
+            print(text)
+            return 0
     refuse_unknown(arguments)
 
 
@@ -161,17 +168,19 @@ def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
     return run_command(item, words, f"{COMMANDS.summary(name)}.", arguments, config=section)
 
 
-def _names_model(rest: Sequence[str]) -> bool:
+def _names_model(words: Sequence[str]) -> bool:
     """Return whether the first word is a model: no flag, no recipe, no run that is watched or has no other --out."""
-    if not rest or rest[0].startswith("-") or rest[0].endswith(".toml"):
+    if not words or words[0].startswith("-") or words[0].endswith(".toml"):
         return False
-    source = Path(rest[0])
+    source = Path(words[0])
     if not layout.is_run(source):
         return True
-    following = [words[1] for words in itertools.pairwise(rest) if words[0] == "--out"]
-    following += [word.removeprefix("--out=") for word in rest if word.startswith("--out=")]
-    out = next(map(Path, following), None)
-    return out is not None and out.resolve() != source.resolve() and not layout.is_run(out)
+    folders = [following for word, following in itertools.pairwise(words) if word == "--out"]
+    folders += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+    if not folders:
+        return False
+    out = Path(folders[0])
+    return out.resolve() != source.resolve() and not layout.is_run(out)
 
 
 def _complain(problems: Sequence[str], code: int) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from worldclip.cli.flags import REQUIRED, Flag, Given, help_text, parse_flags, read_values
+from worldclip.cli.flags import REQUIRED, Flag, FlagUse, help_text, parse_flags, read_values
 from worldclip.core.command import Command as Command
 from worldclip.core.command import Flags as Flags
 from worldclip.core.docstrings import field_docstrings
@@ -67,11 +67,15 @@ def run_command(command: Command, words: str, summary: str, arguments: Sequence[
     """
     flags, values = parse_command(command, words, summary, arguments, **options)
     if "executor" in inspect.signature(command.function).parameters:
-        is_default = (flags.executor, flags.workers) == ("local", None)
-        is_own = command.has_own_workers and is_default
-        values["executor"] = None if is_own else create_executor(flags.executor, flags.workers)
+        is_default = flags.executor == "local" and flags.workers is None
+        values["executor"] = None
+        if not (command.has_own_workers and is_default):
+            values["executor"] = create_executor(flags.executor, flags.workers)
     result = command.function(**values)
-    result, text = result if command.to_text is None else (result, command.to_text(result, flags))
+    if command.to_text is None:
+        result, text = result
+    else:
+        text = command.to_text(result, flags)
     if flags.json and result is not None:
         record = redact_record(json.loads(json.dumps(result, default=str)))
         print(printable(json.dumps(record, ensure_ascii=False)))
@@ -101,32 +105,33 @@ def parse_command(
     """
     if config is None:
         hint = typing.get_type_hints(command.function).get("config")
-        config = hint() if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            config = hint()
     flags = [flag for flag in flags_of(command, config) if flag.key not in {*without, *values}]
     prog = f"worldclip {words}"
     if {"-h", "--help"} & {*arguments}:
         summary += examples_text(command.function) or examples_text(type(config))
         print(help_text(flags, summary, prog))
         raise SystemExit(0)
-    given = parse_flags(flags, arguments, prog, command.remedy_of)
-    plain = [one for one in given if not one[0].is_key]
+    uses = parse_flags(flags, arguments, prog, command.remedy_of)
     parameter_flags = [flag for flag in flags if not flag.is_key]
     parsed = {flag.key: flag.default for flag in parameter_flags}
-    parsed |= read_values(plain, f"; {prog} --help lists the flags")
-    if problems := list(_path_problems(parameter_flags, parsed)):
+    parsed |= read_values([use for use in uses if not use[0].is_key], f"; {prog} --help lists the flags")
+    problems = list(_path_problems(parameter_flags, parsed))
+    if problems:
         raise UserError(problems)
     parameters = inspect.signature(command.function).parameters
     values |= {name: value for name, value in parsed.items() if name in parameters and name != "executor"}
     if section:
-        values["overrides"] = list(_overrides(given, f"{section}."))
+        values["overrides"] = list(_overrides(uses, f"{section}."))
     elif config is not None:
-        values["config"] = load_config(type(config), to_dict(config), list(_overrides(given)))
+        values["config"] = load_config(type(config), to_dict(config), list(_overrides(uses)))
     return SimpleNamespace(**parsed), values
 
 
-def _overrides(given: Sequence[Given], prefix: str = "") -> Iterator[str]:
+def _overrides(uses: Sequence[FlagUse], prefix: str = "") -> Iterator[str]:
     """Yield each key that --set or the flag of a key sets, in their order: the last one wins."""
-    for flag, name, words in given:
+    for flag, name, words in uses:
         if flag.is_key:
             yield f"{prefix}{flag.override(name, words)}"
         elif prefix and flag.key == "set":
@@ -138,29 +143,33 @@ def flags_of(command: Command, config: Any) -> list[Flag]:
     hints = typing.get_type_hints(command.function, include_extras=True)
     descriptions = SHARED | described_parameters(command.function)
     parameters = inspect.signature(command.function).parameters
-    flags = [
-        _parameter_flag(parameter, hints[name], descriptions[name], is_optional_positional=name in command.positional)
-        for name, parameter in parameters.items()
-        if name in descriptions and not (name == "config" and config is not None)
-    ]
+    flags = []
+    for name, parameter in parameters.items():
+        if name in descriptions and not (name == "config" and config is not None):
+            is_positional = name in command.positional
+            flags.append(_parameter_flag(parameter, hints[name], descriptions[name], is_positional))
     if "executor" in parameters:
         default = "as many as memory has room for models" if command.has_own_workers else "one per core"
         flags += [EXECUTOR, Flag(key="workers", hint=int | None, default=None, help=WORKERS.format(default))]
     flags.append(JSON)
-    return flags if config is None else [*flags, *config_flags(config)]
+    if config is not None:
+        flags += config_flags(config)
+    return flags
 
 
-def _parameter_flag(parameter: inspect.Parameter, hint: Any, description: str, *, is_optional_positional: bool) -> Flag:
-    is_required = parameter.default is parameter.empty
-    has_name = parameter.name == "out" or parameter.kind is parameter.KEYWORD_ONLY
+def _parameter_flag(parameter: inspect.Parameter, hint: Any, description: str, is_positional: bool) -> Flag:
+    default = parameter.default
+    if default is parameter.empty:
+        default = REQUIRED
+        is_positional |= parameter.name != "out" and parameter.kind is not parameter.KEYWORD_ONLY
     marks = getattr(hint, "__metadata__", ())  # of Annotated
+    if marks:
+        hint = typing.get_args(hint)[0]
+    if re.match(r"[a-z]+ ", description):
+        description = description[0].upper() + description[1:]
+    hint = plain_type(hint)
     flag = Flag(
-        key=parameter.name,
-        hint=plain_type(typing.get_args(hint)[0] if marks else hint),
-        marks=marks,
-        help=description[0].upper() + description[1:] if re.match(r"[a-z]+ ", description) else description,
-        default=REQUIRED if is_required else parameter.default,
-        is_positional=is_optional_positional or (is_required and not has_name),
+        key=parameter.name, hint=hint, marks=marks, help=description, default=default, is_positional=is_positional
     )
     return dataclasses.replace(flag, metavar=_metavar(flag))
 
@@ -177,16 +186,19 @@ def _metavar(flag: Flag) -> str:
         name = name or flag.key.upper()
     if not name or not flag.is_many:
         return name
-    return f"{name.removesuffix('S')} {'[...]' if flag.is_positional else '...'}"
+    dots = "[...]" if flag.is_positional else "..."
+    return f"{name.removesuffix('S')} {dots}"
 
 
 def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[Flag]:
     """Return a flag per field of a config, then those of each config in it as groups of the help."""
     descriptions = field_docstrings(type(config))
     group = group or section_name(type(config))
-    flags, nested = [], []
+    flags = []
+    nested = []
     for field, (hint, marks) in fields_of(config.__class__).items():
-        value, key = getattr(config, field), f"{prefix}.{field}"
+        value = getattr(config, field)
+        key = f"{prefix}.{field}"
         if dataclasses.is_dataclass(value):
             nested += config_flags(value, key, field.replace("_", "-"))
             continue
@@ -199,12 +211,15 @@ def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[F
 def _path_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:
     """Yield each URL given for a path, each folder for a file to write, and each file for a folder to write."""
     for flag in flags:
-        value, is_written = values[flag.key], flag.key in WRITTEN
-        for path in value if isinstance(value, tuple) else (value,):
+        value = values[flag.key]
+        paths = value if isinstance(value, tuple) else (value,)
+        is_written = flag.key in WRITTEN
+        for path in paths:
             is_local = isinstance(path, Path) or (is_written and isinstance(path, str))
             if not is_local:
                 continue
-            if problem := url_problem(path, flag.word.partition(" ")[0]):
+            problem = url_problem(path, flag.word.partition(" ")[0])
+            if problem:
                 yield problem
             elif is_written and not flag.is_positional:
                 if flag.help.lower().startswith("folder") and Path(path).is_file():
@@ -224,7 +239,9 @@ def described_parameters(function: Callable[..., Any]) -> dict[str, str]:
 def examples_text(item: Any) -> str:
     """Return the examples in the docstring of a function or a config class as a paragraph of help, "" without any."""
     _, head, lines = (inspect.getdoc(item) or "").partition("\nExamples:\n")
-    return f"\n\nExamples:\n{lines.rstrip()}" if head else ""
+    if not head:
+        return ""
+    return f"\n\nExamples:\n{lines.rstrip()}"
 
 
 def plain_type(hint: Any) -> Any:
@@ -234,5 +251,6 @@ def plain_type(hint: Any) -> Any:
         return str | None if type(None) in options else str
     if typing.get_origin(hint) is Sequence:
         element = typing.get_args(hint)[0]
-        return types.GenericAlias(tuple, (str if element is Any else plain_type(element), ...))
+        element = str if element is Any else plain_type(element)
+        return types.GenericAlias(tuple, (element, ...))
     return hint

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,7 +22,8 @@ from worldclip.core.suggest import nearest
 
 REQUIRED = dataclasses.MISSING
 OPTIONS = "options"
-WIDTH, INDENT = 100, 26  # columns of the help; those before a description
+WIDTH = 100  # columns of the help
+INDENT = 26  # columns before a description
 _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", bool: "{true,false}"}
 
 
@@ -60,7 +61,8 @@ class Flag:
         num_tables = sum(typing.get_origin(kind) is dict for kind in self.kinds)
         if num_tables == len(self.kinds):
             return f"{self.word}.NAME {self.value_name}"
-        return f"{self.word}{'[.NAME]' if num_tables else ''} {self.value_name}"
+        word = f"{self.word}[.NAME]" if num_tables else self.word
+        return f"{word} {self.value_name}"
 
     @property
     def kinds(self) -> list[Any]:
@@ -70,8 +72,10 @@ class Flag:
     @property
     def element(self) -> Any:
         """Return the type of the values of a list, None for another flag."""
-        lists = [kind for kind in self.kinds if typing.get_origin(kind) is tuple]
-        return typing.get_args(lists[0])[0] if lists else None
+        for kind in self.kinds:
+            if typing.get_origin(kind) is tuple:
+                return typing.get_args(kind)[0]
+        return None
 
     @property
     def is_many(self) -> bool:
@@ -86,11 +90,16 @@ class Flag:
     @property
     def value_name(self) -> str:
         """The name of the value in the help: the metavar, the choices, or the name of the type."""
-        if items := next((mark for mark in self.marks if isinstance(mark, ItemOf)), None):
-            choices = "{" + ",".join(items.registry.names()) + "}"
-            return f"{choices} ..." if self.is_many else choices
-        text = "PATH" if is_marked(self.marks, Place) else "TEXT"
-        return self.metavar or "|".join(dict.fromkeys(map(_name_of_type, self.kinds))).replace("TEXT", text)
+        for mark in self.marks:
+            if isinstance(mark, ItemOf):
+                choices = "{" + ",".join(mark.registry.names()) + "}"
+                return f"{choices} ..." if self.is_many else choices
+        if self.metavar:
+            return self.metavar
+        names = "|".join(dict.fromkeys(map(_name_of_type, self.kinds)))
+        if is_marked(self.marks, Place):
+            names = names.replace("TEXT", "PATH")
+        return names
 
     @property
     def full_help(self) -> str:
@@ -100,16 +109,17 @@ class Flag:
         has_no_default = self.default is None or self.default in ((), {}, "") or "(default: " in self.help
         if has_no_default or self.is_switch:
             return self.help  # the description says what an unset flag means
+        if isinstance(self.default, bool):
+            return f"{self.help} (default: {str(self.default).lower()})"
         values = self.default if isinstance(self.default, tuple) else (self.default,)
-        shown = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
-        return f"{self.help} (default: {' '.join(shown)})"
+        return f"{self.help} (default: {' '.join(map(str, values))})"
 
     def read(self, words: Sequence[str]) -> Any:
         """Return the value of a parameter.  Raises TypeError."""
         if self.is_switch:
             return True
         if is_marked(self.marks, Commas) or typing.get_origin(self.element) is Literal:
-            words = [name for word in words for name in word.split(",") if name]
+            words = list(filter(None, ",".join(words).split(",")))
         if self.element is not None:
             return tuple(_read_word(word, self.element) for word in words)
         return _read_word(words[0], self.hint)
@@ -118,7 +128,7 @@ class Flag:
         """Return what sets a key of a config, `key=value`; name: the flag as typed, with the item of a table."""
         key = self.key.removeprefix("config.") + name[len(self.word) :]
         if not words:
-            return f"{key}={'[]' if self.is_many else 'true'}"
+            return f"{key}=[]" if self.is_many else f"{key}=true"
         if is_marked(self.marks, Place) and len(words) > 1:  # paths may hold commas
             return f"{key}={json.dumps(words, ensure_ascii=False)}"
         return f"{key}={','.join(words)}"
@@ -131,23 +141,26 @@ def _read_word(word: str, hint: Any) -> Any:
         return None
     if str in options:
         return word
-    return Path(word) if Path in options else convert(Text(word), hint)
+    if Path in options:
+        return Path(word)
+    return convert(Text(word), hint)
 
 
-Given: TypeAlias = tuple[Flag, str, Sequence[str]]
+FlagUse: TypeAlias = tuple[Flag, str, Sequence[str]]
 """A flag of the command line, its name as typed (`--folders.pets`, an item of the table `--folders`), its words."""
 
 
 def parse_flags(
     flags: Sequence[Flag], arguments: Sequence[str], prog: str, remedy_of: Callable[[str], str] | None = None
-) -> list[Given]:
-    """Return the flags and positional arguments that are given, in their order.
+) -> list[FlagUse]:
+    """Return the flags that are given, then the positional arguments, each in their order.
 
-    remedy_of: of core.command.Command.  Raises UserError with each wrong flag and its remedy.
+    Positional arguments come last: of `my.toml --set a=1 --dry-run` the uses are --set with ["a=1"], --dry-run with [],
+    RECIPE with ["my.toml"].  remedy_of: see core.command.Command.  Raises UserError with all wrong flags.
     """
     pointer = f"; {prog} --help lists the flags"
     problems: list[str] = []
-    given: list[Given] = []
+    uses: list[FlagUse] = []
     free: list[str] = []
     words = list(arguments)
     while words:
@@ -157,16 +170,22 @@ def parse_flags(
             continue
         name, equals, value = word.partition("=")
         flag = _find(flags, name)
-        most = 1 if flag is None or not flag.is_many else len(words)
+        most = 1
+        if flag is not None and flag.is_many:
+            most = len(words)
         if flag is not None and flag.is_switch:
             most = 0
         if flag is not None and flag.hint is bool and flag.is_key and words[:1] not in (["true"], ["false"]):
             most = 0
-        values = [value] if equals else _take(words, most)
+        values = [value] if equals else []
+        while words and len(values) < most and not equals and not _is_flag(words[0]):
+            values.append(words.pop(0))
         if flag is None:
             near = nearest(name, [item.word for item in flags if not item.is_positional])
-            remedy = remedy_of(name) if remedy_of is not None else ""
-            problems.append(f"unknown flag {word!r}{remedy or (f'; did you mean {near[0]}?' if near else pointer)}")
+            remedy = f"; did you mean {near[0]}?" if near else pointer
+            if remedy_of is not None:
+                remedy = remedy_of(name) or remedy
+            problems.append(f"unknown flag {word!r}{remedy}")
         elif flag.is_switch and equals:
             problems.append(f"{flag.word} takes no value{pointer}")
         elif flag.metavar == "KEY=VALUE" and "=" not in "".join(values):
@@ -174,14 +193,19 @@ def parse_flags(
         elif not values and most == 1:
             problems.append(f"{flag.word} has no value; give one{pointer}")
         else:
-            given.append((flag, _with_hyphens(name), values))
-    given += _assign(free, flags)
+            uses.append((flag, _with_hyphens(name), values))
+    for flag in flags:
+        if flag.is_positional and (free or (flag.is_many and flag.default is REQUIRED)):
+            number = len(free) if flag.is_many else 1
+            uses.append((flag, flag.word, free[:number]))
+            del free[:number]
     problems += [f"unknown argument {word!r}{pointer}" for word in free]
-    missing = [flag for flag in flags if flag.default is REQUIRED and not any(one is flag for one, *_ in given)]
+    used_keys = {flag.key for flag, _, _ in uses}
+    missing = [flag for flag in flags if flag.default is REQUIRED and flag.key not in used_keys]
     problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
     if problems:
         raise UserError(problems)
-    return given
+    return uses
 
 
 def _is_flag(word: str) -> bool:
@@ -191,15 +215,9 @@ def _is_flag(word: str) -> bool:
 def _with_hyphens(name: str) -> str:
     """Return --from_run as --from-run; the name of an item, after the last dot, stays."""
     table, dot, item = name.rpartition(".")
-    return f"{table.replace('_', '-')}{dot}{item}" if dot else name.replace("_", "-")
-
-
-def _take(words: list[str], most: int) -> list[str]:
-    """Take the next words that are no flags."""
-    taken: list[str] = []
-    while words and len(taken) < most and not _is_flag(words[0]):
-        taken.append(words.pop(0))
-    return taken
+    if not dot:
+        return name.replace("_", "-")
+    return f"{table.replace('_', '-')}.{item}"
 
 
 def _find(flags: Sequence[Flag], name: str) -> Flag | None:
@@ -208,31 +226,26 @@ def _find(flags: Sequence[Flag], name: str) -> Flag | None:
     for flag in flags:
         if not flag.is_positional and flag.word == hyphened:
             return flag
-    tables = [flag for flag in flags if any(typing.get_origin(kind) is dict for kind in flag.kinds)]
-    return next((flag for flag in tables if hyphened.startswith(f"{flag.word}.")), None)
-
-
-def _assign(free: list[str], flags: Sequence[Flag]) -> Iterator[Given]:
-    """Take the words that belong to no flag for the positional arguments, in their order."""
     for flag in flags:
-        if flag.is_positional and (free or (flag.is_many and flag.default is REQUIRED)):
-            number = len(free) if flag.is_many else 1
-            yield flag, flag.word, free[:number]
-            del free[:number]
+        is_table = any(typing.get_origin(kind) is dict for kind in flag.kinds)
+        if is_table and hyphened.startswith(f"{flag.word}."):
+            return flag
+    return None
 
 
-def read_values(given: Sequence[Given], pointer: str) -> dict[str, Any]:
+def read_values(uses: Sequence[FlagUse], pointer: str) -> dict[str, Any]:
     """Return key -> value of the parameters that are given, the last one of each.  Raises UserError."""
     values: dict[str, Any] = {}
     problems = []
-    for flag, _, words in given:
+    for flag, _, words in uses:
         try:
             value = flag.read(words)
         except TypeError:
             problems.append(f"{flag.word} {' '.join(words)!r}: {must_be(words, flag.element or flag.hint)}{pointer}")
             continue
-        is_repeated = is_marked(flag.marks, Repeated) and flag.key in values
-        values[flag.key] = (*values[flag.key], *value) if is_repeated else value
+        if is_marked(flag.marks, Repeated):
+            value = (*values.get(flag.key, ()), *value)
+        values[flag.key] = value
     if problems:
         raise UserError(problems)
     return values
@@ -240,39 +253,43 @@ def read_values(given: Sequence[Given], pointer: str) -> dict[str, Any]:
 
 def help_text(flags: Sequence[Flag], summary: str, prog: str) -> str:
     """Return the help of a command: flags by group."""
-    required = [flag.label for flag in flags if flag.default is REQUIRED and not flag.is_positional]
-    positional = [
-        flag.metavar if flag.default is REQUIRED else f"[{flag.metavar}]" for flag in flags if flag.is_positional
-    ]
+    positional = []
+    required = []
+    for flag in flags:
+        if flag.is_positional:
+            positional.append(flag.metavar if flag.default is REQUIRED else f"[{flag.metavar}]")
+        elif flag.default is REQUIRED:
+            required.append(flag.label)
     lines = [f"usage: {' '.join([prog, *positional, *required, '[OPTIONS]'])}", ""]
-    lines += [piece for line in summary.split("\n") for piece in _wrap(line)]
+    for line in summary.split("\n"):
+        lines += _wrap(line)
     for group in dict.fromkeys(flag.group for flag in flags):
-        lines += ["", f"{group}:" if group == OPTIONS else f"{group} options:"]
+        title = group if group == OPTIONS else f"{group} options"
+        lines += ["", f"{title}:"]
         for flag in flags:
             if flag.group == group:
-                lines += _described(flag)
+                head = f"  {flag.label}"
+                margin = " " * INDENT
+                description = _wrap(" ".join(flag.full_help.split()), margin, margin)
+                if len(head) < INDENT - 1:
+                    head = head.ljust(INDENT) + description.pop(0).lstrip()
+                lines += [head, *description]
     return "\n".join(lines)
 
 
 def _wrap(line: str, first: str = "", margin: str = "") -> list[str]:
     """Return a line cut between words only; what follows an indented line is indented further."""
-    own = line[: len(line) - len(line.lstrip())]
-    after = margin or (f"{own}    " if own else "")
+    indent = line[: len(line) - len(line.lstrip())]
+    if indent and not margin:
+        margin = f"{indent}    "
     options: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
-    return textwrap.wrap(line, WIDTH, initial_indent=first, subsequent_indent=after, **options) or [""]
-
-
-def _described(flag: Flag) -> list[str]:
-    head, margin = f"  {flag.label}", " " * INDENT
-    lines = _wrap(" ".join(flag.full_help.split()), margin, margin)
-    if len(head) < INDENT - 1:
-        return [head.ljust(INDENT) + lines[0].lstrip(), *lines[1:]]
-    return [head, *lines]
+    return textwrap.wrap(line, WIDTH, initial_indent=first, subsequent_indent=margin, **options) or [""]
 
 
 def _name_of_type(kind: Any) -> str:
     """Return what the help calls the values of a type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin is Literal:
         return "{" + ",".join(map(str, arguments)) + "}"
     if origin is tuple:

@@ -6,6 +6,7 @@ Commands are items of a registry (core/registry.py), the stages are those of rec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -39,7 +40,7 @@ def sections() -> dict[str, dict[str, str]]:
 def to_text() -> str:
     """Return the overview: the commands by section, in aligned columns."""
     rows = sections()
-    width = max(len(name) for summaries in rows.values() for name in summaries)
+    width = max(map(len, chain.from_iterable(rows.values())))
     lines = [
         "usage: worldclip COMMAND ...",
         "",
@@ -68,28 +69,33 @@ def _commands_of(first: str) -> list[str]:
 def see_also(stage: str) -> str:
     """Return a paragraph of help with the commands that begin with a stage's name, "" if there are none."""
     lines = _commands_of(stage)
-    return "\n".join(["\n", f"Commands that begin with {stage} (worldclip COMMAND --help):", *lines]) if lines else ""
+    if not lines:
+        return ""
+    return "\n".join(["\n", f"Commands that begin with {stage} (worldclip COMMAND --help):", *lines])
 
 
 def first_word_help(first: str) -> str:
     """Return the help of the first word of two-word commands, such as `fetch`; "" for another word."""
     lines = _commands_of(first)
-    return "\n".join([f"usage: worldclip {first} COMMAND ...", "", *lines]) if lines else ""
+    if not lines:
+        return ""
+    return "\n".join([f"usage: worldclip {first} COMMAND ...", "", *lines])
 
 
-def refuse_misspelt(stage: str, rest: Sequence[str]) -> None:
+def refuse_misspelt(stage: str, words: Sequence[str]) -> None:
     """Raise UserError where `worldclip pool chek` means the command `pool check`, not the stage on a recipe."""
-    words = _second_words(stage)
-    if rest and rest[0] not in words and not Path(rest[0]).exists():
-        for near in nearest(rest[0], words):
-            raise UserError(f"unknown command {stage} {rest[0]}; did you mean {stage} {near}?")
+    second_words = _second_words(stage)
+    if words and words[0] not in second_words and not Path(words[0]).exists():
+        for near in nearest(words[0], second_words):
+            raise UserError(f"unknown command {stage} {words[0]}; did you mean {stage} {near}?")
 
 
 def refuse_unknown(arguments: Sequence[str]) -> NoReturn:
     """Raise UserError with the nearest command, of two words or of one."""
-    first, two_words = arguments[0], " ".join(arguments[:2])
-    if second_words := _second_words(first):
-        names = [f"{first} {word}" for word in second_words]
+    first = arguments[0]
+    two_words = " ".join(arguments[:2])
+    names = [f"{first} {word}" for word in _second_words(first)]
+    if names:
         remedy = suggest(two_words, names) if len(arguments) > 1 else f"known: {', '.join(names)}"
         raise UserError(f"unknown command {two_words}; {remedy}")
     for name in (two_words, first):

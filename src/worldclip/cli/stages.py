@@ -64,13 +64,8 @@ def run_recipe(
         from_stage=from_, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
-        return _planned(context), ""
+        return {"run": str(context.dir), "stages": context.reports}, ""
     return results(context.dir, stage_names()[: stage_names().index(until or stage_names()[-1]) + 1], started_at)
-
-
-def _planned(context: Run) -> dict[str, Any]:
-    """Return what a dry run says: of each stage whether it would run, why, and its plan."""
-    return {"run": str(context.dir), "stages": context.reports}
 
 
 def _own_folder(recipe: str, out: str | None) -> Path:
@@ -90,7 +85,9 @@ def _key_of_flag(flag: str) -> str:
     name = flag.removeprefix("--").replace("-", "_")
     flags = {item.key.removeprefix("config."): item for item in command.config_flags(Recipe())}
     keys = [f"--set {key}={item.value_name}" for key, item in flags.items() if key.partition(".")[2] == name]
-    return f"; it is a key of the recipe: {' or '.join(keys)}" if keys else ""
+    if not keys:
+        return ""
+    return f"; it is a key of the recipe: {' or '.join(keys)}"
 
 
 RUN = Command(run_recipe, remedy_of=_key_of_flag)
@@ -102,8 +99,11 @@ def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[di
 
     started_at: of the call, by time.perf_counter.
     """
-    paths = {stage: layout.report_json(run_dir / stage) for stage in stages}
-    reports = {stage: read_json(path) if path.exists() else None for stage, path in paths.items()}
+    reports: dict[str, Any] = dict.fromkeys(stages)
+    for stage in stages:
+        path = layout.report_json(run_dir / stage)
+        if path.exists():
+            reports[stage] = read_json(path)
     table = layout.results_table(run_dir)
     text = table.read_text(encoding="utf-8") if "evaluate" in stages and table.exists() else ""
     for line in _ending(run_dir, stages[-1], time.perf_counter() - started_at):
@@ -157,13 +157,16 @@ def run_stage(
         raise UserError(NO_DATASET)
     run_dir = _own_folder(recipe, out)
     if stage == "train" and dry_run:
-        return _planned(run_stages(config, run_dir, [stage], executor=executor, dry_run=True)), ""
+        context = run_stages(config, run_dir, [stage], executor=executor, dry_run=True)
+        return {"run": str(context.dir), "stages": context.reports}, ""
     part = read_slice(shards) if shards else None
     recorded = None
     if stage == "export":  # one of many: its flags are no part of the run, and the next call does not repeat them
         recorded = dataclasses.replace(config, export=load_recipe(recipe).export)
     run_stages(config, run_dir, [stage], executor=executor, part=part, recorded=recorded)
-    return (None, "") if part is not None or is_helper_rank() else results(run_dir, [stage], started_at)
+    if part is not None or is_helper_rank():
+        return None, ""
+    return results(run_dir, [stage], started_at)
 
 
 STAGES_WITH = {

@@ -45,18 +45,16 @@ def read_csv(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _dataset_info(row: dict[str, str]) -> DatasetInfo:
-    return DatasetInfo(
-        metrics=tuple(row.pop("metric").split(";")),
-        classes=row.pop("classes") or "given",
-        fields=tuple(row.pop("fields").split()),
-        parts=tuple(row.pop("parts").split()),
-        **row,
-    )
-
-
-CATALOG = {row["name"]: _dataset_info(row) for row in read_csv("datasets.csv")}
+CATALOG: dict[str, DatasetInfo] = {}
 """{name: row}, in the order of the table."""
+for _row in read_csv("datasets.csv"):
+    CATALOG[_row["name"]] = DatasetInfo(
+        metrics=tuple(_row.pop("metric").split(";")),
+        classes=_row.pop("classes") or "given",
+        fields=tuple(_row.pop("fields").split()),
+        parts=tuple(_row.pop("parts").split()),
+        **_row,
+    )
 
 
 # --- suites: datasets by their names in the catalog

@@ -6,6 +6,7 @@ A arms, L languages, I images, R runs or resamples.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -67,10 +68,17 @@ def compare(*paths: Path) -> Comparison:
     paths: runs, or folders that evaluate wrote.  Raises UserError if the evaluations have nothing in common.
     """
     arms = find_arms(paths)
-    folders = [folder for arm in arms for folder in arm.folders]
+    folders = list(itertools.chain.from_iterable(arm.folders for arm in arms))
     arm_of_run = np.repeat(np.arange(len(arms)), [len(arm.folders) for arm in arms])
-    runs = [results_of(folder) for folder in folders]
-    groups = [group for of_runs in by_task_of_runs(runs).values() if (group := _shared(of_runs))]
+    groups: list[list[list[ResultRecord]]] = []  # of each task the languages in which all runs are comparable
+    for by_lang_of_runs in by_task_of_runs([results_of(folder) for folder in folders]).values():
+        group = []
+        for lang, first in by_lang_of_runs[0].items():
+            records = [by_lang[lang] for by_lang in by_lang_of_runs if lang in by_lang]
+            if len(records) == len(folders) and all(_condition(record) == _condition(first) for record in records):
+                group.append(records)
+        if group:
+            groups.append(group)
     if not groups:
         raise UserError(
             f"{', '.join(map(str, paths))} have no record in common (same dataset, language, task and protocol); "
@@ -79,8 +87,9 @@ def compare(*paths: Path) -> Comparison:
     rows: list[Record] = []
     by_language: list[Record] = []
     for group in groups:
-        for metric in group[0][0]["metrics"]:
-            if all(metric in record["metrics"] for records in group for record in records):
+        records = list(itertools.chain.from_iterable(group))
+        for metric in records[0]["metrics"]:
+            if all(metric in record["metrics"] for record in records):
                 row, in_languages = _compare_metric(group, metric, folders, arm_of_run)
                 rows.append(row)
                 by_language += in_languages
@@ -100,7 +109,9 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
         if not path.exists():
             missing.append(f"{path} does not exist; give runs, or folders that evaluate wrote")
         elif not (folder / "results.jsonl").exists():
-            step = "run" if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None else "evaluate"
+            step = "evaluate"
+            if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None:
+                step = "run"
             missing.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
     if missing:
         raise UserError(missing)
@@ -115,19 +126,24 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
             tables.append(table)
     groups: dict[str, list[int]] = {}
     for i in range(len(paths)):
-        groups.setdefault(digest(recipes[i]) if i in recipes else f"folder {i}", []).append(i)
+        key = digest(recipes[i]) if i in recipes else f"folder {i}"
+        groups.setdefault(key, []).append(i)
     settings = [recipes.get(runs[0]) for runs in groups.values()]
-    changes = [[] if None in settings else changed_keys(settings[0], setting) for setting in settings]
+    changes: list[list[Change]] = [[] for _ in settings]
+    if None not in settings:
+        changes = [changed_keys(settings[0], setting) for setting in settings]
     names = _short_names(paths)
     arm_names = _names_by_keys(changes) or [names[runs[0]] for runs in groups.values()]
     arms = []
-    for name, runs, of_arm in zip(arm_names, groups.values(), changes, strict=True):
-        seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+    for name, runs, changes_of_arm in zip(arm_names, groups.values(), changes, strict=True):
+        if len(runs) > 1:
+            name = f"{name} ({len(runs)} seeds)"
         if len({_made_from(paths[run]) for run in runs}) > 1:
             listed = ", ".join(names[run] for run in runs)
             say("compare", f"warning: {listed} have one recipe but not the same pool or lists; they count as seeds")
-        own = [folders[run] for run in runs]
-        arms.append(Arm(name=f"{name}{seeds}", folders=own, runs=[names[run] for run in runs], changes=of_arm))
+        folders_of_arm = [folders[run] for run in runs]
+        runs_of_arm = [names[run] for run in runs]
+        arms.append(Arm(name=name, folders=folders_of_arm, runs=runs_of_arm, changes=changes_of_arm))
     return arms
 
 
@@ -139,19 +155,23 @@ def _made_from(run_dir: Path) -> tuple[object, ...]:
 
 def _names_by_keys(changes: Sequence[Sequence[Change]]) -> list[str]:
     """Return a name per arm, as `train.lr=0.001`; empty if the arms differ in no key, or in more than a name holds."""
-    first = {change.name: change.old for of_arm in changes for change in of_arm}
-    values = [first | {change.name: change.new for change in of_arm} for of_arm in changes]
-    names = [", ".join(f"{key}={value}" for key, value in of_arm.items()) for of_arm in values]
-    return names if first and max(map(len, names)) <= MAX_NAME else []
+    first = {change.name: change.old for change in itertools.chain.from_iterable(changes)}
+    if not first:
+        return []
+    names = []
+    for changes_of_arm in changes:
+        values = first | {change.name: change.new for change in changes_of_arm}
+        names.append(", ".join(f"{key}={value}" for key, value in values.items()))
+    return names if max(map(len, names)) <= MAX_NAME else []
 
 
 def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:
     """Return the tables of a recipe without the keys called seed."""
-    return {
-        key: _without_seeds(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if key != "seed"
-    }
+    copy = {}
+    for key, value in table.items():
+        if key != "seed":
+            copy[key] = _without_seeds(value) if isinstance(value, dict) else value
+    return copy
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
@@ -161,16 +181,6 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     while len({path.parts[-depth:] for path in paths}) < len({path.parts for path in paths}):
         depth += 1
     return ["/".join(path.parts[-depth:]) for path in paths]
-
-
-def _shared(of_runs: Sequence[dict[str, ResultRecord]]) -> list[list[ResultRecord]]:
-    """Return the records of all runs for each language in which they are comparable.  of_runs: {language: record}."""
-    group = []
-    for lang, first in of_runs[0].items():
-        records = [by_lang[lang] for by_lang in of_runs if lang in by_lang]
-        if len(records) == len(of_runs) and all(_condition(record) == _condition(first) for record in records):
-            group.append(records)
-    return group
 
 
 def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
@@ -185,17 +195,19 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
 def _compare_metric(
     group: Group, metric: str, folders: Sequence[Path], arm_of_run: np.ndarray
 ) -> tuple[Record, list[Record]]:
-    """Return a metric over all languages, and in each of them.  arm_of_run: (R,) int.
+    """Return a metric over all languages, and in each of them.
 
-    values: of each arm, the mean over its seeds.  differences: of the other arms from the first one.  intervals: 95% of
-    each difference, if the metric is a share of queries; a resample draws images, the same ones for all runs and
-    languages, and within each arm its seeds.  p_values: of each difference, by the spread of the resamples.  seeds: of
-    each arm with several seeds the value of each, ascending.  chance: the mean over the languages, if it is known for
-    each.  is_at_chance: whether the 95% interval of each arm's value begins at or below it.
+    arm_of_run: (R,) int; [0, 0, 1] says that the first two runs are seeds of one arm, which the third is compared with.
+    values: the mean of each arm over its seeds.  differences: each other arm minus the first one.  intervals: 95%
+    intervals of the differences, if the metric is a share of queries; a resample draws images, the same ones for all
+    runs and languages, and within each arm its seeds.  p_values: one per difference, by the spread of the resamples.
+    seeds: the values of an arm's seeds, ascending, or [] for a single seed.  chance: the mean over the languages, if it
+    is known for each.  is_at_chance: whether the 95% interval of an arm's value begins at or below it.
     """
     langs = [records[0]["lang"] for records in group]
-    values = [record["metrics"][metric] for records in group for record in records]
-    values_LR = np.array(values, float).reshape(len(group), -1)
+    values_LR = np.empty((len(group), len(folders)))
+    for values_R, records in zip(values_LR, group, strict=True):
+        values_R[:] = [record["metrics"][metric] for record in records]
     runs_of_arms = [np.flatnonzero(arm_of_run == arm) for arm in range(arm_of_run.max() + 1)]
     values_AL = np.stack([values_LR[:, runs].mean(axis=1) for runs in runs_of_arms])
     values_A = values_AL.mean(axis=1)
@@ -211,23 +223,25 @@ def _compare_metric(
         "preprocess": [group[0][runs[0]]["protocol"].get("preprocess", {}) for runs in runs_of_arms],
     }
     chances = [records[0].get("chance", {}).get(metric) for records in group]
-    known = [chance for chance in chances if chance is not None]
-    if len(known) == len(chances):
-        row["chance"] = float(np.mean(known))
+    if None not in chances:
+        row["chance"] = float(np.mean(chances))
     answers = hits(folders, group, metric)
     if answers is not None:
         arms = resampled_arms(answers, arm_of_run)
-        row["intervals"] = [quantiles(arm - arms[0]) for arm in arms[1:]]
-        row["p_values"] = [_p_value(arm - arms[0]) for arm in arms[1:]]
+        differences = [arm - arms[0] for arm in arms[1:]]
+        row["intervals"] = list(map(quantiles, differences))
+        row["p_values"] = list(map(_p_value, differences))
         if "chance" in row:
             num_images = len(np.unique(np.concatenate([images for _, images in answers[0]])))
-            bounds = [
-                extreme_interval(value, num_images) if value in (0, 1) else quantiles(arm)
-                for value, arm in zip(row["values"], arms, strict=True)
-            ]
-            row["is_at_chance"] = [low <= row["chance"] for low, _ in bounds]
+            row["is_at_chance"] = []
+            for value, arm in zip(row["values"], arms, strict=True):
+                low, _ = extreme_interval(value, num_images) if value in (0, 1) else quantiles(arm)
+                row["is_at_chance"].append(low <= row["chance"])
     means_R = values_LR.mean(axis=0)
-    row["seeds"] = [np.sort(means_R[runs]).tolist() if len(runs) > 1 else [] for runs in runs_of_arms]
+    row["seeds"] = []
+    for runs in runs_of_arms:
+        seeds = np.sort(means_R[runs]).tolist()
+        row["seeds"].append(seeds if len(runs) > 1 else [])
     in_languages = [
         {"dataset": dataset, "task": task, "metric": metric, "lang": lang, "values": values_A.tolist()}
         for lang, values_A in zip(langs, values_AL.T, strict=True)
@@ -238,16 +252,20 @@ def _compare_metric(
 def _mark_significant(rows: Sequence[Record]) -> None:
     """Correct p_values for the number of all differences, and add is_significant: 0 is outside of the interval, too."""
     tested = [row for row in rows if "p_values" in row]
-    corrected = iter(holm([p for row in tested for p in row["p_values"]]))
+    p_values = itertools.chain.from_iterable(row["p_values"] for row in tested)
+    corrected = iter(holm(list(p_values)))
     for row in tested:
         row["p_values"] = [next(corrected) for _ in row["p_values"]]
-        pairs = zip(row["intervals"], row["p_values"], strict=True)
-        row["is_significant"] = [(low > 0 or high < 0) and p < 1 - LEVEL for (low, high), p in pairs]
+        row["is_significant"] = []
+        for (low, high), p in zip(row["intervals"], row["p_values"], strict=True):
+            excludes_zero = low > 0 or high < 0
+            row["is_significant"].append(excludes_zero and p < 1 - LEVEL)
 
 
 def _p_value(resampled: np.ndarray) -> float:
     """Return the two-sided p value of a difference of 0: normal, as 2,000 resamples resolve too few of them."""
-    mean, spread = abs(float(resampled.mean())), float(resampled.std())
+    mean = abs(float(resampled.mean()))
+    spread = float(resampled.std())
     return math.erfc(mean / spread / math.sqrt(2)) if spread else float(mean == 0)
 
 
@@ -266,9 +284,13 @@ def hits(folders: Sequence[Path], group: Group, metric: str) -> list[list[Answer
     None if the metric is not a share of queries, if the ranks are not in the folders, or if the runs have different
     queries.
     """
+    kind = metric
+    k = 1
     match = _AT_K.match(metric)
-    kind, k = (match[1], int(match[2])) if match else (metric, 1)
-    of_runs: list[list[Answers]] = [[] for _ in folders]
+    if match:
+        kind = match[1]
+        k = int(match[2])
+    answers: list[list[Answers]] = [[] for _ in folders]
     for records in group:
         first_images: np.ndarray | None = None
         for run, (folder, record) in enumerate(zip(folders, records, strict=True)):
@@ -282,8 +304,8 @@ def hits(folders: Sequence[Path], group: Group, metric: str) -> list[list[Answer
                 first_images = images
             if not np.array_equal(first_images, images):  # only some of them could decode some image
                 return None
-            of_runs[run].append((ranks < k, images))
-    return of_runs
+            answers[run].append((ranks < k, images))
+    return answers
 
 
 def _read_array(path: Path) -> np.ndarray:
@@ -297,11 +319,11 @@ def _read_array(path: Path) -> np.ndarray:
 def resampled_arms(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[np.ndarray]:
     """Return the mean of each arm in NUM_RESAMPLES resamples of the images and of the arm's seeds.
 
-    answers: for each run and language.  Images are drawn once for all runs, then as many seeds as each arm has.
+    answers: one list per run, one item per language.  Images are drawn once for all runs, then each arm's seeds.
     """
     # Every run sees the same resamples of images, so that differences between arms are paired; seeds are drawn from
     # another stream than the images.
-    means_RN = np.stack([resampled_means(of_run) for of_run in answers], axis=1)
+    means_RN = np.stack([resampled_means(answers_of_run) for answers_of_run in answers], axis=1)
     random = np.random.default_rng(1)
     arms = []
     for arm in range(arm_of_run.max() + 1):
@@ -317,14 +339,14 @@ def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
     With an image all queries about it in all languages are drawn; a language without a query in a resample does not
     count in it.  The draws depend only on the number of images.
     """
-    images, position = np.unique(np.concatenate([of_query for _, of_query in answers]), return_inverse=True)
-    starts = np.cumsum([0, *(len(of_query) for _, of_query in answers)])
+    images, position = np.unique(np.concatenate([query_images for _, query_images in answers]), return_inverse=True)
+    starts = np.cumsum([0, *(len(query_images) for _, query_images in answers)])
     sums_LI = np.zeros((len(answers), len(images)), np.float32)
     sizes_LI = np.zeros((len(answers), len(images)), np.float32)
     for i, (answer, _) in enumerate(answers):
-        of_query = position[starts[i] : starts[i + 1]]
-        sums_LI[i] = np.bincount(of_query, weights=answer, minlength=len(images))
-        sizes_LI[i] = np.bincount(of_query, minlength=len(images))
+        positions = position[starts[i] : starts[i + 1]]
+        sums_LI[i] = np.bincount(positions, weights=answer, minlength=len(images))
+        sizes_LI[i] = np.bincount(positions, minlength=len(images))
     # A resample is a count per image; with sums and numbers of queries per language and image, two matrix products give
     # the means of RESAMPLES_AT_ONCE resamples in all languages without going over the queries again.
     random = np.random.default_rng(0)

@@ -24,38 +24,63 @@ def comparison_text(comparison: Comparison) -> str:
     Results by language follow where there are several and a terminal has room for them.
     """
     table = _table(comparison.arms, comparison.rows)
-    parts = [to_markdown(table), "", *_means_over(comparison.rows), *_preprocessing_of(comparison)]
-    parts += _settings_of(comparison.arms)
+    parts = [to_markdown(table), ""]
+    langs = dict.fromkeys(" ".join(row["languages"]) for row in comparison.rows if len(row["languages"]) > 1)
+    parts += [f"Means over: {names}." for names in langs]
+    names = [arm.name for arm in comparison.arms]
+    for texts in dict.fromkeys(tuple(map(image_text, row["preprocess"])) for row in comparison.rows):
+        if len(set(texts)) > 1:
+            arm_texts = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+            parts.append(f"Images are preprocessed differently. {'; '.join(arm_texts)}.")
+    # The arms: their folders, and the keys whose values are not those of the first arm.
+    if any(arm.changes for arm in comparison.arms):
+        parts += ["", "What differs from the first:", ""]
+        for arm in comparison.arms:
+            facts = list(map(str, arm.changes))
+            if arm.name != arm.runs[0]:
+                facts.insert(0, ", ".join(arm.runs))
+            parts.append(f"- {arm.name}: {'; '.join(facts) or 'the first'}")
     for rows in _by_language_of(comparison):
-        if len(rows) <= MAX_LANGUAGES_IN_TEXT:
-            title = f"{rows[0]['dataset']}, {rows[0]['task']}, {rows[0]['metric']}:"
-            parts += ["", title, "", to_markdown(_language_table(comparison.arms, rows))]
-    return "\n".join([*parts, "", MARKS.format(sum(len(row.get("p_values", ())) for row in comparison.rows)), ""])
+        if len(rows) > MAX_LANGUAGES_IN_TEXT:
+            continue
+        first = rows[0]
+        columns = [text_column("language"), *columns_of(names, task_info(first["task"]).number)]
+        table = Table(columns, [[row["lang"], *row["values"]] for row in rows])
+        parts += ["", f"{first['dataset']}, {first['task']}, {first['metric']}:", "", to_markdown(table)]
+    num_tests = sum(len(row.get("p_values", ())) for row in comparison.rows)
+    return "\n".join([*parts, "", MARKS.format(num_tests), ""])
 
 
 def _table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
     names = [arm.name for arm in arms]
     columns = [*map(text_column, ("dataset", "task", "metric")), *columns_of(("languages", *names))]
     for name in names[1:]:
-        columns.append(Column("difference" if len(names) == 2 else f"{name} - {names[0]}"))
-        columns.append(text_column("95% interval"))
+        title = "difference" if len(names) == 2 else f"{name} - {names[0]}"
+        columns += [Column(title), text_column("95% interval")]
+    cells = [_cells(row) for row in rows]
     if any("chance" in row for row in rows):
         columns.append(Column("chance"))
-        return Table(columns, [[*_cells(row), _chance(row)] for row in rows])
-    return Table(columns, [_cells(row) for row in rows])
+        for row, cells_of_row in zip(rows, cells, strict=True):
+            chance = None
+            if "chance" in row:
+                chance = task_info(row["task"]).number(row["chance"])
+            cells_of_row.append(chance)
+    return Table(columns, cells)
 
 
 def _cells(row: Record) -> list[Any]:
     langs = row["languages"]
-    cells: list[Any] = [row["dataset"], row["task"], row["metric"], langs[0] if len(langs) == 1 else len(langs)]
+    languages = langs[0] if len(langs) == 1 else len(langs)
+    cells: list[Any] = [row["dataset"], row["task"], row["metric"], languages]
     cells += [_value(row, arm) for arm in range(len(row["values"]))]
     for i, difference in enumerate(row["differences"]):
         text = _signed(row["task"], difference)
         if "intervals" not in row:
             cells += [text, None]
             continue
-        star = " *" if row["is_significant"][i] else ""
-        cells += [text + star, " to ".join(_signed(row["task"], bound) for bound in row["intervals"][i])]
+        if row["is_significant"][i]:
+            text += " *"
+        cells += [text, " to ".join(_signed(row["task"], bound) for bound in row["intervals"][i])]
     return cells
 
 
@@ -63,43 +88,16 @@ def _value(row: Record, arm: int) -> str:
     """Return an arm's number, the range of its seeds, and whether it is not above chance."""
     number = task_info(row["task"]).number
     text = number(row["values"][arm])
-    if seeds := row.get("seeds", [])[arm : arm + 1]:
-        text += f" ({number(seeds[0][0])} to {number(seeds[0][-1])})" if seeds[0] else ""
-    return text + AT_CHANCE if row.get("is_at_chance", [])[arm : arm + 1] == [True] else text
-
-
-def _chance(row: Record) -> str | None:
-    return task_info(row["task"]).number(row["chance"]) if "chance" in row else None
+    if any(row.get("seeds", [])[arm : arm + 1]):
+        seeds = row["seeds"][arm]
+        text += f" ({number(seeds[0])} to {number(seeds[-1])})"
+    if row.get("is_at_chance", [])[arm : arm + 1] == [True]:
+        text += AT_CHANCE
+    return text
 
 
 def _signed(task: str, difference: float) -> str:
     return f"{100 * difference:+.1f}" if task_info(task).is_share else f"{difference:+.3f}"
-
-
-def _means_over(rows: Sequence[Record]) -> list[str]:
-    langs = dict.fromkeys(" ".join(row["languages"]) for row in rows if len(row["languages"]) > 1)
-    return [f"Means over: {names}." for names in langs]
-
-
-def _preprocessing_of(comparison: Comparison) -> list[str]:
-    """Return a sentence on how each arm turns images into pixels, where they differ."""
-    sentences = []
-    for texts in dict.fromkeys(tuple(map(image_text, row["preprocess"])) for row in comparison.rows):
-        if len(set(texts)) > 1:
-            of_arms = [f"{arm.name}: {text}" for arm, text in zip(comparison.arms, texts, strict=True)]
-            sentences.append(f"Images are preprocessed differently. {'; '.join(of_arms)}.")
-    return sentences
-
-
-def _settings_of(arms: Sequence[Arm]) -> list[str]:
-    """Return a list of the arms: their folders, and the keys whose values are not those of the first arm."""
-    if not any(arm.changes for arm in arms):
-        return []
-    lines = ["", "What differs from the first:", ""]
-    for arm in arms:
-        runs = [] if arm.name == arm.runs[0] else [", ".join(arm.runs)]
-        lines.append(f"- {arm.name}: {'; '.join([*runs, *map(str, arm.changes)]) or 'the first'}")
-    return lines
 
 
 def _by_language_of(comparison: Comparison) -> list[list[Record]]:
@@ -108,13 +106,8 @@ def _by_language_of(comparison: Comparison) -> list[list[Record]]:
     for row in comparison.rows:
         first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
     tasks: dict[tuple[str, str], list[Record]] = {}
-    for of_lang in comparison.by_language:
-        task = (of_lang["dataset"], of_lang["task"])
-        if first_metrics[task] == of_lang["metric"]:
-            tasks.setdefault(task, []).append(of_lang)
+    for row in comparison.by_language:
+        task = (row["dataset"], row["task"])
+        if first_metrics[task] == row["metric"]:
+            tasks.setdefault(task, []).append(row)
     return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]
-
-
-def _language_table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
-    columns = [text_column("language"), *columns_of((arm.name for arm in arms), task_info(rows[0]["task"]).number)]
-    return Table(columns, [[row["lang"], *row["values"]] for row in rows])

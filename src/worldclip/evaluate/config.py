@@ -57,10 +57,10 @@ class EvaluateConfig(Config):
     @property
     def dataset_names(self) -> tuple[str, ...]:
         """Return the datasets to evaluate on: those named, then those of the suite."""
-        of_suite = SUITES.get(self.suite, ())
+        suite = SUITES.get(self.suite, ())
         if self.allow_missing:
-            of_suite = tuple(name for name in of_suite if name in self.folders or self._exists(name))
-        return tuple(dict.fromkeys([*self.datasets, *of_suite]))
+            suite = tuple(name for name in suite if name in self.folders or self._exists(name))
+        return tuple(dict.fromkeys([*self.datasets, *suite]))
 
     @property
     def is_paper(self) -> bool:
@@ -89,27 +89,25 @@ class EvaluateConfig(Config):
         held_out = held_out_names()
         for name, location in self.folders.items():
             layout, _, path = location.partition(":")
+            problem = LAYOUTS.problem(layout)
             if not path:
                 yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS.names())}'
-            elif problem := LAYOUTS.problem(layout):
+            elif problem:
                 yield f"folders.{name}", problem
             if name in held_out:
                 yield f"folders.{name}", f"is a held-out set of the {held_out[name]} pool; choose another name"
-        known = [*held_out, *self.folders, *CATALOG]
+        available = [*held_out, *self.folders, *CATALOG]
         for name in self.datasets:
-            if name not in known:
-                near = nearest(name, known)
-                meant = f'did you mean "{near[0]}"?' if near else f"known datasets: {', '.join(known)}"
-                yield "datasets", f'unknown dataset "{name}"; {meant}'
+            if name not in available:
+                near = nearest(name, available)
+                hint = f'did you mean "{near[0]}"?' if near else f"known datasets: {', '.join(available)}"
+                yield "datasets", f'unknown dataset "{name}"; {hint}'
         models = dict.fromkeys(row["model"] for row in read_csv("published.csv"))
         if self.suite == "paper" and self.against not in models:
             yield "against", f"unknown model; known models: {'; '.join(models)}"
         if self.suite and self.suite not in SUITES:
             yield "suite", f"must be one of {', '.join(SUITES)}"
-        else:
-            yield from self._missing_datasets()
-
-    def _missing_datasets(self) -> Problems:
+            return
         in_catalog = [name for name in self.dataset_names if name in CATALOG and name not in self.folders]
         missing = [name for name in in_catalog if not self._exists(name)]
         if in_catalog and not self.data:

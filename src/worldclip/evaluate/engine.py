@@ -5,7 +5,8 @@ N images of a dataset, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from worldclip.core.printable import counted
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate import nllb
 from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
-from worldclip.evaluate.tasks import Dataset, NoneDecoded, Score, Task
+from worldclip.evaluate.tasks import Dataset, NoneDecoded, Task
 from worldclip.language.table import INSTALLED
 from worldclip.model import decode
 from worldclip.report.results import ResultRecord
@@ -40,15 +41,20 @@ class TextFeatures:
         self._model = model
         self._batch_size = batch_size
         self._features: dict[str, np.ndarray] = {}
-        self._told: tuple[str, TextFeatures] | None = None  # the last language
+        self._latest: tuple[str, TextFeatures] | None = None  # of one language
 
     def in_language(self, lang: str) -> TextFeatures:
         """Return the text features for a language; these if the model is told none."""
         if not nllb.is_told_language(self._model):
             return self
-        if self._told is None or self._told[0] != lang:
-            self._told = lang, TextFeatures(nllb.in_language(self._model, lang), self._batch_size)
-        return self._told[1]
+        if self._latest is None or self._latest[0] != lang:
+            self._latest = (lang, TextFeatures(nllb.in_language(self._model, lang), self._batch_size))
+        return self._latest[1]
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Encode texts of several languages, unless their features depend on the language."""
+        if not nllb.is_told_language(self._model):
+            self.encode(texts)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, D) float32."""
@@ -82,61 +88,59 @@ def evaluate(
     """Return a record of every dataset, language and task, in this order, and the features (for galleries).
 
     languages: empty for all that a dataset has; a language that a dataset lacks has no record, never zero.  cache:
-    folder of image features.  Records that `results_path` has of this model and these data are not computed again, and
-    those of other models, data and languages stay in it.  It is written after each group of texts, so that a sweep that
-    was interrupted resumes there.  part: (I, N): only slice I of N, whose records go into a file next to
-    `results_path`; a call without it takes the records of all slices and removes their files.
+    folder of image features.  Records that `results_path` has of this model and these data are not computed again; its
+    other records stay.  It is written after each group of texts, so that an interrupted sweep resumes there.  part:
+    (I, N): only slice I of N, whose records go into a file next to `results_path`; a call without it takes the records
+    of all slices and removes their files.
     """
     pairs = list_pairs(datasets, languages)
     model_id = {**model_id, "preprocess": preprocess_of(model)}
     slices = sorted(results_path.parent.glob("slice_*_of_*.jsonl"))
-    stored = [record for path in [results_path, *slices] for record in read_results(path, IDENTITY_TYPES)]
-    records = {record["digest"]: record for record in stored}
+    records = _read_records([results_path, *slices])
+    stored = records
     if part is not None:
         pairs = pairs_of_part(pairs, datasets, part)
-        index, number = part
-        results_path = results_path.with_name(f"slice_{index}_of_{number}.jsonl")
-    asked = [key for pair in pairs for key in keys_of(model_id, pair)]
-    if part is not None:  # those of other slices and of results.jsonl have files of their own
-        stored = read_results(results_path, IDENTITY_TYPES)
-    others = {record["digest"]: record for record in stored if record["digest"] not in set(asked)}
-    with_pairs = {dataset.name for dataset, _ in pairs}
+        results_path = results_path.with_name(f"slice_{part[0]}_of_{part[1]}.jsonl")
+        stored = _read_records([results_path])  # those of other slices and of results.jsonl have their own files
+    keys = dict.fromkeys(itertools.chain.from_iterable(keys_of(model_id, pair) for pair in pairs))
+    stored = {key: record for key, record in stored.items() if key not in keys}
+    names = {dataset.name for dataset, _ in pairs}
     features = {}
     for dataset in datasets:
-        if dataset.name not in with_pairs:
-            if part is None:
-                say(
-                    f"{dataset.name} has none of these languages and is left out; it has {', '.join(dataset.languages)}"
-                )
-            continue
-        folder = None
-        if cache is not None:
-            folder = cache_folder(cache, model, model_id["model_digest"], dataset)
-        features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
-    if untold := nllb.untold(model, dict.fromkeys(lang for _, lang in pairs)):
+        if dataset.name in names:
+            folder = cache and cache_folder(cache, model, model_id["model_digest"], dataset)
+            features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
+        elif part is None:
+            say(f"{dataset.name} has none of these languages and is left out; it has {', '.join(dataset.languages)}")
+    untold = nllb.untold(model, dict.fromkeys(lang for _, lang in pairs))
+    if untold:
         say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
     encode_text = TextFeatures(model, batch_size)
     todo = [pair for pair in pairs if not records.keys() >= set(keys_of(model_id, pair))]
     num_done = 0
     for group in grouped(todo):
-        # All texts of the group first: batches of similar length from several languages waste no padding.
-        if not nllb.is_told_language(model):
-            encode_text.encode(texts_of(group))
-        for pair in group:
-            score_pair(model_id, pair, features[pair[0].name].features_ND, encode_text, results_path.parent, records)
-        done = [records[key] for key in asked if key in records]
-        write_json_lines(results_path, [*others.values(), *_in_order(done, datasets)])
+        records |= score_group(model_id, group, features, encode_text, results_path.parent, records.keys())
+        write_json_lines(results_path, [*stored.values(), *_in_order(records, keys, datasets)])
         num_done += len(group)
         say(f"{num_done:,} of {len(todo):,} datasets x languages scored, last: {group[-1][1]} of {group[-1][0].name}")
     if not todo:
-        say(f"nothing to do: results.jsonl has all {len(asked):,} records")
-    if others:
-        say(f"{counted(len(others), 'record')} of other models, data or languages stay in {results_path.name}")
-    in_order = _in_order([records[key] for key in asked], datasets)
-    write_json_lines(results_path, [*others.values(), *in_order])
-    for path in slices if part is None else ():
-        path.unlink()
+        say(f"nothing to do: results.jsonl has all {len(keys):,} records")
+    if stored:
+        say(f"{counted(len(stored), 'record')} of other models, data or languages stay in {results_path.name}")
+    in_order = _in_order(records, keys, datasets)
+    write_json_lines(results_path, [*stored.values(), *in_order])
+    if part is None:
+        for path in slices:
+            path.unlink()
     return in_order, features, encode_text
+
+
+def _read_records(paths: Sequence[Path]) -> dict[str, ResultRecord]:
+    """Return the records of some files by their digests."""
+    records: dict[str, ResultRecord] = {}
+    for path in paths:
+        records |= {record["digest"]: record for record in read_results(path, IDENTITY_TYPES)}
+    return records
 
 
 def pairs_of_part(pairs: Sequence[Pair], datasets: Sequence[Dataset], part: tuple[int, int]) -> list[Pair]:
@@ -152,15 +156,15 @@ def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pa
 
     Raises UserError for a language that no dataset has.
     """
-    available = list(dict.fromkeys(lang for dataset in datasets for lang in dataset.languages))
+    available = list(dict.fromkeys(itertools.chain.from_iterable(dataset.languages for dataset in datasets)))
     missing = [lang for lang in languages if lang not in available]
     if missing:
         names = ", ".join(dataset.name for dataset in datasets)
-        meant = [code for code in map(INSTALLED.from_tag, missing) if code in available]
-        near = f"did you mean {', '.join(map(str, meant))}? " if meant else ""
-        raise UserError(
-            f"evaluate.languages: no text in {', '.join(missing)} in {names}; {near}available: {', '.join(available)}"
-        )
+        problem = f"evaluate.languages: no text in {', '.join(missing)} in {names}; "
+        near_codes = [code for code in map(INSTALLED.from_tag, missing) if code in available]
+        if near_codes:
+            problem += f"did you mean {', '.join(map(str, near_codes))}? "
+        raise UserError(f"{problem}available: {', '.join(available)}")
     pairs = []
     for lang in languages or available:
         pairs += [(dataset, lang) for dataset in datasets if lang in dataset.languages]
@@ -197,36 +201,36 @@ def keys_of(model_id: Json, pair: Pair) -> list[str]:
     return [_identity(model_id, pair, task)["digest"] for task in dataset.tasks(lang)]
 
 
-def score_pair(
+def score_group(
     model_id: Json,
-    pair: Pair,
-    image_ND: np.ndarray,
+    pairs: Sequence[Pair],
+    features: Mapping[str, ImageFeatures],
     encode_text: TextFeatures,
     folder: Path,
-    records: dict[str, ResultRecord],
-) -> None:
-    """Add the records of a pair's tasks that `records` (by digest) lacks, and write their ranks below `folder`."""
-    dataset, lang = pair
-    for task in dataset.tasks(lang):
-        identity = _identity(model_id, pair, task)
-        if identity["digest"] in records:
-            continue
-        try:
-            score = task.score(image_ND, encode_text.in_language(lang))
-        except NoneDecoded as error:
-            raise UserError(f"dataset {dataset.name}: {task.name} in {lang}: {error}") from error
-        for kind, ranks in score.ranks.items():
-            write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
-            write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
-        records[identity["digest"]] = _record(identity, score)
-
-
-def _record(identity: Json, score: Score) -> ResultRecord:
-    record = {**identity, "n": score.n, **score.more, "metrics": score.metrics, "chance": score.chance}
-    record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
-    if score.slices:
-        record["slices"] = score.slices
-    return record
+    digests: Collection[str],
+) -> dict[str, ResultRecord]:
+    """Return the records of the tasks of `pairs` that are not in `digests`, and write their ranks below `folder`."""
+    # All texts of the group first: batches of similar length from several languages waste no padding.
+    encode_text.prepare(texts_of(pairs))
+    records: dict[str, ResultRecord] = {}
+    for dataset, lang in pairs:
+        for task in dataset.tasks(lang):
+            identity = _identity(model_id, (dataset, lang), task)
+            if identity["digest"] in digests:
+                continue
+            try:
+                score = task.score(features[dataset.name].features_ND, encode_text.in_language(lang))
+            except NoneDecoded as error:
+                raise UserError(f"dataset {dataset.name}: {task.name} in {lang}: {error}") from error
+            for kind, ranks in score.ranks.items():
+                write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
+                write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
+            record = {**identity, "n": score.n, **score.counts, "metrics": score.metrics, "chance": score.chance}
+            record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
+            if score.slices:
+                record["slices"] = score.slices
+            records[record["digest"]] = record
+    return records
 
 
 def _identity(model_id: Json, pair: Pair, task: Task) -> Json:
@@ -260,6 +264,9 @@ def images_path(folder: Path, record: ResultRecord, kind: str) -> Path:
     return ranks_path(folder, record, kind).with_suffix(".images.npy")
 
 
-def _in_order(records: Sequence[ResultRecord], datasets: Sequence[Dataset]) -> list[ResultRecord]:
+def _in_order(
+    records: Mapping[str, ResultRecord], keys: Iterable[str], datasets: Sequence[Dataset]
+) -> list[ResultRecord]:
+    """Return the records of `keys` that there are so far, dataset by dataset."""
     place = {dataset.name: i for i, dataset in enumerate(datasets)}
-    return sorted(records, key=lambda record: place[record["dataset"]])
+    return sorted((records[key] for key in keys if key in records), key=lambda record: place[record["dataset"]])

@@ -28,7 +28,12 @@ def gallery(
     others are wrong.  Images are chosen by a hash of their key.  Returns [] for a dataset with more than MAX_TEXTS
     texts.
     """
-    tasks = {lang: task for lang in languages if (task := _classification(dataset, lang)) is not None}
+    tasks: dict[str, Classification] = {}
+    for lang in languages:
+        if lang in dataset.languages:
+            task = next((task for task in dataset.tasks(lang) if isinstance(task, Classification)), None)
+            if task is not None and len(task.texts_to_encode()) <= MAX_TEXTS:
+                tasks[lang] = task
     if not tasks:
         return []
     class_CD = {
@@ -50,7 +55,9 @@ def gallery(
                     continue
                 row = int(rows_of_image[0])
             class_ids, scores = best[lang]
-            right_classes = _right_classes(task, row)
+            # The classes that count as right, the target first.
+            further_rows, further_classes = task.also_right
+            right_classes = [int(task.target[row]), *further_classes[further_rows == row].tolist()]
             best_names = [
                 {"name": task.class_names[c][0], "score": round(score, 4), "is_right": c in right_classes}
                 for c, score in zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)
@@ -60,12 +67,6 @@ def gallery(
         image = data_uri(dataset.read_images(idx, idx + 1)[0])
         images.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
     return images
-
-
-def _right_classes(task: Classification, row: int) -> list[int]:
-    """Return the classes that count as right for a row of the task, its target first."""
-    further_rows, further_classes = task.also_right
-    return [int(task.target[row]), *further_classes[further_rows == row].tolist()]
 
 
 def _choose(
@@ -87,9 +88,3 @@ def _choose(
     num_wrong = min(size // 2, int((~is_right).sum()))
     num_right = min(int(is_right.sum()), size - num_wrong)
     return np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)
-
-
-def _classification(dataset: Dataset, lang: str) -> Classification | None:
-    tasks = dataset.tasks(lang) if lang in dataset.languages else ()
-    first = next((task for task in tasks if isinstance(task, Classification)), None)
-    return first if first is not None and len(first.texts_to_encode()) <= MAX_TEXTS else None

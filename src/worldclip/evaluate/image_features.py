@@ -69,9 +69,14 @@ def encode_images(
     chunks: list[np.ndarray] = []
     bad: list[dict[str, str]] = []
     for start in range(0, num_images, CHUNK_IMAGES):
-        path = None if cache is None else cache / f"{start:09}.npy"
+        path = cache and cache / f"{start:09}.npy"
         if path is not None and path.exists():
-            features_nD, bad_of_chunk = _read_chunk(path)
+            try:
+                features_nD = np.load(path, allow_pickle=False)
+                bad_of_chunk = read_json(path.with_suffix(".json"))
+            except (ValueError, EOFError, FileNotFoundError) as error:
+                remedy = f"remove {path.parent} and rerun to encode it again"
+                raise UserError(f"{path} is corrupt ({error}); {remedy}") from error
         else:
             features_nD, bad_of_chunk = _encode(model, dataset, start, batch_size)
             if path is not None:
@@ -81,16 +86,11 @@ def encode_images(
         chunks.append(features_nD)
         bad += bad_of_chunk
     if len(bad) == num_images:
-        example = f": {bad[0]['key']}: {bad[0]['reason']}" if bad else ""
-        raise UserError(f"dataset {dataset.name}: none of its {num_images} images can be decoded{example}")
+        problem = f"dataset {dataset.name}: none of its {num_images} images can be decoded"
+        if bad:
+            problem += f": {bad[0]['key']}: {bad[0]['reason']}"
+        raise UserError(problem)
     return ImageFeatures(features_ND=np.concatenate(chunks), bad=bad)
-
-
-def _read_chunk(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
-    try:
-        return np.load(path, allow_pickle=False), read_json(path.with_suffix(".json"))
-    except (ValueError, EOFError, FileNotFoundError) as error:
-        raise UserError(f"{path} is corrupt ({error}); remove {path.parent} and rerun to encode it again") from error
 
 
 def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> tuple[np.ndarray, list[dict[str, str]]]:

@@ -29,26 +29,8 @@ SCALE = 2.0  # t of the Gaussian potential, as Wang and Isola
 def with_measures(dataset: Dataset, also: Sequence[str]) -> Dataset:
     """Return `dataset` with the tasks of evaluate.also that its data allow.
 
-    alignment: of each retrieval.  few_shot, linear_probe: of the images' labels, in no language (`und`).
+    alignment measures each retrieval.  few_shot and linear_probe predict the images' labels, in no language (`und`).
     """
-    probes = _probes(dataset, also)
-
-    def tasks(lang: str) -> list[Task]:
-        own = dataset.tasks(lang) if lang in dataset.languages else ()
-        added: list[Task] = []
-        for task in own:
-            if "alignment" in also and isinstance(task, Retrieval):
-                images, texts = task.first_texts()
-                added.append(Geometry(texts=texts, image_idx=images, image_keys=dataset.image_keys))
-        if lang == NO_LANGUAGE:
-            added += probes
-        return [*own, *added]
-
-    languages = tuple(dict.fromkeys([*dataset.languages, NO_LANGUAGE] if probes else dataset.languages))
-    return dataclasses.replace(dataset, languages=languages, tasks=tasks)
-
-
-def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:
     keys = dataset.image_keys
     if len(set(keys)) < len(keys) and {"few_shot", "linear_probe"} & set(also):
         raise UserError(f"dataset {dataset.name}: two images have the same key; probes draw images by their keys")
@@ -59,7 +41,24 @@ def _probes(dataset: Dataset, also: Sequence[str]) -> list[Task]:
             probes.append(FewShot(label=label, values=values, image_keys=keys))
         if "linear_probe" in also and label in PROBED["linear_probe"]:
             probes.append(LinearProbe(label=label, values=values, image_keys=keys, is_train=dataset.is_train))
-    return probes
+
+    def tasks(lang: str) -> list[Task]:
+        tasks_of_lang: list[Task] = []
+        if lang in dataset.languages:
+            tasks_of_lang += dataset.tasks(lang)
+        added: list[Task] = []
+        for task in tasks_of_lang:
+            if "alignment" in also and isinstance(task, Retrieval):
+                images, texts = task.first_texts()
+                added.append(Geometry(texts=texts, image_idx=images, image_keys=keys))
+        if lang == NO_LANGUAGE:
+            added += probes
+        return [*tasks_of_lang, *added]
+
+    languages = dict.fromkeys(dataset.languages)
+    if probes:
+        languages[NO_LANGUAGE] = None
+    return dataclasses.replace(dataset, languages=tuple(languages), tasks=tasks)
 
 
 # --- alignment and uniformity

@@ -22,7 +22,8 @@ def in_language(model: Any, lang: str) -> Any:
     """Return the model for texts of a language; itself if it is told none, or its tokenizer has no token of it."""
     if not is_told_language(model):
         return model
-    tokenizer, hf = model.tokenizer, model.tokenizer.nllb
+    tokenizer = model.tokenizer
+    hf = tokenizer.nllb
     # versions of transformers list languages under different names
     names = dict.fromkeys([*map(str, hf.all_special_tokens), *map(str, hf.added_tokens_decoder.values())])
     ids = {name: hf.convert_tokens_to_ids(name) for name in names if _CODE.fullmatch(name)}
@@ -31,8 +32,10 @@ def in_language(model: Any, lang: str) -> Any:
         return model
     written = {token for token in hf("a")["input_ids"] if token in ids.values()}
 
+    replaced = dict.fromkeys(written, ids[code])
+
     def to_ids(texts: list[str]) -> list[list[int]]:
-        return [[ids[code] if token in written else token for token in row] for row in tokenizer.to_ids(texts)]
+        return [[replaced.get(token, token) for token in row] for row in tokenizer.to_ids(texts)]
 
     return dataclasses.replace(model, tokenizer=dataclasses.replace(tokenizer, to_ids=to_ids))
 
@@ -49,12 +52,12 @@ def _code_of(lang: str, codes: list[str]) -> str | None:
     if lang not in INSTALLED.by_code():
         return None
     row = INSTALLED.get(lang)
-    found = [code for code in codes if INSTALLED.from_lid(code, scheme="glotlid") == lang]
-    if _STANDARD.get(lang) in found:
+    codes_of_lang = [code for code in codes if INSTALLED.from_lid(code, scheme="glotlid") == lang]
+    if _STANDARD.get(lang) in codes_of_lang:
         return _STANDARD[lang]
 
     def preference(code: str) -> tuple[bool, int]:
         iso, _, script = code.partition("_")
-        return script != row.script, row.iso639_3.index(iso) if iso in row.iso639_3 else len(row.iso639_3)
+        return script != row.script, [*row.iso639_3, iso].index(iso)
 
-    return min(found, key=preference, default=None)
+    return min(codes_of_lang, key=preference, default=None)

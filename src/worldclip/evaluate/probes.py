@@ -76,16 +76,15 @@ class FewShot(_Probe):
             num_classes[str(shots)] = len(large)
         if not metrics:
             check_enough(self.label, np.where(is_known, self.values, "").tolist(), "the images that decode")
-        return Score(
-            n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, more={"num_classes": num_classes}
-        )
+        counts: Json = {"num_classes": num_classes}
+        return Score(n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, counts=counts)
 
     def _hits(
         self, features_nD: np.ndarray, classes: np.ndarray, rows: np.ndarray, shots: int, seed: int
     ) -> np.ndarray:
         """Return (m,) bool: whether each image that was not learnt from is put into its class.
 
-        features_nD, classes, rows: of the images that take part; rows: their positions in the dataset.
+        features_nD, classes and rows are those of the images that take part.  rows: their positions in the dataset.
         """
         order = hashed_order([self.image_keys[row] for row in rows.tolist()], seed)
         is_shot = np.zeros(len(rows), bool)
@@ -136,7 +135,7 @@ class LinearProbe(_Probe):
             metrics={"acc1": mean},
             chance={"acc1": 1 / num_classes},
             interval={"acc1": interval},
-            more={"num_classes": num_classes},
+            counts={"num_classes": num_classes},
         )
 
     def _hits(self, image_ND: np.ndarray, values: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:

@@ -55,13 +55,13 @@ def ranks(
 def rank_scores(scores: np.ndarray, right_query: np.ndarray, right_candidate: np.ndarray, ties: Ties) -> np.ndarray:
     """Return (Q,) ranks, see `ranks`.  scores: (Q, C), of each candidate for each query."""
     num_queries, num_candidates = scores.shape
-    own = scores[right_query, right_candidate]
+    right_scores = scores[right_query, right_candidate]
     best = np.full(num_queries, -np.inf, scores.dtype)
-    np.fmax.at(best, right_query, own)  # fmax ignores NaN
+    np.fmax.at(best, right_query, right_scores)  # fmax ignores NaN
     # Count what is not clearly after the best right candidate: this includes NaN, and with `against` ties.
     is_after = scores < best[:, None]
     if ties == "first":
-        is_best = own == best[right_query]
+        is_best = right_scores == best[right_query]
         first_best = np.full(num_queries, num_candidates)
         np.minimum.at(first_best, right_query[is_best], right_candidate[is_best])
         is_after |= (scores == best[:, None]) & (np.arange(num_candidates) > first_best[:, None])
@@ -128,13 +128,13 @@ def retrieval_ranks(
 
 def recalls(text_to_image: np.ndarray, image_to_text: np.ndarray) -> dict[str, float]:
     """Return `image_retrieval_recall@k` (a text finds its image) and `text_retrieval_recall@k`, k = 1, 5, 10."""
-    of_images = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
-    of_texts = {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
-    return of_images | of_texts
+    image_recalls = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
+    text_recalls = {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
+    return image_recalls | text_recalls
 
 
 def recall_chance(num_images: int, num_texts: int) -> dict[str, float]:
     """Return the recall of a random order if each text has one image and each image one text."""
-    of_images = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
-    of_texts = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
-    return of_images | of_texts
+    image_recalls = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
+    text_recalls = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
+    return image_recalls | text_recalls

@@ -39,37 +39,37 @@ def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) ->
 def _headlines(dataset: str, task: str, records: Sequence[ResultRecord]) -> list[Json]:
     """Return the numbers that stand for a task: of its one record, or means over several."""
     mean = mean_over_languages(records)
-    metrics = mean["metrics"]
-    only = records[0] if len(records) == 1 else None
-    if only is not None:
-        metrics = with_derived_metrics(dataset, only)
+    metrics = dict(mean["metrics"])
+    intervals: Mapping[str, Sequence[float]] = {}
+    num_queries = None
+    if len(records) == 1:
+        record = records[0]
+        intervals = record["interval_95"]
+        num_queries = record["n"]
+        metrics = dict(record["metrics"])
+        # The catalog derives some metrics from several: a worst region, the mean of two.
+        for name in _catalog_metrics(dataset):
+            value = suites.value(name, record)
+            if value is not None:
+                metrics[name] = value
     return [
         {
             "metric": name,
             "value": metrics[name],
             "languages": mean["languages"],
-            "interval_95": only["interval_95"].get(name) if only else None,
+            "interval_95": intervals.get(name),
             "chance": mean["chance"].get(name),
-            "n": only["n"] if only else None,
+            "n": num_queries,
         }
         for name in main_metrics(dataset, task, metrics)
     ]
 
 
-def with_derived_metrics(dataset: str, record: ResultRecord) -> dict[str, float]:
-    """Return a record's metrics and those that the catalog derives from several (a worst region, the mean of two)."""
-    metrics = dict(record["metrics"])
-    for name in _catalog_metrics(dataset):
-        value = suites.value(name, record)
-        if value is not None:
-            metrics[name] = value
-    return metrics
-
-
 def main_metrics(dataset: str, task: str, available: Collection[str]) -> list[str]:
     """Return which of the available metrics stand for a task: those of the catalog, else of the task, else all."""
-    of_catalog = () if task.startswith(PROBES) else _catalog_metrics(dataset)
-    names = [metric for metric in of_catalog if metric in available]
+    names: list[str] = []
+    if not task.startswith(PROBES):
+        names = [metric for metric in _catalog_metrics(dataset) if metric in available]
     return names or [metric for metric in task_info(task).metrics or available if metric in available]
 
 
@@ -88,9 +88,9 @@ def held_out_combinations(by_lang_of: Mapping[str, Mapping[str, ResultRecord]]) 
     of others with such names may hold anything.
     """
     rows: list[Json] = []
-    drawn = held_out_names()
-    for dataset in drawn:
-        if f"{dataset}{HELD}" not in drawn:
+    set_names = held_out_names()
+    for dataset in set_names:
+        if f"{dataset}{HELD}" not in set_names:
             continue
         for lang, held in by_lang_of.get(f"{dataset}{HELD}", {}).items():
             whole = by_lang_of.get(dataset, {}).get(lang)

@@ -40,8 +40,7 @@ class Choice:
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx]
         questions = rows_left(is_good)
-        texts = [text for question in questions.tolist() for text in self.options[question]]
-        features = encode(texts)
+        features = encode(list(itertools.chain.from_iterable(self.options[row] for row in questions.tolist())))
         image_idx = self.image_idx[questions]
         option_nKD = features.reshape(len(questions), len(self.options[0]), -1)
         score_nK = np.einsum("nd,nkd->nk", image_ND[image_idx], option_nKD)
@@ -82,7 +81,16 @@ class Association:
         is_good = np.array([is_decoded[candidates].all() for candidates in self.candidates])
         rows = rows_left(is_good).tolist()
         cue_nD = encode([self.cues[row] for row in rows])
-        jaccard = np.array([self._jaccard(row, image_ND, cue_D) for row, cue_D in zip(rows, cue_nD, strict=True)])
+        jaccard = np.empty(len(rows))
+        for i, row in enumerate(rows):
+            is_right = self.is_right[row]
+            scores = np.einsum("cd,d->c", image_ND[self.candidates[row]], cue_nD[i])
+            num_right = int(is_right.sum())
+            # Of equal scores: wrong images before right ones, or in their order.
+            place = is_right if self.ties == "against" else np.arange(len(scores))
+            best_first = np.lexsort((place, -scores))
+            num_hits = int(is_right[best_first[:num_right]].sum())
+            jaccard[i] = num_hits / (2 * num_right - num_hits)
         num_candidates = np.array([len(candidates) for candidates in self.candidates])
         slices = {"candidates 5-6": num_candidates <= 6, "candidates 10-12": num_candidates >= 10}
         return Score(
@@ -91,13 +99,3 @@ class Association:
             chance={},
             slices=score_slices(slices, is_good, lambda part: {"jaccard": float(jaccard[part].mean())}),
         )
-
-    def _jaccard(self, row: int, image_ND: np.ndarray, cue_D: np.ndarray) -> float:
-        is_right = self.is_right[row]
-        scores = np.einsum("cd,d->c", image_ND[self.candidates[row]], cue_D)
-        num_right = int(is_right.sum())
-        # Of equal scores: wrong images before right ones, or in their order.
-        place = is_right if self.ties == "against" else np.arange(len(scores))
-        best_first = np.lexsort((place, -scores))
-        num_hits = int(is_right[best_first[:num_right]].sum())
-        return num_hits / (2 * num_right - num_hits)

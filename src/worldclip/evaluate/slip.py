@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
@@ -39,17 +38,16 @@ class SlipNames:
 def names_by_dataset() -> dict[str, SlipNames]:
     """Read slip.toml: {dataset: names}."""
     text = Path(__file__).with_name("slip.toml").read_text(encoding="utf-8")
-    return {dataset: _slip_names(record) for dataset, record in tomllib.loads(text).items()}
-
-
-def _slip_names(record: dict[str, Any]) -> SlipNames:
-    classes = [[name] if isinstance(name, str) else name for name in record["classes"]]
-    return SlipNames(
-        classes=classes,
-        templates=record["templates"],
-        copies=record.get("copies", [synonyms[0] for synonyms in classes]),
-        is_by_position=record.get("by") == "position",
-    )
+    names = {}
+    for dataset, record in tomllib.loads(text).items():
+        classes = [[name] if isinstance(name, str) else name for name in record["classes"]]
+        names[dataset] = SlipNames(
+            classes=classes,
+            templates=record["templates"],
+            copies=record.get("copies", [synonyms[0] for synonyms in classes]),
+            is_by_position=record.get("by") == "position",
+        )
+    return names
 
 
 def with_slip_names(dataset: Dataset) -> Dataset:
@@ -58,23 +56,26 @@ def with_slip_names(dataset: Dataset) -> Dataset:
     Raises UserError if the classes of the dataset are not SLIP's.
     """
     names = names_by_dataset().get(dataset.name)
-    tasks = dataset.tasks("en") if "en" in dataset.languages else ()
-    of_folder = next((task for task in tasks if isinstance(task, Classification) and task.name == CLASSIFICATION), None)
-    if names is None or of_folder is None:
+    if names is None or "en" not in dataset.languages:
         return dataset
-    order = slip_order([synonyms[0] for synonyms in of_folder.class_names], names)
+    tasks = [task for task in dataset.tasks("en") if isinstance(task, Classification) and task.name == CLASSIFICATION]
+    if not tasks:
+        return dataset
+    task_of_folder = tasks[0]
+    order = slip_order([synonyms[0] for synonyms in task_of_folder.class_names], names)
     classes = [names.classes[row] for row in order]
     protocol = {
         "templates": len(names.templates),
         "names": SOURCE,
         "names_digest": digest([classes, names.templates]),
     }
-    added = dataclasses.replace(
-        of_folder, name=SLIP_CLASSIFICATION, class_names=classes, templates=names.templates, protocol=protocol
+    slip_task = dataclasses.replace(
+        task_of_folder, name=SLIP_CLASSIFICATION, class_names=classes, templates=names.templates, protocol=protocol
     )
 
     def with_added(lang: str) -> Sequence[Task]:
-        return [*dataset.tasks(lang), added] if lang == "en" else dataset.tasks(lang)
+        tasks = dataset.tasks(lang)
+        return [*tasks, slip_task] if lang == "en" else tasks
 
     return dataclasses.replace(dataset, tasks=with_added)
 

@@ -41,7 +41,8 @@ FILES = ("results.jsonl", "slice_*.jsonl", "results.csv", "table.md")
 
 def evaluate(run: Run) -> None:
     """Measure the best checkpoint on the recipe's datasets: RUN/evaluate/results.jsonl, tables, features."""
-    job = run.job("evaluate", _inputs, _config(run), functools.partial(_changes, run))
+    config = _deciding(run.section(EvaluateConfig), run.deciding("evaluate"))
+    job = run.job("evaluate", _inputs, config, functools.partial(_changes, run))
     run.stage(job, problems=_problems, work=_evaluate)
 
 
@@ -68,10 +69,6 @@ def _check_languages(run: Run) -> None:
         engine.list_pairs(loaded, config.languages)
 
 
-def _config(run: Run) -> Json:
-    return _deciding(run.section(EvaluateConfig), run.deciding("evaluate"))
-
-
 def _deciding(config: EvaluateConfig, keys: Json) -> Json:
     """Return the keys that decide an evaluation; of folders only those of its datasets."""
     keys["evaluate"] |= {
@@ -87,7 +84,8 @@ def _inputs(run: Run) -> Json:
     """Return the checkpoint's digest, and the manifests that the datasets of a run depend on."""
     inputs: Json = {"checkpoint": model_load.checkpoint_of(run.dir).digest()}
     for stage in ("pool", "match"):
-        if (manifest := read_manifest(run.dir / stage)) is not None:
+        manifest = read_manifest(run.dir / stage)
+        if manifest is not None:
             inputs[stage] = manifest["digest"]
     return inputs | {"datasets": {dataset.name: dataset.digest for dataset in _load_own(run)}}
 
@@ -129,11 +127,13 @@ def evaluate_model(
     call without it finishes.
     Raises UserError with all problems of `config`, and for a folder with files of others.
     """
-    if problems := [*config.problems(), *_missing_of_probes(config)]:
+    problems = [*config.problems(), *_missing_of_probes(config)]
+    if problems:
         raise UserError(problems)
     if not config.dataset_names:
-        missing = f"none of suite {config.suite} is below evaluate.data = {config.data!r}; " if config.suite else ""
-        raise UserError(f"{missing}{NO_DATASET}")
+        if config.suite:
+            raise UserError(f"none of suite {config.suite} is below evaluate.data = {config.data!r}; {NO_DATASET}")
+        raise UserError(NO_DATASET)
     pool_dir = out if best_checkpoint(Path(model)) is None else Path(model)
     loaded = _load_all(config.dataset_names, config, pool_dir, languages_of(pool_dir))
     engine.list_pairs(loaded, config.languages)  # refuses languages that no dataset has
@@ -175,8 +175,8 @@ def _measure(
 ) -> Json:
     """Write records, tables and report of a model on datasets into `folder`, and return the report.
 
-    model: its name in records.  run_dir: the folder with the held-out sets.  codes: see _languages.  part: of
-    engine.evaluate; only records are written.
+    model: its name in records.  run_dir: the folder with the held-out sets.  codes: see _languages.  part: see
+    engine.evaluate; with it only records are written, and {} is returned.
     """
     model_id = {"model": model, "model_digest": source.digest()}
     records: list[ResultRecord] = []
@@ -214,7 +214,8 @@ def _measure(
             shown_langs = _gallery_languages(wanted, languages_of(run_dir))
             summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs)
         by_lang_of = {name: tasks[CLASSIFICATION] for name, tasks in grouped.items() if CLASSIFICATION in tasks}
-        if combinations := report.held_out_combinations(by_lang_of):
+        combinations = report.held_out_combinations(by_lang_of)
+        if combinations:
             summary["held_out"] = combinations
     else:
         say("evaluate", "evaluate.datasets is empty: nothing is evaluated")
@@ -226,13 +227,15 @@ def _measure(
 
 def _about(name: str, run_dir: Path) -> Json:
     """Return `about` of a held-out set or of a dataset of the catalog; nothing of a folder's."""
-    if held_out := read_held_out(run_dir).get(name):
-        return {"about": held_out.about}
-    info = CATALOG.get(name)
-    if info is None:
+    held_out = read_held_out(run_dir)
+    if name in held_out:
+        return {"about": held_out[name].about}
+    if name not in CATALOG:
         return {}
-    origin = f" ({info.source})" if info.source else ""
-    return {"about": f"{info.title or name}{origin}."}
+    about = CATALOG[name].title or name
+    if CATALOG[name].source:
+        about += f" ({CATALOG[name].source})"
+    return {"about": f"{about}."}
 
 
 def _load_own(run: Run) -> list[Dataset]:
@@ -263,7 +266,9 @@ def _write_tables(folder: Path, records: Sequence[ResultRecord], config: Evaluat
     """Write table.md and results.csv; return the report's fields about them."""
     protocol = tables.protocol_text(records)
     parts = [tables.markdown_table(records), protocol]
-    fields: Json = {"protocol": protocol.strip()} if protocol else {}
+    fields: Json = {}
+    if protocol:
+        fields["protocol"] = protocol.strip()
     if config.suite:
         parts.append(tables.suite_text(config.suite, records))
         if config.suite in suites.AVERAGED:
@@ -275,18 +280,23 @@ def _write_tables(folder: Path, records: Sequence[ResultRecord], config: Evaluat
         fields["published"] = {"against": config.against, "rows": rows}
     write_text(folder / "table.md", "\n".join(parts))
     place = folder.resolve()
-    run = place.parent.name if place.name == "evaluate" else place.name  # a stage of a run, or any folder
-    write_text(folder / "results.csv", tables.csv_text(run, records))
+    if place.name == "evaluate":
+        place = place.parent  # the run; others wrote into any folder
+    write_text(folder / "results.csv", tables.csv_text(place.name, records))
     return fields
 
 
 def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Dataset]) -> list[str]:
-    """Return evaluate.languages, else the run's own `codes` that a dataset has, else (empty) all; of a suite all."""
+    """Return evaluate.languages, or the run's `codes` that a dataset has; [] stands for all, as a suite asks for."""
     if config.languages or config.suite:
         return list(config.languages)
-    available = {lang for dataset in loaded for lang in dataset.languages}
-    own = [code for code in codes if code in available]
-    return [*own, *(name for name in (LOCAL, NO_LANGUAGE) if name in available)] if own else []
+    available: set[str] = set()
+    for dataset in loaded:
+        available.update(dataset.languages)
+    langs = [code for code in codes if code in available]
+    if langs:
+        langs += [name for name in (LOCAL, NO_LANGUAGE) if name in available]
+    return langs
 
 
 def _gallery_languages(codes: Sequence[str], languages: Languages) -> list[str]:

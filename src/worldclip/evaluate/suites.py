@@ -46,31 +46,20 @@ def suite_rows(suite: str, records: Sequence[ResultRecord]) -> list[DatasetRow]:
     A dataset that is published in English counts in English only, even if it was measured in more languages; CVQA has
     a row for `en` and one for `local`.
     """
-    records = _records_of_suite(suite, records)
+    # SLIP-26, and the paper's table, take the records with SLIP's class names where there are any; others never do.
+    unused_task = dict.fromkeys(SUITES[suite], SLIP_CLASSIFICATION)
+    for record in records:
+        if suite in SLIP_NAMED and record["task"] == SLIP_CLASSIFICATION:
+            unused_task[record["dataset"]] = CLASSIFICATION
+    records = [record for record in records if record["task"] != unused_task.get(record["dataset"])]
     rows = []
     for name in SUITES[suite]:
         info = CATALOG[name]
         # Languages of each row, () for all that were measured.
-        row_languages = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
-        for langs in row_languages:
+        langs_of_rows = {"1": [("en",)], "en and local": [("en",), ("local",)]}.get(info.languages, [()])
+        for langs in langs_of_rows:
             rows += [dataset_row(name, metric, records, langs) for metric in info.metrics]
     return rows
-
-
-def _records_of_suite(suite: str, records: Sequence[ResultRecord]) -> list[ResultRecord]:
-    """Drop the records whose class names are not those of `suite`.
-
-    SLIP-26, and the paper's table, take the records with SLIP's names where there are any; other suites never do.
-    """
-    with_slip: set[str] = set()
-    if suite in SLIP_NAMED:
-        with_slip = {record["dataset"] for record in records if record["task"] == SLIP_CLASSIFICATION}
-    kept = []
-    for record in records:
-        other_names = CLASSIFICATION if record["dataset"] in with_slip else SLIP_CLASSIFICATION
-        if record["task"] != other_names:
-            kept.append(record)
-    return kept
 
 
 def dataset_row(

@@ -26,20 +26,27 @@ NUM_EXTREMES = 5  # best languages, and weakest ones, in a table of more than MA
 def markdown_table(records: Sequence[ResultRecord]) -> str:
     """Return table.md: for each dataset its languages, their mean where there are several, and chance, in percent.
 
-    With more than MAX_LANGUAGES_IN_TEXT languages: the best and the weakest by the first column.
+    Of more than MAX_LANGUAGES_IN_TEXT languages only the best and the weakest by the first column are shown.
     """
     return "\n".join(_dataset_text(dataset, tasks) for dataset, tasks in by_dataset(records).items())
 
 
 def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> str:
-    records = [record for by_lang in tasks.values() for record in by_lang.values()]
-    columns = [(task, metric) for task, by_lang in tasks.items() for metric in _metrics(dataset, task, by_lang)]
-    means = {task: mean_over_languages(list(by_lang.values())) for task, by_lang in tasks.items()}
+    records: list[ResultRecord] = []
+    columns: list[tuple[str, str]] = []  # task and metric
+    means: dict[str, Json] = {}
+    for task, by_lang in tasks.items():
+        available: dict[str, None] = {}
+        for record in by_lang.values():
+            available |= dict.fromkeys(record["metrics"])
+        records += by_lang.values()
+        columns += [(task, metric) for metric in main_metrics(dataset, task, available)]
+        means[task] = mean_over_languages(list(by_lang.values()))
     langs = list(dict.fromkeys(record["lang"] for record in records))
     rows: list[list[Any]] = []
     for lang in langs:
-        of_tasks = {task: by_lang[lang]["metrics"] for task, by_lang in tasks.items() if lang in by_lang}
-        rows.append([lang, *(of_tasks.get(task, {}).get(metric) for task, metric in columns)])
+        metrics = {task: by_lang[lang]["metrics"] for task, by_lang in tasks.items() if lang in by_lang}
+        rows.append([lang, *(metrics.get(task, {}).get(metric) for task, metric in columns)])
     is_folded = len(langs) > MAX_LANGUAGES_IN_TEXT
     # A terminal shows no 300 rows.  Folding comes before the mean, which is over all languages.
     if is_folded:
@@ -49,48 +56,36 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         totals.append(len(rows))
         rows.append(["mean", *(means[task]["metrics"].get(metric) for task, metric in columns)])
     rows.append(["chance", *(means[task]["chance"].get(metric) for task, metric in columns)])
-    table = to_markdown(Table([text_column("language"), *_titled(columns)], rows, totals))
+    titled = [text_column("language")]
+    times = Counter(metric for _, metric in columns)
+    for task, metric in columns:
+        title = metric_name(metric)
+        if times[metric] > 1:  # several tasks have it
+            title += f" ({task_name(task)})"
+        titled.append(Column(title, task_info(task).number))
+    table = to_markdown(Table(titled, rows, totals))
     note = _languages_of_means(means)
-    at_chance = [lang for lang in langs if _is_at_chance([record for record in records if record["lang"] == lang])]
     if is_folded:
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
+    at_chance = [lang for lang in langs if _is_at_chance(lang, records)]
     if at_chance:
         few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
         note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
-    parts = [f"### {dataset}", f"{_number_of_queries(records)}; percent.", table, note.strip()]
+    units = [task_info(record["task"]).unit for record in records]
+    unit = next((unit for unit in units if unit != "images"), "images")
+    largest = max(int(record.get("num_images") or record["n"]) for record in records)
+    parts = [f"### {dataset}", f"{largest:,} {unit}; percent.", table, note.strip()]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _metrics(dataset: str, task: str, by_lang: Mapping[str, ResultRecord]) -> list[str]:
-    """Return the metrics that stand for a task, among those that some language has; results.csv has all."""
-    return main_metrics(dataset, task, dict.fromkeys(name for record in by_lang.values() for name in record["metrics"]))
-
-
-def _titled(columns: Sequence[tuple[str, str]]) -> list[Column]:
-    """Return the columns of (task, metric); the title of a metric that several tasks have names the task."""
-    times = Counter(metric for _, metric in columns)
-    titled = []
-    for task, metric in columns:
-        of_task = f" ({task_name(task)})" if times[metric] > 1 else ""
-        titled.append(Column(f"{metric_name(metric)}{of_task}", task_info(task).number))
-    return titled
-
-
-def _is_at_chance(records: Sequence[ResultRecord]) -> bool:
-    """Return whether the intervals of all metrics that have one, and a chance, reach down to chance."""
+def _is_at_chance(lang: str, records: Sequence[ResultRecord]) -> bool:
+    """Return whether the intervals of all metrics of a language that have one, and a chance, reach down to chance."""
     reaches = []
     for record in records:
-        bounds = record["interval_95"]
-        reaches += [bounds[name][0] <= chance for name, chance in record["chance"].items() if name in bounds]
+        if record["lang"] == lang:
+            bounds = record["interval_95"]
+            reaches += [bounds[name][0] <= chance for name, chance in record["chance"].items() if name in bounds]
     return bool(reaches) and all(reaches)
-
-
-def _number_of_queries(records: Sequence[ResultRecord]) -> str:
-    """Return how many images, questions or other units a dataset asks for."""
-    largest = max(int(record.get("num_images") or record["n"]) for record in records)
-    units = [task_info(record["task"]).unit for record in records]
-    unit = next((unit for unit in units if unit != "images"), "images")
-    return f"{largest:,} {unit}"
 
 
 def _best_and_weakest(rows: list[list[Any]], is_low_best: bool) -> list[list[Any]]:
@@ -114,17 +109,19 @@ def _languages_of_means(means: Mapping[str, Json]) -> str:
         langs = {"": next(iter(langs.values()))}
     sentences = []
     for task, names in langs.items():
-        of_task = f" of {task}" if task else ""
-        sentences.append(f"Means{of_task} are over {len(names)} languages: {' '.join(names)}.")
+        subject = f"Means of {task}" if task else "Means"
+        sentences.append(f"{subject} are over {len(names)} languages: {' '.join(names)}.")
     return " ".join(sentences)
 
 
 def csv_text(run: str, records: Sequence[ResultRecord]) -> str:
     """Return results.csv: one row per metric of a record and of each of its slices (`part`).
 
-    run: name of the folder, so that the files of several runs can be joined.
+    run: the name of the folder, by which the files of several runs can be joined.
     """
-    rows = [[run, record["model"], *number] for record in records for number in long_table([record])]
+    rows: list[list[Any]] = []
+    for record in records:
+        rows += [[run, record["model"], *number] for number in long_table([record])]
     return to_csv(Table(columns_of(CSV_COLUMNS), rows))
 
 

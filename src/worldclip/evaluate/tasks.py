@@ -41,7 +41,7 @@ class Score:
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     slices: dict[str, Json] = field(default_factory=dict)
-    more: Json = field(default_factory=dict)
+    counts: Json = field(default_factory=dict)
     """Further fields of the record, e.g. num_classes."""
     ranks: dict[str, np.ndarray] = field(default_factory=dict)
     """Rank of each query's best right answer, by kind of query: two models are compared on them, query by query."""
@@ -85,8 +85,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Raise UserError for languages of the dataset's own files that are no plain names: they name folders."""
-        if unsafe := [lang for lang in self.languages if not is_safe_name(lang) or "/" in lang]:
-            named = ", ".join(repr(lang) for lang in unsafe[:5])
+        unsafe = [lang for lang in self.languages if not is_safe_name(lang) or "/" in lang]
+        if unsafe:
+            named = ", ".join(map(repr, unsafe[:5]))
             raise UserError(f"dataset {self.name} has the languages {named}; a language must be a plain name")
 
 
@@ -141,8 +142,12 @@ class Classification(_OfClasses):
         chance = zeroshot.chance(num_classes)
         metrics["mean_per_class_recall"] = zeroshot.mean_per_class_recall(ranks, target)
         interval["mean_per_class_recall"] = class_mean_interval(*zeroshot.right_by_class(ranks, target))
-        metrics |= self._metrics_without_ranks(image_nD, class_CD, target)
-        if "roc_auc" in metrics:
+        if self.use_f1:  # WILDS' for iWildCam
+            predicted = zeroshot.predictions(image_nD, class_CD, target, self.ties)
+            metrics["f1_macro"] = float(_sklearn_metrics().f1_score(target, predicted, average="macro"))
+        if num_classes == 2 and 0 < target.sum() < len(target):
+            _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
+            metrics["roc_auc"] = float(_sklearn_metrics().roc_auc_score(target, margins[0]))
             chance["roc_auc"] = 0.5
         return Score(
             n=len(ranks),
@@ -150,23 +155,10 @@ class Classification(_OfClasses):
             chance=chance,
             interval=interval,
             slices=score_slices(self.slices, is_good, lambda part: zeroshot.accuracies(ranks[part], num_classes)),
-            more={"num_classes": num_classes},
+            counts={"num_classes": num_classes},
             ranks={"acc": ranks},
             images={"acc": image_idx},
         )
-
-    def _metrics_without_ranks(
-        self, image_nD: np.ndarray, class_CD: np.ndarray, target: np.ndarray
-    ) -> dict[str, float]:
-        """Return F1 where it is asked for (WILDS' for iWildCam), and of two classes the area under the ROC curve."""
-        found: dict[str, float] = {}
-        if self.use_f1:
-            predicted = zeroshot.predictions(image_nD, class_CD, target, self.ties)
-            found["f1_macro"] = float(_sklearn_metrics().f1_score(target, predicted, average="macro"))
-        if len(class_CD) == 2 and 0 < target.sum() < len(target):
-            _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
-            found["roc_auc"] = float(_sklearn_metrics().roc_auc_score(target, margins[0]))
-        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,15 +180,15 @@ class MultiLabel(_OfClasses):
         image_nD = image_ND[self.image_idx[is_good]]
         score_Cn = np.concatenate([scores for _, scores in ranking.score_blocks(class_CD, image_nD)])
 
-        precisions = [
-            _sklearn_metrics().average_precision_score(right, scores) if right.any() else 0.0
-            for scores, right in zip(score_Cn, is_there.T, strict=True)
-        ]
+        precisions = np.zeros(len(score_Cn))
+        for c, (scores, right) in enumerate(zip(score_Cn, is_there.T, strict=True)):
+            if right.any():
+                precisions[c] = _sklearn_metrics().average_precision_score(right, scores)
         return Score(
             n=len(is_there),
             metrics={"mean_average_precision": float(np.mean(precisions))},
             chance={"mean_average_precision": float(is_there.mean())},
-            more={"num_classes": is_there.shape[1]},
+            counts={"num_classes": is_there.shape[1]},
         )
 
 
@@ -253,7 +245,7 @@ class Retrieval:
             metrics=metrics,
             chance=ranking.recall_chance(len(image_idx), len(text_idx)),
             interval=interval,
-            more={"num_texts": len(text_idx)},
+            counts={"num_texts": len(text_idx)},
             ranks={f"{direction}_recall@": ranks[direction] for direction in ranks},
             images={f"{direction}_recall@": image_idx[query_image[direction]] for direction in ranks},
         )
@@ -267,12 +259,13 @@ def with_ties(dataset: Dataset, ties: Ties) -> Dataset:
     """Return `dataset` with this rule in each task that has one, and in the protocol of its record."""
 
     def tasks(lang: str) -> list[Task]:
-        return [
-            dataclasses.replace(task, ties=ties, protocol={**task.protocol, "ties": ties})  # type: ignore[type-var]
-            if hasattr(task, "ties")
-            else task
-            for task in dataset.tasks(lang)
-        ]
+        tasks: list[Task] = []
+        for task in dataset.tasks(lang):
+            if hasattr(task, "ties"):
+                protocol = {**task.protocol, "ties": ties}
+                task = dataclasses.replace(task, ties=ties, protocol=protocol)  # type: ignore[type-var]
+            tasks.append(task)
+        return tasks
 
     return dataclasses.replace(dataset, tasks=tasks)
 

@@ -65,10 +65,10 @@ def predictions(image_ND: np.ndarray, class_CD: np.ndarray, target_N: np.ndarray
         best = scores.argmax(axis=1)
         if ties == "against":
             target = target_N[start : start + len(scores)]
-            own = scores[rows, target]
+            right_scores = scores[rows, target]
             scores[rows, target] = -np.inf
             wrong = scores.argmax(axis=1)
-            best = np.where(own > scores[rows, wrong], target, wrong)
+            best = np.where(right_scores > scores[rows, wrong], target, wrong)
         predicted[start : start + len(scores)] = best
     return predicted
 
@@ -90,4 +90,8 @@ def class_embeddings(
 
 def class_texts(class_names: Sequence[Sequence[str]], templates: Sequence[str]) -> list[str]:
     """Return each template with each name in it, class by class."""
-    return [template.replace("{}", name) for names in class_names for name in names for template in templates]
+    texts: list[str] = []
+    for names in class_names:
+        for name in names:
+            texts += [template.replace("{}", name) for template in templates]
+    return texts

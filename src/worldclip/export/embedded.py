@@ -189,8 +189,10 @@ def path_in_pool(row: Report) -> str:
 
 def folder_and_file(row: Report) -> tuple[str, str]:
     """Return where the image of a row lies: its folder and its name, or its tar or table and its key."""
+    if not _is_image_file(row):
+        return row["file"], row["key"]
     path = Path(row["file"])
-    return (str(path.parent), path.name) if _is_image_file(row) else (row["file"], row["key"])
+    return str(path.parent), path.name
 
 
 def _is_image_file(row: Report) -> bool:
@@ -234,8 +236,9 @@ def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Seque
     folder = Path(folder)
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None or "of" not in manifest["config"]:
-        is_unfinished = layout.done_dir(folder).is_dir()
-        state = "is unfinished: run its command again" if is_unfinished else "holds no embeddings"
+        state = "holds no embeddings"
+        if layout.done_dir(folder).is_dir():
+            state = "is unfinished: run its command again"
         raise UserError(f"{folder} {state}; give a folder that `worldclip embed MODEL POOL --out DIR` wrote")
     kinds = manifest["config"]["of"]
     of = of or kinds[0]

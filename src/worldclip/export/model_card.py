@@ -77,13 +77,14 @@ class Card:
 
 def render(card: Card, name: str, report: Record) -> str:
     """Return README.md of an export; name: of its format.  report: what its check measured."""
+    about = ABOUT_PAGE if name == "web" else ABOUT
     lines = [
         "---",
         _front_matter(card, name).to_yaml(),
         "---",
         f"# {card.title}",
         "",
-        ABOUT_PAGE if name == "web" else ABOUT,
+        about,
         "",
         "```python",
         USE[name],
@@ -100,33 +101,41 @@ def _front_matter(card: Card, name: str) -> Any:
     cards = require("huggingface_hub", extra="train")
     if name == "web":
         return cards.SpaceCardData(title=card.title, sdk="static", app_file="index.html", tags=TAGS)
-    results = [result for record in card.results for result in _results(record)]
+    evaluation: dict[str, Any] = {}
+    results: list[Any] = []
+    for record in card.results:
+        results += _results(record)
+    if results:
+        evaluation = {"model_name": card.title, "eval_results": results}
     return cards.ModelCardData(
         language=list(card.languages) or None,
         library_name=LIBRARIES[name],
         pipeline_tag="zero-shot-image-classification",
         license="unknown",
         tags=TAGS,
-        **({"model_name": card.title, "eval_results": results} if results else {}),
+        **evaluation,
     )
 
 
 def _results(record: Record) -> Iterator[Any]:
     """Yield the metrics of a record that know their chance, in percent as in table.md."""
     cards = require("huggingface_hub", extra="train")
-    is_classification = record["task"] == CLASSIFICATION
+    task_type = record["task"].replace("_", "-")
+    if record["task"] == CLASSIFICATION:
+        task_type = "zero-shot-image-classification"
     for metric in record["chance"]:
         if metric not in record["metrics"]:
             continue
         value = record["metrics"][metric]
+        digits = 2 if value < 0.01 else 1
         yield cards.EvalResult(
-            task_type="zero-shot-image-classification" if is_classification else record["task"].replace("_", "-"),
+            task_type=task_type,
             dataset_type=record["dataset"],
             dataset_name=f"{record['dataset']} ({record['lang']})",
             dataset_config=record["lang"],
             metric_type=metric,
             metric_name=metric_name(metric),
-            metric_value=round(100 * value, 2 if value < 0.01 else 1),
+            metric_value=round(100 * value, digits),
         )
 
 
@@ -148,20 +157,28 @@ def _measured(report: Record) -> Iterator[str]:
 def of_run(run: Run, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Card:
     """Return the card of a run's checkpoint: recipe, training pairs by language, results, use, limits, licences.
 
-    kept_languages: whose tokens the exported model keeps; empty: all.  Results are those of this checkpoint, by digest.
+    kept_languages: the languages whose tokens the exported model keeps, empty for all.  Results are those of this
+    checkpoint, by digest.
     """
     run_dir = run.dir
-    recipe = {name: run.sections[name] for name in ("languages", "match", "balance", "train")}
-    recipe = {name: to_dict(section) if is_dataclass(section) else section for name, section in recipe.items()}
+    recipe: dict[str, Any] = {}
+    for name in ("languages", "match", "balance", "train"):
+        section = run.sections[name]
+        recipe[name] = to_dict(section) if is_dataclass(section) else section
     languages = run.section(LanguagesConfig).table
     curated = _read_report(run_dir, "curate").get("languages", {})
     codes: Sequence[str] = kept_languages or sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
     codes = codes or recipe["languages"].get("codes", [])
-    summary = (
-        f"Checkpoint: {checkpoint.name}{_seen(run_dir, checkpoint)}. Recipe: preset "
-        f"{recipe['train']['model']['preset']}, matching profile `{recipe['match']['profile']}`, balance rule "
-        f"`{recipe['balance']['rule']}`. "
-        "The whole recipe is in `recipe.toml`."
+    summary = f"Checkpoint: {checkpoint.name}"
+    path = layout.train_dir(run_dir) / "config.json"
+    if path.exists():  # the schedule of the training: train.scale may have derived it
+        schedule = artifacts.read_json(path)["schedule"]
+        batch = schedule["global_batch_size"]
+        pairs = layout.step_of(checkpoint) * batch
+        summary += f" of {schedule['num_steps']:,} steps, {pairs:,} pairs seen in batches of {batch:,}"
+    summary += (
+        f". Recipe: preset {recipe['train']['model']['preset']}, matching profile `{recipe['match']['profile']}`, "
+        f"balance rule `{recipe['balance']['rule']}`. The whole recipe is in `recipe.toml`."
     )
     table, records = _results_of(run_dir, checkpoint)
     if table and kept_languages:
@@ -170,7 +187,7 @@ def of_run(run: Run, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Ca
     sections = {
         "Languages": _codes_text(codes, languages),
         "Recipe": summary,
-        "Training pairs": _pairs(curated, _seen_by_language(checkpoint)),
+        "Training pairs": _pairs(curated, checkpoint),
         "Results": table or NOT_EVALUATED,
         "Use, limits and licence": f"{INTENDED}\n\n{LICENCE}",
         "Sources of the metadata": sources_table(artifacts.read_manifest(layout.stage_dir(run_dir, "metadata")) or {}),
@@ -206,15 +223,18 @@ def _hub_codes(codes: Sequence[str], languages: Languages) -> list[str]:
 
 def _codes_text(codes: Sequence[str], languages: Languages) -> str:
     """Return a sentence about the languages that the hub knows by another code or by none; "" without any."""
-    named = []
+    texts = []
     for code in codes:
         hub_code = languages.hub_code(code)
         if hub_code == code:
             continue
-        row = languages.by_code().get(code)
-        name = f" {row.name}" if row else ""
-        named.append(f"`{code}`{name} ({hub_code or 'none'})")
-    return f"Languages with another code in ISO 639, or none: {', '.join(named)}." if named else ""
+        text = f"`{code}`"
+        if code in languages.by_code():
+            text += f" {languages.by_code()[code].name}"
+        texts.append(f"{text} ({hub_code or 'none'})")
+    if not texts:
+        return ""
+    return f"Languages with another code in ISO 639, or none: {', '.join(texts)}."
 
 
 def _results_of(run_dir: Path, checkpoint: Path) -> tuple[str, list[Record]]:
@@ -234,28 +254,14 @@ def _results_of(run_dir: Path, checkpoint: Path) -> tuple[str, list[Record]]:
     return _read_text(layout.results_table(run_dir)), records
 
 
-def _seen(run_dir: Path, checkpoint: Path) -> str:
-    """Return how long a checkpoint was trained, by the schedule of its training: train.scale may have derived it."""
-    path = layout.train_dir(run_dir) / "config.json"
-    if not path.exists():
-        return ""
-    schedule = artifacts.read_json(path)["schedule"]
-    batch = schedule["global_batch_size"]
-    pairs = layout.step_of(checkpoint) * batch
-    return f" of {schedule['num_steps']:,} steps, {pairs:,} pairs seen in batches of {batch:,}"
-
-
-def _seen_by_language(checkpoint: Path) -> Report:
-    """Return the pairs that a checkpoint has seen, by language: the training may have gone on after it."""
-    path = layout.trainer_state(checkpoint)
-    seen: Report = artifacts.read_json(path).get("seen", {}) if path.exists() else {}
-    return seen
-
-
-def _pairs(curated: Report, seen: Report) -> str:
-    """Return a table of pairs in, kept and seen in training, by language."""
+def _pairs(curated: Report, checkpoint: Path) -> str:
+    """Return a table of pairs in, kept and seen by the checkpoint, by language; training may have gone on after it."""
     if not curated:
         return ""
+    seen: Report = {}
+    path = layout.trainer_state(checkpoint)
+    if path.exists():
+        seen = artifacts.read_json(path).get("seen", {})
     columns = [text_column("language"), *columns_of(("pairs in", "kept", "seen"), "{:,}".format)]
     rows = [
         [lang, row.get("pairs_in", 0), row.get("pairs_out", 0), seen.get(lang, 0)]

@@ -51,17 +51,17 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
     # Unigram derives the penalty of unknown characters from the piece of the lowest score
     lowest = int(np.argmin([score for _, score in spec["model"]["vocab"]]))
     is_used[[spec["model"]["unk_id"], lowest, tokenizer.eos_id, tokenizer.pad_id]] = True
-    kept = np.flatnonzero(is_used)
+    old_ids = np.flatnonzero(is_used)
     pruned = dataclasses.replace(
         clip,
-        backend=TorchBackend(_prune_model(clip.model, kept, tokenizer)),
-        tokenizer=_prune_tokenizer(tokenizer, spec, kept),
+        backend=TorchBackend(_prune_model(clip.model, old_ids, tokenizer)),
+        tokenizer=_prune_tokenizer(tokenizer, spec, old_ids),
     )
-    _prove(clip, pruned, kept, corpus)
+    _prove(clip, pruned, old_ids, corpus)
     text_config = clip.model.config.text_config
     return pruned, {
         "rows_before": text_config.vocab_size,
-        "rows_after": len(kept),
+        "rows_after": len(old_ids),
         "width": text_config.hidden_size,
         "parameters_before": count_parameters(clip.model),
         "parameters_after": count_parameters(pruned.model),
@@ -81,11 +81,10 @@ def texts_of(config: ExportConfig, run_dir: Path | None, languages: Sequence[str
             raise UserError(f"the corpus {name} is not a UTF-8 text file ({error}); write it again") from error
     if config.corpus:
         return
-    shards = [] if run_dir is None else layout.matched_shards(run_dir)
-    if run_dir is None or not shards:
+    if run_dir is None or not layout.matched_shards(run_dir):
         raise UserError(f"{run_dir} holds no matched texts (match/texts); give export.corpus")
     missing = set(languages)
-    for shard in shards:
+    for shard in layout.matched_shards(run_dir):
         table = read_matched_texts(run_dir, shard, ["text", "lang"])
         lang = pc.cast(table["lang"], "string")
         missing -= set(pc.unique(lang).to_pylist())
@@ -102,8 +101,10 @@ def run_texts(run_dir: Path | None) -> list[Path]:
     """Return the files of a run's matched texts; none for another model."""
     if run_dir is None:
         return []
-    paths = (layout.match_texts, layout.pool_pairs)
-    return [path(run_dir, shard) for shard in layout.matched_shards(run_dir) for path in paths]
+    files: list[Path] = []
+    for shard in layout.matched_shards(run_dir):
+        files += [layout.match_texts(run_dir, shard), layout.pool_pairs(run_dir, shard)]
+    return files
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -113,7 +114,7 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 def _unigram_spec(tokenizer: Tokenizer) -> Report:
     """Return tokenizer.json of a Unigram tokenizer.  Raises UserError for another kind."""
     backend = getattr(tokenizer.hf, "backend_tokenizer", None)
-    spec = {} if backend is None else json.loads(backend.to_str())
+    spec: Report = {} if backend is None else json.loads(backend.to_str())
     if not spec or spec["model"]["type"] != "Unigram":
         raise UserError(
             f"the tokenizer is a {type(tokenizer.hf).__name__}; only Unigram tokenizers in tokenizer.json (XLM-V's, "
@@ -122,16 +123,17 @@ def _unigram_spec(tokenizer: Tokenizer) -> Report:
     return spec
 
 
-def _prune_tokenizer(tokenizer: Tokenizer, spec: Report, kept: np.ndarray) -> Tokenizer:
-    """Return the same pipeline with the pieces `kept`, numbered in their old order."""
+def _prune_tokenizer(tokenizer: Tokenizer, spec: Report, old_ids: np.ndarray) -> Tokenizer:
+    """Return the same pipeline with the pieces `old_ids`, numbered in their old order."""
     from tokenizers import Tokenizer as Pipeline
 
-    new_ids = {int(old): new for new, old in enumerate(kept)}
+    new_ids = {int(old): new for new, old in enumerate(old_ids)}
     spec = json.loads(json.dumps(spec))  # a deep copy
     vocab = spec["model"]["vocab"]
     spec["model"]["vocab"] = [vocab[old] for old in new_ids if old < len(vocab)]
     spec["model"]["unk_id"] = new_ids[spec["model"]["unk_id"]]
-    spec["padding"] = spec["truncation"] = None
+    spec["padding"] = None
+    spec["truncation"] = None
     for token in spec["added_tokens"]:
         token["id"] = new_ids[token["id"]]
     if spec["post_processor"] is not None:
@@ -153,33 +155,35 @@ def _renumber(post_processor: Report, new_ids: dict[int, int]) -> None:
             post_processor[name] = [text, new_ids[old]]
 
 
-def _prune_model(model: Any, kept: np.ndarray, tokenizer: Tokenizer) -> Any:
+def _prune_model(model: Any, old_ids: np.ndarray, tokenizer: Tokenizer) -> Any:
     import torch
 
     transformers = require_transformers()
     config = transformers.MetaClip2Config.from_dict(model.config.to_dict())
-    new_ids = {int(old): new for new, old in enumerate(kept)}
+    new_ids = {int(old): new for new, old in enumerate(old_ids)}
     text_config: Any = config.text_config
-    text_config.vocab_size = len(kept)
-    text_config.eos_token_id, text_config.pad_token_id = new_ids[tokenizer.eos_id], new_ids[tokenizer.pad_id]
+    text_config.vocab_size = len(old_ids)
+    text_config.eos_token_id = new_ids[tokenizer.eos_id]
+    text_config.pad_token_id = new_ids[tokenizer.pad_id]
     text_config.bos_token_id = None if tokenizer.bos_id is None else new_ids[tokenizer.bos_id]
     state = dict(model.state_dict())
     table = state[TOKEN_TABLE]
-    state[TOKEN_TABLE] = table[torch.from_numpy(kept).to(table.device)].clone()
+    state[TOKEN_TABLE] = table[torch.from_numpy(old_ids).to(table.device)].clone()
     return build(config, state).to(model.device)
 
 
-def _prove(clip: Clip, pruned: Clip, kept: np.ndarray, corpus: Sequence[str]) -> None:
+def _prove(clip: Clip, pruned: Clip, old_ids: np.ndarray, corpus: Sequence[str]) -> None:
     """Raise UserError unless all token ids are the old ones renumbered, and embeddings of a sample are equal."""
-    before, after = clip.tokenizer, pruned.tokenizer
+
+    def is_renumbered(texts: Sequence[str]) -> bool:
+        before = clip.tokenizer.encode(texts)
+        after = pruned.tokenizer.encode(texts)
+        return np.array_equal(before.offsets, after.offsets) and np.array_equal(old_ids[after.ids], before.ids)
+
     for batch in _batches(corpus):
-        old, new = before.encode(batch), after.encode(batch)
-        if np.array_equal(old.offsets, new.offsets) and np.array_equal(kept[new.ids], old.ids):
-            continue
-        changed = next(
-            text for text in batch if not np.array_equal(kept[after.encode([text]).ids], before.encode([text]).ids)
-        )
-        raise UserError(f"without the unused pieces, {changed[:60]!r} is segmented differently; nothing was exported")
+        if not is_renumbered(batch):
+            text = next(text for text in batch if not is_renumbered([text]))
+            raise UserError(f"without the unused pieces, {text[:60]!r} is segmented differently; nothing was exported")
     num_embedded = min(NUM_EMBEDDED, len(corpus))
     sample = [corpus[i] for i in np.linspace(0, len(corpus) - 1, num_embedded).astype(int)]
     difference = float(np.abs(clip.encode_text(sample) - pruned.encode_text(sample)).max())

@@ -93,7 +93,10 @@ def _inputs(run: Run) -> Report:
 
 def _recipe_of(run: Run) -> Record:
     """Return the sections of a run's recipe, of which each export has a copy."""
-    return {name: to_dict(value) if is_dataclass(value) else value for name, value in run.sections.items()}
+    sections: dict[str, Any] = {}
+    for name, value in run.sections.items():
+        sections[name] = to_dict(value) if is_dataclass(value) else value
+    return sections
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:
@@ -178,7 +181,9 @@ def export_model(
     )
 
     def work() -> Result:
-        digest = artifacts.digest([recognised.digest(), loading]) if loading else recognised.digest()
+        digest = recognised.digest()
+        if loading:
+            digest = artifacts.digest([digest, loading])
         written = _export(clip, digest, out, config, card, codes, run_dir)
         return Result(report={"source": str(source), **written}, counts=written["formats"])
 
@@ -197,7 +202,7 @@ def _export(
 ) -> Report:
     """Write each format; codes: the languages whose tokens are kept, empty for all.  run_dir: the source, if a run.
 
-    Formats of an earlier export stay if they are of the same model.  digest: of the model, which report.json keeps.
+    digest: identifies the model in report.json.  Formats of an earlier export stay if they are of the same model.
     """
     older = report_json(out)
     is_same_model = older.exists() and artifacts.read_json(older).get("model_digest") == digest
@@ -223,8 +228,8 @@ def _export(
         size = sum(path.stat().st_size for path in (out / name).rglob("*") if path.is_file())
         report["formats"][name] = {**checked, "bytes": size}
     if not is_same_model:
-        for left in MODULES.keys() - set(names):
-            artifacts.remove(out / left)
+        for other_name in MODULES.keys() - set(names):
+            artifacts.remove(out / other_name)
     say(
         "export",
         f"publish a folder of {out} with: hf upload OWNER/NAME FOLDER (--delete '*' removes files of others too; "
@@ -238,9 +243,11 @@ def _codes(config: ExportConfig, languages: Languages) -> list[str]:
 
     Raises UserError for an unknown language, and for a corpus that does not exist.
     """
-    codes = [code for item in config.languages for code in item.split(",") if code]
+    codes = list(filter(None, ",".join(config.languages).split(",")))
+    problems = []
     missing = [name for name in config.corpus if not Path(name).exists()]
-    problems = [f"export.corpus: {', '.join(missing)} does not exist; name files of texts"] if missing else []
+    if missing:
+        problems.append(f"export.corpus: {', '.join(missing)} does not exist; name files of texts")
     for code in codes:
         try:
             languages.get(code)

@@ -37,21 +37,18 @@ class LanguageRules:
         decide with probability 1; None: the language-identification model decides.
         """
         if stated is not None:
-            return self._read_stated(stated)
+            encoded = stated.dictionary_encode()
+            names = encoded.dictionary.to_pylist()
+            merged = dict(self.merge_labels)
+            codes = [merged.get(name) or code_of_stated(name, self.languages, self.table) for name in names]
+            position = pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False)
+            labels = np.array([*names, lid.NO_LABEL], dtype=object)[position]
+            return self._positions(codes)[position], np.ones(len(position), np.float32), labels.astype(str)
         identifier, lang_of_label = _load_identifier(self)
         label_ids, prob = identifier.predict_ids(texts)
         lang = lang_of_label[label_ids]
         lang[prob < self.min_prob] = -1
         return lang, prob, np.array([*identifier.labels, lid.NO_LABEL])[label_ids]
-
-    def _read_stated(self, stated: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        encoded = stated.dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        merged = dict(self.merge_labels)
-        codes = [merged.get(name) or code_of_stated(name, self.languages, self.table) for name in names]
-        position = pc.fill_null(encoded.indices, len(names)).to_numpy(zero_copy_only=False)
-        labels = np.array([*names, lid.NO_LABEL], dtype=object)[position]
-        return self._positions(codes)[position], np.ones(len(position), np.float32), labels.astype(str)
 
     def _positions(self, codes: Sequence[str]) -> np.ndarray:
         """Return the position of each code in `languages` (-1 for others), and a last -1 for a text without a label."""

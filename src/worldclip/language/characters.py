@@ -86,7 +86,9 @@ def _newer_characters() -> re.Pattern[str] | None:
         return None
     is_newer = is_in("Cn")
     is_newer[is_newer] = [unicodedata.category(chr(c)) != "Cn" for c in np.flatnonzero(is_newer).tolist()]
-    return re.compile(f"([{_ranges(is_newer)}])") if is_newer.any() else None
+    if not is_newer.any():
+        return None
+    return re.compile(f"([{_ranges(is_newer)}])")
 
 
 def _ranges(mask: np.ndarray) -> str:

@@ -33,17 +33,6 @@ class LanguagesConfig(Config):
 
     def own_problems(self) -> Problems:
         """Yield duplicate and unknown languages, added ones that are none, and a model that does not exist."""
-        yield from self._problems_of_added()
-        for code in sorted({code for code in self.codes if self.codes.count(code) > 1}):
-            yield "codes", f'duplicate language "{code}"; list it once'
-        languages = self.table.by_code()
-        for code in (code for code in self.codes if code not in languages):
-            yield "codes", f'unknown language "{code}"; {how_to_know(code, self.table)}'
-        # os.path is False for a name too long, where Path raises.
-        if self.lid_model != "lid176" and not os.path.isfile(self.lid_model):
-            yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
-
-    def _problems_of_added(self) -> Problems:
         installed = INSTALLED.by_code()
         for code in self.add:
             if code in installed:
@@ -58,6 +47,15 @@ class LanguagesConfig(Config):
                 for name in getattr(row, column):
                     if owners.setdefault(name, row.code) != row.code:
                         yield f"add.{row.code}.{column}", f'"{name}" belongs to {owners[name]} already'
+        for code in sorted({code for code in self.codes if self.codes.count(code) > 1}):
+            yield "codes", f'duplicate language "{code}"; list it once'
+        languages = self.table.by_code()
+        for code in self.codes:
+            if code not in languages:
+                yield "codes", f'unknown language "{code}"; {how_to_know(code, self.table)}'
+        # os.path is False for a name too long, where Path raises.
+        if self.lid_model != "lid176" and not os.path.isfile(self.lid_model):
+            yield "lid_model", 'no such file; set "lid176" or the path of a fastText model'
 
     def _added_rows(self) -> Iterator[Language]:
         return (language.row(code) for code, language in self.add.items())

@@ -75,9 +75,12 @@ def identify(texts: Texts, model: str | Path | None = None) -> tuple[np.ndarray,
 def identify_codes(texts: Texts) -> list[str]:
     """Return our code of each text's language, to show it next to the text; "" where it is not `are_words` of it."""
     labels, probs = identify(texts)
-    codes = map(from_lid, labels.tolist())
     are_shown = are_words(pa.array(texts, pa.large_string()), labels, probs)
-    return [code if is_shown and code != OTHER else "" for code, is_shown in zip(codes, are_shown, strict=True)]
+    codes = []
+    for label, is_shown in zip(labels.tolist(), are_shown, strict=True):
+        code = from_lid(label)
+        codes.append(code if is_shown and code != OTHER else "")
+    return codes
 
 
 def are_words(texts: pa.Array, labels: np.ndarray, probs: np.ndarray) -> np.ndarray:

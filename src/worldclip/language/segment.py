@@ -61,7 +61,8 @@ def _is_word() -> np.ndarray:
 @functools.cache
 def spaced_classes() -> np.ndarray:
     """Return the classes for languages written with spaces."""
-    table, is_word = load_table().classes, _is_word()
+    table = load_table().classes
+    is_word = _is_word()
     classes = np.where(is_word, WORD, PART).astype(np.uint8)
     is_alone = (table & SIMILAR_TO_CJK) != 0
     classes[is_alone] = np.where(is_word[is_alone], ALONE, BARRIER)

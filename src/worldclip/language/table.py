@@ -116,9 +116,11 @@ class Languages:
         try:
             return self.by_code()[code]
         except KeyError:
+            problem = f"unknown language code {code!r}"
             near = self.nearest(code)
-            meant = f"; did you mean {near!r}?" if near else ""
-            raise KeyError(f"unknown language code {code!r}{meant}") from None
+            if near:
+                problem += f"; did you mean {near!r}?"
+            raise KeyError(problem) from None
 
     def hub_code(self, code: str) -> str | None:
         """Return the code by which the hub's cards name one of our languages, of ISO 639-1 or 639-3; None without one.
@@ -137,7 +139,7 @@ class Languages:
     def from_tag(self, tag: str) -> str | None:
         """Return our code of a language by a BCP 47 tag (de-DE), ISO 639 (deu, ger) or its English name, in any case.
 
-        None for other texts.
+        Return None for other texts.
         """
         name = tag.strip().casefold().replace("-", "_")
         by_tag = _tables(self.added).by_tag
@@ -146,7 +148,7 @@ class Languages:
     def nearest(self, code: str) -> str | None:
         """Return the code that an unknown one probably means; None where no one is near."""
         near = nearest(code, self.by_code())
-        return COUNTRIES.get(code.casefold()) or self.from_tag(code) or (near[0] if near else None)
+        return COUNTRIES.get(code.casefold()) or self.from_tag(code) or next(iter(near), None)
 
     def by_code(self) -> dict[str, Language]:
         """Return all rows by code, in sorted order."""
@@ -175,7 +177,10 @@ class Languages:
 
         Raises KeyError if unknown.
         """
-        return {theirs: language.code for language in self.all_languages() for theirs in language.wordnet}[code]
+        codes: dict[str, str] = {}
+        for language in self.all_languages():
+            codes |= dict.fromkeys(language.wordnet, language.code)
+        return codes[code]
 
     def wikipedias(self, code: str, scheme: Scheme = "lid176") -> tuple[str, ...]:
         """Return the Wikipedias of a language's list; for `other` all that no label of `scheme` maps to."""
@@ -197,12 +202,17 @@ def _tables(added: tuple[Language, ...]) -> _Tables:
     languages = dict(sorted(rows.items()))
 
     def codes_of(column: str) -> dict[str, str]:
-        return {name: language.code for language in languages.values() for name in getattr(language, column)}
+        codes: dict[str, str] = {}
+        for language in languages.values():
+            codes |= dict.fromkeys(getattr(language, column), language.code)
+        return codes
 
-    wikipedia, lid176, iso639_3 = (codes_of(name) for name in ("wikipedia", "lid176", "iso639_3"))
+    wikipedia = codes_of("wikipedia")
+    lid176 = codes_of("lid176")
+    iso639_3 = codes_of("iso639_3")
     names = {language.name: language.code for language in languages.values()}
-    own = {code: code for code in languages}
-    tags = codes_of("cldr") | iso639_3 | lid176 | wikipedia | names | own
+    codes = {code: code for code in languages}
+    tags = codes_of("cldr") | iso639_3 | lid176 | wikipedia | names | codes
     by_tag = OTHER_TAGS | {tag.casefold().replace("-", "_"): code for tag, code in tags.items()}
     return _Tables(languages, wikipedia, lid176, iso639_3, by_tag)
 
@@ -247,8 +257,8 @@ def code_of_stated(label: str, codes: Container[str], table: Languages) -> str:
 def how_to_know(code: str, table: Languages = INSTALLED) -> str:
     """Return how a language whose code is unknown becomes known."""
     meant = table.nearest(code)
-    known = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
-    return f"{known} ([languages.add.{code}] adds a language)"
+    hint = f'did you mean "{meant}"?' if meant else "worldclip languages lists the known ones"
+    return f"{hint} ([languages.add.{code}] adds a language)"
 
 
 def not_of_the_run(lang: str, langs: Sequence[str], table: Languages) -> str:

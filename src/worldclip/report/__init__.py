@@ -10,7 +10,6 @@ from typing import Any
 from worldclip.contracts import layout
 from worldclip.contracts.records import outdated_stages, skipped_shards
 from worldclip.core.artifacts import read_json, read_manifest
-from worldclip.core.job import Report
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report import account, balance, curate, evaluate, match, metadata, train
@@ -24,6 +23,14 @@ GROUPS = {
     "Entries": ("balance", "match", "metadata"),
 }
 """Heading of links -> the stages whose parts they lead to; results come first, as a reader comes for them."""
+_SECTIONS: dict[str, Callable[[Any, Languages], list[Section]]] = {
+    "evaluate": evaluate.sections,
+    "curate": curate.sections,
+    "balance": balance.sections,
+    "match": match.sections,
+    "metadata": metadata.sections,
+}
+"""Stage -> its parts of the page, from its report."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -32,9 +39,12 @@ def write_report(run_dir: Path) -> Path:
     is_finished = {stage: read_manifest(run_dir / stage) is not None for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if is_finished[stage] and path.exists()}
     left_out = ""
-    if "evaluate" in reports and not _is_of_checkpoint(reports["evaluate"], run_dir):
-        model = reports.pop("evaluate")["model"]
-        left_out = f" Left out: an evaluation of {model}, another checkpoint; run: worldclip evaluate {run_dir}"
+    if "evaluate" in reports and layout.best_checkpoint(run_dir) is not None:
+        from worldclip.model.load import checkpoint_of
+
+        if reports["evaluate"].get("model_digest") != checkpoint_of(run_dir).digest():
+            model = reports.pop("evaluate")["model"]
+            left_out = f" Left out: an evaluation of {model}, another checkpoint; run: worldclip evaluate {run_dir}"
     log = train.read_log(layout.train_log(run_dir))
     outdated = outdated_stages(run_dir)
     if outdated:
@@ -44,48 +54,40 @@ def write_report(run_dir: Path) -> Path:
         reports = {stage: report for stage, report in reports.items() if stage not in outdated}
     if "train" in outdated:
         log = []
-    by_stage = _sections(reports, log, languages_of(run_dir))
-    by_stage["account"] = account.sections(run_dir)
-    by_stage["pool"] = skipped_sections(skipped_shards(run_dir))
+    by_stage = {
+        "train": train.sections(reports.get("train"), log),  # an unfinished training has curves and no report yet
+        "account": account.sections(run_dir),
+        "pool": skipped_sections(skipped_shards(run_dir)),
+    }
+    languages = languages_of(run_dir)
+    for stage, sections_of in _SECTIONS.items():
+        if stage in reports:
+            by_stage[stage] = sections_of(reports[stage], languages)
     parts: list[Section] = []
     for group, stages in GROUPS.items():
-        members = [section for stage in stages for section in by_stage.get(stage, [])]
+        members: list[Section] = []
         if group == FIRST_GROUP:
-            members = [_summary(reports, log, left_out), *members]
+            members.append(_summary(reports, log, left_out))
+        for stage in stages:
+            members += by_stage.get(stage, [])
         parts += [dataclasses.replace(section, group=group) for section in members]
-    title = f"Run {run_dir.resolve().name}"
-    return write_page(layout.report_html(run_dir), title, _subtitle(run_dir), parts)
-
-
-def _is_of_checkpoint(evaluation: Report, run_dir: Path) -> bool:
-    """Return whether an evaluation measured the checkpoint that the run has now, if it still has any."""
-    from worldclip.model.load import checkpoint_of
-
-    is_there = layout.best_checkpoint(run_dir) is not None
-    return not is_there or evaluation.get("model_digest") == checkpoint_of(run_dir).digest()
+    subtitle = "Image-text pairs in every language: curated, trained on, evaluated."
+    record = layout.run_record(run_dir)
+    if record.exists():
+        run = read_json(record)
+        version = run["versions"].get("worldclip", "?")
+        if run.get("git_revision"):
+            version += f", revision {run['git_revision'][:10]}"
+        subtitle = f"Made with worldclip {version}. The recipe is recipe.toml in the run's folder."
+    return write_page(layout.report_html(run_dir), f"Run {run_dir.resolve().name}", subtitle, parts)
 
 
 def write_evaluation(folder: Path) -> Path:
     """Write FOLDER/report.html of an evaluation outside a run, from FOLDER/report.json; return its path."""
     report = read_json(folder / "report.json")
-    sections = [evaluate.summary_section(report), *evaluate.sections(report, INSTALLED)]
+    summary = Section("Summary", f"Model: {report['model']}.", evaluate.cards_and_datasets(report))
+    sections = [summary, *evaluate.sections(report, INSTALLED)]
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
-
-
-def _sections(
-    reports: Mapping[str, Any], log: Sequence[train.LogRow], languages: Languages
-) -> dict[str, list[Section]]:
-    """Return the parts of each stage, the last stage first: results are what a reader comes for."""
-    sections_of: dict[str, Callable[[Any], list[Section]]] = {
-        "evaluate": lambda report: evaluate.sections(report, languages),
-        "train": lambda report: train.sections(report, log),
-        "curate": lambda report: curate.sections(report, languages),
-        "balance": lambda report: balance.sections(report, languages),
-        "match": lambda report: match.sections(report, languages),
-        "metadata": lambda report: metadata.sections(report, languages),
-    }
-    has_page = {*reports, "train"}  # an unfinished training has curves and no report yet
-    return {stage: sections(reports.get(stage)) for stage, sections in sections_of.items() if stage in has_page}
 
 
 def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: str) -> Section:
@@ -99,16 +101,7 @@ def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: 
         figures += metadata.cards(reports["metadata"])
     figures += train.cards(log)
     finished = ", ".join(stage for stage in STAGES if stage in reports) or "no stage yet"
-    body = evaluate.cards_and_datasets(reports["evaluate"], figures) if "evaluate" in reports else cards(figures)
+    body = cards(figures)
+    if "evaluate" in reports:
+        body = evaluate.cards_and_datasets(reports["evaluate"], figures)
     return Section("Summary", f"Finished: {finished}.{left_out}", body)
-
-
-def _subtitle(run_dir: Path) -> str:
-    """Return the versions that made the run."""
-    path = layout.run_record(run_dir)
-    if not path.exists():
-        return "Image-text pairs in every language: curated, trained on, evaluated."
-    run = read_json(path)
-    version = run["versions"].get("worldclip", "?")
-    revision = f", revision {run['git_revision'][:10]}" if run.get("git_revision") else ""
-    return f"Made with worldclip {version}{revision}. The recipe is recipe.toml in the run's folder."

@@ -46,17 +46,27 @@ def _thresholds(report: Json, languages: Languages) -> Section:
     for name in by_size:
         numbers = [lists[name][key] for key in keys]
         rows.append([name, *numbers, *report["curves"][name]["effective_entries"]])
-    counts = ("entries", "matched entries", "matches", "effective before", "effective, target")
-    first = [language_column("list", languages), Column("threshold", count), Column("tail fraction", percent)]
-    columns = [*first, *columns_of(counts, count)]
+    columns = [
+        language_column("list", languages),
+        Column("threshold", count),
+        Column("tail fraction", percent),
+        *columns_of(("entries", "matched entries", "matches", "effective before", "effective, target"), count),
+    ]
     colours = [
         ("var(--s7)", "matches of an entry"),
         ("var(--s1)", "matches times its keep probability"),
         ("var(--s2)", "threshold"),
     ]
-    curves = [
-        _curve(name, report["curves"][name], lists[name]["threshold"], languages) for name in by_size[:NUM_CURVES]
-    ]
+    curves = []
+    for name in by_size[:NUM_CURVES]:
+        curve = report["curves"][name]
+        threshold = lists[name]["threshold"]
+        lines = [
+            Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)", is_below=True),
+            Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
+        ]
+        rule = f"threshold {count(threshold)}"
+        curves.append(figure(lang_name(name, languages), rule, rank_chart(lines, [(threshold, rule)])))
     body = [
         *map(note, report["warnings"]),
         legend(colours),
@@ -68,15 +78,6 @@ def _thresholds(report: Json, languages: Languages) -> Section:
         "whole. Effective entries: the number of equally frequent entries of the same diversity; target: so cut down."
     )
     return Section("Balance", lead, join(body))
-
-
-def _curve(name: str, curve: Json, threshold: int, languages: Languages) -> Html:
-    lines = [
-        Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)", is_below=True),
-        Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
-    ]
-    rule = f"threshold {count(threshold)}"
-    return figure(lang_name(name, languages), rule, rank_chart(lines, [(threshold, rule)]))
 
 
 def rank_chart(lines: Sequence[Line], rules: Sequence[tuple[float, str]] = ()) -> Html:
@@ -94,15 +95,10 @@ def _head_entries(report: Json, languages: Languages) -> Section:
         tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
     lead = "The most frequent entries of each list, and the probability that a match of only this entry keeps a pair."
     drawn = first_and_more(tables, OPEN_LISTS, "more lists", grid)
-    return Section("Head entries", lead, drawn + _first_entries(lists, by_size[MAX_HEADS:], languages))
-
-
-def _first_entries(lists: Mapping[str, Sequence[Json]], names: Sequence[str], languages: Languages) -> Html:
-    """Return one table for the lists that have none of their own: the most frequent entry of each."""
-    if not names:
-        return Html()
-    heads = {name: lists[name][0] for name in names}
-    rows = [[name, words(top["entry"], name), top["matches"], top["prob"]] for name, top in heads.items()]
-    columns = [language_column("list", languages), text_column("most frequent entry"), Column("matches", count)]
-    table = to_html(Table([*columns, Column("keep probability", percent)], rows))
-    return folded(f"The most frequent entry of {len(names)} smaller lists", table)
+    # One table for the lists that have none of their own: the most frequent entry of each.
+    tops = {name: lists[name][0] for name in by_size[MAX_HEADS:]}
+    if tops:
+        rows = [[name, words(top["entry"], name), top["matches"], top["prob"]] for name, top in tops.items()]
+        columns = [language_column("list", languages), text_column("most frequent entry"), *columns[1:]]
+        drawn += folded(f"The most frequent entry of {len(tops)} smaller lists", to_html(Table(columns, rows)))
+    return Section("Head entries", lead, drawn)

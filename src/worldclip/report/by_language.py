@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from typing import Any
 
 from worldclip.core.artifacts import Json
@@ -58,28 +59,25 @@ def languages_section(datasets: Mapping[str, Json], languages: Languages) -> Sec
 
 def _dataset(name: str, result: Json, languages: Languages) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images"))]
-    parts += _means_over(result, languages)
-    for number, (task, task_result) in enumerate(result["tasks"].items()):
-        order = ", languages by name" if len(task_result["languages"]) > MAX_BARS else ""
-        all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result), languages))
-        drawn = _by_language(task, task_result, languages) + _parts(task_result, languages)
-        parts.append(folded(f"{task_name(task)}, by language", drawn) if number and drawn else drawn)
-        parts.append(folded(f"All metrics of {task_name(task)}{order}", all_metrics))
-    return join(parts)
-
-
-def _means_over(result: Json, languages: Languages) -> list[Html]:
-    """Return a line on the languages of the means, once for all tasks with the same languages."""
+    # The languages of the means, once for all tasks with the same languages.
     means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
-    lines = []
     for langs in dict.fromkeys(map(tuple, means)):
         text = f"Mean over {len(langs)} languages"
         names = ", ".join(language_name(lang, languages) or lang for lang in langs)
         if len(langs) <= MAX_NAMED_LANGUAGES:
-            lines.append(tag("p", f"{text}: {names}.", class_="lead"))
+            parts.append(tag("p", f"{text}: {names}.", class_="lead"))
         else:
-            lines.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
-    return lines
+            parts.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
+    for number, (task, task_result) in enumerate(result["tasks"].items()):
+        drawn = _by_language(task, task_result, languages) + _parts(task_result, languages)
+        if number and drawn:
+            drawn = folded(f"{task_name(task)}, by language", drawn)
+        title = f"All metrics of {task_name(task)}"
+        if len(task_result["languages"]) > MAX_BARS:
+            title += ", languages by name"
+        all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result), languages))
+        parts += [drawn, folded(title, all_metrics)]
+    return join(parts)
 
 
 def number_of(task: Json) -> Callable[[float], str]:
@@ -98,46 +96,47 @@ def _by_language(task: str, result: Json, languages: Languages) -> Html:
     records = {lang: record for lang, record in result["languages"].items() if metric in record["metrics"]}
     if not records:
         return Html()
-    by_value = sorted(records.items(), key=lambda item: -item[1]["metrics"][metric])
-    shown = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
-    heading = tag("h4", task_name(task), " ", tag("small", shown))
-    if len(records) > MAX_BARS and (cells := _map(metric, by_value, languages)):
-        return join([heading, cells, tag("p", FIND, class_="lead")])
-    rows = [_bar(lang, metric, record, languages) for lang, record in by_value]
+    by_value = sorted(records, key=lambda lang: -records[lang]["metrics"][metric])
+    hovers = {lang: _hover(lang, metric, records[lang], languages) for lang in by_value}
+    name = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
+    heading = tag("h4", task_name(task), " ", tag("small", name))
+    if len(records) > MAX_BARS:
+        all_languages = {lang: find_language(lang, languages) for lang in by_value}
+        in_table = {lang: language for lang, language in all_languages.items() if language is not None}
+        cells = language_map(records, metric, in_table, hovers)
+        if cells:
+            return join([heading, cells, tag("p", FIND, class_="lead")])
+    rows = [_bar(lang_name(lang, languages), metric, records[lang], hovers[lang]) for lang in by_value]
     return heading + first_and_more(rows, MAX_BARS, "more languages", bars)
 
 
-def _map(metric: str, records: Sequence[tuple[str, Json]], languages: Languages) -> Html:
-    hovers = {lang: _hover(lang, metric, record, languages) for lang, record in records}
-    found = {lang: language for lang in hovers if (language := find_language(lang, languages))}
-    return language_map(dict(records), metric, found, hovers)
-
-
-def _bar(lang: str, metric: str, record: Json, languages: Languages) -> Bar:
+def _bar(label: str, metric: str, record: Json, hover: str) -> Bar:
     """Return top-1 and, if `metric` is acc5, top-5 behind it; else the metric."""
     value = record["metrics"][metric]
-    first = record["metrics"]["acc1"] if metric == "acc5" else value
-    hover = _hover(lang, metric, record, languages)
-    return Bar(
-        label=lang_name(lang, languages),
-        parts=[(first, SCORE_COLOURS["acc1"], hover), (value - first, SCORE_COLOURS["acc5"], hover)],
-        note=f"{percent(first)} · {percent(value)}" if metric == "acc5" else percent(value),
-        interval=record["interval_95"].get(metric),
-        mark=record["chance"].get(metric),
-    )
+    parts = [(value, SCORE_COLOURS["acc1"], hover)]
+    remark = percent(value)
+    if metric == "acc5":
+        first = record["metrics"]["acc1"]
+        parts = [(first, SCORE_COLOURS["acc1"], hover), (value - first, SCORE_COLOURS["acc5"], hover)]
+        remark = f"{percent(first)} · {percent(value)}"
+    bounds = record["interval_95"].get(metric)
+    return Bar(label=label, parts=parts, note=remark, interval=bounds, mark=record["chance"].get(metric))
 
 
 def _hover(lang: str, metric: str, record: Json, languages: Languages) -> str:
     """Return language, value, interval, chance, number of queries, family and script."""
     language = find_language(lang, languages)
+    facts = [f"{metric_name(metric)} {percent(record['metrics'][metric])}"]
     bounds = record["interval_95"].get(metric)
+    if bounds:
+        facts.append(str(interval(bounds)))
     chance = record["chance"].get(metric)
-    name = f"{language.name} {lang}" if language else lang
-    value = f"{metric_name(metric)} {percent(record['metrics'][metric])}"
-    between = f", {interval(bounds)}" if bounds else ""
-    by_chance = "" if chance is None else f", chance {percent(chance)}"
-    about = f"; {_family_and_script(language)}" if language else ""
-    return f"{name}: {value}{between}{by_chance}; {count(record['n'])} queries{about}"
+    if chance is not None:
+        facts.append(f"chance {percent(chance)}")
+    hover = f"{lang}: {', '.join(facts)}; {count(record['n'])} queries"
+    if language is None:
+        return hover
+    return f"{language.name} {hover}; {_family_and_script(language)}"
 
 
 def _family_and_script(language: Language) -> str:
@@ -154,22 +153,24 @@ def _parts(task: Json, languages: Languages) -> Html:
     metrics = list(dict.fromkeys(number.metric for number in numbers))
     langs = list(dict.fromkeys(number.lang for number in numbers))
     has_mean = task["is_averaged"] or len(task["languages"]) == 1
+    titles: list[str] = []
     if has_mean:
-        titles = [metric_name(metric) for metric in metrics]
+        titles += map(metric_name, metrics)
     else:
-        names = [language_name(lang, languages) or lang for lang in langs]
-        titles = [f"{name}, {metric_name(metric)}" for name in names for metric in metrics]
+        for lang in langs:
+            name = language_name(lang, languages) or lang
+            titles += [f"{name}, {metric_name(metric)}" for metric in metrics]
     rows = []
-    for part, of_part in by_part.items():
-        values: list[float | None]
+    for part, cells in by_part.items():
+        values: list[float | None] = []
         if has_mean:
-            values = [task["mean"]["metrics"].get(f"{part}/{metric}") for metric in metrics]
+            values += [task["mean"]["metrics"].get(f"{part}/{metric}") for metric in metrics]
         else:
-            cells = [of_part.get((lang, metric)) for lang in langs for metric in metrics]
-            values = [None if cell is None else cell.value for cell in cells]
-        rows.append([part, *values, max(number.n for number in of_part.values())])
-    part_column = text_column("part (mean over languages)" if task["is_averaged"] else "part")
-    columns = [part_column, *columns_of(titles, percent), Column("queries", count)]
+            for place in product(langs, metrics):
+                values.append(cells[place].value if place in cells else None)
+        rows.append([part, *values, max(number.n for number in cells.values())])
+    title = "part (mean over languages)" if task["is_averaged"] else "part"
+    columns = [text_column(title), *columns_of(titles, percent), Column("queries", count)]
     drawn = to_html(Table(columns, rows))
     return drawn if len(rows) <= MAX_PARTS else folded(f"{len(rows)} parts", drawn)
 
@@ -181,13 +182,15 @@ def _metrics_table(task: Json, main: str, languages: Languages) -> Table:
     number = number_of(task)
     metrics = [name for name in mean["metrics"] if "/" not in name]
     is_long = len(records) > MAX_BARS  # then the names are what one looks for
-    labels = [language_column("language", languages), text_column("family, script, resources")]
-    of_main = [
+    columns = [
+        language_column("language", languages),
+        text_column("family, script, resources"),
+        *columns_of(map(metric_name, metrics), number),
         Column("95% interval", lambda bounds: interval(bounds, number) or ""),
         Column(f"chance of {metric_name(main)}", number),
         Column("times chance", times),
+        Column("queries", count),
     ]
-    columns = [*labels, *columns_of(map(metric_name, metrics), number), *of_main, Column("queries", count)]
     rows: list[list[Any]] = []
     for lang in sorted(records, key=partial(_name_key, languages=languages)) if is_long else records:
         record = records[lang]
@@ -206,7 +209,8 @@ def _metrics_table(task: Json, main: str, languages: Languages) -> Table:
 
 def _name_key(lang: str, languages: Languages) -> tuple[str, str]:
     language = find_language(lang, languages)
-    return (language.name if language else lang).casefold(), lang
+    name = language.name if language else lang
+    return name.casefold(), lang
 
 
 def _chance_and_multiple(record: Json, metric: str) -> list[float | None]:

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from worldclip.report.html import Html, tag
@@ -48,8 +49,13 @@ class Axis:
 
     def share(self, value: float) -> float:
         """Return the place of `value` on the axis, 0 to 1."""
-        low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
-        return (at - low) / (high - low)
+        low = self.low
+        high = self.high
+        if self.log:
+            low = math.log10(low)
+            high = math.log10(high)
+            value = math.log10(value)
+        return (value - low) / (high - low)
 
     def has(self, value: float) -> bool:
         """Return whether `value` has a place on an axis of this kind."""
@@ -73,10 +79,15 @@ class Axis:
 def axis_over(values: Sequence[float], *, log: bool = False) -> Axis:
     """Return an axis that holds all of `values` and is never of zero length."""
     usable = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
-    low, high = min(usable), max(usable)
-    margin = max(0.5, abs(low) / 1000)  # 0.5 is nothing to a number of 17 digits
-    if low == high:
-        low, high = (low / 2, high * 2) if log else (low - margin, high + margin)
+    low = min(usable)
+    high = max(usable)
+    if low == high and log:
+        low /= 2
+        high *= 2
+    elif low == high:
+        margin = max(0.5, abs(low) / 1000)  # 0.5 is nothing to a number of 17 digits
+        low -= margin
+        high += margin
     if log and high / low < 100:  # extend to whole decades, else there is hardly a power of ten to put a tick at
         low = 10 ** math.floor(math.log10(low))
         high = 10 ** math.ceil(math.log10(high))
@@ -134,8 +145,8 @@ def line_chart(
     log: both axes are logarithmic.  rules: (y, name) of dotted horizontal lines.  size_px: width and height at the
     size of the text; the page scales them.
     """
-    x_axis = axis_over([value for line in lines for value in line.x], log=log)
-    y_values = [value for line in lines for value in line.y] + [y for y, _ in rules]
+    x_axis = axis_over(list(chain.from_iterable(line.x for line in lines)), log=log)
+    y_values = list(chain.from_iterable(line.y for line in lines)) + [y for y, _ in rules]
     width, height = size_px
     frame = _Frame(width=width, height=height, y_axis=axis_over(y_values, log=log))
 

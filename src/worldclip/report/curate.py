@@ -69,7 +69,11 @@ def sections(report: Json, languages: Languages) -> list[Section]:
 
 
 def _total(rows: Mapping[str, LanguageRow]) -> dict[str, float]:
-    return {key: sum(row.get(key, 0) for row in rows.values()) for key in ("pairs_in", "expected_pairs", *ENDS)}
+    total: dict[str, float] = dict.fromkeys(("pairs_in", "expected_pairs", *ENDS), 0)
+    for row in rows.values():
+        for key in total:
+            total[key] += row.get(key, 0)
+    return total
 
 
 def _fates(report: Json, languages: Languages) -> Section:
@@ -106,9 +110,9 @@ def _fate_bar(label: str, row: LanguageRow, ends: Sequence[str]) -> Bar:
 
 
 def _fate_cells(name: str, row: LanguageRow, reasons: Sequence[str]) -> list[object]:
-    kept = row["pairs_out"] / row["pairs_in"] if row["pairs_in"] else None
+    share = row["pairs_out"] / row["pairs_in"] if row["pairs_in"] else None
     by_reason = [row.get(reason) or None for reason in reasons]
-    return [name, row["pairs_in"], *by_reason, row["pairs_out"], row["expected_pairs"], kept]
+    return [name, row["pairs_in"], *by_reason, row["pairs_out"], row["expected_pairs"], share]
 
 
 def _shares(rows: Mapping[str, LanguageRow], languages: Languages) -> Section | None:
@@ -174,13 +178,14 @@ def _examples(samples: Mapping[str, Sequence[Mapping[str, Any]]], languages: Lan
             heading = reason.label.replace("_", " ").capitalize()
             parts.append(tag("h3", heading))
             parts.append(first_and_more(rows, MAX_EXAMPLES, "more", lambda some: to_html(Table(columns, some))))
-    if unreadable := samples.get(Reason.BAD_PAIR.column):
-        table = Table(
-            [text_column("why"), text_column("key", code)], [[row["reason"], row["key"]] for row in unreadable]
-        )
+    unreadable = [[row["reason"], row["key"]] for row in samples.get(Reason.BAD_PAIR.column, ())]
+    if unreadable:
+        table = Table([text_column("why"), text_column("key", code)], unreadable)
         parts += [tag("h3", "Unreadable"), to_html(table), tag("p", f"{REMEDIES[Reason.BAD_PAIR]}.")]
+    if not parts:
+        return None
     lead = "Chosen by hash. Pairs that are denied or not among the valid keys are never shown."
-    return Section("Examples", lead, join(parts)) if parts else None
+    return Section("Examples", lead, join(parts))
 
 
 def _why(reason: Reason, sample: Mapping[str, Any], languages: Languages) -> str:

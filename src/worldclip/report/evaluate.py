@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from worldclip.core.artifacts import Json
@@ -32,23 +32,21 @@ MAX_OPEN_SETS = 2  # datasets whose images are in sight
 MAX_SHOTS = 3  # images of a dataset in sight, the others are folded
 
 
-def summary_section(report: Json) -> Section:
-    """Return the mean accuracies, and what the datasets are: the head of an evaluation's own page."""
-    return Section("Summary", f"Model: {report['model']}.", cards_and_datasets(report))
-
-
-def cards_and_datasets(report: Json, others: Sequence[Card] = ()) -> Html:
+def cards_and_datasets(report: Json, further_cards: Sequence[Card] = ()) -> Html:
     """Return large figures, those of the evaluation first, and what each dataset holds, where the report says it."""
     about = []
     for name, result in report["datasets"].items():
         if "about" in result:
             about.append(tag("dt", name) + tag("dd", result["about"]))
-    return card_row([*cards(report), *others]) + (tag("dl", *about, class_="about") if about else Html())
+    figures = card_row([*cards(report), *further_cards])
+    if not about:
+        return figures
+    return figures + tag("dl", *about, class_="about")
 
 
 def cards(report: Json) -> list[Card]:
     """Return the mean accuracy on each dataset with zero-shot classification."""
-    drawn = []
+    mean_cards = []
     for name, result in report["datasets"].items():
         if CLASSIFICATION not in result["tasks"]:
             continue
@@ -57,8 +55,8 @@ def cards(report: Json) -> list[Card]:
         remark = f"mean over {len(mean['languages'])} languages; chance {percent(mean['chance'][metric])}"
         if metric != "acc1":
             remark += f"; top-1 {percent(mean['metrics']['acc1'])}"
-        drawn.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
-    return drawn
+        mean_cards.append(Card(percent(mean["metrics"][metric]), f"{metric_name(metric)} on {name}", remark))
+    return mean_cards
 
 
 def sections(report: Json, languages: Languages) -> list[Section]:
@@ -81,11 +79,14 @@ def results_section(report: Json, languages: Languages) -> Section | None:
     rows: list[list[Any]] = []
     notes = []
     for dataset, result in report["datasets"].items():
-        names = [dataset]  # the dataset and each task are named once, in the first of their rows
+        name: str | None = dataset
         for task, task_result in result["tasks"].items():
-            for i, headline in enumerate(task_result["headlines"]):
-                name = names.pop() if names else None
-                rows.append([name, None if i else task_name(task), *_headline_cells(task_result, headline, languages)])
+            title: str | None = task_name(task)
+            for headline in task_result["headlines"]:
+                rows.append([name, title, *_headline_cells(task_result, headline, languages)])
+                # The dataset and each task are named once, in the first of their rows.
+                name = None
+                title = None
         num_bad = result["num_bad_images"]
         if num_bad:
             notes.append(note(f"{dataset}: {count(num_bad)} images could not be decoded and are left out."))
@@ -100,7 +101,14 @@ def results_section(report: Json, languages: Languages) -> Section | None:
         "One row per number; a mean over languages where there are several, with its 95% interval where there "
         "is one. The tick in a bar marks chance."
     )
-    return Section("Results", lead, join([to_html(results), _suite(report.get("suite")), *notes]))
+    parts = [to_html(results)]
+    suite = report.get("suite")
+    if suite is not None and suite["mean"] is not None:
+        parts.append(card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")]))
+    elif suite is not None:
+        missing = f"{len(suite['missing'])} datasets are missing: {', '.join(suite['missing'])}"
+        parts.append(note(f"No mean for suite {suite['name']}: {missing}."))
+    return Section("Results", lead, join([*parts, *notes]))
 
 
 def _headline_cells(task: Json, headline: Json, languages: Languages) -> list[Any]:
@@ -109,30 +117,20 @@ def _headline_cells(task: Json, headline: Json, languages: Languages) -> list[An
     value = headline["value"]
     bounds = headline["interval_95"]
     langs = headline["languages"]
-    bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
-    return [
-        metric_name(headline["metric"]),
-        number(value),
-        small_bar(bar) if task["is_share"] else None,
-        (language_name(langs[0], languages) or langs[0]) if len(langs) == 1 else len(langs),
-        interval(bounds, number),
-        headline["n"],
-    ]
-
-
-def _suite(suite: Mapping[str, Any] | None) -> Html:
-    if suite is None:
-        return Html()
-    if suite["mean"] is None:
-        missing = suite["missing"]
-        return note(f"No mean for suite {suite['name']}: {len(missing)} datasets are missing: {', '.join(missing)}.")
-    return card_row([Card(percent(suite["mean"]), f"suite {suite['name']}", "mean over datasets")])
+    drawn = None
+    if task["is_share"]:
+        bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
+        drawn = small_bar(bar)
+    shown_langs: Any = len(langs)
+    if len(langs) == 1:
+        shown_langs = language_name(langs[0], languages) or langs[0]
+    return [metric_name(headline["metric"]), number(value), drawn, shown_langs, interval(bounds, number), headline["n"]]
 
 
 def held_out_section(report: Json, languages: Languages) -> Section | None:
     """Return pictures whose name was held out of training next to others, by language; None if no dataset has them."""
-    found = sorted(report.get("held_out", []), key=lambda row: (row["dataset"], -row["held"]))
-    if not found:
+    combinations = sorted(report.get("held_out", []), key=lambda row: (row["dataset"], -row["held"]))
+    if not combinations:
         return None
     lead = (
         "Pictures whose name in this language no training pair has, while their names in other languages occur: does "
@@ -147,11 +145,14 @@ def held_out_section(report: Json, languages: Languages) -> Section | None:
     shares = columns_of(("seen", "held out", "chance"), percent)
     columns = [*labels, *shares, *columns_of(("pictures seen", "held out"), count)]
     keys = ("dataset", "lang", "metric", "seen", "held", "chance", "num_seen", "num_held")
-    rows = [[row[key] for key in keys] for row in found]
-    for dataset in dict.fromkeys(row["dataset"] for row in found):
-        of_set = [row for row in found if row["dataset"] == dataset]
-        means = [sum(row[key] for row in of_set) / len(of_set) for key in keys[3:6]]
-        rows.append([dataset, f"mean over {len(of_set)}", of_set[0]["metric"], *means, None, None])
+    rows = [[row[key] for key in keys] for row in combinations]
+    for dataset in dict.fromkeys(row["dataset"] for row in combinations):
+        rows_of_set = [row for row in combinations if row["dataset"] == dataset]
+        means = []
+        for key in ("seen", "held", "chance"):
+            values = [row[key] for row in rows_of_set]
+            means.append(sum(values) / len(values))
+        rows.append([dataset, f"mean over {len(rows_of_set)}", rows_of_set[0]["metric"], *means, None, None])
     return Section("Held-out combinations", lead, to_html(Table(columns, rows)))
 
 
@@ -170,17 +171,16 @@ def published_table(rows: Sequence[Json]) -> Table:
     """Return our numbers next to published ones; `!` flags a row that differs."""
     cells = []
     for row in rows:
-        difference = None if row["difference_pct"] is None else f"{row['difference_pct']:+.1f}"
+        difference = None
+        if row["difference_pct"] is not None:
+            difference = f"{row['difference_pct']:+.1f}"
         if row["differs"]:
             difference = f"{difference} !"
         source = f"{row['source']} (secondary)" if row["is_secondary"] else row["source"]
         cells.append([row["title"], row["ours_pct"], row["published_pct"], difference, row.get("over"), source])
-    numbers = [*columns_of(("ours", "published"), "{:.1f}".format), Column("difference", html=_bold_flagged)]
+    flagged_bold = Column("difference", html=lambda text: tag("b", text) if text.endswith("!") else html(text))
+    numbers = [*columns_of(("ours", "published"), "{:.1f}".format), flagged_bold]
     return Table([text_column("figure"), *numbers, Column("languages"), text_column("source")], cells)
-
-
-def _bold_flagged(text: str) -> Html:
-    return tag("b", text) if text.endswith("!") else html(text)
 
 
 # --- gallery ----------------------------------------------------------------------------------------------------------
@@ -214,7 +214,8 @@ def in_turn(images: Sequence[Json]) -> list[Json]:
     """Return images that are right in their first language and wrong ones in turn, so that the first few show both."""
     right = [image for image in images if _is_right(image)]
     wrong = [image for image in images if not _is_right(image)]
-    return [image for pair in zip_longest(right, wrong) for image in pair if image is not None]
+    pairs = chain.from_iterable(zip_longest(right, wrong))
+    return [image for image in pairs if image is not None]
 
 
 def _is_right(image: Json) -> bool:
@@ -224,21 +225,26 @@ def _is_right(image: Json) -> bool:
 
 def _shot(image: Json, languages: Languages) -> Html:
     first_lang, first = next(iter(image["names"].items()))
-    is_right = _is_right(image)
-    verdict = tag("span", "right" if is_right else "wrong", class_=f"tag {'ok' if is_right else 'no'}")
+    verdict = tag("span", "wrong", class_="tag no")
+    if _is_right(image):
+        verdict = tag("span", "right", class_="tag ok")
     title = [words(first["truth"], first_lang), tag("small", code(image["key"])), verdict]
-    named = ((language_name(lang, languages) or lang, lang, names["best"]) for lang, names in image["names"].items())
-    answers = [tag("dt", name) + _answers(lang, best) for name, lang, best in named]
+    answers = []
+    for lang, names in image["names"].items():
+        name = language_name(lang, languages) or lang
+        answers.append(tag("dt", name) + _answers(lang, names["best"]))
     picture = tag("img", src=image["image"], alt=first["truth"])
     return tag("div", picture, tag("div", *title, class_="t"), tag("dl", *answers), class_="shot")
 
 
 def _answers(lang: str, names: Sequence[Mapping[str, Any]]) -> Html:
-    best, *others = names
-    shown = []
-    for name in others:
+    texts = []
+    for i, name in enumerate(names):
         text = words(name["name"], lang)
-        shown.append(tag("b", "✓\N{NO-BREAK SPACE}", text, class_="ok") if name["is_right"] else text)
-    mark = "✓\N{NO-BREAK SPACE}" if best["is_right"] else ""
-    first = tag("span", mark, words(best["name"], lang), class_="ok" if best["is_right"] else "no")
-    return tag("dd", first, tag("div", join(shown, " · "), class_="rest"))
+        element = "b" if i else "span"
+        if name["is_right"]:
+            text = tag(element, "✓\N{NO-BREAK SPACE}", text, class_="ok")
+        elif i == 0:
+            text = tag(element, text, class_="no")
+        texts.append(text)
+    return tag("dd", texts[0], tag("div", join(texts[1:], " · "), class_="rest"))

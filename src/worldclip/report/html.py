@@ -32,10 +32,9 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
     attributes: `class_` stands for class, any other `_` for a hyphen; None and "" leave an attribute out.
     """
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
-        for key, value in attributes.items()
-        if value is not None and value != ""
-    )
+    start = f"<{name}"
+    for key, value in attributes.items():
+        if value is not None and value != "":
+            start += f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
     end = "" if name in VOID_TAGS else f"</{name}>"
-    return Html(f"<{name}{written}>{join(children)}{end}")
+    return Html(f"{start}>{join(children)}{end}")

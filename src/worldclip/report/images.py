@@ -19,7 +19,8 @@ def data_uri(content: bytes) -> str:
 
     Raises BadImage (a ValueError) for a file that cannot be decoded.
     """
-    content = shrink(content) if len(content) > MAX_BYTES else content
+    if len(content) > MAX_BYTES:
+        content = shrink(content)
     return f"data:image/{_kind_of(content) or 'octet-stream'};base64,{base64.b64encode(content).decode()}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from worldclip.core.artifacts import Json
 from worldclip.language.table import Language
@@ -22,45 +22,39 @@ def language_map(
 ) -> Html:
     """Return cells by family, the largest family first; in it the language with most times chance first.
 
-    Only known languages with a chance above 0 have a cell.  languages, hovers: by the codes of the records.
+    Only known languages with a chance above 0 have a cell.  languages and hovers have the codes of the records as keys.
     """
-    ratios = {
-        lang: record["metrics"][metric] / record["chance"][metric]
-        for lang, record in records.items()
-        if lang in languages and record["chance"].get(metric)
-    }
+    ratios: dict[str, float] = {}
+    cells: dict[str, Html] = {}
+    for lang, record in records.items():
+        chance = record["chance"].get(metric)
+        if lang not in languages or not chance:
+            continue
+        ratio = record["metrics"][metric] / chance
+        ratios[lang] = ratio
+        bounds = record["interval_95"].get(metric)
+        # A language whose interval holds chance has a dashed border.
+        look = f"step{sum(ratio >= bound for bound in STEPS)}"
+        if bounds is not None and bounds[0] <= chance:
+            look = "at-chance"
+        name = tag("b", languages[lang].name)
+        cells[lang] = tag("span", name, tag("small", times(ratio)), class_=f"c {look}", title=hovers[lang])
     langs_by_ratio = sorted(ratios, key=lambda lang: (-ratios[lang], lang))
     by_family: dict[str, list[str]] = {}
     for lang in langs_by_ratio:
         by_family.setdefault(languages[lang].family, []).append(lang)
     large = {family: langs for family, langs in by_family.items() if len(langs) >= MIN_MEMBERS}
-    others = [lang for lang in langs_by_ratio if languages[lang].family not in large]
-
-    def cells_of(family: str, langs: Sequence[str]) -> Html:
-        cells = [_cell(languages[lang].name, records[lang], metric, hovers[lang]) for lang in langs]
+    headings = {family: large[family] for family in sorted(large, key=lambda name: (-len(large[name]), name))}
+    langs_of_small = [lang for lang in langs_by_ratio if languages[lang].family not in large]
+    if langs_of_small:
+        headings[OTHER_FAMILIES] = langs_of_small
+    if not headings:
+        return Html()
+    parts = []
+    for family, langs in headings.items():
         heading = tag("h5", family, " ", tag("small", count(len(langs))))
-        return tag("div", heading, tag("div", *cells, class_="cells"))
-
-    largest_first = sorted(large, key=lambda name: (-len(large[name]), name))
-    parts = [cells_of(family, large[family]) for family in largest_first]
-    if others:
-        parts.append(cells_of(OTHER_FAMILIES, others))
-    return _legend() + tag("div", *parts, class_="languages") if parts else Html()
-
-
-def _cell(name: str, record: Json, metric: str, hover: str) -> Html:
-    """Return the name and the multiple of chance; a language whose interval holds chance has a dashed border."""
-    chance = record["chance"][metric]
-    ratio = record["metrics"][metric] / chance
-    bounds = record["interval_95"].get(metric)
-    is_chance = bounds is not None and bounds[0] <= chance
-    step = sum(ratio >= bound for bound in STEPS)
-    class_ = "c at-chance" if is_chance else f"c step{step}"
-    return tag("span", tag("b", name), tag("small", times(ratio)), class_=class_, title=hover)
-
-
-def _legend() -> Html:
-    """Explain the colours of cells, and their dashed border."""
-    items = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(STEP_NAMES)]
-    items.append(tag("span", tag("i", class_="at-chance"), "the 95% interval holds chance"))
-    return tag("p", tag("span", "times chance:"), *items, class_="legend map-legend")
+        parts.append(tag("div", heading, tag("div", *map(cells.get, langs), class_="cells")))
+    colours = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(STEP_NAMES)]
+    colours.append(tag("span", tag("i", class_="at-chance"), "the 95% interval holds chance"))
+    legend = tag("p", tag("span", "times chance:"), *colours, class_="legend map-legend")
+    return legend + tag("div", *parts, class_="languages")

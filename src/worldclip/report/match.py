@@ -24,12 +24,12 @@ def cards(report: Json) -> list[Card]:
 def sections(report: Json, languages: Languages) -> list[Section]:
     """Return match rates by language."""
     rows: list[list[Any]] = []
-    known = languages.by_code()
+    table = languages.by_code()
     for lang, row in report.get("texts", {}).items():
         matched = row.get(MATCHED, 0)
         total = matched + row.get(Reason.NO_MATCH.label, 0)
         if total:
-            script = known[lang].script if lang in known else ""
+            script = table[lang].script if lang in table else ""
             rows.append([lang, scripts.NAMES.get(script, script), total, matched / total])
     if not rows:
         return []

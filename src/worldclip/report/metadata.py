@@ -60,14 +60,23 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
-    sources = METADATA_SOURCES.in_order({source for row in lists.values() for source in row["by_source"]})
+    sources = METADATA_SOURCES.in_order(set(chain.from_iterable(row["by_source"] for row in lists.values())))
+    profiles = list(dict.fromkeys(chain.from_iterable(row["dead"] for row in lists.values())))
+    titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
+    rows = []
+    for lang, row in lists.items():
+        by_source = map(row["by_source"].get, sources)
+        dead = map(row["dead"].get, profiles)
+        matcher_bytes = sum(row.get("matcher_bytes", {}).values())
+        rows.append([lang, row["entries"], *by_source, *dead, row.get("bytes"), matcher_bytes])
+    all_lists = Table([language_column("list", languages), *columns_of(titles, count)], rows)
     body = [
         legend((_colour(source), source) for source in sources),
         _list_bars(per_language, sources, languages),
         tag("h3", "Sources"),
         to_html(_source_table(per_language, sources)),
         _scripts(per_language, languages),
-        folded(f"All {len(lists)} lists", to_html(_list_table(lists, sources, languages))),
+        folded(f"All {len(lists)} lists", to_html(all_lists)),
         *map(note, report["notes"]),
     ]
     lead = (
@@ -78,8 +87,7 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
 
 
 def _colour(source: str) -> str:
-    names = METADATA_SOURCES.names()
-    position = names.index(source) if source in names else len(names)
+    position = [*METADATA_SOURCES.names(), source].index(source)
     return f"var(--s{_COLOURS[position % len(_COLOURS)]})"
 
 
@@ -100,14 +108,14 @@ def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
     """Return one row per source: languages that have it, its candidates, and what became of them."""
     rows = []
     for source in sources:
-        kept = [row["by_source"][source] for row in lists.values() if row["by_source"].get(source)]
+        entries = [row["by_source"][source] for row in lists.values() if row["by_source"].get(source)]
         dropped = Counter[str]()
         for row in lists.values():
             dropped.update(row.get("rules", {}).get(source, {}))
-        by_rule = [dropped[rule] or None for rule in DROP_RULES]
-        candidates = sum(kept) + sum(number or 0 for number in by_rule)
-        covered = f"{count(len(kept))} ({percent(len(kept) / len(lists))})"
-        rows.append([source, covered, candidates, sum(kept), *by_rule])
+        by_rule = [dropped[rule] for rule in DROP_RULES]
+        covered = f"{count(len(entries))} ({percent(len(entries) / len(lists))})"
+        candidates = sum(entries) + sum(by_rule)
+        rows.append([source, covered, candidates, sum(entries), *(number or None for number in by_rule)])
     counts = columns_of(("candidates", "entries", *DROP_RULES.values()), count)
     return Table([text_column("source"), Column("languages with it"), *counts], rows)
 
@@ -134,15 +142,3 @@ def _scripts(lists: Lists, languages: Languages) -> Html:
         text_column("some of its entries, chosen by hash, from each source in turn"),
     ]
     return tag("h3", "Scripts") + to_html(Table(columns, rows))
-
-
-def _list_table(lists: Lists, sources: Sequence[str], languages: Languages) -> Table:
-    profiles = list(dict.fromkeys(profile for row in lists.values() for profile in row["dead"]))
-    titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
-    rows = []
-    for lang, row in lists.items():
-        of_sources = map(row["by_source"].get, sources)
-        dead = map(row["dead"].get, profiles)
-        matcher_bytes = sum(row.get("matcher_bytes", {}).values())
-        rows.append([lang, row["entries"], *of_sources, *dead, row.get("bytes"), matcher_bytes])
-    return Table([language_column("list", languages), *columns_of(titles, count)], rows)

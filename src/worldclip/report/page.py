@@ -63,18 +63,25 @@ class Bar:
 
 def skipped_sections(skipped: Mapping[str, str]) -> list[Section]:
     """Return the list of broken shards, and why each cannot be read, if some were skipped."""
+    if not skipped:
+        return []
     table = Table([text_column("shard"), text_column("reason")], list(map(list, skipped.items())))
     lead = f'{len(skipped):,} in all: pool.broken_shards = "skip" goes on without them.'
-    return [Section("Skipped shards", lead, to_html(table))] if skipped else []
+    return [Section("Skipped shards", lead, to_html(table))]
 
 
 def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
     """Write a self-contained page (no script, no font, no image from elsewhere) and return its path."""
-    parts = [
-        tag("section", tag("h2", section.heading), tag("p", section.lead, class_="lead"), section.body,
-            id=section.anchor)
-        for section in sections
-    ]  # fmt: skip
+    parts = []
+    links: dict[str, list[Html]] = {}  # of each group
+    for section in sections:
+        lead = tag("p", section.lead, class_="lead")
+        parts.append(tag("section", tag("h2", section.heading), lead, section.body, id=section.anchor))
+        links.setdefault(section.group, []).append(tag("a", section.heading, href=f"#{section.anchor}"))
+    lines = []
+    for group, links_of_group in links.items():
+        heading = tag("b", group) if group else None
+        lines.append(tag("div", heading, *links_of_group))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -86,18 +93,10 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
     )
     header = tag("header", tag("p", "worldclip", class_="brand"), tag("h1", title), tag("p", subtitle, class_="sub"))
     footer = tag("footer", tag("a", "Back to top", href="#", class_="top"))
-    body = tag("body", header, _navigation(sections), tag("main", *parts), footer)
+    navigation = tag("nav", *lines, aria_label="Parts of this page")
+    body = tag("body", header, navigation, tag("main", *parts), footer)
     write_text(path, f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
     return path
-
-
-def _navigation(sections: Sequence[Section]) -> Html:
-    """Return links to all parts, one line per group."""
-    links: dict[str, list[Html]] = {}
-    for section in sections:
-        links.setdefault(section.group, []).append(tag("a", section.heading, href=f"#{section.anchor}"))
-    lines = [tag("div", tag("b", name) if name else None, *of_group) for name, of_group in links.items()]
-    return tag("nav", *lines, aria_label="Parts of this page")
 
 
 @functools.cache
@@ -153,8 +152,10 @@ def folded(summary: str, *body: Html) -> Html:
 
 def first_and_more(items: Sequence[_Item], limit: int, name: str, draw: Callable[[Sequence[_Item]], Html]) -> Html:
     """Return the first `limit` items, the others folded below.  name: of the others, as in `12 more lists`."""
-    rest = items[limit:]
-    return join([draw(items[:limit]), folded(f"{len(rest)} {name}", draw(rest)) if rest else None])
+    drawn = draw(items[:limit])
+    if len(items) > limit:
+        drawn += folded(f"{len(items) - limit} {name}", draw(items[limit:]))
+    return drawn
 
 
 def figure(caption: str, remark: str, content: Html) -> Html:
@@ -169,7 +170,8 @@ def grid(figures: Iterable[Html], size: str = "") -> Html:
 
 def note(text: str) -> Html:
     """Return a remark that should not be overlooked; text between backticks is code."""
-    parts = [code(part) if number % 2 else part for number, part in enumerate(text.split("`"))]
+    parts = text.split("`")
+    parts[1::2] = map(code, parts[1::2])
     return tag("p", *parts, class_="note")
 
 
@@ -197,7 +199,9 @@ def lang_name(lang: str, languages: Languages) -> Html:
     name = language_name(lang, languages)
     if lang in NO_LANGUAGE_NAMES:
         return html(name)
-    return join([name, code(lang)], " ") if name else code(lang)
+    if not name:
+        return code(lang)
+    return join([name, code(lang)], " ")
 
 
 def language_column(title: str, languages: Languages) -> Column:
@@ -207,5 +211,6 @@ def language_column(title: str, languages: Languages) -> Column:
 
 def words(text: str, lang: str = "") -> Html:
     """Return text of any script: it reads in its own direction and does not disturb its surroundings."""
-    has_tag = lang not in ("merged", "und", "other")
-    return tag("bdi", text, dir="auto", lang=lang if has_tag else None)
+    if lang in ("merged", "und", "other"):
+        lang = ""
+    return tag("bdi", text, dir="auto", lang=lang)

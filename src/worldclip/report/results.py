@@ -7,6 +7,7 @@ table is one number of a record, so that a table of any shape is a pivot of rows
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -63,7 +64,10 @@ def long_table(records: Iterable[Mapping[str, Any]]) -> list[Number]:
 def pivot(
     rows: Iterable[_Row], index: Callable[[_Row], _Index], column: Callable[[_Row], _Column]
 ) -> dict[_Index, dict[_Column, _Row]]:
-    """Return {index of a row: {column: row}}, in the order of the rows; of equal places the last row stays."""
+    """Return {index of a row: {column: row}}, in the order of the rows; of equal places the last row stays.
+
+    Records of (en, acc1), (en, acc5), (sw, acc1) by language and metric: {en: {acc1: ..., acc5: ...}, sw: {acc1: ...}}.
+    """
     table: dict[_Index, dict[_Column, _Row]] = {}
     for row in rows:
         table.setdefault(index(row), {})[column(row)] = row
@@ -87,14 +91,14 @@ def by_task_of_runs(
     English and local questions (CVQA) are never averaged: for such datasets the language belongs to the key.
     """
     # A run may have only one of the two: what all runs have decides, so that groups of different runs match.
-    with_local = {record["dataset"] for run in runs for record in run if record["lang"] == LOCAL}
+    with_local = {record["dataset"] for record in chain.from_iterable(runs) if record["lang"] == LOCAL}
     groups: dict[tuple[str, str, str, str], list[dict[str, ResultRecord]]] = {}
     for number, run in enumerate(runs):
         for record in run:
             lang = record["lang"] if record["dataset"] in with_local else ""
             place = (record["dataset"], record["task"], lang, key(record))
-            of_runs = groups.setdefault(place, [{} for _ in runs])
-            of_runs[number][record["lang"]] = record
+            by_lang_of_runs = groups.setdefault(place, [{} for _ in runs])
+            by_lang_of_runs[number][record["lang"]] = record
     return groups
 
 
@@ -114,13 +118,13 @@ def is_averaged(languages: Iterable[str]) -> bool:
 def mean_over_languages(records: Sequence[ResultRecord]) -> Json:
     """Return the plain means of the metrics, chances and parts that *all* records have, and their languages.
 
-    records: of one dataset and one task.  A metric or a chance that one of them lacks has no mean.
+    records: those of one dataset and one task.  A metric or a chance that one of them lacks has no mean.
     """
     metrics = {}
     by_name = pivot(long_table(records), lambda number: number.name, lambda number: number.lang)
-    for name, of_langs in by_name.items():
-        if len(of_langs) == len(records):
-            metrics[name] = float(np.mean([number.value for number in of_langs.values()]))
+    for name, by_lang in by_name.items():
+        if len(by_lang) == len(records):
+            metrics[name] = float(np.mean([number.value for number in by_lang.values()]))
     chances = {}
     for metric in records[0]["chance"]:
         values = [record["chance"][metric] for record in records if metric in record["chance"]]

@@ -13,12 +13,15 @@ NOT_STATED = "not stated"
 def sources_table(manifest: Mapping[str, Any]) -> str:
     """Return each source with its licence and the lists made from it, as Markdown; "" where none is recorded.
 
-    manifest: of the stage metadata.
+    manifest: that of the stage metadata.
     """
     lists: dict[tuple[str, str, str], list[str]] = {}
     for name, sources in sorted(manifest.get("sources", {}).items()):
         for source in sources:
-            lists.setdefault(_describe(source), []).append(name)
+            names = [str(source[key]) for key in ("package", "version", "file", "path", "name") if source.get(key)]
+            origin = " ".join(dict.fromkeys(names))  # the path is often the file's name
+            licence = source.get("licence") or NOT_STATED
+            lists.setdefault((str(source["source"]), origin, licence), []).append(name)
     for views in manifest.get("pageviews", []):
         lists[("page views", views.get("file", ""), views.get("licence") or NOT_STATED)] = ["all"]
     if not lists:
@@ -26,11 +29,3 @@ def sources_table(manifest: Mapping[str, Any]) -> str:
     columns = [text_column(title) for title in ("source", "from", "licence", "languages")]
     rows: Sequence[Sequence[str]] = [[*source, ", ".join(names)] for source, names in sorted(lists.items())]
     return to_markdown(Table(columns, rows))
-
-
-def _describe(source: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return what a source is, where it is from, and its licence."""
-    names = [str(source[key]) for key in ("package", "version", "file", "path", "name") if source.get(key)]
-    origin = " ".join(dict.fromkeys(names))  # the path is often the file's name
-    licence = source.get("licence") or NOT_STATED
-    return str(source["source"]), origin, licence

@@ -67,34 +67,37 @@ class Table:
 
 def to_html(table: Table) -> Html:
     """Return a <table> that scrolls sideways on its own, by keyboard too, without its empty columns."""
-    table = table.without_empty_columns() if table.rows else table
+    if table.rows:
+        table = table.without_empty_columns()
     head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
     body = []
     for number, row in enumerate(table.rows):
         cells = [tag("td", _html_cell(column, value), class_=_side(column)) for column, value in _cells(table, row)]
-        body.append(tag("tr", *cells, class_="total" if number in table.totals else None))
+        css_class = "total" if number in table.totals else None
+        body.append(tag("tr", *cells, class_=css_class))
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll", tabindex=0)
 
 
 def to_markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too; totals are bold."""
-    lines = [list(map(_markdown, texts)) for texts in _texts(table)]
+    lines = []
+    for texts in _texts(table):
+        in_one_line = [" ".join(text.split()) for text in texts]
+        lines.append([_MARKDOWN_SPECIAL.sub(r"\\\g<0>", text) for text in in_one_line])
     for number in table.totals:
         lines[1 + number][0] = f"**{lines[1 + number][0]}**"
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    if table.columns[-1].align == "left":
-        widths[-1] = 3  # a last column may hold long lists: no reason to pad every row to the longest
-    is_right = [column.align == "right" for column in table.columns]
-    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, is_right, strict=True)]
-    padded = [_pad(cells, widths, is_right) for cells in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (padded[0], rule, *padded[1:]))
-
-
-def _pad(cells: Sequence[str], widths: Sequence[int], is_right: Sequence[bool]) -> list[str]:
-    padded = []
-    for cell, width, right in zip(cells, widths, is_right, strict=True):
-        padded.append(cell.rjust(width) if right else cell.ljust(width))
-    return padded
+    columns = []
+    for column, cells in zip(table.columns, zip(*lines, strict=True), strict=True):
+        width = max(3, *map(len, cells))
+        if column is table.columns[-1] and column.align == "left":
+            width = 3  # a last column may hold long lists: no reason to pad every row to the longest
+        padded = [cell.ljust(width) for cell in cells]
+        rule = "-" * width
+        if column.align == "right":
+            padded = [cell.rjust(width) for cell in cells]
+            rule = f"{rule[1:]}:"
+        columns.append([padded[0], rule, *padded[1:]])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
 
 
 def to_csv(table: Table) -> str:
@@ -103,7 +106,7 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([column.title for column in table.columns])
     for row in table.rows:
-        writer.writerow(["" if value is None else value for _, value in _cells(table, row)])
+        writer.writerow([value for _, value in _cells(table, row)])  # None becomes an empty cell
     return file.getvalue()
 
 
@@ -148,10 +151,10 @@ def _text(column: Column, value: Any) -> str:
 
 
 def _html_cell(column: Column, value: Any) -> Html:
-    if value is None or isinstance(value, Html):
-        return value or Html()
-    return column.html(value) if column.html is not None else html(column.text(value))
-
-
-def _markdown(text: str) -> str:
-    return _MARKDOWN_SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    if value is None:
+        return Html()
+    if isinstance(value, Html):
+        return value
+    if column.html is None:
+        return html(column.text(value))
+    return column.html(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -56,20 +56,18 @@ def sections(report: Mapping[str, Any] | None, log: Sequence[LogRow]) -> list[Se
     lead = f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps."
     notes: list[str] = []
     if report is not None:
-        speed = f", {count(report['samples_per_s'])} samples per second" if report["samples_per_s"] else ""
         minutes = report["elapsed_s"] / 60
-        lead += f" {report['epochs']:.1f} epochs of {count(report['pairs'])} pairs in {minutes:.1f} minutes{speed}."
-        notes += _faults(report)
+        lead += f" {report['epochs']:.1f} epochs of {count(report['pairs'])} pairs in {minutes:.1f} minutes"
+        if report["samples_per_s"]:
+            lead += f", {count(report['samples_per_s'])} samples per second"
+        lead += "."
+        if report["no_image"]:
+            notes.append(f"{count(report['no_image'])} kept pairs have no image in the pool and were left out.")
+        if report["skipped_steps"]:
+            notes.append(f"{count(report['skipped_steps'])} steps were skipped because the loss was not finite.")
+        for reason, number in report["bad"].items():
+            notes.append(f"{count(number)} draws met an unusable image ({reason}) and were replaced.")
     return [Section("Training", lead, join([grid(curves, "wide"), *map(note, notes)]))]
-
-
-def _faults(report: Mapping[str, Any]) -> Iterator[str]:
-    if report["no_image"]:
-        yield f"{count(report['no_image'])} kept pairs have no image in the pool and were left out."
-    if report["skipped_steps"]:
-        yield f"{count(report['skipped_steps'])} steps were skipped because the loss was not finite."
-    for reason, number in report["bad"].items():
-        yield f"{count(number)} draws met an unusable image ({reason}) and were replaced."
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

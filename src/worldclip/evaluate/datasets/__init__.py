@@ -46,8 +46,8 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
     """Return dataset `name` with the additional measures and the ties of `config`.
 
     name: a held-out set of the pool that the run drew, a key of evaluate.folders, or a dataset of the catalog below
-    evaluate.data.  languages: of the recipe, which say what a dataset's codes mean.  Raises UserError if its folder is
-    missing or not laid out as it must be.
+    evaluate.data.  languages: those of the recipe, which say what a dataset's codes mean.  Raises UserError if its
+    folder is missing or not laid out as it must be.
     """
     layout_name, folder = _locate(name, config, run_dir)
     layout = LAYOUTS.load(layout_name)
@@ -59,8 +59,9 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
         "with_train": "linear_probe" in config.also,
     }
     parameters = inspect.signature(layout.load).parameters
+    options = {option: value for option, value in options.items() if option in parameters}
     try:
-        dataset = layout.load(name, folder, **{option: options[option] for option in options if option in parameters})
+        dataset = layout.load(name, folder, **options)
     except (UserError, BadShard, MissingPackage, MemoryError):
         raise
     except NOT_IN_LAYOUT as error:
@@ -89,10 +90,10 @@ def _locate(name: str, config: EvaluateConfig, run_dir: Path) -> tuple[str, Path
         return CATALOG[name].layout, config.folder_of(name)
     held_out = read_held_out(run_dir)
     if name not in held_out:
-        known = f"has {', '.join(held_out)}" if held_out else "has no held-out sets"
+        names = ", ".join(held_out) or "no held-out sets"
         raise UserError(
             f"evaluate.datasets names {name}, a held-out set of a pool that worldclip draws, and the pool in "
-            f"{stage_dir(run_dir, 'pool')} {known}; set pool.build (and pool.parts, for its part), or leave it out"
+            f"{stage_dir(run_dir, 'pool')} has {names}; set pool.build (and pool.parts, for its part), or leave it out"
         )
     layout_name, _, path = held_out[name].location.partition(":")
     return layout_name, Path(path)

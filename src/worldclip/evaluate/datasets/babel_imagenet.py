@@ -20,7 +20,7 @@ import numpy as np
 from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import build_dataset
 from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, imagenet_names, with_places
-from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
+from worldclip.evaluate.datasets.common.images import images_in_tars, read_samples
 from worldclip.evaluate.datasets.common.text_files import class_index, parse_json, read_json
 from worldclip.evaluate.ranking import Ties
 from worldclip.evaluate.tasks import Classification, Dataset
@@ -41,9 +41,16 @@ def load(
     are the Wikipedia codes of the file in lower case, unmerged: zh_yue has labels of its own.
     """
     labels_path = max(folder.glob("babel_imagenet*.json"), key=lambda path: path.stat().st_size)
-    tars = sorted((folder / "images").glob("*.tar")) if tars is None else list(tars)
+    if tars is None:
+        tars = sorted((folder / "images").glob("*.tar"))
     samples = read_samples(tars)
-    class_of_image = np.array([_class_index(sample) for sample in samples])
+    class_of_image = np.zeros(len(samples), np.int64)
+    for i, sample in enumerate(samples):
+        if "cls" in sample.members:
+            index = sample.members["cls"]
+        else:
+            index = parse_json(sample.members["json"], f"{sample.where}.json")["class_index"]
+        class_of_image[i] = class_index(index, NUM_IMAGENET_CLASSES, sample.where)
     labels = {}
     for code, (indices, names) in read_json(labels_path).items():
         where = f"{labels_path}: {code}"
@@ -51,35 +58,21 @@ def load(
         if len(set(classes)) != len(names):
             raise ValueError(f"{where} must have one label for each class that it names")
         labels[code.lower()] = np.array(classes, np.int64), names
-    templates = _templates(folder, prompts, list(labels))
-    tasks = {
-        lang: [_task(*labels[lang], class_of_image, templates[lang], prompts, ties)]
-        for lang in labels
-        if lang in templates and np.isin(class_of_image, labels[lang][0]).any()
-    }
+    templates: dict[str, list[str]] = {}
+    if prompts == "nllb":
+        path = folder / "nllb_dist13b_prompts.json"
+        templates = {code.lower(): with_places(texts, path) for code, texts in read_json(path).items()}
+    else:
+        templates = dict.fromkeys(labels, ["{}"] if prompts == "none" else imagenet_names().templates)
+    tasks = {}
+    for lang, (classes_of_lang, names) in labels.items():
+        if lang in templates and np.isin(class_of_image, classes_of_lang).any():
+            tasks[lang] = [_task(classes_of_lang, names, class_of_image, templates[lang], prompts, ties)]
     if not tasks:
         raise ValueError(f"{labels_path}: no language has both a label of an image's class and prompts {prompts!r}")
     images = images_in_tars(samples, (sample.key for sample in samples), tars, root=None)
     contents = [fingerprint(labels_path, labels_path.parent), images.fingerprints, prompts, templates, ties]
     return build_dataset(name, images, tasks, contents)
-
-
-def _class_index(sample: Sample) -> int:
-    if "cls" in sample.others:
-        index = sample.others["cls"]
-    else:
-        index = parse_json(sample.others["json"], f"{sample.where}.json")["class_index"]
-    return class_index(index, NUM_IMAGENET_CLASSES, sample.where)
-
-
-def _templates(folder: Path, prompts: Prompts, codes: Sequence[str]) -> dict[str, list[str]]:
-    """Return the templates of each language that has some of this kind."""
-    if prompts == "none":
-        return {code: ["{}"] for code in codes}
-    if prompts == "english":
-        return dict.fromkeys(codes, imagenet_names().templates)
-    path = folder / "nllb_dist13b_prompts.json"
-    return {code.lower(): with_places(templates, path) for code, templates in read_json(path).items()}
 
 
 def _task(
@@ -96,9 +89,11 @@ def _task(
     takes the first: images of the others are never right.
     """
     names, class_of_label = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    equal_labels = "one class"
     if ties == "first":
         names = np.array(labels, dtype=object)
         class_of_label = np.arange(len(labels))
+        equal_labels = "apart"
     class_of_index = np.full(NUM_IMAGENET_CLASSES, -1)
     class_of_index[indices] = class_of_label
     image_idx = np.flatnonzero(class_of_index[class_of_image] >= 0)
@@ -107,9 +102,5 @@ def _task(
         templates=templates,
         target=class_of_index[class_of_image[image_idx]],
         image_idx=image_idx,
-        protocol={
-            "prompts": prompts,
-            "templates": len(templates),
-            "equal_labels": "apart" if ties == "first" else "one class",
-        },
+        protocol={"prompts": prompts, "templates": len(templates), "equal_labels": equal_labels},
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldclip.core.artifacts import Json, fingerprint
+from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
 from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, read_jsonl
@@ -31,18 +31,15 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     images = images_by_stem(folder, keys, path)
     contents = [fingerprint(path, folder), images.fingerprints]
     labels = {"country": [record.get("image/locale") or "" for record in records]}
-    return retrieval_dataset(name, images, _by_language(records, languages), contents, labels=labels)
-
-
-def _by_language(records: list[Json], languages: Languages) -> dict[str, list[Caption]]:
-    """Return the captions by our language code, in the order of the file; blank ones are left out."""
-    captions: dict[str, list[Caption]] = {}
+    captions: dict[str, list[Caption]] = {}  # by our language code; blank ones are left out
     for i, record in enumerate(records):
         for code, value in record.items():
             if not isinstance(value, dict):
                 continue
             texts = value.get("caption", ())
-            for text in [texts] if isinstance(texts, str) else texts:
+            if isinstance(texts, str):
+                texts = [texts]
+            for text in texts:
                 if text.strip():
                     captions.setdefault(our_code(code, languages), []).append((i, text))
-    return dict(sorted(captions.items()))
+    return retrieval_dataset(name, images, dict(sorted(captions.items())), contents, labels=labels)

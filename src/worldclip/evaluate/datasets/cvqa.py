@@ -40,12 +40,28 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise ValueError(f"{folder} holds no data/test-*.parquet")
-    questions = [row for path in files for row in _open(path).read(COLUMNS).to_pylist()]
-    answers = _answers(questions, folder)
+    questions: list[Json] = []
+    for path in files:
+        questions += _open(path).read(COLUMNS).to_pylist()
+    labels_path = folder / LABELS
+    labels = read_json(labels_path) if labels_path.exists() else {}
+    stated = [labels.get(question["ID"], question["Label"]) for question in questions]
+    if -1 in stated:
+        first = questions[stated.index(-1)]["ID"]
+        raise UserError(
+            f"{folder}: {stated.count(-1)} of {len(stated)} questions have no answer (Label is -1), the first is "
+            f"{first}; put the answers into {labels_path}: {{ID: 0 to 3}}"
+        )
+    answers = [class_index(answer, NUM_OPTIONS, str(labels_path)) for answer in stated]
     images = _images(files, folder)
     position = {key: i for i, key in enumerate(images.keys)}
     image_idx = np.array([position[_image_key(question["ID"])] for question in questions])
-    slices = _slices(questions, languages)
+    # Parts by country and by language, by our code where our table has one.
+    codes = {language.name.lower(): language.code for language in languages.all_languages()}
+    pairs = [parse_list(question["Subset"]) for question in questions]  # "('Swahili', 'Kenya')"
+    names = [name.replace("_", " ").lower() for name, _ in pairs]
+    slices = slices_by([country for _, country in pairs], "country ")
+    slices |= slices_by([our_code(codes.get(name, name), languages) for name in names], "lang ")
     tasks = {
         "en": [_task(questions, "Translated ", answers, image_idx, slices)],
         LOCAL: [_task(questions, "", answers, image_idx, slices)],
@@ -60,28 +76,6 @@ def _open(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path)
 
 
-def _answers(questions: Sequence[Json], folder: Path) -> list[int]:
-    """Return the position of each question's right option."""
-    given = read_json(folder / LABELS) if (folder / LABELS).exists() else {}
-    answers = [given.get(question["ID"], question["Label"]) for question in questions]
-    if -1 in answers:
-        first = questions[answers.index(-1)]["ID"]
-        raise UserError(
-            f"{folder}: {answers.count(-1)} of {len(answers)} questions have no answer (Label is -1), the first is "
-            f"{first}; put the answers into {folder / LABELS}: {{ID: 0 to 3}}"
-        )
-    return [class_index(answer, NUM_OPTIONS, str(folder / LABELS)) for answer in answers]
-
-
-def _slices(questions: Sequence[Json], languages: Languages) -> dict[str, np.ndarray]:
-    """Return the questions of each country and of each language, by our code where our table has one."""
-    codes = {language.name.lower(): language.code for language in languages.all_languages()}
-    pairs = [parse_list(question["Subset"]) for question in questions]  # "('Swahili', 'Kenya')"
-    names = [name.replace("_", " ").lower() for name, _ in pairs]
-    by_language = slices_by([our_code(codes.get(name, name), languages) for name in names], "lang ")
-    return slices_by([country for _, country in pairs], "country ") | by_language
-
-
 def _task(
     questions: Sequence[Json],
     prefix: str,
@@ -93,10 +87,10 @@ def _task(
     options = []
     for question in questions:
         text = question[f"{prefix}Question"]
-        of_question = [f"{text} {option}" for option in question[f"{prefix}Options"]]
-        if text is None or len(of_question) != NUM_OPTIONS:
+        texts = [f"{text} {option}" for option in question[f"{prefix}Options"]]
+        if text is None or len(texts) != NUM_OPTIONS:
             raise ValueError(f"question {question['ID']} must have a text and {NUM_OPTIONS} options")
-        options.append(of_question)
+        options.append(texts)
     return Choice(
         options=options,
         answer=np.array(answers),

@@ -28,10 +28,10 @@ def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "images_v2_imagenet_test.csv"
     rows = read_csv(path)
-    classes = [
-        [class_index(value, NUM_IMAGENET_CLASSES, str(path)) for value in parse_list(row["imagenet_sysnet_id"])]
-        for row in rows
-    ]
+    classes = []
+    for row in rows:
+        values = parse_list(row["imagenet_sysnet_id"])
+        classes.append([class_index(value, NUM_IMAGENET_CLASSES, str(path)) for value in values])
     income = np.array([float(row["income"]) for row in rows])
     if not np.isfinite(income).all():
         raise ValueError(f"{path}: each income must be a number, dollars per month")

@@ -8,6 +8,7 @@ languages.json: {LANG: {"classes": [...], "templates": [...]}}.
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -31,19 +32,20 @@ def load(name: str, folder: Path) -> Dataset:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     if len(classes) < 2:
         raise UserError(f"{root} has {len(classes)} folders; it must have one per class, at least 2")
-    found, others = image_files(path for label in classes for path in (root / label).rglob("*") if path.is_file())
-    if others:
-        say("evaluate", f"dataset {name}: {root}: left out {others}")
-    paths_of_class: dict[str, list[Path]] = {label: [] for label in classes}
-    for path in sorted(found):
-        paths_of_class[path.relative_to(root).parts[0]].append(path)
+    all_files = itertools.chain.from_iterable((root / label).rglob("*") for label in classes)
+    files, left_out = image_files(path for path in all_files if path.is_file())
+    if left_out:
+        say("evaluate", f"dataset {name}: {root}: left out {left_out}")
+    files_of_class: dict[str, list[Path]] = {label: [] for label in classes}
+    for path in sorted(files):
+        files_of_class[path.relative_to(root).parts[0]].append(path)
     paths: list[str] = []
     target: list[int] = []
-    for c, (class_folder, of_class) in enumerate(paths_of_class.items()):
-        if not of_class:
-            raise UserError(f"{root / class_folder} holds no image; add the images of this class or remove the folder")
-        paths += [path.relative_to(root).as_posix() for path in of_class]
-        target += [c] * len(of_class)
+    for c, (label, files) in enumerate(files_of_class.items()):
+        if not files:
+            raise UserError(f"{root / label} holds no image; add the images of this class or remove the folder")
+        paths += [path.relative_to(root).as_posix() for path in files]
+        target += [c] * len(files)
     images = images_at(folder, root, paths, root)
     english, names_from = _names(folder, classes)
     return classification_dataset(
@@ -61,16 +63,19 @@ def load(name: str, folder: Path) -> Dataset:
 
 def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
     """Return English names and templates, and where the names come from: given | imagenet | folders."""
-    given = folder / "classnames.txt"
-    index = {} if given.exists() else _imagenet_index(classes)
+    names_path = folder / "classnames.txt"
     templates = class_names.PLAIN_TEMPLATE
-    if given.exists():
-        names = class_names.read_class_list(given)
+    numbers = {str(number): number for number in range(class_names.NUM_IMAGENET_CLASSES)}
+    are_numbers = set(classes) == numbers.keys()
+    if names_path.exists():
+        names = class_names.read_class_list(names_path)
         names_from = "given"
         if len(names) != len(classes):
-            raise UserError(f"{given} has {len(names)} names; there are {len(classes)} folders")
-    elif index:
-        if unknown := [label for label in classes if label not in index]:
+            raise UserError(f"{names_path} has {len(names)} names; there are {len(classes)} folders")
+    elif are_numbers or all(_WORDNET_ID.fullmatch(label) for label in classes):
+        index = numbers if are_numbers else class_names.imagenet_index()
+        unknown = [label for label in classes if label not in index]
+        if unknown:
             raise UserError(f"{folder}: {unknown[0]} is no class of ImageNet-1k; give names in classnames.txt")
         openai, templates = class_names.imagenet_names()
         names = [openai[index[label]] for label in classes]
@@ -81,11 +86,3 @@ def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
     if (folder / "templates.txt").exists():
         templates = class_names.read_templates(folder / "templates.txt")
     return class_names.Names(names, templates), names_from
-
-
-def _imagenet_index(classes: list[str]) -> dict[str, int]:
-    """Return {folder: class index} if the folders are called like ImageNet's classes, else nothing."""
-    numbers = {str(number): number for number in range(class_names.NUM_IMAGENET_CLASSES)}
-    if set(classes) == numbers.keys():
-        return numbers
-    return class_names.imagenet_index() if all(_WORDNET_ID.fullmatch(label) for label in classes) else {}

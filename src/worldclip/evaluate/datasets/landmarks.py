@@ -11,6 +11,7 @@ the paper's own subset is not published.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -31,7 +32,7 @@ def load(name: str, folder: Path) -> Dataset:
         name_of[row["landmark_id"]] = unquote(row["category"].rpartition("Category:")[2]).replace("_", " ")
     landmarks = [row["landmarks"].split() for row in rows]
     # Ids are numbers as text: by length, then by text, is their numeric order.
-    ids = sorted({landmark for right in landmarks for landmark in right}, key=lambda text: (len(text), text))
+    ids = sorted(set(itertools.chain.from_iterable(landmarks)), key=lambda text: (len(text), text))
     keys = [row["id"] for row in rows]
     images = images_at(folder, folder / "test", ["/".join([*key[:3], f"{key}.jpg"]) for key in keys], solution, keys)
     english = Names([[name_of[landmark]] for landmark in ids], ["a photo of {}."])

@@ -31,22 +31,17 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     stems = [Path(line.strip()).stem for line in read_lines(image_list)]
     check_distinct(stems, image_list)
     images = images_by_stem(folder, stems, image_list)
-    files = _caption_files(folder, languages)
-    captions = {lang: list(enumerate(_read_captions(path, len(stems)))) for lang, path in files.items()}
+    matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
+    path_of_code = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
+    ours = our_codes(list(path_of_code), languages)
+    files = dict(sorted((ours[code], path) for code, path in path_of_code.items()))
+    captions = {}
+    for lang, path in files.items():
+        lines = [line.strip() for line in read_lines(path)]
+        if len(lines) != len(stems) or "" in lines:
+            raise ValueError(
+                f"{path} has {len(lines)} lines; it must have a caption for each of the {len(stems)} images"
+            )
+        captions[lang] = list(enumerate(lines))
     contents = [images.fingerprints, stems, fingerprints(files.values(), folder), list(files)]
     return retrieval_dataset(name, images, captions, contents)
-
-
-def _caption_files(folder: Path, languages: Languages) -> dict[str, Path]:
-    """Return {our language code: file}, sorted."""
-    matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
-    files = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
-    ours = our_codes(list(files), languages)
-    return dict(sorted((ours[lang], path) for lang, path in files.items()))
-
-
-def _read_captions(path: Path, num_images: int) -> list[str]:
-    lines = [line.strip() for line in read_lines(path)]
-    if len(lines) != num_images or "" in lines:
-        raise ValueError(f"{path} has {len(lines)} lines; it must have a caption for each of the {num_images} images")
-    return lines

@@ -13,6 +13,7 @@ sets are also split by how often the run's pool mentions the English name: head,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     samples = read_samples(tars)
     keys = [sample.key for sample in samples]
     record, names = _read(folder / "set.json", names_path)
-    if unknown := [key for key in keys if key not in record["subjects"]]:
+    unknown = [key for key in keys if key not in record["subjects"]]
+    if unknown:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
     subject_idx = np.array([record["subjects"][key] for key in keys])
     slices = {}
@@ -51,25 +53,37 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
         "files": images.fingerprints + fingerprints([folder / "set.json", names_path], folder.parent),
         "slices": {part: np.flatnonzero(mask).tolist() for part, mask in slices.items()},
     }
-    asked = _asked(record, names, keys, subject_idx, languages)
+    images_of_langs = {}
+    for lang, names_of_lang in names.items():
+        if lang not in languages.by_code():
+            continue  # a code of CLDR that neither the table nor the recipe has
+        is_asked = np.array([names_of_lang[idx] is not None for idx in subject_idx])
+        if "asked" in record:
+            chosen = set(record["asked"].get(lang, ()))
+            is_asked &= np.array([key in chosen for key in keys])
+        elif is_asked.mean() < MIN_NAMED:
+            continue
+        if is_asked.any():
+            images_of_langs[lang] = np.flatnonzero(is_asked)
     classes = {*(record.get("classes") or subject_idx.tolist())}
-    if outside := [keys[i] for in_lang in asked.values() for i in in_lang if subject_idx[i] not in classes]:
-        raise BadShard(f"{folder / 'set.json'}: the subject of image {outside[0]} is not one of classes; add it there")
+    for i in itertools.chain.from_iterable(images_of_langs.values()):
+        if subject_idx[i] not in classes:
+            raise BadShard(f"{folder / 'set.json'}: the subject of image {keys[i]} is not one of classes; add it there")
 
     def tasks(lang: str) -> Sequence[Task]:
-        in_lang = names[lang]
-        classes = record.get("classes") or range(len(in_lang))
-        image_idx = asked[lang]
+        names_of_lang = names[lang]
+        classes = record.get("classes") or range(len(names_of_lang))
+        image_idx = images_of_langs[lang]
         parts = {part: mask[image_idx] for part, mask in slices.items()}
-        named_classes = np.array([idx for idx in classes if in_lang[idx] is not None])
-        return name_tasks(in_lang, named_classes, subject_idx[image_idx], image_idx, parts, record["about"])
+        named_classes = np.array([idx for idx in classes if names_of_lang[idx] is not None])
+        return name_tasks(names_of_lang, named_classes, subject_idx[image_idx], image_idx, parts, record["about"])
 
     return Dataset(
         name=name,
         digest=digest(contents),
         image_keys=keys,
         read_images=images.read,
-        languages=tuple(asked),
+        languages=tuple(images_of_langs),
         tasks=tasks,
         images_digest=digest(images.fingerprints),
     )
@@ -89,33 +103,10 @@ def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence
     record = read_json(set_path)
     by_lang = read_json(names_path)["lang"]
     positions = [*record["subjects"].values(), *record.get("classes", ())]
-    num_subjects = min(len(in_lang) for in_lang in by_lang.values())
+    num_subjects = min(map(len, by_lang.values()))
     if not all(0 <= position < num_subjects for position in positions):
         raise ValueError(f"{set_path} and {names_path} do not fit together: a position is not one of the subjects")
     return record, by_lang
-
-
-def _asked(
-    record: Json,
-    names: Mapping[str, Sequence[str | None]],
-    keys: Sequence[str],
-    subject_idx: np.ndarray,
-    languages: Languages,
-) -> dict[str, np.ndarray]:
-    """Return {language: positions of the images to ask about}."""
-    asked = {}
-    for lang, in_lang in names.items():
-        if lang not in languages.by_code():
-            continue  # a code of CLDR that neither the table nor the recipe has
-        is_asked = np.array([in_lang[idx] is not None for idx in subject_idx])
-        if "asked" in record:
-            chosen = set(record["asked"].get(lang, ()))
-            is_asked &= np.array([key in chosen for key in keys])
-        elif is_asked.mean() < MIN_NAMED:
-            continue
-        if is_asked.any():
-            asked[lang] = np.flatnonzero(is_asked)
-    return asked
 
 
 def name_tasks(
@@ -180,25 +171,23 @@ def thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> 
 
 def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
     """Return the geometric mean of the counts of the entries that each English name matches, over the whole pool."""
-    matched = [_matched_names(run_dir, shard, names) for shard in layout.matched_shards(run_dir)]
-    rows = [row for of_shard in matched for row in of_shard]
+    rows: list[Json] = []  # English texts that are names
+    for shard in layout.matched_shards(run_dir):
+        texts = read_matched_texts(run_dir, shard, ["text", "lang", "entries_lang", "entry_ids"])
+        is_english = pc.equal(texts["lang"].cast(pa.string()), "en")
+        is_name = pc.is_in(texts["text"].cast(pa.string()), pa.array(names, pa.string()))
+        rows += texts.filter(pc.and_(is_english, is_name)).to_pylist()
     lists = pa.array({row["entries_lang"] for row in rows}, pa.string())
-    files = [read_table(layout.match_counts(run_dir, shard), MATCH_COUNTS) for shard in layout.counted_shards(run_dir)]
-    counts = pa.concat_tables(table.filter(pc.is_in(table["entries_lang"].cast(pa.string()), lists)) for table in files)
-    sums = counts.unify_dictionaries().group_by(["entries_lang", "entry_id"]).aggregate([("count", "sum")]).to_pylist()
+    tables = []
+    for shard in layout.counted_shards(run_dir):
+        table = read_table(layout.match_counts(run_dir, shard), MATCH_COUNTS)
+        tables.append(table.filter(pc.is_in(table["entries_lang"].cast(pa.string()), lists)))
+    counts = pa.concat_tables(tables).unify_dictionaries()
+    sums = counts.group_by(["entries_lang", "entry_id"]).aggregate([("count", "sum")]).to_pylist()
     entry_counts = {(row["entries_lang"], row["entry_id"]): row["count_sum"] for row in sums}
     name_counts: dict[str, float] = {}
     for row in rows:
-        of_entries = [max(1, entry_counts.get((row["entries_lang"], entry), 0)) for entry in row["entry_ids"]]
-        mean = np.exp(np.mean(np.log(of_entries)))
+        counts_of_row = [max(1, entry_counts.get((row["entries_lang"], entry), 0)) for entry in row["entry_ids"]]
+        mean = np.exp(np.mean(np.log(counts_of_row)))
         name_counts[row["text"]] = float(f"{mean:.9g}")  # the last digits depend on the processor
     return name_counts
-
-
-def _matched_names(run_dir: Path, shard: str, names: set[str]) -> list[Json]:
-    """Return the rows of English texts that are names, of one shard."""
-    table = read_matched_texts(run_dir, shard, ["text", "lang", "entries_lang", "entry_ids"])
-    is_english = pc.equal(table["lang"].cast(pa.string()), "en")
-    is_name = pc.is_in(table["text"].cast(pa.string()), pa.array(names, pa.string()))
-    rows: list[Json] = table.filter(pc.and_(is_english, is_name)).to_pylist()
-    return rows

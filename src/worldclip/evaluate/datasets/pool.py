@@ -34,12 +34,16 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the pairs below `folder` as a dataset.  languages: say what the labels of language identification mean."""
     tars = sorted(folder.rglob("*.tar"))
     samples = read_samples(tars)
-    texts = [(i, lang, text) for i, sample in enumerate(samples) for lang, text in _texts(sample)]
-    keys = (f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}" for sample in samples)
+    texts: list[Text] = []
+    keys: list[str] = []
+    for i, sample in enumerate(samples):
+        texts += [(i, lang, text) for lang, text in _texts(sample)]
+        keys.append(f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}")
     images = images_in_tars(samples, keys, tars, folder)
     by_language = _by_language(texts, languages)
-    is_stated = all(lang is not None for _, lang, _ in texts)
-    contents = [images.fingerprints, *([] if is_stated else [sorted(by_language), "identified"])]
+    contents: list[Any] = [images.fingerprints]
+    if any(lang is None for _, lang, _ in texts):
+        contents += [sorted(by_language), "identified"]
     return retrieval_dataset(name, images, by_language, contents)
 
 
@@ -49,37 +53,46 @@ def _by_language(texts: Sequence[Text], languages: Languages) -> dict[str, list[
     A stated label that is no language (de-DE is one) is a row by itself.
     """
     unstated = [text for _, lang, text in texts if lang is None]
-    known = languages.by_code()
-    ours = {lang: code_of_stated(lang, known, languages) for _, lang, _ in texts if lang is not None}
-    identified = iter(_identify(unstated, languages) if unstated else ())
+    identified = iter(_identify(unstated, languages))
+    table = languages.by_code()
+    codes: dict[str, str] = {}  # of the stated languages
     by_language: dict[str, list[Caption]] = {}
     for i, lang, text in texts:
-        code = next(identified) if lang is None else ours[lang]
-        by_language.setdefault(str(lang) if code == OTHER else code, []).append((i, text))
+        if lang is None:
+            code = next(identified)
+        else:
+            if lang not in codes:
+                codes[lang] = code_of_stated(lang, table, languages)
+            code = codes[lang]
+            if code == OTHER:
+                code = str(lang)
+        by_language.setdefault(code, []).append((i, text))
     return dict(sorted(by_language.items()))
 
 
 def _identify(texts: Sequence[str], languages: Languages) -> list[str]:
     """Return the language of each text, NO_LANGUAGE where it has no code or fewer than MIN_TEXTS texts are in it."""
+    if not texts:
+        return []  # without loading the model
     from worldclip.language.identify import identify
 
     labels, _ = identify(texts)
     codes = [languages.from_lid(label) for label in labels.tolist()]
-    counts = Counter(codes)
-    return [code if code != OTHER and counts[code] >= MIN_TEXTS else NO_LANGUAGE for code in codes]
+    frequent = {code for code, times in Counter(codes).items() if code != OTHER and times >= MIN_TEXTS}
+    return [code if code in frequent else NO_LANGUAGE for code in codes]
 
 
 def _texts(sample: Sample) -> list[tuple[str | None, str]]:
     """Return (stated language or None, text) of each text that is not blank."""
-    if "txt" in sample.others:
-        texts, langs = [sample.others["txt"].decode()], [None]
+    if "txt" in sample.members:
+        texts: Any = [sample.members["txt"].decode()]
+        langs: Any = [None]
     else:
-        record = parse_json(sample.others.get("json", b"{}"), f"{sample.where}.json")
-        texts = _as_list(next((record[field] for field in DEFAULT_PLACES if field in record), []))
-        stated = record.get(LANG_FIELD)
-        langs = stated if isinstance(stated, list) else [stated] * len(texts)
+        record = parse_json(sample.members.get("json", b"{}"), f"{sample.where}.json")
+        texts = next((record[field] for field in DEFAULT_PLACES if field in record), [])
+        if not isinstance(texts, list):
+            texts = [texts]
+        langs = record.get(LANG_FIELD)
+        if not isinstance(langs, list):
+            langs = [langs] * len(texts)
     return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text and text.strip()]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

@@ -55,11 +55,16 @@ def load(name: str, folder: Path, *, with_train: bool = False) -> Dataset:
     images = images_in_tars(samples, keys, tars, folder)
     is_train = np.arange(len(samples)) >= len(test) if train else None
     contents = [images.fingerprints, text_fingerprints(folder)]
-    kind = _read_kind(folder)
+    kind = KINDS[0]
+    kind_path = folder / "dataset_type.txt"
+    if kind_path.exists():
+        kind = read_lines(kind_path)[0].strip()
+    if kind not in KINDS:
+        raise UserError(f"{kind_path} says {kind!r}; it must be one of {', '.join(KINDS)}")
     if kind == "retrieval":
         captions = []
         for i, sample in enumerate(test):
-            captions += [(i, line) for line in lines_of(sample.others["txt"].decode()) if line.strip()]
+            captions += [(i, line) for line in lines_of(sample.members["txt"].decode()) if line.strip()]
         return retrieval_dataset(name, images, {"en": captions}, contents, is_train=is_train)
     info = CATALOG.get(name, DatasetInfo(name=name))
     if info.classes == "imagenet":  # OpenAI's names, whatever the folder says
@@ -76,7 +81,7 @@ def load(name: str, folder: Path, *, with_train: bool = False) -> Dataset:
         if not np.isin(rows, (0, 1)).all():
             raise ValueError(f"{folder / SPLIT}: each .npy must hold 0 or 1 for each class")
         return build_dataset(name, images, _multilabel_tasks(names, rows), contents, is_train=is_train)
-    labels = [sample.others["cls"].decode() for sample in samples]
+    labels = [sample.members["cls"].decode() for sample in samples]
     target = np.array([class_index(label, num_classes, str(folder)) for label in labels])
     return classification_dataset(
         name,
@@ -105,28 +110,19 @@ def _list_tars(folder: Path, split: str) -> list[Path]:
     return [folder / split / name for name in names]
 
 
-def _read_kind(folder: Path) -> str:
-    path = folder / "dataset_type.txt"
-    kind = read_lines(path)[0].strip() if path.exists() else KINDS[0]
-    if kind not in KINDS:
-        raise UserError(f"{path} says {kind!r}; it must be one of {', '.join(KINDS)}")
-    return kind
-
-
 def _multilabel_tasks(names: Mapping[str, class_names.Names], rows: np.ndarray) -> dict[str, list[MultiLabel]]:
     """Return the tasks by language.  rows: (n, C) 1 for each class in the image, else 0."""
-    return {
-        lang: [
-            MultiLabel(
-                class_names=classes,
-                templates=templates,
-                is_there=rows.astype(bool),
-                image_idx=np.arange(len(rows)),
-                protocol={"templates": len(templates)},
-            )
-        ]
-        for lang, (classes, templates) in names.items()
-    }
+    tasks = {}
+    for lang, (classes, templates) in names.items():
+        task = MultiLabel(
+            class_names=classes,
+            templates=templates,
+            is_there=rows.astype(bool),
+            image_idx=np.arange(len(rows)),
+            protocol={"templates": len(templates)},
+        )
+        tasks[lang] = [task]
+    return tasks
 
 
 def _groups(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
@@ -144,5 +140,5 @@ def _groups(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, np.ndarra
 
 def _read_arrays(samples: Sequence[Sample], size: int) -> np.ndarray:
     """Return (n, size) the array in each sample's .npy."""
-    rows = [np.lib.format.read_array(io.BytesIO(sample.others["npy"]), allow_pickle=False) for sample in samples]
+    rows = [np.lib.format.read_array(io.BytesIO(sample.members["npy"]), allow_pickle=False) for sample in samples]
     return np.stack(rows).reshape(len(samples), size)

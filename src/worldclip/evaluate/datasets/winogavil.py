@@ -30,13 +30,17 @@ def load(name: str, folder: Path) -> Dataset:
     for names, associations in zip(candidates, right, strict=True):
         if not associations or not set(associations) <= set(names):
             raise ValueError(f"{path}: associations {associations} are not some of the candidates {names}")
-    cues = [row["cue"].lower() for row in rows]
+    cues = []
+    for row in rows:
+        cue = row["cue"].lower()
+        article = "An" if cue[:1] in set("aeiou") else "A"
+        cues.append(f"{article} {cue}")
     keys = sorted(set(itertools.chain.from_iterable(candidates)))
     images = images_by_stem(folder, keys, path)
     position = {key: i for i, key in enumerate(keys)}
     task = Association(
-        cues=[f"{'An' if cue[:1] in set('aeiou') else 'A'} {cue}" for cue in cues],
-        candidates=[np.array([position[name] for name in names]) for names in candidates],
+        cues=cues,
+        candidates=[np.array(list(map(position.__getitem__, names))) for names in candidates],
         is_right=[np.isin(names, associations) for names, associations in zip(candidates, right, strict=True)],
         protocol={"text": "article + cue"},
     )

@@ -75,7 +75,7 @@ def _sum_texts(
     # numba counts a reference, an atomic operation, for every array taken from a tuple: once, not for each text.
     dictionary, starts, ends, slots, eos = model.dictionary, model.starts, model.ends, model.slots, model.eos
     num_words, minn, maxn, bucket = model.num_words, model.minn, model.maxn, model.bucket
-    prune, kept, kept_rows, matrix = model.prune, model.kept, model.kept_rows, model.matrix
+    prune, kept_bits, kept_rows, matrix = model.prune, model.kept_bits, model.kept_rows, model.matrix
     num_cached = cache_2S.size // 2
     last_slot = np.uint64(num_cached - 1)
     for i in range(first, stop):
@@ -103,8 +103,8 @@ def _sum_texts(
                     _clear(sums, num_cached + t)
                     counts_N[t], rows_at[t + 1] = _find_rows(
                         data, np.int64(token_at), np.int64(token_size), keys_N[t], dictionary, starts, ends, slots,
-                        num_words, minn, maxn, bucket, prune, kept, kept_rows, matrix, chars, grams, rows, rows_at[t],
-                        sums, num_cached + t,
+                        num_words, minn, maxn, bucket, prune, kept_bits, kept_rows, matrix, chars, grams, rows,
+                        rows_at[t], sums, num_cached + t,
                     )  # fmt: skip
             num_summed = np.int64(0)
             for t in range(num_tokens):
@@ -188,10 +188,10 @@ def _token_size(data, at, end, mask, masked_at):
     if size >= _MASKED - (at - masked_at):  # it ends after the masked bytes
         mask, masked_at = _blanks_at(data, at), at
         size = trailing_zeros(mask)
-        more = size
-        while more == _MASKED and at + size < end:
-            more = trailing_zeros(_blanks_at(data, at + size))
-            size += more
+        step = size
+        while step == _MASKED and at + size < end:
+            step = trailing_zeros(_blanks_at(data, at + size))
+            size += step
     return min(size, end - at), mask, masked_at
 
 
@@ -221,7 +221,7 @@ def _find_tokens(data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, su
 
 @inner
 def _find_rows(
-    data, at, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune, kept, kept_rows,
+    data, at, size, key, dictionary, starts, ends, slots, num_words, minn, maxn, bucket, prune, kept_bits, kept_rows,
     matrix, chars, grams, rows, end, sums, place,
 ):  # fmt: skip
     """Append a token's rows to rows[:end] and prefetch them; returns their number (or _NO_WORD, _LAST) and the end.
@@ -261,9 +261,9 @@ def _find_rows(
                     h = np.uint64(grams[LANES * n + i - first])
                     bucket_id = np.int64(multiply_high(inverse * h, modulus))
                     rows[end] = bucket_id
-                    end += _is_kept(bucket_id, prune, kept)
+                    end += _is_kept(bucket_id, prune, kept_bits)
         for j in range(new, end):
-            rows[j] = _ngram_row(rows[j], num_words, prune, kept_rows, kept)
+            rows[j] = _ngram_row(rows[j], num_words, prune, kept_rows, kept_bits)
             prefetch(matrix, matrix.shape[1] * np.int64(rows[j]))
     return count + end - start, end
 
@@ -305,15 +305,15 @@ def _add_all(total, place, values, rows, start, end):
 
 
 @inner
-def _is_kept(bucket_id, prune, kept):
+def _is_kept(bucket_id, prune, kept_bits):
     """Return 1 if an n-gram's bucket has a row, 0 if it was pruned."""
     if prune < 0:
         return 1
-    return np.int64(kept[np.uint64(bucket_id) >> _U6] >> (np.uint64(bucket_id) & _U63) & _U1)
+    return np.int64(kept_bits[np.uint64(bucket_id) >> _U6] >> (np.uint64(bucket_id) & _U63) & _U1)
 
 
 @inner
-def _ngram_row(bucket_id, num_words, prune, kept_rows, kept):
+def _ngram_row(bucket_id, num_words, prune, kept_rows, kept_bits):
     """Return the row of an n-gram's bucket that was kept.
 
     A pruned model keeps few of two million buckets: a bitmap says which, and the set bits before give the row.
@@ -321,7 +321,7 @@ def _ngram_row(bucket_id, num_words, prune, kept_rows, kept):
     if prune < 0:
         return num_words + bucket_id
     before = (_U1 << (np.uint64(bucket_id) & _U63)) - _U1
-    return np.int64(kept_rows[bucket_id >> 6]) + count_ones(kept[np.uint64(bucket_id) >> _U6] & before)
+    return np.int64(kept_rows[bucket_id >> 6]) + count_ones(kept_bits[np.uint64(bucket_id) >> _U6] & before)
 
 
 @inner

@@ -21,11 +21,14 @@ from worldclip.kernels.utf8 import LOW_BYTES, word_at
 
 MAGIC = 793712314
 VERSION = 12
-LOSS_HS, LOSS_SOFTMAX = 1, 3
+LOSS_HS = 1
+LOSS_SOFTMAX = 3
 SUPERVISED = 3
 # Bounds of what the file's length does not bound.  Published models have 16 to 300 dimensions, 2 million buckets and
 # n-grams of up to 6; a longest n-gram of 2^31 would read every token from each of its characters to the end.
-MAX_DIM, MAX_BUCKET, MAX_NGRAM = 2**14, 2**27, 64
+MAX_DIM = 2**14
+MAX_BUCKET = 2**27
+MAX_NGRAM = 64
 MAX_SUB_DIM = 64  # numbers that a byte of a quantised row stands for; fastText writes 2
 ENTRY_BYTES = 10  # bytes of a dictionary entry in addition to the string: a zero, the count (8) and the kind (1)
 UNBUILT = 10**15  # fastText's "infinite" count of nodes of the label tree that are not yet built
@@ -33,7 +36,8 @@ LINE_FLOATS = 16  # float32 of a cache line
 
 LABEL_PREFIX = b"__label__"
 
-_PREFIX_HEAD, _PREFIX_LAST = np.uint64(int.from_bytes(LABEL_PREFIX[:8], "little")), LABEL_PREFIX[8]
+_PREFIX_HEAD = np.uint64(int.from_bytes(LABEL_PREFIX[:8], "little"))
+_PREFIX_LAST = LABEL_PREFIX[8]
 _END = np.uint64(int.from_bytes(b"</s>", "little"))
 
 
@@ -54,7 +58,7 @@ class Model(NamedTuple):
     ends: np.ndarray
     slots: np.ndarray  # table of the dictionary's words, see kernels/byte_table.py
     prune: int  # 0: no n-grams at all; 1: only the kept ones; -1: all
-    kept: np.ndarray  # (bucket / 64 + 1,) uint64, a bit is set where a bucket was kept
+    kept_bits: np.ndarray  # (bucket / 64 + 1,) uint64, a bit is set where a bucket was kept
     kept_rows: np.ndarray  # row of the first kept bucket of each of these words; int32
     left: np.ndarray  # (2 * num_labels - 1,) int32 children of the label tree, -1 at leaves
     right: np.ndarray
@@ -73,10 +77,7 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
     try:
         head = _read_head(reader)
         words = _read_dictionary(reader)
-        _require(
-            words.pruned <= 0 or words.pruned <= head.bucket,
-            f"keeps {words.pruned} of {head.bucket} buckets of n-grams",
-        )
+        _require(words.pruned <= head.bucket, f"keeps {words.pruned} of {head.bucket} buckets of n-grams")
         index = reader.array(np.int32, max(words.pruned, 0) * 2).reshape(-1, 2)
         is_quantized = reader.unpack("<?")[0]
         rows = _read_rows(reader, head.dim, is_quantized)
@@ -87,7 +88,7 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         raise UserError(f"languages.lid_model is {path}, which is cut short; download it again") from error
     except _Damaged as error:
         raise UserError(f"languages.lid_model is {path}, which is not a fastText model to use ({error})") from error
-    kept, kept_rows, order = _kept_buckets(index, head.bucket, words.num_words)
+    kept_bits, kept_rows, order = _kept_buckets(index, head.bucket, words.num_words)
     if words.pruned > 0:  # rows of kept n-grams by rising bucket; the file's order is another
         places = np.concatenate([np.arange(words.num_words), words.num_words + order.astype(np.int64)])
         in_order = empty_rows(len(places), head.dim)
@@ -95,7 +96,8 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         rows = in_order
     slots = empty_slots(len(words.starts))
     insert_rows(words.strings, words.starts, words.ends, slots)
-    left, right = np.empty(0, np.int32), np.empty(0, np.int32)
+    left = np.empty(0, np.int32)
+    right = np.empty(0, np.int32)
     if head.loss == LOSS_HS:
         left, right = _label_tree(words.counts[words.num_words :])
     model = Model(
@@ -112,8 +114,8 @@ def read_model(path: Path) -> tuple[Model, list[str]]:
         starts=words.starts,
         ends=words.ends,
         slots=slots,
-        prune=-1 if words.pruned < 0 else int(words.pruned > 0),
-        kept=kept,
+        prune=int(np.sign(words.pruned)),
+        kept_bits=kept_bits,
         kept_rows=kept_rows,
         left=left,
         right=right,
@@ -139,7 +141,8 @@ class _Reader:
     """Reads a file front to back; struct.error and IndexError say that it is cut short."""
 
     def __init__(self, data: np.ndarray) -> None:
-        self.data, self.at = data, 0
+        self.data = data
+        self.at = 0
 
     def unpack(self, layout: str) -> tuple:
         size = struct.calcsize(layout)
@@ -202,13 +205,13 @@ def _read_dictionary(reader: _Reader) -> _Dictionary:
         num_words >= 0 and num_labels >= 1 and num_words + num_labels == size,
         f"its dictionary has {size} entries, {num_words} words and {num_labels} labels",
     )
-    rest = reader.data[reader.at :]
-    if size * ENTRY_BYTES > len(rest):
+    unread = reader.data[reader.at :]
+    if size * ENTRY_BYTES > len(unread):
         raise IndexError
-    starts, ends, counts, length = scan_dictionary(rest, size)
+    starts, ends, counts, length = scan_dictionary(unread, size)
     if length < 0:
         raise IndexError
-    strings = seal(np.array(rest[:length]))
+    strings = seal(np.array(unread[:length]))
     is_label = strings[ends + ENTRY_BYTES - 1]  # the last byte of an entry
     _require(bool((is_label[:num_words] == 0).all() and (is_label[num_words:] == 1).all()), "its words follow labels")
     counts_of_labels = counts[num_words:]
@@ -300,13 +303,13 @@ def empty_rows(num: int, dim: int) -> np.ndarray:
 
 
 def _kept_buckets(index: np.ndarray, bucket: int, num_words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (Model.kept, Model.kept_rows, the index's rows by rising bucket)."""
+    """Return (Model.kept_bits, Model.kept_rows, the index's rows by rising bucket)."""
     order = np.argsort(index[:, 0])
     buckets = index[order, 0].astype(np.int64)
-    kept = np.zeros(bucket // 64 + 1, np.uint64)
-    np.bitwise_or.at(kept, buckets >> 6, np.uint64(1) << (buckets & 63).astype(np.uint64))
-    kept_rows = num_words + np.searchsorted(buckets, np.arange(len(kept)) * 64)
-    return kept, kept_rows.astype(np.int32), index[order, 1]
+    kept_bits = np.zeros(bucket // 64 + 1, np.uint64)
+    np.bitwise_or.at(kept_bits, buckets >> 6, np.uint64(1) << (buckets & 63).astype(np.uint64))
+    kept_rows = num_words + np.searchsorted(buckets, np.arange(len(kept_bits)) * 64)
+    return kept_bits, kept_rows.astype(np.int32), index[order, 1]
 
 
 def _label_tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -317,8 +320,10 @@ def _label_tree(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     num = len(counts)
     weights = np.full(2 * num - 1, UNBUILT, np.int64)
     weights[:num] = counts
-    left, right = np.full(2 * num - 1, -1, np.int32), np.full(2 * num - 1, -1, np.int32)
-    leaf, inner = num - 1, num
+    left = np.full(2 * num - 1, -1, np.int32)
+    right = np.full(2 * num - 1, -1, np.int32)
+    leaf = num - 1
+    inner = num
     for parent in range(num, 2 * num - 1):
         pair = []
         for _ in range(2):

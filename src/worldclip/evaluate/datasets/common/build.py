@@ -23,9 +23,9 @@ Caption = tuple[int, str]
 
 
 def build_dataset(
-    name: str, images: Images, tasks: Mapping[str, Sequence[Task]], contents: Any, **more: Any
+    name: str, images: Images, tasks: Mapping[str, Sequence[Task]], contents: Any, **fields: Any
 ) -> Dataset:
-    """Return a dataset with any tasks by language.  more: labels and is_train, see Dataset."""
+    """Return a dataset with any tasks by language.  fields: labels and is_train, see Dataset."""
     return Dataset(
         name=name,
         digest=digest(contents),
@@ -34,7 +34,7 @@ def build_dataset(
         read_images=images.read,
         languages=tuple(tasks),
         tasks=tasks.__getitem__,
-        **more,
+        **fields,
     )
 
 
@@ -50,26 +50,30 @@ def classification_dataset(
     other_protocol: Json | None = None,
     slices: dict[str, np.ndarray] | None = None,
     use_f1: bool = False,
-    **more: Any,
+    **fields: Any,
 ) -> Dataset:
     """Return a dataset that asks for the class of each image, in every language of `names`.
 
     classes: the class of each image (n,), or the list of classes that are right for it, at least one; images after
     these n are not asked about (a train split).  protocol: added in the record to the number of templates, in
     English and, unless `other_protocol` is given, in the other languages.  slices, use_f1: see Classification.
-    more: as of build_dataset.
+    fields: see build_dataset.
     """
     if isinstance(classes, np.ndarray):
         target = classes
         also_right = NO_PAIRS
     else:
         target = np.array([right[0] for right in classes])
-        further = [(i, c) for i, right in enumerate(classes) for c in right[1:]]
+        further: list[tuple[int, int]] = []
+        for i, right in enumerate(classes):
+            further += [(i, c) for c in right[1:]]
         further_images, further_classes = np.array(further, np.int64).reshape(-1, 2).T
         also_right = (further_images, further_classes)
     tasks = {}
     for lang, (class_names, templates) in names.items():
-        of_names = protocol if lang == "en" else other_protocol or protocol
+        names_protocol = protocol
+        if lang != "en" and other_protocol:
+            names_protocol = other_protocol
         task = Classification(
             class_names=class_names,
             templates=templates,
@@ -78,12 +82,12 @@ def classification_dataset(
             also_right=also_right,
             slices=slices or {},
             use_f1=use_f1,
-            protocol={"templates": len(templates), **of_names},
+            protocol={"templates": len(templates), **names_protocol},
         )
         tasks[lang] = [task]
     # the names themselves: those of ImageNet come from a package, which may be replaced
     contents = [images.fingerprints, text_fingerprints(folder), names, *contents]
-    return build_dataset(name, images, tasks, contents, **more)
+    return build_dataset(name, images, tasks, contents, **fields)
 
 
 def text_fingerprints(folder: Path) -> list[Json]:
@@ -97,7 +101,7 @@ def retrieval_dataset(
     captions: Mapping[str, Sequence[Caption]],
     contents: Any,
     is_train: np.ndarray | None = None,
-    **more: Any,
+    **fields: Any,
 ) -> Dataset:
     """Return a dataset that asks which image belongs to a caption and which caption to an image, per language.
 
@@ -105,7 +109,9 @@ def retrieval_dataset(
     """
     if not any(captions.values()):
         raise ValueError("there is no caption")
-    num_images = len(images.keys) if is_train is None else int((~is_train).sum())
+    num_images = len(images.keys)
+    if is_train is not None:
+        num_images -= int(is_train.sum())
     tasks = {}
     for lang, pairs in captions.items():
         task = Retrieval(
@@ -116,7 +122,7 @@ def retrieval_dataset(
             protocol={"captions": "all_captions"},
         )
         tasks[lang] = [task]
-    return build_dataset(name, images, tasks, contents, is_train=is_train, **more)
+    return build_dataset(name, images, tasks, contents, is_train=is_train, **fields)
 
 
 def slices_by(values: Sequence[str], prefix: str = "") -> dict[str, np.ndarray]:

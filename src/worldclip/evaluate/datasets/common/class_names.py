@@ -36,9 +36,12 @@ def in_languages(english: Names, folder: Path) -> dict[str, Names]:
     path = folder / "languages.json"
     if path.exists():
         for lang, record in read_json(path).items():
-            classes = [[name] if isinstance(name, str) else [*name] for name in record["classes"]]
-            has_names = all(synonyms and all(name.strip() for name in synonyms) for synonyms in classes)
-            if len(classes) != len(english.classes) or not has_names:
+            classes: list[list[str]] = []
+            for name in record["classes"]:
+                synonyms = [name] if isinstance(name, str) else [*name]
+                if synonyms and all(synonym.strip() for synonym in synonyms):
+                    classes.append(synonyms)
+            if not len(classes) == len(record["classes"]) == len(english.classes):
                 raise ValueError(f"{path}: {lang} must name each of the {len(english.classes)} classes")
             names[lang] = Names(classes, with_places(record.get("templates", ["{}"]), path))
     return names

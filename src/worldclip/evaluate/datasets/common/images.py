@@ -52,7 +52,8 @@ def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys
     source: the file that lists them.  keys: names of the images (default: their paths).  Raises UserError with the
     paths of missing images.
     """
-    if unsafe := [path for path in paths if not is_safe_name(path)]:
+    unsafe = [path for path in paths if not is_safe_name(path)]
+    if unsafe:
         raise UserError(f"{source} lists {', '.join(map(repr, unsafe[:5]))}: not a path below {root}; it is refused")
     files = [safe_join(root, path) for path in paths]
     _check_missing([path for path, file in zip(paths, files, strict=True) if not file.exists()], root, source)
@@ -92,7 +93,7 @@ class Sample:
     tar: Path
     offset: int
     size: int
-    others: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, bytes] = field(default_factory=dict)
     """Contents by extension without its dot, e.g. cls, json, txt."""
 
     @property
@@ -106,12 +107,15 @@ def read_samples(tars: Sequence[Path]) -> list[Sample]:
 
     Raises BadShard for an unreadable tar, UserError for labels and captions without an image.
     """
-    return [sample for path in tars for sample in _samples_of(path)]
+    samples: list[Sample] = []
+    for path in tars:
+        samples += _samples_of(path)
+    return samples
 
 
 def _samples_of(path: Path) -> list[Sample]:
     images: dict[str, tuple[int, int]] = {}
-    others: dict[str, dict[str, bytes]] = {}
+    members: dict[str, dict[str, bytes]] = {}
     try:
         with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -124,18 +128,21 @@ def _samples_of(path: Path) -> list[Sample]:
                 suffix = (dot + extension).lower()
                 if suffix in SUFFIXES:
                     images.setdefault(stem, (member.offset_data, member.size))
-                elif (content := tar.extractfile(member)) is not None:
-                    others.setdefault(stem, {})[suffix.removeprefix(".")] = content.read()
+                    continue
+                content = tar.extractfile(member)
+                if content is not None:
+                    members.setdefault(stem, {})[suffix.removeprefix(".")] = content.read()
     except (tarfile.TarError, EOFError) as error:
         raise BadShard(f"{path}: not a readable tar ({error})") from error
-    without_image = [
-        f"{stem}.{kind}" for stem in others if stem not in images for kind in ANNOTATIONS if kind in others[stem]
-    ]
+    without_image: list[str] = []
+    for stem, contents in members.items():
+        if stem not in images:
+            without_image += [f"{stem}.{kind}" for kind in ANNOTATIONS if kind in contents]
     if without_image:
         examples = ", ".join(without_image[:5])
         raise UserError(f"{path} holds {len(without_image)} labels or captions without an image: {examples}")
     return [
-        Sample(key=stem, tar=path, offset=offset, size=size, others=others.get(stem, {}))
+        Sample(key=stem, tar=path, offset=offset, size=size, members=members.get(stem, {}))
         for stem, (offset, size) in images.items()
     ]
 

@@ -120,7 +120,13 @@ def our_codes(codes: Sequence[str], languages: Languages) -> dict[str, str]:
     """
     ours: dict[str, str] = {}
     for code in codes:
-        is_flores = scheme_of(code) == "glotlid"
-        ours[code] = languages.from_lid(code, scheme="glotlid") if is_flores else our_code(code, languages)
+        if scheme_of(code) == "glotlid":  # FLORES' list has the form of GlotLID's
+            ours[code] = languages.from_lid(code, scheme="glotlid")
+        else:
+            ours[code] = our_code(code, languages)
     times_used = Counter(ours.values())
-    return {code: code if times_used[our] > 1 or our == OTHER else our for code, our in ours.items()}
+    unclear = {our for our, times in times_used.items() if times > 1 or our == OTHER}
+    for code in codes:
+        if ours[code] in unclear:
+            ours[code] = code
+    return ours
