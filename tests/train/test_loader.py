@@ -27,6 +27,7 @@ from worldclip.train.augment import (
     Warps,
     crop_box,
     crop_draws,
+    jitter,
     kept_patches,
     random_resized_crop,
     warp,
@@ -288,6 +289,34 @@ def test_a_share_of_the_images_is_warped_as_their_pairs_decide(run_dir):
     assert torch.equal(warped[1], images[1])
     write_world(run_dir)
     opened = [make_loader(run_dir, augment=augment) for augment in ("drawings", "drawings", "crop")]
+    first, second, plain = (torch.cat([loader.batch(step).images for step in range(4)]) for loader in opened)
+    assert torch.equal(first, second)
+    assert (first != plain).any()
+
+
+def plain_jitter(image, brightness, contrast, saturation, mirror):
+    """Do as `jitter` for one image (3, S, S), pixel by pixel."""
+    pixels = image[:, :, ::-1].astype(float) if mirror < 0.5 else image.astype(float)
+    factors = [0.6 + 0.8 * draw for draw in (brightness, contrast, saturation)]
+    pixels = pixels * factors[0]
+    mean = np.tensordot([0.299, 0.587, 0.114], pixels, 1).mean()
+    pixels = mean + factors[1] * (pixels - mean)
+    grey = np.tensordot([0.299, 0.587, 0.114], pixels, 1)
+    return (grey + factors[2] * (pixels - grey)).round().clip(0, 255)
+
+
+def test_photographs_are_mirrored_and_recoloured_as_their_pairs_decide(run_dir):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
+    draws = random.random((6, CROP_DRAWS + WARP_DRAWS))
+    changed = jitter(torch.from_numpy(images), draws)
+    for image, numbers, result in zip(images, draws[:, CROP_DRAWS : CROP_DRAWS + 4], changed.numpy(), strict=True):
+        np.testing.assert_allclose(result, plain_jitter(image, *numbers), atol=1)  # rounding of float32
+    assert torch.equal(jitter(torch.from_numpy(images[2:4]), draws[2:4]), changed[2:4]), "the same in any batch"
+    draws[:, CROP_DRAWS : CROP_DRAWS + 4] = 0.5
+    assert torch.equal(jitter(torch.from_numpy(images), draws), torch.from_numpy(images))
+    write_world(run_dir)
+    opened = [make_loader(run_dir, augment=name) for name in ("photos", "photos", "crop")]
     first, second, plain = (torch.cat([loader.batch(step).images for step in range(4)]) for loader in opened)
     assert torch.equal(first, second)
     assert (first != plain).any()

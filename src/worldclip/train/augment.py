@@ -17,7 +17,8 @@ from worldclip.core.coin import CROP, splitmix64, uniform
 CROP_TRIES = 10  # torchvision's RandomResizedCrop has 10, too, and then takes the central part
 MAX_ASPECT = 4 / 3  # maximum aspect ratio of a crop, torchvision's
 CROP_DRAWS = 2 * CROP_TRIES + 2  # numbers that decide a crop: area and aspect of each try, then the position
-WARP_DRAWS = 6  # numbers that decide a warp: angle, size, red, green, blue, whether to warp
+# Numbers that decide a warp: angle, size, red, green, blue, whether to warp; or a jitter: the first four of them.
+WARP_DRAWS = 6
 PATCH_OFFSET = np.uint64(1 << 32)  # patch dropout draws the numbers from here on, far beyond those of crop and warp
 
 
@@ -36,7 +37,9 @@ class Warps:
 
 
 # By train.augment.  The emoji pool's held-out drawings are rotated, shrunk and on coloured backgrounds.
-WARPS = {"crop": None, "drawings": Warps(rotate_deg=15.0, zoom_out_min=0.7, backdrop_min=0.5, share=0.25)}
+WARPS = {"drawings": Warps(rotate_deg=15.0, zoom_out_min=0.7, backdrop_min=0.5, share=0.25)}
+COLOUR = 0.4  # photos: maximum change of brightness, contrast and saturation, as SimCLR's small crops take it
+LUMA = (299, 587, 114)  # thousandths of red, green and blue, ITU-R BT.601
 
 # the draws
 
@@ -105,6 +108,36 @@ def random_resized_crop(image: torch.Tensor, draws: np.ndarray, scale_min: float
 
 
 # warps
+
+
+def augment(images_B3SS: torch.Tensor, draws: np.ndarray, name: str) -> torch.Tensor:
+    """Return (B, 3, S, S) uint8: the crops as `train.augment` changes them further.  draws: rows of crop_draws."""
+    if name == "photos":
+        return jitter(images_B3SS, draws)
+    if name in WARPS:
+        return warp(images_B3SS, draws, WARPS[name])
+    return images_B3SS
+
+
+def jitter(images_B3SS: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
+    """Return (B, 3, S, S) uint8: half of the images mirrored, and all with another brightness, contrast and saturation.
+
+    Each of the three is multiplied by a factor of 1 - COLOUR to 1 + COLOUR, in this order: all pixels, their distance
+    from the mean grey of the image, their distance from their own grey.
+    """
+    factors = torch.from_numpy(1 + COLOUR * (2 * draws[:, CROP_DRAWS : CROP_DRAWS + 3].T - 1)).float()
+    brightness, contrast, saturation = factors[:, :, None, None, None]
+    is_mirrored = torch.from_numpy(draws[:, CROP_DRAWS + 3] < 0.5)
+    images = torch.where(is_mirrored[:, None, None, None], images_B3SS.flip(-1), images_B3SS)
+    weights = torch.tensor(LUMA)[:, None, None]
+    grey_B1SS = (images * weights).sum(1, keepdim=True)  # integers: the same in any batch
+    mean_B = grey_B1SS.sum((1, 2, 3), dtype=torch.int64).double() / (1000 * grey_B1SS[0].numel())
+    mean = brightness * mean_B.float()[:, None, None, None]
+    grey = brightness * grey_B1SS.float() / 1000
+    pixels = mean + contrast * (brightness * images.float() - mean)
+    grey = mean + contrast * (grey - mean)
+    changed_B3SS: torch.Tensor = grey + saturation * (pixels - grey)
+    return changed_B3SS.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def warp(images_B3SS: torch.Tensor, draws: np.ndarray, warps: Warps) -> torch.Tensor:

@@ -142,9 +142,9 @@ class TrainConfig(Config):
     skip_samples: tuple[tuple[int, int], ...] | None = None
     """Stretches FIRST,LAST of the plan that are left out, counted in samples: FIRST is, LAST is not.  Those after the
     samples seen may change at a resume.  Unset: none."""
-    augment: Literal["crop", "drawings"] = "crop"
-    """crop: RandomResizedCrop, as in the recipe; drawings: also rotate, shrink and recolour a quarter of the images,
-    for small pools of drawings on plain backgrounds."""
+    augment: Literal["crop", "drawings", "photos"] = "crop"
+    """crop: RandomResizedCrop, as in the recipe; photos: also mirror half of the images and change the colours of all,
+    for small pools; drawings: also rotate, shrink and recolour a quarter of them, for plain backgrounds."""
     crop_scale_min: Annotated[float, Between(0, 1, "a share of the image's area", above=True)] = 0.9
     """Minimum share of the image's area in RandomResizedCrop."""
     curation: Literal["offline", "online"] = "offline"

@@ -30,7 +30,7 @@ from worldclip.model.decode import BadImage, decode
 from worldclip.model.tokenizer import Tokenizer, Tokens
 from worldclip.pool import is_table
 from worldclip.train import plan
-from worldclip.train.augment import WARPS, crop_draws, kept_patches, random_resized_crop, warp
+from worldclip.train.augment import augment, crop_draws, kept_patches, random_resized_crop
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import ALONE, World, rank_cores
 from worldclip.train.image_files import BadImages, ImageFiles
@@ -110,7 +110,7 @@ class Loader:
         self.patch_dropout = config.patch_dropout
         self.skipped = config.skip_samples or ()
         self.crop_scale_min = config.crop_scale_min
-        self.warps = WARPS[config.augment]
+        self.augment = config.augment
         sizes = config.model.architecture()
         self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
         self.image_size = sizes.image_size
@@ -230,8 +230,7 @@ class Loader:
         """Warp the crops, draw the kept patches, tokenise the texts."""
         keys = pairs.keys.to_pylist()
         texts = pairs.texts.to_pylist()
-        if self.warps is not None:
-            crops_B3SS = warp(crops_B3SS, draws, self.warps)
+        crops_B3SS = augment(crops_B3SS, draws, self.augment)
         patches = None
         if self.patch_dropout:
             rows = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
