@@ -10,7 +10,7 @@ from pathlib import Path
 
 from worldclip.contracts import layout
 from worldclip.contracts.layout import best_checkpoint
-from worldclip.contracts.records import IDENTITY_TYPES, read_results
+from worldclip.contracts.records import IDENTITY_TYPES, STAGES, read_results
 from worldclip.core.artifacts import Json, read_json, read_manifest, write_text
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
@@ -87,7 +87,10 @@ def _inputs(run: Run) -> Json:
         manifest = read_manifest(run.dir / stage)
         if manifest is not None:
             inputs[stage] = manifest["digest"]
-    return inputs | {"datasets": {dataset.name: dataset.digest for dataset in _load_own(run)}}
+    for dataset in _load_own(run):
+        name = f"dataset {dataset.name}" if dataset.name in (*STAGES, "checkpoint") else dataset.name
+        inputs[name] = dataset.digest
+    return inputs
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:
