@@ -12,7 +12,7 @@ import pytest
 from fasttext_files import WORDS, Kind, write_model
 from killed import modified
 from matched import read_matched
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, keys_of, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
@@ -114,6 +114,15 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_pat
                 counts[row["lang"]][entry] += 1
     assert read_counts(tmp_path) == counts
     assert modified(tmp_path / "match/texts") == before
+
+
+def test_a_list_that_allowed_keys_and_denies_them_now_is_counted_again(pool_folder, tmp_path):
+    (tmp_path / "keys.txt").write_text("\n".join(keys_of(SHARDS)[:30]))
+    for setting, value in (("valid_keys", f"{tmp_path}/keys.txt"), ("deny_keys", [f"{tmp_path}/keys.txt"])):
+        recipe = make_recipe(pool_folder, pool={setting: value})
+        for run in ("run", setting):
+            run_stages(recipe, tmp_path / run, stages="pool match")
+        assert read_counts(tmp_path / "run") == read_counts(tmp_path / setting)
 
 
 NAMES_IN_POOL = [({"key": ["1", "2"]}, False), ({"key": ["a"], "shard": ["1.tar"]}, False), ({"key": ["b"]}, True),

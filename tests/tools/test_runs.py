@@ -23,10 +23,11 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
+from worldclip.contracts.records import outdated_stages
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, install_hint
 from worldclip.core.job import RunLock
-from worldclip.core.settings import to_toml
+from worldclip.core.settings import read_toml, to_toml
 from worldclip.recipe import run as run_recipe
 from worldclip.recipe import stage_names
 from worldclip.report import write_report
@@ -219,6 +220,17 @@ def test_a_list_that_changed_puts_curate_out_of_date(tmp_path, capsys):
     assert "which is not a file" in rows_of(run)["curate"]["problems"][0]
     counts = {"lists": 1, "matches": 1, "num_keys": 2}
     assert counts_text({"stage": "balance", "state": "finished", "counts": counts}) == "1 list, 1 match, 2 samples"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "outdated"),
+    [("train", "lr", 1.0, "train evaluate export"), ("balance", "min_threshold", 7, "balance curate train evaluate export")],
+)
+def test_what_follows_a_stage_of_another_recipe_is_out_of_date(toy_run, section, key, value, outdated):
+    recipe = read_toml(toy_run)
+    assert outdated_stages(toy_run, recipe) == {}
+    recipe[section][key] = value
+    assert " ".join(outdated_stages(toy_run, recipe)) == outdated
 
 
 def test_without_a_run_status_lists_those_in_runs(tmp_path, monkeypatch, capsys):
