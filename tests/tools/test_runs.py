@@ -417,8 +417,9 @@ def test_steps_of_an_older_pool_are_not_in_the_account(tmp_path):
     run = scored_run(tmp_path, WHERE)
     assert status(run)["account"][-1]["verb"] == "kept"
     write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "f", "g", "h"]})
-    run_stages(load_recipe(run), run, stages="pool")
-    assert status(run)["account"][-1]["verb"] == "have a text"
+    for stage, verb in {"pool": "have a text", "match": "matched", "balance": "matched", "curate": "kept"}.items():
+        run_stages(load_recipe(run), run, stages=stage)
+        assert status(run)["account"][-1]["verb"] == verb
 
 
 def test_status_names_shards_that_are_new_or_changed_and_older_lists(tmp_path, capsys):
