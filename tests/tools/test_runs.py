@@ -427,7 +427,9 @@ def test_status_names_shards_that_are_new_or_changed_and_older_lists(tmp_path, c
     copies = tmp_path / "copies/duplicates.parquet"
     config = make_recipe(tmp_path / "pool", pool=WHERE).pool
     dedup(config, copies.parent, executor=QUIET)
-    run = scored_run(tmp_path, {**WHERE, "deny_keys": [str(copies)]})
+    by_hand = tmp_path / "denied.txt"
+    by_hand.write_text("d\n")
+    run = scored_run(tmp_path, {**WHERE, "deny_keys": [str(by_hand), str(copies)]})
     assert rows_of(run)["pool"]["state"] == "finished"
     assert "problems" not in rows_of(run)["pool"]
     write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "b", "g", "h"]})
