@@ -13,9 +13,11 @@ from fasttext_files import WORDS, Kind, write_model
 from killed import modified
 from matched import read_matched
 from plain_recipe import LISTS, keys_of, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from pools import write_lines
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
+from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
@@ -63,6 +65,19 @@ def test_invalid_merges_and_keys_of_another_pool_are_reported_together(pool_fold
     other = make_recipe(pool_folder, pool={"lang": "json:language"})
     with pytest.raises(UserError, match=r"pool is out of date: pool\.lang was None, is json:language; run first"):
         run_stages(other, tmp_path, stages="match")
+
+
+def test_labels_that_a_place_states_are_merged_also_those_of_a_language_of_the_run(tmp_path):
+    rows = [{"uid": label, "text": "the cat sat on the mountain", "lang": label} for label in ("en", "th", "mine")]
+    write_lines(tmp_path / "pool/0.jsonl", rows)
+    place = {"path": str(tmp_path / "pool"), "lang": "lang"}
+    merges = {"merge_labels": {"th": "en", "mine": "en"}}
+    pooled = {"key": "uid", "texts": ["text"], "place": [place]}
+    recipe = load_recipe(
+        {"pool": pooled, "match": merges, "languages": {"codes": list(LISTS)}, "balance": {"tail_fraction": 1}}
+    )
+    report = run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
+    assert report["texts"] == {"en": {"matched": 3}}
 
 
 def test_some_shards_may_lack_a_field_that_others_have(tmp_path, capsys):

@@ -218,6 +218,9 @@ def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_
     embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
     assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["a"]
     assert contents(tmp_path / "mine") == before
+    (tmp_path / "mine/denied.txt").write_text("a\n")
+    embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
+    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["b"]
 
 
 def test_a_pool_of_only_bad_pictures_is_refused(world, tmp_path):

@@ -224,7 +224,10 @@ def test_a_list_that_changed_puts_curate_out_of_date(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("section", "key", "value", "outdated"),
-    [("train", "lr", 1.0, "train evaluate export"), ("balance", "min_threshold", 7, "balance curate train evaluate export")],
+    [
+        ("train", "lr", 1.0, "train evaluate export"),
+        ("balance", "min_threshold", 7, "balance curate train evaluate export"),
+    ],
 )
 def test_what_follows_a_stage_of_another_recipe_is_out_of_date(toy_run, section, key, value, outdated):
     recipe = read_toml(toy_run)
