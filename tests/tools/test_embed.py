@@ -42,7 +42,8 @@ NUM_GOOD = SHARDS * (PER_SHARD - 1)
 KINDS = ("images", "texts")
 
 
-def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
+def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(of_embed, "IMAGES_AT_ONCE", BAD - 2)  # the bad picture is not of the first ones
     report = embed(world / "model", world / "pool", tmp_path, of=KINDS, vectors_in_table=True, executor=QUIET)
     counts = {"shards": SHARDS, "pairs": SHARDS * PER_SHARD, "embedded": NUM_GOOD, "undecodable": SHARDS, "no_image": 0}
     assert {name: report["images"][name] for name in counts} == counts
