@@ -416,6 +416,14 @@ def test_of_two_copies_the_denied_one_goes_and_the_allowed_one_stays(tmp_path: P
     assert rules(tmp_path) == {"a": "not_valid"}
 
 
+def test_a_key_that_is_denied_in_one_shard_stays_in_another(tmp_path: Path) -> None:
+    for shard in range(2):
+        write_tar(tmp_path / f"pool/{shard}.tar", pair("a", encode(photograph(shard)), "red", uid="k"))
+    write_table(tmp_path / "denied.parquet", {"key": ["k"], "shard": ["0.tar"]})
+    run(tmp_path, pool={"key": "json:uid", "deny_keys": (str(tmp_path / "denied.parquet"),)})
+    assert valid_keys(tmp_path) == ["k"]
+
+
 def test_an_empty_slice_of_a_check_is_no_error(pool: Path, capfd) -> None:
     config = PoolConfig(path=str(pool / "pool"))
     for part, said in ((slice(2, 2), "0 shards scanned"), (slice(0, 2), "2 shards scanned")):

@@ -196,7 +196,7 @@ def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> N
     (out / "evaluate").mkdir(parents=True)
     (out / "check").mkdir()
     (out / "check" / ".lock").touch()  # another job's, which may be at work
-    left = [out / ".run.json.host.1.tmp", out / "evaluate" / ".table.md.other-host.2.tmp"]
+    left = [out / ".run.json.host.1.tmp", out / "evaluate" / ".table.md.other-host.2.tmp", out / ".pool.host.4.removed"]
     (out / ".pages.10.0.0.5.tmp").mkdir()
     kept = [out / ".hidden", out / "a.host.1.tmp", out / "check" / ".report.json.host.3.tmp"]
     kept.append(out / ".pages.10.0.0.5.tmp" / ".lock")

@@ -12,6 +12,7 @@ from worldclip.core.job import (
     Change,
     Job,
     Result,
+    Run,
     RunLock,
     changed_inputs,
     changed_keys,
@@ -143,6 +144,23 @@ def test_work_that_raises_leaves_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="failed"):
         job_in(tmp_path).run(fail)
     assert job_in(tmp_path).reason_to_run() == "not finished before"
+
+
+def test_stages_that_a_killed_call_was_to_restart_run_in_the_next_one(tmp_path: Path) -> None:
+    def walk(**options: Any) -> list[str]:
+        run = Run(dir=tmp_path, sections={}, **options)
+        job_of = {stage: run.job(stage, lambda run: {}) for stage in ("match", "balance")}
+        work = {"problems": lambda run: (), "work": lambda run, job: no_work()}
+        return [stage for stage, job in job_of.items() if run.stage(job, **work)]
+
+    def kill(run_dir: Path) -> None:
+        raise KeyboardInterrupt
+
+    assert walk() == ["match", "balance"]
+    assert walk() == []
+    with pytest.raises(KeyboardInterrupt):
+        walk(restarted=frozenset(["match", "balance"]), after_stage=kill)
+    assert walk() == ["balance"]
 
 
 def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:

@@ -154,6 +154,18 @@ def test_interrupted_sweep_resumes_where_it_stopped(tmp_path, monkeypatch):
     assert not any(text.startswith("en/") for text in last.texts), "what was done was done again"
 
 
+def test_interrupted_sweep_keeps_the_records_of_another_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "GROUP_TEXTS", 1)
+    path = tmp_path / "r.jsonl"
+    sets = [word_dataset("a", WORDS)]
+    others, _, _ = engine.evaluate(WordModel(), {**MODEL, "model_digest": "another"}, sets, [], path)
+    with pytest.raises(KeyboardInterrupt):
+        engine.evaluate(WordModel(1), MODEL, sets, [], path)
+    stored = read_results(path)
+    assert stored[: len(others)] == others
+    assert len(stored) > len(others)
+
+
 def test_a_model_that_is_told_the_language_of_texts_is_told_that_of_each(tmp_path, monkeypatch):
     """NLLB-CLIP: a model for each language."""
     told = []

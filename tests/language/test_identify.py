@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fasttext_files import KINDS, LABELS, NS, TEXTS, WORDS, Kind, write_model
 from worldclip.core.errors import UserError
 from worldclip.language.assign import LanguageRules
-from worldclip.language.identify import Identifier, identify_codes, model_path
+from worldclip.language.identify import Identifier, are_words, identify_codes, model_path
 from worldclip.language.table import from_lid
 from worldclip.match import identify
 
@@ -106,6 +106,13 @@ def test_a_language_is_shown_only_where_it_is_likely_and_of_the_texts_script() -
     assert codes[:2] == ["en", "ru"]
     assert not {"en", "fy"} & set(codes[2:4])
     assert codes[4:6] == ["", ""]
+
+
+@pytest.mark.parametrize(("hebrew", "english"), [("he", "en"), ("heb_Hebr", "eng_Latn")])
+def test_a_text_of_another_script_than_its_label_says_is_no_words(hebrew: str, english: str) -> None:
+    labels = np.array([hebrew, hebrew, english])
+    texts = pa.array(["IMG_1465", "תפוח אדום", "a red apple"], pa.large_string())
+    assert are_words(texts, labels, np.full(3, 0.9, np.float32)).tolist() == [False, True, True]
 
 
 @settings(max_examples=10, deadline=None)

@@ -12,10 +12,12 @@ import pytest
 from fasttext_files import WORDS, Kind, write_model
 from killed import modified
 from matched import read_matched
-from plain_recipe import LISTS, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, keys_of, make_recipe, make_shards, run_stages, write_metadata, write_pool
+from pools import write_lines
 from stages import context, why_run
 from tars import sample, write_tar
 from worldclip import match
+from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
@@ -63,6 +65,19 @@ def test_invalid_merges_and_keys_of_another_pool_are_reported_together(pool_fold
     other = make_recipe(pool_folder, pool={"lang": "json:language"})
     with pytest.raises(UserError, match=r"pool is out of date: pool\.lang was None, is json:language; run first"):
         run_stages(other, tmp_path, stages="match")
+
+
+def test_labels_that_a_place_states_are_merged_also_those_of_a_language_of_the_run(tmp_path):
+    rows = [{"uid": label, "text": "the cat sat on the mountain", "lang": label} for label in ("en", "th", "mine")]
+    write_lines(tmp_path / "pool/0.jsonl", rows)
+    place = {"path": str(tmp_path / "pool"), "lang": "lang"}
+    merges = {"merge_labels": {"th": "en", "mine": "en"}}
+    pooled = {"key": "uid", "texts": ["text"], "place": [place]}
+    recipe = load_recipe(
+        {"pool": pooled, "match": merges, "languages": {"codes": list(LISTS)}, "balance": {"tail_fraction": 1}}
+    )
+    report = run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
+    assert report["texts"] == {"en": {"matched": 3}}
 
 
 def test_some_shards_may_lack_a_field_that_others_have(tmp_path, capsys):
@@ -114,6 +129,15 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_pat
                 counts[row["lang"]][entry] += 1
     assert read_counts(tmp_path) == counts
     assert modified(tmp_path / "match/texts") == before
+
+
+def test_a_list_that_allowed_keys_and_denies_them_now_is_counted_again(pool_folder, tmp_path):
+    (tmp_path / "keys.txt").write_text("\n".join(keys_of(SHARDS)[:30]))
+    for setting, value in (("valid_keys", f"{tmp_path}/keys.txt"), ("deny_keys", [f"{tmp_path}/keys.txt"])):
+        recipe = make_recipe(pool_folder, pool={setting: value})
+        for run in ("run", setting):
+            run_stages(recipe, tmp_path / run, stages="pool match")
+        assert read_counts(tmp_path / "run") == read_counts(tmp_path / setting)
 
 
 NAMES_IN_POOL = [({"key": ["1", "2"]}, False), ({"key": ["a"], "shard": ["1.tar"]}, False), ({"key": ["b"]}, True),

@@ -370,6 +370,9 @@ def test_mistakes_in_lists_are_named(tmp_path: Path) -> None:
     build(entry_lists.recipe(["sw"], lists=str(folder)), tmp_path / "mine")  # kea is not asked for
     build(entry_lists.recipe([], {"languages": {"add": {"kea": kea}}}, lists=str(folder)), tmp_path / "mine")
     assert sorted(manifest_of(tmp_path / "mine")["counts"]) == ["kea", "sw"]
+    without_list = {"languages": {"add": {"kea": kea, "xx": {**kea, "name": "Other"}}}}
+    with pytest.raises(UserError, match="no source has words of xx"):
+        build(entry_lists.recipe([], without_list, lists=str(folder)), tmp_path / "mine")
     (tmp_path / "empty").mkdir()
     for config, message in (
         ({"lists": str(folder)}, r"unknown languages kea; add them \(\[languages.add.kea\]"),

@@ -362,6 +362,14 @@ def test_changed_pool_recounts_its_shard_and_rebuilds_lists(tmp_path: Path) -> N
     assert "pool" not in job_of("metadata", listed, tmp_path / "run").config
 
 
+def test_a_language_that_had_a_list_of_its_own_is_counted_once_it_has_none(tmp_path: Path) -> None:
+    write_shard(tmp_path, "a.jsonl", ("sw", "simba"), ("yo", "aja"))
+    lists = write_lists(tmp_path, yo=["ologbo"])
+    build_of_pool(pool_recipe(tmp_path, "sw", "yo", metadata={"lists": lists}), tmp_path)
+    build_of_pool(pool_recipe(tmp_path, "sw", "yo"), tmp_path)
+    assert set(of_pool(tmp_path, "yo")) == {"aja"}
+
+
 def test_how_languages_are_found_decides_the_lists(tmp_path: Path) -> None:
     write_shard(tmp_path, "a.jsonl", ("sw", "simba"), ("qsw", "paka"))
     build_of_pool(pool_recipe(tmp_path, "sw"), tmp_path)

@@ -346,7 +346,8 @@ def test_settings_of_few_folders_are_read_or_refused(squashing_folder, tmp_path)
     with pytest.raises(UserError, match="mode 'L'; models of this family see 'RGB'"):
         preprocessing({"mode": "L"}, 28)
     crop = {"height": 28, "width": 28}
-    for values in ({"size": {"shortest_edge": 40}, "crop_size": crop}, {"resample": 2}, {"do_normalize": False}):
+    of_pixels = ({"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5})
+    for values in ({"size": {"shortest_edge": 40}, "crop_size": crop}, {"resample": 2}, *of_pixels):
         processor = CLIPImageProcessor(**values)
         assert preprocess.square_of(processor) is None, "it makes its own batches"
         with pytest.raises(ValueError, match="only a bicubic resize"):

@@ -199,6 +199,12 @@ def shape_of(key: str) -> bytes:
     return draw_shape(0, np.array([9, 9, 9], np.uint8), 0) if int(key[-1]) % 2 else b"this is no picture"
 
 
+def test_a_large_world_s_explorer_keeps_as_much_of_each_list_as_fits():
+    sizes = {"en": 50, "de": 9, "gsw": 2}
+    for most, expected in ((61, 50), (60, 49), (27, 16), (26, 15), (20, 9), (6, 2), (5, 1), (2, 0)):
+        assert lists.max_entries_per_list(sizes, most) == expected, most
+
+
 def test_what_the_check_removed_is_shown_as_it_is_now(tmp_path):
     shards = make_shards(seed=5, num_shards=1, num_samples=5)
     artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": keys_of(shards)}), schemas.VALID_KEYS)

@@ -145,3 +145,6 @@ def test_a_second_call_writes_only_what_changed_and_files_that_are_no_images_are
     shutil.rmtree(out)
     assert pack(2) == in_pairs
     assert pack(1) == before
+    other = b"x" * (tmp_path / "photos/1.png").stat().st_size
+    (tmp_path / "photos/1.png").write_bytes(other)
+    assert other in pack(1)["000000.tar"]

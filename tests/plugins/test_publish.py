@@ -117,6 +117,19 @@ def test_card_says_languages_licence_sizes_thresholds_and_what_was_removed(run):
     assert dict(upload.files)["README.md"] == len(text.encode())
 
 
+def test_card_of_tars_counts_images_and_not_their_texts(tmp_path):
+    write_pool(tmp_path / "pool", make_shards(seed=2, num_shards=1), image_of=picture)
+    recipe = make_recipe(tmp_path / "pool", curate={"write": "tars", "text_policy": "all"})
+    run = tmp_path / "run"
+    run_stages(recipe, run)
+    for data, number in (("list", len(kept_rows(run))), ("tars", len(samples_of_tars(run)))):
+        published(run, data)
+        assert re.search(
+            rf"^{number} .*pairs in ", (run / "publish/README.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    assert len(samples_of_tars(run)) < len(kept_rows(run))
+
+
 def without_attributes(files) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if name != ".gitattributes"}
 

@@ -272,6 +272,11 @@ def test_stamp_has_captions_in_its_locales(tmp_path):
     assert [(text.locale, text.name) for text in part.texts] == expected
 
 
+def test_stamps_whose_names_differ_only_in_marks_have_keys_of_their_own(tmp_path):
+    part = read_stamps(write_stamps(tmp_path, {"red owl": "An owl.\n", "red-owl": "Another owl.\n"}, png()))
+    assert len({picture.key for picture in part.pictures}) == 2
+
+
 @pytest.mark.parametrize("file", [packed(b"x" * 600), (0, b"x" * 600)], ids=["packed", "plain"])
 def test_resource_file_of_too_many_bytes_is_refused(tmp_path, monkeypatch, file):
     monkeypatch.setattr(gcompris, "MAX_TOTAL_BYTES", 1000)

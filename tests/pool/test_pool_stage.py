@@ -230,11 +230,15 @@ def test_a_list_whose_keys_may_be_in_a_skipped_shard_is_taken(skipping: Path, tm
 
 
 @pytest.mark.parametrize(("out", "is_refused"), [("pool/run", True), ("pool/.run", False), ("poo", False)])
-def test_a_run_in_a_folder_of_tables_is_refused(tmp_path: Path, out: str, is_refused: bool) -> None:
+def test_a_run_in_a_folder_of_tables_is_refused(
+    tmp_path: Path, out: str, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_table(tmp_path / "pool/a.parquet", {"uid": ["1"], "text": ["one"]})
     refused = pytest.raises(UserError, match=r"is in the pool's folder .* \.parquet files .* choose a folder outside")
-    with refused if is_refused else contextlib.nullcontext():
-        run_pool(tmp_path / out, path=str(tmp_path / "pool"), key="uid")
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / out, Path(out)):
+        with refused if is_refused else contextlib.nullcontext():
+            run_pool(place, path=str(tmp_path / "pool"), key="uid")
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,15 @@ def test_url_that_cannot_be_listed_is_an_error(path: str) -> None:
         pool.list_shards(PoolConfig(path=path))
 
 
+def test_a_shard_that_changes_in_a_store_is_another_one_for_the_same_process(at_s3: str, folder: Path) -> None:
+    config = PoolConfig(path=f"{at_s3}/lines", key="uid")
+    before = pool.list_shards(config)
+    assert pool.list_shards(config) == before
+    others = fsspec.filesystem("s3", skip_instance_cache=True)
+    others.put(str(folder / "tables/0.parquet"), "world/lines/0.jsonl")
+    assert pool.list_shards(config) != before
+
+
 @pytest.fixture
 def hub(monkeypatch):
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -122,6 +131,7 @@ FILES = {
     "data/train-00000.parquet": parquet(["a", "b", "c"]),
     "data/train-00001.parquet": parquet(["d", "e"]),
     "data/test-00000.parquet": parquet(["f"]),
+    "data2/0.parquet": parquet(["g"]),
 }
 TRAIN = ["data/train-00000.parquet", "data/train-00001.parquet"]
 

@@ -264,6 +264,13 @@ def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> Non
     assert read_rows(path, key="uid", where=(("width", ">", 1),)) == [("last", 0, "red", "kept")]
 
 
+def test_a_row_without_a_value_fulfils_no_condition(tmp_path: Path) -> None:
+    table = {"uid": ["a", "b", "c"], "text": ["red"] * 3, "state": ["good", "bad", None]}
+    path = write_table(tmp_path / "0.parquet", table)
+    for condition in (("!=", "bad"), ("not in", ("bad", "odd")), ("in", ("good", "odd"))):
+        assert [key for key, *_ in read_rows(path, key="uid", where=(("state", *condition),))] == ["a"]
+
+
 def test_a_place_that_lacks_a_compared_field_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "with/0.tar", sample("0", "red", {"width": 300}))
     write_tar(tmp_path / "without/0.tar", sample("0", "red", {"size": 300}))

@@ -67,6 +67,11 @@ def test_csv_keeps_values_as_data():
     assert found == [["text", "value"], *([text, "0.1234567"] for text in HOSTILE), ["", ""]]
 
 
+def test_a_page_leaves_out_columns_without_a_value_and_keeps_zeros():
+    shown = to_html(Table([text_column("name"), *columns_of(["dropped", "kept"])], [["a", 0, None], ["b", 0, None]]))
+    assert re.findall(r"<t[hd]\b[^>]*>([^<]*)", shown) == ["name", "dropped", "a", "0", "b", "0"]
+
+
 def test_a_row_is_one_line_of_a_file_and_its_cells_are_no_markup(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)  # a process of tests has it
     rows = [["a_b|c [bold]*", "1,234,567"], ["word " * 50 + "end", "1"]]

@@ -42,7 +42,8 @@ NUM_GOOD = SHARDS * (PER_SHARD - 1)
 KINDS = ("images", "texts")
 
 
-def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path):
+def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(of_embed, "IMAGES_AT_ONCE", BAD - 2)  # the bad picture is not of the first ones
     report = embed(world / "model", world / "pool", tmp_path, of=KINDS, vectors_in_table=True, executor=QUIET)
     counts = {"shards": SHARDS, "pairs": SHARDS * PER_SHARD, "embedded": NUM_GOOD, "undecodable": SHARDS, "no_image": 0}
     assert {name: report["images"][name] for name in counts} == counts
@@ -224,10 +225,13 @@ def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_
     embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
     assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["a"]
     assert contents(tmp_path / "mine") == before
+    (tmp_path / "mine/denied.txt").write_text("a\n")
+    embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
+    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["b"]
     assert len(open_embedded(tmp_path / "out")) == 1
     write_files(tmp_path / "mine", {"r.toml": recipe.replace('"denied.txt"', '"denied.txt", "more.txt"')})
     assert len(open_embedded(tmp_path / "out")) == 1, "a list that is not there yet tells nothing"
-    write_files(tmp_path / "mine", {"more.txt": "a\n"})
+    write_files(tmp_path / "mine", {"more.txt": "b\n"})
     with pytest.raises(UserError, match=r"new or changed lists of keys: '.*more\.txt'; embed the pool again"):
         open_embedded(tmp_path / "out")
 

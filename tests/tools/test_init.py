@@ -84,6 +84,12 @@ def test_columns_of_a_table_are_guessed_by_their_usual_names(tmp_path):
     assert (drafted["key"], drafted["texts"], drafted["has_images"]) == ("row", ["text"], True)
 
 
+def test_languages_of_the_last_shards_are_found_too(tmp_path):
+    for number in range(20):
+        write_table(tmp_path / f"pool/{number:02}.parquet", {"uid": ["a"], "text": [HUND if number > 9 else DOG]})
+    assert draft(str(tmp_path / "pool"))["languages"] == {"en": 5, "de": 3}
+
+
 def test_drafted_recipe_runs_to_curate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "photos/0.parquet", {"uid": [f"u{i}" for i in range(20)], "text": [DOG, HUND] * 10})

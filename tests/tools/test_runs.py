@@ -27,7 +27,7 @@ from worldclip.contracts.records import outdated_stages
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, install_hint
 from worldclip.core.job import RunLock
-from worldclip.core.settings import to_toml
+from worldclip.core.settings import read_toml, to_toml
 from worldclip.recipe import run as run_recipe
 from worldclip.recipe import stage_names
 from worldclip.report import write_report
@@ -222,6 +222,20 @@ def test_a_list_that_changed_puts_curate_out_of_date(tmp_path, capsys):
     assert counts_text({"stage": "balance", "state": "finished", "counts": counts}) == "1 list, 1 match, 2 samples"
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "outdated"),
+    [
+        ("train", "lr", 1.0, "train evaluate export"),
+        ("balance", "min_threshold", 7, "balance curate train evaluate export"),
+    ],
+)
+def test_what_follows_a_stage_of_another_recipe_is_out_of_date(toy_run, section, key, value, outdated):
+    recipe = read_toml(toy_run)
+    assert outdated_stages(toy_run, recipe) == {}
+    recipe[section][key] = value
+    assert " ".join(outdated_stages(toy_run, recipe)) == outdated
+
+
 def test_without_a_run_status_lists_those_in_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for files, said in (({}, "no runs in runs/; worldclip status RUN"), (["b", "a"], "runs/a\nruns/b\n")):
@@ -413,8 +427,9 @@ def test_steps_of_an_older_pool_are_not_in_the_account(tmp_path):
     run = scored_run(tmp_path, WHERE)
     assert status(run)["account"][-1]["verb"] == "kept"
     write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "f", "g", "h"]})
-    run_stages(load_recipe(run), run, stages="pool")
-    assert status(run)["account"][-1]["verb"] == "have a text"
+    for stage, verb in {"pool": "have a text", "match": "matched", "balance": "matched", "curate": "kept"}.items():
+        run_stages(load_recipe(run), run, stages=stage)
+        assert status(run)["account"][-1]["verb"] == verb
 
 
 def test_a_stage_below_one_that_ran_again_is_out_of_date_for_all_its_readers(tmp_path, capsys):
@@ -454,7 +469,9 @@ def test_status_names_shards_that_are_new_or_changed_and_older_lists(tmp_path, c
     copies = tmp_path / "copies/duplicates.parquet"
     config = make_recipe(tmp_path / "pool", pool=WHERE).pool
     dedup(config, copies.parent, executor=QUIET)
-    run = scored_run(tmp_path, {**WHERE, "deny_keys": [str(copies)]})
+    by_hand = tmp_path / "denied.txt"
+    by_hand.write_text("d\n")
+    run = scored_run(tmp_path, {**WHERE, "deny_keys": [str(by_hand), str(copies)]})
     assert rows_of(run)["pool"]["state"] == "finished"
     assert "problems" not in rows_of(run)["pool"]
     write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "b", "g", "h"]})

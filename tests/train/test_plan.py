@@ -240,6 +240,15 @@ def test_ranks_share_the_batch_of_one_rank_equally_under_streams(tmp_path, world
         assert sorted(pair for batch in batches for pair in pairs_of(batch)) == sorted(pairs_of(alone.batch(step)))
 
 
+@pytest.mark.parametrize("num_streams", [0, 4])
+def test_a_batch_that_is_skipped_is_not_trained_on(tmp_path, num_streams):
+    write_world(tmp_path / "run")
+    whole = make_loader(tmp_path / "run", num_streams=num_streams)
+    skipping = make_loader(tmp_path / "run", num_streams=num_streams, skip_samples=((12, 24),))
+    for step, step_of_whole in ((0, 0), (1, 2), (2, 3)):
+        assert pairs_of(skipping.batch(step)) == pairs_of(whole.batch(step_of_whole))
+
+
 @pytest.mark.parametrize("num_streams", [0, 2])
 def test_a_remote_pool_gives_the_images_of_a_local_one(tmp_path, num_streams):
     tars = write_world(tmp_path / "run", num_shards=3, per_shard=3)

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 from threading import Event
 from unittest.mock import Mock
 
@@ -346,6 +347,20 @@ def test_a_checkpoint_gets_its_name_when_its_files_and_their_digests_are_on_disk
     writer.wait()
     assert unsafe == [[]]
     assert find_corruption(layout.step_folder(tmp_path, 1)) is None
+
+
+def test_an_older_checkpoint_goes_once_the_name_of_the_new_one_is_on_disk(tmp_path, monkeypatch):
+    """A loss of power in between would leave neither."""
+    events = []
+    before(monkeypatch.setattr, os, "replace", lambda source, target: events.append(Path(source).name))
+    before(monkeypatch.setattr, checkpoint_writer, "flush_to_disk", lambda path: events.append(path.name))
+    writer = CheckpointWriter(tmp_path, ALONE, keep_last=1)
+    save(writer, 1)
+    save(writer, 2)
+    writer.wait()
+    renamed, removed = ".step_000000002.tmp", "step_000000001"
+    ordered = [event for event in events if event in (renamed, tmp_path.name, removed)]
+    assert ordered[-3:] == [renamed, tmp_path.name, removed]
 
 
 def test_the_first_checkpoint_of_each_interval_is_kept_for_good(tmp_path):

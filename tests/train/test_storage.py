@@ -222,11 +222,12 @@ def test_a_disk_that_stays_broken_is_given_up_and_a_missing_file_at_once():
 
 
 def test_storage_that_loses_more_than_a_hundredth_of_the_images_ends_training(tmp_path, monkeypatch):
-    """It fails after the first checkpoint; the share is of the samples since then."""
+    """It fails after the first checkpoint; the share is of the samples since then, also once it is repaired."""
     launched = calls_of(monkeypatch.setattr, loop, "launch_step")
+    is_repaired = []
 
     def lose_first(files, i, *_):
-        if i == 0 and len(launched) >= 10:
+        if i == 0 and len(launched) >= 10 and not is_repaired:
             raise BadShard("000.tar: cannot be read")
 
     before(monkeypatch.setattr, ImageFiles, "read", lose_first)
@@ -241,6 +242,9 @@ def test_storage_that_loses_more_than_a_hundredth_of_the_images_ends_training(tm
     assert bad[0] == fractions[0] == 0
     assert fractions[1] == pytest.approx(bad[1] / 160)
     assert fractions[1] > 0.2
+    is_repaired.append(True)
+    trainings.train(tmp_path / "run", checkpoint_every_samples=160)
+    assert trainings.steps_of(train_dir)[-1] == 24
 
 
 def test_a_log_on_a_full_disk_is_completed_when_there_is_room_again(tmp_path, capfd):

@@ -41,6 +41,7 @@ from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.train import garbage, loop
 from worldclip.train.config import TrainConfig
 from worldclip.train.log import read_log
+from worldclip.train.lora import adapted_layers, add_adapters
 from worldclip.train.scores import config_of_scores
 from worldclip.train.start import split_shards
 from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, run_tokenizer, training_texts
@@ -184,6 +185,16 @@ def test_adapters_and_projections_learn_and_everything_else_stays(plain_run, lor
         assert a.shape[0] == b.shape[1] == RANK
         assert torch.equal(trainer[f"base.{layer}"], base[layer])
         torch.testing.assert_close(model[layer], base[layer] + b @ a, rtol=0, atol=1e-6)
+
+
+def test_the_seed_decides_with_which_adapters_a_run_begins(plain_run):
+    def first(seed):
+        clip = worldclip.load(plain_run, device="cpu").backend.model
+        add_adapters(clip, TrainConfig(**lora_of(plain_run), seed=seed))
+        return next(iter(adapted_layers(clip).values())).lora_A.state_dict()
+
+    one, again, other = first(1), first(1), first(2)
+    assert all(torch.equal(one[name], again[name]) and not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_an_interrupted_lora_run_ends_with_the_same_bytes_without_its_initial_weights(plain_run, lora_run, tmp_path):

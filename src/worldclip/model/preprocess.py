@@ -90,7 +90,7 @@ def facts_of(processor: Any) -> Preprocess:
     crop = _crop_of(processor)
     crop_sides = set(crop.values())
     mean, std = per_channel(processor.image_mean), per_channel(processor.image_std)
-    is_rescaled = abs(processor.rescale_factor * 255 - 1) < 1e-6  # 1/255 as JSON writes it
+    is_rescaled = processor.do_rescale and abs(processor.rescale_factor * 255 - 1) < 1e-6  # 1/255 as JSON writes it
     is_plain = processor.do_resize and processor.do_normalize and processor.resample == BICUBIC and is_rescaled
     shortest = size.get("shortest_edge")
     if is_plain and shortest is not None and crop_sides == {shortest}:
