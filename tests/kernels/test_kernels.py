@@ -91,6 +91,13 @@ def test_every_leading_dot_is_left_out_in_linear_time() -> None:
     assert time.perf_counter() - started_at < 10
 
 
+@pytest.mark.parametrize("size", [0, 9, 10, 190, 700])
+def test_the_size_of_a_pax_record_is_read(size: int) -> None:
+    content = b"x" * size
+    packed = pack([("a.txt", content)], tarfile.PAX_FORMAT, pax_headers={"size": str(size)})
+    assert scan(packed) == [("a.txt", content)]
+
+
 def test_sparse_members_are_refused() -> None:
     content = bytearray(pack([("a.txt", b"hello")], tarfile.GNU_FORMAT))
     content[156] = ord("S")
