@@ -110,13 +110,22 @@ def running(server: http.server.HTTPServer) -> Iterator[None]:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *arguments, keeps: tuple[str, ...], **options) -> None:
+        self.keeps = keeps
+        super().__init__(*arguments, **options)
+
     def log_message(self, *arguments) -> None: ...
+
+    def end_headers(self) -> None:
+        is_kept = self.path.split("?")[0].endswith(self.keeps)
+        self.send_header("Cache-Control", "max-age=3600" if is_kept else "no-cache")
+        super().end_headers()
 
 
 @contextmanager
-def static_host(folder: Path) -> Iterator[str]:
-    """Serve the files of a folder; yields the address."""
-    handler = functools.partial(_Quiet, directory=str(folder))
+def static_host(folder: Path, keeps: tuple[str, ...] = ()) -> Iterator[str]:
+    """Serve the files of a folder; yields the address.  keeps: suffixes of files that browsers may keep for an hour."""
+    handler = functools.partial(_Quiet, directory=str(folder), keeps=keeps)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     with running(server):
         yield f"http://127.0.0.1:{server.server_port}"

@@ -93,6 +93,27 @@ def test_the_page_and_its_pictures_work_when_the_host_is_gone(embedded_world):
 
 
 @pytest.mark.slow
+def test_a_page_that_was_exported_again_takes_no_file_of_the_older_one_from_the_browser(embedded_world, tmp_path):
+    """The host lets a browser keep large files for an hour; the later page has its pictures in another order."""
+    folder = Path(shutil.copytree(export_web(embedded_world, "fp32")[0], tmp_path / "web"))
+    query = "document.querySelector('#text').value = 'a red apple'; document.querySelector('.go').click()"
+    found = []
+    with static_host(folder, keeps=(".bin", ".onnx", ".js")) as address, open_page() as page:
+        for _ in range(2):
+            page.open(f"{address}/index.html", "document.body?.dataset.offline || document.querySelector('#state.bad')")
+            page.run(query)
+            page.wait("document.body.dataset.searches === '1'")
+            found.append(page.run(KEYS))
+            rows = json.loads((folder / "pictures.json").read_text("utf-8"))
+            vectors = np.fromfile(folder / "pictures.bin", "<f4").reshape(len(rows), -1)
+            facts = json.loads((folder / "facts.json").read_text("utf-8"))
+            later = json.dumps(facts | {"version": "later"})
+            write_files(folder, {"pictures.json": json.dumps(rows[::-1]), "facts.json": later})
+            vectors[::-1].tofile(folder / "pictures.bin")
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
 def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
     folder, _ = export_web(embedded_world, "int8")
     pictures, names = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("pictures", "names"))
