@@ -212,7 +212,7 @@ COMMANDS: dict[str, tuple[Call, list[tuple[str, str, str]]]] = {
 }
 
 # Names of files and keys of JSON that say when and how fast, not what.
-VOLATILE_FILES = {".lock", "report.html", "run.json", "log.txt", "log.jsonl"}
+VOLATILE_FILES = {".lock", "report.html", "run.json", "listed_at.json", "log.txt", "log.jsonl"}
 VOLATILE_KEYS = {"elapsed_s", "samples_per_s", "curve", "trainer/state.json"}
 
 

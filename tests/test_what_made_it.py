@@ -17,6 +17,8 @@ from killed import contents
 from miniature import write_files
 from toy import TOY_RGB, TOY_WORDS, build_toy_world, draw_shape
 from worldclip.cli import main
+from worldclip.contracts import layout
+from worldclip.report import write_report
 
 pytest.importorskip("torch")
 COMMANDS = {
@@ -30,8 +32,8 @@ COMMANDS = {
 }
 # say when and how, are logs and caches by digest, or keep the records of other models and data too
 VOLATILE = (
-    *(".lock", "log.txt", "log.jsonl", "run.json", "report.html", "tensorboard", "state.json", "files.json"),
-    *("features", "ranks", "results.jsonl"),
+    *(".lock", "log.txt", "log.jsonl", "run.json", "listed_at.json", "report.html", "tensorboard", "state.json"),
+    *("files.json", "features", "ranks", "results.jsonl"),
 )
 EVALUATE = """
 [evaluate]
@@ -178,6 +180,33 @@ def test_nothing_is_used_for_something_else(changed, made, monkeypatch, capfd):
             continue
         after, anew = contents(Path("out", name), VOLATILE), contents(Path("anew", name), VOLATILE)
         assert [file for file in anew if anew[file] != after.get(file)] == ["train/report.json"] * (name == "run")
+
+
+def test_results_of_an_older_training_are_nowhere_used_for_the_new_one(made, monkeypatch, capfd):
+    shutil.rmtree(made)
+    shutil.copytree(made.with_name("backup"), made)
+    monkeypatch.chdir(made)
+    shutil.copytree("out/run", "first")
+    assert main(["run", "out/run", "--until", "train", "--set", "train.samples_seen=256"]) == 0
+    step = layout.latest_checkpoint(Path("out/run"))
+    said = "it is of train/step_000000004, not of the checkpoint that the run has now"
+    is_outdated(said, capfd)
+    shutil.rmtree(step)  # one that began anew, before its first checkpoint
+    shutil.rmtree("out/run/train/step_000000004")
+    Path("out/run/train/manifest.json").unlink()
+    is_outdated(said, capfd)
+    shutil.rmtree("out/run/train")  # a run without its weights: nothing says otherwise
+    assert main(["compare", "first", "out/run"]) == 0
+
+
+def is_outdated(said: str, capfd: pytest.CaptureFixture) -> None:
+    """Assert that compare, status and the page say it of out/run."""
+    capfd.readouterr()
+    assert main(["compare", "first", "out/run"]) == 2
+    assert f"run/evaluate is out of date: {said}; run first: worldclip evaluate " in capfd.readouterr().err
+    assert main(["status", "out/run"]) == 0
+    assert f"evaluate is out of date: {said}" in capfd.readouterr().out
+    assert f"Left out: evaluate ({said})" in write_report(Path("out/run")).read_text()
 
 
 def call(name: str, folder: str, capfd: pytest.CaptureFixture) -> str:

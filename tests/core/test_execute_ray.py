@@ -118,7 +118,7 @@ def test_pool_commands_give_the_same_bytes(cluster, toy_world, tmp_path, command
         sources = [write_wat(tmp_path / f"{n}.wat.gz", range(n, 300, 4)) for n in range(4)]
     for executor in ("local", "ray"):
         assert main(["pool", command, *sources, "--out", str(tmp_path / executor), "--executor", executor]) == 0
-    local, ray = (contents(tmp_path / executor, ["log.txt"]) for executor in ("local", "ray"))
+    local, ray = (contents(tmp_path / executor, ["log.txt", "listed_at.json"]) for executor in ("local", "ray"))
     assert local == ray
     assert any(name.endswith(".parquet") for name in local)
 

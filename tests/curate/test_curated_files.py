@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from miniature import write_files
 from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages, write_pool
 from pools import read_tar, texts_of, write_table
 from stages import context
@@ -19,7 +21,7 @@ from toy import markdown_rows
 from worldclip import curate, pool
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
-from worldclip.core.errors import UserError
+from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.keys import key_lists
 from worldclip.curate.samples import merge_samples
 from worldclip.plugins.publish.publish import publish
@@ -280,6 +282,26 @@ def test_tars_of_a_csv_pool_keep_its_columns_and_the_first_row_of_a_repeated_key
     records = [json.loads(content) for name, content in members.items() if name.endswith(".json")]
     assert [(record["uid"], record["note"]) for record in records] == [("u1", "first"), ("u2", "007")]
     assert [content for name, content in members.items() if name.endswith(".png")] == [b"a", b"b"]
+
+
+def test_tars_are_not_written_while_the_disk_of_the_pictures_is_away(tmp_path, run) -> None:
+    pictures = write_files(tmp_path / "disk", {"a.png": b"a", "b.png": b"b"})
+    rows = [f"u{name},{pictures / name}.png,{TEXT}" for name in "ab"]
+    write_files(tmp_path / "pool", {"0.csv": "\n".join(["uid,file,text", *rows])})
+    pooled = {"key": "uid", "texts": ["text"], "image_field": "file"}
+    run_stages(make_recipe(tmp_path / "pool", pool=pooled, **KEEP_ALL), run)
+    pictures.rename(tmp_path / "unmounted")
+    recipe = make_recipe(tmp_path / "pool", pool=pooled, curate={"write": "tars"}, **KEEP_ALL)
+    said = r"a\.png: cannot be read \(No such file or directory\); put it back, or read the pool again: "
+    with pytest.raises(StageFailed, match=said):
+        run_stages(recipe, run)
+    (tmp_path / "unmounted").rename(pictures)
+    assert run_stages(recipe, run)["curate"]["tars"]["samples"] == 2
+    (pictures / "a.png").unlink()
+    (run / "curate/manifest.json").unlink()
+    shutil.rmtree(run / "curate/tars")
+    with pytest.raises(StageFailed, match=said):
+        run_stages(recipe, run)
 
 
 def test_curated_parquet_keeps_the_metadata_of_the_schema(tmp_path, run) -> None:

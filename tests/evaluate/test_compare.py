@@ -185,6 +185,9 @@ def test_an_unfinished_evaluation_is_not_mixed_with_what_was_there(tmp_path):
         with pytest.raises(UserError, match=said):
             compare_with(*whole, whole[0] | new | changed)
     write_files(other, {"report.json": json.dumps({"records": [record["digest"] for record in whole]})})
+    with pytest.raises(UserError, match="has an unfinished evaluation; finish it with its command"):
+        compare_with(*whole)
+    write_manifest(other, config={}, inputs={}, counts={})
     found = compare_with(*whole, whole[0] | new | {"model": "second", "model_digest": "2"})
     assert all(row["differences"] == [0] for row in found.rows), "those of the last finished evaluation"
     with pytest.raises(UserError, match=r"results\.jsonl lacks 1 record"):
@@ -198,6 +201,7 @@ def test_ranks_of_another_model_are_not_taken_for_those_of_a_record(tmp_path):
     engine.evaluate(Forgetful(), {"model": "B", "model_digest": "B"}, sixty, [], results)
     of_a = [record["digest"] for record in read_results(results) if record["model"] == "A"]
     write_files(results.parent, {"report.json": json.dumps({"records": of_a})})
+    write_manifest(results.parent, config={}, inputs={}, counts={})
     top1 = top1_of(compare(whole, results.parent))
     assert (top1["differences"], top1["intervals"], top1["is_significant"]) == ([0], [(0, 0)], [False])
 

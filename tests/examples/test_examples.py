@@ -324,6 +324,7 @@ def test_slurm_evaluates_only_whole_checkpoints(tmp_path):
     for name in ("step_000000008", "step_000000004.corrupt"):
         (tmp_path / "run/train" / name).mkdir(parents=True)
     (tmp_path / "run/train/manifest.json").touch()
+    write_files(tmp_path / "run/checkpoints/step_000000008", {"report.json": "of another training, or of other data"})
     stub = tmp_path / "bin/worldclip"
     stub.parent.mkdir()
     stub.write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n')

@@ -58,7 +58,7 @@ def digests_of_curation(run_dir: Path) -> dict[str, str]:
         path.relative_to(run_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for stage in ("pool", "metadata", "match", "balance", "curate")
         for path in sorted((run_dir / stage).rglob("*"))
-        if path.suffix in (".parquet", ".npy", ".json")
+        if path.suffix in (".parquet", ".npy", ".json") and path.name != "listed_at.json"
     }
 
 

@@ -147,7 +147,7 @@ def test_run_after_a_changed_key_equals_a_fresh_run(key: str, tmp_path: Path) ->
         after = dataclasses.replace(after, pool=dataclasses.replace(after.pool, path=str(tmp_path / "elsewhere")))
     assert getattr(before.pool, key) != getattr(after.pool, key)
     run_all(before, tmp_path / "run")
-    old = contents(tmp_path / "run", ["recipe.toml"])
+    old = contents(tmp_path / "run", ["recipe.toml", "listed_at.json"])
     (tmp_path / "run/recipe.toml").unlink()  # `run_all` writes the new one; the data card quotes it
     if key == "path":
         with pytest.raises(UserError, match=r"was made from .*start anew with --from pool"):
@@ -155,7 +155,7 @@ def test_run_after_a_changed_key_equals_a_fresh_run(key: str, tmp_path: Path) ->
         shutil.rmtree(tmp_path / "run/pool")
     run_all(after, tmp_path / "run")
     run_all(after, tmp_path / "fresh")
-    new, fresh = (contents(tmp_path / folder, ["recipe.toml"]) for folder in ("run", "fresh"))
+    new, fresh = (contents(tmp_path / folder, ["recipe.toml", "listed_at.json"]) for folder in ("run", "fresh"))
     assert new != old, f"the change of pool.{key} changes nothing"
     assert sorted(new) == sorted(fresh)
     assert [file for file in new if new[file] != fresh[file]] == []

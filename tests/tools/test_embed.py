@@ -234,6 +234,9 @@ def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_
     write_files(tmp_path / "mine", {"more.txt": "b\n"})
     with pytest.raises(UserError, match=r"new or changed lists of keys: '.*more\.txt'; embed the pool again"):
         open_embedded(tmp_path / "out")
+    (tmp_path / "mine/r.toml").write_text(f'{recipe}where = [["caption", "=", "red"]]\n')
+    with pytest.raises(UserError, match=r"out of date: pool\.where of .*r\.toml changed; embed the pool again"):
+        open_embedded(tmp_path / "out")
 
 
 def test_a_pool_of_only_bad_pictures_is_refused(world, tmp_path):

@@ -486,9 +486,12 @@ def test_status_names_shards_that_are_new_or_changed_and_older_lists(tmp_path, c
     assert warning in problem
     dedup(config, copies.parent, executor=QUIET)
     assert "problems" not in rows_of(run)["pool"]
+    run_stages(make_recipe(tmp_path / "pool", pool={**WHERE, "where": [], "deny_keys": [str(copies)]}), run)
+    (problem,) = rows_of(run)["pool"]["problems"]
+    assert f"'{copies}' was made under other keys: pool.where was [['score', '=', 1]], is []; rerun: " in problem
     shutil.rmtree(tmp_path / "pool")
     pool = rows_of(run)["pool"]
-    assert (pool["state"], len(pool["problems"])) == ("finished", 1)
+    assert (pool["state"], len(pool["problems"])) == ("finished", 2)
     assert "no such folder" in pool["problems"][0]
 
 

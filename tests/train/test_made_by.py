@@ -60,6 +60,9 @@ def test_files_that_took_the_place_of_those_of_the_pool_are_not_trained_on(tmp_p
     said = r"000\.tar, 001\.tar changed since the stage pool read the pool; run first: worldclip run .* --until curate"
     with pytest.raises(UserError, match=said):
         run_stage("train", make_recipe(tars, **SHORT), tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=shutil.copyfile)  # its files are new
+    with pytest.raises(UserError, match=said):
+        run_stage("train", make_recipe(tars, **SHORT), tmp_path / "copy")
 
 
 # best.json: the best of the scores over the same datasets

@@ -45,6 +45,7 @@ attribution = _path("pool/README.md")  # sources and licences of a pool that the
 built_pool = _path("pool/train")  # folder of the tars of a pool that the run builds
 held_out = _path("pool/held_out.json")  # the held-out sets of a pool that the run builds
 pool_shards = _path("pool/shards.parquet")  # name, path and fingerprint of each file of the pool
+pool_listed_at = _path("pool/listed_at.json")  # when they were listed, in ns; a copy of the run keeps it
 all_pool_pairs = _path("pool/pairs")  # folder of them
 pool_pairs = _path_of("pool/pairs/{}.parquet")  # texts of a shard, with the reasons of those that are dropped
 all_pool_images = _path("pool/images")  # folder of them

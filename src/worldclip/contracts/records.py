@@ -185,13 +185,16 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
     """Return the records that the numbers of a folder of results are from: those of its last finished evaluation.
 
     results.jsonl may hold records of further models and data; report.json names those that it was made from.  Without
-    it, all records must be of one model and of one state of each dataset.  Raises UserError for a mixture.
+    it, all records must be of one model and of one state of each dataset.  Raises UserError for a mixture, and while a
+    later evaluation is unfinished.
     """
     path = folder / "results.jsonl"
     records = read_results(path, IDENTITY_TYPES)
     report = folder / "report.json"
     named = (read_record(report) or {}).get("records")
     if isinstance(named, list):
+        if read_manifest(folder) is None:
+            raise UserError(f"{folder} has an unfinished evaluation; finish it with its command")
         by_digest = {record["digest"]: record for record in records}
         digests = list(map(str, named))
         missing = [digest for digest in digests if digest not in by_digest]

@@ -138,6 +138,8 @@ def _curate(run: Run, job: Job) -> Result:
         from worldclip.curate.write_tars import write_tars
 
         report["tars"] = write_tars(run, shards, config.samples_per_tar, list_digest)
+        if report["tars"]["cut_image"]:
+            say("curate", f"warning: {report['tars']['cut_image']:,} kept images are damaged, and in no tar")
         write_readme(layout.tars_readme(run.dir), ["*.tar"], "../DATA_CARD.md", job.digest)
     if config.write == "parquet":
         from worldclip.curate.write_parquet import write_parquet

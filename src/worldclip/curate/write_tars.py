@@ -22,7 +22,7 @@ from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
 from worldclip.core.artifacts import Json
-from worldclip.core.errors import BadShard
+from worldclip.core.errors import BadShard, Unreadable
 from worldclip.core.execute import Report, Shard, add_counts
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
@@ -40,7 +40,7 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     """Write RUN/curate/tars/<6 digits>.tar with the kept keys in the order of the list; return COUNTS.
 
     A kept key is left out, and keeps its number, if the pool's index has no image of it (no_image) or if its image
-    cannot be read (cut_image).
+    is damaged (cut_image).  Raises StageFailed where an image, or the file that it is in, is not there.
     """
     folder = layout.curated_tars(run.dir)
     plan = _plan_tars(run.dir, shards, samples_per_tar)
@@ -114,6 +114,9 @@ def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Json, config: PoolCon
     contents = pool.read_members(pool.image_places(shard, chosen))
     for k, member, image, pool_fields in zip(with_image.tolist(), members, contents, fields, strict=True):
         if isinstance(image, BadShard):
+            if isinstance(image, Unreadable) or isinstance(image.__cause__, FileNotFoundError):  # its disk may be away
+                remedy = f"put it back, or read the pool again: worldclip run {run_dir} --from pool"
+                raise type(image)(f"{image}; {remedy}")
             counts["cut_image"] += 1
             continue
         texts = table.slice(starts[k], starts[k + 1] - starts[k]).to_pylist()

@@ -25,6 +25,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES, draw_with_replacement, extreme_interval, quantiles
+from worldclip.model.load import outdated_results
 from worldclip.report.results import ResultRecord, by_task_of_runs
 
 MAX_NAME = 40  # characters of the keys in an arm's name; longer ones leave no room for a table
@@ -100,21 +101,25 @@ def compare(*paths: Path) -> Comparison:
 def find_arms(paths: Sequence[Path]) -> list[Arm]:
     """Group runs whose recipes differ only in seeds; any other folder is an arm of its own.
 
-    Raises UserError for a path without an evaluation.
+    Raises UserError for a path without an evaluation, and for a run that was trained since.
     """
     paths = [layout.run_of(path.absolute(), "evaluate") for path in paths]
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
-    missing = []
+    problems = []
     for path, folder in zip(paths, folders, strict=True):
         if not path.exists():
-            missing.append(f"{path} does not exist; give runs, or folders that evaluate wrote")
+            problems.append(f"{path} does not exist; give runs, or folders that evaluate wrote")
         elif not (folder / "results.jsonl").exists():
             step = "evaluate"
             if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None:
                 step = "run"
-            missing.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
-    if missing:
-        raise UserError(missing)
+            problems.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
+        elif folder != path:
+            outdated = outdated_results(path).get("evaluate")
+            if outdated is not None:
+                problems.append(f"{folder} is out of date: {outdated}; run first: worldclip evaluate {path}")
+    if problems:
+        raise UserError(problems)
     recipes: dict[int, dict[str, Any]] = {}
     tables: list[dict[str, Any]] = []
     for i, path in enumerate(paths):

@@ -255,7 +255,7 @@ def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Seque
 
 
 def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
-    """Raise UserError where a list of keys is new or has changed since the pool was embedded: a key may be taken down.
+    """Raise UserError where a list of keys, or pool.where, is not that of the embedding: a key may be taken down.
 
     A list or a recipe that is not on this machine tells nothing.
     """
@@ -267,6 +267,8 @@ def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
         config = open_pool(recipe).section(PoolConfig)
         lists = [path for path in (config.valid_keys, *config.deny_keys) if path is not None]
         changed += [path for path in lists if os.path.abspath(path) not in paths and os.path.isfile(path)]
+        if config.identity.get("where") != manifest["config"]["pool"].get("where"):
+            raise UserError(f"{folder} is out of date: pool.where of {recipe} changed; embed the pool again")
     if changed:
         named = ", ".join(map(repr, changed))
         raise UserError(f"{folder} is out of date: new or changed lists of keys: {named}; embed the pool again")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldclip.contracts.layout import TRAINER, best_checkpoint, train_dir, trainer_state
+from worldclip.contracts.layout import TRAINER, best_checkpoint, report_json, stage_dir, train_dir, trainer_state
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, require
 from worldclip.core.hub_errors import is_unreachable
@@ -214,6 +214,28 @@ def checkpoint_of(run_dir: Path) -> Source:
         remedy = f"worldclip train {run_dir}, or of a recipe worldclip run RECIPE --out {run_dir}"
         raise UserError(f"{train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
     return Source("huggingface", checkpoint)
+
+
+def outdated_results(run_dir: Path) -> dict[str, str]:
+    """Return {stage: why} of evaluate and export, where what is finished is of another model than the run has now.
+
+    Where the weights of a finished training are not there, as in a copy without them, nothing says so.
+    """
+    outdated: dict[str, str] = {}
+    digest = None
+    if best_checkpoint(run_dir) is not None:
+        digest = checkpoint_of(run_dir).digest()
+    elif not (train_dir(run_dir) / "config.json").exists() or artifacts.read_manifest(train_dir(run_dir)) is not None:
+        return outdated
+    for stage in ("evaluate", "export"):
+        folder = stage_dir(run_dir, stage)
+        if artifacts.read_manifest(folder) is None:
+            continue
+        report = read_record(report_json(folder)) or {}
+        if report.get("model_digest") != digest:
+            name = report.get("model", "another model")
+            outdated[stage] = f"it is of {name}, not of the checkpoint that the run has now"
+    return outdated
 
 
 def _local_path(source: str | Path, precision: str | None) -> Path:

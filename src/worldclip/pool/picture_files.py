@@ -75,7 +75,7 @@ def read_picture(path: str, size: int) -> bytes:
     try:
         content = read_range(path, 0, size + 1)
     except BadShard as error:
-        raise BadShard(f"{path}: {error}") from error.__cause__
+        raise type(error)(f"{path}: {error}") from error.__cause__
     if len(content) != size:
         raise BadShard(f"{path}: changed after it was indexed")
     return content

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import Skipped, skipped_shards
 from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
 from worldclip.contracts.summary import LEFT_OUT, pool_steps, texts_step
-from worldclip.core import artifacts, keys
+from worldclip.core import artifacts, job_files, keys
 from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import NUM_NAMED, StageFailed, UserError
@@ -120,9 +121,9 @@ def refuse_replaced_files(run: Run) -> None:
     """Raise UserError for local files of the pool that are not those that the stage read: images lie elsewhere in them.
 
     For readers of images in a call of their own; `worldclip run` reads such files again.  Only files that were written,
-    renamed or copied since the stage listed them are hashed.
+    renamed or copied since the stage listed them are hashed; those of a run that does not have the time, all.
     """
-    listed_at = layout.pool_shards(run.dir).stat().st_mtime_ns
+    listed_at = (job_files.read_record(layout.pool_listed_at(run.dir)) or {}).get("ns", 0)
     replaced = []
     for shard in indexed_shards(run):
         if is_remote(shard.path) or not os.path.exists(shard.path):
@@ -156,9 +157,9 @@ def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
 
 
 def older_lists(run: Run) -> list[str]:
-    """Return a line for each list of `pool check` and `pool dedup` that was made from other shards than the pool has.
+    """Return a line for each list of `pool check` and `pool dedup` that was made from other pairs than the pool has.
 
-    A list of copies denies the last one where the shard of the first is gone.
+    A list of copies denies the last one where the shard of the first is gone, or `where` leaves the first out.
     """
     config = run.section(PoolConfig)
     lists = [("pool.deny_keys", path) for path in config.deny_keys]
@@ -172,11 +173,13 @@ def older_lists(run: Run) -> list[str]:
             continue
         shards = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
         changes = changed_inputs(manifest["inputs"]["shards"], shards)
+        remedy = f"rerun: worldclip pool {tool} {run.dir} --out {Path(path).parent}"
         if changes:
-            lines.append(
-                f"{setting} {path!r} was made from other shards than the pool has now: {name_changes(changes)}; "
-                f"rerun: worldclip pool {tool} {run.dir} --out {Path(path).parent}"
-            )
+            made_from = f"was made from other shards than the pool has now: {name_changes(changes)}"
+            lines.append(f"{setting} {path!r} {made_from}; {remedy}")
+        other_keys = changed_keys({"pool": manifest["config"]["pool"]}, {"pool": config.identity})
+        if other_keys:
+            lines.append(f"{setting} {path!r} was made under other keys: {name_changes(other_keys)}; {remedy}")
     return lines
 
 
@@ -186,10 +189,11 @@ def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
     needs_texts: see `read_shard`.  is_tool: the pool is written to the folder of a tool, not to a run.
     """
     listed = functools.cache(lambda: list_pool(run, run.part_or_all))  # once per call; changes are for the next one
+    begun_at = time.time_ns()
     run.stage(
         _job(run, listed),
         problems=functools.partial(_problems, listed=listed, needs_texts=needs_texts, is_tool=is_tool),
-        work=functools.partial(_index_pool, listed=listed, needs_texts=needs_texts),
+        work=functools.partial(_index_pool, listed=listed, begun_at=begun_at, needs_texts=needs_texts),
         work_on_part=lambda run, part: _index_slice(run, listed(), needs_texts=needs_texts)[0],
     )
 
@@ -260,7 +264,7 @@ def num_left_out(run_dir: Path, shard: str) -> int:
     return int(marker["report"]["left_out"])
 
 
-def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_texts: bool) -> Result:
+def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], begun_at: int, needs_texts: bool) -> Result:
     config = run.section(PoolConfig)
     report: Report = {}
     builder = builder_of(config)
@@ -299,6 +303,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
     names = [shard.name for shard in whole]
     outputs: list[str | Path] = [
         layout.pool_shards(run.dir),
+        layout.pool_listed_at(run.dir),
         layout.sorted_lists(run.dir),  # match removes those that it does not look up
         *files_per_shard(layout.all_pool_pairs(run.dir), names, ".parquet"),
         *files_per_shard(layout.all_pool_images(run.dir), names, ".parquet"),
@@ -306,6 +311,7 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], needs_te
     ]
     if builder:
         outputs += [job.folder / name for name in (*builder.OUTPUTS, "held_out.json")]
+    artifacts.write_json(layout.pool_listed_at(run.dir), {"ns": time.time_ns() if builder else begun_at})
     manifest = {"source": config.location, "skipped": skipped}
     return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 

@@ -39,12 +39,13 @@ def write_report(run_dir: Path) -> Path:
     is_finished = {stage: read_manifest(run_dir / stage) is not None for stage in STAGES}
     reports = {stage: read_json(path) for stage, path in paths.items() if is_finished[stage] and path.exists()}
     left_out = ""
-    if "evaluate" in reports and layout.best_checkpoint(run_dir) is not None:
-        from worldclip.model.load import checkpoint_of
+    if "evaluate" in reports:
+        from worldclip.model.load import outdated_results
 
-        if reports["evaluate"].get("model_digest") != checkpoint_of(run_dir).digest():
-            model = reports.pop("evaluate")["model"]
-            left_out = f" Left out: an evaluation of {model}, another checkpoint; run: worldclip evaluate {run_dir}"
+        reason = outdated_results(run_dir).get("evaluate")
+        if reason is not None:
+            del reports["evaluate"]
+            left_out = f" Left out: evaluate ({reason}); run: worldclip evaluate {run_dir}"
     log = train.read_log(layout.train_log(run_dir))
     outdated = outdated_stages(run_dir)
     if outdated:

@@ -18,6 +18,7 @@ from worldclip.core.job import Report, Run
 from worldclip.core.preflight import problems_of
 from worldclip.core.settings import SECTIONS
 from worldclip.curate import require_current
+from worldclip.model.load import outdated_results
 from worldclip.pool.stage import older_lists, reason_to_run, skipped_lines
 from worldclip.report import table
 from worldclip.report.numbers import short
@@ -43,7 +44,7 @@ def status(run: Path | None = None) -> Report:
     if not layout.is_run(run):
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     rows = [stage_status(run, stage) for stage in STAGES]
-    outdated = outdated_stages(run, {})
+    outdated = outdated_results(run) | outdated_stages(run, {})
     for row in rows:
         if row["state"] != "finished":
             continue
