@@ -302,6 +302,9 @@ def test_tars_are_not_written_while_the_disk_of_the_pictures_is_away(tmp_path, r
     shutil.rmtree(run / "curate/tars")
     with pytest.raises(StageFailed, match=said):
         run_stages(recipe, run)
+    shutil.rmtree(run / "pool")  # as --from pool: its pair is a bad one now
+    report = run_stages(recipe, run)["curate"]
+    assert report["tars"] == {"samples": 1, "no_image": 0, "cut_image": 0}
 
 
 def test_curated_parquet_keeps_the_metadata_of_the_schema(tmp_path, run) -> None:

@@ -203,6 +203,14 @@ def test_digest_is_of_the_files_that_decide_the_embeddings(folder):
     assert find(folder).digest() != before
 
 
+def test_digest_is_of_what_lies_behind_a_linked_folder(folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (folder / "onnx").symlink_to(tmp_path / "disk")
+    before = find(folder).digest()
+    (tmp_path / "disk/vision_model.onnx").write_bytes(b"other")
+    assert find(folder).digest() != before
+
+
 def test_digest_is_of_a_tokenizer_elsewhere_that_a_configuration_names(tmp_path):
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer/tokenizer.json").write_text("{}")

@@ -108,7 +108,7 @@ def test_a_damaged_shard_stops_the_pool_or_is_skipped(name: str, tmp_path: Path)
 TWO: Settings = {"texts": ["text", "texts"]}
 PLACES = [
     {"place": [{"path": "a", "where": [["state", "=", "good"]], "lang": "lang"}, {"path": "b", "key": "other"}]},
-    {"place": [{"path": "a", "texts": ["texts"], "lang": "langs"}, {"path": "b", "lang": "lang"}]},
+    {"place": [{"path": "b", "where": [["state", "=", "good"]], "lang": "lang"}, {"path": "a", "key": "other"}]},
 ]
 MISSPELT = [{"other": "uid", "uid": "other"}.get(name, name) for name in (*FLAT, "photo")]
 # key -> its settings before and after; "path" is a pool in another folder

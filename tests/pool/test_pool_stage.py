@@ -312,3 +312,15 @@ def test_what_cannot_be_read_is_not_skipped_as_damage(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     assert run_pool(tmp_path / "run", **settings)
     assert read_json(tmp_path / "run/pool/report.json")["skipped"] == {}
+
+
+def test_an_older_pool_that_was_moved_to_the_place_of_the_pool_is_noticed(tmp_path: Path) -> None:
+    for name in ("pool", "older"):  # all of it is written before the pool is read
+        write_tar(tmp_path / name / "0.tar", sample("a", name.ljust(5)))
+    run_pool(tmp_path / "run", path=str(tmp_path / "pool"))
+    run = context(pool_recipe(path=str(tmp_path / "pool")), tmp_path / "run")
+    pool.refuse_replaced_files(run)
+    (tmp_path / "pool").rename(tmp_path / "newer")
+    (tmp_path / "older").rename(tmp_path / "pool")
+    with pytest.raises(UserError, match=r"0\.tar changed since the stage pool read the pool"):
+        pool.refuse_replaced_files(run)

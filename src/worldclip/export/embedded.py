@@ -123,10 +123,12 @@ class Embedded:
         return read_member(row["file"], row["offset"], row["size"])
 
     def _is_replaced(self, row: Report) -> bool:
-        if row["offset"] == 0 and not is_table(row["file"]):  # a picture's own file: shards alone have fingerprints
-            embedded_at = (self.folder / MANIFEST).stat().st_mtime_ns
-            return os.stat(row["file"]).st_mtime_ns > embedded_at
         fingerprint: Report = self.manifest["inputs"]["images"][row["shard"]]
+        written_at = os.stat(row["file"]).st_mtime_ns
+        if "files" in fingerprint:
+            return any(name == row["key"] and time_ns != written_at for name, _, time_ns in fingerprint["files"])
+        if row["offset"] == 0 and not is_table(row["file"]):  # named by a table, whose fingerprint has no single times
+            return written_at > (self.folder / MANIFEST).stat().st_mtime_ns
         return bool(fingerprint_of(row["file"], fingerprint.get("path", "")) != fingerprint)
 
     def captions(self, rows: Sequence[Report]) -> dict[tuple[str, str], list[str]]:

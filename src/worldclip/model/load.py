@@ -113,11 +113,20 @@ class Source:
         *_, repository, folder, commit = ("", "", *self.path.resolve().parts)
         fingerprints: list[object] = [repository, commit]
         if not (repository.startswith("models--") and folder == "snapshots"):
-            files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.suffix != ".md")
+            files = [path for path in files_of(self.path) if path.suffix != ".md"]
             files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
             fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
             fingerprints += open_clip_folder.named_tokenizer(self.path)
         return artifacts.digest(fingerprints)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files below a model's folder, sorted; also those of folders that are links, which the readers open."""
+    paths: list[Path] = []
+    for path in [folder, *folder.rglob("*")]:
+        if path == folder or (path.is_symlink() and path.is_dir()):
+            paths += path.rglob("*")
+    return sorted(path for path in paths if path.is_file())
 
 
 def digests_of_files(arch: str | None, tokenizer: str | Path | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from worldclip.core.execute import usable_cores
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
-from worldclip.model.load import Source, read
+from worldclip.model.load import Source, files_of, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def num_processes(device: str, source: Source) -> int:
             return num_devices
     files = [source.path]
     if not source.path.is_file():
-        files = [path for path in source.path.rglob("*") if path.is_file()]
+        files = files_of(source.path)
     weights = max(1, sum(file.stat().st_size for file in files if file.suffix not in (".json", ".md")))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(usable_cores(), memory // 2 // weights))

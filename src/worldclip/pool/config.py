@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from worldclip.core.registry import ItemOf, Registry
@@ -16,6 +17,23 @@ Where = tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...]
 POOL_BUILDERS = Registry("pool builder", "worldclip.pool_builders")
 POOL_FORMATS = Registry("pool format", "worldclip.pool_formats", is_open=True)
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=", "in", "not in")
+
+
+def split_pattern(path: str) -> tuple[str, list[str]]:
+    """Return the folder and the names below it of a pattern, `pool/0000[0-5].tar`; (path, []) of any other path."""
+    parts = path.rstrip("/").split("/")
+    wildcards = "*[" if "://" in path else "*?["  # an address may have a query
+    for i, part in enumerate(parts):
+        if set(wildcards).isdisjoint(part) or os.path.exists("/".join(parts[: i + 1])):
+            continue
+        top = "/" if path.startswith("/") else "."
+        return "/".join(parts[:i]) or top, parts[i:]
+    return path.rstrip("/"), []
+
+
+def name_of_place(path: str) -> str:
+    """Return the name of a place, which begins the names of its shards if there are several."""
+    return PurePosixPath(split_pattern(path)[0]).name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +154,8 @@ class PoolConfig(Config):
     def identity(self) -> dict[str, Any]:
         """The options that decide a shard's pairs, their texts and the places of their images, for the keys of jobs."""
         options = {**deciding(self, "pool.pairs"), "texts": list(self.texts)}
-        options["place"] = [{**place, "path": ""} for place in options.get("place", [])]  # a moved place is the same
+        places = options.get("place", [])  # a moved place is the same, by its name
+        options["place"] = [{**place, "path": name_of_place(place["path"])} for place in places]
         # empty lists are unset ones; an empty `where` takes all rows
         return {name: value for name, value in options.items() if value != [] or name == "where"}
 

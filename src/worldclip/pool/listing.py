@@ -23,7 +23,7 @@ from worldclip.core.job import ALL_SHARDS, Run
 from worldclip.core.local_path import nearest_path
 from worldclip.core.safe_path import is_safe_name
 from worldclip.pool import hub
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, name_of_place, split_pattern
 from worldclip.pool.files import PoolFile
 from worldclip.pool.formats import pool_formats, pool_suffixes
 from worldclip.pool.formats.parquet import PARQUET
@@ -40,7 +40,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     """
     problems: list[str] = []
     files: list[InputFile] = []
-    names = list(map(_name_of, pool.paths))
+    names = list(map(name_of_place, pool.paths))
     repeated = sorted(name for name, number in Counter(names).items() if number > 1)
     if repeated:
         raise UserError(f"{setting}.path: several folders are named {', '.join(repeated)}, which begins keys; rename")
@@ -64,7 +64,7 @@ def options_of(pool: PoolConfig, shard_name: str) -> PoolConfig:
     if len(places) < 2:
         return places[0] if places else pool
     folder = shard_name.partition("/")[0]
-    return next(place for place in places if _name_of(str(place.path)) == folder)
+    return next(place for place in places if name_of_place(str(place.path)) == folder)
 
 
 def shards_by_place(shards: Sequence[Shard], config: PoolConfig) -> Iterator[tuple[PoolConfig, list[Shard]]]:
@@ -79,11 +79,6 @@ def place_of(run: Run, shard: Shard) -> str:
     if config.build:
         return str(layout.built_pool(run.dir))
     return split_pattern(str(options_of(config, shard.name).path))[0]
-
-
-def _name_of(path: str) -> str:
-    """Return the name of a place, which begins the names of its shards if there are several."""
-    return PurePosixPath(split_pattern(path)[0]).name
 
 
 def _shard_files(path: str, setting: str) -> list[PoolFile]:
@@ -145,18 +140,6 @@ def list_files(path: str) -> list[PoolFile]:
     if not os.path.isdir(path):
         raise UserError(f"{path!r}: no such folder or file; {nearest_path(path)}name the folder of the shards")
     return _list_local(str(Path(path)))
-
-
-def split_pattern(path: str) -> tuple[str, list[str]]:
-    """Return the folder and the names below it of a pattern, `pool/0000[0-5].tar`; (path, []) of any other path."""
-    parts = path.rstrip("/").split("/")
-    wildcards = "*[" if is_remote(path) else "*?["  # an address may have a query
-    for i, part in enumerate(parts):
-        if set(wildcards).isdisjoint(part) or os.path.exists("/".join(parts[: i + 1])):
-            continue
-        top = "/" if path.startswith("/") else "."
-        return "/".join(parts[:i]) or top, parts[i:]
-    return path.rstrip("/"), []
 
 
 def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:

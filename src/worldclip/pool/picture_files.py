@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core import image_names
+from worldclip.core.artifacts import digest
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Shard
 from worldclip.core.regular_file import NO_FILE
@@ -68,6 +69,15 @@ def find_pictures(shard: Shard, paths: pa.LargeBinaryArray) -> tuple[pa.Table, d
     members = paths.take(pa.array(row)).cast(pa.large_string())
     images = {"row": row, "member": members, "offset": -1 - row, "size": np.array(sizes, np.int64)}
     return pa.table(images), problems
+
+
+def digest_of_pictures(table: str, images: pa.Table) -> str:
+    """Return a digest of path, size and time of the pictures that a table names; "" of images in the shard itself."""
+    if not len(images) or images["offset"][0].as_py() >= 0:
+        return ""
+    members = images["member"].to_pylist()
+    times = [os.stat(picture_path(table, member)).st_mtime_ns for member in members]
+    return digest([members, images["size"].to_pylist(), times])
 
 
 def read_picture(path: str, size: int) -> bytes:

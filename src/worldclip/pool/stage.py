@@ -35,6 +35,7 @@ from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.listing import check_place, list_shards, options_of, place_of, shards_by_place
 from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
+from worldclip.pool.picture_files import digest_of_pictures
 
 LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
 NUM_WARNINGS = 3  # shards without texts that the log names
@@ -82,8 +83,9 @@ def read_pool(
         index(tool_run, needs_texts=needs_texts, is_tool=True)
         return tool_run, indexed_shards(tool_run)
     shards = list_pool(tool_run, part)
-    _, skipped = _index_slice(tool_run, shards, needs_texts=needs_texts)
-    return tool_run, ShardList(shard for shard in shards if shard.name not in skipped)
+    reports, skipped = _index_slice(tool_run, shards, needs_texts=needs_texts)
+    whole = [shard for shard in shards if shard.name not in skipped]
+    return tool_run, ShardList(map(_with_pictures, whole, [report["pictures"] for report in reports]))
 
 
 def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:
@@ -104,6 +106,7 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     """
     artifacts.require_manifest(run.dir, "pool")
     skipped = skipped_shards(run.dir)
+    pictures = job_files.read_record(layout.pool_pictures(run.dir)) or {}
     shards = ShardList()
     for shard in read_shards(layout.pool_shards(run.dir))[part]:
         if shard.name in skipped:
@@ -113,25 +116,34 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
             if not path.endswith(f"/{shard.path}"):  # a place may be one file
                 path = f"{path}/{shard.path}"
             shard = dataclasses.replace(shard, path=path)
-        shards.append(shard)
+        shards.append(_with_pictures(shard, pictures.get(shard.name)))
     return shards
+
+
+def _with_pictures(shard: Shard, pictures: str | None) -> Shard:
+    """Return the shard; the digest of its pictures in files of their own, if any, is part of the fingerprint."""
+    if not pictures:
+        return shard
+    return dataclasses.replace(shard, fingerprint={**shard.fingerprint, "pictures": pictures})
 
 
 def refuse_replaced_files(run: Run) -> None:
     """Raise UserError for local files of the pool that are not those that the stage read: images lie elsewhere in them.
 
     For readers of images in a call of their own; `worldclip run` reads such files again.  Only files that were written,
-    renamed or copied since the stage listed them are hashed; those of a run that does not have the time, all.
+    renamed or copied since the stage listed them, or have another time than then, are hashed.
     """
-    listed_at = (job_files.read_record(layout.pool_listed_at(run.dir)) or {}).get("ns", 0)
+    listed = job_files.read_record(layout.pool_listed_at(run.dir)) or {"ns": 0, "mtime_ns": {}}
     replaced = []
     for shard in indexed_shards(run):
         if is_remote(shard.path) or not os.path.exists(shard.path):
             continue
         stat = os.stat(shard.path)
-        is_newer = max(stat.st_mtime_ns, stat.st_ctime_ns) >= listed_at
-        if is_newer and fingerprint_of(shard.path, shard.fingerprint["path"]) != shard.fingerprint:
-            replaced.append(shard.name)
+        is_newer = max(stat.st_mtime_ns, stat.st_ctime_ns) >= listed["ns"]
+        if is_newer or stat.st_mtime_ns != listed["mtime_ns"].get(shard.name):
+            present = fingerprint_of(shard.path, shard.fingerprint["path"])
+            if any(shard.fingerprint[name] != value for name, value in present.items()):
+                replaced.append(shard.name)
     if replaced:
         names = ", ".join(replaced[:NUM_NAMED])
         if len(replaced) > NUM_NAMED:
@@ -311,8 +323,16 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], begun_at
     ]
     if builder:
         outputs += [job.folder / name for name in (*builder.OUTPUTS, "held_out.json")]
-    artifacts.write_json(layout.pool_listed_at(run.dir), {"ns": time.time_ns() if builder else begun_at})
-    manifest = {"source": config.location, "skipped": skipped}
+    times = {shard.name: os.stat(shard.path).st_mtime_ns for shard in whole if not is_remote(shard.path)}
+    listed_at = time.time_ns() if builder else begun_at
+    artifacts.write_json(layout.pool_listed_at(run.dir), {"ns": listed_at, "mtime_ns": times}, is_compact=True)
+    manifest: Report = {"source": config.location, "skipped": skipped}
+    pictures = {shard.name: found["pictures"] for shard, found in zip(whole, reports, strict=True) if found["pictures"]}
+    artifacts.remove(layout.pool_pictures(run.dir))
+    if pictures:  # no fingerprint of a table covers them
+        artifacts.write_json(layout.pool_pictures(run.dir), pictures)
+        manifest["digests"] = pictures
+        outputs.append(layout.pool_pictures(run.dir))
     return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 
 
@@ -354,7 +374,7 @@ def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bo
         functools.partial(index_shard, config=config, run_dir=run.dir, needs_texts=needs_texts),
         label="pool",
         done_dir=layout.done_dir(layout.stage_dir(run.dir, "pool"), "shards"),
-        key={**config.identity, "counts": COUNTS, "needs_texts": needs_texts},
+        key={**config.identity, "counts": [*COUNTS, "pictures"], "needs_texts": needs_texts},
     )
     try:
         first_reports = map_shards([of_place[0] for _, of_place in shards_by_place(shards, config)])
@@ -390,13 +410,17 @@ def skipped_lines(skipped: Skipped) -> list[str]:
 
 
 def index_shard(shard: Shard, *, config: PoolConfig, run_dir: Path, needs_texts: bool) -> Report:
-    """Read a shard and write its pairs and images; return COUNTS, what it lacks, and its columns if it has no text."""
+    """Read a shard and write its pairs and images.
+
+    Return COUNTS, what it lacks, its columns if it has no text, and a digest of pictures in files of their own.
+    """
     settled = read_shard(shard, options_of(config, shard.name), needs_texts=needs_texts)
     artifacts.write_table(layout.pool_pairs(run_dir, shard.name), settled.texts.to_table(), POOL_PAIRS)
     artifacts.write_table(layout.pool_images(run_dir, shard.name), settled.images, POOL_IMAGES)
     return {
         **settled.counts,
         "holds_images": settled.holds_images,
+        "pictures": digest_of_pictures(shard.path, settled.images),
         "names": [] if settled.counts["texts"] else list(settled.names),
         "missing": list(settled.missing),
     }

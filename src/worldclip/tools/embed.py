@@ -46,9 +46,8 @@ from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here, num_processes
-from worldclip.pool.config import PoolConfig
+from worldclip.pool.config import PoolConfig, split_pattern
 from worldclip.pool.files import check_own, check_source
-from worldclip.pool.listing import split_pattern
 from worldclip.tools.known_pools import with_usual_columns
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
