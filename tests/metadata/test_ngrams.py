@@ -183,6 +183,11 @@ def test_chunked_sliced_and_null_texts_are_counted_once_and_chinese_words_joined
     chunked = pa.chunked_array([pa.array(["x", "a b", None, "a b c"]).slice(1), pa.array([], pa.string())])
     unigrams, bigrams = as_tallies(merge(count_to_file(tmp_path / "runs", [chunked], SPACES), tmp_path))
     assert (unigrams, bigrams) == ({"a": 2, "b": 2, "c": 1}, {("a", "b"): 2, ("b", "c"): 1})
+    data = pa.array(["a b", "x y", "c"]).buffers()
+    bytes_below_null = pa.Array.from_buffers(pa.string(), 3, [pa.py_buffer(b"\x05"), *data[1:]])
+    assert bytes_below_null.to_pylist() == ["a b", None, "c"]
+    unigrams, _ = as_tallies(merge(count_to_file(tmp_path / "more", [bytes_below_null], SPACES), tmp_path / "merged"))
+    assert unigrams == {"a": 1, "b": 1, "c": 1}
     zh = scheme_of("zh")
     texts = segment(pa.array(["我喜欢北京大学。我喜欢 Python。"], pa.large_string()), zh)
     counts = count_texts(texts.to_pylist(), tmp_path, zh)

@@ -1,5 +1,6 @@
 """Presets, initial weights and positions are as published; inference and training give transformers' features."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -192,6 +193,22 @@ def test_images_have_the_features_of_transformers(model, monkeypatch, cpu_tokens
         expected = unit(model.get_image_features(pixel_values=pixels))
         for embed in (embed_pixels, image_features):
             torch.testing.assert_close(embed(model, pixels), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "images_together"), [(torch.float32, 3), (torch.bfloat16, 6)])
+def test_images_run_together_while_their_rows_fit_into_a_cache(model, monkeypatch, dtype, images_together):
+    tokens_per_image = model.vision_model.embeddings.num_positions
+    monkeypatch.setattr(forward, "CPU_TOKENS", 3 * tokens_per_image)
+    sizes = []
+
+    def note_rows(encoder, part):
+        sizes.append(len(part))
+        return image_rows(encoder, part)
+
+    image_rows = forward.image_rows
+    monkeypatch.setattr(forward, "image_rows", note_rows)
+    embed_pixels(copy.deepcopy(model).to(dtype), torch.zeros(12, 3, 32, 32, dtype=dtype))
+    assert sizes == [images_together] * (12 // images_together)
 
 
 @pytest.mark.usefixtures("onednn_rows")

@@ -287,6 +287,12 @@ def test_resource_file_of_too_many_bytes_is_refused(tmp_path, monkeypatch, file)
         read_gcompris(tmp_path)
 
 
+def test_resource_file_has_each_file_by_its_name(tmp_path):
+    stored = {"owl.webp": (0, b"o"), "a.webp": packed(b"a"), "content-de.json": (0, b"{}")}
+    path = write_rcc(tmp_path / "lang.rcc", stored)
+    assert read_resources(str(path), ()) == {"/owl.webp": b"o", "/a.webp": b"a", "/content-de.json": b"{}"}
+
+
 def test_icon_has_name_summary_and_keywords(tmp_path):
     part = read_appstream(write_appstream(tmp_path, CATALOGUE, {"draw_draw.png": png(), "stray.png": png()}))
     (picture,) = part.pictures

@@ -24,7 +24,7 @@ from worldclip.kernels.nfc import fold, is_nfc, nfc
 from worldclip.kernels.unicode_table import COMBINING_SHIFT, MARK, NFC_MAYBE, NFC_NO, SIMILAR_TO_CJK, SPACE, SPACED
 from worldclip.kernels.utf8 import LOW_BYTES, decode, word_at
 
-REFERENCE, UNICODE, UNICODE_FOLD = 0, 1, 2  # positions in profiles.PROFILES
+REFERENCE, UNICODE_FOLD = 0, 2  # positions in profiles.PROFILES
 
 MAX_TOKEN_BYTES = 7  # the eighth byte of a key holds the length
 AFTER_BLANK = 16  # a bit above a token's length, which is at most 7
