@@ -213,12 +213,6 @@ def test_arrow_reads_what_python_reads(tmp_path: Path, suffix: str, monkeypatch)
 # --- which rows: pool.where -------------------------------------------------------------------------------------------
 
 
-def test_bad_lines_are_bad_pairs_and_not_left_out(tmp_path: Path) -> None:
-    (tmp_path / "0.jsonl").write_text('{"uid": "a", "text": "x", "w": 1}\nbroken\n{"uid": "b", "text": "y"}\n')
-    config = PoolConfig(path=str(tmp_path), key="uid", texts=("text",), where=(("w", "=", 1),))
-    assert texts_of(shard_of(tmp_path / "0.jsonl"), config).key.to_pylist() == ["a", "0.jsonl#1"]
-
-
 # --- columns and fields that no shard has -----------------------------------------------------------------------------
 
 
@@ -251,11 +245,6 @@ def test_a_null_list_that_has_values_is_one_null_text():
 
 
 # --- single faults ----------------------------------------------------------------------------------------------------
-
-
-def test_txt_comes_before_caption_in_a_table(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "0.parquet", {"uid": ["a"], "caption": ["of a caption"], "txt": ["of txt"]})
-    assert read_rows(path, key="uid") == [("a", 0, "of txt", "kept")]
 
 
 def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> None:
