@@ -172,10 +172,7 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
 def test_node_without_the_shared_folders_or_the_version_is_refused(tmp_path: Path) -> None:
     version, elsewhere = worldclip.__version__, tmp_path / "elsewhere"
     for place, words in (
-        (
-            (elsewhere / "token", version, tmp_path),
-            r"node .* does not see .*token; all nodes",
-        ),
+        ((elsewhere / "token", version, tmp_path), r"does not see .*token"),
         ((tmp_path, "0.0.1", tmp_path), "use one version"),
         ((tmp_path, version, elsewhere), r"does not see .*elsewhere"),
     ):
@@ -189,13 +186,10 @@ def test_node_without_the_shared_folders_or_the_version_is_refused(tmp_path: Pat
         ("local:x", "use local"),
         ("ray://10.0.0.1:10001", "Ray's client"),
         ("ray:127.0.0.1:1", "no cluster answers at '127.0.0.1:1'"),
-        ("ray", "[ray]"),
     ],
 )
 def test_unusable_executors_are_refused(toy_world, executor, words, tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    if executor == "ray":
-        monkeypatch.setattr("worldclip.core.preflight.is_installed", lambda module: module != "ray")
     assert main(["pool", str(toy_world.recipe), "--out", str(tmp_path), "--executor", executor]) == 2
     assert words in capfd.readouterr().err
 

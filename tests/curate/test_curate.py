@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 
 from killed import contents
-from matched import read_matched
 from plain_recipe import (
     LISTS,
     keys_of,
@@ -25,9 +24,7 @@ from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
 from worldclip.tools.estimate import estimate
-from worldclip.tools.inspect_run import inspect_key
 
-TEXT = "the old green tree on the mountain by the water"
 SHARDS = make_shards(seed=2)
 
 
@@ -113,7 +110,8 @@ def test_values_that_mean_nothing_are_refused(section, problem):
 @pytest.mark.parametrize(("policy", "seed", "weights"), [("one", 0, []), ("all", 0, []), ("one", 7, [0.3, 0.7])])
 def test_the_curator_keeps_the_offline_list_in_epoch_0_and_draws_anew_later(placed_pool, run, policy, seed, weights):
     pooled = {"texts": PLACES, "text_weights": weights}
-    recipe = make_recipe(placed_pool, pool=pooled, curate={"text_policy": policy, "exclude": ["ar"], "seed": seed})
+    curating = {"text_policy": policy, "exclude": ["ar"], "seed": seed, "max_pairs": {"en": 9}}
+    recipe = make_recipe(placed_pool, pool=pooled, curate=curating)
     run_stages(recipe, run)
     curator = curate.Curator(run)
     asked = [*keys_of(SHARDS), "unknown", ""]
@@ -205,34 +203,6 @@ def test_a_cap_is_about_texts_of_its_own_language_under_one_list_for_all(tmp_pat
     report = run_stages(recipe, tmp_path / "run")["curate"]
     assert 430 <= report["languages"]["en"]["pairs_out"] <= 570
     assert report["languages"]["zh"]["pairs_out"] > 570
-
-
-def test_online_curation_estimate_and_inspect_apply_caps(pool_folder, world) -> None:
-    run, policy, free = world
-    report = run_stages(capped(pool_folder, policy, max_pairs=CAPS), run, stages="curate")["curate"]
-    kept = {(row["key"], row["text_idx"]): row["keep_prob"] for row in read_all(run)}
-    keys, lang_of = keys_of(SHARDS), {}
-    for name in SHARDS:
-        for row in read_matched(run, name).to_pylist():
-            lang_of[row["key"], row["text_idx"]] = row["lang"]
-    curator, num_english = curate.Curator(run), []
-    for epoch in range(20):
-        found = [(keys[i], int(t)) for i, t in zip(*curator.keep(keys, epoch), strict=True)]
-        assert epoch or sorted(found) == sorted(kept)
-        num_english.append(sum(lang_of[pair] == "en" for pair in found))
-    assert len(set(num_english)) > 1
-    assert abs(np.mean(num_english) - CAPS["en"]) < 3
-    estimates = estimate(run, tail_fraction=[0.05, 1.0])["candidates"]
-    for lang, row in estimates[0]["languages"].items():
-        assert row["expected_pairs"] == pytest.approx(report["languages"][lang]["expected_pairs"], rel=0.2)
-    assert estimates[1]["languages"]["en"]["expected_pairs"] == CAPS["en"]
-    for row in free[::5]:
-        explained = inspect_key(run, row["key"])
-        text = next(text for text in explained["texts"] if text["text_idx"] == row["text_idx"])
-        if explained["shard"] == row["shard"]:  # a key of two shards is explained by the one that keeps it
-            expected = kept.get((row["key"], row["text_idx"]))
-            assert text["reason"] == ("sampled_out" if expected is None else "kept")
-            assert expected in (None, text["keep_prob"])
 
 
 # --- weights of places: pool.text_weights -----------------------------------------------------------------------------

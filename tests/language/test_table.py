@@ -30,7 +30,6 @@ from worldclip.language.identify import read_labels
 from worldclip.language.profiles import normalise
 from worldclip.language.segment import ALONE, BARRIER, JOINT, TSHEGS, WORD, scheme_of
 from worldclip.language.table import AddedLanguage, Languages
-from worldclip.match import Matcher
 from worldclip.metadata.entry_list import is_punctuation
 from worldclip.metadata.sources.packages import title_case
 from worldclip.tools.inspect_run import inspect_entry
@@ -358,39 +357,3 @@ def test_profiles_space_marks_or_compose_and_collapse_whitespace():
     assert reference == " Hi , there .  x ; y : z ?  !  ` '   (ok) "
     for text, unicode, folded in NORMAL:
         assert (normalise(text, "unicode"), normalise(text, "unicode_fold")) == (unicode, folded)
-
-
-# language -> (text, entries in it, entries that are not: half a word or syllable, an inflected form, another case)
-FOUND_AND_NOT = {
-    "blanks, digits, emoji": ("red\u00a0\u3000 apple, the 2nd ❤️", "red apple | ❤️", "2 | ❤ | apple the"),
-    "en": (
-        'A "cat" (black), the dog\'s bed - made in the U.S. by Dr.\u00a0Who',
-        "cat | black | dog | dog's bed | the dog | U | U.S. | Dr. | Dr. Who | s | made in",
-        "ca | lack | Cat | bed made | in by | Wh",
-    ),
-    "hi": ("यह बिल्ली है। काला कुत्ता, लाल सेब॥", "बिल्ली | काला कुत्ता | लाल सेब | सेब | है", "बिल | बिल्ल | बिल् | काल | कुत्त | ल"),
-    "ko": (
-        '고양이와 개가 "\u1100\u1169\u11bc\u110b\u116f\u11ab"에서 (놀아요).',
-        "고양이와 | 개가 | 공원 | 놀아요 | 에서",
-        "고양이 | 개 | 놀아 | 원 | 공원에서",
-    ),
-    "th": ("แมวดำนั่งบนโต๊ะ", "แมว | แมวดำ | ดำ | นั่ | นั่ง | บน | โต๊ะ | บนโต๊ะ | มว", "นั | โต | น้ำ | แมว ดำ | นัง"),
-    "zh": (
-        "一只黑猫坐在2個红苹果旁边,很Good。",
-        "黑猫 | 猫 | 2個 | 2 | 红苹果 | 苹果旁边 | Good | 很Good | 一",
-        "黑狗 | 红 苹果 | Goo | ood | good",
-    ),
-    "ja": (
-        "黒いねこのカメラ、Nikonの写真ｶﾒﾗとか\u3099っこう",
-        "ねこ | カメラ | メラ | Nikon | の写真 | ｶﾒﾗ | がっこう | 黒いねこ",
-        "か | Niko | ニコン | ネコ | かっこう | カメラ Nikon",
-    ),
-}
-
-
-@pytest.mark.parametrize("lang", FOUND_AND_NOT)
-def test_unicode_profile_finds_the_entries_a_reader_finds(lang):
-    text, in_it, not_in_it = FOUND_AND_NOT[lang]
-    found, not_found = in_it.split(" | "), not_in_it.split(" | ")
-    entries = [*found, *not_found]
-    assert [entries[i] for i in Matcher.build(entries, "unicode").match(text)] == found

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from worldclip.core.errors import BadShard
 from worldclip.language.segment import scheme_of, segment
@@ -261,36 +262,14 @@ def test_repeated_and_nested_marks_take_linear_time():
 
 
 SCRIPTS = "Čeština кошка γάτα قطة חתול बिल्ली பூனை แมว 猫咪 고양이 კატა ድመት 🐈\u200d⬛"
-LINE_STARTS = ["==", "=", "===", "* ", "{|\n", "|}", "|", "----", "", ""]
-OPENING = ["{{", "{{{", "[[", "[[a|", "[[File:", "[http://a ", "-{", "<ref>", "<nowiki>", "<!--", "__", "ht", "("]
-CLOSING = ["}}", "}}}", "]]", "]", "}-", "</ref>", "</nowiki>", "-->", "__", "tp://", ")"]
-LINE_ENDS = [" ==\n", "=\n", "\n", "\n\n", " \n", ""]
+PAGES = st.lists(st.sampled_from([*MARKS, *SCRIPTS.split()]), max_size=20).map("".join)
 
 
-def random_page(draw: random.Random, word: str) -> str:
-    """Return a page whose lines begin and end like headings, tables and lists, and whose elements overlap."""
-    inner = [word, word[:1], " ", "=", "= ", "\n", "|", ":", "&eacute;", "&nbsp;", *OPENING, *CLOSING]
-    pieces = []
-    for _ in range(draw.randint(1, 4)):
-        pieces.append(draw.choice(LINE_STARTS))
-        pieces += draw.choices(inner, k=draw.randint(0, 8))
-        pieces.append(draw.choice(LINE_ENDS))
-    return "".join(pieces)
-
-
-def strip_random_pages(num_pages: int, seed: int) -> None:
-    """Strip random pages of each script; fail where a text is not UTF-8, longer than its page, or another one alone."""
-    draw = random.Random(seed)
-    for word in SCRIPTS.split():
-        pages = [random_page(draw, word) for _ in range(num_pages // len(SCRIPTS.split()))]
-        texts = wikitext.strip(pa.array(pages, pa.large_string()), UNWANTED)
-        texts.validate(full=True)  # raises for what is not UTF-8
-        num_bytes = [len(text.encode()) for text in texts.to_pylist()]
-        assert all(size <= len(page.encode()) for size, page in zip(num_bytes, pages, strict=True))
-        assert all(text == text.strip() for text in texts.to_pylist())
-        alone = draw.randrange(len(pages))
-        assert strip(pages[alone]) == [texts[alone].as_py()]
-
-
-def test_no_character_is_cut_in_two_in_any_script():
-    strip_random_pages(13_000, seed=0)
+@settings(max_examples=500, deadline=None)
+@given(PAGES, PAGES)
+def test_any_marks_leave_no_more_than_the_page_whatever_comes_before_it(page: str, other: str):
+    texts = wikitext.strip(pa.array([other, page], pa.large_string()), UNWANTED)
+    texts.validate(full=True)  # raises for what is not UTF-8
+    text = texts[1].as_py()
+    assert len(text.encode()) <= len(page.encode())
+    assert [text] == [text.strip()] == strip(page)

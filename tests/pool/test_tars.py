@@ -19,11 +19,6 @@ CONFIG = PoolConfig(path="pool")
 BY_FIELD = PoolConfig(path="pool", key="json:uid", texts=("json:text",))
 # members of a tar; keys of [pool], or the name of the shard; the texts of the tar
 TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[Row]]] = {
-    "texts that are not UTF-8": (
-        [("0.txt", b"\xe2"), ("1.txt", b"fine"), ("2.txt", b"\xed\xa0\x80")],
-        {},
-        [("0", 0, None, "bad_pair"), ("1", 0, "fine", "kept"), ("2", 0, None, "bad_pair")],
-    ),
     "a character split over two texts": (
         [("0.txt", b"a\xe2\x82"), ("1.txt", b"\xacb")],
         {},
@@ -38,26 +33,6 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         [(b"\xff\xfe0.txt".decode("utf-8", "surrogateescape"), b"text"), *sample("1", "fine")],
         {},
         [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")],
-    ),
-    "a .json that cannot be read, next to one with a field txt": (
-        [("0.txt", b"one"), ("0.json", b'{"txt": "x", "text": "a"}'), ("1.txt", b"two"), ("1.json", b"?")],
-        {"texts": ("txt", "json:text")},
-        [("0", 0, "one", "kept"), ("0", 1, "a", "kept"), ("1", 0, "two", "kept"), ("1", 1, None, "bad_pair")],
-    ),
-    "a suffix that comes again begins the next sample": (
-        [*sample("0", None, {"texts": "one"}), *sample("0", None, {"texts": ["two", " "]})],
-        {},
-        [("0", 0, "one", "kept"), ("0", 0, None, "duplicate"), ("0", 1, None, "duplicate")],
-    ),
-    "the first .json of a sample counts": (
-        [("0.json", b'{"texts": "one"}'), ("0.jpg", PNG), ("0.json", b'{"texts": "two"}'), *sample("1", "fine")],
-        {},
-        [("0", 0, "one", "kept"), ("0", 0, None, "duplicate"), ("1", 0, "fine", "kept")],
-    ),
-    "a .txt counts before a .json": (
-        [("0.json", b'{"texts": ["of", "the", "record"]}'), ("0.txt", b"of a file"), ("1.json", b'{"texts": "two"}')],
-        {},
-        [("0", 0, "of a file", "kept"), ("1", 0, "two", "kept")],
     ),
 }
 

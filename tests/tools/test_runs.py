@@ -48,7 +48,7 @@ def run(request, tmp_path_factory) -> Path:
     """A run after curate, some of whose keys are denied; do not change it."""
     folder = tmp_path_factory.mktemp("explained")
     pq.write_table(pa.table({"key": DENIED}), folder / "denied.parquet")
-    curate = {"text_policy": request.param, "exclude": ["ar"]}
+    curate = {"text_policy": request.param, "exclude": ["ar"], "max_pairs": {"en": 5}}
     return make_run(folder, SHARDS, curate=curate, pool={"deny_keys": [str(folder / "denied.parquet")]})
 
 
@@ -111,6 +111,7 @@ def test_estimates_as_text_and_as_json(run, capsys):
 def test_every_key_is_explained_as_it_was_decided(run):
     kept = {}
     reasons: set[str] = set()
+    caps = artifacts.read_json(run / "curate/report.json")["caps"]
     for name, samples in SHARDS.items():
         for row in curate.read_curated(run, name).to_pylist():
             kept[(row["key"], row["text_idx"])] = row
@@ -126,8 +127,9 @@ def test_every_key_is_explained_as_it_was_decided(run):
                     assert text["keep_prob"] == row["keep_prob"]
                     assert text["coin"] < text["keep_prob"]
                     assert text["lang"] == row["lang"]
+                    factor = caps.get(text["lang"], {"factor": 1.0})["factor"]
                     worth = [1 - entry["prob"] for entry in text["entries"]]
-                    assert text["keep_prob"] == pytest.approx(1 - np.prod(worth))
+                    assert text["keep_prob"] == pytest.approx((1 - np.prod(worth)) * factor)
                     assert all(entry["entry"] in text["text"] for entry in text["entries"])
             assert found["kept"] == any(text["reason"] == "kept" for text in found["texts"])
     assert {"duplicate", "no_text", "no_language", "not_valid", "excluded", "kept", "sampled_out"} <= reasons
