@@ -25,6 +25,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.inputs import fingerprint_of, is_remote, size_and_time
 from worldclip.core.job import Report
 from worldclip.core.keys import digest_of
+from worldclip.core.local_path import nearest_path
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.model import sample_inputs
 from worldclip.pool.config import PoolConfig
@@ -239,9 +240,15 @@ def open_embedded(folder: str | Path, of: Of | None = None, pictures_from: Seque
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None or "of" not in manifest["config"]:
         state = "holds no embeddings"
+        suggestion = ""
+        if not folder.exists():
+            state = "does not exist"
+            suggestion = nearest_path(str(folder))
         if layout.done_dir(folder).is_dir():
             state = "is unfinished: run its command again"
-        raise UserError(f"{folder} {state}; give a folder that `worldclip embed MODEL POOL --out DIR` wrote")
+        raise UserError(
+            f"{folder} {state}; {suggestion}give a folder that `worldclip embed MODEL POOL --out DIR` wrote"
+        )
     kinds = manifest["config"]["of"]
     of = of or kinds[0]
     if of not in kinds:
