@@ -64,13 +64,6 @@ def test_dataset_in_its_source_layout_gives_its_catalog_metrics(name, tmp_path):
     assert all(np.isfinite(list(record["metrics"].values())).all() for record in records)
 
 
-@pytest.mark.parametrize("name", NOT_IN_CATALOG)
-def test_layout_without_a_dataset_in_the_catalog_is_evaluated(name, tmp_path):
-    write_miniature(name, tmp_path)
-    metrics = [value for record in evaluate([name], tmp_path, tmp_path) for value in record["metrics"].values()]
-    assert metrics == [1.0] * len(metrics)
-
-
 ONE_OF_EACH = (
     "cars", "voc2007_multilabel", "fmow", "mscoco", "winogavil", "babel_imagenet", "xm3600", "cvqa", "multi30k",
     "dollar_street", "geode", "gldv2", *NOT_IN_CATALOG,
