@@ -13,7 +13,7 @@ from calls import before
 from model_folders import edit
 from small_world import TRAIN, make_recipe, write_shapes, write_world
 from stages import context, run_stage
-from trainings import result_bytes, steps_of, stored, train, train_until
+from trainings import steps_of, stored, train, train_until
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import schemas
@@ -191,15 +191,6 @@ def test_a_start_that_was_trained_on_since_is_named_where_training_is_finished(t
     assert not run_stage("train", recipe, tmp_path / "run")
     train(start, **SHORT | {"samples_seen": 14 * 16})
     assert_refused("train.initial_weights", lambda: run_stage("train", recipe, tmp_path / "run"))
-
-
-def test_a_start_and_a_tokenizer_that_are_gone_change_nothing(base, tmp_path):
-    keys = from_start(copy_of(base, tmp_path / "model"))
-    train_until(7, tmp_path / "run", **keys)
-    shutil.rmtree(tmp_path / "model")
-    train(tmp_path / "run", **keys)
-    train(tmp_path / "whole/run", **from_start(base))
-    assert result_bytes(tmp_path / "run") == result_bytes(tmp_path / "whole/run")
 
 
 def test_another_tokenizer_in_the_folder_of_the_run_is_named(tmp_path):
