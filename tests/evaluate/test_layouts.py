@@ -434,9 +434,10 @@ def change_set(run_dir, **changes):
     write_json(path, {**json.loads(path.read_text()), **changes})
 
 
-def test_a_set_may_choose_the_images_of_a_language(run_dir):
+def test_a_language_is_asked_if_it_names_half_of_the_images_or_about_those_of_the_set(run_dir):
     many = [None if number in (0, 2, 3) else name for number, name in enumerate(EMOJI_NAMES["en"])]
     write_json(run_dir / "pool/names.json", {"lang": {**EMOJI_NAMES, "fr": many, "not-a-language": many}})
+    assert load_held_out("emoji_base", run_dir).languages == ("en", "ja", "fr")
     change_set(run_dir, classes=[1, 2, 4, 5], asked={"fr": [EMOJI[4], EMOJI[1]], "en": []})
     dataset = load_held_out("emoji_base", run_dir)
     assert dataset.languages == ("fr",)  # `asked` has no Japanese

@@ -275,6 +275,14 @@ def test_equal_names_give_equal_class_embeddings_at_any_position():
     assert len(np.unique(found, axis=0)) == len(first) == 4
 
 
+def test_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
+    dogs = {"a dog": (1, 0), "my dog": (1, 0), "a hound": (0, 1), "my hound": (1, 0)}
+    encode = rows_of({"a cat": (1, 0), "my cat": (0, 1), **dogs})
+    found = zeroshot.class_embeddings([["cat"], ["dog", "hound"]], ["a {}", "my {}"], encode)
+    np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5], np.array([3, 1]) / 10**0.5], rtol=1e-6)
+    assert found.dtype == np.float32
+
+
 WORDS = [f"word{i}" for i in range(12)]
 
 
