@@ -93,7 +93,7 @@ def test_all_unusable_images_are_named(clip, pixels, tmp_path):
             clip.encode_image(image)
 
 
-def test_all_values_that_are_no_texts_are_named(clip):
+def test_what_is_no_text_and_batches_of_nothing_are_refused(clip, pixels):
     with pytest.raises(UserError) as caught:
         clip.encode_text(["fine", "a\ud800", 1, None])
     assert caught.value.problems == [
@@ -101,18 +101,11 @@ def test_all_values_that_are_no_texts_are_named(clip):
         "text 2: has the type int; give a str",
         "text 3: has the type NoneType; give a str",
     ]
-
-
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_batch_of_no_images_or_texts_is_refused(batch_size, clip, pixels):
     for embed, things in ((clip.encode_image, [pixels]), (clip.encode_text, ["a"])):
-        with pytest.raises(UserError, match=f"batch_size = {batch_size}: must be at least 1"):
-            embed(things, batch_size=batch_size)
-
-
-def test_no_images_or_texts_give_empty_embeddings(clip):
-    assert clip.encode_image([]).shape == (0, 48)
-    assert clip.encode_text([]).shape == (0, 48)
+        assert embed([]).shape == (0, 48)
+        for batch_size in (0, -1):
+            with pytest.raises(UserError, match=f"batch_size = {batch_size}: must be at least 1"):
+                embed(things, batch_size=batch_size)
 
 
 def test_a_label_is_the_mean_over_its_templates_and_probabilities_a_softmax(clip, pixels):
