@@ -64,10 +64,6 @@ def one_tar(members, **files):
     return {**WEBDATASET, "test/nshards.txt": "1\n", "test/0.tar": members, "test/1.tar": None, **files}
 
 
-MULTILABEL = one_tar(
-    {"a.jpg": b"cat", "a.npy": array([1, 0, 1]), "b.jpg": b"dog", "b.npy": array([0, 1, 0])},
-    **{"dataset_type.txt": "multilabel\n"},
-)
 LINES_OF_TXT = {
     "dataset_type.txt": "retrieval\n", "test/nshards.txt": "1\n",
     "test/0.tar": {"a.jpg": b"cat", "a.txt": b"cat\r\nelk\r\n", "b.jpg": b"dog", "b.txt": b"dog"},
@@ -171,9 +167,6 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "languages": ["en", "de"], "en.metrics.acc1": 4 / 5, "de.metrics.acc1": 4 / 5,  # s4 says owl and shows a cat
         "en.metrics.mean_per_class_recall": (1 + 1 + 1 / 2) / 3, "en.protocol.templates": 2, "de.protocol.templates": 1,
         "dataset.is_train": None,
-    }),
-    "several classes per image": ("webdataset", MULTILABEL, {}, {
-        "en.task": "multilabel_classification", "en.n": 2, "en.metrics.mean_average_precision": 5 / 6,
     }),
     "each line of a txt is a caption": ("webdataset", LINES_OF_TXT, {}, {
         "en.n": 2, "task.en.texts": ["cat", "elk", "dog"], f"en.metrics.{TEXT}": 1.0,
