@@ -153,10 +153,10 @@ def test_interval_over_languages_is_that_of_drawing_languages_and_queries():
 def test_choice_averages_over_questions_and_drops_undecodable_images():
     images = np.stack([vector("cat"), vector("dog"), np.full(32, np.nan, np.float32)])
     task = Choice(
-        options=[["cat", "dog"], ["cow", "dog"], ["cat", "bee"], ["cat", "dog"]],
-        answer=np.array([0, 1, 1, 0]),
-        image_idx=np.array([0, 1, 0, 2]),
-        slices={"farm": np.array([False, True, True, True]), "nowhere": np.zeros(4, bool)},
+        options=[["cat", "dog"], ["cat", "dog"], ["cow", "dog"], ["cat", "bee"]],
+        answer=np.array([0, 0, 1, 1]),
+        image_idx=np.array([2, 0, 1, 0]),
+        slices={"farm": np.array([True, False, True, True]), "nowhere": np.zeros(4, bool)},
     )
     score = task.score(images, WordModel().encode_text)
     assert score.n == 3
