@@ -264,4 +264,7 @@ def test_captions_that_images_repeat_or_lack(drawn, tmp_path_factory):
     for lang, pairs in pairs_of.items():
         right = {(kept.index(image), number) for number, (image, _) in enumerate(pairs)}
         recalls = plain_recalls([drawn[number][0] for number in kept], [text for _, text in pairs], right)
-        check(records[lang, "image_text_retrieval"], recalls, n=len(kept), num_texts=len(pairs))
+        record = records[lang, "image_text_retrieval"]
+        check(record, recalls, n=len(kept), num_texts=len(pairs))
+        chances = [record["chance"][f"{kind}_retrieval_recall@1"] for kind in ("image", "text")]
+        assert chances == [1 / len(kept), 1 / len(pairs)]

@@ -36,10 +36,15 @@ def record(
 
 
 class Forgetful(WordModel):
-    """Sees another word in every third image."""
+    """Sees another word in some images.  forgotten: default: every third one."""
+
+    def __init__(self, forgotten: Sequence[bytes] = ()) -> None:
+        super().__init__()
+        self.forgotten = forgotten
 
     def see(self, image: bytes) -> np.ndarray:
-        return vector(f"{image}?" if image[-1] in b"036" else image.decode())
+        is_forgotten = image in self.forgotten if self.forgotten else image[-1] in b"036"
+        return vector(f"{image}?" if is_forgotten else image.decode())
 
 
 def evaluated(

@@ -91,15 +91,6 @@ def test_each_initial_weight_has_the_distribution_of_open_clips(init):
         assert stats.ks_2samp(*samples).pvalue > 1e-5, name
 
 
-def test_config_problems_name_key_value_and_remedy():
-    (uneven,) = ModelConfig(preset="vit_b32", image_size=230).problems()
-    assert uneven.startswith("train.model.image_size = 230: 230 is not a multiple of the patch size 32")
-    (width,) = ModelConfig(preset="vit_h14", vision_width=1200 + 8).problems()
-    assert width == "train.model.vision_width = 1208: must be a multiple of 80, the width of the heads of vit_h14"
-    assert "multiple of 32" in replace(SMALL, text_width=100).problems()[0]
-    assert len(replace(SMALL, text_layers=0, embed_dim=-1).problems()) == 2
-
-
 @pytest.mark.parametrize(
     ("num_gpus", "name", "said"),
     [

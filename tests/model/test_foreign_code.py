@@ -1,6 +1,5 @@
 """What the files of a model folder may make run or fetch: nothing.  Each way in is listed here with what is said."""
 
-import contextlib
 import json
 import pickle
 import shutil
@@ -16,7 +15,6 @@ from model_folders import edit, load_error
 from worldclip.core.errors import UserError
 from worldclip.export import ExportConfig, export_model
 from worldclip.model.formats import onnx_folder, onnx_graphs
-from worldclip.model.tokenizer import load_tokenizer
 
 EVIL = """from pathlib import Path
 Path({mark!r}).touch()
@@ -100,14 +98,6 @@ def test_classes_that_a_record_names_are_those_of_transformers(folder, key, name
     for file in RECORDS[3:]:
         (folder / file).unlink()
         load_or_refuse(folder)
-
-
-def test_a_tokenizer_of_its_own_code_never_runs(folder):
-    edit(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer", auto_map=AUTO_MAP)
-    load_or_refuse(folder)
-    with contextlib.suppress(UserError):
-        load_tokenizer(folder, 77)
-    assert not (folder.parent / "mark").exists()
 
 
 INDEX = "model.safetensors.index.json"

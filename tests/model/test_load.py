@@ -32,7 +32,12 @@ from small_models import (
 from worldclip.core.errors import UserError, install_hint
 from worldclip.model import published
 from worldclip.model.clip import model_config
-from worldclip.model.formats.open_clip_folder import CONFIG_FILE, named_config, to_hugging_face_config
+from worldclip.model.formats.open_clip_folder import (
+    CONFIG_FILE,
+    from_hugging_face_config,
+    named_config,
+    to_hugging_face_config,
+)
 from worldclip.model.load import find
 from worldclip.model.records import library_faults
 
@@ -139,6 +144,8 @@ def test_names_of_the_reference_are_architectures(name, row):
         assert config.vision_config.to_dict() == expected.vision_config.to_dict()
         actual = config.text_config.to_dict()
         assert actual | {"bos_token_id": 0} == expected.text_config.to_dict() | {"bos_token_id": 0}
+        again = to_hugging_face_config(from_hugging_face_config(expected, row.tokenizer.hub_id))
+        assert again.to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])

@@ -157,13 +157,6 @@ def test_siglip_2_lowers_the_case_of_texts(tokenizer_class: str, tmp_path: Path)
     np.testing.assert_array_equal(clip.encode_text(texts[:1]), clip.encode_text(texts[1:2]))
 
 
-def test_unknown_family_and_missing_weights_are_refused(tmp_path: Path) -> None:
-    edit(tmp_path / "config.json", model_type="blip")
-    assert "holds a 'blip' model; worldclip loads metaclip_2, clip, siglip" in load_error(tmp_path)
-    small_model("clip").config.save_pretrained(tmp_path)
-    assert "does not load as a model" in load_error(tmp_path)
-
-
 def test_sizes_that_no_model_has_and_missing_weights_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path, small_model("clip"))
     save_tokenizer(tmp_path, CONTEXT)

@@ -13,13 +13,12 @@ from torchvision.io import ImageReadMode, decode_image
 
 import killed
 from killed import modified
-from plain_recipe import LISTS, make_text, run_stages, write_metadata
 from pools import write_parquet
 from small_world import COLOURS, FORMS, TRAIN, finish_curate, picture
 from stages import QUIET, context, finish
-from tars import as_json, wat_of, write_tar
+from tars import as_json, write_tar
 from trainings import make_loader, read, write_matched
-from worldclip import curate, pool
+from worldclip import pool
 from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
@@ -27,11 +26,8 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
 from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
-from worldclip.plugins.crawl.urls import key_of_url
-from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.row_groups import ROW_BITS
 from worldclip.train import pool_join
-from worldclip.train.pairs import PairSource
 from worldclip.train.pool_join import image_shards, join_images, read_places
 from worldclip.train.stage import plan_lines
 
@@ -201,52 +197,3 @@ join_images(context, pool.list_pool(context), image_shards(recipe.train))
 def test_a_killed_join_resumes_to_the_same_bytes(world, tmp_path):
     run, recipe, _ = world
     killed.check(_JOIN, tmp_path / "killed", run, json.dumps(to_dict(recipe)))
-
-
-# from Common Crawl to training: WAT -> Parquet -> match, balance, curate -> download -> tars, joined by key
-
-NUM_IMAGES, LOST = 40, {3, 17, 22}  # images that could not be downloaded
-
-
-@pytest.mark.parametrize("policy", ["one", "all"])
-def test_pairs_matched_before_the_download_train_with_the_downloaded_images(tmp_path, policy):
-    rng, run = random.Random(policy), tmp_path / "run"
-    links = [
-        {"path": "IMG@/src", "url": f"/{n}.jpg", "alt": make_text(rng, "en"), "title": make_text(rng, "zh")}
-        for n in range(NUM_IMAGES)
-    ]
-    (tmp_path / "0.warc.wat.gz").write_bytes(wat_of(links))
-    build_wat([str(tmp_path / "0.warc.wat.gz")], tmp_path / "wat_pool", num_shards=3, executor=QUIET)
-    recipe = load_recipe(
-        {
-            "pool": {"path": str(tmp_path / "wat_pool"), "key": "uid", "texts": ["texts"]},
-            "languages": {"codes": list(LISTS)},
-            "balance": {"tail_fraction": 0.3},
-            "curate": {"text_policy": policy},
-            "train": {"pool": {"path": str(tmp_path / "tars"), "key": "json:uid"}},
-        }
-    )
-    write_metadata(run, LISTS)
-    before = run_stages(recipe, run)["curate"]["total"]
-    assert 0 < before["pairs_out"] < before["pairs_in"]
-    shards = pool.list_pool(context(recipe, run))
-    kept = [row for shard in shards for row in curate.read_curated(run, shard).to_pylist()]
-    keys = [key_of_url(f"http://example.org/{n}.jpg") for n in range(NUM_IMAGES)]
-    image_of = {key: picture("red", "cross", side=16 + n) for n, key in enumerate(keys)}
-    lost = {keys[n] for n in LOST}
-    keys = [key for key in keys if key not in lost]
-    for number in range(0, len(keys), 12):
-        own = keys[number : number + 12]
-        samples = [sample_of(f"{number + i:09}", image_of[key], uid=key) for i, key in enumerate(own)]
-        write_tar(tmp_path / "tars" / f"{number:05}.tar", [member for members in samples for member in members])
-    images = image_shards(recipe.train)
-    join_images(context(recipe, run, QUIET), shards, images)
-    source, read = PairSource(run, shards, images, num_cached=4), []
-    for position, _ in enumerate(shards):
-        pairs = source.read_shard(position, epoch=0)
-        read += zip(pairs.keys.to_pylist(), pairs.text_idx.tolist(), pairs.texts.to_pylist(), strict=True)
-        for key, file, offset, size in zip(pairs.keys.to_pylist(), pairs.shard, pairs.offset, pairs.size, strict=True):
-            assert pool.read_member(images[file].path, int(offset), int(size)) == image_of[key]
-    expected = [(row["key"], row["text_idx"], row["text"]) for row in kept if row["key"] not in lost]
-    assert source.counts(0)[1] == len(kept) - len(expected) > 0
-    assert read == expected

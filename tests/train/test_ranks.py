@@ -83,11 +83,6 @@ def test_two_ranks_give_the_loss_gradients_and_weights_of_one(results, folder, v
     assert json.loads((folder / "differing.2.json").read_text())[variant] == [], "ranks hold equal weights to the bit"
 
 
-def test_ranks_call_nothing_that_torch_will_change(folder):
-    printed = [(folder / f"stderr.{rank}").read_text() for rank in range(2)]
-    assert [text for text in printed if "FutureWarning" in text] == []
-
-
 @pytest.mark.parametrize("variant", ACCUMULATED)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(results, variant, world_size):

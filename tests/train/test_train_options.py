@@ -200,7 +200,8 @@ def test_the_seed_decides_with_which_adapters_a_run_begins(plain_run):
 def test_an_interrupted_lora_run_ends_with_the_same_bytes_without_its_initial_weights(plain_run, lora_run, tmp_path):
     """A hub id may give other weights by then; the checkpoint holds what the adapters are added to."""
     base = shutil.copytree(latest_checkpoint(plain_run), tmp_path / "base")
-    changes = SHORT | lora_of(plain_run) | {"initial_weights": str(base), "checkpoint_every_samples": 5 * 16}
+    changes = SHORT | lora_of(plain_run) | {"initial_weights": str(base), "tokenizer": {"path": str(base)}}
+    changes["checkpoint_every_samples"] = 5 * 16
     train_until(8, tmp_path / "run", **changes)
     assert steps_of(tmp_path / "run/train") == [5]
     shutil.rmtree(base)
