@@ -795,15 +795,20 @@ def test_small_files_of_many_pixels_are_bombs(kind, monkeypatch):
 
 
 def test_icons_are_measured_before_they_are_opened():
-    def icon(picture: bytes) -> bytes:  # its directory says 256 x 256
-        return struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(picture), 22) + picture
+    def icon(*pictures: bytes) -> bytes:  # its directory says 256 x 256
+        content = struct.pack("<HHH", 0, 1, len(pictures))
+        start = 6 + 16 * len(pictures)
+        for picture in pictures:
+            content += struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, len(picture), start)
+            start += len(picture)
+        return content + b"".join(pictures)
 
     header = black((1, 1))
     bomb = header[:16] + struct.pack(">II", 13_300, 13_300) + header[24:]
     bitmap = struct.pack("<IiiHHIIiiII", 40, 20_000, 40_000, 1, 1, 0, 0, 0, 0, 0, 0)
-    for picture in (bomb, bitmap):
+    for pictures in ([bomb], [bitmap], [black((64, 64)), bomb]):
         with pytest.raises(decoding.BadImage, match="too many for a file below 4 MiB"):
-            decoding.decode(icon(picture))
+            decoding.decode(icon(*pictures))
     assert decoding.decode(icon(black((64, 64)))).shape == (64, 64, 3)
 
 

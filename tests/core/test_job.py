@@ -98,6 +98,12 @@ def test_finished_job_needs_no_package_that_made_it(tmp_path: Path) -> None:
     assert newer.reason_to_run() == "its inputs changed: emoji was 2.14, is 2.15"
 
 
+def test_package_that_is_installed_since_makes_the_job_run_again(tmp_path: Path) -> None:
+    Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": NOT_INSTALLED}}).run(no_work)
+    installed = Job("demo", tmp_path, {}, lambda: {"sources": {"emoji": "2.15"}})
+    assert installed.reason_to_run() == "its inputs changed: emoji was not installed, is 2.15"
+
+
 def test_stale_files_go_and_declared_outputs_stay(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_in(out, "old.parquet", "old/x.parquet", "t/a/x.tar.parquet", "t/b.tar", "sums/deep/2.npy", "report.html")
@@ -143,6 +149,17 @@ def test_stages_that_a_killed_call_was_to_restart_run_in_the_next_one(tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         walk(restarted=frozenset(["match", "balance"]), after_stage=kill)
     assert walk() == ["balance"]
+
+
+@pytest.mark.parametrize(("restarted", "found"), [([], []), (["match"], ["no GPU"])])
+def test_what_would_stop_a_finished_stage_is_found_first_where_it_is_restarted(
+    tmp_path: Path, restarted: list[str], found: list[str]
+) -> None:
+    run = Run(dir=tmp_path, sections={}, restarted=frozenset(restarted), preflight=[])
+    job = run.job("match", lambda run: {})
+    job.run(no_work)
+    run.stage(job, problems=lambda run: ["no GPU"], work=lambda run, job: no_work())
+    assert run.preflight == found
 
 
 def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:

@@ -197,11 +197,12 @@ def test_data_card_states_counts_settings_and_digests(tmp_path):
     assert artifacts.require_manifest(run, "balance")["digest"] in card
 
 
-def test_deny_list_that_leaves_nothing_leaves_no_tar(tmp_path, run):
+def test_deny_list_that_leaves_nothing_leaves_no_tar_and_no_list_of_keys(tmp_path, run):
     options = {"curate": {"write": "tars"}, **KEEP_ALL}
-    make_run(tmp_path, {"0.tar": [("a", [TEXT])]}, **options)
-    assert (run / "curate/tars/000000.tar").exists()
-    denied = write_table(tmp_path / "deny.parquet", {"key": ["a"]})
+    key = "0a" * 16  # hex, so that keys.npy is written
+    make_run(tmp_path, {"0.tar": [(key, [TEXT])]}, **options)
+    assert all((run / "curate" / name).exists() for name in ("tars/000000.tar", "keys.npy"))
+    denied = write_table(tmp_path / "deny.parquet", {"key": [key]})
     with pytest.raises(UserError, match="0 of 1 samples kept"):
         run_stages(make_recipe(tmp_path / "pool", pool={"deny_keys": [str(denied)]}, **options), run)
     assert not list((run / "curate").glob("tars*"))

@@ -347,6 +347,13 @@ def test_published_questions_share_images_and_answers_come_from_labels_json(tmp_
     assert dataset.tasks("en")[0].options[2][3] == "What is it? bee"
 
 
+def test_questions_read_the_images_of_every_row_group(tmp_path):
+    images = ["cat", "bee", "owl", "dog"]
+    rows = [cvqa_row(f"{i}_0", image, "('Swahili', 'Kenya')") | {"Label": 0} for i, image in enumerate(images)]
+    dataset = read("cvqa", tmp_path, {"data/a.parquet": parquet(*rows, row_group_size=2)})
+    assert dataset.read_images(0, 4) == [image.encode() for image in images]
+
+
 EMOJI = [f"1F60{i}" for i in range(8)]
 EMOJI_NAMES = {
     "en": ["red apple", "green apple", "pear", "red ring", "ring", "gem stone", "gem", "kiwi"],

@@ -161,6 +161,21 @@ def test_an_export_that_is_finished_or_was_ended_is_replaced(run_dir, tmp_path, 
     assert artifacts.read_manifest(out)["inputs"] == manifest["inputs"]
 
 
+def test_formats_of_another_model_whose_export_was_ended_go(run_dir, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    export_model(run_dir, out, ExportConfig(formats=("open_clip",)))
+    tokenizer_config = run_dir / "train/step_000000009/tokenizer_config.json"
+    content = tokenizer_config.read_bytes()
+    edit(tokenizer_config, model_max_length=31)
+    monkeypatch.setattr(open_clip_folder, "compare", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_model(run_dir, out, ExportConfig(formats=("huggingface", "open_clip")))
+    monkeypatch.undo()
+    tokenizer_config.write_bytes(content)
+    export_model(run_dir, out, ExportConfig(formats=("open_clip",)))
+    assert not (out / "huggingface").exists(), "the folder would hold two models"
+
+
 def test_formats_of_another_model_or_tokenizer_go_and_those_of_the_same_one_stay(run_dir, tmp_path):
     tokenizer, out = tmp_path / "tokenizer", tmp_path / "out"
     tokenizer.mkdir()

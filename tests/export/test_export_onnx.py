@@ -233,17 +233,22 @@ def test_each_published_model_embeds_alike_in_onnxruntime(name, published_model,
 
 @pytest.mark.parametrize(("precision", "name"), [(None, "model"), ("fp16", "model_fp16"), ("int8", "model_quantized")])
 def test_only_the_requested_precision_is_downloaded(folder, precision, name, tmp_path, monkeypatch):
+    hub, local = Path(shutil.copytree(folder, tmp_path / "hub")), tmp_path / "local"
+    for tower in ("vision", "text"):  # large encoders have their weights in a second file
+        (hub / "onnx" / f"{tower}_{name}.onnx_data").touch()
+
     def download(repository, allow_patterns):
-        for path in folder.rglob("*"):
-            place = path.relative_to(folder).as_posix()
+        for path in hub.rglob("*"):
+            place = path.relative_to(hub).as_posix()
             if path.is_file() and any(fnmatch.fnmatch(place, pattern) for pattern in allow_patterns):
-                (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, tmp_path / place)
-        return str(tmp_path)
+                (local / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, local / place)
+        return str(local)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert worldclip.load("me/x", precision=precision).embed_dim == 48
-    assert {path.stem for path in (tmp_path / "onnx").iterdir()} == {f"vision_{name}", f"text_{name}"}
+    expected = {f"{tower}_{name}.{suffix}" for tower in ("vision", "text") for suffix in ("onnx", "onnx_data")}
+    assert {path.name for path in (local / "onnx").iterdir()} == expected
 
 
 def test_missing_precision_is_refused_with_the_available_ones(clip, other):

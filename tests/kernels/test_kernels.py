@@ -110,6 +110,11 @@ def test_sparse_members_are_refused() -> None:
 TWO = pack([("a.txt", b"x" * 700), ("b.txt", b"y" * 10)], tarfile.USTAR_FORMAT)
 
 
+def test_the_size_of_a_pax_record_is_that_of_one_member() -> None:
+    packed = pack([("0.txt", b"z" * 9)], tarfile.PAX_FORMAT, pax_headers={"size": "9"})
+    assert scan(packed[: 4 * 512] + TWO) == [("0.txt", b"z" * 9), ("a.txt", b"x" * 700), ("b.txt", b"y" * 10)]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

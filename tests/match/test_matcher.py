@@ -250,6 +250,14 @@ def test_ids_are_sorted_and_unique_for_any_number_of_matches():
         assert ids[:size].tolist() == list(range(size))
 
 
+@pytest.mark.parametrize("num_entries", [200, 256, 257, 400, 512, 513, 65_600])
+def test_ids_are_sorted_and_unique_whatever_the_largest_one_is(num_entries):
+    compiled = Matcher([f"w{i}" for i in range(num_entries)])
+    ids = np.random.default_rng(0).permutation(np.arange(num_entries - 200, num_entries))
+    text = " ".join(f"w{i}" for i in [*ids, *ids])
+    assert compiled.match(text).tolist() == sorted(ids.tolist())
+
+
 def test_entries_never_span_two_texts():
     compiled = Matcher(["red apple", "apple", "red", "猫犬", "cat dog"], "unicode")
     column = ["red", "apple", "猫", "犬", "cat", "dog"] * 400

@@ -71,13 +71,13 @@ def test_english_v1_uses_counts_and_drops_every_title_with_a_colon(tmp_path: Pat
     hours = "en Cat 60 0, en Dog 20 0, en.m Cat 99 0, en Cow 69 0, en A:_B 90 0", "en Cat 9 0, en Dog 80 0, en Cow 49 0"
     write_views(tmp_path / "dumps/pageviews", *hours)
     values = {"dumps": str(tmp_path / "dumps"), "unigram_top_fraction": 0.1}
-    build(recipe("en", **values, bigram_min_pmi=1.0), tmp_path / "v1")
-    assert list(scores(tmp_path / "v1", "en", "unigram").items()) == [("a", 136), ("b", 102)]
-    assert words(tmp_path / "v1", "en", "bigram")[:1] == ["d d"]
-    assert scores(tmp_path / "v1", "en", "title") == {"Dog": 80}  # Cat has 60 in hours of 50 views
-    build(recipe("en", **values, english_rule="as_others"), tmp_path / "others")
-    assert words(tmp_path / "others", "en", "unigram") == ["a"]
-    assert list(scores(tmp_path / "others", "en", "title")) == ["Cat", "Cow", "Dog", "A: B"]
+    build(recipe("en", **values, bigram_min_pmi=1.0), tmp_path / "run")
+    assert list(scores(tmp_path / "run", "en", "unigram").items()) == [("a", 136), ("b", 102)]
+    assert words(tmp_path / "run", "en", "bigram")[:1] == ["d d"]
+    assert scores(tmp_path / "run", "en", "title") == {"Dog": 80}  # Cat has 60 in hours of 50 views
+    build(recipe("en", **values, english_rule="as_others"), tmp_path / "run")
+    assert words(tmp_path / "run", "en", "unigram") == ["a"]
+    assert list(scores(tmp_path / "run", "en", "title")) == ["Cat", "Cow", "Dog", "A: B"]
 
 
 def test_wikipedias_of_one_language_are_joined_source_by_source(tmp_path: Path) -> None:

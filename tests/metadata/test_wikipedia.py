@@ -251,6 +251,11 @@ def test_strip_keeps_what_a_reader_sees():
     assert strip() == []
 
 
+def test_a_text_is_stripped_as_alone_after_any_others():
+    alone = [strip(source)[0] for source in CASES]
+    assert strip(*CASES, *CASES) == alone * 2
+
+
 def test_repeated_and_nested_marks_take_linear_time():
     """A page may have 2 MB of them: what looks ahead to the end each time would take hours."""
     started_at = time.process_time()

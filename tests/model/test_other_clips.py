@@ -68,6 +68,7 @@ def save_model(folder: Path, model: Any) -> Any:
 
 def assert_alike_in_bfloat16(clip: Any, folder: Path) -> None:
     half = worldclip.load(folder, device="cpu", precision="bf16")
+    assert half.precision == "bf16"
     for inputs, of in ((sample_images(), "encode_image"), (CAPTIONS, "encode_text")):
         assert (getattr(clip, of)(inputs) * getattr(half, of)(inputs)).sum(axis=1).min() > 0.9998
 

@@ -18,7 +18,7 @@ from stages import QUIET
 from tars import as_json
 from worldclip import pool
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.plugins.crawl import wat
+from worldclip.plugins.crawl import warc, wat
 from worldclip.plugins.crawl.urls import key_of_url, normalise
 from worldclip.plugins.crawl.warc import iter_records
 from worldclip.plugins.crawl.wat import REASONS, build_wat
@@ -195,6 +195,14 @@ def test_wrong_content_length_loses_no_record(newline, wrong):
     whole = first + record(texts[1], newline=newline) + record(texts[2], newline=newline)
     assert bodies(whole) == [(texts[0], True), (texts[1], False), (texts[2], False)]
     assert bodies(gzip.compress(whole)) == bodies(whole)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 8, 9, 64])
+def test_the_next_record_is_found_in_whatever_chunks_the_file_comes(monkeypatch, chunk_bytes):
+    monkeypatch.setattr(warc, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(warc, "MAX_HEADER_BYTES", 256)
+    texts = [b"a" * 400, b"b" * 300]
+    assert bodies(record(texts[0], "many") + record(texts[1])) == [(texts[0], True), (texts[1], False)]
 
 
 # warcio beside the reader

@@ -205,6 +205,15 @@ def test_a_large_world_s_explorer_keeps_as_much_of_each_list_as_fits():
         assert lists.max_entries_per_list(sizes, most) == expected, most
 
 
+def test_entries_of_a_list_that_is_cut_have_their_own_counts(tmp_path):
+    run = tmp_path / "run"
+    write_metadata(run, {"x": ["cat", "dog", "owl", "bee", "elk"]})
+    artifacts.write_array(layout.entry_counts(run, "x"), np.array([0, 7, 1, 9, 0], np.uint64))
+    lists.write_list(Chunks(tmp_path), 0, run, "x", threshold=5, profile="unicode", max_entries=3)
+    chunk = read_chunk(tmp_path, "entries/0/0")
+    assert [chunk[name] for name in ("entries", "counted", "counts")] == [["bee", "dog", "owl"], [0, 1, 2], [9, 7, 1]]
+
+
 def test_what_the_check_removed_is_shown_as_it_is_now(tmp_path):
     shards = make_shards(seed=5, num_shards=1, num_samples=5)
     artifacts.write_table(tmp_path / "valid_keys.parquet", pa.table({"key": keys_of(shards)}), schemas.VALID_KEYS)

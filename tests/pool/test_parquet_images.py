@@ -130,6 +130,12 @@ def test_null_images_and_paths_without_bytes_are_pairs_without_an_image(tmp_path
         assert pool.read_shard(shard_of(path), KEYED).images["key"].to_pylist() == ["0", "2", "4"]
 
 
+def test_row_groups_of_only_nulls_have_no_images(tmp_path: Path) -> None:
+    images = pa.array([None, None, *IMAGES[:2], None, IMAGES[2]], pa.binary())
+    path = table_of(tmp_path / "0.parquet", images, row_group_size=2)
+    assert read_all(path) == {"2": IMAGES[0], "3": IMAGES[1], "5": IMAGES[2]}
+
+
 def test_names_of_images_decide_only_the_suffix(tmp_path: Path) -> None:
     names = ["../../etc/passwd", "x.JPG", None, "a.tar.gz/\ud7ff.exe"]
     path = table_of(tmp_path / "0.parquet", structs(IMAGES, names))

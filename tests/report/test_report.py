@@ -279,6 +279,11 @@ def test_headlines_distances_and_metrics_that_a_part_lacks():
     assert ["part", "top-1", "queries"] in cells(parts)
 
 
+def test_a_language_without_a_right_answer_has_a_multiple_of_chance():
+    _, numbers = sections_of("zeroshot_classification", [record(chance={"acc1": 0.1}, acc1=0.0)])
+    assert [cell for row in cells(numbers) for cell in row if "×" in cell] == ["0.0×"]
+
+
 def test_a_suite_has_its_mean_or_says_what_is_missing():
     task = task_result("pets", "zeroshot_classification", {"en": record("en", "pets", acc1=0.5)})
     report = {"datasets": {"pets": {"num_bad_images": 0, "tasks": {"zeroshot_classification": task}}}}

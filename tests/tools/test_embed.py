@@ -239,6 +239,14 @@ def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_
         open_embedded(tmp_path / "out")
 
 
+def test_a_denied_key_without_a_text_counts_as_one_without_a_text(world, tmp_path):
+    write_table(tmp_path / "pool/0.parquet", {"uid": ["a", "b", "c"], "caption": ["red", "blue", " "]})
+    recipe = '[pool]\npath = "pool"\nkey = "uid"\ntexts = ["caption"]\ndeny_keys = ["denied.txt"]\n'
+    write_files(tmp_path, {"r.toml": recipe, "denied.txt": "b\nc\n"})
+    counts = embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)["texts"]
+    assert [counts[name] for name in ("embedded", "no_text", "not_valid")] == [1, 1, 1]
+
+
 def test_a_pool_of_only_bad_pictures_is_refused(world, tmp_path):
     write_tar(tmp_path / "bad" / "0.tar", [("a.png", b"cut"), ("a.txt", b" ")])
     with pytest.raises(UserError, match="holds nothing to embed of images; a: is not an image"):

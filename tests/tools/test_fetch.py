@@ -312,6 +312,11 @@ def test_broken_connection_is_resumed(wikimedia, tmp_path):
     assert len(set(wikimedia.starts)) > 6
 
 
+def test_tries_are_counted_from_the_last_progress_on(wikimedia, tmp_path):
+    wikimedia.faults[ARTICLES] = ["break", *["503"] * 4]
+    assert pauses_of(wikimedia, tmp_path) == [1.0, 7.0, 7.0, 8.0, 16.0]  # the server asks for 7
+
+
 @pytest.mark.parametrize(
     ("retry_after", "status", "pauses"),
     [

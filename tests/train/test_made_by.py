@@ -94,7 +94,7 @@ def add_picture(folder):
     shutil.copy(folder / "easy/red_bar/1.png", folder / "easy/red_bar/2.png")
 
 
-@pytest.mark.parametrize("change", ["another dataset", "another picture"])
+@pytest.mark.parametrize("change", ["another dataset", "another picture", "all languages"])
 def test_another_evaluation_begins_a_new_best(tmp_path, scored, change):
     scored["easy"] = {3: 0.9, 6: 0.8, 9: 0.3, 12: 0.2}
     scored["hard"] = {6: 0.1, 9: 0.3, 12: 0.2}
@@ -107,7 +107,10 @@ def test_another_evaluation_begins_a_new_best(tmp_path, scored, change):
         keys["evaluate_datasets"] = ["hard"]
     else:
         scored["easy"] = scored["hard"]
+    if change == "another picture":
         add_picture(tmp_path)
+    if change == "all languages":
+        evaluate["languages"] = []
     train(tmp_path / "run", evaluate=evaluate, **keys)
     record = artifacts.read_json(best)
     assert (record["step"], record["value"]) == (9, 0.3)

@@ -363,12 +363,16 @@ def test_an_older_checkpoint_goes_once_the_name_of_the_new_one_is_on_disk(tmp_pa
     assert ordered[-3:] == [renamed, tmp_path.name, removed]
 
 
-def test_the_first_checkpoint_of_each_interval_is_kept_for_good(tmp_path):
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [(range(3, 60, 3), [12, 21, 30, 42, 51, 54, 57]), (range(25, 30), [25, 28, 29])],  # the second: after a gap
+)
+def test_the_first_checkpoint_of_each_interval_is_kept_for_good(tmp_path, steps, kept):
     writer = CheckpointWriter(tmp_path, ALONE, keep_last=2, keep_every_samples=100)
-    for step in range(3, 60, 3):  # 30, 60, ... samples
+    for step in steps:  # of 10 samples
         save(writer, step)
     writer.wait()
-    assert steps_of(tmp_path) == [12, 21, 30, 42, 51, 54, 57]
+    assert steps_of(tmp_path) == kept
 
 
 def test_the_best_step_is_kept(tmp_path):

@@ -122,6 +122,16 @@ def test_a_read_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
         files.read(0, 5, 10)
 
 
+def test_a_tar_that_could_be_read_again_is_tried_again_as_before(tmp_path, monkeypatch):
+    (tmp_path / "0.tar").write_bytes(b"0123456789")
+    files = ImageFiles([Shard.of_file("0.tar", str(tmp_path / "0.tar"))], no_index)
+    with pytest.raises(BadShard, match="ends before byte 15"):
+        files.read(0, 5, 10)
+    assert files.read(0, 2, 3) == b"234"
+    fail_at(monkeypatch.setattr, FileBytes, "read", 1, BadShard("cannot be read (Stale file handle)"))
+    assert files.read(0, 2, 3) == b"234"
+
+
 def test_files_stay_open_as_long_as_there_are_few(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "OPEN_FILES", 2)
     for n in range(3):
