@@ -30,12 +30,6 @@ def test_tail_fraction_is_the_share_of_matches_on_rare_entries():
     assert balance.tail_fraction([1, 3, 6, 90], 91) == 1.0
 
 
-def test_threshold_for_is_the_first_nearest_and_not_the_inverse():
-    assert balance.threshold_for([90, 1, 6, 3], 0.1) == 6
-    assert balance.threshold_for([1, 1, 1, 1], 0.5) == 1
-    assert balance.threshold_for([1, 2, 5], 0.25) == 1, "1/8 and 3/8 are equally near: the first"
-
-
 def test_a_tail_entry_has_probability_one_and_a_head_entry_its_share():
     assert balance.entry_probs([0, 5, 10, 40], 10).tolist() == [1.0, 1.0, 1.0, 0.25]
 
@@ -113,34 +107,8 @@ def thresholds(counts=POOL, isolate="language", **values):
     return choose_thresholds(counts, BalanceConfig(**values), EntryLists(isolate))
 
 
-def test_every_rule_and_override():
-    assert thresholds(english_threshold=10) == {"en": 10, "sw": 2, "zh": None}, "others get English's tail fraction"
-    assert thresholds(tail_fraction=0.5) == {"en": 6, "sw": 8, "zh": None}
-    assert thresholds(counts_of(sw=[0, 2, 8, 10]), tail_fraction=0.5) == {"sw": 8}, "needs no English"
-    assert thresholds(rule="same_threshold", english_threshold=7) == {"en": 7, "sw": 7, "zh": None}
-    assert thresholds(english_threshold=10, tail_fractions={"sw": 1.0, "en": 0.04}) == {"en": 3, "sw": 10, "zh": None}
-    assert thresholds(english_threshold=10, min_threshold=4) == {"en": 10, "sw": 4, "zh": None}
-    assert thresholds(english_threshold=10, tail_fractions={"sw": 0.0}) == {"en": 10, "sw": 1, "zh": None}
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"english_threshold": 10},
-        {"tail_fraction": 0.5},
-        {"rule": "same_threshold", "english_threshold": 7},
-        {"english_threshold": 10, "tail_fractions": {"sw": 1.0, "en": 0.04}},
-    ],
-)
-@given(floor=st.integers(0, 100))
-def test_the_minimum_raises_every_lower_threshold_under_every_rule(rule, floor):
-    raised = {name: threshold and max(threshold, floor) for name, threshold in thresholds(**rule).items()}
-    assert thresholds(**rule, min_threshold=floor) == raised
-
-
 def test_the_only_list_under_isolate_takes_the_threshold_itself():
     assert thresholds(counts_of(merged=[1, 3, 6, 90]), "merged", english_threshold=10) == {"merged": 10}
-    assert thresholds(counts_of(merged=[1, 3, 6, 90]), "merged", tail_fraction=0.1) == {"merged": 6}
     assert thresholds(counts_of(en=[1, 3, 6, 90]), "english", english_threshold=10) == {"en": 10}
 
 

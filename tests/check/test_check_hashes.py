@@ -187,14 +187,6 @@ def test_near_pairs_agree_with_comparing_all_with_all(radius: int, num_equal: in
     assert len(expected) >= (100 if radius >= 8 else 0), "planted neighbours are within the radius"
 
 
-@settings(max_examples=60, deadline=None)
-@given(HASHES, st.lists(st.tuples(st.integers(0, 39), st.integers(0, 2**64 - 1)), max_size=20), st.integers(0, 16))
-def test_near_pairs_agree_on_any_hashes(hashes: list[int], changes: list[tuple[int, int]], radius: int) -> None:
-    hashes = hashes + [hashes[n] ^ (change & change >> 7 & change >> 13) for n, change in changes if n < len(hashes)]
-    values = unique(np.array(hashes, np.uint64))
-    assert found(values, radius) == compare_all_with_all(values, radius)
-
-
 def test_full_blocks_lose_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(100, dtype=np.uint64)  # any two are within 7 bits
     monkeypatch.setattr(neighbours, "PAIRS_AT_ONCE", 7)

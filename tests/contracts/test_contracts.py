@@ -46,21 +46,6 @@ def test_equally_frequent_entries_are_all_effective():
     assert effective_entries(np.zeros(3, np.uint64)) == 0.0
 
 
-@settings(deadline=None)  # it writes files
-@given(
-    st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 2**61)), unique_by=lambda row: row[0]), max_size=4)
-)
-def test_counts_add_up_exactly_in_any_order(tmp_path_factory, shards):
-    folder = tmp_path_factory.mktemp("counts")
-    paths = [
-        write_count_file(folder / f"{i}.tar.parquet", [("en", entry, count) for entry, count in rows])
-        for i, rows in enumerate(shards)
-    ]
-    expected = [sum(count for rows in shards for entry, count in rows if entry == i) for i in range(4)]
-    for order in (paths, paths[::-1]):
-        assert sum_counts({"zh": 3, "en": 4}, order)["en"].tolist() == expected
-
-
 @pytest.mark.parametrize("largest", [9, 2**31, 2**60])
 def test_sums_by_groups_equal_sums_shard_by_shard(tmp_path, largest, monkeypatch):
     rng = np.random.default_rng(0)

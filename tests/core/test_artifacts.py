@@ -7,6 +7,7 @@ import io
 import os
 import platform
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from programs import output_of
 from worldclip.contracts import schemas
 from worldclip.core import arrow, artifacts, errors
-from worldclip.core.arrow import string_buffers
+from worldclip.core.arrow import byte_buffers, string_buffers
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
 from worldclip.core.errors import BadShard, UserError, is_no_memory, naming
 from worldclip.core.job import RunLock
@@ -104,6 +105,16 @@ def test_categories_of_several_row_groups_share_one_dictionary(tmp_path: Path) -
         for name in categories:
             assert table.group_by(name).aggregate([([], "count_all")]).num_rows == 2
             assert all(chunk.dictionary.equals(table[name].chunk(0).dictionary) for chunk in table[name].chunks)
+
+
+def test_tables_without_rows_leave_no_row_group(tmp_path: Path) -> None:
+    full = pa.Table.from_pylist([{"key": "a"}], schemas.VALID_KEYS)
+    empty = full.slice(0, 0)
+    artifacts.write_tables(tmp_path / "parts.parquet", [empty, full, empty], schemas.VALID_KEYS)
+    artifacts.write_table(tmp_path / "empty.parquet", empty, schemas.VALID_KEYS)
+    assert pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 1
+    assert pq.ParquetFile(tmp_path / "empty.parquet").num_row_groups == 0
+    assert artifacts.read_table(tmp_path / "empty.parquet", schemas.VALID_KEYS).equals(empty)
 
 
 def test_digest_of_a_manifest_depends_on_config_inputs_and_digests_of_outputs(tmp_path: Path) -> None:
@@ -210,6 +221,21 @@ def test_only_a_checkout_of_worldclip_records_its_revision(tmp_path: Path, monke
     assert artifacts.describe_run()["git_revision"] == revision
     output_of([*git, "add", "-N", "pyproject.toml"])
     assert artifacts.describe_run()["git_revision"] == f"{revision}-dirty"
+
+
+def strings_of(data: np.ndarray, offsets: np.ndarray) -> list[bytes]:
+    return [data[start:end].tobytes() for start, end in pairwise(offsets)]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+def test_byte_buffers_of_every_type_and_slice(kind: pa.DataType) -> None:
+    array = pa.array([b"x", "猫".encode(), b"", None, b"ab"], pa.binary()).cast(kind)
+    data, offsets = byte_buffers(array.slice(1), fill_nulls=True)
+    assert strings_of(data, offsets) == ["猫".encode(), b"", b"", b"ab"]
+    assert (data.dtype, offsets.dtype) == (np.uint8, np.int64)
+    assert not data.flags.writeable
+    assert not offsets.flags.writeable
+    assert byte_buffers(array.slice(5))[1].tolist() == [0]
 
 
 def test_string_buffers_refuse_nulls_and_lone_surrogates() -> None:

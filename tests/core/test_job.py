@@ -51,6 +51,12 @@ def test_job_runs_again_only_for_a_changed_key_or_input(tmp_path: Path, values: 
     assert job_in(tmp_path, **values).reason_to_run() == reason
 
 
+def test_input_that_changes_during_the_work_makes_the_next_call_work_again(tmp_path: Path) -> None:
+    inputs = iter("abc")
+    Job("demo", tmp_path, {}, lambda: {"pool": next(inputs)}).run(no_work)
+    assert Job("demo", tmp_path, {}, lambda: {"pool": "b"}).reason_to_run() == "its inputs changed: pool was a, is b"
+
+
 def tar(name: str, content: str) -> Any:
     """Return the fingerprint of a file."""
     return {"path": name, "size": 3, "sha256": content * 64}
@@ -132,6 +138,18 @@ def test_markers_of_stale_outputs_go_before_the_outputs(tmp_path: Path, monkeypa
     remove_stale(tmp_path, [])
     assert removed[:3] == [".json"] * 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_work_that_raises_leaves_no_manifest(tmp_path: Path) -> None:
+    job_in(tmp_path).run(no_work)
+
+    def fail() -> Result:
+        assert not (tmp_path / "manifest.json").exists()
+        raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        job_in(tmp_path).run(fail)
+    assert job_in(tmp_path).reason_to_run() == "not finished before"
 
 
 def test_stages_that_a_killed_call_was_to_restart_run_in_the_next_one(tmp_path: Path) -> None:

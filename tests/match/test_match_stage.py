@@ -1,6 +1,5 @@
 """The stage match on an adversarial pool; languages that a pool states (`pool.lang`)."""
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from matched import read_matched
 from plain_recipe import LISTS, keys_of, make_recipe, make_shards, run_stages, write_metadata, write_pool
 from pools import write_lines
 from stages import context, why_run
-from tars import sample, write_tar
+from tars import write_tar
 from worldclip import match
 from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
@@ -78,6 +77,7 @@ def test_labels_that_a_place_states_are_merged_also_those_of_a_language_of_the_r
     )
     report = run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
     assert report["texts"] == {"en": {"matched": 3}}
+    assert found_languages(tmp_path / "run") == {(row["uid"], 0): ("en", 1.0) for row in rows}
 
 
 def test_some_shards_may_lack_a_field_that_others_have(tmp_path, capsys):
@@ -140,23 +140,6 @@ def test_a_list_that_allowed_keys_and_denies_them_now_is_counted_again(pool_fold
         assert read_counts(tmp_path / "run") == read_counts(tmp_path / setting)
 
 
-NAMES_IN_POOL = [({"key": ["1", "2"]}, False), ({"key": ["a"], "shard": ["1.tar"]}, False), ({"key": ["b"]}, True),
-                 ({"key": ["b"], "shard": ["0.tar"]}, True)]  # fmt: skip
-
-
-@pytest.mark.parametrize("setting", ["valid_keys", "deny_keys"])
-@pytest.mark.parametrize(("columns", "is_in_pool"), NAMES_IN_POOL)
-def test_list_that_names_no_key_of_the_pool_is_a_user_error(setting, columns, is_in_pool, tmp_path):
-    samples = [("a", ["the cat sat on the mountain by the water"]), ("b", ["unmatched words"])]
-    write_pool(tmp_path / "pool", {"0.tar": samples})
-    path = str(tmp_path / "list.parquet")
-    pq.write_table(pa.table(columns), path)
-    recipe = make_recipe(tmp_path / "pool", pool={setting: [path] if setting == "deny_keys" else path})
-    problem = rf"pool\.{setting} .* \(\d keys?\): none of its keys is in the pool, whose keys look like 'a' \(pool\.key"
-    with contextlib.nullcontext() if is_in_pool else pytest.raises(UserError, match=problem):
-        run_stages(recipe, tmp_path / "run", stages="pool match")
-
-
 def test_every_missing_or_invalid_key_list_is_named(pool_folder, tmp_path):
     np.save(tmp_path / "wrong.npy", np.zeros(3))
     pq.write_table(pa.table({"uid": ["a"]}), tmp_path / "column.parquet")
@@ -185,30 +168,6 @@ def test_file_names_are_of_no_language_that_a_list_is_advised_for(tmp_path, caps
     assert report["labels_without_language"] == {"he": 2, "sv": 2}
     assert report["labels_of_words"] == {"sv": 1}
     assert "without a list: sv 1 (metadata.sources: wordfreq and cldr); add their codes" in capsys.readouterr().err
-
-
-# what a pool says of the texts of a pair, languages that must come out; None: no_language
-STATED = [
-    (["en", "deu_Latn"], ["en", None]),
-    (["yue", None], ["zh", None]),
-    (["English", "zh-Hant-TW"], ["en", "zh"]),
-    ("cmn", ["zh", "zh"]),
-    ("nonsense", [None]),
-    ("xx", ["en"]),
-]
-
-
-def test_languages_that_a_pool_states_may_be_tags_of_other_standards_and_are_merged(tmp_path):
-    members = []
-    expected = {}
-    for number, (stated, langs) in enumerate(STATED):
-        members += sample(f"{number}", None, {"texts": ["cats 狗"] * len(langs), "language": stated})
-        expected |= {(f"{number}", text_idx): (lang, 1.0) for text_idx, lang in enumerate(langs) if lang}
-    write_tar(tmp_path / "pool/0.tar", members)
-    sections = {"pool": {"lang": "json:language"}, "match": {"merge_labels": {"xx": "en"}}}
-    report = run_stages(make_recipe(tmp_path / "pool", **sections), tmp_path, stages="pool match")["match"]
-    assert found_languages(tmp_path) == expected
-    assert sum(row.get("no_language", 0) for row in report["texts"].values()) == 3
 
 
 def found_languages(run) -> dict[tuple[str, int], tuple[str, float]]:

@@ -34,6 +34,11 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         {},
         [("\\xff\\xfe0", 0, None, "bad_pair"), ("1", 0, "fine", "kept")],
     ),
+    "a .txt counts before a .json": (
+        [("0.json", b'{"texts": ["of", "the", "record"]}'), ("0.txt", b"of a file"), ("1.json", b'{"texts": "two"}')],
+        {},
+        [("0", 0, "of a file", "kept"), ("1", 0, "two", "kept")],
+    ),
 }
 
 

@@ -84,13 +84,6 @@ def test_the_list_denies_copies_in_their_shards_only(tmp_path):
     assert keys.is_valid(pa.array(["1"]), lists, "another.parquet").tolist() == [True]
 
 
-def test_valid_list_with_shards_applies_per_shard(tmp_path):
-    pq.write_table(pa.table({"shard": ["a", "b"], "key": ["x", "y"]}), tmp_path / "valid.parquet")
-    lists = keys.key_lists(str(tmp_path / "valid.parquet"), [], tmp_path / "sorted")
-    assert keys.is_valid(pa.array(["x", "y"]), lists, "a").tolist() == [True, False]
-    assert keys.is_valid(pa.array(["x", "y"]), lists, "b").tolist() == [False, True]
-
-
 def test_broken_shard_fails_alone_and_only_it_and_new_shards_are_read(tmp_path):
     shards = random_shards(seed=3)
     folder = write_pool(tmp_path / "pool", shards)
