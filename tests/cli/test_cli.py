@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from programs import python
+from worldclip import cli
 from worldclip.cli import main, stages
 from worldclip.cli.command import (
     SHARED,
@@ -253,3 +254,11 @@ def test_next_command_of_a_folder_with_a_blank_is_one_that_a_shell_reads(stage, 
     folder = tmp_path / "my run's"
     (line,) = (line for line in stages._ending(folder, stage, 1.0) if line.startswith("next: "))
     assert str(folder) in shlex.split(line)
+
+
+@pytest.mark.parametrize("out", [["--out", "DIR"], ["--out=DIR"]])
+def test_a_run_with_another_out_is_taken_for_a_model(tmp_path, out):
+    """`evaluate RUN` writes into the run, `evaluate RUN --out DIR` does not."""
+    (tmp_path / "recipe.toml").touch()
+    assert cli._names_model([str(tmp_path), *(word.replace("DIR", str(tmp_path / "other")) for word in out)])
+    assert not cli._names_model([str(tmp_path)])
