@@ -61,16 +61,17 @@ def test_openais_client_gets_the_embeddings_of_texts_and_pictures(form, address,
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
     texts, url = [*TEXTS, TEXTS[0]], data_url(picture(1))
     options = {} if form is None else {"encoding_format": form}
-    inputs = [*texts, url, {"image": url}, {"text": "data:x"}]
+    objects = [f"data:{i}" for i in range(65)]  # more than pictures may be
+    inputs = [*texts, url, {"image": url}, *({"text": text} for text in objects)]
     answer = client.embeddings.create(model="model", input=inputs, **options)
     rows = [row.embedding for row in answer.data]
     if form == "base64":
         rows = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
     image = clip.encode_image([picture(1)])
-    expected = [*clip.encode_text(texts), *image, *image, *clip.encode_text(["data:x"])]
+    expected = [*clip.encode_text(texts), *image, *image, *clip.encode_text(objects)]
     np.testing.assert_allclose(rows, expected, atol=1e-6)
     assert [row.index for row in answer.data] == list(range(len(inputs)))
-    assert answer.usage.prompt_tokens == len(clip.tokenizer.encode([*texts, "data:x"]).ids)
+    assert answer.usage.prompt_tokens == len(clip.tokenizer.encode([*texts, *objects]).ids)
 
 
 def test_searches_of_one_batch_get_as_many_hits_as_each_asks_for(world, clip, monkeypatch):

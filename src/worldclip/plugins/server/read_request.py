@@ -130,7 +130,9 @@ def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | 
 
 
 def _is_picture(item: Any) -> bool:
-    return isinstance(item, dict) or (isinstance(item, str) and item.startswith(DATA))
+    if isinstance(item, dict):
+        return "image" in item
+    return isinstance(item, str) and item.startswith(DATA)
 
 
 def _read_item(item: Any, limits: Limits) -> str | Picture:
