@@ -25,7 +25,16 @@ from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns, missing_column
 from worldclip.pool.listing import shards_by_place
-from worldclip.pool.texts import BLANKS, NO_PLACE, PoolTexts, decode, find_duplicates, readable, replace_where
+from worldclip.pool.texts import (
+    BLANKS,
+    NO_PLACE,
+    PoolTexts,
+    decode,
+    find_duplicates,
+    null_where,
+    readable,
+    replace_where,
+)
 
 COMMON_KEYS = ("key", "uid", "id", "hash", "url", "URL")  # suggested for a table when pool.key is not set
 COUNTS = (
@@ -321,7 +330,7 @@ def _texts_of(
         row=pair,
         text_idx=pa.array(text_idx, pa.int32()),
         place=np.where(has_key[pair], texts["place"], NO_PLACE).astype(np.int16),
-        text=pc.if_else(pa.array(reason == Reason.KEPT), text, pa.scalar(None, pa.large_string())),
+        text=null_where(text, reason != Reason.KEPT),
         reason=reason,
         lang=lang,
         details=details,

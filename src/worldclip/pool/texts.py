@@ -116,7 +116,7 @@ def decode(values: pa.LargeBinaryArray) -> pa.LargeStringArray:
             (value or b"").decode()
         except UnicodeDecodeError:
             is_bad[row] = True
-    return pc.if_else(pa.array(is_bad), pa.scalar(None, values.type), values).cast(pa.large_string())
+    return null_where(values, is_bad).cast(pa.large_string())
 
 
 def readable(values: pa.LargeBinaryArray) -> pa.LargeStringArray:
@@ -125,6 +125,11 @@ def readable(values: pa.LargeBinaryArray) -> pa.LargeStringArray:
     is_bad = np.asarray(texts.is_null()) & np.asarray(values.is_valid())
     bad = values.filter(pa.array(is_bad)).to_pylist()
     return replace_where(texts, is_bad, [value.decode("utf-8", "backslashreplace") for value in bad])
+
+
+def null_where(array: pa.Array, mask: np.ndarray) -> pa.Array:
+    """Return `array` with nulls under `mask`; `if_else` of pyarrow 21 gives other bytes where it is a slice."""
+    return pc.replace_with_mask(array, pa.array(mask), pa.scalar(None, array.type))
 
 
 def replace_where(array: pa.Array, mask: np.ndarray, values: Sequence[str]) -> pa.Array:
