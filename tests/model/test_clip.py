@@ -91,6 +91,14 @@ def test_each_initial_weight_has_the_distribution_of_open_clips(init):
         assert stats.ks_2samp(*samples).pvalue > 1e-5, name
 
 
+def test_each_tower_of_an_open_clip_configuration_has_its_own_mlp():
+    config = model_config(SMALL, SMALL_TOKENIZER)
+    config.text_config.intermediate_size = 2 * config.text_config.hidden_size
+    written = from_hugging_face_config(config, "")
+    assert written["text_cfg"]["mlp_ratio"] == 2
+    assert written["vision_cfg"].get("mlp_ratio", 4) == 4
+
+
 @pytest.mark.parametrize(
     ("num_gpus", "name", "said"),
     [

@@ -324,3 +324,13 @@ def test_an_older_pool_that_was_moved_to_the_place_of_the_pool_is_noticed(tmp_pa
     (tmp_path / "older").rename(tmp_path / "pool")
     with pytest.raises(UserError, match=r"0\.tar changed since the stage pool read the pool"):
         pool.refuse_replaced_files(run)
+
+
+def test_a_file_that_was_written_again_with_its_old_time_is_noticed(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "pool/0.tar", sample("a", "older"))
+    run_pool(tmp_path / "run", path=str(tmp_path / "pool"))
+    stat = tar.stat()
+    write_tar(tar, sample("a", "newer"))
+    os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as rsync -t, or a restored backup
+    with pytest.raises(UserError, match=r"0\.tar changed since the stage pool read the pool"):
+        pool.refuse_replaced_files(context(pool_recipe(path=str(tmp_path / "pool")), tmp_path / "run"))
