@@ -355,6 +355,10 @@ def test_stamps_are_trained_on_only_if_asked_for_and_read_below_their_folder(tmp
     assert counts["train"]["samples"] == (2 if train_on_stamps else 1)
     assert ("stamps" in counts) is not train_on_stamps
     assert len(counts["undrawable"]) == 1
+    names = read_json(out / "names.json")
+    for path in out.glob("*/set.json"):
+        for key, position in read_json(path)["subjects"].items():
+            assert names["subjects"][position] == names["pictures"][key]["subject"]
     assert "GPL-2.0" in (out / "README.md").read_text()
     picture = Picture(key="k", subject="k", kind="stamp", part="stamps", file="../secret.png")
     with pytest.raises(UnsafeName):
