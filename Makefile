@@ -45,11 +45,12 @@ lint: .venv/dev.stamp
 	$(BIN)/codespell src docs tests README.md CONTRIBUTING.md CHANGELOG.md
 
 # the tests of curation under the oldest Python of this machine, with the oldest releases that pyproject.toml allows;
-# without torch, which takes 5 GB
-OLDEST_TOO = $(filter-out %/test_remote.py %/test_parquet_images.py,$(wildcard tests/pool/test_*.py)) tests/test_drawn_recipes.py tests/test_takedown.py
+# without torch, which takes 5 GB, and what needs it
+OF_POOLS = $(filter-out %/test_remote.py %/test_parquet_images.py,$(wildcard tests/pool/test_*.py))
+OF_POOLS += tests/test_drawn_recipes.py tests/test_takedown.py
 OLDEST_PYTHON = $(or $(lastword $(PYTHONS)),$(PYTHON))
 second: .second/stamp
-	OMP_NUM_THREADS=1 .second/bin/python -m pytest $(PARALLEL) $(ROOMS:%=tests/%) $(OLDEST_TOO)
+	OMP_NUM_THREADS=1 .second/bin/python -m pytest $(PARALLEL) $(ROOMS:%=tests/%) $(OF_POOLS)
 
 .second/stamp: pyproject.toml tests/helpers/oldest.py
 	test -d .second || $(OLDEST_PYTHON) -m venv .second

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Evaluate the checkpoints of a training that runs, each once per call: examples/slurm/evaluate.sh RUN [FLAGS of worldclip evaluate]
+# Evaluate the checkpoints of a training that runs, each once per call:
+#   examples/slurm/evaluate.sh RUN [FLAGS of worldclip evaluate]
 # Results are in RUN/checkpoints/step_*.  A call that was interrupted resumes with the same command.
 set -uo pipefail
 run=$1

@@ -323,7 +323,8 @@ def _index_pool(run: Run, job: Job, *, listed: Callable[[], ShardList], begun_at
     ]
     if builder:
         outputs += [job.folder / name for name in (*builder.OUTPUTS, "held_out.json")]
-    times = {shard.name: os.stat(shard.path).st_mtime_ns for shard in whole if not is_remote(shard.path)}
+    present = [shard for shard in whole if not is_remote(shard.path) and os.path.exists(shard.path)]
+    times = {shard.name: os.stat(shard.path).st_mtime_ns for shard in present}
     listed_at = time.time_ns() if builder else begun_at
     artifacts.write_json(layout.pool_listed_at(run.dir), {"ns": listed_at, "mtime_ns": times}, is_compact=True)
     manifest: Report = {"source": config.location, "skipped": skipped}
