@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 import worldclip
+from embedded_world import segment_of
 from model_folders import edit, load_error
 from programs import python
 from small_models import TEXTS, random_pixels
@@ -124,7 +125,7 @@ def test_exported_folder_runs_without_torch(source, folder, clip, encoders, tmp_
     np.testing.assert_allclose(result["classify"], labels, atol=1e-3)
     reference = worldclip.load(source, device="cpu", preprocess="reference").encode_image(photos)
     assert sample_inputs.max_difference(result["reference"], reference) <= sample_inputs.TOLERANCE
-    embedded = np.load(tmp_path / "embedded" / "images" / "files_000000.npy")
+    embedded = np.load(segment_of(tmp_path / "embedded", "files_000000", "npy"))
     for with_torch, without in (
         (encoders.encode_image(photos), result["image"]),
         (encoders.encode_image(photos), embedded),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ def write_pool(folder: Path) -> None:
             members.append((f"{key_of(shard, i)}.png", image[:80] if i == BAD else image))
             members.append((f"{key_of(shard, i)}.txt", text_of(shard, i).encode()))
         write_tar(folder / f"{shard:05}.tar", members)
+
+
+def segment_of(folder: Path, shard: str, suffix: str, of: str = "images") -> Path:
+    """Return the .npy or .parquet of a shard in a folder that embed wrote."""
+    stem = json.loads((folder / "manifest.json").read_text())["segments"][of][shard]
+    return folder / of / f"{stem}.{suffix}"
 
 
 def write_world(root: Path) -> None:

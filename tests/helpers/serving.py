@@ -18,11 +18,11 @@ from starlette.applications import Starlette
 
 import worldclip
 from worldclip.plugins.server.app import create_app
+from worldclip.plugins.server.collections import Collections
 from worldclip.plugins.server.connections import listen, server_config
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits
 from worldclip.plugins.server.service import Service
-from worldclip.tools.search import open_kinds
 
 
 def service_and_app(
@@ -30,7 +30,7 @@ def service_and_app(
 ) -> tuple[Service, Starlette]:
     """Return a service of a model, without a folder unless collections are given, and its application."""
     limits, metrics = limits or Limits(), Metrics()
-    service = Service(clip, "model", collections or {}, limits, metrics)
+    service = Service(clip, "model", collections, limits, metrics)
     return service, create_app(service, limits, metrics, **options)
 
 
@@ -40,7 +40,7 @@ def serving(
 ) -> Iterator[str]:
     """Serve ROOT/model with ROOT/embedded, unless has_folder is False; yields the address."""
     clip = clip or worldclip.load(root / "model", device="cpu")
-    collections = open_kinds(root / "embedded", clip, "model", "serve that one") if has_folder else None
+    collections = Collections(root / "embedded", clip, "model") if has_folder else None
     _, app = service_and_app(clip, limits, collections, **options)
     with serving_app(app) as url:
         yield url

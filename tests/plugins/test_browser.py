@@ -8,10 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from chromium import DROP, open_page
-from embedded_world import picture
+from embedded_world import SHARDS, picture, segment_of
 from miniature import write_files
 from programs import output_of
 from served import static_host
@@ -132,8 +134,13 @@ def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
 
 def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, monkeypatch, tmp_path):
     folder = Path(shutil.copytree(embedded_world / "embedded", tmp_path / "embedded"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"places": [str(tmp_path)]}))
+    for shard in range(SHARDS):
+        table = segment_of(folder, f"{shard:05}.tar", "parquet")
+        rows = pq.read_table(table)
+        files = pa.array([str(tmp_path / "elsewhere.tar")] * len(rows))
+        rows = rows.set_column(rows.column_names.index("file"), "file", files)
+        places = pa.array([-1] * len(rows), pa.int16())
+        pq.write_table(rows.set_column(rows.column_names.index("place"), "place", places), table)
     monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
     monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
     page = write_files(tmp_path, {"page/.keep": ""}) / "page"
@@ -229,7 +236,8 @@ def test_a_folder_of_another_model_and_an_installation_without_transformers_js_a
 ):
     assert set(web_folder.writer(clip, str(embedded_world / "embedded")).pool) == {"images", "texts"}
     shutil.copytree(embedded_world / "embedded", tmp_path / "embedded")
-    np.save(tmp_path / "embedded" / "probe.npy", -np.load(tmp_path / "embedded" / "probe.npy"))
+    (probe,) = (tmp_path / "embedded").glob("probe.*.npy")
+    np.save(probe, -np.load(probe))
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):
         web_folder.writer(clip, str(tmp_path / "embedded"))
     monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path)

@@ -25,22 +25,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from chromium import DROP, open_page
-from embedded_world import BAD, key_of, picture, text_of
+from embedded_world import BAD, key_of, picture, segment_of, text_of
 from miniature import write_files
 from serving import address as address  # a fixture
 from serving import data_url, post, service_and_app, serving, serving_app
 from small_models import TEXTS
 from worldclip.core.errors import UserError
+from worldclip.export.embedded import open_embedded
 from worldclip.plugins.server import connections
 from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import Busy, SharedBatches
+from worldclip.plugins.server.collections import Collections
 from worldclip.plugins.server.connections import Server, listen, server_config
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture, read_json
 from worldclip.plugins.server.serve import LOCAL_NAMES, knows, serve
 from worldclip.plugins.server.service import Service
-from worldclip.tools.search import nearest, open_kinds, search
+from worldclip.tools.search import nearest, search
 
 NUM_CLIENTS = 60
 
@@ -75,7 +77,7 @@ def test_openais_client_gets_the_embeddings_of_texts_and_pictures(form, address,
 
 
 def test_searches_of_one_batch_get_as_many_hits_as_each_asks_for(world, clip, monkeypatch):
-    service, _ = service_and_app(clip, collections=open_kinds(world / "embedded", clip, "model", "serve that one"))
+    service, _ = service_and_app(clip, collections=Collections(world / "embedded", clip, "model"))
     query = clip.encode_text(["a red apple"])
     tops = [7, 1, 12, 3]
     sizes = []
@@ -177,7 +179,13 @@ def test_other_paths_and_methods_are_errors_of_the_same_shape_and_no_answer_is_f
     assert client.models.retrieve("model") == client.models.list().data[0]
     with pytest.raises(openai.NotFoundError, match="this server has 'model'"):
         client.models.retrieve("owner/name")
-    missing = ("/v1/nothing", "/v1/pairs/images/99999", "/pictures/99999", "/static/..%2fapp.py")
+    missing = (
+        "/v1/nothing",
+        f"/v1/pairs/images/{'f' * 16}",
+        f"/pictures/{'f' * 16}",
+        "/pictures/0",
+        "/static/..%2fapp.py",
+    )
     for path, status in (*((path, 404) for path in missing), ("/pictures/1?px=x", 400), ("/v1/embeddings", 405)):
         answer = httpx.get(f"{address}{path}")
         assert (answer.status_code, bool(error_of(answer))) == (status, True), path
@@ -189,7 +197,8 @@ def test_other_paths_and_methods_are_errors_of_the_same_shape_and_no_answer_is_f
 
 def test_a_key_guards_everything_but_the_page_and_the_health(world, clip):
     with serving(world, clip, api_key="secret") as address:
-        for path in ("/v1/models", "/metrics", "/pictures/0", "/v1/pairs/images/0"):
+        first = id_of(world, 0)
+        for path in ("/v1/models", "/metrics", f"/pictures/{first}", f"/v1/pairs/images/{first}"):
             assert httpx.get(f"{address}{path}").status_code == 401
             for scheme in ("Bearer", "bearer"):
                 headers = {"Authorization": f"{scheme} secret"}
@@ -329,46 +338,48 @@ def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
     assert caught.value.retry_after < 10
 
 
-def copy_with_files(world, folder, files_of):
-    """Copy the pool and its embeddings; the first table of images names other files.  Return its number of rows."""
+def id_of(folder, row):
+    """Return the id of a row of the images that are embedded in a folder."""
+    return open_embedded(folder / "embedded").rows(np.array([row]))[0]["id"]
+
+
+def test_without_the_pool_the_server_searches_and_says_why_it_shows_no_picture(world, clip, tmp_path):
     for name in ("pool", "embedded"):
-        shutil.copytree(world / name, folder / name)
-    table = folder / "embedded/images/00000.tar.parquet"
-    rows = pq.read_table(table)
-    files = pa.array([files_of(file) for file in rows["file"].to_pylist()])
-    pq.write_table(rows.set_column(rows.column_names.index("file"), "file", files), table)
-    return len(rows)
-
-
-def test_a_pool_that_is_gone_is_503_and_a_single_picture_404(world, clip, tmp_path):
-    copy_with_files(world, tmp_path, lambda file: file.replace(str(world), str(tmp_path)))
+        shutil.copytree(world / name, tmp_path / name)
     manifest = json.loads((tmp_path / "embedded/manifest.json").read_text())
     (tmp_path / "embedded/manifest.json").write_text(json.dumps(manifest | {"places": [str(tmp_path / "pool")]}))
+    first = id_of(tmp_path, 0)
     with serving(tmp_path, clip) as address:
+        assert httpx.get(f"{address}/pictures/{first}").status_code == 200
         (tmp_path / "pool/00000.tar").rename(tmp_path / "00000.tar")
-        picture = httpx.get(f"{address}/pictures/0")
-        assert (picture.status_code, error_of(picture)) == (
-            404,
-            f"the picture of row 0 (00000.tar/{key_of(0, 0)}) cannot be read",
-        )
-        assert httpx.get(f"{address}/healthz").status_code == 200
+        picture = httpx.get(f"{address}/pictures/{first}")
+        assert (picture.status_code, error_of(picture)) == (404, f"the picture 00000.tar/{key_of(0, 0)} cannot be read")
+        assert httpx.get(f"{address}/healthz").json()["pictures"] == "ok"
         (tmp_path / "pool").rename(tmp_path / "moved")
-        gone = "the folder 'pool' is gone; restore it or embed again"
-        assert httpx.get(f"{address}/healthz").json()["problems"] == [gone]
-        picture = httpx.get(f"{address}/pictures/0")
+        gone = "pictures are not shown: the folder pool is gone; restore it, or give --pool NEW_PATH"
+        health = httpx.get(f"{address}/healthz")
+        assert (health.status_code, health.json()["pictures"]) == (200, gone)
+        assert httpx.get(f"{address}/static/facts.json").json()["remarks"] == [gone]
+        picture = httpx.get(f"{address}/pictures/{first}")
         assert (picture.status_code, error_of(picture)) == (503, gone)
-        assert post(address, "embeddings", {"input": "a"}).status_code == 200
+        assert post(address, "search", {"input": "a"}).status_code == 200
 
 
 @pytest.mark.parametrize("file", ["{}/pool/00000.tar", "http://127.0.0.1:9/00000.tar"])
 def test_a_picture_outside_of_the_pool_is_404_and_no_address_is_asked(file, world, clip, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(fsspec, "url_to_fs", asked.append)
-    num_rows = copy_with_files(world, tmp_path, lambda _: file.format(tmp_path))
+    for name in ("pool", "embedded"):
+        shutil.copytree(world / name, tmp_path / name)
+    table = segment_of(tmp_path / "embedded", "00000.tar", "parquet")
+    rows = pq.read_table(table)
+    rows = rows.set_column(2, "file", pa.array([file.format(tmp_path)] * len(rows)))
+    rows = rows.set_column(1, "place", pa.array([-1] * len(rows), pa.int16()))
+    pq.write_table(rows, table)
     with serving(tmp_path, clip) as address:
-        answer = httpx.get(f"{address}/pictures/0")
+        answer = httpx.get(f"{address}/pictures/{id_of(tmp_path, 0)}")
         assert (answer.status_code, "--pictures-from" in error_of(answer)) == (404, True)
-        assert httpx.get(f"{address}/pictures/{num_rows}").status_code == 200
+        assert httpx.get(f"{address}/pictures/{id_of(tmp_path, len(rows))}").status_code == 200
     assert asked == []
 
 
@@ -465,7 +476,8 @@ def test_an_alarm_ends_what_hangs_after_the_time_for_stopping(clip, monkeypatch)
 
 def test_another_model_and_a_port_in_use_are_refused(world, address, tmp_path):
     folder = shutil.copytree(world / "embedded", tmp_path / "embedded")
-    np.save(folder / "probe.npy", -np.load(folder / "probe.npy"))
+    (probe,) = folder.glob("probe.*.npy")
+    np.save(probe, -np.load(probe))
     with pytest.raises(UserError, match="is not the model that embedded"):
         serve(str(world / "model"), folder, port=0)
     port = int(address.rpartition(":")[2])
@@ -573,13 +585,16 @@ def test_a_head_that_does_not_come_ends_its_connection(sent, world, clip, monkey
 class LargeAnswers:
     """A service whose embeddings are 11 MB in base64."""
 
-    name, collections = "model", {}
+    name, sizes = "model", {}
     clip = SimpleNamespace(embed_dim=1024, tokenizer=SimpleNamespace(encode=lambda texts: SimpleNamespace(ids=[])))
 
     async def embed(self, items):
         return np.zeros((len(items), self.clip.embed_dim), np.float32)
 
     def problems(self):
+        return ()
+
+    def remarks(self):
         return ()
 
     def close(self):

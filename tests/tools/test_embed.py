@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, text_of
+from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, segment_of, text_of
 from killed import contents
 from miniature import write_files
 from pools import write_table
 from stages import QUIET
 from toy import write_tar
 from worldclip.cli import main
-from worldclip.contracts.schemas import IMAGE_PLACES
+from worldclip.contracts.schemas import EMBEDDED_IMAGES, IMAGE_PLACES
 from worldclip.core import image_names
 from worldclip.core.artifacts import read_table, write_array, write_manifest
 from worldclip.core.artifacts import write_table as write_artifact_table
@@ -33,6 +33,7 @@ from worldclip.model import decode, precision, worker
 from worldclip.model.load import Source
 from worldclip.plugins.server.serve import serve
 from worldclip.tools import embed as of_embed
+from worldclip.tools import embed_shard
 from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
 from worldclip.tools.models import classify
@@ -43,27 +44,28 @@ KINDS = ("images", "texts")
 
 
 def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(of_embed, "IMAGES_AT_ONCE", BAD - 2)  # the bad picture is not of the first ones
+    monkeypatch.setattr(embed_shard, "IMAGES_AT_ONCE", BAD - 2)  # the bad picture is not of the first ones
     report = embed(world / "model", world / "pool", tmp_path, of=KINDS, vectors_in_table=True, executor=QUIET)
     counts = {"shards": SHARDS, "pairs": SHARDS * PER_SHARD, "embedded": NUM_GOOD, "undecodable": SHARDS, "no_image": 0}
     assert {name: report["images"][name] for name in counts} == counts
     assert {sample["key"] for sample in report["images"]["bad"]} == {key_of(shard, BAD) for shard in range(SHARDS)}
     assert report["texts"]["embedded"] == SHARDS * PER_SHARD
     for shard in range(SHARDS):
-        place = tmp_path / "images" / f"{shard:05}.tar"
-        rows, features = pq.read_table(f"{place}.parquet").to_pylist(), np.load(f"{place}.npy")
+        rows = pq.read_table(segment_of(tmp_path, f"{shard:05}.tar", "parquet")).to_pylist()
+        features = np.load(segment_of(tmp_path, f"{shard:05}.tar", "npy"))
         good = [i for i in range(PER_SHARD) if i != BAD]
         assert [row["key"] for row in rows] == [key_of(shard, i) for i in good]
         expected = clip.encode_image([picture(100 * shard + i) for i in good])
         np.testing.assert_allclose(features, expected, atol=1e-6)
         np.testing.assert_array_equal([row["vector"] for row in rows], features)
         row = rows[3]
-        with open(row["file"], "rb") as file:
+        assert (row["place"], row["file"]) == (0, f"{shard:05}.tar")
+        with open(world / "pool" / row["file"], "rb") as file:
             assert file.read()[row["offset"] :][: row["size"]] == picture(100 * shard + good[3])
-        place = tmp_path / "texts" / f"{shard:05}.tar"
-        texts = pq.read_table(f"{place}.parquet")["text"].to_pylist()
+        texts = pq.read_table(segment_of(tmp_path, f"{shard:05}.tar", "parquet", "texts"))["text"].to_pylist()
         assert texts == [text_of(shard, i) for i in range(PER_SHARD)]
-        np.testing.assert_allclose(np.load(f"{place}.npy"), clip.encode_text(texts), atol=1e-6)
+        features = np.load(segment_of(tmp_path, f"{shard:05}.tar", "npy", "texts"))
+        np.testing.assert_allclose(features, clip.encode_text(texts), atol=1e-6)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["config"]["model"]["source"] == str((world / "model").resolve())
     assert manifest["counts"] == {"images": NUM_GOOD, "texts": SHARDS * PER_SHARD}
@@ -100,10 +102,10 @@ def test_a_moved_pool_and_a_removed_file_are_embedded_again(world, tmp_path, mon
     assert open_embedded("out").manifest["source"] == f"{tmp_path}/fotos"
     hits = search("out", ["a"])[0]["hits"]
     assert {hit["file"] for hit in hits} == {f"{tmp_path}/fotos/sub/{i}.png" for i in range(4)}
-    for name in ("files_000000.npy", "files_000000.parquet"):
-        path = tmp_path / "out/images" / name
+    for suffix in ("npy", "parquet"):
+        path = segment_of(tmp_path / "out", "files_000000", suffix)
         path.write_bytes(b"cut")
-        with pytest.raises(UserError, match=f"{name}.*; remove it and embed the pool again"):
+        with pytest.raises(UserError, match=f"{path.name}.*; remove it and embed the pool again"):
             search("out", ["a"])
         path.unlink()
         embed(world / "model", "fotos", "out", executor=QUIET)
@@ -124,13 +126,14 @@ def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(wor
     def embedded(model: Path) -> tuple[int, int]:
         """Return the images, and when those of the shard that never changes were written."""
         report = embed(model, pool, out, executor=QUIET)
-        return report["images"]["embedded"], (out / "images/00001.tar.npy").stat().st_mtime_ns
+        return report["images"]["embedded"], segment_of(out, "00001.tar", "npy").stat().st_mtime_ns
 
     first = embedded(world / "model")
     (tmp_path / "00002.tar").rename(pool / "00002.tar")
     (pool / "00000.tar").unlink()
     assert embedded(world / "model") == first == (2 * (PER_SHARD - 1), first[1])
-    assert sorted(path.name for path in (out / "images").glob("*.npy")) == ["00001.tar.npy", "00002.tar.npy"]
+    files = [segment_of(out, shard, "npy") for shard in ("00001.tar", "00002.tar")]
+    assert sorted((out / "images").glob("*.npy")) == sorted(files)
     monkeypatch.setattr(decode, "VERSION", "newer")
     second = embedded(world / "model")
     assert second[1] > first[1]
@@ -155,7 +158,7 @@ def test_texts_are_embedded_again_with_another_tokenizer_at_the_same_path(world,
 
     def embedded(out: Path) -> bytes:
         embed(world / "model", world / "pool", out, of=["texts"], tokenizer=tokenizer, executor=QUIET)
-        return (out / "texts/00000.tar.npy").read_bytes()
+        return segment_of(out, "00000.tar", "npy", "texts").read_bytes()
 
     first = embedded(tmp_path / "out")
     spec = json.loads((tokenizer / "tokenizer.json").read_text())
@@ -174,10 +177,10 @@ def test_a_folder_of_images_alone_has_no_captions(world, tmp_path):
 def test_folder_of_image_files_is_keyed_by_relative_paths(world, clip, tmp_path):
     report = embed(world / "model", world / "photos", tmp_path, executor=QUIET)
     assert [bad["key"] for bad in report["images"]["bad"]] == ["bad.jpg"]
-    rows = pq.read_table(tmp_path / "images" / "files_000000.parquet").to_pylist()
+    rows = pq.read_table(segment_of(tmp_path, "files_000000", "parquet")).to_pylist()
     assert [row["key"] for row in rows] == [f"sub/{i}.png" for i in range(4)]
-    features = np.load(tmp_path / "images" / "files_000000.npy")
-    np.testing.assert_allclose(features, clip.encode_image([row["file"] for row in rows]), atol=1e-6)
+    features = np.load(segment_of(tmp_path, "files_000000", "npy"))
+    np.testing.assert_allclose(features, clip.encode_image([world / "photos" / row["file"] for row in rows]), atol=1e-6)
 
 
 @pytest.mark.parametrize("has_heif", [False, True])
@@ -196,16 +199,20 @@ def test_a_table_is_embedded_by_its_texts_those_of_another_column_anew(world, cl
     texts = ["a red apple", "", None, "赤いリンゴ", "again"]
     columns = {"uid": ["a", "b", "c", "d", "a"], "caption": texts, "title": ["cat"] * 5, "name": ["x"] * 5}
     path = write_table(tmp_path / "pool" / "0.parquet", columns)
-    recipe, features = tmp_path / "r.toml", tmp_path / "out/texts/0.parquet.npy"
+    recipe = tmp_path / "r.toml"
     for column, expected in (("caption", ["a red apple", "赤いリンゴ"]), ("title", ["cat"] * 4)):
         recipe.write_text(f'[pool]\npath = "{path.parent}"\nkey = "uid"\ntexts = ["{column}"]\n')
         report = embed(world / "model", recipe, tmp_path / "out", executor=QUIET)["texts"]
         assert (report["embedded"], report["duplicate"], report["bad_pair"]) == (len(expected), 1, 0)
-        np.testing.assert_allclose(np.load(features), clip.encode_text(expected), atol=1e-6)
+        features = np.load(segment_of(tmp_path / "out", "0.parquet", "npy", "texts"))
+        np.testing.assert_allclose(features, clip.encode_text(expected), atol=1e-6)
     for name, keys in (("uid", ["a", "b", "c", "d"]), ("name", [f"0.parquet#{row}" for row in range(5)])):
         write_table(tmp_path / name / "0.parquet", {name: columns[name], "caption": ["cat"] * 5})
         embed(world / "model", tmp_path / name, tmp_path / f"by_{name}", of=("texts",), executor=QUIET)
-        assert pq.read_table(tmp_path / f"by_{name}/texts/0.parquet.parquet")["key"].to_pylist() == keys
+        assert (
+            pq.read_table(segment_of(tmp_path / f"by_{name}", "0.parquet", "parquet", "texts"))["key"].to_pylist()
+            == keys
+        )
         assert "--key names another column" in capfd.readouterr().err
 
 
@@ -214,7 +221,10 @@ def test_columns_that_a_recipe_names_go_before_the_usual_ones(world, tmp_path, k
     write_table(tmp_path / "pool/0.parquet", {"uid": ["a", "b"], "caption": ["red", "blue"], "title": ["cat", "dog"]})
     (tmp_path / "r.toml").write_text(f'[pool]\npath = "pool"\ntexts = ["title"]\n{key}')
     embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)
-    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["text"].to_pylist() == ["cat", "dog"]
+    assert pq.read_table(segment_of(tmp_path / "out", "0.parquet", "parquet", "texts"))["text"].to_pylist() == [
+        "cat",
+        "dog",
+    ]
 
 
 def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_path):
@@ -223,11 +233,11 @@ def test_keys_that_a_recipe_denies_are_left_out_and_its_folder_stays(world, tmp_
     write_files(tmp_path / "mine", {"r.toml": recipe, "denied.txt": "b\n"})
     before = contents(tmp_path / "mine")
     embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
-    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["a"]
+    assert pq.read_table(segment_of(tmp_path / "out", "0.parquet", "parquet", "texts"))["key"].to_pylist() == ["a"]
     assert contents(tmp_path / "mine") == before
     (tmp_path / "mine/denied.txt").write_text("a\n")
     embed(world / "model", tmp_path / "mine/r.toml", tmp_path / "out", executor=QUIET)
-    assert pq.read_table(tmp_path / "out/texts/0.parquet.parquet")["key"].to_pylist() == ["b"]
+    assert pq.read_table(segment_of(tmp_path / "out", "0.parquet", "parquet", "texts"))["key"].to_pylist() == ["b"]
     assert len(open_embedded(tmp_path / "out")) == 1
     write_files(tmp_path / "mine", {"r.toml": recipe.replace('"denied.txt"', '"denied.txt", "more.txt"')})
     assert len(open_embedded(tmp_path / "out")) == 1, "a list that is not there yet tells nothing"
@@ -268,7 +278,7 @@ def test_two_processes_write_the_same_embeddings(world, tmp_path):
     embed(world / "model", world / "pool", tmp_path / "one", executor=QUIET)
     embed(world / "model", world / "pool", tmp_path / "two", executor=LocalExecutor(workers=2, quiet=True))
     for shard in range(SHARDS):
-        one, two = (np.load(tmp_path / name / f"images/{shard:05}.tar.npy") for name in ("one", "two"))
+        one, two = (np.load(segment_of(tmp_path / name, f"{shard:05}.tar", "npy")) for name in ("one", "two"))
         np.testing.assert_allclose(two, one, atol=1e-6)
 
 
@@ -375,7 +385,7 @@ def test_an_opened_folder_that_was_embedded_again_is_not_read_on(world, tmp_path
     other = shutil.copytree(world / "model", tmp_path / "other")
     write_other_weights(other)
     embed(other, world / "pool", out, executor=QUIET)
-    with pytest.raises(UserError, match=r"00000\.tar\.npy changed since the folder was opened; open it again"):
+    with pytest.raises(UserError, match=r"00000\.tar\..*npy changed or went since the folder was opened"):
         opened.take(np.arange(2))
     with pytest.raises(UserError, match="open it again"):
         opened.rows(np.arange(2))
@@ -388,30 +398,30 @@ def test_damaged_embeddings_and_shards_elsewhere_are_refused(folder, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match="remove it and embed the pool again"):
         open_embedded(folder)
-    change_manifest(folder, "inputs", {"images": {"../../x": {"path": "../../x", "size": 1}}})
+    change_manifest(folder, "segments", {"images": {"a.tar": "../../x"}})
     with pytest.raises(UserError, match="is not a path below"):
         open_embedded(folder)
 
 
 def change_places(folder: Path, **columns) -> None:
     """Set columns of the first table of images to one value each."""
-    path = folder / "images/00000.tar.parquet"
-    table = read_table(path, IMAGE_PLACES)
+    path = segment_of(folder, "00000.tar", "parquet")
+    table = read_table(path, EMBEDDED_IMAGES)
     values = {name: [columns[name]] * len(table) if name in columns else table[name] for name in table.column_names}
-    write_artifact_table(path, pa.table(values), IMAGE_PLACES)
+    write_artifact_table(path, pa.table(values), EMBEDDED_IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["null", "type", "length"])
 def test_tables_that_do_not_fit_their_embeddings_are_refused(kind, folder):
-    path = folder / "images/00000.tar.parquet"
-    table = read_table(path, IMAGE_PLACES)
+    path = segment_of(folder, "00000.tar", "parquet")
+    table = read_table(path, EMBEDDED_IMAGES)
     if kind == "null":
         change_places(folder, file=None)
     elif kind == "type":
-        pq.write_table(table.set_column(3, "size", pa.array(["x"] * len(table))), path)
+        pq.write_table(table.set_column(4, "size", pa.array(["x"] * len(table))), path)
     else:
         pq.write_table(table.slice(1), path)
-    with pytest.raises(UserError, match=r"00000\.tar\.parquet does not fit its \.npy"):
+    with pytest.raises(UserError, match=r"00000\.tar\..*parquet does not fit its \.npy"):
         search(folder, ["a"], top=1000)
 
 
@@ -423,7 +433,7 @@ def test_pictures_outside_of_the_pool_and_at_addresses_are_not_read(place, world
     monkeypatch.setattr(fsspec, "url_to_fs", lambda *arguments, **keys: pytest.fail(f"asked {arguments}"))
     write_files(tmp_path, {"a.png": picture(0), "pool/.hidden": ""})
     (tmp_path / "pool/link.png").symlink_to(tmp_path / "a.png")
-    change_places(folder, file=place.format(tmp_path), offset=0, size=len(picture(0)))
+    change_places(folder, place=-1, file=place.format(tmp_path), offset=0, size=len(picture(0)))
     row = open_embedded(folder).rows(np.array([0]))[0]
     for places in ([str(tmp_path / "pool")], ["http://127.0.0.1:9"], []):
         manifest = json.loads((folder / "manifest.json").read_text())

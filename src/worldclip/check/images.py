@@ -7,7 +7,8 @@ Later radii work on these rows, so another radius decodes nothing again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,11 +25,11 @@ from worldclip.core.artifacts import write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
-from worldclip.core.image_names import SUFFIXES, image_files
+from worldclip.core.image_names import SUFFIXES
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.picture_folder import Listing, group_files, list_folder, pictures_of
 from worldclip.pool.read import is_table
 
-FILES_AT_ONCE = 1000  # image files per unit of work
 BY_ROW = PoolConfig(key="row")  # keys of tables outside of a pool
 COUNTS = ("images", "undecodable", "nearly_blank")
 NO_IMAGE, UNDECODABLE = "no_image", "undecodable"
@@ -87,44 +88,46 @@ def _count(scanned: pa.Table) -> Report:
 # --- images outside of a pool -----------------------------------------------------------------------------------------
 
 
-def source_units(source: Path) -> list[Shard]:
-    """Return one unit per tar or Parquet file with images, and one per FILES_AT_ONCE image files, by name.
+def source_units(source: Path, earlier_groups: Mapping[str, Sequence[str]] = {}) -> list[Shard]:
+    """Return one unit per tar or Parquet file with images, and one per group of image files.
 
-    source: a folder of them, or one.  The fingerprint of a group of files is {"files": [[name, bytes, mtime in ns],
-    ...]}.  Raises UserError for a source without images.
+    source: a folder of them, or one.  earlier_groups: see group_files.  The fingerprint of a group is {"files": its
+    stamps}.  Raises UserError for a source without images.
     """
-    root = source if source.is_dir() else source.parent
-    candidates = source.rglob("*") if source.is_dir() else [source]
-    paths = sorted(path for path in candidates if path.is_file() and not path.name.startswith("."))
-    archives = [path for path in paths if path.suffix == ".tar" or _is_table_of_images(path)]
-    units = [Shard.of_file(path.relative_to(root).as_posix(), str(path)) for path in archives]
-    files, other_files = image_files(sorted({*paths} - {*archives}))
-    for start in range(0, len(files), FILES_AT_ONCE):
-        stamps = []
-        for path in files[start : start + FILES_AT_ONCE]:
-            stat = path.stat()
-            stamps.append([path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns])
-        name = f"files_{start // FILES_AT_ONCE:06}"
-        units.append(Shard(name=name, path=str(root), fingerprint={"files": stamps}))
+    if source.is_dir():
+        root = source
+        listing = list_folder(source)
+    else:
+        root = source.parent
+        status = source.stat()
+        listing = Listing(root=root, files=[(source.name, status.st_size, status.st_mtime_ns)])
+    archives = [
+        name
+        for name, *_ in listing.files
+        if name.endswith(".tar") or (is_table(name) and _is_table_of_images(root / name))
+    ]
+    units = [Shard.of_file(name, str(root / name)) for name in archives]
+    pictures, others = pictures_of(listing.files)
+    for group, stamps in group_files(pictures, earlier_groups).items():
+        files = [list(stamp) for stamp in stamps]
+        units.append(Shard(name=group, path=str(root), fingerprint={"files": files}))
     if not units:
         raise UserError(
             f"{source} holds no tar and no image ({', '.join(SUFFIXES)}), and has no column of images; unpack "
             "compressed tars first"
         )
-    if other_files:
-        _say_left_out(source, other_files)
+    for line in listing.remarks([name for name in others if name not in archives]):
+        _say_once(line)
     return units
 
 
 @functools.cache  # a folder is listed several times
-def _say_left_out(source: Path, other_files: str) -> None:
-    say("images", f"{source}: left out {other_files}")
+def _say_once(line: str) -> None:
+    say("images", line)
 
 
 def _is_table_of_images(path: Path) -> bool:
-    """Return whether a Parquet file holds images; a damaged one counts, and is reported when it is read."""
-    if not is_table(str(path)):
-        return False
+    """Return whether a table holds images; a damaged one counts, and is reported when it is read."""
     try:
         return pools.read_shard(Shard(name=path.name, path=str(path)), BY_ROW, needs_texts=False).holds_images
     except BadShard:
@@ -135,7 +138,8 @@ def places_of(unit: Shard) -> pa.Table:
     """Return key, file, offset and size of the images of a unit of `source_units`."""
     if "files" in unit.fingerprint:
         names, sizes, _ = zip(*unit.fingerprint["files"], strict=True)
-        files = [str((Path(unit.path) / name).resolve()) for name in names]
+        root = os.path.abspath(unit.path)
+        files = [f"{root}/{name}" for name in names]
         return pa.table({"key": names, "file": files, "offset": np.zeros(len(names), np.int64), "size": sizes})
     options = BY_ROW if is_table(unit.name) else PoolConfig()
     return pools.image_places(unit, pools.read_shard(unit, options, needs_texts=False).images)

@@ -58,7 +58,24 @@ Under text_policy all a row is a text.  Under one it is a key, by its drawn text
 texts that were not drawn are no dropped pairs.  key: null if the lists of keys exclude it, which go no further than
 match.  detail: as in MATCH_DROPPED; for what is sampled out, its coin, probability, and counts of its entries.
 """
-EMBEDDED_TEXTS = table_schema("embedded_texts", key=pa.string(), text_idx=pa.int32(), text=pa.large_string())
+EMBEDDED_IMAGES = table_schema(
+    "embedded_images",
+    key=pa.string(),
+    place=pa.int16(),
+    file=_CATEGORY,
+    offset=pa.int64(),
+    size=pa.int64(),
+    mtime_ns=pa.int64(),
+    sha256=pa.binary(16),
+)
+"""Images whose vectors are the rows of an array.
+
+place: position of the pool's place below which `file` is; -1: `file` is an absolute path or a URL.  mtime_ns: of an
+image file, else null.  sha256: the first 16 bytes of that of the encoded image.
+"""
+EMBEDDED_TEXTS = table_schema(
+    "embedded_texts", key=pa.string(), text_idx=pa.int32(), text=pa.large_string(), sha256=pa.binary(16)
+)
 
 IMAGE_HASHES = table_schema(
     "image_hashes",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from worldclip.core.preflight import missing_packages
 
@@ -23,28 +23,26 @@ def needs_heif() -> str:
     return "".join(missing_packages("HEIF", ["pillow_heif"], extra="heif"))
 
 
-def image_files(paths: Iterable[Path]) -> tuple[list[Path], str]:
-    """Return the files with images that can be read, and what else there is, as `by_suffix` writes it."""
+def split_images(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names of pictures that can be read, and all others, as `by_suffix` takes them."""
+    readable = set(SUFFIXES)
+    if needs_heif():
+        readable -= set(_HEIF_SUFFIXES)
+    images: list[str] = []
+    others: list[str] = []
+    for name in names:
+        if os.path.splitext(name)[1].lower() in readable:
+            images.append(name)
+        else:
+            others.append(name)
+    return images, others
+
+
+def by_suffix(names: Iterable[str]) -> str:
+    """Return how many files there are of each suffix, and what HEIF needs: `14 .mov, 3 .heic (HEIF needs ...)`."""
+    counts = Counter(os.path.splitext(name)[1].lower() or os.path.basename(name) for name in names)
+    description = ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common())
     needs = needs_heif()
-    images: list[Path] = []
-    left_out: list[Path] = []
-    is_heif_left_out = False
-    for path in paths:
-        suffix = path.suffix.lower()
-        if needs and suffix in _HEIF_SUFFIXES:
-            left_out.append(path)
-            is_heif_left_out = True
-        elif suffix in SUFFIXES:
-            images.append(path)
-        elif not path.name.startswith("."):
-            left_out.append(path)
-    description = by_suffix(left_out)
-    if is_heif_left_out:
+    if needs and any(suffix in counts for suffix in _HEIF_SUFFIXES):
         description += f" ({needs})"
-    return images, description
-
-
-def by_suffix(paths: Iterable[Path]) -> str:
-    """Return how many files there are of each suffix: `14 .heic, 3 .mov`."""
-    counts = Counter(path.suffix.lower() or path.name for path in paths)
-    return ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common())
+    return description

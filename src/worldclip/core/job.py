@@ -69,6 +69,8 @@ class Job:
     read_inputs: Callable[[], Record]
     changes: Callable[[Record, Record], list[Change]] = changed_inputs
     """Names what changed between two records of the inputs."""
+    keeps_result: bool = False
+    """No file of it ever changes under its name, so the older result stays until the new manifest is there."""
 
     @cached_property
     def inputs(self) -> Record:
@@ -102,15 +104,22 @@ class Job:
         The manifest has the inputs from before the work, so the next call works again if one changed meanwhile.
         """
         self.inputs  # noqa: B018  known before the work
-        (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
+        if not self.keeps_result:
+            (self.folder / MANIFEST).unlink(missing_ok=True)  # not done until the new one is written
         with naming(self.folder):
             result = work()
-        if result.outputs is not None:
-            remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
+        if not self.keeps_result:
+            self._remove_stale(result)
         write_json(self.folder / "report.json", result.report)
         record = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
         write_manifest(self.folder, **record, job=self.name, **result.manifest)
+        if self.keeps_result:
+            self._remove_stale(result)
         return dict(result.report)
+
+    def _remove_stale(self, result: Result) -> None:
+        if result.outputs is not None:
+            remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
 
     def run_once(self, work: Callable[[], Result]) -> Report:
         """Do the work unless it is finished and unchanged; return the report.  The caller holds the folder's lock."""

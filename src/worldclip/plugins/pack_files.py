@@ -189,7 +189,7 @@ def _rows_next_to_images(folder: Path) -> list[Row]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     left_out = [path for path in files if path.suffix.lower() not in (*SUFFIXES, ".txt", ".json")]
     if left_out:
-        say("pool pack", f"{folder}: left out {by_suffix(left_out)}")
+        say("pool pack", f"{folder}: left out {by_suffix(map(str, left_out))}")
     rows: list[Row] = []
     for path in files:
         if path.suffix.lower() in SUFFIXES:

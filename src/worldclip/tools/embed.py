@@ -1,22 +1,23 @@
 """Embed the images or texts of a pool with a model, into a folder that `worldclip search` reads.
 
-    DIR/images/<shard>.npy       (N, D) float32 of unit length, one row per image that decodes
-    DIR/images/<shard>.parquet   key, file, offset, size: where each image is
-    DIR/texts/<shard>.npy        (N, D) float32 of unit length, one row per text
-    DIR/texts/<shard>.parquet    key, text_idx, text
+    DIR/images/<shard>.<digest>.npy       (N, D) float32 of unit length, one row per image that decodes
+    DIR/images/<shard>.<digest>.parquet   what each image is and where it lies, EMBEDDED_IMAGES
+    DIR/texts/<shard>.<digest>.npy        (N, D) float32 of unit length, one row per text
+    DIR/texts/<shard>.<digest>.parquet    key, text_idx, text, EMBEDDED_TEXTS
     both .parquet also have vector, the row of .npy, under --vectors-in-table
-    DIR/probe.npy                embeddings of a fixed image and fixed texts, which identify the model
-    DIR/manifest.json            the model, the pool and its shards, counts; written last
+    DIR/probe.<digest>.npy                embeddings of a fixed image and fixed texts, which identify the model
+    DIR/manifest.json                     the model, the pool, and which segments hold its shards now; written last
 
-A shard is a unit of work: an interrupted call resumes with the missing shards.
+A shard is a unit of work, and its files a segment: an interrupted call resumes with the missing ones.  A segment never
+changes, so the folder of before can be searched until the new manifest is there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,14 +25,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from worldclip import pool as pools
-from worldclip.check.images import places_of, source_units
+from worldclip.check.images import source_units
 from worldclip.contracts import layout
-from worldclip.contracts.reasons import Reason
-from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core import keys
-from worldclip.core.artifacts import MANIFEST, digest, write_array, write_array_parts, write_table, write_tables
+from worldclip.core.artifacts import MANIFEST, digest, folder_aside, read_json, read_manifest, write_array
 from worldclip.core.coin import sample_records
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
@@ -41,22 +42,22 @@ from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result, Run, RunLock
 from worldclip.core.preflight import problems_of
 from worldclip.curate.stage import refuse_outdated
-from worldclip.export.embedded import Of, embed_sample_inputs
+from worldclip.export.embedded import Of, embed_sample_inputs, is_group, row_names, segments_of
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig, split_pattern
 from worldclip.pool.files import check_own, check_source
+from worldclip.tools.embed_shard import NUM_BAD_SAMPLES, EmbedWork, embed_images, embed_texts
 from worldclip.tools.known_pools import with_usual_columns
+from worldclip.tools.known_vectors import index_vectors
 
-IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
-TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
-VECTOR = "vector"  # column of the embeddings in a .parquet
-NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 # Starting a process and loading the model takes as long as embedding about this many bytes on a CPU.  A process with
 # less work than that does not pay.
 BYTES_PER_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
+Units = Mapping[Of, Sequence[Shard]]
+CHANGES = ("new", "removed", "changed", "unchanged")  # counts of rows since the call before
 
 
 def embed(
@@ -110,27 +111,23 @@ def embed(
         raise UserError(problems)
     with RunLock(folder):
         run_dir, units = _find_units(run, folder, of, executor, has_shards=not no_shards)
+        if run_dir is not None:
+            run = dataclasses.replace(run, dir=run_dir)
         model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
         embedding = _Embedding(
-            model=WorkerModel(source, options, digest(model_id)),
             folder=folder,
+            pool=run.section(PoolConfig),
             run_dir=run_dir,
-            key_lists=() if run_dir is None else pools.key_lists(dataclasses.replace(run, dir=run_dir)),
+            key_lists=() if run_dir is None else pools.key_lists(run),
+            units=units,
+            model=WorkerModel(source, options, digest(model_id)),
+            model_id=model_id,
             has_vectors=vectors_in_table,
         )
-        return _run_job(run, embedding, units, model_id, executor, Path(pool))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Embedding:
-    """All that a worker must know to embed a shard."""
-
-    model: WorkerModel
-    folder: Path
-    run_dir: Path | None
-    """The folder that holds pool/; None for a folder of image files, which is no pool."""
-    key_lists: Sequence[keys.KeyList]
-    has_vectors: bool
+        try:
+            return embedding.run(executor, Path(pool))
+        finally:
+            load_here.cache_clear()
 
 
 def _folder_of_files(run: Run, of: Sequence[Of]) -> Path | None:
@@ -143,7 +140,7 @@ def _folder_of_files(run: Run, of: Sequence[Of]) -> Path | None:
 
 def _find_units(
     run: Run, folder: Path, of: Sequence[Of], executor: Executor | None, *, has_shards: bool
-) -> tuple[Path | None, dict[Of, Sequence[Shard]]]:
+) -> tuple[Path | None, Units]:
     """Read the pool if that is not done; return where pool/ is, and the shards of the images and of the texts to embed.
 
     Of a local folder without a pool, or whose pool has no images, these are groups of image files, and pool/ is None.
@@ -162,7 +159,19 @@ def _find_units(
             f"of = images: {run.section(PoolConfig).location} holds only texts; give tars, Parquet files of images, "
             "image files, or a recipe whose pool.image_field names a column of paths"
         )
-    return None, {"images": source_units(files)}
+    groups: dict[str, list[str]] = {}
+    for group, files_of_group in _earlier_groups(folder).items():
+        groups[group] = [name for name, *_ in files_of_group]
+    return None, {"images": source_units(files, groups)}
+
+
+def _earlier_groups(folder: Path) -> dict[str, list[list[Any]]]:
+    """Return the stamps of image files by group, of the groups that are embedded."""
+    groups = {}
+    for path in sorted(layout.done_dir(folder, "images").glob("*.json")):
+        if is_group(path.stem):
+            groups[path.stem] = read_json(path)["fingerprint"]["files"]
+    return groups
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
@@ -172,44 +181,203 @@ def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
     return {"source": name, "layout": source.layout, "digest": source.digest()}
 
 
-def _run_job(
-    run: Run,
-    embedding: _Embedding,
-    units: Mapping[Of, Sequence[Shard]],
-    model_id: Mapping[str, Any],
-    executor: Executor | None,
-    opened_from: Path,
-) -> Report:
-    """Embed the shards unless that is done; return the report."""
-    folder = embedding.folder
-    pool = run.section(PoolConfig)
-    config: dict[str, Any] = {"model": model_id, "pool": pool.identity, "of": list(units)}
-    if embedding.has_vectors:
-        config["vectors_in_table"] = True
-    if "images" in units:
-        config |= {"decoder": decode.identity(), "source": pool.location}
-    inputs: dict[str, Any] = {"key_lists": keys.digests(embedding.key_lists)}
-    for kind, shards in units.items():
-        inputs[kind] = {shard.name: shard.fingerprint for shard in shards}
-    job = Job("embed", folder, config, lambda: inputs)
-    check_source(job, pool.location)
-    for kind, shards in units.items():
-        for shard in shards:
-            done = layout.marker(folder, shard.name, kind)
-            if done.exists() and not all(path.exists() for path in _files_of(folder, kind, shard)):
-                done.unlink()  # somebody removed a file: the shard is embedded again
-                (folder / MANIFEST).unlink(missing_ok=True)
-    reason = job.reason_to_run()
-    if reason is not None:
-        say("embed", f"starts ({reason})")
-    lists = [os.path.abspath(item.path) for item in embedding.key_lists]  # in the order of inputs.key_lists
-    manifest = {"source": pool.location, "places": _places(pool, embedding.run_dir), "key_lists": lists}
-    if opened_from.suffix == ".toml" or layout.is_run(opened_from):
-        manifest["recipe"] = os.path.abspath(opened_from)  # whose lists of keys may become more
-    try:
-        return job.run_once(lambda: _embed(embedding, config, units, executor, manifest))
-    finally:
-        load_here.cache_clear()
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Embedding:
+    """What is embedded, by which model, into which folder."""
+
+    folder: Path
+    pool: PoolConfig
+    run_dir: Path | None
+    """The folder that holds pool/; None for a folder of image files, which is no pool."""
+    key_lists: Sequence[keys.KeyList]
+    units: Units
+    model: WorkerModel
+    model_id: Mapping[str, Any]
+    has_vectors: bool
+
+    @property
+    def config(self) -> Report:
+        """Return what the manifest says of the model and the pool."""
+        config: Report = {"model": self.model_id, "pool": self.pool.identity, "of": list(self.units)}
+        if self.has_vectors:
+            config["vectors_in_table"] = True
+        if "images" in self.units:
+            config |= {"decoder": decode.identity(), "source": self.pool.location}
+        return config
+
+    @property
+    def inputs(self) -> Report:
+        """Return the fingerprints of all that is read; of a group of files a digest."""
+        inputs: Report = {"key_lists": keys.digests(self.key_lists)}
+        for kind, shards in self.units.items():
+            inputs[kind] = {}
+            for shard in shards:
+                fingerprint = shard.fingerprint
+                if is_group(shard.name):
+                    fingerprint = {"files": digest(fingerprint["files"])}
+                inputs[kind][shard.name] = fingerprint
+        return inputs
+
+    def made_by(self, of: Of) -> str:
+        """Return the digest of what makes a vector: the model wherever it lies, and the decoder of images."""
+        record = {name: value for name, value in self.model_id.items() if name != "source"}
+        if of == "images":
+            record["decoder"] = decode.identity()
+        return digest(record)
+
+    def key(self, of: Of) -> Report:
+        """Return what decides the rows of a segment besides its shard."""
+        lists = keys.digests(self.key_lists)
+        return {
+            "made_by": self.made_by(of),
+            "pool": self.pool.identity,
+            "vectors_in_table": self.has_vectors,
+            "key_lists": lists,
+        }
+
+    def run(self, executor: Executor | None, opened_from: Path) -> Report:
+        """Embed what is not embedded yet; return the report."""
+        job = Job("embed", self.folder, self.config, lambda: self.inputs, keeps_result=True)
+        if not self._holds_earlier_files():
+            check_source(job, self.pool.location)
+        self._forget_segments_without_files()
+        reason = job.reason_to_run()
+        if reason is not None:
+            say("embed", f"starts ({reason})")
+        lists = [os.path.abspath(item.path) for item in self.key_lists]  # in the order of inputs.key_lists
+        manifest = {"source": self.pool.location, "places": _places(self.pool, self.run_dir), "key_lists": lists}
+        if opened_from.suffix == ".toml" or layout.is_run(opened_from):
+            manifest["recipe"] = os.path.abspath(opened_from)  # whose lists of keys may become more
+        return job.run_once(lambda: self._embed(executor, manifest))
+
+    def _holds_earlier_files(self) -> bool:
+        """Return whether the image files are those of before, as far as one name and size tells."""
+        earlier = set()
+        for files in _earlier_groups(self.folder).values():
+            earlier |= {(name, size) for name, size, _ in files}
+        return any(
+            (name, size) in earlier
+            for shard in self.units.get("images", ())
+            for name, size, _ in shard.fingerprint.get("files", ())
+        )
+
+    def _forget_segments_without_files(self) -> None:
+        """Remove the markers of segments that lack a file, which somebody removed, and the manifest with them."""
+        segments = read_manifest(self.folder) or {}
+        for kind, shards in self.units.items():
+            stems = segments_of(segments, kind) if segments else {}
+            for shard in shards:
+                done = layout.marker(self.folder, shard.name, kind)
+                stem = stems.get(shard.name)
+                if (
+                    done.exists()
+                    and stem is not None
+                    and not all(path.exists() for path in _files_of(self.folder, kind, stem))
+                ):
+                    done.unlink()
+                    (self.folder / MANIFEST).unlink(missing_ok=True)
+
+    def _embed(self, executor: Executor | None, manifest: Report) -> Result:
+        folder = self.folder
+        workers, threads = self._workers(executor)
+        model = dataclasses.replace(self.model, threads=threads)
+        probe = folder / f"probe.{self.made_by('images')[:8]}.npy"
+        if not probe.exists():
+            # before any worker starts: a model that does not load fails once, not once per shard
+            write_array(probe, embed_sample_inputs(load_here(model)))
+        if not isinstance(workers, LocalExecutor) or workers.workers > 1:
+            load_here.cache_clear()  # frees this process's copy; the workers load their own
+        totals: dict[str, Report] = {}
+        segments: dict[str, dict[str, str]] = {}
+        outputs: list[str | Path] = [probe, folder / "pool"]
+        before = read_manifest(folder)
+        for kind, shards in self.units.items():
+            key = self.key(kind)
+            with folder_aside(folder / f"known_{secrets.token_hex(4)}") as index:
+                work = EmbedWork(
+                    model=model,
+                    embed_dim=np.load(probe, allow_pickle=False).shape[1],
+                    folder=folder,
+                    run_dir=self.run_dir,
+                    key_lists=self.key_lists,
+                    places=manifest["places"],
+                    has_vectors=self.has_vectors,
+                    made_by=key["made_by"],
+                    key=digest(key),
+                    known=index_vectors(folder / kind, key["made_by"], index),
+                )
+                fn = functools.partial(embed_images if kind == "images" else embed_texts, work=work)
+                reports = workers.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=key)
+            segments[kind] = {shard.name: work.stem(shard) for shard in shards}
+            totals[kind] = _sum(reports)
+            totals[kind] |= _compare(folder, kind, before, segments[kind], totals[kind]["embedded"])
+            for shard in shards:
+                outputs += [*_files_of(folder, kind, work.stem(shard)), layout.marker(folder, shard.name, kind)]
+        counts = {kind: total["embedded"] for kind, total in totals.items()}
+        if not any(counts.values()):
+            raise UserError(_nothing_to_embed(totals))
+        report = {"model": self.model_id["source"], **totals}
+        manifest = {**manifest, "probe": probe.name, "segments": segments}
+        return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
+
+    def _workers(self, executor: Executor | None) -> tuple[Executor, int]:
+        """Return the executor, and the threads of each of its processes."""
+        if executor is None:
+            num_busy = 1  # processes that the pool keeps busy
+            for kind, shards in self.units.items():
+                num_busy = max(num_busy, 1 + sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind])
+            device = self.model.options.device
+            executor = LocalExecutor(workers=min(num_processes(device, self.model.source), num_busy))
+        threads = self.model.threads
+        if isinstance(executor, LocalExecutor):
+            threads = max(1, usable_cores() // min(executor.workers, max(map(len, self.units.values()))))
+        return executor, threads
+
+
+def _nothing_to_embed(totals: Mapping[str, Report]) -> str:
+    problem = f"the pool holds nothing to embed of {', '.join(totals)}"
+    for total in totals.values():
+        for sample in total["bad"][:1]:
+            return f"{problem}; {sample['key']}: {sample['reason']}"
+    return problem
+
+
+def _files_of(folder: Path, kind: str, stem: str) -> tuple[Path, Path]:
+    """Return the .npy and the .parquet of a segment."""
+    return folder / kind / f"{stem}.npy", folder / kind / f"{stem}.parquet"
+
+
+def _compare(folder: Path, kind: Of, before: Report | None, segments: Mapping[str, str], num_rows: int) -> Report:
+    """Return how many rows are new, removed, changed and unchanged since the manifest of before.
+
+    A row is told by its key, of texts also by its position, and has changed where its content has.
+    """
+    earlier = {} if before is None else segments_of(before, kind)
+    if before is not None and "segments" not in before:
+        earlier = {}  # of release 0.1: its tables do not tell contents
+    old = _rows_of(folder, kind, {name: stem for name, stem in earlier.items() if segments.get(name) != stem})
+    new = _rows_of(folder, kind, {name: stem for name, stem in segments.items() if earlier.get(name) != stem})
+    old_row = pc.index_in(new["row"], value_set=old["row"].combine_chunks())
+    num_common = len(new) - old_row.null_count
+    is_same = pc.equal(new["sha256"], old["sha256"].combine_chunks().take(old_row.combine_chunks()))
+    num_same = pc.sum(pc.fill_null(is_same, False)).as_py() or 0
+    return {
+        "new": len(new) - num_common,
+        "removed": len(old) - num_common,
+        "changed": num_common - num_same,
+        "unchanged": num_rows - len(new) + num_same,
+    }
+
+
+def _rows_of(folder: Path, kind: Of, segments: Mapping[str, str]) -> pa.Table:
+    """Return `row`, which names a row of a pool, and sha256 of the rows of segments."""
+    names = ["key", "sha256"] if kind == "images" else ["key", "text_idx", "sha256"]
+    schema = pa.schema({"row": pa.string(), "sha256": pa.binary(16)})
+    tables = [schema.empty_table()]
+    for shard, stem in segments.items():
+        table = pq.read_table(_files_of(folder, kind, stem)[1], columns=names)
+        tables.append(pa.table([row_names(kind, shard, table), table["sha256"]], schema=schema))
+    return pa.concat_tables(tables)
 
 
 def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
@@ -227,18 +395,13 @@ def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
     return places
 
 
-def _files_of(folder: Path, kind: Of, shard: Shard) -> tuple[Path, Path]:
-    """Return the .npy and the .parquet of a shard."""
-    return folder / kind / f"{shard.name}.npy", folder / kind / f"{shard.name}.parquet"
-
-
 def _check_out(folder: Path, pool: PoolConfig) -> None:
     """Raise UserError for a folder with other files, and for one in the pool, which would become part of it.
 
     An unfinished `pool check` has folders of the same names: pool and images.
     """
-    check_own(folder, "embed", ("pool", "images", "texts", "probe.npy"))
-    if (folder / "images").exists() and not (folder / "probe.npy").exists():  # embed writes the probe first
+    check_own(folder, "embed", ("pool", "images", "texts", "probe.*npy"))
+    if (folder / "images").exists() and not any(folder.glob("probe.*npy")):  # embed writes the probe first
         raise UserError(f"--out {str(folder)!r} holds the images of an unfinished check; choose an empty directory")
     for root in pool.paths:
         if not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
@@ -251,53 +414,6 @@ def _num_bytes(shard: Shard) -> int:
     return int(shard.fingerprint.get("size") or sum(size for _, size, *_ in files))
 
 
-def _embed(
-    embedding: _Embedding,
-    config: Report,
-    units: Mapping[Of, Sequence[Shard]],
-    executor: Executor | None,
-    manifest: Report,
-) -> Result:
-    source = embedding.model.source
-    device = embedding.model.options.device
-    # processes that the pool keeps busy
-    num_busy = 1 + max(sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind] for kind, shards in units.items())
-    workers = executor or LocalExecutor(workers=min(num_processes(device, source), num_busy))
-    if isinstance(workers, LocalExecutor):
-        threads = max(1, usable_cores() // min(workers.workers, max(map(len, units.values()))))
-        embedding = dataclasses.replace(embedding, model=dataclasses.replace(embedding.model, threads=threads))
-    folder = embedding.folder
-    key: Report = {name: config[name] for name in ("model", "pool", "vectors_in_table") if name in config}
-    key["key_lists"] = keys.digests(embedding.key_lists)
-    # before any worker starts: a model that does not load fails once, not once per shard
-    write_array(folder / "probe.npy", embed_sample_inputs(load_here(embedding.model)))
-    if not isinstance(workers, LocalExecutor) or workers.workers > 1:
-        load_here.cache_clear()  # frees this process's copy; the workers load their own
-    totals: dict[str, Report] = {}
-    outputs = [folder / "probe.npy", folder / "pool"]
-    for kind, shards in units.items():
-        shard_key = dict(key)
-        if kind == "images":
-            shard_key |= {"decoder": config["decoder"], "source": config["source"]}
-        embed_shard = embed_images if kind == "images" else embed_texts
-        fn = functools.partial(embed_shard, embedding=embedding)
-        reports = workers.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=shard_key)
-        totals[kind] = _sum(reports)
-        for shard in shards:
-            outputs += [*_files_of(folder, kind, shard), layout.marker(folder, shard.name, kind)]
-    counts = {kind: total["embedded"] for kind, total in totals.items()}
-    if not any(counts.values()):
-        problem = f"the pool holds nothing to embed of {', '.join(units)}"
-        bad: list[dict[str, str]] = []
-        for total in totals.values():
-            bad += total["bad"]
-        if bad:
-            problem += f"; {bad[0]['key']}: {bad[0]['reason']}"
-        raise UserError(problem)
-    report = {"model": config["model"]["source"], **totals}
-    return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
-
-
 def _sum(reports: Sequence[Report]) -> Report:
     """Add up counts and sample unusable pairs by hash, in one pass: reports may be read lazily from disk."""
     total: Counter[str] = Counter()
@@ -308,81 +424,6 @@ def _sum(reports: Sequence[Report]) -> Report:
     return {"shards": len(reports), **total, "bad": bad}
 
 
-def embed_images(shard: Shard, *, embedding: _Embedding) -> Report:
-    """Write the shard's .npy and .parquet; images that do not decode are left out and counted."""
-    folder = embedding.folder / "images"
-    clip = load_here(embedding.model)
-    places, counts = _image_places(shard, embedding)
-    features = [np.zeros((0, clip.embed_dim), np.float32)]
-    bad: list[dict[str, str]] = []
-    is_usable = np.ones(len(places), bool)
-    contents = pools.read_contents(places)
-    for start in range(0, len(places), IMAGES_AT_ONCE):
-        rows = places.slice(start, IMAGES_AT_ONCE).to_pylist()
-        embeds, reasons = clip.encode_each(list(itertools.islice(contents, len(rows))))
-        features.append(np.delete(embeds, list(reasons), axis=0))
-        is_usable[[start + i for i in reasons]] = False
-        bad += [{"key": rows[i]["key"], "reason": reason} for i, reason in reasons.items()]
-    write_array(folder / f"{shard.name}.npy", np.concatenate(features))
-    _write_rows(folder, shard.name, places.filter(pa.array(is_usable)), IMAGE_PLACES, embedding.has_vectors)
-    embedded = int(is_usable.sum())
-    return {**counts, "embedded": embedded, "undecodable": len(bad), "bad": sample_records(bad, NUM_BAD_SAMPLES)}
-
-
-def _image_places(shard: Shard, embedding: _Embedding) -> tuple[pa.Table, Report]:
-    """Return key, file, offset, size of the images of a shard or of a group of image files, and how many pairs it has.
-
-    Images of keys that the lists exclude are left out.
-    """
-    if embedding.run_dir is None:
-        places = places_of(shard)
-        return places, {"pairs": len(places), "no_image": 0, "not_valid": 0}
-    pair_keys, num_without, num_repeated = pools.read_keys(embedding.run_dir, shard.name)
-    num_pairs = len(pair_keys) + num_without + num_repeated
-    num_images = len(pools.read_images(embedding.run_dir, shard.name, pools.EVERY_KEY))
-    images = pools.read_images(embedding.run_dir, shard.name, embedding.key_lists)
-    counts = {"pairs": num_pairs, "no_image": num_pairs - num_images, "not_valid": num_images - len(images)}
-    return pools.image_places(shard, images), counts
-
-
-def embed_texts(shard: Shard, *, embedding: _Embedding) -> Report:
-    """Write the shard's .npy and .parquet; texts that are not kept are left out and counted."""
-    folder = embedding.folder / "texts"
-    clip = load_here(embedding.model)
-    assert embedding.run_dir is not None
-    texts = pools.read_pairs(embedding.run_dir, shard.name, embedding.key_lists)
-    kept_rows = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
-    columns = (texts.key.take(kept_rows), texts.text_idx.take(kept_rows), texts.text.take(kept_rows))
-    rows = pa.table(columns, names=["key", "text_idx", "text"])
-    starts = range(0, len(rows), TEXTS_AT_ONCE)
-    # In parts: a shard of a table may have more embeddings than memory holds.
-    features = (clip.encode_text(rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist()) for start in starts)
-    write_array_parts(folder / f"{shard.name}.npy", (len(rows), clip.embed_dim), np.float32, features)
-    _write_rows(folder, shard.name, rows, EMBEDDED_TEXTS, embedding.has_vectors)
-    unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT, Reason.NOT_VALID)
-    dropped = {reason.label: int((texts.reason == reason).sum()) for reason in unusable}
-    bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in texts.bad]
-    return {"pairs": len(texts.reason), "embedded": len(rows), **dropped, "bad": bad}
-
-
-def _write_rows(folder: Path, name: str, rows: pa.Table, schema: pa.Schema, has_vectors: bool) -> None:
-    """Write a shard's .parquet.  has_vectors: add its .npy as the column `vector`, a part of the rows at a time."""
-    path = folder / f"{name}.parquet"
-    if not has_vectors:
-        write_table(path, rows, schema)
-        return
-    vectors_ND = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    dim = vectors_ND.shape[1]
-
-    def part(start: int) -> pa.Table:
-        values = pa.array(np.ravel(vectors_ND[start : start + TEXTS_AT_ONCE]))
-        column = pa.FixedSizeListArray.from_arrays(values, dim)
-        return rows.slice(start, TEXTS_AT_ONCE).append_column(VECTOR, column)
-
-    parts = (part(start) for start in range(0, len(rows), TEXTS_AT_ONCE))
-    write_tables(path, parts, schema.append(pa.field(VECTOR, pa.list_(pa.float32(), dim))))
-
-
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
     lines = []
     for kind in ("images", "texts"):
@@ -390,8 +431,12 @@ def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
             continue
         counts = report[kind]
         line = f"{counts['embedded']:,} {kind} embedded"
+        if any(counts.get(name) for name in CHANGES[1:]):
+            line = f"{counts['embedded']:,} {kind}"
+            for name in CHANGES:
+                line += f", {counts[name]:,} {name}"
         for name, count in counts.items():
-            if name not in ("shards", "pairs", "embedded", "bad") and count:
+            if name not in ("shards", "pairs", "embedded", "computed", "bad", *CHANGES) and count:
                 line += f", {count:,} {name.replace('_', ' ')}"
         lines.append(f"{line}: {flags.out}")
         lines += [f"  {sample['key']}: {sample['reason']}" for sample in counts["bad"]]

@@ -135,22 +135,6 @@ def search(
     return results
 
 
-def open_kinds(
-    folder: str | Path, clip: Clip, name: str, remedy: str, pictures_from: Sequence[str] = ()
-) -> dict[str, Embedded]:
-    """Return what a folder holds, images first.  Raises UserError with `remedy` where another model embedded it.
-
-    pictures_from: see open_embedded.
-    """
-    kinds = open_embedded(folder).manifest["config"]["of"]
-    opened: dict[str, Embedded] = {}
-    for of in ("images", "texts"):
-        if of in kinds:
-            opened[of] = open_embedded(folder, of, pictures_from)
-    check_model(next(iter(opened.values())), clip, name, remedy)
-    return opened
-
-
 def load_model(embedded: Embedded, model: str | Path | None, device: str, precision: str | None) -> Clip:
     """Load the model that the manifest names.  Raises UserError where it has become another one."""
     record = embedded.manifest["config"]["model"]

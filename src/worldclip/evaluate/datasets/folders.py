@@ -9,6 +9,7 @@ languages.json: {LANG: {"classes": [...], "templates": [...]}}.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.image_names import image_files
+from worldclip.core.image_names import by_suffix, split_images
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import classification_dataset
 from worldclip.evaluate.datasets.common.images import images_at
@@ -33,11 +34,12 @@ def load(name: str, folder: Path) -> Dataset:
     if len(classes) < 2:
         raise UserError(f"{root} has {len(classes)} folders; it must have one per class, at least 2")
     all_files = itertools.chain.from_iterable((root / label).rglob("*") for label in classes)
-    files, left_out = image_files(path for path in all_files if path.is_file())
+    pictures, others = split_images(str(path) for path in all_files if path.is_file())
+    left_out = [file for file in others if not os.path.basename(file).startswith(".")]
     if left_out:
-        say("evaluate", f"dataset {name}: {root}: left out {left_out}")
+        say("evaluate", f"dataset {name}: {root}: left out {by_suffix(left_out)}")
     files_of_class: dict[str, list[Path]] = {label: [] for label in classes}
-    for path in sorted(files):
+    for path in sorted(map(Path, pictures)):
         files_of_class[path.relative_to(root).parts[0]].append(path)
     paths: list[str] = []
     target: list[int] = []

@@ -28,13 +28,12 @@ from worldclip.core.artifacts import digest, fingerprint, read_json, write_json,
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
-from worldclip.export.embedded import Embedded
+from worldclip.export.embedded import Embedded, Of, check_model, open_kinds
 from worldclip.language.identify import identify_codes
 from worldclip.model.formats import onnx_folder
 from worldclip.model.inference import Clip
 from worldclip.plugins.style import search_style
 from worldclip.report.images import thumbnail
-from worldclip.tools.search import open_kinds
 
 MODEL = "model"
 MAX_PICTURES = 10_000  # spread over the folder where it holds more, as names are
@@ -77,14 +76,16 @@ def writer(clip: Clip, embedded: str, pictures_from: Sequence[str] = ()) -> WebF
     """Return the writer of a page that searches `embedded`.  Raises UserError where another model embedded it."""
     if not embedded:
         return WebFolder({})
-    return WebFolder(open_kinds(embedded, clip, "the exported model", "give the folder of this model", pictures_from))
+    pool = open_kinds(embedded, pictures_from)
+    check_model(next(iter(pool.values())), clip, "the exported model", "give the folder of this model")
+    return WebFolder(pool)
 
 
 @dataclass(frozen=True, slots=True)
 class WebFolder:
     """Write and compare pages, as the modules of model/formats do for their libraries.  Pages search `pool`."""
 
-    pool: dict[str, Embedded]
+    pool: dict[Of, Embedded]
 
     def write(self, clip: Clip, folder: Path, precisions: Sequence[str]) -> None:
         """Write the page into an existing, empty folder.  Raises UserError where transformers.js is missing."""

@@ -4,8 +4,8 @@ GET  /                      the search page            GET /static/NAME
 POST /v1/embeddings         {"input": ...}             texts and pictures -> embeddings
 POST /v1/classify           {"input": pictures, "labels": [...], "templates": [...]}
 POST /v1/search             {"input": ..., "top": 20, "of": "images", "combine": false}
-GET  /v1/models[/NAME]      the model's name           GET /v1/pairs/OF/ROW   a pair with all its texts
-GET  /pictures/ROW          a picture; ?px=480 at most that large
+GET  /v1/models[/NAME]      the model's name           GET /v1/pairs/OF/ID   a pair with all its texts
+GET  /pictures/ID           a picture; ?px=480 at most that large
 GET  /healthz /metrics
 """
 
@@ -15,6 +15,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,8 +77,8 @@ def create_app(
         Route("/v1/embeddings", api.post(api.embeddings), methods=["POST"]),
         Route("/v1/classify", api.post(api.classify), methods=["POST"]),
         Route("/v1/search", api.post(api.search), methods=["POST"]),
-        Route("/v1/pairs/{of}/{row}", api.pair),
-        Route("/pictures/{row}", api.picture),
+        Route("/v1/pairs/{of}/{id}", api.pair),
+        Route("/pictures/{id}", api.picture),
     ]
     paths = [route.path for route in routes]
     handlers: dict[Any, Any] = {
@@ -242,7 +243,7 @@ class _Api:
         """Answer POST /v1/search."""
         body = require_known(body, ("input", "top", "of", "combine", "model"))
         self._check_model(body)
-        names = list(self._service.collections)
+        names = list(self._service.sizes)
         if not names:
             raise ApiError(404, "nothing to search: start the server with an embedded folder")
         of = body.get("of")
@@ -284,8 +285,8 @@ class _Api:
         return JSONResponse(model)
 
     async def pair(self, request: Request) -> Response:
-        """Answer GET /v1/pairs/OF/ROW."""
-        return JSONResponse(await run_in_threadpool(self._service.pair, request.path_params["of"], _row(request)))
+        """Answer GET /v1/pairs/OF/ID."""
+        return JSONResponse(await run_in_threadpool(self._service.pair, request.path_params["of"], _row_id(request)))
 
     # --- the page -----------------------------------------------------------------------------------------------------
 
@@ -301,50 +302,59 @@ class _Api:
         if name == "search.js":
             return Response(_read_static(name), media_type="text/javascript")
         if name == "facts.json":
-            return JSONResponse(self._facts())
+            return JSONResponse(await run_in_threadpool(self._facts))
         raise ApiError(404, f"no file {name!r} here")
 
     def _facts(self) -> dict[str, Any]:
         """Return what the page says of the server; nothing of the pictures themselves."""
-        counts = {of: len(embedded) for of, embedded in self._service.collections.items()}
         model = self._service.name
         if self._service.knows:
             model += f", which knows only {self._service.knows}"
-        return {"model": model, "counts": counts, "body_bytes": self._limits.body_bytes}
+        return {
+            "model": model,
+            "counts": self._service.sizes,
+            "body_bytes": self._limits.body_bytes,
+            "remarks": self._service.remarks(),
+        }
 
     async def picture(self, request: Request) -> Response:
-        """Answer GET /pictures/ROW: the file as it is, or at most ?px= large."""
+        """Answer GET /pictures/ID: the file as it is, or at most ?px= large."""
         px = request.query_params.get("px")
         if px is not None and not (is_number(px) and 1 <= int(px) <= MAX_THUMBNAIL_PX):
             raise ApiError(400, f"px = {px!r}: must be between 1 and {MAX_THUMBNAIL_PX}", param="px")
-        row = _row(request)
+        row_id = _row_id(request)
         async with self._decoding:
-            content, media_type = await run_in_threadpool(self._read_picture, row, px)
+            content, media_type = await run_in_threadpool(self._read_picture, row_id, px)
         request.state.held.enter_context(self._budget.take(len(content)))
-        # A row may be another picture where the folder was embedded again: browsers ask each time.
+        # The picture at a path may be replaced by another: browsers ask each time.
         headers = {"Cache-Control": "private, no-cache", "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=media_type, headers=headers)
 
-    def _read_picture(self, row: int, px: str | None) -> tuple[bytes, str]:
-        content = self._service.picture(row)
+    def _read_picture(self, row_id: str, px: str | None) -> tuple[bytes, str]:
+        content = self._service.picture(row_id)
         try:
             media_type = MEDIA_TYPES.get(str(open_image(content).format))  # nothing but an image leaves the server
             if media_type is None or (px is not None and len(content) > MAX_BYTES):
                 return shrink(content, int(px or MAX_THUMBNAIL_PX)), "image/jpeg"
         except BadImage as error:
-            raise ApiError(404, f"the picture of row {row} cannot be shown ({error.detail})") from error
+            raise ApiError(404, f"the picture {row_id} cannot be shown ({error.detail})") from error
         return content, media_type
 
     async def health(self, request: Request) -> Response:
-        """Answer GET /healthz: 503 where the folder that is searched or its pool is gone, and from SIGTERM on."""
+        """Answer GET /healthz: 503 where the server cannot search, and from SIGTERM on.
+
+        `pictures` says why none are shown, where the folder with them is gone.
+        """
         problems = await run_in_threadpool(self._service.problems)
         if getattr(request.state, "is_stopping", False):
             problems.append("the server stops")
         if problems:
             return JSONResponse({"status": "unavailable", "model": self._service.name, "problems": problems}, 503)
-        return JSONResponse({"status": "ok", "model": self._service.name})
+        remarks = await run_in_threadpool(self._service.remarks)
+        health = {"status": "ok", "model": self._service.name, "embedded": self._service.sizes}
+        return JSONResponse({**health, "pictures": "; ".join(remarks) or "ok"})
 
 
 async def _call(function: Callable[..., Result], *arguments: Any, is_small: bool) -> Result:
@@ -360,11 +370,11 @@ def is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
 
 
-def _row(request: Request) -> int:
-    row = request.path_params["row"]
-    if not is_number(row):
-        raise ApiError(404, f"no row {row[: MAX_DIGITS + 1]!r} here: rows are numbers from 0")
-    return int(row)
+def _row_id(request: Request) -> str:
+    row_id = request.path_params["id"]
+    if not re.fullmatch("[0-9a-f]{16}", row_id):
+        raise ApiError(404, f"no row {row_id[:MAX_DIGITS]!r} here: an id has 16 hex digits, as in the hits of a search")
+    return str(row_id)
 
 
 def _read_static(name: str) -> str:

@@ -14,12 +14,12 @@ from worldclip.core.console import say
 from worldclip.core.execute.shards import raise_file_limit
 from worldclip.core.preflight import require_packages
 from worldclip.core.toml_files import read_toml
-from worldclip.export.embedded import Embedded, open_embedded
+from worldclip.export.embedded import open_embedded
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
+from worldclip.plugins.server.collections import Collections
 from worldclip.pool.config import POOL_BUILDERS
-from worldclip.tools.search import open_kinds
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -32,6 +32,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
+    pool: Sequence[str] = (),
     pictures_from: Sequence[str] = (),
     arch: str | None = None,
     tokenizer: str | None = None,
@@ -45,6 +46,7 @@ def serve(
     host: address to listen on; 0.0.0.0 is every network of this machine.
     port: port to listen on; 0 takes a free one.
     api_key: key that clients must send as a bearer token (default: the environment's WORLDCLIP_API_KEY, else none).
+    pool: where the embedded pool is now, if it moved.
     pictures_from: folders and URLs whose pictures the page shows (default: the local folders of the embedded pool).
 
     Raises UserError where the model did not embed the folder, or the port is taken.
@@ -61,13 +63,15 @@ def serve(
     with listener:
         if embedded is not None:
             # refuses a folder without embeddings before the model is loaded
-            open_embedded(embedded, pictures_from=pictures_from)
+            open_embedded(embedded, pictures_from=pictures_from, pool=pool)
         say("serve", f"loads {model}")
         clip = model_load.load(model, device, arch=arch, tokenizer=tokenizer, precision=precision)
-        collections = {} if embedded is None else open_kinds(embedded, clip, model, "serve that one", pictures_from)
-        images = collections.get("images")
-        if images:
-            say("serve", images.places_text)
+        collections = None
+        if embedded is not None:
+            collections = Collections(embedded, clip, model, pictures_from=pictures_from, pool=pool)
+            images = collections.current().kinds.get("images")
+            if images:
+                say("serve", images.remark or images.places_text)
         identify_codes(["loads the model that tells the language of captions"])
         num_unanswered = _answer(clip, model, collections, listener, host, api_key)
     # not by the interpreter's own end: it took 6 s under a load of 15, and aborts a batch that runs in C++ (SIGABRT)
@@ -75,7 +79,7 @@ def serve(
 
 
 def _answer(
-    clip: Clip, model: str, collections: dict[str, Embedded], listener: socket, host: str, api_key: str | None
+    clip: Clip, model: str, collections: Collections | None, listener: socket, host: str, api_key: str | None
 ) -> int:
     """Answer requests until a signal stops the server; return the number of those without an answer."""
     from worldclip.plugins.server.app import create_app

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from worldclip.core.errors import UserError
-from worldclip.core.inputs import is_remote
-from worldclip.core.job import Record
+from worldclip.core.job import Record, Report
 from worldclip.export.embedded import Embedded, folder_and_file, path_in_pool
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
 from worldclip.model.inference import Clip
 from worldclip.model.labels import label_features, label_sentences, probabilities
 from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
+from worldclip.plugins.server.collections import Collections, Version
 from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
@@ -34,19 +34,27 @@ MAX_CAPTION_CHARS = 1000  # characters of a hit's text; /v1/pairs has all of it
 UNREADABLE = "is not a picture that can be read"
 
 
-Query = tuple[np.ndarray, int]
-"""A (D,) vector and the number of rows nearest to it that are searched for."""
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search for the `top` rows nearest to a (D,) vector."""
+
+    embedded: Embedded
+    vector: np.ndarray
+    top: int
+
+
 Hits = tuple[np.ndarray, np.ndarray]
-"""The ids and scores of the nearest rows of one query, best first."""
+"""The numbers and scores of the nearest rows of one query, best first."""
+Result = TypeVar("Result")
 
 
 class Service:
-    """One model, and the folders that it embedded, by `images` and `texts`."""
+    """One model, and the folder that it embedded."""
 
     knows = ""  # the only pictures that a demo's model knows
 
     def __init__(
-        self, clip: Clip, name: str, collections: dict[str, Embedded], limits: Limits, metrics: Metrics
+        self, clip: Clip, name: str, collections: Collections | None, limits: Limits, metrics: Metrics
     ) -> None:
         self.clip = clip
         self.name = name
@@ -57,26 +65,56 @@ class Service:
             max_waiting=limits.waiting,
             on_batch=metrics.batch_items.observe,
         )
-        self._searches: dict[str, SharedBatches[Query, Hits]] = {}
-        for of, embedded in collections.items():
-            search = functools.partial(_search, embedded)
-            self._searches[of] = SharedBatches(search, max_batch=FEW_QUERIES, max_waiting=limits.waiting)
-        self._pools: set[Path] = set()
-        images = collections.get("images")
-        if images:
-            self._pools = {Path(place) for place in images.places if not is_remote(place)}
+        self._searching: SharedBatches[Query, Hits] = SharedBatches(
+            _search, max_batch=FEW_QUERIES, max_waiting=limits.waiting
+        )
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
-    def problems(self) -> list[str]:
-        """Return what keeps the server from searching: folders that are gone."""
-        folders = sorted({embedded.folder for embedded in self.collections.values()} | self._pools)
-        return [f"the folder {path.name!r} is gone; restore it or embed again" for path in folders if not path.is_dir()]
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the number of rows of each kind that can be searched."""
+        return {} if self.collections is None else dict(self.collections.current().sizes)
 
-    def _require_folders(self, error: Exception) -> None:
-        """Raise ApiError where a folder that is gone explains an error."""
-        problems = self.problems()
-        if problems:
-            raise ApiError(503, problems) from error
+    def problems(self) -> list[str]:
+        """Return what keeps the server from searching."""
+        if self.collections is None:
+            return []
+        self.collections.current()
+        folder = self.collections.folder
+        if not folder.is_dir():
+            return [f"the folder {folder.name!r} is gone; restore it or embed again"]
+        return [self.collections.problem] if self.collections.problem else []
+
+    def remarks(self) -> list[str]:
+        """Return why no pictures are shown; the server searches nevertheless."""
+        if self.collections is None:
+            return []
+        remarks = [embedded.remark for embedded in self.collections.current().kinds.values()]
+        return [remark for remark in remarks if remark]
+
+    def _with_version(self, of: str, work: Callable[[Version, Embedded], Result]) -> Result:
+        """Return what `work` makes of one version of the folder, of the next one if files of it went meanwhile.
+
+        Raises ApiError where there is no such folder any more.
+        """
+        assert self.collections is not None
+        version = self.collections.current()
+        while True:
+            try:
+                return work(version, _kind(version, of))
+            except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
+                version = self._next_version(version, error)
+
+    def _next_version(self, version: Version, error: Exception) -> Version:
+        """Return a newer version, which may explain an error.  Raises ApiError or the error where there is none."""
+        assert self.collections is not None
+        newer = self.collections.current(at_once=True)
+        if newer is version:
+            problems = self.problems()
+            if problems:
+                raise ApiError(503, problems) from error
+            raise error
+        return newer
 
     async def embed(self, items: Sequence[str | Picture], param: str = "input") -> np.ndarray:
         """Return (len(items), D) float32 embeddings of unit length.  Raises ApiError that names unusable pictures."""
@@ -98,14 +136,17 @@ class Service:
         return probabilities(features[: len(pictures)], label_MD, self.clip.logit_scale)
 
     async def search(self, of: str, query_QD: np.ndarray, top: int) -> list[list[Record]]:
-        """Return the hits of each query, best first."""
-        queries: list[Query] = [(vector, top) for vector in query_QD]
-        try:
-            all_hits: list[Hits] = await _answers(self._searches[of], queries)
-            return await asyncio.to_thread(self._describe, self.collections[of], all_hits)
-        except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
-            self._require_folders(error)
-            raise
+        """Return the hits of each query, best first, all of one version of the folder."""
+        assert self.collections is not None
+        version = await asyncio.to_thread(self.collections.current)
+        while True:
+            try:
+                embedded = _kind(version, of)
+                queries = [Query(embedded, vector, top) for vector in query_QD]
+                all_hits: list[Hits] = await _answers(self._searching, queries)
+                return await asyncio.to_thread(self._describe, embedded, all_hits)
+            except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
+                version = await asyncio.to_thread(self._next_version, version, error)
 
     def _describe(self, embedded: Embedded, all_hits: Sequence[Hits]) -> list[list[Record]]:
         """Return what the rows of hits are, with a caption where the folder holds texts, and its language."""
@@ -119,13 +160,16 @@ class Service:
             texts.append(text)
         described = []
         for row, caption in zip(rows, self.with_language(texts), strict=True):
-            described.append({"shard": row["shard"], "key": row["key"], "path": path_in_pool(row), **caption})
+            names = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
+            described.append({**names, **caption})
         answers: list[list[Record]] = []
         start = 0
         for ids, scores in all_hits:
             end = start + len(ids)
-            facts = zip(ids.tolist(), scores.tolist(), described[start:end], strict=True)
-            answers.append([{"id": row_id, "score": score, **pair} for row_id, score, pair in facts])
+            hits: list[Record] = []
+            for score, pair in zip(scores.tolist(), described[start:end], strict=True):
+                hits.append({"id": pair["id"], "score": score, **pair})
+            answers.append(hits)
             start = end
         return answers
 
@@ -138,37 +182,52 @@ class Service:
             captions.append({"text": text, "lang": code, "lang_name": name})
         return captions
 
-    def pair(self, of: str, row_id: int) -> Record:
-        """Return one row with its texts, of an image also where it lies.  Raises ApiError for an unknown row."""
-        embedded, row = self._row(of, row_id)
-        pair: Record = {"id": row_id, "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
-        if of == "texts":
+    def pair(self, of: str, row_id: str) -> Record:
+        """Return one row with its texts, of an image also where it lies.  Raises ApiError for an unknown id."""
+        return self._with_row(of, row_id, self._pair)
+
+    def _pair(self, embedded: Embedded, row: Report) -> Record:
+        pair: Record = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
+        if embedded.of == "texts":
             return {**pair, "texts": self.with_language([row["text"]])}
         folder, file = folder_and_file(row)
         texts = embedded.captions([row]).get((row["shard"], row["key"]), [])
         return {**pair, "folder": folder, "file": file, "bytes": row["size"], "texts": self.with_language(texts)}
 
-    def picture(self, row_id: int) -> bytes:
+    def picture(self, row_id: str) -> bytes:
         """Return the image file of one row.  Raises ApiError where it cannot be read."""
-        embedded, row = self._row("images", row_id)
+        return self._with_row("images", row_id, self._picture)
+
+    def _picture(self, embedded: Embedded, row: Report) -> bytes:
         try:
             return embedded.read_picture(row)
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
-            self._require_folders(error)
-            message = f"the picture of row {row_id} ({path_in_pool(row)}) cannot be read"
+            if embedded.remark:
+                raise ApiError(503, embedded.remark) from error
+            message = f"the picture {path_in_pool(row)} cannot be read"
             if isinstance(error, UserError):
                 message += f": {error}"
             raise ApiError(404, message) from error
 
-    def _row(self, of: str, row_id: int) -> tuple[Embedded, dict[str, Any]]:
-        embedded = self.collections.get(of)
-        if embedded is None or not 0 <= row_id < len(embedded):
-            raise ApiError(404, f"no row {row_id} of {of} here")
-        try:
-            return embedded, embedded.rows(np.array([row_id]))[0]
-        except (OSError, ValueError, RuntimeError) as error:
-            self._require_folders(error)
-            raise
+    def _with_row(self, of: str, row_id: str, work: Callable[[Embedded, Report], Result]) -> Result:
+        if self.collections is None:
+            raise ApiError(404, f"no {of} here")
+
+        def answer(version: Version, embedded: Embedded) -> Result:
+            row = version.find(embedded.of, row_id)
+            if row is None:
+                raise ApiError(404, f"no row {row_id} of {of} here")
+            return work(embedded, embedded.rows(np.array([row]))[0])
+
+        return self._with_version(of, answer)
+
+
+def _kind(version: Version, of: str) -> Embedded:
+    """Return the images or the texts of a version.  Raises ApiError where it has none."""
+    for kind, embedded in version.kinds.items():
+        if kind == of:
+            return embedded
+    raise ApiError(404, f"no {of} here")
 
 
 async def _answers(batches: SharedBatches[Item, Answer], items: Sequence[Item]) -> list[Answer]:
@@ -214,11 +273,17 @@ def _groups(pictures: Sequence[tuple[int, Picture]]) -> Iterator[list[tuple[int,
         yield group
 
 
-def _search(embedded: Embedded, queries: Sequence[Query]) -> list[Hits]:
-    """Search for all queries in one pass over the rows; each gets as many results as it asked for."""
-    vectors, tops = zip(*queries, strict=True)
-    ids, scores = nearest(embedded.parts, np.stack(vectors), max(tops))
-    return [(ids[i, :top], scores[i, :top]) for i, top in enumerate(tops)]
+def _search(queries: Sequence[Query]) -> list[Hits]:
+    """Search for all queries of a version in one pass over its rows; each gets as many results as it asked for."""
+    hits: list[Hits] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(queries)
+    for embedded in {id(query.embedded): query.embedded for query in queries}.values():
+        chosen = [i for i, query in enumerate(queries) if query.embedded is embedded]
+        vectors = np.stack([queries[i].vector for i in chosen])
+        ids, scores = nearest(embedded.parts, vectors, max(queries[i].top for i in chosen))
+        for position, i in enumerate(chosen):
+            top = queries[i].top
+            hits[i] = (ids[position, :top], scores[position, :top])
+    return hits
 
 
 def mean_vector(query_QD: np.ndarray) -> np.ndarray:

@@ -1,0 +1,110 @@
+"""The folder that a server searches, as its newest manifest has it: a request is answered by one version of it.
+
+`worldclip embed` writes new files, then a manifest that names them, and then removes what no manifest names any more.
+A request that misses such a file begins anew with the next version.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from worldclip.core.artifacts import MANIFEST
+from worldclip.core.console import say
+from worldclip.core.errors import UserError
+from worldclip.core.inputs import Stamp, stamp_of
+from worldclip.export.embedded import Embedded, Of, check_model, open_kinds
+from worldclip.model.inference import Clip
+
+CHECK_SECONDS = 1.0
+"""The manifest is looked at once in this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A folder as one manifest has it, by `images` and `texts`."""
+
+    kinds: dict[Of, Embedded]
+    _sorted_ids: dict[Of, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the number of rows of each kind."""
+        return {of: len(embedded) for of, embedded in self.kinds.items()}
+
+    def find(self, of: Of, row_id: str) -> int | None:
+        """Return the row with an id, None where there is none.  The first call reads all keys."""
+        if of not in self._sorted_ids:
+            ids = self.kinds[of].all_ids()
+            order = np.argsort(ids, kind="stable")
+            self._sorted_ids[of] = (ids[order], order)
+        ids, rows = self._sorted_ids[of]
+        number = np.uint64(int(row_id, 16))
+        at = int(np.searchsorted(ids, number))
+        return int(rows[at]) if at < len(ids) and ids[at] == number else None
+
+
+class Collections:
+    """The folder of a server; `current` returns its newest version."""
+
+    def __init__(
+        self, folder: Path, clip: Clip, name: str, *, pictures_from: Sequence[str] = (), pool: Sequence[str] = ()
+    ) -> None:
+        """Open a folder.  Raises UserError where it holds no embeddings, or where another model embedded it."""
+        self.folder = folder
+        self.problem = ""
+        """Why the newest manifest cannot be used; the version before stays."""
+        self._clip = clip
+        self._name = name
+        self._pictures_from = pictures_from
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._checked_at = time.monotonic()
+        self._stamp = self._stamp_now()
+        self._version = self._open()
+        check_model(next(iter(self._version.kinds.values())), clip, name, "serve that one")
+
+    def current(self, *, at_once: bool = False) -> Version:
+        """Return the newest version; at_once: look even if that was done within CHECK_SECONDS."""
+        if not at_once and time.monotonic() - self._checked_at < CHECK_SECONDS:
+            return self._version
+        with self._lock:
+            self._checked_at = time.monotonic()
+            stamp = self._stamp_now()
+            while stamp and stamp != self._stamp:
+                self._stamp = stamp
+                self._take_next()
+                stamp = self._stamp_now()
+        return self._version
+
+    @property
+    def embedded_at(self) -> float:
+        """Return when the newest manifest was written, in seconds since 1970."""
+        return self._stamp[3] / 1e9
+
+    def _stamp_now(self) -> Stamp:
+        return stamp_of(str(self.folder / MANIFEST))
+
+    def _take_next(self) -> None:
+        before = next(iter(self._version.kinds.values()))
+        try:
+            version = self._open()
+            after = next(iter(version.kinds.values()))
+            if after.manifest.get("probe") != before.manifest.get("probe"):
+                check_model(after, self._clip, self._name, "restart the server with that one")
+        except (UserError, OSError) as error:
+            self.problem = f"the folder was embedded again and cannot be opened: {error}"
+            say("serve", f"{self.problem}; answers from what was there before")
+            return
+        self.problem = ""
+        self._version = version
+        sizes = ", ".join(f"{size:,} {of}" for of, size in version.sizes.items())
+        say("serve", f"{self.folder} was embedded again: {sizes}")
+
+    def _open(self) -> Version:
+        return Version(open_kinds(self.folder, self._pictures_from, self._pool))

@@ -1,0 +1,273 @@
+"""A folder of embeddings follows its pool: only what is new is embedded, whatever else moves."""
+
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from embedded_world import BAD, PER_SHARD, SHARDS, picture, segment_of, text_of
+from miniature import write_files
+from pools import write_table
+from stages import QUIET
+from toy import write_tar
+from worldclip import pool as pools
+from worldclip.core.errors import UserError
+from worldclip.export.embedded import open_embedded
+from worldclip.model import sample_inputs
+from worldclip.model.inference import Clip
+from worldclip.pool import picture_folder
+from worldclip.pool.picture_folder import group_files, list_folder
+from worldclip.tools.embed import embed
+from worldclip.tools.search import search
+
+
+@pytest.fixture
+def embedded_items(monkeypatch) -> list:
+    """Return a list that gets every picture and text that a model embeds, but not those of the probe."""
+    items = []
+    encode_each, encode_text = Clip.encode_each, Clip.encode_text
+
+    def record_images(clip, images, **keys):
+        items.extend(image for image in images if isinstance(image, bytes))
+        return encode_each(clip, images, **keys)
+
+    def record_texts(clip, texts, **keys):
+        items.extend(text for text in texts if text not in sample_inputs.TEXTS)
+        return encode_text(clip, texts, **keys)
+
+    monkeypatch.setattr(Clip, "encode_each", record_images)
+    monkeypatch.setattr(Clip, "encode_text", record_texts)
+    return items
+
+
+def counts(report: dict, kind: str = "images") -> tuple[int, int, int, int]:
+    return tuple(report[kind][name] for name in ("new", "removed", "changed", "unchanged"))
+
+
+def vectors_by_key(folder: Path) -> dict[str, np.ndarray]:
+    embedded = open_embedded(folder)
+    every = np.arange(len(embedded))
+    keys = [row["key"] for row in embedded.rows(every)]
+    assert len(set(keys)) == len(keys)
+    return dict(zip(keys, embedded.take(every), strict=True))
+
+
+def write_photos(folder: Path, number: int) -> Path:
+    return write_files(folder, {f"{i % 3}/{i:03}.png": picture(i) for i in range(number)})
+
+
+def test_new_and_removed_photographs_embed_the_new_ones_only(world, tmp_path, embedded_items, monkeypatch):
+    monkeypatch.setattr(picture_folder, "FILES_PER_GROUP", 4)
+    photos = write_photos(tmp_path / "photos", 20)
+    first = embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    assert (counts(first), len(embedded_items)) == ((20, 0, 0, 0), 20)
+    embedded_items.clear()
+    write_files(photos, {"a_new.png": picture(100), "2/new.png": picture(101)})
+    (photos / "0/000.png").unlink()
+    (photos / "1/010.png").unlink()
+    report = embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    assert counts(report) == (2, 2, 0, 18)
+    assert sorted(embedded_items) == sorted([picture(100), picture(101)])
+    anew = tmp_path / "anew"
+    embed(world / "model", photos, anew, executor=QUIET)
+    updated, fresh = vectors_by_key(tmp_path / "out"), vectors_by_key(anew)
+    assert updated.keys() == fresh.keys()
+    for key, vector in fresh.items():
+        np.testing.assert_allclose(updated[key], vector, atol=1e-6)
+
+
+def test_times_another_checkout_a_moved_folder_and_a_column_of_vectors_embed_nothing(
+    world, tmp_path, embedded_items, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    photos = write_photos(tmp_path / "photos", 5)
+    embed(world / "model", photos, "out", executor=QUIET)
+    before = vectors_by_key("out")
+    embedded_items.clear()
+    for path in photos.rglob("*.png"):
+        path.touch()
+    assert counts(embed(world / "model", photos, "out", executor=QUIET)) == (0, 0, 0, 5)
+    Path("elsewhere").mkdir()
+    shutil.copytree(photos, "elsewhere/checkout", copy_function=shutil.copyfile)  # with times of now
+    assert counts(embed(world / "model", "elsewhere/checkout", "out", executor=QUIET)) == (0, 0, 0, 5)
+    Path("elsewhere/checkout").rename("moved")
+    shutil.rmtree(photos)
+    embed(world / "model", "moved", "out", executor=QUIET)
+    embedded = open_embedded("out")
+    assert embedded.read_picture(embedded.rows(np.array([0]))[0]) == picture(0)
+    embed(world / "model", "moved", "out", vectors_in_table=True, executor=QUIET)
+    rows = pq.read_table(segment_of(Path("out"), "files_000000", "parquet")).to_pylist()
+    np.testing.assert_array_equal(
+        [row["vector"] for row in rows], np.load(segment_of(Path("out"), "files_000000", "npy"))
+    )
+    shutil.move(shutil.copytree(world / "model", "model"), "other_place")
+    embed("other_place", "moved", "out", executor=QUIET)  # the same model, elsewhere
+    assert embedded_items == []
+    after = vectors_by_key("out")
+    assert all((after[key] == vector).all() for key, vector in before.items())
+
+
+def test_a_photograph_that_was_replaced_is_embedded_and_keeps_its_id(world, tmp_path, embedded_items):
+    photos = write_photos(tmp_path / "photos", 5)
+    embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    (hit,) = search(tmp_path / "out", images=[photos / "1/001.png"], top=1)[0]["hits"]
+    embedded_items.clear()
+    (photos / "1/001.png").write_bytes(picture(50))
+    assert counts(embed(world / "model", photos, tmp_path / "out", executor=QUIET)) == (0, 0, 1, 4)
+    assert embedded_items == [picture(50)]
+    (again,) = search(tmp_path / "out", images=[photos / "1/001.png"], top=1)[0]["hits"]
+    assert (again["key"], again["id"]) == (hit["key"], hit["id"])
+    assert again["sha256"] != hit["sha256"]
+
+
+def test_a_rewritten_tar_embeds_what_is_new_in_it(world, tmp_path, embedded_items):
+    pool = shutil.copytree(world / "pool", tmp_path / "pool")
+    embed(world / "model", pool, tmp_path / "out", of=("images", "texts"), executor=QUIET)
+    embedded_items.clear()
+    members = [("x.png", picture(500)), ("x.txt", b"a new apple")]
+    for i in range(4, PER_SHARD):
+        if i != BAD:
+            members += [(f"00000{i:04}.png", picture(i)), (f"00000{i:04}.txt", text_of(0, i).encode())]
+    write_tar(pool / "00000.tar", members)
+    (pool / "00001.tar").rename(pool / "renamed.tar")
+    report = embed(world / "model", pool, tmp_path / "out", of=("images", "texts"), executor=QUIET)
+    undecodable = picture(100 + BAD)[:80]  # has no vector, so it is tried again
+    assert embedded_items == [picture(500), undecodable, "a new apple"]
+    good = PER_SHARD - 1
+    assert counts(report) == (1 + good, 4 + good, 0, 2 * good - 4)
+    assert counts(report, "texts")[:2] == (1 + PER_SHARD, 5 + PER_SHARD)
+
+
+def test_a_denied_key_reads_and_embeds_no_picture_again(world, tmp_path, embedded_items, monkeypatch):
+    recipe = f'[pool]\npath = "{world / "pool"}"\ndeny_keys = ["denied.txt"]\n'
+    write_files(tmp_path, {"r.toml": recipe, "denied.txt": "none\n"})
+    embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)
+    embedded_items.clear()
+    key = open_embedded(tmp_path / "out").rows(np.array([0]))[0]["key"]
+    (tmp_path / "denied.txt").write_text(f"{key}\n")
+    read = []
+    read_contents = pools.read_contents
+    monkeypatch.setattr(pools, "read_contents", lambda places: (read.extend(places["key"]), read_contents(places))[1])
+    report = embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)
+    assert counts(report) == (0, 1, 0, SHARDS * (PER_SHARD - 1) - 1)
+    assert key not in vectors_by_key(tmp_path / "out")
+    undecodable = [picture(100 * shard + BAD)[:80] for shard in range(SHARDS)]
+    assert (embedded_items, len(read)) == (undecodable, SHARDS)
+
+
+def test_a_killed_update_leaves_the_folder_of_before_and_embeds_nothing_twice(
+    world, tmp_path, embedded_items, monkeypatch
+):
+    monkeypatch.setattr(picture_folder, "FILES_PER_GROUP", 3)
+    photos = write_photos(tmp_path / "photos", 6)
+    embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    before = search(tmp_path / "out", ["a"])
+    (photos / "0/000.png").unlink()
+    write_files(photos, {f"new/{i}.png": picture(100 + i) for i in range(7)})
+    embedded_items.clear()
+    plain = Clip.encode_each
+
+    def kill(clip, images, **keys):
+        if len(embedded_items) > 2:
+            raise KeyboardInterrupt
+        return plain(clip, images, **keys)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(Clip, "encode_each", kill)
+        with pytest.raises(KeyboardInterrupt):
+            embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    after = search(tmp_path / "out", ["a"])
+    del embedded_items[-1]  # the query
+    assert after == before
+    assert counts(embed(world / "model", photos, tmp_path / "out", executor=QUIET)) == (7, 1, 0, 5)
+    assert sorted(embedded_items) == sorted(picture(100 + i) for i in range(7))
+    named = json.loads((tmp_path / "out/manifest.json").read_text())["segments"]["images"].values()
+    assert {path.stem for path in (tmp_path / "out/images").glob("*.npy")} == set(named)
+
+
+def test_ids_do_not_move_with_the_rows(world, tmp_path):
+    photos = write_photos(tmp_path / "photos", 9)
+    embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    embedded = open_embedded(tmp_path / "out")
+    ids = {row["key"]: row["id"] for row in embedded.rows(np.arange(9))}
+    assert len(set(ids.values())) == 9
+    assert [int(row_id, 16) for row_id in ids.values()] == embedded.all_ids().tolist()
+    (photos / "0/000.png").unlink()
+    embed(world / "model", photos, tmp_path / "other", executor=QUIET)
+    rows = open_embedded(tmp_path / "other").rows(np.arange(8))
+    assert {row["key"]: row["id"] for row in rows}.items() < ids.items()
+
+
+def test_a_moved_pool_is_named_by_search_and_given_anew(world, tmp_path):
+    shutil.copytree(world / "pool", tmp_path / "pool")
+    embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=QUIET)
+    (tmp_path / "pool").rename(tmp_path / "disk")
+    embedded = open_embedded(tmp_path / "out")
+    assert embedded.remark == "pictures are not shown: the folder pool is gone; restore it, or give --pool NEW_PATH"
+    there = open_embedded(tmp_path / "out", pool=[str(tmp_path / "disk")])
+    assert there.remark == ""
+    assert there.read_picture(there.rows(np.array([0]))[0]) == picture(0)
+    with pytest.raises(UserError, match="was embedded from 1 place; give as many"):
+        open_embedded(tmp_path / "out", pool=["a", "b"])
+
+
+def test_hidden_files_and_links_out_of_the_folder_are_counted_and_named(world, tmp_path, capfd):
+    photos = write_photos(tmp_path / "photos", 2)
+    write_files(photos, {".hidden.png": picture(7), ".git/a.png": picture(8)})
+    write_files(tmp_path, {"elsewhere/b.png": picture(9)})
+    (photos / "link.png").symlink_to(tmp_path / "elsewhere/b.png")
+    (photos / "inside.png").symlink_to(photos / "0/000.png")
+    (photos / "folder").symlink_to(tmp_path / "elsewhere")
+    report = embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    assert report["images"]["embedded"] == 4
+    said = capfd.readouterr().err
+    assert f"{photos}: left out 2 hidden files and folders\n" in said
+    assert f"{photos}: does not enter linked folders: folder\n" in said
+    assert f"{photos}: 1 link to files elsewhere: link.png -> {tmp_path}/elsewhere/b.png; a search page shows" in said
+
+
+def test_files_keep_their_groups_and_new_ones_fill_the_smallest(monkeypatch):
+    monkeypatch.setattr(picture_folder, "FILES_PER_GROUP", 3)
+    files = [(f"{i:02}", 1, 1) for i in range(8)]
+    groups = group_files(files, {})
+    assert {name: len(group) for name, group in groups.items()} == {
+        "files_000000": 3,
+        "files_000001": 3,
+        "files_000002": 2,
+    }
+    earlier = {name: [stamp[0] for stamp in group] for name, group in groups.items()}
+    assert group_files(files, earlier) == groups
+    changed = [*files[1:], ("a", 1, 1), ("b", 1, 1), ("c", 1, 1)]
+    after = group_files(changed, earlier)
+    assert after["files_000001"] == groups["files_000001"]
+    assert [len(group) for group in after.values()] == [3, 3, 3, 1]
+    assert sorted(itertools.chain(*after.values())) == sorted(changed)
+    few = group_files(files[:2], {f"files_{i:06}": [name] for i, (name, _, _) in enumerate(files)})
+    assert list(few) == ["files_000000"], "many small groups become one"
+
+
+def test_a_listing_has_every_file_once_with_size_and_time(tmp_path):
+    write_files(tmp_path, {"b/2.png": "12", "a.png": "1", "b/c/d.txt": "123"})
+    expected = []
+    for name in ("a.png", "b/2.png", "b/c/d.txt"):
+        status = os.stat(tmp_path / name)
+        expected.append((name, status.st_size, status.st_mtime_ns))
+    assert list_folder(tmp_path).files == expected
+
+
+def test_texts_of_a_grown_table_embed_the_new_texts(world, tmp_path, embedded_items):
+    columns = {"uid": ["a", "b"], "caption": ["red apple", "blue apple"]}
+    write_table(tmp_path / "pool/0.parquet", columns)
+    embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=QUIET)
+    embedded_items.clear()
+    write_table(
+        tmp_path / "pool/0.parquet", {"uid": ["a", "c", "d"], "caption": ["blue apple", "red apple", "an apple"]}
+    )
+    report = embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=QUIET)
+    assert embedded_items == ["an apple"]
+    assert counts(report, "texts") == (2, 1, 1, 0)
