@@ -5,73 +5,52 @@ N embedded images or texts, D embed_dim.
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
-from worldclip.contracts.schemas import EMBEDDED_IMAGES, EMBEDDED_TEXTS, IMAGE_PLACES
-from worldclip.core.artifacts import read_manifest, read_table
+from worldclip.contracts.schemas import EMBEDDED_TEXTS
+from worldclip.core.artifacts import read_manifest
 from worldclip.core.coin import hash_keys
 from worldclip.core.console import say
-from worldclip.core.errors import BadShard, UserError
-from worldclip.core.inputs import is_remote, size_and_time
+from worldclip.core.errors import UserError
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
 from worldclip.core.keys import digest_of
 from worldclip.core.local_path import nearest_path
 from worldclip.core.printable import counted
-from worldclip.core.safe_path import is_safe_name, safe_join
+from worldclip.core.safe_path import safe_join
+from worldclip.export.picture_places import file_of, is_below, picture_places
+from worldclip.export.segments import (
+    IMAGES_OR_TEXTS,
+    Of,
+    ShardRows,
+    hash_of,
+    is_group,
+    read_segment,
+    row_names,
+    segments_of,
+)
 from worldclip.model import sample_inputs
-from worldclip.pool.config import PoolConfig
-from worldclip.pool.hub import without_revision
+from worldclip.pool.conditions import fulfils
+from worldclip.pool.config import PoolConfig, Where, bare, problems_of_conditions
+from worldclip.pool.formats.base import WrongColumns, missing_column
 from worldclip.pool.read import read_member
 from worldclip.pool.stage import open_pool
 
 if TYPE_CHECKING:
     from worldclip.model.inference import Clip
 
-Of = Literal["images", "texts"]
-IMAGES_OR_TEXTS: dict[Of, pa.Schema] = {"images": EMBEDDED_IMAGES, "texts": EMBEDDED_TEXTS}
 MAY_BE_NULL = ("mtime_ns", "sha256")
-CACHED_TABLES = 256  # tables in memory: a server asks for the same ones again, and reading one takes milliseconds
 MIN_MODEL_COSINE = 0.999  # rounding of another device stays above
-
-
-class ShardRows:
-    """The (rows, D) float32 array of a .npy file, mapped only while rows are read: a folder may have many shards."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the shape.  Raises UserError for a file that is no such array."""
-        self.path = path
-        self._written = size_and_time(str(path))
-        try:
-            self.shape: tuple[int, ...] = self[:].shape
-        except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path} is cut or no array ({error}); remove it and embed the pool again") from error
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return rows.  Raises UserError as `require_unchanged`."""
-        self.require_unchanged()
-        array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
-        return array[rows]
-
-    def require_unchanged(self) -> None:
-        """Raise UserError for a file that was written since: its rows may be of another model or of other pairs."""
-        if size_and_time(str(self.path)) != self._written:
-            raise UserError(f"{self.path} changed or went since the folder was opened; open it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +75,27 @@ class Embedded:
     def __len__(self) -> int:
         return int(self.first[-1])
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the pool that the folder has, by which searches filter."""
+        return tuple(self.manifest["config"].get("columns", ()))
+
     def read_columns(self, s: int, names: Sequence[str]) -> pa.Table:
         """Return columns of shard s, a row per embedding.  Raises UserError where they do not fit its embeddings."""
         self.parts[s].require_unchanged()
         schema = IMAGES_OR_TEXTS[self.of]
         path = safe_join(self.folder / self.of, f"{self.stems[s]}.parquet")
-        table = _read_columns(path, schema)
+        table = read_segment(path, schema, self.columns)
         try:
-            chosen = table.select(names).cast(pa.schema([schema.field(name) for name in names]))
-            has_null = any(chosen[name].null_count for name in names if name not in MAY_BE_NULL)
-            if has_null or len(table) != len(self.parts[s]):
-                raise ValueError("it has nulls, or another number of rows")
+            chosen = table.select(names)
+            if len(table) != len(self.parts[s]):
+                raise ValueError("it has another number of rows")
+            for i, name in enumerate(names):
+                if name in self.columns:
+                    continue
+                if chosen[name].null_count and name not in MAY_BE_NULL:
+                    raise ValueError(f"{name} has nulls")
+                chosen = chosen.set_column(i, name, chosen[name].cast(schema.field(name).type))
         except (pa.ArrowException, ValueError, KeyError) as error:
             raise UserError(f"{path} does not fit its .npy ({error}); remove both and embed the pool again") from error
         return chosen
@@ -133,7 +122,7 @@ class Embedded:
         Raises UserError for a file outside of `places`, and for a picture that is another one than was embedded;
         otherwise as read_member.
         """
-        if not any(_is_below(row["file"], place) for place in self.places):
+        if not any(is_below(row["file"], place) for place in self.places):
             raise UserError(
                 f"{row['file']} does not lie in {' or '.join(self.places) or 'a local pool'}; to read it, give its "
                 "folder, host or bucket as --pictures-from"
@@ -155,7 +144,7 @@ class Embedded:
         for shard in {row["shard"] for row in rows} & set(stems):
             keys = pa.array(sorted({row["key"] for row in rows if row["shard"] == shard}), pa.string())
             path = safe_join(self.folder / "texts", f"{stems[shard]}.parquet")
-            table = _read_columns(path, EMBEDDED_TEXTS).select(["key", "text"])
+            table = read_segment(path, EMBEDDED_TEXTS).select(["key", "text"])
             for row in table.filter(pc.is_in(table["key"], keys)).to_pylist():
                 captions.setdefault((shard, row["key"]), []).append(row["text"])
         return captions
@@ -170,20 +159,51 @@ class Embedded:
     def rows(self, ids: np.ndarray) -> list[Report]:
         """Return what the rows are: id, shard, key, and file, offset, size, sha256 of an image, or text_idx, text.
 
+        A folder with columns of the pool has their values as `columns`.
+
         `id` is a picture's for good, whatever is embedded besides: 16 hex digits of a hash of its path in the pool.
         """
         names = [name for name in IMAGES_OR_TEXTS[self.of].names if name != "mtime_ns"]
         records: list[Report] = [{}] * len(ids)
         for s, positions, rows in self._by_shard(ids):
-            table = self.read_columns(s, names)
+            table = self.read_columns(s, [*names, *self.columns])
             row_ids = self._row_ids(s, table)[rows].tolist()
             for position, row_id, row in zip(positions.tolist(), row_ids, table.take(rows).to_pylist(), strict=True):
                 record = {"id": f"{row_id:016x}", "shard": self.shards[s], **row}
                 if self.of == "images":
                     record["file"] = file_of(self.roots, record.pop("place"), row["file"])
                 record["sha256"] = row["sha256"] and row["sha256"].hex()
+                if self.columns:
+                    record["columns"] = {name: as_json(record.pop(name)) for name in self.columns}
                 records[position] = record
         return records
+
+    def select(self, where: Where, keys: Sequence[str] = (), path_prefix: str = "") -> np.ndarray:
+        """Return which rows fulfil all conditions, have one of the keys, and a path that begins so: (N,) bool.
+
+        where: conditions as in pool.where, on `columns`.  keys: none for any.  path_prefix: of the path in the pool, as
+        `path_in_pool` returns it.  Raises UserError for conditions that cannot be asked.
+        """
+        problems = [*problems_of_conditions(where)]
+        asked = [bare(str(condition[0])) for condition in where if condition]
+        problems += [missing_column("filter", name, self.columns) for name in asked if name not in self.columns]
+        if problems:
+            raise UserError(problems)
+        is_chosen = np.ones(len(self), bool)
+        for s in range(len(self.shards)):
+            table = self.read_columns(s, ["key", *dict.fromkeys(asked)])
+            chosen = is_chosen[self.first[s] : self.first[s + 1]]
+            for name, (_, comparison, operand) in zip(asked, where, strict=True):
+                try:
+                    chosen &= fulfils(table[name], name, str(comparison), operand, "filter")
+                except WrongColumns as error:
+                    raise UserError(error.problems) from error
+            if keys:
+                chosen &= np.asarray(pc.is_in(table["key"], pa.array(keys, pa.string())))
+            if path_prefix:
+                paths = row_names("images", self.shards[s], table)
+                chosen &= np.asarray(pc.starts_with(paths, path_prefix))
+        return is_chosen
 
     def all_ids(self) -> np.ndarray:
         """Return the number in `id` of every row: (N,) uint64."""
@@ -202,54 +222,11 @@ class Embedded:
             yield s, positions, ids[positions] - self.first[s]
 
 
-def hash_of(content: bytes) -> bytes:
-    """Return the 16 bytes that stand for an encoded image or a text in UTF-8: equal ones have one embedding."""
-    return hashlib.sha256(content).digest()[:16]
-
-
-def file_of(roots: Sequence[str], place: int, file: str) -> str:
-    """Return the path or URL of `file` in a row of EMBEDDED_IMAGES.  Raises UserError for a place that is not there."""
-    if place < 0:
-        return file
-    if place >= len(roots):
-        raise UserError(f"{file} lies in place {place + 1} of the pool, of {len(roots)}; embed the pool again")
-    return f"{roots[place].rstrip('/')}/{file}"
-
-
-def segments_of(manifest: Report, of: Of) -> dict[str, str]:
-    """Return {shard: the name of its files, without suffixes}, by shard; {} where the folder holds none.
-
-    The files of release 0.1 have the names of their shards.
-    """
-    if "segments" in manifest:
-        return dict(sorted(manifest["segments"].get(of, {}).items()))
-    return {name: name for name in sorted(manifest["inputs"].get(of, {}))}
-
-
-def _read_columns(path: Path, schema: pa.Schema) -> pa.Table:
-    """Return the columns of a schema, without those of vectors.  Raises UserError for a file that cannot be read."""
-    try:
-        stat = path.stat()
-        return _read_version(path, schema, stat.st_mtime_ns, stat.st_size)
-    except (BadShard, OSError) as error:
-        raise UserError(f"{error}; remove it and embed the pool again") from error
-
-
-@functools.lru_cache(maxsize=CACHED_TABLES)
-def _read_version(path: Path, schema: pa.Schema, mtime_ns: int, size: int) -> pa.Table:
-    try:
-        is_older = "sha256" not in pq.read_schema(path).names  # of release 0.1: absolute paths, no hash
-    except pa.ArrowInvalid:
-        is_older = False
-    if not is_older:
-        return read_table(path, schema, schema.names)
-    if schema == EMBEDDED_IMAGES:
-        table = read_table(path, IMAGE_PLACES, IMAGE_PLACES.names)
-        table = table.append_column("place", pa.array(np.full(len(table), -1, np.int16)))
-        table = table.append_column("mtime_ns", pa.nulls(len(table), pa.int64()))
-    else:
-        table = read_table(path, schema, [name for name in schema.names if name != "sha256"])
-    return table.append_column("sha256", pa.nulls(len(table), pa.binary(16)))
+def as_json(value: Any) -> Any:
+    """Return the value of a column as JSON has it: a date as text, null for a number that JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def path_in_pool(row: Report) -> str:
@@ -263,53 +240,6 @@ def folder_and_file(row: Report) -> tuple[str, str]:
         return row["file"], row["key"]
     path = Path(row["file"])
     return str(path.parent), path.name
-
-
-def row_names(of: Of, shard: str, table: pa.Table) -> pa.ChunkedArray:
-    """Return what names each row of a shard in its pool; table: key, and text_idx of texts.
-
-    It is the path of an image as `path_in_pool` has it, and shard/key#text_idx of a text.
-    """
-    names = table["key"].cast(pa.string())
-    if not is_group(shard):
-        names = pc.binary_join_element_wise(shard, names, "/")
-    if of == "texts":
-        names = pc.binary_join_element_wise(names, table["text_idx"].cast(pa.string()), "#")
-    return names
-
-
-def is_group(shard: str) -> bool:
-    """Return whether a shard is a group of image files, such as files_000000, and no file with a suffix."""
-    return "." not in shard
-
-
-def picture_places(manifest: Report, pictures_from: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the folders and URLs whose pictures may be read: `pictures_from`, by default the pool's local folders.
-
-    The manifest, too, may be somebody else's: a URL in it is not read unless the user repeats it.  Raises UserError for
-    a folder that does not exist, and for a URL without a host or bucket.
-    """
-    if not pictures_from:
-        return tuple(os.path.realpath(place) for place in manifest.get("places", []) if not is_remote(place))
-    problems = []
-    for place in pictures_from:
-        if is_remote(place) and not place.rpartition("://")[2].strip("/"):
-            problems.append(f"pictures_from = {place!r}: names no host or bucket; give one, as in https://example.org")
-        if not is_remote(place) and not os.path.isdir(place):
-            problems.append(f"pictures_from = {place!r}: no such folder; give the folder of the pool's pictures")
-    if problems:
-        raise UserError(problems)
-    return tuple(place if is_remote(place) else os.path.realpath(place) for place in pictures_from)
-
-
-def _is_below(file: str, place: str) -> bool:
-    """Return whether a file lies below a folder, links followed, or at a URL below another."""
-    if not is_remote(place):
-        return not is_remote(file) and Path(os.path.realpath(file)).is_relative_to(place)
-    prefix = f"{without_revision(place).rstrip('/')}/"
-    url = without_revision(file)
-    below = unquote(url.removeprefix(prefix))
-    return url.startswith(prefix) and is_safe_name(below) and "::" not in below  # `::` chains URLs in fsspec
 
 
 def open_embedded(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from worldclip.pool.listing import list_shards as list_shards
     from worldclip.pool.listing import options_of as options_of
     from worldclip.pool.pairs import left_out_by as left_out_by
+    from worldclip.pool.pairs import read_columns as read_columns
     from worldclip.pool.pairs import read_shard as read_shard
     from worldclip.pool.read import EVERY_KEY as EVERY_KEY
     from worldclip.pool.read import holds_images as holds_images

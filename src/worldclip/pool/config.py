@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -182,13 +183,19 @@ class PoolConfig(Config):
 def _problems_of_options(key: str | None, lang: str | None, where: Where | None) -> Problems:
     if key is not None and not bare(key):
         yield "key", 'must be "member", "json:FIELD" or the name of a column'
-    for condition in where or ():
-        if len(condition) != 3 or not isinstance(condition[0], str) or condition[1] not in COMPARISONS:
-            yield "where", f'each condition is ["column", COMPARISON, value]; comparisons: {", ".join(COMPARISONS)}'
-        elif isinstance(condition[2], tuple) != condition[1].endswith("in"):
-            yield "where", f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
+    for problem in problems_of_conditions(where or ()):
+        yield "where", problem
     if lang is not None and not bare(lang):
         yield "lang", 'must be "json:FIELD" or the name of a column'
+
+
+def problems_of_conditions(conditions: Where) -> Iterator[str]:
+    """Yield what is wrong with the form of conditions, whatever the columns hold."""
+    for condition in conditions:
+        if len(condition) != 3 or not isinstance(condition[0], str) or condition[1] not in COMPARISONS:
+            yield f'each condition is ["column", COMPARISON, value]; comparisons: {", ".join(COMPARISONS)}'
+        elif isinstance(condition[2], tuple) != condition[1].endswith("in"):
+            yield f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
 
 
 def bare(name: str) -> str:

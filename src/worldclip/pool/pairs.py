@@ -7,7 +7,8 @@ Legend: P pairs as formats/base.py, in order, those that pool.where leaves out i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from worldclip.contracts.summary import OF_POOL
 from worldclip.core.arrow import one_array
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
+from worldclip.pool.conditions import comparable, fulfils
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns, missing_column
@@ -44,14 +46,6 @@ COUNTS = (
 )
 """rows = left_out by pool.where + samples; images of different keys; members of a tar in no sample;
 pairs = bad_pair + duplicate + no_text + texts."""
-COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
-    "=": pc.equal,
-    "!=": pc.not_equal,
-    "<": pc.less,
-    "<=": pc.less_equal,
-    ">": pc.greater,
-    ">=": pc.greater_equal,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     missing = _missing_fields(shard_pairs, config, needs_texts=needs_texts)
     is_chosen = np.ones(shard_pairs.num_pairs, bool)
     for name, comparison, operand in _conditions(shard_pairs, config):
-        is_chosen &= _test_condition(shard_pairs.fields[bare(name)], name, comparison, operand)
+        is_chosen &= fulfils(shard_pairs.fields[bare(name)], name, comparison, operand)
     is_chosen[list(shard_pairs.unreadable)] = True  # they are bad pairs
     keys, problems = _keys_of(shard.name, shard_pairs, config)
     problems = {pair: problem for pair, problem in problems.items() if is_chosen[pair]}
@@ -109,6 +103,29 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     return Settled(texts, images, counts, shard_pairs.names, missing, shard_pairs.images is not None)
 
 
+def read_columns(shard: Shard, config: PoolConfig, names: Sequence[str], setting: str) -> pa.Table:
+    """Return columns or fields of a shard, a row per pair as in `row` of POOL_IMAGES; a pair may lack a field.
+
+    config: the options of the shard's place.  setting: what names the columns, for errors.  Raises WrongColumns for a
+    column that the shard lacks, or that holds lists, records or bytes.
+    """
+    asked = dataclasses.replace(config, where=tuple((name, "=", "") for name in names))
+    shard_pairs = format_of(shard.name).read(shard, asked)
+    wrong = []
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name in map(bare, names):
+        values = shard_pairs.fields.get(name)
+        if values is None and shard_pairs.has_schema:
+            wrong.append(missing_column(setting, name, shard_pairs.names))
+            continue
+        columns[name] = pa.nulls(shard_pairs.num_pairs) if values is None else comparable(values)
+        if pa.types.is_nested(columns[name].type) or pa.types.is_binary(columns[name].type):
+            wrong.append(f"{setting}: {name} holds {columns[name].type}; name columns of numbers, texts or dates")
+    if wrong:
+        raise WrongColumns(wrong)
+    return pa.table(columns)
+
+
 def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
     """Return the condition of pool.where by which a shard's pair with this key is no pair; None without such a pair."""
     shard_pairs = format_of(shard.name).read(shard, config)
@@ -118,8 +135,8 @@ def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
         reasons = []
         for name, comparison, operand in _conditions(shard_pairs, config):
             values = shard_pairs.fields[bare(name)]
-            if not _test_condition(values, name, comparison, operand)[row]:
-                reasons.append(f"{bare(name)} is {_comparable(values)[row].as_py()!r}, not {comparison} {operand!r}")
+            if not fulfils(values, name, comparison, operand)[row]:
+                reasons.append(f"{bare(name)} is {comparable(values)[row].as_py()!r}, not {comparison} {operand!r}")
         if not reasons:
             return None
         reason = reason or reasons[0]
@@ -206,48 +223,6 @@ def _conditions(shard_pairs: ShardPairs, config: PoolConfig) -> Sequence[Sequenc
     if config.where is None and "status" in shard_pairs.fields:
         return (("status", "=", "success"),)
     return config.where or ()
-
-
-def _test_condition(values: pa.Array | pa.ChunkedArray, name: str, comparison: str, operand: Any) -> np.ndarray:
-    """Return which values fulfil a condition: (P,) bool; a null fulfils none.
-
-    Raises WrongColumns that names the column for values of another type.
-    """
-    if pa.types.is_null(values.type):
-        return np.zeros(len(values), bool)
-    try:
-        values = _comparable(values)
-        is_met = _compare(values, comparison, operand)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise WrongColumns(
-            f"pool.where: {bare(name)} holds {values.type}, which is not comparable with {operand!r}; compare numbers "
-            "with numbers, texts with texts (CSV and TSV hold only texts)"
-        ) from error
-    return np.asarray(pc.fill_null(is_met, False)).astype(bool)
-
-
-def _comparable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return values as Arrow compares them: bytes of CSV as texts, categories as their values."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type):
-        return decode(one_array(values.cast(pa.large_binary())))
-    return values
-
-
-def _compare(values: pa.Array | pa.ChunkedArray, comparison: str, operand: Any) -> pa.Array | pa.ChunkedArray:
-    """Return which values fulfil a condition, false or null for a null.  Raises ArrowException for another type."""
-    if comparison in COMPARE:
-        return COMPARE[comparison](values, pa.scalar(operand))
-    listed = pa.array(operand)
-    for item in operand[:1]:
-        pc.equal(values, pa.scalar(item))  # a cast to the values' type would take 1 for "1"
-    if pa.types.is_floating(listed.type):
-        values = values.cast(pa.float64())
-    is_met = pc.is_in(values, value_set=listed.cast(values.type))
-    if comparison == "not in":
-        is_met = pc.invert(is_met)
-    return pc.and_(is_met, pc.is_valid(values))
 
 
 # --- keys, texts, images ----------------------------------------------------------------------------------------------

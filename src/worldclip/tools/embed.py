@@ -15,49 +15,32 @@ changes, so the folder of before can be searched until the new manifest is there
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-import secrets
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from worldclip import pool as pools
 from worldclip.check.images import source_units
-from worldclip.contracts import layout
-from worldclip.core import keys
-from worldclip.core.artifacts import MANIFEST, digest, folder_aside, read_json, read_manifest, write_array
-from worldclip.core.coin import sample_records
+from worldclip.contracts.schemas import EMBEDDED_IMAGES, EMBEDDED_TEXTS
+from worldclip.core.artifacts import digest
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
+from worldclip.core.execute import Executor, Report
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import Job, Result, Run, RunLock
+from worldclip.core.job import Run, RunLock
 from worldclip.core.preflight import problems_of
 from worldclip.curate.stage import refuse_outdated
-from worldclip.export.embedded import Of, embed_sample_inputs, is_group, row_names, segments_of
-from worldclip.model import decode
+from worldclip.export.segments import Of
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions
-from worldclip.model.worker import WorkerModel, load_here, num_processes
-from worldclip.pool.config import PoolConfig, split_pattern
-from worldclip.pool.files import check_own, check_source
-from worldclip.tools.embed_shard import NUM_BAD_SAMPLES, EmbedWork, embed_images, embed_texts
+from worldclip.model.worker import WorkerModel, load_here
+from worldclip.pool.config import PoolConfig, bare
+from worldclip.pool.files import check_own
+from worldclip.tools.embed_job import CHANGES, Embedding, Units, earlier_groups
+from worldclip.tools.embed_shard import VECTOR
 from worldclip.tools.known_pools import with_usual_columns
-from worldclip.tools.known_vectors import index_vectors
-
-# Starting a process and loading the model takes as long as embedding about this many bytes on a CPU.  A process with
-# less work than that does not pay.
-BYTES_PER_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
-Units = Mapping[Of, Sequence[Shard]]
-CHANGES = ("new", "removed", "changed", "unchanged")  # counts of rows since the call before
 
 
 def embed(
@@ -71,6 +54,7 @@ def embed(
     tokenizer: str | Path | None = None,
     precision: str | None = "auto",
     device: str = "auto",
+    columns: Sequence[str] = (),
     vectors_in_table: bool = False,
     executor: Executor | None = None,
 ) -> Report:
@@ -82,6 +66,7 @@ def embed(
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
     out: folder to write: embeddings as .npy and the places of their images or texts as .parquet, one of each per shard.
     of: what to embed (default: images of tars and of folders of image files, texts of tables).
+    columns: columns or fields of the pool that searches show and filter by, such as category price.
     vectors_in_table: write the embeddings into the .parquet files too, as the column `vector`.
 
     Raises UserError for the user's mistakes, StageFailed where shards failed.
@@ -99,6 +84,7 @@ def embed(
             run = usual_run
             say("embed", f"{run.section(PoolConfig).key!r} identifies a pair; --key names another column")
     _check_out(folder, run.section(PoolConfig))
+    _check_columns(columns)
     no_shards = [] if pools.is_run(run) else problems_of(pools.list_pool, run)
     if no_shards and _folder_of_files(run, of) is None:
         raise UserError(no_shards)
@@ -113,8 +99,13 @@ def embed(
         run_dir, units = _find_units(run, folder, of, executor, has_shards=not no_shards)
         if run_dir is not None:
             run = dataclasses.replace(run, dir=run_dir)
+        elif columns:
+            raise UserError(
+                f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
+                "table whose pool.image_field names the files"
+            )
         model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
-        embedding = _Embedding(
+        embedding = Embedding(
             folder=folder,
             pool=run.section(PoolConfig),
             run_dir=run_dir,
@@ -122,6 +113,7 @@ def embed(
             units=units,
             model=WorkerModel(source, options, digest(model_id)),
             model_id=model_id,
+            columns=tuple(columns),
             has_vectors=vectors_in_table,
         )
         try:
@@ -160,18 +152,9 @@ def _find_units(
             "image files, or a recipe whose pool.image_field names a column of paths"
         )
     groups: dict[str, list[str]] = {}
-    for group, files_of_group in _earlier_groups(folder).items():
+    for group, files_of_group in earlier_groups(folder).items():
         groups[group] = [name for name, *_ in files_of_group]
     return None, {"images": source_units(files, groups)}
-
-
-def _earlier_groups(folder: Path) -> dict[str, list[list[Any]]]:
-    """Return the stamps of image files by group, of the groups that are embedded."""
-    groups = {}
-    for path in sorted(layout.done_dir(folder, "images").glob("*.json")):
-        if is_group(path.stem):
-            groups[path.stem] = read_json(path)["fingerprint"]["files"]
-    return groups
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
@@ -179,220 +162,6 @@ def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
     is_local = Path(str(model).removeprefix("local-dir:")).exists()
     name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
     return {"source": name, "layout": source.layout, "digest": source.digest()}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Embedding:
-    """What is embedded, by which model, into which folder."""
-
-    folder: Path
-    pool: PoolConfig
-    run_dir: Path | None
-    """The folder that holds pool/; None for a folder of image files, which is no pool."""
-    key_lists: Sequence[keys.KeyList]
-    units: Units
-    model: WorkerModel
-    model_id: Mapping[str, Any]
-    has_vectors: bool
-
-    @property
-    def config(self) -> Report:
-        """Return what the manifest says of the model and the pool."""
-        config: Report = {"model": self.model_id, "pool": self.pool.identity, "of": list(self.units)}
-        if self.has_vectors:
-            config["vectors_in_table"] = True
-        if "images" in self.units:
-            config |= {"decoder": decode.identity(), "source": self.pool.location}
-        return config
-
-    @property
-    def inputs(self) -> Report:
-        """Return the fingerprints of all that is read; of a group of files a digest."""
-        inputs: Report = {"key_lists": keys.digests(self.key_lists)}
-        for kind, shards in self.units.items():
-            inputs[kind] = {}
-            for shard in shards:
-                fingerprint = shard.fingerprint
-                if is_group(shard.name):
-                    fingerprint = {"files": digest(fingerprint["files"])}
-                inputs[kind][shard.name] = fingerprint
-        return inputs
-
-    def made_by(self, of: Of) -> str:
-        """Return the digest of what makes a vector: the model wherever it lies, and the decoder of images."""
-        record = {name: value for name, value in self.model_id.items() if name != "source"}
-        if of == "images":
-            record["decoder"] = decode.identity()
-        return digest(record)
-
-    def key(self, of: Of) -> Report:
-        """Return what decides the rows of a segment besides its shard."""
-        lists = keys.digests(self.key_lists)
-        return {
-            "made_by": self.made_by(of),
-            "pool": self.pool.identity,
-            "vectors_in_table": self.has_vectors,
-            "key_lists": lists,
-        }
-
-    def run(self, executor: Executor | None, opened_from: Path) -> Report:
-        """Embed what is not embedded yet; return the report."""
-        job = Job("embed", self.folder, self.config, lambda: self.inputs, keeps_result=True)
-        if not self._holds_earlier_files():
-            check_source(job, self.pool.location)
-        self._forget_segments_without_files()
-        reason = job.reason_to_run()
-        if reason is not None:
-            say("embed", f"starts ({reason})")
-        lists = [os.path.abspath(item.path) for item in self.key_lists]  # in the order of inputs.key_lists
-        manifest = {"source": self.pool.location, "places": _places(self.pool, self.run_dir), "key_lists": lists}
-        if opened_from.suffix == ".toml" or layout.is_run(opened_from):
-            manifest["recipe"] = os.path.abspath(opened_from)  # whose lists of keys may become more
-        return job.run_once(lambda: self._embed(executor, manifest))
-
-    def _holds_earlier_files(self) -> bool:
-        """Return whether the image files are those of before, as far as one name and size tells."""
-        earlier = set()
-        for files in _earlier_groups(self.folder).values():
-            earlier |= {(name, size) for name, size, _ in files}
-        return any(
-            (name, size) in earlier
-            for shard in self.units.get("images", ())
-            for name, size, _ in shard.fingerprint.get("files", ())
-        )
-
-    def _forget_segments_without_files(self) -> None:
-        """Remove the markers of segments that lack a file, which somebody removed, and the manifest with them."""
-        segments = read_manifest(self.folder) or {}
-        for kind, shards in self.units.items():
-            stems = segments_of(segments, kind) if segments else {}
-            for shard in shards:
-                done = layout.marker(self.folder, shard.name, kind)
-                stem = stems.get(shard.name)
-                if (
-                    done.exists()
-                    and stem is not None
-                    and not all(path.exists() for path in _files_of(self.folder, kind, stem))
-                ):
-                    done.unlink()
-                    (self.folder / MANIFEST).unlink(missing_ok=True)
-
-    def _embed(self, executor: Executor | None, manifest: Report) -> Result:
-        folder = self.folder
-        workers, threads = self._workers(executor)
-        model = dataclasses.replace(self.model, threads=threads)
-        probe = folder / f"probe.{self.made_by('images')[:8]}.npy"
-        if not probe.exists():
-            # before any worker starts: a model that does not load fails once, not once per shard
-            write_array(probe, embed_sample_inputs(load_here(model)))
-        if not isinstance(workers, LocalExecutor) or workers.workers > 1:
-            load_here.cache_clear()  # frees this process's copy; the workers load their own
-        totals: dict[str, Report] = {}
-        segments: dict[str, dict[str, str]] = {}
-        outputs: list[str | Path] = [probe, folder / "pool"]
-        before = read_manifest(folder)
-        for kind, shards in self.units.items():
-            key = self.key(kind)
-            with folder_aside(folder / f"known_{secrets.token_hex(4)}") as index:
-                work = EmbedWork(
-                    model=model,
-                    embed_dim=np.load(probe, allow_pickle=False).shape[1],
-                    folder=folder,
-                    run_dir=self.run_dir,
-                    key_lists=self.key_lists,
-                    places=manifest["places"],
-                    has_vectors=self.has_vectors,
-                    made_by=key["made_by"],
-                    key=digest(key),
-                    known=index_vectors(folder / kind, key["made_by"], index),
-                )
-                fn = functools.partial(embed_images if kind == "images" else embed_texts, work=work)
-                reports = workers.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=key)
-            segments[kind] = {shard.name: work.stem(shard) for shard in shards}
-            totals[kind] = _sum(reports)
-            totals[kind] |= _compare(folder, kind, before, segments[kind], totals[kind]["embedded"])
-            for shard in shards:
-                outputs += [*_files_of(folder, kind, work.stem(shard)), layout.marker(folder, shard.name, kind)]
-        counts = {kind: total["embedded"] for kind, total in totals.items()}
-        if not any(counts.values()):
-            raise UserError(_nothing_to_embed(totals))
-        report = {"model": self.model_id["source"], **totals}
-        manifest = {**manifest, "probe": probe.name, "segments": segments}
-        return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
-
-    def _workers(self, executor: Executor | None) -> tuple[Executor, int]:
-        """Return the executor, and the threads of each of its processes."""
-        if executor is None:
-            num_busy = 1  # processes that the pool keeps busy
-            for kind, shards in self.units.items():
-                num_busy = max(num_busy, 1 + sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind])
-            device = self.model.options.device
-            executor = LocalExecutor(workers=min(num_processes(device, self.model.source), num_busy))
-        threads = self.model.threads
-        if isinstance(executor, LocalExecutor):
-            threads = max(1, usable_cores() // min(executor.workers, max(map(len, self.units.values()))))
-        return executor, threads
-
-
-def _nothing_to_embed(totals: Mapping[str, Report]) -> str:
-    problem = f"the pool holds nothing to embed of {', '.join(totals)}"
-    for total in totals.values():
-        for sample in total["bad"][:1]:
-            return f"{problem}; {sample['key']}: {sample['reason']}"
-    return problem
-
-
-def _files_of(folder: Path, kind: str, stem: str) -> tuple[Path, Path]:
-    """Return the .npy and the .parquet of a segment."""
-    return folder / kind / f"{stem}.npy", folder / kind / f"{stem}.parquet"
-
-
-def _compare(folder: Path, kind: Of, before: Report | None, segments: Mapping[str, str], num_rows: int) -> Report:
-    """Return how many rows are new, removed, changed and unchanged since the manifest of before.
-
-    A row is told by its key, of texts also by its position, and has changed where its content has.
-    """
-    earlier = {} if before is None else segments_of(before, kind)
-    if before is not None and "segments" not in before:
-        earlier = {}  # of release 0.1: its tables do not tell contents
-    old = _rows_of(folder, kind, {name: stem for name, stem in earlier.items() if segments.get(name) != stem})
-    new = _rows_of(folder, kind, {name: stem for name, stem in segments.items() if earlier.get(name) != stem})
-    old_row = pc.index_in(new["row"], value_set=old["row"].combine_chunks())
-    num_common = len(new) - old_row.null_count
-    is_same = pc.equal(new["sha256"], old["sha256"].combine_chunks().take(old_row.combine_chunks()))
-    num_same = pc.sum(pc.fill_null(is_same, False)).as_py() or 0
-    return {
-        "new": len(new) - num_common,
-        "removed": len(old) - num_common,
-        "changed": num_common - num_same,
-        "unchanged": num_rows - len(new) + num_same,
-    }
-
-
-def _rows_of(folder: Path, kind: Of, segments: Mapping[str, str]) -> pa.Table:
-    """Return `row`, which names a row of a pool, and sha256 of the rows of segments."""
-    names = ["key", "sha256"] if kind == "images" else ["key", "text_idx", "sha256"]
-    schema = pa.schema({"row": pa.string(), "sha256": pa.binary(16)})
-    tables = [schema.empty_table()]
-    for shard, stem in segments.items():
-        table = pq.read_table(_files_of(folder, kind, stem)[1], columns=names)
-        tables.append(pa.table([row_names(kind, shard, table), table["sha256"]], schema=schema))
-    return pa.concat_tables(tables)
-
-
-def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
-    """Return the folders and URLs below which the pool's files lie; a single local file gives its folder."""
-    if pool.build and run_dir is not None:
-        return [os.path.abspath(layout.built_pool(run_dir))]
-    places = []
-    for path in pool.paths:
-        place = split_pattern(path)[0]
-        if os.path.isfile(place):
-            place = os.path.dirname(os.path.abspath(place))
-        if not is_remote(place):
-            place = os.path.abspath(place)
-        places.append(place)
-    return places
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:
@@ -408,20 +177,17 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
 
 
-def _num_bytes(shard: Shard) -> int:
-    """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
-    files = shard.fingerprint.get("files", [])
-    return int(shard.fingerprint.get("size") or sum(size for _, size, *_ in files))
-
-
-def _sum(reports: Sequence[Report]) -> Report:
-    """Add up counts and sample unusable pairs by hash, in one pass: reports may be read lazily from disk."""
-    total: Counter[str] = Counter()
-    bad: list[dict[str, str]] = []
-    for report in reports:
-        total.update({name: count for name, count in report.items() if name != "bad"})
-        bad = sample_records([*bad, *report["bad"]], NUM_BAD_SAMPLES)
-    return {"shards": len(reports), **total, "bad": bad}
+def _check_columns(columns: Sequence[str]) -> None:
+    """Raise UserError for columns that are named twice or as one of the folder's own."""
+    problems = []
+    own = {*EMBEDDED_IMAGES.names, *EMBEDDED_TEXTS.names, VECTOR}
+    for name in dict.fromkeys(map(bare, columns)):
+        if name in own:
+            problems.append(f"--columns {name}: the folder has a column of this name of its own; rename the pool's")
+        elif [*map(bare, columns)].count(name) > 1:
+            problems.append(f"--columns {name}: is named twice")
+    if problems:
+        raise UserError(problems)
 
 
 def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:

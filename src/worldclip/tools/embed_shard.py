@@ -27,8 +27,9 @@ from worldclip.core import keys
 from worldclip.core.artifacts import digest, write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
 from worldclip.core.execute import Report, Shard
-from worldclip.export.embedded import Of, is_group
+from worldclip.export.segments import Of, is_group
 from worldclip.model.worker import WorkerModel, load_here
+from worldclip.pool.config import PoolConfig, bare
 from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, hash_column, hashes_of, is_made_by
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -51,6 +52,9 @@ class EmbedWork:
     key_lists: Sequence[keys.KeyList]
     places: Sequence[str]
     """The folders and URLs below which the pool's files lie."""
+    pool: PoolConfig
+    columns: Sequence[str]
+    """Columns of the pool that the tables of segments have too."""
     has_vectors: bool
     made_by: str
     """Digest of what makes a vector: the model, and the decoder of images."""
@@ -125,8 +129,18 @@ def _image_places(shard: Shard, work: EmbedWork) -> tuple[pa.Table, Report]:
         images = pools.read_images(work.run_dir, shard.name, work.key_lists)
         counts = {"pairs": num_pairs, "no_image": num_pairs - num_images, "not_valid": num_images - len(images)}
         places = pools.image_places(shard, images)
+        for name, values in _columns_of(shard, images["row"].to_numpy(), work).items():
+            places = places.append_column(name, values)
     column = pa.nulls(len(places), pa.int64()) if times is None else pa.array(times, pa.int64())
     return places.append_column("mtime_ns", column), counts
+
+
+def _columns_of(shard: Shard, rows: np.ndarray, work: EmbedWork) -> dict[str, pa.ChunkedArray]:
+    """Return the columns that are taken along, of these rows of a shard."""
+    if not work.columns:
+        return {}
+    table = pools.read_columns(shard, pools.options_of(work.pool, shard.name), work.columns, "--columns").take(rows)
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def _earlier_segments(shard: Shard, work: EmbedWork) -> Iterator[Path]:
@@ -175,6 +189,8 @@ def embed_texts(shard: Shard, *, work: EmbedWork) -> Report:
     kept_rows = pa.array(np.flatnonzero(texts.reason == Reason.KEPT))
     columns = (texts.key.take(kept_rows), texts.text_idx.take(kept_rows), texts.text.take(kept_rows))
     rows = pa.table(columns, names=["key", "text_idx", "text"])
+    for name, values in _columns_of(shard, texts.row[kept_rows], work).items():
+        rows = rows.append_column(name, values)
     hashes_N2 = np.zeros((len(rows), 2), np.uint64)
     num_computed = 0
 
@@ -211,6 +227,8 @@ def _write_rows(of: Of, shard: Shard, rows: pa.Table, schema: pa.Schema, work: E
     if of == "images":
         rows = _with_relative_files(rows, work.places)
     made_by = {MODEL: work.made_by.encode(), SHARD: digest(shard.fingerprint).encode()}
+    for name in map(bare, work.columns):
+        schema = schema.append(rows.schema.field(name))
     schema = schema.with_metadata({**schema.metadata, **made_by})
     if not work.has_vectors:
         write_table(path, rows, schema)

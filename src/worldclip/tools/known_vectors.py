@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from worldclip.core.artifacts import write_array
 from worldclip.core.errors import BadShard
-from worldclip.export.embedded import hash_of
+from worldclip.export.segments import hash_of
 
 MODEL = b"worldclip.model"
 """Key in the metadata of a segment's table: a digest of what made its vectors, the model and the decoder."""

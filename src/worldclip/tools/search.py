@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,35 +22,56 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
-from worldclip.export.embedded import Embedded, Of, ShardRows, check_model, folder_and_file, open_embedded
+from worldclip.export.embedded import Embedded, check_model, folder_and_file, open_embedded
+from worldclip.export.segments import Of, ShardRows
 from worldclip.model import load as model_load
 from worldclip.model.images import require_files
 from worldclip.model.inference import Clip
+from worldclip.pool.config import Where
 
 BLOCK_BYTES = 64 * 2**20  # scores held at once
 BLOCK_ROWS = 65_536  # embeddings scored at once, at most
 FEW_QUERIES = 8  # up to here, reading the rows takes longer than multiplying them
 
 
-def nearest(parts: Sequence[np.ndarray | ShardRows], query_QD: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    parts: Sequence[np.ndarray | ShardRows], query_QD: np.ndarray, top: int, is_chosen: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the `top` rows with the largest products per query, best first, ties by row: (Q, k) int64 and float32.
 
     For more than FEW_QUERIES queries the products of equal rows may differ in the last bit, as the BLAS rounds them.
-    parts: (n, D) float32 each, memory-mapped or not; together N rows.  k is N where there are fewer than `top`.
+    parts: (n, D) float32 each, memory-mapped or not; together N rows.  is_chosen: (N,) bool, the rows that are
+    searched; None for all.  k is their number where there are fewer than `top`.
     """
     is_few = len(query_QD) <= FEW_QUERIES
     size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, len(query_QD)))))
     starts = np.cumsum([0, *map(len, parts)])
-    blocks = []
-    for first, part in zip(starts, parts, strict=False):
-        blocks += [(int(first) + start, part, slice(start, start + size)) for start in range(0, len(part), size)]
+    blocks: list[_Block] = []
+    for first, part in zip(starts.tolist(), parts, strict=False):
+        for start in range(0, len(part), size):
+            end = min(start + size, len(part))
+            rows = np.arange(start, end)
+            if is_chosen is not None:
+                rows = rows[is_chosen[first + start : first + end]]
+            if len(rows):
+                is_whole = len(rows) == end - start
+                blocks.append(_Block(part, slice(start, end) if is_whole else rows, first + rows))
     best = [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in query_QD]
     with ThreadPoolExecutor(usable_cores() if is_few else 1) as threads:
-        products = threads.map(lambda block: _products(query_QD, block[1][block[2]], is_few), blocks)
-        for (first, *_), scores_QB in zip(blocks, products, strict=True):
-            best = [_merge(*pair, first, scores, top) for pair, scores in zip(best, scores_QB, strict=True)]
+        products = threads.map(lambda block: _products(query_QD, block.part[block.rows], is_few), blocks)
+        for block, scores_QB in zip(blocks, products, strict=True):
+            best = [_merge(*pair, block.ids, scores, top) for pair, scores in zip(best, scores_QB, strict=True)]
     ids, scores = zip(*best, strict=True)
     return np.stack(ids), np.stack(scores)
+
+
+class _Block(NamedTuple):
+    """Rows of a part that are scored at once."""
+
+    part: np.ndarray | ShardRows
+    rows: slice | np.ndarray
+    ids: np.ndarray
+    """(B,) int64 of these rows among all parts."""
 
 
 def _products(query_QD: np.ndarray, rows_BD: np.ndarray, is_few: bool) -> np.ndarray:
@@ -63,9 +84,9 @@ def _products(query_QD: np.ndarray, rows_BD: np.ndarray, is_few: bool) -> np.nda
 
 
 def _merge(
-    ids: np.ndarray, scores: np.ndarray, first: int, block_scores: np.ndarray, top: int
+    ids: np.ndarray, scores: np.ndarray, block_ids: np.ndarray, block_scores: np.ndarray, top: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Merge the best rows so far with a block whose first row is `first`; returns ids and scores."""
+    """Merge the best rows so far with those of a later block; returns ids and scores."""
     if len(ids) == top:  # only a better score enters: an equal one has a larger row and loses the tie
         chosen = np.flatnonzero(block_scores > scores[-1])
     else:
@@ -73,7 +94,7 @@ def _merge(
     if len(chosen) > top:  # a partial sort first: the block is much larger than `top`
         worst = np.partition(block_scores[chosen], -top)[-top]
         chosen = chosen[block_scores[chosen] >= worst]
-    ids = np.concatenate([ids, first + chosen])
+    ids = np.concatenate([ids, block_ids[chosen]])
     scores = np.concatenate([scores, block_scores[chosen]])
     order = np.argsort(-scores, kind="stable")[:top]
     return ids[order], scores[order]
@@ -86,19 +107,27 @@ def search(
     *,
     top: int = 20,
     of: Of | None = None,
+    filter: Where = (),
+    keys: Sequence[str] = (),
+    path_prefix: str = "",
+    pool: Sequence[str] = (),
     model: str | Path | None = None,
     precision: str | None = None,
     device: str = "auto",
 ) -> list[Report]:
     """Return {"query", "hits"} for each text and then each image: the `top` nearest rows, best first.
 
-    A hit has its `score` (cosine), shard, key, and file, offset, size of an image, or text_idx, text.
+    A hit has its `score` (cosine), id, shard, key, columns, and file, offset, size of an image, or text_idx, text.
 
     folder: folder that `worldclip embed` wrote; its manifest names the model.
     texts: texts to search for.
     images: image files to search for.
     top: number of results per query.
     of: images or texts, in a folder with both.
+    filter: conditions on columns that embed took along, each as in pool.where: price,<,20 or ["price", "<", 20].
+    keys: search among these keys only.
+    path_prefix: search only where the path in the pool begins so: of an image file its own, else SHARD/KEY.
+    pool: where the pool is now, if it moved.
     model: path of the model, if it moved.
     precision: precision of the queries (default: the one that the folder was embedded in).
 
@@ -107,6 +136,7 @@ def search(
     Examples:
         worldclip search embedded "two dogs on a beach"
         worldclip search embedded "zwei Hunde" --top 20
+        worldclip search embedded "a red shoe" --filter "price,<,50" "in_stock,=,true"
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
@@ -118,12 +148,15 @@ def search(
     if problems:
         raise UserError(problems)
     require_files(images, decodes=True)
-    embedded = open_embedded(folder, of)
+    embedded = open_embedded(folder, of, pool=pool)
+    is_chosen = embedded.select(filter, keys, path_prefix) if filter or keys or path_prefix else None
+    if embedded.remark:
+        say("search", embedded.remark)
     clip = load_model(embedded, model, device, precision)
     features = [clip.encode_text(texts)] if texts else []
     if images:
         features.append(clip.encode_image(images))
-    ids, scores = nearest(embedded.parts, np.concatenate(features), top)
+    ids, scores = nearest(embedded.parts, np.concatenate(features), top, is_chosen)
     names = list(texts)
     for i, image in enumerate(images):
         names.append(str(image) if isinstance(image, str | Path) else f"image {i}")

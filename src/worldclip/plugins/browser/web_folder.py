@@ -28,7 +28,8 @@ from worldclip.core.artifacts import digest, fingerprint, read_json, write_json,
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.job import Report
-from worldclip.export.embedded import Embedded, Of, check_model, open_kinds
+from worldclip.export.embedded import Embedded, check_model, open_kinds
+from worldclip.export.segments import Of
 from worldclip.language.identify import identify_codes
 from worldclip.model.formats import onnx_folder
 from worldclip.model.inference import Clip

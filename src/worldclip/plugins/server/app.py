@@ -3,7 +3,7 @@
 GET  /                      the search page            GET /static/NAME
 POST /v1/embeddings         {"input": ...}             texts and pictures -> embeddings
 POST /v1/classify           {"input": pictures, "labels": [...], "templates": [...]}
-POST /v1/search             {"input": ..., "top": 20, "of": "images", "combine": false}
+POST /v1/search             {"input": ..., "top": 20, "of": "images", "combine": false, "filter": [["price", "<", 20]]}
 GET  /v1/models[/NAME]      the model's name           GET /v1/pairs/OF/ID   a pair with all its texts
 GET  /pictures/ID           a picture; ?px=480 at most that large
 GET  /healthz /metrics
@@ -34,8 +34,15 @@ from worldclip.model.decode import BadImage, open_image
 from worldclip.plugins.server.errors import ApiError, too_busy, unanswered
 from worldclip.plugins.server.guard import Guard
 from worldclip.plugins.server.metrics import Metrics
-from worldclip.plugins.server.read_request import Limits, read_inputs, read_json, read_text, require_known
-from worldclip.plugins.server.service import Service, mean_vector, sentences_of
+from worldclip.plugins.server.read_request import (
+    Limits,
+    read_inputs,
+    read_json,
+    read_selection,
+    read_text,
+    require_known,
+)
+from worldclip.plugins.server.service import Selection, Service, mean_vector, sentences_of
 from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
 
@@ -241,7 +248,7 @@ class _Api:
 
     async def search(self, body: Any, is_small: bool) -> Response:
         """Answer POST /v1/search."""
-        body = require_known(body, ("input", "top", "of", "combine", "model"))
+        body = require_known(body, ("input", "top", "of", "combine", "filter", "keys", "path_prefix", "model"))
         self._check_model(body)
         names = list(self._service.sizes)
         if not names:
@@ -257,6 +264,7 @@ class _Api:
             raise ApiError(400, f"top = {top!r}: must be a whole number between 1 and {self._limits.top}", param="top")
         if not isinstance(combine, bool):
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
+        selection = Selection(*read_selection(body))
         items = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
         blank = [item for item in items if isinstance(item, str) and not item.strip()]
         if blank:
@@ -267,7 +275,7 @@ class _Api:
         query_QD = await self._service.embed(items)
         if combine:
             query_QD = mean_vector(query_QD)
-        hits = await self._service.search(of, query_QD, top)
+        hits = await self._service.search(of, query_QD, top, selection)
         data = [{"object": "search", "index": i, "hits": rows} for i, rows in enumerate(hits)]
         return JSONResponse({"object": "list", "of": of, "data": data, "model": self._service.name})
 
@@ -313,6 +321,7 @@ class _Api:
         return {
             "model": model,
             "counts": self._service.sizes,
+            "columns": self._service.columns,
             "body_bytes": self._limits.body_bytes,
             "remarks": self._service.remarks(),
         }

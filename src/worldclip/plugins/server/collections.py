@@ -11,16 +11,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from worldclip.core.artifacts import MANIFEST
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.inputs import Stamp, stamp_of
-from worldclip.export.embedded import Embedded, Of, check_model, open_kinds
+from worldclip.core.job import Record
+from worldclip.export.embedded import Embedded, as_json, check_model, open_kinds
+from worldclip.export.segments import Of
 from worldclip.model.inference import Clip
 
+MAX_CHOICES = 40
+"""A column of more values is no choice."""
 CHECK_SECONDS = 1.0
 """The manifest is looked at once in this time."""
 
@@ -31,11 +37,22 @@ class Version:
 
     kinds: dict[Of, Embedded]
     _sorted_ids: dict[Of, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    _columns: dict[Of, list[Record]] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
         """Return the number of rows of each kind."""
         return {of: len(embedded) for of, embedded in self.kinds.items()}
+
+    def describe_columns(self, of: Of) -> list[Record]:
+        """Return {"name", "kind": number | choice | text} of each column, of a choice also its `values`.
+
+        The first call reads the columns.
+        """
+        if of not in self._columns:
+            embedded = self.kinds[of]
+            self._columns[of] = [_describe(embedded, name) for name in embedded.columns]
+        return self._columns[of]
 
     def find(self, of: Of, row_id: str) -> int | None:
         """Return the row with an id, None where there is none.  The first call reads all keys."""
@@ -47,6 +64,18 @@ class Version:
         number = np.uint64(int(row_id, 16))
         at = int(np.searchsorted(ids, number))
         return int(rows[at]) if at < len(ids) and ids[at] == number else None
+
+
+def _describe(embedded: Embedded, name: str) -> Record:
+    values: set[Any] = set()
+    for s in range(len(embedded.shards)):
+        column = embedded.read_columns(s, [name])[name]
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            return {"name": name, "kind": "number"}
+        values |= {as_json(value) for value in column.unique().to_pylist() if value is not None}
+        if len(values) > MAX_CHOICES:
+            return {"name": name, "kind": "text"}
+    return {"name": name, "kind": "choice", "values": sorted(values, key=str)}
 
 
 class Collections:

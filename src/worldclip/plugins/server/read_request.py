@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from worldclip.core.settings import convert
 from worldclip.model.decode import BadImage, open_image
 from worldclip.model.inference import text_problem
 from worldclip.plugins.server.errors import ApiError
+from worldclip.pool.config import Where, problems_of_conditions
 
 DATA = "data:"
 VALUES_PER_INPUT = 8  # commas and brackets of a body, for each input that is allowed
@@ -44,7 +46,7 @@ class Limits:
     """Pictures of one request."""
     text_chars: int = 20_000
     """Characters of one text; the model reads only its first tokens."""
-    top: int = 200
+    top: int = 1000
     """Results of one query."""
     hits: int = 10_000
     """Results of all queries of a request."""
@@ -105,6 +107,27 @@ def require_known(body: Any, params: Collection[str]) -> Mapping[str, Any]:
     if unknown:
         raise ApiError(400, f"unknown parameter {', '.join(unknown)}; known: {', '.join(params)}", param=unknown[0])
     return body
+
+
+def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...], str]:
+    """Return the parameters filter, keys and path_prefix of a search.  Raises ApiError that names all problems."""
+    problems = []
+    where: Where = ()
+    try:
+        where = convert(body.get("filter") or (), Where)
+        problems += [f"filter: {problem}" for problem in problems_of_conditions(where)]
+    except TypeError:
+        problems.append('filter: must be a list of ["column", comparison, value], as [["price", "<", 20]]')
+    keys = body.get("keys", [])
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        problems.append("keys: must be a list of texts")
+        keys = []
+    path_prefix = body.get("path_prefix", "")
+    if not isinstance(path_prefix, str):
+        problems.append("path_prefix: must be a text, the begin of a path in the pool")
+    if problems:
+        raise ApiError(400, problems, param=problems[0].partition(":")[0])
+    return where, tuple(keys), path_prefix
 
 
 def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | Picture]:

@@ -26,6 +26,7 @@ from worldclip.plugins.server.collections import Collections, Version
 from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import Limits, Picture
+from worldclip.pool.config import Where
 from worldclip.tools.search import FEW_QUERIES, nearest
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
@@ -41,8 +42,20 @@ class Query:
     embedded: Embedded
     vector: np.ndarray
     top: int
+    is_chosen: np.ndarray | None
+    """(N,) bool: the rows that are searched; None for all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a request searches among, see Embedded.select; empty for all rows."""
+
+    where: Where = ()
+    keys: tuple[str, ...] = ()
+    path_prefix: str = ""
+
+
+EVERY_ROW = Selection()
 Hits = tuple[np.ndarray, np.ndarray]
 """The numbers and scores of the nearest rows of one query, best first."""
 Result = TypeVar("Result")
@@ -74,6 +87,14 @@ class Service:
     def sizes(self) -> dict[str, int]:
         """Return the number of rows of each kind that can be searched."""
         return {} if self.collections is None else dict(self.collections.current().sizes)
+
+    @property
+    def columns(self) -> dict[str, list[Record]]:
+        """Return the columns that searches filter by, of each kind, as Version.describe_columns."""
+        if self.collections is None:
+            return {}
+        version = self.collections.current()
+        return {of: version.describe_columns(of) for of in version.kinds}
 
     def problems(self) -> list[str]:
         """Return what keeps the server from searching."""
@@ -135,14 +156,22 @@ class Service:
         label_MD = label_features(features[len(pictures) :], sentences)
         return probabilities(features[: len(pictures)], label_MD, self.clip.logit_scale)
 
-    async def search(self, of: str, query_QD: np.ndarray, top: int) -> list[list[Record]]:
-        """Return the hits of each query, best first, all of one version of the folder."""
+    async def search(
+        self, of: str, query_QD: np.ndarray, top: int, selection: Selection = EVERY_ROW
+    ) -> list[list[Record]]:
+        """Return the hits of each query, best first, all of one version of the folder.
+
+        Raises ApiError for conditions that cannot be asked.
+        """
         assert self.collections is not None
         version = await asyncio.to_thread(self.collections.current)
         while True:
             try:
                 embedded = _kind(version, of)
-                queries = [Query(embedded, vector, top) for vector in query_QD]
+                is_chosen = None
+                if selection != EVERY_ROW:
+                    is_chosen = await asyncio.to_thread(_select, embedded, selection)
+                queries = [Query(embedded, vector, top, is_chosen) for vector in query_QD]
                 all_hits: list[Hits] = await _answers(self._searching, queries)
                 return await asyncio.to_thread(self._describe, embedded, all_hits)
             except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
@@ -161,6 +190,8 @@ class Service:
         described = []
         for row, caption in zip(rows, self.with_language(texts), strict=True):
             names = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
+            if embedded.columns:
+                names["columns"] = row["columns"]
             described.append({**names, **caption})
         answers: list[list[Record]] = []
         start = 0
@@ -273,13 +304,27 @@ def _groups(pictures: Sequence[tuple[int, Picture]]) -> Iterator[list[tuple[int,
         yield group
 
 
+def _select(embedded: Embedded, selection: Selection) -> np.ndarray:
+    """Return which rows are searched: (N,) bool.  Raises ApiError for conditions that cannot be asked."""
+    try:
+        return embedded.select(selection.where, selection.keys, selection.path_prefix)
+    except UserError as error:
+        if any(problem.startswith("filter") for problem in error.problems):
+            raise ApiError(400, list(error.problems), param="filter") from error
+        raise
+
+
 def _search(queries: Sequence[Query]) -> list[Hits]:
-    """Search for all queries of a version in one pass over its rows; each gets as many results as it asked for."""
+    """Search for all queries of one selection in one pass over its rows; each gets as many results as it asked for."""
     hits: list[Hits] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(queries)
-    for embedded in {id(query.embedded): query.embedded for query in queries}.values():
-        chosen = [i for i, query in enumerate(queries) if query.embedded is embedded]
+    passes: dict[tuple[int, int], list[int]] = {}
+    for i, query in enumerate(queries):
+        passes.setdefault((id(query.embedded), id(query.is_chosen)), []).append(i)
+    for chosen in passes.values():
+        first = queries[chosen[0]]
         vectors = np.stack([queries[i].vector for i in chosen])
-        ids, scores = nearest(embedded.parts, vectors, max(queries[i].top for i in chosen))
+        most = max(queries[i].top for i in chosen)
+        ids, scores = nearest(first.embedded.parts, vectors, most, first.is_chosen)
         for position, i in enumerate(chosen):
             top = queries[i].top
             hits[i] = (ids[position, :top], scores[position, :top])

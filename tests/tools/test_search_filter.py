@@ -1,0 +1,203 @@
+"""A search among the rows that fulfil conditions equals the full ranking without all others."""
+
+import json
+import operator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedded_world import picture, segment_of
+from miniature import write_files
+from pools import write_table
+from serving import post, serving
+from stages import QUIET
+from toy import write_tar
+from worldclip.cli import main
+from worldclip.core.errors import StageFailed, UserError
+from worldclip.export.embedded import open_embedded
+from worldclip.tools import search as of_search
+from worldclip.tools.embed import embed
+from worldclip.tools.search import nearest, search
+
+COLUMNS = {
+    "uid": [f"k{i}" for i in range(12)],
+    "caption": [f"apple number {i}" for i in range(12)],
+    "price": [1.5, None, 3.0, 20.0, 7.0, 7.5, 0.0, 100.0, float("nan"), 5.0, 6.0, 8.0],
+    "category": ["shoe", "hat", "shoe", None, "hat", "bag", "bag", "shoe", "hat", "shoe", "bag", "hat"],
+    "in_stock": [True, False] * 6,
+}
+COMPARE = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@pytest.fixture(scope="module")
+def shop(world, tmp_path_factory) -> Path:
+    """Return a folder with `embedded`: the texts of two shards of a table, with its columns."""
+    root = tmp_path_factory.mktemp("shop")
+    for shard, rows in enumerate((slice(0, 7), slice(7, 12))):
+        part = {name: values[rows] for name, values in COLUMNS.items()}
+        write_table(root / f"pool/{shard}.parquet", part)
+    (root / "model").symlink_to(world / "model")
+    columns = ["price", "category", "in_stock"]
+    embed(world / "model", root / "pool", root / "embedded", key="uid", columns=columns, executor=QUIET)
+    return root
+
+
+def is_chosen(i: int, conditions: list) -> bool:
+    """Return whether row i of COLUMNS fulfils all conditions; a null fulfils none."""
+    for name, comparison, operand in conditions:
+        value = COLUMNS[name][i]
+        if value is None:
+            return False
+        if comparison in ("in", "not in"):
+            if (value in operand) != (comparison == "in"):
+                return False
+        elif not COMPARE[comparison](value, operand):
+            return False
+    return True
+
+
+CONDITIONS = st.one_of(
+    st.tuples(st.just("price"), st.sampled_from(sorted(COMPARE)), st.sampled_from([0.0, 3.0, 7, 50])),
+    st.tuples(st.just("category"), st.sampled_from(["=", "!="]), st.sampled_from(["shoe", "hat", "none"])),
+    st.tuples(st.just("category"), st.sampled_from(["in", "not in"]), st.sampled_from([("shoe", "bag"), ("hat",)])),
+    st.tuples(st.just("in_stock"), st.sampled_from(["=", "!="]), st.booleans()),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    conditions=st.lists(CONDITIONS, max_size=3),
+    keys=st.lists(st.sampled_from([*COLUMNS["uid"], "nobody"]), max_size=4),
+    prefix=st.sampled_from(["", "0.parquet/", "1.parquet/k1", "nowhere"]),
+    top=st.integers(1, 12),
+)
+def test_a_filtered_search_is_the_full_ranking_without_the_others(shop, conditions, keys, prefix, top):
+    embedded = open_embedded(shop / "embedded")
+    query = embedded.take(np.array([3]))
+    chosen = embedded.select(tuple(conditions), keys, prefix)
+    rows = [f"{int(i > 6)}.parquet/k{i}" for i in range(12)]
+    expected = [i for i in range(12) if is_chosen(i, conditions)]
+    expected = [i for i in expected if (not keys or f"k{i}" in keys) and rows[i].startswith(prefix)]
+    assert np.flatnonzero(chosen).tolist() == expected
+    every, _ = nearest(embedded.parts, query, 12)
+    ids, scores = nearest(embedded.parts, query, top, chosen)
+    assert ids[0].tolist() == [i for i in every[0].tolist() if i in expected][:top]
+    assert len(scores[0]) == min(top, len(expected))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4).filter(any),
+    num_queries=st.sampled_from([1, 9]),
+    top=st.integers(1, 40),
+    block=st.integers(1, 17),
+    seed=st.integers(0, 1000),
+)
+def test_blocks_of_chosen_rows_equal_a_plain_sort(sizes, num_queries, top, block, seed):
+    random = np.random.default_rng(seed)
+    parts = [random.integers(-2, 3, (size, 4)).astype(np.float32) for size in sizes]
+    query = random.integers(-2, 3, (num_queries, 4)).astype(np.float32)
+    chosen = random.random(sum(sizes)) < random.random()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_search, "BLOCK_ROWS", block)
+        ids, scores = nearest(parts, query, top, chosen)
+    products = query @ np.concatenate(parts).T
+    for row in range(num_queries):
+        order = np.argsort(-products[row], kind="stable")
+        expected = order[chosen[order]][:top]
+        assert ids[row].tolist() == expected.tolist()
+        assert scores[row].tolist() == products[row][expected].tolist()
+
+
+def test_the_command_line_filters_and_hits_show_the_columns(shop, capfd):
+    folder = str(shop / "embedded")
+    words = ["search", folder, "apple", "--filter", "price,<,8", '["category", "in", ["shoe", "bag"]]', "--json"]
+    assert main(words) == 0
+    hits = json.loads(capfd.readouterr().out)[0]["hits"]
+    assert {hit["key"] for hit in hits} == {"k0", "k2", "k5", "k6", "k9", "k10"}
+    (hit,) = (hit for hit in hits if hit["key"] == "k2")
+    assert hit["columns"] == {"price": 3.0, "category": "shoe", "in_stock": True}
+    nan = search(folder, ["apple"], keys=["k8"])[0]["hits"][0]
+    assert nan["columns"]["price"] is None
+    assert search(folder, ["apple"], filter=(("price", ">", 1000),))[0]["hits"] == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "problem"),
+    [
+        (("prize", "<", 3), "filter: no column or field 'prize'; did you mean 'price'?"),
+        (("price", "<", "cheap"), "filter: price holds double, which is not comparable with 'cheap'"),
+        (("price", "like", 3), 'each condition is ["column", COMPARISON, value]'),
+        (("price", "=", (3, 4)), 'only "in" and "not in" take a list'),
+    ],
+)
+def test_a_wrong_filter_is_told_what_is_wrong(condition, problem, shop):
+    with pytest.raises(UserError) as caught:
+        search(shop / "embedded", ["apple"], filter=(condition,))
+    assert problem in str(caught.value)
+
+
+def test_the_server_filters_as_the_library_does(shop, clip):
+    with serving(shop, clip) as address:
+        conditions = [["price", "<", 8], ["in_stock", "=", True]]
+        body = {"input": "apple", "top": 1000, "filter": conditions, "keys": ["k0", "k2", "k4", "k5"]}
+        hits = post(address, "search", body).json()["data"][0]["hits"]
+        expected = search(shop / "embedded", ["apple"], top=1000, filter=conditions, keys=["k0", "k2", "k4", "k5"])
+        assert [hit["key"] for hit in hits] == [hit["key"] for hit in expected[0]["hits"]]
+        assert hits[0]["columns"] == expected[0]["hits"][0]["columns"]
+        prefixed = post(address, "search", {"input": "apple", "path_prefix": "1.parquet/"}).json()["data"][0]["hits"]
+        assert {hit["shard"] for hit in prefixed} == {"1.parquet"}
+        for wrong, said in (
+            ({"filter": [["prize", "<", 8]]}, "did you mean 'price'?"),
+            ({"filter": [["price", "<"]]}, "each condition is"),
+            ({"filter": "price < 8"}, "filter: must be a list"),
+            ({"keys": "k0"}, "keys: must be a list of texts"),
+            ({"path_prefix": 3}, "path_prefix: must be a text"),
+        ):
+            answer = post(address, "search", {"input": "apple", **wrong})
+            assert (answer.status_code, said in answer.json()["error"]["message"]) == (400, True), answer.text
+        facts = post(address, "search", {"input": "apple", "top": 1001})
+        assert facts.status_code == 400
+
+
+def test_fields_of_tars_and_columns_of_image_lists_are_taken_along(world, tmp_path):
+    members = []
+    for i, record in enumerate(({"price": 3}, {}, {"price": 7})):
+        members += [(f"{i}.png", picture(i)), (f"{i}.txt", b"x"), (f"{i}.json", json.dumps(record).encode())]
+    write_tar(tmp_path / "pool/0.tar", members)
+    embed(world / "model", tmp_path / "pool", tmp_path / "tars", columns=["json:price"], executor=QUIET)
+    embedded = open_embedded(tmp_path / "tars")
+    assert [row["columns"]["price"] for row in embedded.rows(np.arange(3))] == [3, None, 7]
+    assert embedded.select((("price", ">", 4),)).tolist() == [False, False, True]
+    assert pq.read_table(segment_of(tmp_path / "tars", "0.tar", "parquet"))["price"].to_pylist() == [3, None, 7]
+    write_files(
+        tmp_path,
+        {
+            "a.png": picture(0),
+            "b.png": picture(1),
+            "list/0.csv": "filepath,title,colour\n../a.png,x,red\n../b.png,y,\n",
+        },
+    )
+    embed(world / "model", tmp_path / "list", tmp_path / "csv", of=("images",), columns=["colour"], executor=QUIET)
+    assert search(tmp_path / "csv", ["a"], filter=(("colour", "=", "red"),))[0]["hits"][0]["key"] == "../a.png"
+
+
+def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):
+    for columns, problem in ((["key"], "has a column of this name of its own"), (["price", "price"], "is named twice")):
+        with pytest.raises(UserError, match=problem):
+            embed(world / "model", shop / "pool", tmp_path / "out", key="uid", columns=columns, executor=QUIET)
+    with pytest.raises(UserError, match="is a folder of image files, without columns"):
+        embed(world / "model", world / "photos", tmp_path / "files", columns=["price"], executor=QUIET)
+    with pytest.raises(StageFailed, match="--columns: no column or field 'prize'; did you mean 'price'"):
+        embed(world / "model", shop / "pool", tmp_path / "named", key="uid", columns=["prize"], executor=QUIET)
