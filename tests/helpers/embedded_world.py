@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from transformers import MetaClip2Config
 
 from pools import encode
-from small_models import save_hugging_face
+from small_models import random_model, save_hugging_face
 from stages import QUIET
 from toy import write_tar
 from worldclip.model import published
@@ -64,3 +65,8 @@ def write_embedded_world(root: Path) -> None:
     """Write ROOT/model, ROOT/pool and ROOT/embedded with its images and texts."""
     write_world(root)
     embed(root / "model", root / "pool", root / "embedded", of=("images", "texts"), executor=QUIET)
+
+
+def write_other_weights(model: Path) -> None:
+    """Replace the weights of a copy of ROOT/model."""
+    random_model(MetaClip2Config.from_pretrained(model), seed=1).save_pretrained(model)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, segment_of, text_of
+from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, segment_of, text_of, write_other_weights
 from killed import contents
 from miniature import write_files
 from pools import write_table
@@ -355,14 +355,6 @@ def change_manifest(folder: Path, section: str, values: dict) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest[section] |= values
     (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def write_other_weights(model: Path) -> None:
-    from transformers import MetaClip2Config
-
-    from small_models import random_model
-
-    random_model(MetaClip2Config.from_pretrained(model), seed=1).save_pretrained(model)
 
 
 def test_another_model_is_refused_and_a_moved_one_accepted(world, folder, tmp_path):
