@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import worldclip
 from pools import write_table
 from tars import as_json, write_tar
 from toy import TOY_WORDS, encode_png
@@ -29,12 +28,13 @@ from worldclip.cli import main
 from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
+from worldclip.export.embedded import open_kinds
 from worldclip.plugins.browser import web_folder
 from worldclip.plugins.publish.publish import publish
 from worldclip.pool.stage import open_pool
 from worldclip.tools.embed import embed
 from worldclip.tools.estimate import estimate
-from worldclip.tools.search import open_kinds, search
+from worldclip.tools.search import search
 
 pytest.importorskip("torch")
 TAKEN = ("takendown-3", "takendown-11", "takendown-17")
@@ -156,8 +156,7 @@ def do_all(folder: Path, model: Path, case: Case, *changes: str) -> None:
     web = folder / "web"
     artifacts.remove(web)
     web.mkdir()
-    clip = worldclip.load(model, device="cpu")
-    kinds = open_kinds(folder / "embedded", clip, "model", "")
+    kinds = open_kinds(folder / "embedded")
     web_folder._write_pictures(web, kinds["images"], "fp32")
     web_folder._write_names(web, kinds["texts"], "fp32")
 

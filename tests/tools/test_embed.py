@@ -32,8 +32,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.model import decode, precision, worker
 from worldclip.model.load import Source
 from worldclip.plugins.server.serve import serve
-from worldclip.tools import embed as of_embed
-from worldclip.tools import embed_shard
+from worldclip.tools import embed_job, embed_shard
 from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
 from worldclip.tools.models import classify
@@ -74,7 +73,7 @@ def test_rows_are_the_embeddings_of_images_and_texts(world, clip, tmp_path, monk
 
 def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monkeypatch):
     done = []
-    plain = of_embed.embed_images
+    plain = embed_job.embed_images
 
     def watched(shard, **keys):
         done.append(shard.name)
@@ -82,7 +81,7 @@ def test_interrupted_call_resumes_with_the_missing_shards(world, tmp_path, monke
             raise KeyboardInterrupt
         return plain(shard, **keys)
 
-    monkeypatch.setattr(of_embed, "embed_images", watched)
+    monkeypatch.setattr(embed_job, "embed_images", watched)
     with pytest.raises(KeyboardInterrupt):
         embed(world / "model", world / "pool", tmp_path, executor=QUIET)
     assert not (tmp_path / "manifest.json").exists()

@@ -27,7 +27,14 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.image_names import SUFFIXES
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.picture_folder import Listing, group_files, list_folder, pictures_of
+from worldclip.pool.picture_folder import (
+    Listing,
+    files_of_group,
+    fingerprint_of_group,
+    group_files,
+    list_folder,
+    pictures_of,
+)
 from worldclip.pool.read import is_table
 
 BY_ROW = PoolConfig(key="row")  # keys of tables outside of a pool
@@ -88,19 +95,20 @@ def _count(scanned: pa.Table) -> Report:
 # --- images outside of a pool -----------------------------------------------------------------------------------------
 
 
-def source_units(source: Path, earlier_groups: Mapping[str, Sequence[str]] = {}) -> list[Shard]:
+def source_units(
+    source: Path, earlier_groups: Mapping[str, Sequence[str]] = {}, listing: Listing | None = None
+) -> list[Shard]:
     """Return one unit per tar or Parquet file with images, and one per group of image files.
 
-    source: a folder of them, or one.  earlier_groups: see group_files.  The fingerprint of a group is {"files": its
-    stamps}.  Raises UserError for a source without images.
+    source: a folder of them, or one.  earlier_groups: see group_files.  listing: of the folder, if it is known.  Raises
+    UserError for a source without images.
     """
-    if source.is_dir():
-        root = source
-        listing = list_folder(source)
-    else:
-        root = source.parent
+    root = source if source.is_dir() else source.parent
+    if not source.is_dir():
         status = source.stat()
         listing = Listing(root=root, files=[(source.name, status.st_size, status.st_mtime_ns)])
+    elif listing is None:
+        listing = list_folder(source)
     archives = [
         name
         for name, *_ in listing.files
@@ -109,8 +117,7 @@ def source_units(source: Path, earlier_groups: Mapping[str, Sequence[str]] = {})
     units = [Shard.of_file(name, str(root / name)) for name in archives]
     pictures, others = pictures_of(listing.files)
     for group, stamps in group_files(pictures, earlier_groups).items():
-        files = [list(stamp) for stamp in stamps]
-        units.append(Shard(name=group, path=str(root), fingerprint={"files": files}))
+        units.append(Shard(name=group, path=str(root), fingerprint=fingerprint_of_group(stamps)))
     if not units:
         raise UserError(
             f"{source} holds no tar and no image ({', '.join(SUFFIXES)}), and has no column of images; unpack "
@@ -137,7 +144,7 @@ def _is_table_of_images(path: Path) -> bool:
 def places_of(unit: Shard) -> pa.Table:
     """Return key, file, offset and size of the images of a unit of `source_units`."""
     if "files" in unit.fingerprint:
-        names, sizes, _ = zip(*unit.fingerprint["files"], strict=True)
+        names, sizes, _ = zip(*files_of_group(unit.fingerprint), strict=True)
         root = os.path.abspath(unit.path)
         files = [f"{root}/{name}" for name in names]
         return pa.table({"key": names, "file": files, "offset": np.zeros(len(names), np.int64), "size": sizes})

@@ -25,13 +25,13 @@ def needs_heif() -> str:
 
 def split_images(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the names of pictures that can be read, and all others, as `by_suffix` takes them."""
-    readable = set(SUFFIXES)
+    readable: tuple[str, ...] = SUFFIXES
     if needs_heif():
-        readable -= set(_HEIF_SUFFIXES)
+        readable = tuple(suffix for suffix in SUFFIXES if suffix not in _HEIF_SUFFIXES)
     images: list[str] = []
     others: list[str] = []
     for name in names:
-        if os.path.splitext(name)[1].lower() in readable:
+        if name.lower().endswith(readable):
             images.append(name)
         else:
             others.append(name)

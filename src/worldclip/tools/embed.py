@@ -28,6 +28,7 @@ from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, Report
+from worldclip.core.image_names import SUFFIXES
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Run, RunLock
 from worldclip.core.preflight import problems_of
@@ -38,6 +39,9 @@ from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import check_own
+from worldclip.pool.formats import pool_suffixes
+from worldclip.pool.listing import COMPRESSED
+from worldclip.pool.picture_folder import Listing, list_folder
 from worldclip.tools.embed_job import CHANGES, Embedding, Units, earlier_groups
 from worldclip.tools.embed_shard import VECTOR
 from worldclip.tools.known_pools import with_usual_columns
@@ -78,16 +82,20 @@ def embed(
     folder = Path(out)
     run = pools.open_pool(pool, key)
     refuse_outdated(run)
-    if key is None:
+    pictures = None if pools.is_run(run) else _list_pictures(run, of)
+    if key is None and pictures is None:
         usual_run = with_usual_columns(run)
         if usual_run is not run:
             run = usual_run
             say("embed", f"{run.section(PoolConfig).key!r} identifies a pair; --key names another column")
     _check_out(folder, run.section(PoolConfig))
     _check_columns(columns)
-    no_shards = [] if pools.is_run(run) else problems_of(pools.list_pool, run)
-    if no_shards and _folder_of_files(run, of) is None:
-        raise UserError(no_shards)
+    if pictures is None and not pools.is_run(run):
+        no_shards = problems_of(pools.list_pool, run)
+        if no_shards and _folder_of_files(run, of) is None:
+            raise UserError(no_shards)
+        if no_shards:
+            pictures = list_folder(Path(run.section(PoolConfig).paths[0]))
     source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
@@ -96,7 +104,7 @@ def embed(
     if problems:
         raise UserError(problems)
     with RunLock(folder):
-        run_dir, units = _find_units(run, folder, of, executor, has_shards=not no_shards)
+        run_dir, units = _find_units(run, folder, of, executor, pictures)
         if run_dir is not None:
             run = dataclasses.replace(run, dir=run_dir)
         elif columns:
@@ -130,31 +138,41 @@ def _folder_of_files(run: Run, of: Sequence[Of]) -> Path | None:
     return Path(paths[0])
 
 
+def _list_pictures(run: Run, of: Sequence[Of]) -> Listing | None:
+    """Return what a folder holds that has pictures and no shard of any format; None for any other pool."""
+    folder = _folder_of_files(run, of)
+    if folder is None:
+        return None
+    listing = list_folder(folder)
+    names = [name for name, *_ in listing.files]
+    shards = (*pool_suffixes(), *COMPRESSED)
+    has_pictures = any(name.lower().endswith(SUFFIXES) for name in names)
+    return listing if has_pictures and not any(name.endswith(shards) for name in names) else None
+
+
 def _find_units(
-    run: Run, folder: Path, of: Sequence[Of], executor: Executor | None, *, has_shards: bool
+    run: Run, folder: Path, of: Sequence[Of], executor: Executor | None, pictures: Listing | None
 ) -> tuple[Path | None, Units]:
     """Read the pool if that is not done; return where pool/ is, and the shards of the images and of the texts to embed.
 
-    Of a local folder without a pool, or whose pool has no images, these are groups of image files, and pool/ is None.
-    Raises UserError where there is nothing of what is asked for.
+    Of a local folder without a pool (pictures), or whose pool has no images, these are groups of image files, and pool/
+    is None.  Raises UserError where there is nothing of what is asked for.
     """
-    files = _folder_of_files(run, of)
-    if has_shards:
+    if pictures is None:
         run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
         has_images = pools.holds_images(run.dir, shards)
         usual_kind: Of = "images" if has_images else "texts"
         kinds = of or (usual_kind,)
         if has_images or "images" not in kinds:
             return run.dir, dict.fromkeys(kinds, shards)
-    if files is None:
-        raise UserError(
-            f"of = images: {run.section(PoolConfig).location} holds only texts; give tars, Parquet files of images, "
-            "image files, or a recipe whose pool.image_field names a column of paths"
-        )
-    groups: dict[str, list[str]] = {}
-    for group, files_of_group in earlier_groups(folder).items():
-        groups[group] = [name for name, *_ in files_of_group]
-    return None, {"images": source_units(files, groups)}
+        files = _folder_of_files(run, of)
+        if files is None:
+            raise UserError(
+                f"of = images: {run.section(PoolConfig).location} holds only texts; give tars, Parquet files of images,"
+                " image files, or a recipe whose pool.image_field names a column of paths"
+            )
+        pictures = list_folder(files)
+    return None, {"images": source_units(pictures.root, earlier_groups(folder), pictures)}
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
@@ -202,7 +220,7 @@ def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
             for name in CHANGES:
                 line += f", {counts[name]:,} {name}"
         for name, count in counts.items():
-            if name not in ("shards", "pairs", "embedded", "computed", "bad", *CHANGES) and count:
+            if name not in ("shards", "pairs", "embedded", "bad", *CHANGES) and count:
                 line += f", {count:,} {name.replace('_', ' ')}"
         lines.append(f"{line}: {flags.out}")
         lines += [f"  {sample['key']}: {sample['reason']}" for sample in counts["bad"]]

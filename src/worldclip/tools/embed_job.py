@@ -34,6 +34,7 @@ from worldclip.model import decode
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig, bare, split_pattern
 from worldclip.pool.files import check_source
+from worldclip.pool.picture_folder import files_of_group
 from worldclip.tools.embed_shard import NUM_BAD_SAMPLES, EmbedWork, embed_images, embed_texts
 from worldclip.tools.known_vectors import index_vectors
 
@@ -80,7 +81,7 @@ class Embedding:
             for shard in shards:
                 fingerprint = shard.fingerprint
                 if is_group(shard.name):
-                    fingerprint = {"files": digest(fingerprint["files"])}
+                    fingerprint = {"files": digest(fingerprint)}
                 inputs[kind][shard.name] = fingerprint
         return inputs
 
@@ -105,28 +106,40 @@ class Embedding:
     def run(self, executor: Executor | None, opened_from: Path) -> Report:
         """Embed what is not embedded yet; return the report."""
         job = Job("embed", self.folder, self.config, lambda: self.inputs, keeps_result=True)
-        if not self._holds_earlier_files():
+        before = read_manifest(self.folder)
+        is_elsewhere = before is not None and before.get("source") != self.pool.location
+        if is_elsewhere and not self._holds_earlier_files():
             check_source(job, self.pool.location)
         self._forget_segments_without_files()
         reason = job.reason_to_run()
-        if reason is not None:
-            say("embed", f"starts ({reason})")
+        if reason is None:
+            say("embed", "is finished and unchanged")
+            return self._unchanged(read_json(layout.report_json(self.folder)))
+        say("embed", f"starts ({reason})")
         lists = [os.path.abspath(item.path) for item in self.key_lists]  # in the order of inputs.key_lists
         manifest = {"source": self.pool.location, "places": _places(self.pool, self.run_dir), "key_lists": lists}
         if opened_from.suffix == ".toml" or layout.is_run(opened_from):
             manifest["recipe"] = os.path.abspath(opened_from)  # whose lists of keys may become more
-        return job.run_once(lambda: self._embed(executor, manifest))
+        changes: dict[str, Report] = {}  # since the manifest of before; report.json tells what the folder holds
+        report = job.run(lambda: self._embed(executor, manifest, changes))
+        return report | {kind: {**report[kind], **changes[kind]} for kind in self.units}
+
+    def _unchanged(self, report: Report) -> Report:
+        """Return the report of a call before, of one that found nothing new."""
+        for kind in self.units:
+            changes = dict.fromkeys(CHANGES, 0)
+            report[kind] |= changes | {"unchanged": report[kind]["embedded"]}
+        return report
 
     def _holds_earlier_files(self) -> bool:
-        """Return whether the image files are those of before, as far as one name and size tells."""
+        """Return whether one of the image files has the name of one of before: the folder was moved."""
         earlier = set()
-        for files in earlier_groups(self.folder).values():
-            earlier |= {(name, size) for name, size, _ in files}
-        return any(
-            (name, size) in earlier
-            for shard in self.units.get("images", ())
-            for name, size, _ in shard.fingerprint.get("files", ())
-        )
+        for names in earlier_groups(self.folder).values():
+            earlier |= set(names)
+        for shard in self.units.get("images", ()):
+            if is_group(shard.name) and any(name in earlier for name, *_ in files_of_group(shard.fingerprint)):
+                return True
+        return False
 
     def _forget_segments_without_files(self) -> None:
         """Remove the markers of segments that lack a file, which somebody removed, and the manifest with them."""
@@ -144,7 +157,7 @@ class Embedding:
                     done.unlink()
                     (self.folder / MANIFEST).unlink(missing_ok=True)
 
-    def _embed(self, executor: Executor | None, manifest: Report) -> Result:
+    def _embed(self, executor: Executor | None, manifest: Report, changes: dict[str, Report]) -> Result:
         folder = self.folder
         workers, threads = self._workers(executor)
         model = dataclasses.replace(self.model, threads=threads)
@@ -179,7 +192,7 @@ class Embedding:
                 reports = workers.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=key)
             segments[kind] = {shard.name: work.stem(shard) for shard in shards}
             totals[kind] = _sum(reports)
-            totals[kind] |= _compare(folder, kind, before, segments[kind], totals[kind]["embedded"])
+            changes[kind] = _compare(folder, kind, before, segments[kind], totals[kind]["embedded"])
             for shard in shards:
                 outputs += [*_files_of(folder, kind, work.stem(shard)), layout.marker(folder, shard.name, kind)]
         counts = {kind: total["embedded"] for kind, total in totals.items()}
@@ -264,19 +277,20 @@ def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
     return places
 
 
-def earlier_groups(folder: Path) -> dict[str, list[list[Any]]]:
-    """Return the stamps of image files by group, of the groups that are embedded."""
+def earlier_groups(folder: Path) -> dict[str, list[str]]:
+    """Return the names of the image files in each group that is embedded."""
     groups = {}
     for path in sorted(layout.done_dir(folder, "images").glob("*.json")):
         if is_group(path.stem):
-            groups[path.stem] = read_json(path)["fingerprint"]["files"]
+            groups[path.stem] = [name for name, *_ in files_of_group(read_json(path)["fingerprint"])]
     return groups
 
 
 def _num_bytes(shard: Shard) -> int:
     """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
-    files = shard.fingerprint.get("files", [])
-    return int(shard.fingerprint.get("size") or sum(size for _, size, *_ in files))
+    if is_group(shard.name):
+        return sum(size for _, size, _ in files_of_group(shard.fingerprint))
+    return int(shard.fingerprint.get("size") or 0)
 
 
 def _sum(reports: Sequence[Report]) -> Report:

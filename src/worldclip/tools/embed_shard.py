@@ -30,6 +30,7 @@ from worldclip.core.execute import Report, Shard
 from worldclip.export.segments import Of, is_group
 from worldclip.model.worker import WorkerModel, load_here
 from worldclip.pool.config import PoolConfig, bare
+from worldclip.pool.picture_folder import files_of_group
 from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, hash_column, hashes_of, is_made_by
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
@@ -82,7 +83,6 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
         _copy_unchanged(shard, path, places, is_unread, hashes_N2, features_ND)
     is_usable = np.ones(num_images, bool)
     bad: list[dict[str, str]] = []
-    num_computed = 0
     unread = np.flatnonzero(is_unread)
     contents = pools.read_contents(places.take(unread))
     for start in range(0, len(unread), IMAGES_AT_ONCE):
@@ -100,13 +100,12 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
                 row = int(rows[new[position]])
                 is_usable[row] = False
                 bad.append({"key": places["key"][row].as_py(), "reason": reason})
-            num_computed += len(new) - len(reasons)
         features_ND[rows] = vectors
     write_array(work.path("images", shard, "npy"), features_ND[is_usable])
     table = places.append_column("sha256", as_bytes(hashes_N2)).filter(pa.array(is_usable))
     _write_rows("images", shard, table, EMBEDDED_IMAGES, work)
     embedded = int(is_usable.sum())
-    counts |= {"embedded": embedded, "computed": num_computed, "undecodable": len(bad)}
+    counts |= {"embedded": embedded, "undecodable": len(bad)}
     return {**counts, "bad": sample_records(bad, NUM_BAD_SAMPLES)}
 
 
@@ -121,7 +120,7 @@ def _image_places(shard: Shard, work: EmbedWork) -> tuple[pa.Table, Report]:
         places = places_of(shard)
         counts = {"pairs": len(places), "no_image": 0, "not_valid": 0}
         if is_group(shard.name):
-            times = [time_ns for _, _, time_ns in shard.fingerprint["files"]]
+            times = [time_ns for _, _, time_ns in files_of_group(shard.fingerprint)]
     else:
         pair_keys, num_without, num_repeated = pools.read_keys(work.run_dir, shard.name)
         num_pairs = len(pair_keys) + num_without + num_repeated
@@ -192,11 +191,9 @@ def embed_texts(shard: Shard, *, work: EmbedWork) -> Report:
     for name, values in _columns_of(shard, texts.row[kept_rows], work).items():
         rows = rows.append_column(name, values)
     hashes_N2 = np.zeros((len(rows), 2), np.uint64)
-    num_computed = 0
 
     def parts() -> Iterator[np.ndarray]:
         """Yield vectors, a part of the texts at a time: a table may have more of them than memory holds."""
-        nonlocal num_computed
         for start in range(0, len(rows), TEXTS_AT_ONCE):
             chunk = rows["text"].slice(start, TEXTS_AT_ONCE).to_pylist()
             hashes = hashes_of([text.encode() for text in chunk])
@@ -207,7 +204,6 @@ def embed_texts(shard: Shard, *, work: EmbedWork) -> Report:
             new = np.flatnonzero(known[:, 0] < 0).tolist()
             if new:
                 vectors[new] = load_here(work.model).encode_text([chunk[i] for i in new])
-                num_computed += len(new)
             yield vectors
 
     write_array_parts(work.path("texts", shard, "npy"), (len(rows), work.embed_dim), np.float32, parts())
@@ -215,7 +211,7 @@ def embed_texts(shard: Shard, *, work: EmbedWork) -> Report:
     unusable = (Reason.BAD_PAIR, Reason.DUPLICATE, Reason.NO_TEXT, Reason.NOT_VALID)
     dropped = {reason.label: int((texts.reason == reason).sum()) for reason in unusable}
     bad = [{"key": sample["key"], "reason": sample["reason"]} for sample in texts.bad]
-    return {"pairs": len(texts.reason), "embedded": len(rows), "computed": num_computed, **dropped, "bad": bad}
+    return {"pairs": len(texts.reason), "embedded": len(rows), **dropped, "bad": bad}
 
 
 def _write_rows(of: Of, shard: Shard, rows: pa.Table, schema: pa.Schema, work: EmbedWork) -> None:
