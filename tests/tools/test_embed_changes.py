@@ -231,7 +231,7 @@ def test_hidden_files_and_links_out_of_the_folder_are_counted_and_named(world, t
     assert f"{photos}: 1 link to files elsewhere: link.png -> {tmp_path}/elsewhere/b.png; a search page shows" in said
 
 
-def test_files_keep_their_groups_and_new_ones_fill_the_smallest(monkeypatch):
+def test_files_keep_their_groups_and_new_ones_fill_those_that_are_half_empty(monkeypatch):
     monkeypatch.setattr(picture_folder, "FILES_PER_GROUP", 3)
     files = [(f"{i:02}", 1, 1) for i in range(8)]
     groups = group_files(files, {})
@@ -242,10 +242,10 @@ def test_files_keep_their_groups_and_new_ones_fill_the_smallest(monkeypatch):
     }
     earlier = {name: [stamp[0] for stamp in group] for name, group in groups.items()}
     assert group_files(files, earlier) == groups
-    changed = [*files[1:], ("a", 1, 1), ("b", 1, 1), ("c", 1, 1)]
+    changed = [*files[2:], ("a", 1, 1), ("b", 1, 1), ("c", 1, 1)]
     after = group_files(changed, earlier)
-    assert after["files_000001"] == groups["files_000001"]
-    assert [len(group) for group in after.values()] == [3, 3, 3, 1]
+    assert (after["files_000001"], after["files_000002"]) == (groups["files_000001"], groups["files_000002"])
+    assert [len(group) for group in after.values()] == [3, 3, 2, 1]
     assert sorted(itertools.chain(*after.values())) == sorted(changed)
     few = group_files(files[:2], {f"files_{i:06}": [name] for i, (name, _, _) in enumerate(files)})
     assert list(few) == ["files_000000"], "many small groups become one"

@@ -86,10 +86,10 @@ def pictures_of(files: Sequence[Stamp]) -> tuple[list[Stamp], list[str]]:
 
 
 def group_files(files: Sequence[Stamp], earlier: Mapping[str, Sequence[str]]) -> dict[str, list[Stamp]]:
-    """Return {group: its files}: a file stays in the group that it is in, others fill the smallest groups.
+    """Return {group: its files}: a file stays in the group that it is in, others fill the groups that are half empty.
 
-    earlier: {group: names of its files} of the time before.  Everything is grouped anew where the groups of before have
-    become many times more than are needed.
+    earlier: {group: names of its files} of the time before.  Everything is grouped anew where the groups of before are
+    more than twice as many as are needed.
     """
     size = max(FILES_PER_GROUP, -(-len(files) // MAX_GROUPS))
     if len(earlier) > 2 * (len(files) // size + 1):
@@ -102,7 +102,7 @@ def group_files(files: Sequence[Stamp], earlier: Mapping[str, Sequence[str]]) ->
             groups[group] = members
     arriving = list(new.values())
     for group in sorted(groups, key=lambda group: (len(groups[group]), group)):
-        room = max(0, size - len(groups[group]))
+        room = size - len(groups[group]) if 2 * len(groups[group]) <= size else 0
         groups[group] += arriving[:room]
         arriving = arriving[room:]
     number = 0
