@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shlex
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ REQUIRED = dataclasses.MISSING
 OPTIONS = "options"
 WIDTH = 100  # columns of the help
 INDENT = 26  # columns before a description
+MAX_WORDS_OF_PATH = 8  # words of a path whose blanks are not quoted that are recognised
 _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", bool: "{true,false}"}
 
 
@@ -159,7 +162,9 @@ def parse_flags(
     RECIPE with ["my.toml"].  remedy_of: see core.command.Command.  Raises UserError with all wrong flags.
     """
     pointer = f"; {prog} --help lists the flags"
-    problems: list[str] = []
+    problems = _unquoted_paths(arguments)
+    if problems:
+        raise UserError(problems)
     uses: list[FlagUse] = []
     free: list[str] = []
     words = list(arguments)
@@ -206,6 +211,19 @@ def parse_flags(
     if problems:
         raise UserError(problems)
     return uses
+
+
+def _unquoted_paths(arguments: Sequence[str]) -> list[str]:
+    """Return a problem for each file or folder whose name has blanks and was typed without quotes: `my photos`."""
+    problems = []
+    for start, word in enumerate(arguments):
+        if _is_flag(word) or os.path.exists(word):
+            continue
+        for end in range(start + 2, min(start + MAX_WORDS_OF_PATH, len(arguments)) + 1):
+            path = " ".join(arguments[start:end])
+            if os.path.exists(path):
+                problems.append(f"{path} has blanks; write it in quotes: {shlex.quote(path)}")
+    return problems
 
 
 def _is_flag(word: str) -> bool:
