@@ -105,6 +105,17 @@ def test_of_many_languages_the_highest_and_lowest_differences_are_shown(tmp_path
     assert shown[7][0] == "30 more"
 
 
+def test_runs_by_another_code_say_of_which_stages(tmp_path):
+    paths = [run_folder(tmp_path, name, 0, tail, WordModel()) for name, tail in (("a", 0.1), ("b", 0.2), ("c", 0.3))]
+    for path, code in zip(paths, ({"code": "1"}, {"code": "2"}, {}), strict=True):
+        config = {"balance": {"tail_fraction": {"a": 0.1, "b": 0.2, "c": 0.3}[path.name]}}
+        for stage in ("match", "balance"):
+            write_manifest(path / stage, config=config, inputs={}, counts={}, **(code if stage == "balance" else {}))
+    text = comparison_text(compare(*paths))
+    assert "balance.tail_fraction was 0.1, is 0.2; other code of balance\n" in text
+    assert "balance.tail_fraction was 0.1, is 0.3\n" in text
+
+
 def test_pairs_seen_and_a_schedule_that_changed_are_part_of_what_differs(tmp_path, capsys):
     paths = [run_folder(tmp_path, name, 0, tail, WordModel()) for name, tail in (("a", 0.1), ("b", 0.2))]
     counts = [{"en": 1_500, "th": 20}, {"en": 900, "th": 620}]
@@ -306,7 +317,7 @@ def test_arms_are_named_by_the_keys_in_which_they_differ_and_the_table_lists_the
     assert "not the same pool" not in capsys.readouterr().err
     write_manifest(tmp_path / "a/pool", config={}, inputs={"0.tar": 1}, counts={})
     compare(*paths)
-    assert "warning: a, b have one recipe but not the same pool or lists" in capsys.readouterr().err
+    assert "warning: a, b have one recipe but not the same pool, lists or code" in capsys.readouterr().err
     assert "- balance.tail_fraction=0.2: c; balance.tail_fraction was 0.1, is 0.2\n" in text
     recipe = "balance.tail_fraction = 0.2\ntrain.lr = 0.1\n[train.model]\npreset = 'vit_b32'\n"
     (tmp_path / "c/recipe.toml").write_text(recipe)  # too much for a name

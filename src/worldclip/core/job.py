@@ -21,6 +21,7 @@ from worldclip.core import job_files
 from worldclip.core.artifacts import (
     MANIFEST,
     Json,
+    code_digest,
     manifest_digest,
     read_json,
     read_manifest,
@@ -109,6 +110,9 @@ class Job:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
         record = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
+        code = code_digest(self.name)  # recorded and not compared: a finished stage stays finished
+        if code is not None:
+            record["code"] = code
         write_manifest(self.folder, **record, job=self.name, **result.manifest)
         return dict(result.report)
 

@@ -40,6 +40,7 @@ from worldclip.model.load import outdated_results
 from worldclip.report.results import ResultRecord, by_task_of_runs
 from worldclip.report.train import read_log
 
+DECIDING_STAGES = ("metadata", "match", "balance", "curate", "train")
 MAX_NAME = 40  # characters of the keys in an arm's name; longer ones leave no room for a table
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
@@ -61,6 +62,8 @@ class Arm:
     """Keys of the recipe that are not as in the first arm; empty without recipes."""
     seen: dict[str, float] = field(default_factory=dict)
     """Pairs that training saw, by language: the mean over the runs, empty where a run has no training."""
+    code: list[str] = field(default_factory=list)
+    """Stages whose code was not as in the first arm (`code` of their manifests)."""
     schedules: list[str] = field(default_factory=list)
     """Keys that changed while a run was trained, and from which step on."""
 
@@ -158,13 +161,15 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
             name = f"{name} ({len(runs)} seeds)"
         if len({_made_from(paths[run]) for run in runs}) > 1:
             listed = ", ".join(names[run] for run in runs)
-            say("compare", f"warning: {listed} have one recipe but not the same pool or lists; they count as seeds")
+            difference = "have one recipe but not the same pool, lists or code; they count as seeds"
+            say("compare", f"warning: {listed} {difference}")
         arm = Arm(
             name=name,
             folders=[folders[run] for run in runs],
             runs=[names[run] for run in runs],
             changes=changes_of_arm,
             seen=_mean_seen([paths[run] for run in runs]),
+            code=_stages_of_other_code(paths[0], paths[runs[0]]),
         )
         for run in runs:
             arm.schedules.extend(_schedule_changes(paths[run], names[run]))
@@ -194,9 +199,26 @@ def _schedule_changes(run_dir: Path, name: str) -> list[str]:
 
 
 def _made_from(run_dir: Path) -> tuple[object, ...]:
-    """Return the digests of a run's pool and of its lists."""
+    """Return the digests of a run's pool, of its lists, and of the code of its stages."""
     manifests = [read_manifest(layout.stage_dir(run_dir, stage)) for stage in ("pool", "metadata")]
-    return tuple(None if manifest is None else manifest["digest"] for manifest in manifests)
+    digests = [None if manifest is None else manifest["digest"] for manifest in manifests]
+    return (*digests, *_code_of(run_dir).items())
+
+
+def _code_of(run_dir: Path) -> dict[str, str]:
+    """Return the digest of the code that made each finished stage of a run, where it is recorded."""
+    code = {}
+    for stage in DECIDING_STAGES:
+        manifest = read_manifest(layout.stage_dir(run_dir, stage))
+        if manifest is not None and "code" in manifest:
+            code[stage] = manifest["code"]
+    return code
+
+
+def _stages_of_other_code(first: Path, run_dir: Path) -> list[str]:
+    """Return the stages that two runs made by different code; those without a record count as equal."""
+    code = _code_of(first)
+    return [stage for stage, own in _code_of(run_dir).items() if code.get(stage, own) != own]
 
 
 def _names_by_keys(changes: Sequence[Sequence[Change]]) -> list[str]:

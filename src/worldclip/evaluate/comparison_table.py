@@ -49,10 +49,12 @@ def comparison_text(comparison: Comparison) -> str:
 def _what_differs(arms: Sequence[Arm]) -> list[str]:
     """Return the lines about the runs of each arm, what is not as in the first one, and the pairs seen by language."""
     lines = []
-    if any(arm.changes or arm.schedules for arm in arms):
+    if any(arm.changes or arm.code or arm.schedules for arm in arms):
         lines += ["", "What differs from the first:", ""]
         for arm in arms:
             facts = [*map(str, arm.changes), *arm.schedules]
+            if arm.code:
+                facts.append(f"other code of {', '.join(arm.code)}")
             if arm.name != arm.runs[0]:
                 facts.insert(0, ", ".join(arm.runs))
             if not facts:

@@ -117,7 +117,7 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     arms = []
     for arm in comparison.arms:
         record = {"name": arm.name, "folders": list(map(str, arm.folders)), "changes": list(map(str, arm.changes))}
-        arms.append({**record, "seen": arm.seen, "schedules": arm.schedules})
+        arms.append({**record, "code": arm.code, "schedules": arm.schedules, "seen": arm.seen})
     result = {"arms": arms, "rows": comparison.rows, "by_language": comparison.by_language}
     return result, comparison_text(comparison)
 
