@@ -109,7 +109,7 @@ class Job:
         if result.outputs is not None:
             remove_stale(self.folder, [*result.outputs, *(self.folder / name for name in _ALWAYS_KEPT)])
         write_json(self.folder / "report.json", result.report)
-        record = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
+        record: dict[str, Any] = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
         code = code_digest(self.name)  # recorded and not compared: a finished stage stays finished
         if code is not None:
             record["code"] = code

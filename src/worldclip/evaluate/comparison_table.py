@@ -67,9 +67,9 @@ def _what_differs(arms: Sequence[Arm]) -> list[str]:
 
 
 def _seen_table(arms: Sequence[Arm]) -> Table:
-    """Return the pairs that each arm saw by language, most of the first arm first; what no terminal shows is one row."""
+    """Return the pairs that each arm saw by language, most of the first arm first; after 30 languages one row."""
     langs = list(dict.fromkeys(chain.from_iterable(arm.seen for arm in arms)))
-    rows = [[lang, *(arm.seen.get(lang, 0) for arm in arms)] for lang in langs]
+    rows: list[list[Any]] = [[lang, *(arm.seen.get(lang, 0) for arm in arms)] for lang in langs]
     shown = rows[:MAX_LANGUAGES_IN_TEXT]
     rest = rows[MAX_LANGUAGES_IN_TEXT:]
     totals = [len(shown)]
