@@ -78,7 +78,7 @@ function addressOf(form) {
   const texts = inputsOf(form).flatMap((query) => query.text ?? []);
   const words = new URLSearchParams(texts.map((text) => ["q", text]));
   if (form.of !== kinds()[0]) words.append("of", form.of);
-  return words.size ? `?${words}` : ".";
+  return String(words) ? `?${words}` : ".";
 }
 
 function isSameSearch(form, other) {
