@@ -204,7 +204,7 @@ def parse_flags(
             number = len(free) if flag.is_many else 1
             uses.append((flag, flag.word, free[:number]))
             del free[:number]
-    problems += [f"unknown argument {word!r}{pointer}" for word in free]
+    problems += [f"unknown argument {word!r} (a path with blanks needs quotes){pointer}" for word in free]
     used_keys = {flag.key for flag, _, _ in uses}
     missing = [flag for flag in flags if flag.default is REQUIRED and flag.key not in used_keys]
     problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]

@@ -253,7 +253,7 @@ function pathElement(id, path) {
 // Open the pair that the address names; without one close the dialog.
 async function showPair() {
   const { hash } = location;
-  const [, kind, id] = /^#([a-z]+)-(.+)$/.exec(hash) ?? [];
+  const [, kind, id] = /^#([a-z]+)-([^/?]+)$/.exec(hash) ?? [];
   if (!kinds().includes(kind)) return byId("pair").close();
   try {
     const pair = await (await ask(`v1/pairs/${kind}/${id}`)).json();
