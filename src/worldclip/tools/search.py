@@ -109,7 +109,7 @@ def search(
 
     Examples:
         worldclip search embedded "two dogs on a beach"
-        worldclip search embedded "zwei Hunde" photo.jpg --top 20
+        worldclip search embedded "zwei Hunde" --top 20
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
