@@ -656,7 +656,7 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
         page.run("document.querySelector('.hit a').click()")
         page.wait("document.querySelector('#pair').open && document.querySelector('#pair img').naturalWidth > 0")
         assert "a red apple" in page.run("document.querySelector('#pair li').textContent")
-        assert "60 × 40 pixels" in page.run("document.querySelector('#pair').textContent")
+        page.wait("document.querySelector('#pair').textContent.includes('60 × 40 pixels')")
         first = page.run("location.hash")
         assert page.run("document.querySelector('#previous').disabled")
         page.run("document.querySelector('#next').click()")

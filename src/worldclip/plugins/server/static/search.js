@@ -60,6 +60,7 @@ async function showPicture(img, id, px) {
 
 const searches = new Map(); // history.state.search -> the form
 let inSight; // history.state.search of the results in sight
+let opened = ""; // location.hash of the pair in the dialog
 
 function kinds() {
   return Object.keys(facts.counts);
@@ -254,7 +255,10 @@ function pathElement(id, path) {
 async function showPair() {
   const { hash } = location;
   const [, kind, id] = /^#([a-z]+)-([^/?]+)$/.exec(hash) ?? [];
-  if (!kinds().includes(kind)) return byId("pair").close();
+  if (!kinds().includes(kind)) {
+    opened = "";
+    return byId("pair").close();
+  }
   try {
     const pair = await (await ask(`v1/pairs/${kind}/${id}`)).json();
     if (location.hash !== hash) return; // meanwhile another one, or none
@@ -278,6 +282,7 @@ async function showPair() {
     body.append(list, ...(texts.length ? [element("ul", {}, ...texts)] : []));
     byId("previous").disabled = neighbour(-1) === undefined;
     byId("next").disabled = neighbour(1) === undefined;
+    opened = hash;
     if (!byId("pair").open) byId("pair").showModal();
   } catch (error) {
     say(error.message, true);
@@ -369,7 +374,8 @@ window.addEventListener("popstate", openAddress);
 byId("previous").addEventListener("click", () => step(-1));
 byId("next").addEventListener("click", () => step(1));
 byId("pair").addEventListener("close", () => {
-  if (!location.hash) return;
+  if (!opened) return; // Back has closed it
+  opened = "";
   if (history.state.isOpenedHere) history.back();
   else history.replaceState(history.state, "", location.pathname + location.search);
 });
