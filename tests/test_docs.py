@@ -25,7 +25,7 @@ import pytest
 
 import worldclip
 from pages import blocks as python_blocks
-from toy import draw_shape
+from toy import draw_shape, markdown_rows
 from worldclip.check.config import CheckConfig
 from worldclip.cli import command, main
 from worldclip.config import SECTIONS, Recipe
@@ -33,6 +33,7 @@ from worldclip.contracts import layout
 from worldclip.core import errors, parquet_size, unpack
 from worldclip.core.settings import _apply_override, _build
 from worldclip.model import decode
+from worldclip.model.config import PRESETS
 from worldclip.plugins.server.read_request import Limits
 
 REPOSITORY = Path(__file__).parents[1]
@@ -157,6 +158,22 @@ def test_security_page_states_the_limits_of_the_code():
     ]
     page = read(REPOSITORY / "SECURITY.md")
     assert [limit for limit in stated if limit not in page] == []
+
+
+def test_page_of_layouts_states_the_sizes_of_each_preset():
+    expected = []
+    for name, sizes in PRESETS.items():
+        image_rows = (sizes.image_size // sizes.patch_size) ** 2 + 1
+        numbers = [sizes.image_size, sizes.patch_size, image_rows, sizes.vision_layers, sizes.vision_width]
+        numbers += [sizes.context_length, sizes.text_layers, sizes.text_width, sizes.embed_dim]
+        expected.append((f"`{name}`", *map(str, numbers)))
+    assert markdown_rows(read(REPOSITORY / "docs/layouts.md"))[2:] == expected
+
+
+def test_files_that_are_drawn_are_those_of_a_run(toy_run):
+    paths = re.findall(r"RUN/([\w./]+)", read(REPOSITORY / "docs/pair_on_disk.svg"))
+    assert len(paths) == 7
+    assert [path for path in paths if not (toy_run / path).exists()] == []
 
 
 # --- numbers that age ---------------------------------------------------------------------------------------------

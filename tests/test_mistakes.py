@@ -46,6 +46,8 @@ mtach RECIPE --workers 2                           | 2 | unknown command mtach; 
 xyzzy                                              | 2 | worldclip --help lists all commands
 fetch                                              | 2 | known: fetch metadata, fetch dataset
 pool chek POOL                                     | 2 | did you mean pool check?
+int POOL                                           | 2 | unknown command int; did you mean init?
+int pool                                           | 2 | unknown command int; did you mean init?
 match                                              | 2 | is missing: Recipe (.toml), name of one
 evaluate MISSING                                   | 2 | --out DIR is missing
 train --lr 1                                       | 2 | comes first
@@ -119,7 +121,7 @@ run FILES/broken.toml                              | 2 | is not valid TOML
 run FILES/deep.toml                                | 2 | is not valid TOML
 run FILES/latin1.toml                              | 2 | is not valid TOML
 pool FILES/empty.toml                              | 2 | exactly one of path and build
-init MISSING                                       | 2 | no such folder or file
+init MISSING                                       | 2 | MISSING: no such folder; name the folder of your pictures
 init FILES/caption.csv                             | 2 | did you mean FILES/captions.csv?
 run FILES/brokn.toml                               | 2 | did you mean FILES/broken.toml?
 classify FILES/captions.tsv FILES/picture.png --labels a | 2 | did you mean FILES/captions.csv?
@@ -130,6 +132,9 @@ inspect FILES --key a                              | 2 | FILES
 report MISSING                                     | 2 | did you mean export?
 compare MISSING FILES                              | 2 | MISSING does not exist
 embed MISSING POOL --out OUT                       | 2 | MISSING does not exist
+embed RUN FILES/photo --out OUT                    | 2 | FILES/photo: no such folder; did you mean FILES/photos?
+embed runs/emoji POOL --out OUT                    | 2 | runs/emoji: no such folder here
+embed RUN FILES/two words --out OUT                | 2 | FILES/two words has blanks; write it in quotes
 embed RUN FILES/empty --out OUT                    | 2 | holds no tar and no image
 embed RUN FILES/picture.png --out OUT              | 2 | only .png files in it; give its folder
 embed RUN FILES/table.parquet --out OUT --of images | 2 | only texts; give tars
@@ -147,7 +152,7 @@ pool dedup FILES/empty --out OUT                   | 2 | FILES/empty
 pool dedup FILES/table.parquet --out OUT --key uuid | 2 | pool.key: no column or field 'uuid'; did you mean 'uid'
 pool dedup FILES/table.parquet --out OUT --key member | 2 | set it to the column of the key: uid
 pool dedup POOL --out FILES                        | 2 | is not empty and was not written by worldclip
-pool check MISSING --out OUT                       | 2 | MISSING
+pool check MISSING --out OUT                       | 2 | MISSING: no such folder
 pool check POOL --out OUT --set against.x=FILES/table.parquet | 2 | has no column of images
 pool check POOL --out OUT --set radius=99          | 2 | radius = 99
 pool check POOL --out OUT --set against.x=MISSING  | 2 | against.x is ' & which does not exist
@@ -219,6 +224,7 @@ BROKEN = {
     "cut/0.tar": "not a tar",
     "empty/.hidden": "",
     "photos/IMG_1465.jpg": "",
+    "two words/0.jpg": "",
     "compressed/a.tar.gz": "",
     "captions.csv": "file,text\nIMG_1465.jpg,a red circle\n",
     "cut_table/a.parquet": "PAR1xxxxPAR1",
@@ -274,7 +280,7 @@ classify RUN https://a/b.png --labels a            | is a URL
 classify RUN FILES/picture.png --labels a --templates b | template 'b' has no {} for the label
 serve RUN POOL --port 0                            | holds no embeddings
 search MISSING word --images MISSING.png           | MISSING.png: does not exist
-embed RUN MISSING --out OUT                        | no such folder or file
+embed RUN MISSING --out OUT                        | MISSING: no such folder
 embed RUN POOL --out FILES                         | choose an empty directory
 export RUN --out OUT --formats web --embedded POOL | holds no embeddings
 export RUN --out OUT --languages xx                | unknown language code 'xx'

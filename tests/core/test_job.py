@@ -1,12 +1,13 @@
 """The bracket around a job, the context that decides which stages run, locks of a folder, registries."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worldclip.core.artifacts import NOT_INSTALLED, read_manifest
+from worldclip.core.artifacts import NOT_INSTALLED, code_digest, read_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.job import (
     Change,
@@ -127,6 +128,21 @@ def test_stale_files_go_and_declared_outputs_stay(tmp_path: Path) -> None:
     assert not (out / "old").exists()
     assert (tmp_path / "else/x.npy").exists()
     remove_stale(tmp_path / "none", [])
+
+
+def test_the_code_of_a_stage_is_recorded_and_a_change_of_it_leaves_the_stage_finished(
+    tmp_path: Path, monkeypatch
+) -> None:
+    balance, demo = Job("balance", tmp_path / "balance", {}, dict), job_in(tmp_path / "demo")
+    for job in (balance, demo):
+        job.run(no_work)
+    manifest = read_manifest(balance.folder)
+    assert manifest is not None
+    assert re.fullmatch("[0-9a-f]{32}", manifest["code"])
+    assert manifest["code"] != code_digest("curate")
+    assert "code" not in (read_manifest(demo.folder) or {}), "a tool has no package"
+    monkeypatch.setattr("worldclip.core.job.code_digest", lambda stage: "another")
+    assert balance.reason_to_run() is None
 
 
 def test_markers_of_stale_outputs_go_before_the_outputs(tmp_path: Path, monkeypatch) -> None:

@@ -16,15 +16,16 @@ from evaluated import Forgetful, evaluated, record, webdataset_files
 from made_up_run import write_manifests
 from miniature import write_files
 from toy import markdown_rows
+from worldclip.cli import main
 from worldclip.contracts.records import read_results
 from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites, tables
 from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES, read_csv
-from worldclip.evaluate.compare import Comparison, compare, find_arms, holm, resampled_arms, resampled_means
+from worldclip.evaluate.compare import Comparison, compare, find_arms, holm
 from worldclip.evaluate.comparison_table import comparison_text
 from worldclip.evaluate.config import EvaluateConfig
-from worldclip.evaluate.interval import quantiles
+from worldclip.evaluate.interval import mean_of_resamples, quantiles, resampled_arms, resampled_means
 from worldclip.evaluate.slip import names_by_dataset, slip_order
 from worldclip.evaluate.tables import beside_text, suite_text
 from worldclip.evaluate.tasks import with_ties
@@ -65,6 +66,77 @@ def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
     assert "Means over: en de.\n" in table
     by_language = markdown_rows(table.partition("a, zeroshot_classification, acc1:")[2].strip().partition("\n\n")[0])
     assert [row[0] for row in by_language] == ["language", "--------", "en", "de"]
+    assert by_language[0][4:6] == ("whole - forgetful", "95% interval")
+    for row in by_language[2:]:
+        low, high = map(float, row[5].split(" to "))
+        assert 0 < low < float(row[4]) < high
+
+
+def test_differences_by_language_have_the_intervals_of_plain_resampling(tmp_path):
+    whole = word_dataset("a", SIXTY)
+
+    def tasks(lang):
+        (task, _) = whole.tasks(lang)
+        number = 25 if lang == "de" else 60
+        return [dataclasses.replace(task, image_idx=np.arange(number), target=task.target[:number], slices={})]
+
+    dataset = dataclasses.replace(whole, tasks=tasks)
+    models = {"whole": WordModel(), "forgetful": Forgetful()}
+    found = compare(*(evaluated(model, tmp_path / name, dataset) for name, model in models.items()))
+    random = np.random.default_rng(0)
+    rows = [row for row in found.by_language if row["metric"] == "acc1"]
+    for row, number in zip(rows, (60, 25), strict=True):
+        lost = np.array([word[-1] in "036" for word in SIXTY[:number]])
+        assert row["differences"] == [pytest.approx(-lost.mean())]
+        means = [-lost[random.integers(0, number, number)].mean() for _ in range(4_000)]
+        np.testing.assert_allclose(row["intervals"][0], np.quantile(means, [0.025, 0.975]), atol=0.03)
+
+
+def test_of_many_languages_the_highest_and_lowest_differences_are_shown(tmp_path):
+    langs = tuple(f"l{i:02}" for i in range(40))
+    found = compare(
+        evaluated(WordModel(), tmp_path / "a", word_dataset("a", SIXTY[:6], languages=langs)),
+        evaluated(Forgetful(), tmp_path / "b", word_dataset("a", SIXTY[:6], languages=langs)),
+    )
+    text = comparison_text(found)
+    head = "a, zeroshot_classification, acc1 (the 5 highest and lowest differences of b; --json has all):"
+    shown = markdown_rows(text.partition(head)[2].strip().partition("\n\n")[0])
+    assert len(shown) == 2 + 5 + 1 + 5
+    assert shown[7][0] == "30 more"
+
+
+def test_runs_by_another_code_say_of_which_stages(tmp_path):
+    paths = [run_folder(tmp_path, name, 0, tail, WordModel()) for name, tail in (("a", 0.1), ("b", 0.2), ("c", 0.3))]
+    for path, code in zip(paths, ({"code": "1"}, {"code": "2"}, {}), strict=True):
+        config = {"balance": {"tail_fraction": {"a": 0.1, "b": 0.2, "c": 0.3}[path.name]}}
+        for stage in ("match", "balance"):
+            write_manifest(path / stage, config=config, inputs={}, counts={}, **(code if stage == "balance" else {}))
+    text = comparison_text(compare(*paths))
+    assert "balance.tail_fraction was 0.1, is 0.2; other code of balance\n" in text
+    assert "balance.tail_fraction was 0.1, is 0.3\n" in text
+
+
+def test_pairs_seen_and_a_schedule_that_changed_are_part_of_what_differs(tmp_path, capsys):
+    paths = [run_folder(tmp_path, name, 0, tail, WordModel()) for name, tail in (("a", 0.1), ("b", 0.2))]
+    counts = [{"en": 1_500, "th": 20}, {"en": 900, "th": 620}]
+    for path, seen in zip(paths, counts, strict=True):
+        lines = [json.dumps({"step": step, "seen": part}) for step, part in ((1, {"en": 1}), (2, seen))]
+        write_files(path, {"train/seen.jsonl": "\n".join([*lines, ""])})
+    changed = {"from_step": 1_000, "keys": {"train.lr": [0.001, 0.0005]}}
+    write_files(paths[1], {"train/config.json": json.dumps({"changes": [changed]})})
+    assert main(["compare", *map(str, paths)]) == 0
+    text = capsys.readouterr().out
+    rows = markdown_rows(text.partition("Pairs seen in training by language:")[2].strip().partition("\n\n")[0])
+    assert rows[2:] == [("en", "1,500", "900"), ("th", "20", "620"), ("**all**", "1,520", "1,520")]
+    fact = "balance.tail_fraction was 0.1, is 0.2; b from step 1,000 on: train.lr was 0.001, is 0.0005"
+    assert f"{fact}\n" in text
+    assert main(["compare", *map(str, paths), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [arm["seen"] for arm in result["arms"]] == counts
+    assert {row["lang"] for row in result["by_language"]} == {"en", "de"}
+    assert all(len(row["intervals"]) == 1 for row in result["by_language"] if row["metric"] == "acc1")
+    write_files(paths[1], {"train/seen.jsonl": (paths[0] / "train/seen.jsonl").read_text()})
+    assert "Pairs seen in training" not in comparison_text(compare(*paths))
 
 
 def test_models_of_different_preprocessing_are_compared_and_the_table_says_so(tmp_path):
@@ -113,7 +185,8 @@ def test_languages_may_ask_about_different_images(tmp_path):
 
 def test_a_language_without_a_query_in_a_resample_does_not_count_in_it():
     every, first = np.arange(5), np.zeros(1, np.int64)
-    means = resampled_means([(np.zeros(5), every), (np.ones(1), first)])  # the second asks about one image of five
+    answers = [(np.zeros(5), every), (np.ones(1), first)]  # the second asks about one image of five
+    means = mean_of_resamples(resampled_means(answers))
     assert set(means.tolist()) == {0.0, 0.5}
     assert means.mean() == pytest.approx(0.5 * (1 - 0.8**5), abs=0.03)
 
@@ -130,7 +203,7 @@ def test_paired_interval_agrees_with_plain_resampling():
             for gain, of_query in zip(gains, images, strict=True)
         ]
         means.append(np.mean([queries.mean() for queries in asked if len(queries)]))
-    found = quantiles(resampled_means(list(zip(gains, images, strict=True))))
+    found = quantiles(mean_of_resamples(resampled_means(list(zip(gains, images, strict=True)))))
     np.testing.assert_allclose(found, np.quantile(means, [0.025, 0.975]), atol=0.03)
 
 
@@ -244,7 +317,7 @@ def test_arms_are_named_by_the_keys_in_which_they_differ_and_the_table_lists_the
     assert "not the same pool" not in capsys.readouterr().err
     write_manifest(tmp_path / "a/pool", config={}, inputs={"0.tar": 1}, counts={})
     compare(*paths)
-    assert "warning: a, b have one recipe but not the same pool or lists" in capsys.readouterr().err
+    assert "warning: a, b have one recipe but not the same pool, lists or code" in capsys.readouterr().err
     assert "- balance.tail_fraction=0.2: c; balance.tail_fraction was 0.1, is 0.2\n" in text
     recipe = "balance.tail_fraction = 0.2\ntrain.lr = 0.1\n[train.model]\npreset = 'vit_b32'\n"
     (tmp_path / "c/recipe.toml").write_text(recipe)  # too much for a name
@@ -326,10 +399,11 @@ def test_seeds_widen_the_interval_as_plain_resampling_does():
         drawn = random.integers(0, 40, 40)
         means = np.array([hits[drawn].mean() for ((hits, _),) in answers])
         differences.append(means[3 + random.integers(0, 3, 3)].mean() - means[random.integers(0, 3, 3)].mean())
-    first, second = resampled_arms(answers, arm_of_run)
+    means = [mean_of_resamples(resampled_means(of_run)) for of_run in answers]
+    first, second = resampled_arms(means, arm_of_run)
     bounds = quantiles(second - first)
     np.testing.assert_allclose(bounds, np.quantile(differences, [0.025, 0.975]), atol=0.03)
-    assert np.ptp(bounds) > np.ptp(quantiles(resampled_means(answers[3]) - resampled_means(answers[0])))
+    assert np.ptp(bounds) > np.ptp(quantiles(means[3] - means[0]))
 
 
 @pytest.fixture
@@ -369,9 +443,17 @@ def test_table_has_languages_mean_and_chance_in_percent(tmp_path):
     sets = [word_dataset("a", ["cat", "dog"]), word_dataset("b", ["owl"], languages=("en",))]
     records = read_results(evaluated(WordModel(), tmp_path, *sets) / "results.jsonl")
     first, second = tables.markdown_table(records).split("### ")[1:]
-    assert markdown_rows(first)[0] == ("language", "top-1", "top-5", "image > text R@1", "text > image R@1")
+    assert markdown_rows(first)[0] == ("language", "classes", "top-1", "top-5", "image > text R@1", "text > image R@1")
+    assert markdown_rows(first)[2][:2] == ("en", "22")  # the words and 20 others
     assert "| de " in first
     assert "| de " not in second  # without data there is no row, and no zero
+
+
+def test_table_has_the_interval_of_each_number_next_to_chance():
+    records = [record("en", chance={"acc1": 0.1}, intervals={"acc1": (0.4, 0.6)}, acc1=0.5, acc5=0.75)]
+    table = tables.markdown_table(records)
+    assert "10 images; percent, 95% intervals in brackets." in table
+    assert markdown_rows(table)[2:] == [("en", "50.0 (40.0 to 60.0)", "75.0"), ("chance", "10.0", "")]
 
 
 def test_columns_are_the_metrics_that_the_catalog_or_the_task_names():

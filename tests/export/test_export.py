@@ -302,7 +302,9 @@ def test_hub_reads_results_by_language_with_the_numbers_of_the_table(measured):
     assert data.license == "unknown"
     assert data.language == ["de", "no", "sw", "zh"]  # a bare `no` is false in YAML
     rows = markdown_rows(text)
-    table = {row[0]: [float(cell) for cell in row[1:]] for row in rows if row[0] in MEASURED and "." in row[1]}
+    table = {
+        row[0]: [float(cell.split()[0]) for cell in row[1:]] for row in rows if row[0] in MEASURED and "." in row[1]
+    }
     found = {(result.dataset_config, result.metric_type): result.metric_value for result in data.eval_results}
     assert found == {
         (lang, name): value

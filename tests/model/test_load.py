@@ -41,6 +41,7 @@ from worldclip.model.formats.open_clip_folder import (
 from worldclip.model.load import find
 from worldclip.model.records import library_faults
 
+REPOSITORY = Path(__file__).parents[2]
 OPEN_CLIP_NAMES = (
     "ViT-H-14-worldwide",
     "ViT-H-14-worldwide-quickgelu",
@@ -173,14 +174,14 @@ def test_hub_id_loads_from_the_local_cache(hugging_face, tmp_path, monkeypatch):
     assert_close(features, worldclip.load(hugging_face, device="cpu").encode_text(TEXTS))
 
 
-def test_without_a_network_the_message_begins_with_it_or_with_a_likely_typo(monkeypatch, tmp_path):
+def test_without_a_network_the_message_begins_with_it_and_says_how_to_bring_the_model(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     unreached = "no network, or the hub is busy or down: nobody/nothing was not downloaded before"
-    assert load_error("nobody/nothing").startswith(unreached)
-    (tmp_path / "nobody/northing").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    typo = "nobody/nothing: no such folder; did you mean nobody/northing? As a hub id: "
-    assert load_error("nobody/nothing").startswith(typo + unreached)
+    error = load_error("nobody/nothing")
+    assert error.startswith(unreached)
+    assert "hf download nobody/nothing --local-dir MODEL, copy the folder" in error
+    page, _, section = error.rpartition("(")[2].removesuffix(")").partition(", ")
+    assert f"\n## {section}" in (REPOSITORY / page).read_text(encoding="utf-8")
     request = httpx.Request("GET", "http://x")
 
     def answer(status: int, *arguments: object, **options: object) -> None:
@@ -189,7 +190,28 @@ def test_without_a_network_the_message_begins_with_it_or_with_a_likely_typo(monk
     missing = "nobody/nothing is neither a local path nor a repository"
     for status, said in ((404, missing), (503, unreached)):
         monkeypatch.setattr(huggingface_hub, "snapshot_download", functools.partial(answer, status))
-        assert load_error("nobody/nothing").startswith(typo + said)
+        assert load_error("nobody/nothing").startswith(said)
+
+
+@pytest.mark.parametrize("source", ["runs/emoji", "models/emoji"])
+def test_a_path_below_a_folder_that_is_here_is_no_hub_id(source, monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub is asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/emojis").mkdir(parents=True)
+    error = load_error(source)
+    assert error.startswith(f"{source}: no such folder here; ")
+    assert error.endswith("or a hub id (hf-hub:owner/name)")
+    assert ("did you mean models/emojis?" in error) == (source == "models/emoji")
+
+
+def test_a_model_of_the_hub_loads_where_a_folder_has_its_owners_name(hugging_face, tmp_path, monkeypatch):
+    put_in_hub_cache(hugging_face, "models/emoji", tmp_path / "hub", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for owner in ("models", "facebook"):
+        (tmp_path / owner).mkdir()
+    assert find("models/emoji").layout == "huggingface"
+    assert find("hf-hub:models/emoji").layout == "huggingface"
+    assert load_error("facebook/metaclip-2-worldwide-s16").startswith("no network")
 
 
 def test_special_strings_stay_text_in_each_published_tokenizer(published_model):
@@ -436,7 +458,7 @@ def test_folder_with_a_model_in_two_layouts_is_read_in_a_fixed_order(folder, che
     [
         *((source, "must be a path or a hub id") for source in (None, "", 3, ["a"])),
         *((source, "does not exist; give a run") for source in ("runs/a/b", "hf-hub:runs/a/b")),
-        *((source, "or a hub id (owner/name)") for source in ("runs/", "runs/my run", "runs/a--b")),
+        *((source, "or a hub id (hf-hub:owner/name)") for source in ("runs/", "runs/my run", "runs/a--b")),
         ("metaclip-2-worldwide-s16", "the hub id of this model is facebook/metaclip-2-worldwide-s16"),
     ],
 )

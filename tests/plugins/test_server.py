@@ -671,7 +671,7 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
         page.run("document.querySelector('.hit a').click()")
         page.wait("document.querySelector('#pair').open && document.querySelector('#pair img').naturalWidth > 0")
         assert "a red apple" in page.run("document.querySelector('#pair li').textContent")
-        assert "60 × 40 pixels" in page.run("document.querySelector('#pair').textContent")
+        page.wait("document.querySelector('#pair').textContent.includes('60 × 40 pixels')")
         first = page.run("location.hash")
         assert page.run("document.querySelector('#previous').disabled")
         page.run("document.querySelector('#next').click()")
@@ -680,6 +680,94 @@ def test_a_person_searches_by_text_by_picture_and_by_both(world):
         page.wait(f"location.hash === '{first}' && document.querySelector('#previous').disabled")
         assert page.errors == []
         assert all(url.startswith((address, "data:", "blob:")) for url in page.requests)
+
+
+TYPED = "document.querySelector('#text').value"
+NUM_HITS = "document.querySelectorAll('.hit').length"
+IS_OPEN = "document.querySelector('#pair').open"
+
+
+def search_page(page, text):
+    """Search for a text as a person does, and wait for its results."""
+    page.run(f"{TYPED} = ''; document.querySelector('#text').focus()")
+    page.type(text)
+    page.press("Enter", 13, "\r")
+    page.wait(f"location.search === '?q={text}' && {NUM_HITS} > 20")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_address_of_a_picture_in_a_search_opens_both(width, world):
+    with serving(world) as address, open_page() as page:
+        page.resize(width, 900)
+        page.open(f"{address}/?q=gato", f"{NUM_HITS} > 20")
+        shared, label = page.run("[...document.querySelectorAll('.hit a')].map((a) => [a.href, a.ariaLabel])[0]")
+        page.open("about:blank")
+        page.open(shared, f"{NUM_HITS} > 20 && {IS_OPEN}")
+        page.wait("document.querySelector('#pair img').naturalWidth > 0")
+        assert label.rpartition("/")[2] in page.run("document.querySelector('#pair').textContent")
+        assert page.run("location.href") == shared
+        assert page.run(TYPED) == "gato"
+        assert not page.is_cut()
+        page.run("document.querySelector('#pair').close()")
+        page.wait("location.hash === ''")
+        assert page.run("location.href") == f"{address}/?q=gato"
+        assert page.errors == []
+
+
+def test_back_returns_to_the_search_before_and_closes_what_was_opened(world):
+    with serving(world) as address, open_page() as page:
+        page.open(f"{address}/", f"{NUM_HITS} === 10")
+        for text in ("gato", "perro", "perro"):
+            search_page(page, text)
+        page.run("document.querySelector('.hit a').click()")
+        page.wait(IS_OPEN)
+        page.run("document.querySelector('#next').click()")
+        page.wait("!document.querySelector('#previous').disabled")
+        page.run("history.back()")
+        page.wait(f"!{IS_OPEN} && location.hash === ''")
+        assert page.run(TYPED) == "perro"
+        page.run("document.querySelector('.hit a').click()")
+        page.wait(IS_OPEN)
+        page.run("document.querySelector('#pair').close()")
+        page.wait("location.hash === ''")
+        page.run("history.back()")
+        page.wait(f"{TYPED} === 'gato' && location.search === '?q=gato'")
+        page.run("history.back()")
+        page.wait(f"{TYPED} === '' && {NUM_HITS} === 10")
+        page.run("history.forward()")
+        page.wait(f"{TYPED} === 'gato' && {NUM_HITS} > 20")
+        assert page.errors == []
+
+
+def test_back_returns_to_a_search_by_picture_and_to_the_texts(world):
+    shown = "document.querySelectorAll('#queries img').length"
+    with serving(world) as address, open_page() as page:
+        page.open(f"{address}/", f"{NUM_HITS} === 10")
+        page.run(DROP % data_url(picture(3)))
+        page.wait(f"{NUM_HITS} > 20 && {shown} === 1")
+        page.run("document.querySelector('footer a').click()")
+        page.run("[...document.querySelectorAll('#kinds button')].at(-1).click()")
+        page.wait("location.search === '?of=texts' && document.querySelectorAll('.hit img').length === 0")
+        page.run("history.back()")
+        page.wait("location.search === '' && document.querySelectorAll('.hit img').length > 20")
+        assert page.run(shown) == 1
+        page.open(f"{address}/?q=gato&of=texts", f"{NUM_HITS} > 20")
+        assert page.run("document.querySelectorAll('.hit img').length") == 0
+        assert page.errors == []
+
+
+def test_a_reload_keeps_the_query_as_text_and_an_empty_one_is_the_start(world):
+    with serving(world) as address, open_page() as page:
+        page.open(f"{address}/", f"{NUM_HITS} === 10")
+        search_page(page, "gato")
+        page.run("window.isOld = true; location.reload()")
+        page.wait(f"!window.isOld && {NUM_HITS} > 20")
+        assert page.run(TYPED) == "gato"
+        assert page.run("document.querySelectorAll('#queries li').length") == 0
+        page.open(f"{address}/?q=", f"{NUM_HITS} === 10")
+        assert page.run("location.href") == f"{address}/"
+        assert page.run("document.querySelector('#state').className") == "lead"
+        assert page.errors == []
 
 
 def test_captions_and_queries_are_text_and_never_markup(world, monkeypatch):

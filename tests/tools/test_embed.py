@@ -522,6 +522,22 @@ def test_search_prints_the_paths_of_pictures_from_here(world, tmp_path, monkeypa
         assert path in [line.split()[-1] for line in capfd.readouterr().out.splitlines()]
 
 
+def test_a_picture_among_the_texts_of_the_command_is_a_picture(world, monkeypatch, capfd):
+    monkeypatch.chdir(world)
+    assert main(["search", "embedded", "photos/sub/3.png", "a dog", "--of", "images", "--top", "1"]) == 0
+    shown = capfd.readouterr().out.splitlines()
+    assert shown[2:] == ["photos/sub/3.png", f"   1.000  pool/00000.tar/{key_of(0, 3)}"]
+    assert shown[0] == "a dog"
+
+
+def test_single_words_are_said_to_be_queries_of_their_own(world, monkeypatch, capfd):
+    monkeypatch.chdir(world)
+    hint = "2 queries: two, dogs; for one query write 'two dogs' in quotes"
+    for words, is_said in ((["two", "dogs"], True), (["two dogs"], False), (["two dogs", "cat"], False)):
+        assert main(["search", "embedded", *words, "--top", "1"]) == 0
+        assert (hint in " ".join(capfd.readouterr().err.split())) == is_said, words
+
+
 def test_user_errors_of_a_search(world, folder, tmp_path, capfd):
     embedded = str(world / "embedded")
     embed(world / "model", world / "photos", tmp_path / "photos", executor=QUIET)

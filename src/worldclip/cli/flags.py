@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shlex
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ REQUIRED = dataclasses.MISSING
 OPTIONS = "options"
 WIDTH = 100  # columns of the help
 INDENT = 26  # columns before a description
+MAX_WORDS_OF_PATH = 8  # words of a path whose blanks are not quoted that are recognised
 _METAVARS = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", bool: "{true,false}"}
 
 
@@ -159,7 +162,9 @@ def parse_flags(
     RECIPE with ["my.toml"].  remedy_of: see core.command.Command.  Raises UserError with all wrong flags.
     """
     pointer = f"; {prog} --help lists the flags"
-    problems: list[str] = []
+    problems = _unquoted_paths(arguments)
+    if problems:
+        raise UserError(problems)
     uses: list[FlagUse] = []
     free: list[str] = []
     words = list(arguments)
@@ -199,13 +204,26 @@ def parse_flags(
             number = len(free) if flag.is_many else 1
             uses.append((flag, flag.word, free[:number]))
             del free[:number]
-    problems += [f"unknown argument {word!r}{pointer}" for word in free]
+    problems += [f"unknown argument {word!r} (a path with blanks needs quotes){pointer}" for word in free]
     used_keys = {flag.key for flag, _, _ in uses}
     missing = [flag for flag in flags if flag.default is REQUIRED and flag.key not in used_keys]
     problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
     if problems:
         raise UserError(problems)
     return uses
+
+
+def _unquoted_paths(arguments: Sequence[str]) -> list[str]:
+    """Return a problem for each file or folder whose name has blanks and was typed without quotes: `my photos`."""
+    problems = []
+    for start, word in enumerate(arguments):
+        if _is_flag(word) or os.path.exists(word):
+            continue
+        for end in range(start + 2, min(start + MAX_WORDS_OF_PATH, len(arguments)) + 1):
+            path = " ".join(arguments[start:end])
+            if os.path.exists(path):
+                problems.append(f"{path} has blanks; write it in quotes: {shlex.quote(path)}")
+    return problems
 
 
 def _is_flag(word: str) -> bool:

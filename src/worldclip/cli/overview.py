@@ -99,7 +99,8 @@ def refuse_unknown(arguments: Sequence[str]) -> NoReturn:
         remedy = suggest(two_words, names) if len(arguments) > 1 else f"known: {', '.join(names)}"
         raise UserError(f"unknown command {two_words}; {remedy}")
     for name in (two_words, first):
-        for near in nearest(name, _names()):
+        num_words = len(name.split())
+        for near in nearest(name, [known for known in _names() if len(known.split()) == num_words]):
             raise UserError(f"unknown command {name}; did you mean {near}?")
     raise UserError(f"unknown command {first}; worldclip --help lists all commands")
 

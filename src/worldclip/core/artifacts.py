@@ -274,6 +274,15 @@ def versions(packages: Iterable[str] = ("worldclip", "numpy", "numba", "pyarrow"
     return numbers
 
 
+def code_digest(stage: str) -> str | None:
+    """Return the digest of the Python files of a stage's package, worldclip/<stage>; None where there is no package."""
+    folder = Path(__file__).parents[1] / stage
+    files = sorted(folder.rglob("*.py"))
+    if not files:
+        return None
+    return digest([[path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8")] for path in files])
+
+
 def write_manifest(folder: Path, *, config: Any, inputs: Any, counts: Any, **fields: Any) -> Json:
     """Mark `folder` as finished; return the manifest.
 

@@ -21,6 +21,7 @@ from worldclip.core import job_files
 from worldclip.core.artifacts import (
     MANIFEST,
     Json,
+    code_digest,
     manifest_digest,
     read_json,
     read_manifest,
@@ -111,7 +112,10 @@ class Job:
         if not self.keeps_result:
             self._remove_stale(result)
         write_json(self.folder / "report.json", result.report)
-        record = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
+        record: dict[str, Any] = {"config": self.config, "inputs": self.inputs, "counts": result.counts}
+        code = code_digest(self.name)  # recorded and not compared: a finished stage stays finished
+        if code is not None:
+            record["code"] = code
         write_manifest(self.folder, **record, job=self.name, **result.manifest)
         if self.keeps_result:
             self._remove_stale(result)

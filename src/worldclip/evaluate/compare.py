@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,18 +23,27 @@ from worldclip.core.artifacts import digest, read_manifest
 from worldclip.core.changes import Change, changed_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.job_files import read_record
 from worldclip.core.settings import read_toml
 from worldclip.evaluate.engine import images_path, ranks_path
-from worldclip.evaluate.interval import LEVEL, NUM_RESAMPLES, draw_with_replacement, extreme_interval, quantiles
+from worldclip.evaluate.interval import (
+    LEVEL,
+    Answers,
+    bounds_by_language,
+    extreme_interval,
+    mean_of_resamples,
+    quantiles,
+    resampled_arms,
+    resampled_means,
+)
 from worldclip.model.load import outdated_results
 from worldclip.report.results import ResultRecord, by_task_of_runs
+from worldclip.report.train import read_log
 
+DECIDING_STAGES = ("metadata", "match", "balance", "curate", "train")
 MAX_NAME = 40  # characters of the keys in an arm's name; longer ones leave no room for a table
-RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
-Answers = tuple[np.ndarray, np.ndarray]
-"""A number for each query of a language (hit or not, or a gain), and the image that the query is about."""
 Record = dict[str, Any]
 Group = Sequence[Sequence[ResultRecord]]
 """For each language the records of all runs, of one dataset and task."""
@@ -50,6 +60,12 @@ class Arm:
     """Short names of the folders."""
     changes: list[Change] = field(default_factory=list)
     """Keys of the recipe that are not as in the first arm; empty without recipes."""
+    seen: dict[str, float] = field(default_factory=dict)
+    """Pairs that training saw, by language: the mean over the runs, empty where a run has no training."""
+    code: list[str] = field(default_factory=list)
+    """Stages whose code was not as in the first arm (`code` of their manifests)."""
+    schedules: list[str] = field(default_factory=list)
+    """Keys that changed while a run was trained, and from which step on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +76,7 @@ class Comparison:
     rows: list[Record]
     """Metrics as means over the languages that all runs have, see _compare_metric."""
     by_language: list[Record]
-    """Metrics in one language: dataset, task, metric, lang, and the values of the arms."""
+    """Metrics in one language: dataset, task, metric, lang, values, differences and intervals as in `rows`."""
 
 
 def compare(*paths: Path) -> Comparison:
@@ -145,17 +161,64 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
             name = f"{name} ({len(runs)} seeds)"
         if len({_made_from(paths[run]) for run in runs}) > 1:
             listed = ", ".join(names[run] for run in runs)
-            say("compare", f"warning: {listed} have one recipe but not the same pool or lists; they count as seeds")
-        folders_of_arm = [folders[run] for run in runs]
-        runs_of_arm = [names[run] for run in runs]
-        arms.append(Arm(name=name, folders=folders_of_arm, runs=runs_of_arm, changes=changes_of_arm))
+            difference = "have one recipe but not the same pool, lists or code; they count as seeds"
+            say("compare", f"warning: {listed} {difference}")
+        arm = Arm(
+            name=name,
+            folders=[folders[run] for run in runs],
+            runs=[names[run] for run in runs],
+            changes=changes_of_arm,
+            seen=_mean_seen([paths[run] for run in runs]),
+            code=_stages_of_other_code(paths[0], paths[runs[0]]),
+        )
+        for run in runs:
+            arm.schedules.extend(_schedule_changes(paths[run], names[run]))
+        arms.append(arm)
     return arms
 
 
+def _mean_seen(run_dirs: Sequence[Path]) -> dict[str, float]:
+    """Return the pairs that training saw by language, as the mean over runs; {} if one of them has no training."""
+    total: Counter[str] = Counter()
+    for run_dir in run_dirs:
+        records = read_log(layout.train_dir(run_dir) / "seen.jsonl")
+        if not records:
+            return {}
+        total.update(records[-1]["seen"])
+    return {lang: number / len(run_dirs) for lang, number in total.most_common()}
+
+
+def _schedule_changes(run_dir: Path, name: str) -> list[str]:
+    """Return a text for each change of the schedule while a run was trained."""
+    record = read_record(layout.train_dir(run_dir) / "config.json") or {}
+    texts = []
+    for change in record.get("changes", []):
+        keys = [str(Change(key, old, new)) for key, (old, new) in change["keys"].items()]
+        texts.append(f"{name} from step {change['from_step']:,} on: {', '.join(keys)}")
+    return texts
+
+
 def _made_from(run_dir: Path) -> tuple[object, ...]:
-    """Return the digests of a run's pool and of its lists."""
+    """Return the digests of a run's pool, of its lists, and of the code of its stages."""
     manifests = [read_manifest(layout.stage_dir(run_dir, stage)) for stage in ("pool", "metadata")]
-    return tuple(None if manifest is None else manifest["digest"] for manifest in manifests)
+    digests = [None if manifest is None else manifest["digest"] for manifest in manifests]
+    return (*digests, *_code_of(run_dir).items())
+
+
+def _code_of(run_dir: Path) -> dict[str, str]:
+    """Return the digest of the code that made each finished stage of a run, where it is recorded."""
+    code = {}
+    for stage in DECIDING_STAGES:
+        manifest = read_manifest(layout.stage_dir(run_dir, stage))
+        if manifest is not None and "code" in manifest:
+            code[stage] = manifest["code"]
+    return code
+
+
+def _stages_of_other_code(first: Path, run_dir: Path) -> list[str]:
+    """Return the stages that two runs made by different code; those without a record count as equal."""
+    code = _code_of(first)
+    return [stage for stage, own in _code_of(run_dir).items() if code.get(stage, own) != own]
 
 
 def _names_by_keys(changes: Sequence[Sequence[Change]]) -> list[str]:
@@ -203,6 +266,7 @@ def _compare_metric(
     """Return a metric over all languages, and in each of them.
 
     arm_of_run: (R,) int; [0, 0, 1] says that the first two runs are seeds of one arm, which the third is compared with.
+    In a language there are only values, differences and intervals.
     values: the mean of each arm over its seeds.  differences: each other arm minus the first one.  intervals: 95%
     intervals of the differences, if the metric is a share of queries; a resample draws images, the same ones for all
     runs and languages, and within each arm its seeds.  p_values: one per difference, by the spread of the resamples.
@@ -230,9 +294,22 @@ def _compare_metric(
     chances = [records[0].get("chance", {}).get(metric) for records in group]
     if None not in chances:
         row["chance"] = float(np.mean(chances))
+    in_languages: list[Record] = []
+    for lang, values_A in zip(langs, values_AL.T, strict=True):
+        differences_A = (values_A[1:] - values_A[0]).tolist()
+        about = {"dataset": dataset, "task": task, "metric": metric, "lang": lang}
+        in_languages.append({**about, "values": values_A.tolist(), "differences": differences_A})
     answers = hits(folders, group, metric)
     if answers is not None:
-        arms = resampled_arms(answers, arm_of_run)
+        means_of_runs = list(map(resampled_means, answers))
+        arms_by_lang = resampled_arms(means_of_runs, arm_of_run)
+        for in_language in in_languages:
+            in_language["intervals"] = []
+        for arm_NL in arms_by_lang[1:]:
+            bounds = bounds_by_language(arm_NL - arms_by_lang[0])
+            for in_language, interval in zip(in_languages, bounds, strict=True):
+                in_language["intervals"].append(interval)
+        arms = resampled_arms(list(map(mean_of_resamples, means_of_runs)), arm_of_run)
         differences = [arm - arms[0] for arm in arms[1:]]
         row["intervals"] = list(map(quantiles, differences))
         row["p_values"] = list(map(_p_value, differences))
@@ -247,10 +324,6 @@ def _compare_metric(
     for runs in runs_of_arms:
         seeds = np.sort(means_R[runs]).tolist()
         row["seeds"].append(seeds if len(runs) > 1 else [])
-    in_languages = [
-        {"dataset": dataset, "task": task, "metric": metric, "lang": lang, "values": values_A.tolist()}
-        for lang, values_A in zip(langs, values_AL.T, strict=True)
-    ]
     return row, in_languages
 
 
@@ -319,50 +392,3 @@ def _read_array(path: Path) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a readable array ({error}); remove it to compare without intervals") from error
     return array
-
-
-def resampled_arms(answers: Sequence[Sequence[Answers]], arm_of_run: np.ndarray) -> list[np.ndarray]:
-    """Return the mean of each arm in NUM_RESAMPLES resamples of the images and of the arm's seeds.
-
-    answers: one list per run, one item per language.  Images are drawn once for all runs, then each arm's seeds.
-    """
-    # Every run sees the same resamples of images, so that differences between arms are paired; seeds are drawn from
-    # another stream than the images.
-    means_RN = np.stack([resampled_means(answers_of_run) for answers_of_run in answers], axis=1)
-    random = np.random.default_rng(1)
-    arms = []
-    for arm in range(arm_of_run.max() + 1):
-        runs = np.flatnonzero(arm_of_run == arm)
-        drawn = runs[random.integers(0, len(runs), (NUM_RESAMPLES, len(runs)))]
-        arms.append(np.take_along_axis(means_RN, drawn, axis=1).mean(axis=1))
-    return arms
-
-
-def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
-    """Return the mean over languages of each one's mean answer, in NUM_RESAMPLES resamples of the images.
-
-    With an image all queries about it in all languages are drawn; a language without a query in a resample does not
-    count in it.  The draws depend only on the number of images.
-    """
-    images, position = np.unique(np.concatenate([query_images for _, query_images in answers]), return_inverse=True)
-    starts = np.cumsum([0, *(len(query_images) for _, query_images in answers)])
-    sums_LI = np.zeros((len(answers), len(images)), np.float32)
-    sizes_LI = np.zeros((len(answers), len(images)), np.float32)
-    for i, (answer, _) in enumerate(answers):
-        positions = position[starts[i] : starts[i + 1]]
-        sums_LI[i] = np.bincount(positions, weights=answer, minlength=len(images))
-        sizes_LI[i] = np.bincount(positions, minlength=len(images))
-    # A resample is a count per image; with sums and numbers of queries per language and image, two matrix products give
-    # the means of RESAMPLES_AT_ONCE resamples in all languages without going over the queries again.
-    random = np.random.default_rng(0)
-    means = np.empty(NUM_RESAMPLES)
-    for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_ONCE):
-        times_RI = np.empty((RESAMPLES_AT_ONCE, len(images)), np.float32)
-        for times_I in times_RI:
-            times_I[:] = draw_with_replacement(random, len(images))
-        num_queries_RL = times_RI @ sizes_LI.T
-        has_query_RL = num_queries_RL > 0
-        sums_RL = times_RI @ sums_LI.T
-        mean_RL = np.divide(sums_RL, num_queries_RL, out=np.zeros_like(num_queries_RL), where=has_query_RL)
-        means[start : start + RESAMPLES_AT_ONCE] = mean_RL.sum(axis=1) / has_query_RL.sum(axis=1)
-    return means

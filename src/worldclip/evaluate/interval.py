@@ -2,7 +2,7 @@
 
 Where all answers are right, or none, each resample is the same and says nothing about other queries: Wilson's bounds.
 
-n queries, C classes.
+n queries, C classes, L languages, I images, R runs or resamples, N resamples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ Z = NormalDist().inv_cdf((1 + LEVEL) / 2)  # 1.96
 NUM_RESAMPLES = 2_000  # resamples of clusters; single queries need none, see mean_interval
 NUM_CLASS_RESAMPLES = 500  # see class_mean_interval
 
+RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
+
 Interval = tuple[float, float]
+Answers = tuple[np.ndarray, np.ndarray]
+"""A number for each query of a language (hit or not, or a gain), and the image that the query is about."""
 
 
 def mean_interval(hits: np.ndarray, cluster: np.ndarray | None = None) -> Interval:
@@ -95,6 +99,65 @@ def _num_independent(sizes: np.ndarray) -> float:
 def draw_with_replacement(random: np.random.Generator, num: int) -> np.ndarray:
     """Return (num,) how often each of `num` things is among `num` draws with replacement."""
     return np.bincount(random.integers(0, num, num), minlength=num)
+
+
+def resampled_arms(runs: Sequence[np.ndarray], arm_of_run: np.ndarray) -> list[np.ndarray]:
+    """Return a number of each arm in N resamples of the images and of the arm's seeds: (N,), or (N, L).
+
+    runs: the number of each run, (N,) or (N, L), in the same resamples of images.  arm_of_run: (R,) int.
+    """
+    # Every run sees the same resamples of images, so that differences between arms are paired; seeds are drawn from
+    # another stream than the images.
+    numbers = np.stack(runs, axis=1)
+    random = np.random.default_rng(1)
+    arms = []
+    for arm in range(arm_of_run.max() + 1):
+        seeds = np.flatnonzero(arm_of_run == arm)
+        drawn = seeds[random.integers(0, len(seeds), (NUM_RESAMPLES, len(seeds)))]
+        arms.append(numbers[np.arange(NUM_RESAMPLES)[:, None], drawn].mean(axis=1))
+    return arms
+
+
+def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
+    """Return (N, L) float32: the mean answer of each language in NUM_RESAMPLES resamples of the images.
+
+    NaN for a language without a query in a resample.  With an image all queries about it in all languages are drawn.
+    The draws depend only on the number of images.
+    """
+    images, position = np.unique(np.concatenate([query_images for _, query_images in answers]), return_inverse=True)
+    starts = np.cumsum([0, *(len(query_images) for _, query_images in answers)])
+    sums_LI = np.zeros((len(answers), len(images)), np.float32)
+    sizes_LI = np.zeros((len(answers), len(images)), np.float32)
+    for i, (answer, _) in enumerate(answers):
+        positions = position[starts[i] : starts[i + 1]]
+        sums_LI[i] = np.bincount(positions, weights=answer, minlength=len(images))
+        sizes_LI[i] = np.bincount(positions, minlength=len(images))
+    # A resample is a count per image; with sums and numbers of queries per language and image, two matrix products give
+    # the means of RESAMPLES_AT_ONCE resamples in all languages without going over the queries again.
+    random = np.random.default_rng(0)
+    means_NL = np.empty((NUM_RESAMPLES, len(answers)), np.float32)
+    for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_ONCE):
+        times_RI = np.empty((RESAMPLES_AT_ONCE, len(images)), np.float32)
+        for times_I in times_RI:
+            times_I[:] = draw_with_replacement(random, len(images))
+        num_queries_RL = times_RI @ sizes_LI.T
+        has_query_RL = num_queries_RL > 0
+        sums_RL = times_RI @ sums_LI.T
+        mean_RL = np.divide(sums_RL, num_queries_RL, out=np.full_like(num_queries_RL, np.nan), where=has_query_RL)
+        means_NL[start : start + RESAMPLES_AT_ONCE] = mean_RL
+    return means_NL
+
+
+def mean_of_resamples(means_NL: np.ndarray) -> np.ndarray:
+    """Return (N,) the mean over the languages that have a query in a resample."""
+    mean: np.ndarray = np.nansum(means_NL, axis=1) / (~np.isnan(means_NL)).sum(axis=1)
+    return mean
+
+
+def bounds_by_language(numbers_NL: np.ndarray) -> list[Interval]:
+    """Return the interval of each language's number, over the resamples in which it has a query."""
+    bounds = np.nanquantile(numbers_NL, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return [(float(low), float(high)) for low, high in bounds.T]
 
 
 def quantiles(values: np.ndarray) -> Interval:

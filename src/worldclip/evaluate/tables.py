@@ -13,6 +13,7 @@ from worldclip.evaluate.report import main_metrics
 from worldclip.evaluate.suites import AGREES_WITHIN_PCT, AVERAGED, languages_of, suite_mean, suite_rows
 from worldclip.report.evaluate import published_table
 from worldclip.report.metrics import metric_name, task_info, task_name
+from worldclip.report.numbers import interval
 from worldclip.report.results import LOCAL, ResultRecord, by_dataset, long_table, mean_over_languages
 from worldclip.report.table import Column, Table, columns_of, text_column, to_csv, to_markdown
 
@@ -24,7 +25,7 @@ NUM_EXTREMES = 5  # best languages, and weakest ones, in a table of more than MA
 
 
 def markdown_table(records: Sequence[ResultRecord]) -> str:
-    """Return table.md: for each dataset its languages, their mean where there are several, and chance, in percent.
+    """Return table.md: for each dataset its languages with 95% intervals and the number of classes, mean, and chance.
 
     Of more than MAX_LANGUAGES_IN_TEXT languages only the best and the weakest by the first column are shown.
     """
@@ -43,26 +44,38 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         columns += [(task, metric) for metric in main_metrics(dataset, task, available)]
         means[task] = mean_over_languages(list(by_lang.values()))
     langs = list(dict.fromkeys(record["lang"] for record in records))
-    rows: list[list[Any]] = []
-    for lang in langs:
-        metrics = {task: by_lang[lang]["metrics"] for task, by_lang in tasks.items() if lang in by_lang}
-        rows.append([lang, *(metrics.get(task, {}).get(metric) for task, metric in columns)])
+    shown: list[str | None] = list(langs)
     is_folded = len(langs) > MAX_LANGUAGES_IN_TEXT
-    # A terminal shows no 300 rows.  Folding comes before the mean, which is over all languages.
+    # A terminal shows no 300 rows.
     if is_folded:
-        rows = _best_and_weakest(rows, is_low_best=not task_info(columns[0][0]).is_share)
+        task, metric = columns[0]
+        values = {lang: record["metrics"].get(metric) for lang, record in tasks[task].items()}
+        shown = _best_and_weakest(langs, values, is_low_best=not task_info(task).is_share)
+    num_classes = {record["lang"]: record["num_classes"] for record in records if "num_classes" in record}
+    rows: list[list[Any]] = []
+    for lang in shown:
+        if lang is None:
+            rows.append([f"{len(langs) - 2 * NUM_EXTREMES} more", None, *([None] * len(columns))])
+            continue
+        of_lang = [tasks[task].get(lang) for task, _ in columns]
+        cells = [_with_interval(record, metric) for record, (_, metric) in zip(of_lang, columns, strict=True)]
+        rows.append([lang, num_classes.get(lang), *cells])
     totals = []
     if LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values()):
         totals.append(len(rows))
-        rows.append(["mean", *(means[task]["metrics"].get(metric) for task, metric in columns)])
-    rows.append(["chance", *(means[task]["chance"].get(metric) for task, metric in columns)])
-    titled = [text_column("language")]
+        rows.append(["mean", None, *_means("metrics", means, columns)])
+    rows.append(["chance", None, *_means("chance", means, columns)])
+    titled = [text_column("language"), Column("classes", "{:,}".format)]
     times = Counter(metric for _, metric in columns)
     for task, metric in columns:
         title = metric_name(metric)
         if times[metric] > 1:  # several tasks have it
             title += f" ({task_name(task)})"
-        titled.append(Column(title, task_info(task).number))
+        titled.append(Column(title))
+    if not num_classes:
+        del titled[1]
+        for row in rows:
+            del row[1]
     table = to_markdown(Table(titled, rows, totals))
     note = _languages_of_means(means)
     if is_folded:
@@ -74,7 +87,9 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     units = [task_info(record["task"]).unit for record in records]
     unit = next((unit for unit in units if unit != "images"), "images")
     largest = max(int(record.get("num_images") or record["n"]) for record in records)
-    parts = [f"### {dataset}", f"{largest:,} {unit}; percent.", table, note.strip()]
+    has_interval = any(record["interval_95"] for record in records)
+    scale = "percent, 95% intervals in brackets" if has_interval else "percent"
+    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note.strip()]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -88,15 +103,38 @@ def _is_at_chance(lang: str, records: Sequence[ResultRecord]) -> bool:
     return bool(reaches) and all(reaches)
 
 
-def _best_and_weakest(rows: list[list[Any]], is_low_best: bool) -> list[list[Any]]:
-    """Return the first and last rows after sorting by all columns, and between them a row that counts the others.
+def _with_interval(record: ResultRecord | None, metric: str) -> str | None:
+    """Return a number of a record with its interval, `18.7 (16.1 to 21.4)`; None where it has none."""
+    value = None if record is None else record["metrics"].get(metric)
+    if record is None or value is None:
+        return None
+    number = task_info(record["task"]).number
+    bounds = interval(record["interval_95"].get(metric), number)
+    return number(value) if bounds is None else f"{number(value)} ({bounds})"
+
+
+def _means(kind: str, means: Mapping[str, Json], columns: Sequence[tuple[str, str]]) -> list[str | None]:
+    """Return the mean of each column.  kind: metrics or chance."""
+    cells: list[str | None] = []
+    for task, metric in columns:
+        mean = means[task][kind].get(metric)
+        cells.append(None if mean is None else task_info(task).number(mean))
+    return cells
+
+
+def _best_and_weakest(langs: Sequence[str], values: Mapping[str, float | None], is_low_best: bool) -> list[str | None]:
+    """Return the first and last languages by their numbers, and between them None for the others.
 
     Languages without a number come last.
     """
     sign = 1.0 if is_low_best else -1.0
-    ranked = sorted(rows, key=lambda row: [math.inf if value is None else sign * value for value in row[1:]])
-    between = [f"{len(rows) - 2 * NUM_EXTREMES} more", *([None] * (len(rows[0]) - 1))]
-    return [*ranked[:NUM_EXTREMES], between, *ranked[-NUM_EXTREMES:]]
+
+    def place(lang: str) -> float:
+        value = values.get(lang)
+        return math.inf if value is None else sign * value
+
+    ranked = sorted(langs, key=place)
+    return [*ranked[:NUM_EXTREMES], None, *ranked[-NUM_EXTREMES:]]
 
 
 def _languages_of_means(means: Mapping[str, Json]) -> str:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     pass
 
 AUTO = "auto"
+RUNS = "runs"  # the folder in which recipes put their runs
 MAX_LISTED = 5  # names of a folder's files in an error message
 
 
@@ -260,6 +261,11 @@ def _local_path(source: str | Path, precision: str | None) -> Path:
             f"{source} does not exist; {nearest_path(str(source))}give a run, a model's folder or file, or a hub id "
             f"(owner/name){hint}"
         )
+    if _is_missing_folder(str(source)):
+        raise UserError(
+            f"{source}: no such folder here; {nearest_path(name)}give a run, a model's folder or file, or a hub id "
+            "(hf-hub:owner/name)"
+        )
     return _download(name, precision or "fp32")
 
 
@@ -270,14 +276,34 @@ def hub_id(source: str) -> str | None:
     return None if is_path else name
 
 
+def _is_missing_folder(source: str) -> bool:
+    """Return whether owner/name is rather a path: below runs/ or a folder that is here, and no model known here."""
+    owner = source.partition("/")[0]
+    if owner != RUNS and not Path(owner).is_dir():
+        return False
+    return published.find(source) is None and not _is_in_cache(source)
+
+
+def _is_in_cache(hub_id: str) -> bool:
+    """Return whether a hub repository was downloaded before."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False
+    try:
+        paths = [try_to_load_from_cache(hub_id, name) for name in ("config.json", open_clip_folder.CONFIG_FILE)]
+    except ValueError:  # no name of a repository
+        return False
+    return any(isinstance(path, str) for path in paths)
+
+
 def _download(hub_id: str, precision: str) -> Path:
     """Download the small files first, then the weights of the layout that they describe, and no others."""
     require("huggingface_hub", extra="train")
     from huggingface_hub import snapshot_download
 
     small_files = ["*.json", "*.txt", "*.model", "README.md"]
-    typo = f"{hub_id}: no such folder; {nearest_path(hub_id)}As a hub id: " if Path(hub_id).parent.is_dir() else ""
-    problem = f"{typo}{hub_id} is neither a local path nor a repository that the hub gives"
+    problem = f"{hub_id} is neither a local path nor a repository that the hub gives"
     with library_faults(problem, "give a run, a model's folder or file, or a hub id (owner/name); check the network"):
         try:
             folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
@@ -286,8 +312,9 @@ def _download(hub_id: str, precision: str) -> Path:
             if not is_unreachable(error):
                 raise
             raise UserError(
-                f"{typo}no network, or the hub is busy or down: {hub_id} was not downloaded before, and is no folder "
-                "here; connect (unset HF_HUB_OFFLINE), or give a folder"
+                f"no network, or the hub is busy or down: {hub_id} was not downloaded before, and is no folder here; "
+                f"connect (unset HF_HUB_OFFLINE); or on a computer with a network: hf download {hub_id} --local-dir "
+                "MODEL, copy the folder MODEL here and give its path (docs/start_use.md, Without a network)"
             ) from error
 
 

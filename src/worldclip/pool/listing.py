@@ -119,6 +119,18 @@ def _say_left_out(setting: str, path: str, *reasons: str) -> None:
         say(setting, f"{path}: left out: {'; '.join(filter(None, reasons))}")
 
 
+def require_place(path: str) -> None:
+    """Raise UserError for a folder or file of pairs that a command names and that does not exist on this machine."""
+    if is_remote(path):
+        return
+    root, _ = split_pattern(path)
+    if os.path.exists(root):
+        return
+    kind = "file" if os.path.splitext(root)[1] else "folder"
+    remedy = nearest_path(root).strip() or "name the folder of your pictures or pairs"
+    raise UserError(f"{path}: no such {kind}; {remedy}")
+
+
 def list_files(path: str) -> list[PoolFile]:
     """Return every file below a folder or URL; the path of a file gives that file.
 
@@ -138,7 +150,7 @@ def list_files(path: str) -> list[PoolFile]:
     if os.path.isfile(path):
         return [PoolFile(os.path.basename(path), path)]
     if not os.path.isdir(path):
-        raise UserError(f"{path!r}: no such folder or file; {nearest_path(path)}name the folder of the shards")
+        raise UserError(f"{path!r}: no such folder or file; {nearest_path(path)}name the folder of the pairs")
     return _list_local(str(Path(path)))
 
 

@@ -33,7 +33,7 @@ from worldclip.core.printable import counted
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.listing import check_place, list_shards, options_of, place_of, shards_by_place
+from worldclip.pool.listing import check_place, list_shards, options_of, place_of, require_place, shards_by_place
 from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
 from worldclip.pool.picture_files import digest_of_pictures
 
@@ -44,7 +44,7 @@ NUM_WARNINGS = 3  # shards without texts that the log names
 def open_pool(source: str | Path, key: str | None = None) -> Run:
     """Return the context of any pool: a folder or URL of pairs, a run, or a .toml with [pool].
 
-    key: in place of its pool.key.  Raises UserError for problems with the section, and for unknown sections.
+    key: in place of its pool.key.  Raises UserError for a missing folder, problems with the section, unknown sections.
     """
     path = Path(source)
     if path.suffix == ".toml" or layout.is_run(path):
@@ -52,6 +52,7 @@ def open_pool(source: str | Path, key: str | None = None) -> Run:
         if key is None:
             return run
     else:
+        require_place(str(source))
         run = Run.of(path, PoolConfig(path=str(source)))
     config = run.section(PoolConfig)
     config = dataclasses.replace(config, key=key or config.key)

@@ -33,6 +33,7 @@ from worldclip.language.identify import Identifier
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW, missing_column
+from worldclip.pool.listing import require_place
 from worldclip.pool.pairs import read_shard
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
 
@@ -131,6 +132,7 @@ def draft(
 
     Raises UserError for a pool that cannot be read.
     """
+    require_place(source)
     path = source if is_remote(source) else str(Path(source).absolute())
     shards = pool.list_shards(PoolConfig(path=path))
     config = PoolConfig(path=path, columns=tuple(columns))

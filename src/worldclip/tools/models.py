@@ -116,9 +116,10 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     comparison = compare(*runs)
     arms = []
     for arm in comparison.arms:
-        folders = list(map(str, arm.folders))
-        arms.append({"name": arm.name, "folders": folders, "changes": list(map(str, arm.changes))})
-    return {"arms": arms, "rows": comparison.rows}, comparison_text(comparison)
+        record = {"name": arm.name, "folders": list(map(str, arm.folders)), "changes": list(map(str, arm.changes))}
+        arms.append({**record, "code": arm.code, "schedules": arm.schedules, "seen": arm.seen})
+    result = {"arms": arms, "rows": comparison.rows, "by_language": comparison.by_language}
+    return result, comparison_text(comparison)
 
 
 @Command

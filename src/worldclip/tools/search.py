@@ -9,6 +9,8 @@ Q queries, N embedded images or texts, D embed_dim, k results per query.
 
 from __future__ import annotations
 
+import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
+from worldclip.core.image_names import SUFFIXES
 from worldclip.core.job import Report
 from worldclip.core.printable import one_line
 from worldclip.export.embedded import Embedded, check_model, folder_and_file, open_embedded
@@ -120,7 +123,7 @@ def search(
     A hit has its `score` (cosine), id, shard, key, columns, and file, offset, size of an image, or text_idx, text.
 
     folder: folder that `worldclip embed` wrote; its manifest names the model.
-    texts: texts to search for.
+    texts: texts to search for; on the command line the path of a picture is that picture.
     images: image files to search for.
     top: number of results per query.
     of: images or texts, in a folder with both.
@@ -199,5 +202,16 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
     return "\n".join(lines)
 
 
-SEARCH = Command(search, _hits_text, positional=("texts",))
+@functools.wraps(search)
+def search_words(folder: str | Path, texts: Sequence[str] = (), images: Sequence[Any] = (), **options: Any) -> Any:
+    """Search as `search` does; a text that is the path of a picture here is that picture."""
+    pictures = [text for text in texts if text.lower().endswith(SUFFIXES) and Path(text).is_file()]
+    words = [text for text in texts if text not in pictures]
+    if len(words) > 1 and not any(" " in word for word in words):
+        query = shlex.quote(" ".join(words))
+        say("search", f"{len(words)} queries: {', '.join(words)}; for one query write {query} in quotes")
+    return search(folder, words, [*images, *pictures], **options)
+
+
+SEARCH = Command(search_words, _hits_text, positional=("texts",))
 """Find the nearest images or texts for texts in any language and for images."""

@@ -6,7 +6,7 @@ const queries = []; // {text} or {image, name}; image is a data URL
 let facts = { counts: {}, model: "", body_bytes: 0 };
 let of = "images";
 let latest = 0; // number of the newest search: answers to older ones are dropped
-let rows = []; // those in sight, which the dialog steps through
+let ids = []; // of the pictures or texts in sight, which the dialog steps through
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -44,14 +44,88 @@ async function ask(path, options = {}) {
   return answer;
 }
 
-async function showPicture(img, row, px) {
-  const path = `pictures/${row}${px ? `?px=${px}` : ""}`;
+async function showPicture(img, id, px) {
+  const path = `pictures/${encodeURIComponent(id)}${px ? `?px=${px}` : ""}`;
   if (!sessionStorage.getItem("key")) {
     img.src = path;
     return;
   }
   const blob = await (await ask(path)).blob(); // an <img> cannot send the key
   img.src = URL.createObjectURL(blob);
+}
+
+// --- the address ----------------------------------------------------------------------------------------------------
+// ?q=TEXT&q=TEXT&of=texts#images-ID: each search is an entry of the browser's history, and so is what is opened from it.
+// A picture to search for has no address: `searches` keeps it until the page is left.
+
+const searches = new Map(); // history.state.search -> the form
+let inSight; // history.state.search of the results in sight
+let opened = ""; // location.hash of the pair in the dialog
+
+function kinds() {
+  return Object.keys(facts.counts);
+}
+
+function readForm() {
+  return { queries: [...queries], typed: byId("text").value.trim(), of };
+}
+
+function inputsOf(form) {
+  const typed = form.typed ? [{ text: form.typed }] : [];
+  return [...form.queries, ...typed];
+}
+
+function addressOf(form) {
+  const texts = inputsOf(form).flatMap((query) => query.text ?? []);
+  const words = new URLSearchParams(texts.map((text) => ["q", text]));
+  if (form.of !== kinds()[0]) words.append("of", form.of);
+  return String(words) ? `?${words}` : ".";
+}
+
+function isSameSearch(form, other) {
+  return JSON.stringify([form.of, inputsOf(form)]) === JSON.stringify([other.of, inputsOf(other)]);
+}
+
+// Make an entry of the history for a new search; the first one takes the entry that the page was opened with.
+function enterSearch() {
+  const form = readForm();
+  const before = searches.get(history.state?.search);
+  if (!before || !isSameSearch(form, before)) {
+    const state = { search: performance.timeOrigin + searches.size };
+    searches.set(state.search, form);
+    if (before) history.pushState(state, "", addressOf(form));
+    else history.replaceState(state, "", addressOf(form) + location.hash);
+  }
+  inSight = history.state.search;
+}
+
+function readAddress() {
+  const words = new URLSearchParams(location.search);
+  const texts = words.getAll("q").filter((text) => text.trim());
+  const typed = texts.pop() ?? "";
+  const kind = words.get("of");
+  return { queries: texts.map((text) => ({ text })), typed, of: kinds().includes(kind) ? kind : kinds()[0] };
+}
+
+// Show what the address names: at the start, and where Back and Forward lead to.
+async function openAddress() {
+  if (inSight !== undefined && !history.state) {
+    history.replaceState({ search: inSight }, "", location.href); // a link to a place of this page, as "Back to top"
+  }
+  if (inSight === undefined || history.state?.search !== inSight) {
+    const form = searches.get(history.state?.search) ?? readAddress();
+    queries.splice(0, queries.length, ...form.queries);
+    byId("text").value = form.typed;
+    of = form.of;
+    drawQueries();
+    drawKinds();
+    await search();
+  }
+  showPair();
+}
+
+function pairAddress(kind, id) {
+  return `#${kind}-${encodeURIComponent(id)}`;
 }
 
 // --- queries --------------------------------------------------------------------------------------------------------
@@ -110,11 +184,8 @@ function say(text, isBad = false) {
 
 async function search() {
   const number = ++latest;
-  const typed = byId("text").value.trim();
-  const input = queries.map((query) => query.image ?? { text: query.text });
-  if (typed) input.push({ text: typed });
-  const texts = [...queries.flatMap((query) => query.text ?? []), ...(typed ? [typed] : [])];
-  history.replaceState(null, "", texts.length ? `?${new URLSearchParams(texts.map((text) => ["q", text]))}` : ".");
+  enterSearch();
+  const input = inputsOf(readForm()).map((query) => query.image ?? { text: query.text });
   if (!input.length) return drawStart();
   say("Searching …");
   const start = performance.now();
@@ -124,10 +195,10 @@ async function search() {
     const { data } = await (await ask("v1/search", options)).json();
     if (number !== latest) return;
     const ms = Math.round(performance.now() - start);
-    rows = data[0].hits.map((hit) => hit.id);
+    ids = data[0].hits.map((hit) => hit.id);
     byId("hits").replaceChildren(...data[0].hits.map(hitElement));
     const combined = input.length > 1 ? `${input.length} queries combined. ` : "";
-    say(`${combined}The ${rows.length} most similar ${of === "images" ? "pictures" : "texts"}, in ${ms} ms.`);
+    say(`${combined}The ${ids.length} most similar ${of === "images" ? "pictures" : "texts"}, in ${ms} ms.`);
   } catch (error) {
     if (number === latest) say(error.message, true);
   }
@@ -135,19 +206,31 @@ async function search() {
 
 function drawStart() {
   const count = of === "images" ? facts.counts.images : 0;
-  rows = Array.from({ length: Math.min(START, count) }, (_, i) => Math.floor((i * count) / Math.min(START, count)));
-  byId("hits").replaceChildren(...rows.map(startElement));
-  say(rows.length ? `${rows.length} of ${count.toLocaleString("en")} pictures. Type what you look for, in any language, or drop a picture.` : "");
+  const rows = Array.from({ length: Math.min(START, count) }, (_, i) => Math.floor((i * count) / Math.min(START, count)));
+  ids = of === "images" ? (facts.start ?? rows) : [];
+  byId("hits").replaceChildren(...ids.map(startElement));
+  say(ids.length ? `${ids.length} of ${count.toLocaleString("en")} pictures. Type what you look for, in any language, or drop a picture.` : "");
 }
 
-function startElement(row) {
-  const img = element("img", { alt: `Picture ${row + 1}`, loading: "lazy" });
-  showPicture(img, row, 480);
-  return element("article", { className: "hit" }, element("a", { href: `#images-${row}` }, img));
+function startElement(id, i) {
+  const img = element("img", { alt: `Picture ${i + 1}`, loading: "lazy" });
+  showPicture(img, id, 480);
+  return element("article", { className: "hit" }, pairLink("images", id, img));
+}
+
+function pairLink(kind, id, ...children) {
+  const link = element("a", { href: pairAddress(kind, id) }, ...children);
+  link.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab
+    event.preventDefault();
+    history.pushState({ search: inSight, isOpenedHere: true }, "", link.hash);
+    showPair();
+  });
+  return link;
 }
 
 function hitElement(hit) {
-  const link = element("a", { href: `#${of}-${hit.id}` });
+  const link = pairLink(of, hit.id);
   const caption = element("p", { className: "caption", lang: tag(hit.lang), dir: "auto" }, hit.text);
   if (of === "images") {
     const img = element("img", { alt: hit.text || hit.path, loading: "lazy" });
@@ -163,16 +246,22 @@ function hitElement(hit) {
 }
 
 // A link that opens the picture itself; it cannot send a key, and is only text then.
-function pathElement(row, path) {
+function pathElement(id, path) {
   const name = sessionStorage.getItem("key") ? "span" : "a";
-  return element(name, { className: "path", href: `pictures/${row}`, target: "_blank" }, words(...path.split(/(?<=\/)/).flatMap((part) => [part, element("wbr")])));
+  return element(name, { className: "path", href: `pictures/${encodeURIComponent(id)}`, target: "_blank" }, words(...path.split(/(?<=\/)/).flatMap((part) => [part, element("wbr")])));
 }
 
+// Open the pair that the address names; without one close the dialog.
 async function showPair() {
-  const [kind, row] = location.hash.slice(1).split("-");
-  if (!/^\d+$/.test(row ?? "") || !(kind in facts.counts)) return;
+  const { hash } = location;
+  const [, kind, id] = /^#([a-z]+)-([^/?]+)$/.exec(hash) ?? [];
+  if (!kinds().includes(kind)) {
+    opened = "";
+    return byId("pair").close();
+  }
   try {
-    const pair = await (await ask(`v1/pairs/${kind}/${row}`)).json();
+    const pair = await (await ask(`v1/pairs/${kind}/${id}`)).json();
+    if (location.hash !== hash) return; // meanwhile another one, or none
     const body = byId("pair-body");
     body.replaceChildren();
     const list = element("dl", { className: "about" });
@@ -193,26 +282,31 @@ async function showPair() {
     body.append(list, ...(texts.length ? [element("ul", {}, ...texts)] : []));
     byId("previous").disabled = neighbour(-1) === undefined;
     byId("next").disabled = neighbour(1) === undefined;
+    opened = hash;
     if (!byId("pair").open) byId("pair").showModal();
   } catch (error) {
     say(error.message, true);
   }
 }
 
-// Return the row in sight before (-1) or after (1) that of the dialog.
+// Return the id in sight before (-1) or after (1) that of the dialog.
 function neighbour(by) {
-  const place = rows.findIndex((row) => location.hash === `#${of}-${row}`);
-  return place < 0 ? undefined : rows[place + by];
+  const place = ids.findIndex((id) => location.hash === pairAddress(of, id));
+  return place < 0 ? undefined : ids[place + by];
+}
+
+function step(by) {
+  history.replaceState(history.state, "", pairAddress(of, neighbour(by)));
+  showPair();
 }
 
 // --- start ----------------------------------------------------------------------------------------------------------
 
 function drawKinds() {
-  const kinds = Object.keys(facts.counts);
-  byId("kinds").hidden = kinds.length < 2;
+  byId("kinds").hidden = kinds().length < 2;
   byId("kinds").replaceChildren(
     "Search in",
-    ...kinds.map((kind) => {
+    ...kinds().map((kind) => {
       const name = kind === "images" ? "Pictures" : "Texts";
       const button = element("button", { type: "button", ariaPressed: String(kind === of) }, name);
       button.addEventListener("click", () => {
@@ -244,13 +338,8 @@ function drawFacts() {
 
 async function start() {
   facts = await (await fetch("static/facts.json")).json();
-  of = Object.keys(facts.counts)[0] ?? "images";
   drawFacts();
-  drawKinds();
-  for (const text of new URLSearchParams(location.search).getAll("q")) queries.push({ text });
-  drawQueries();
-  if (Object.keys(facts.counts).length) search();
-  showPair();
+  if (kinds().length) openAddress();
 }
 
 byId("search").addEventListener("submit", (event) => {
@@ -281,8 +370,13 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) takeFiles(event.clipboardData.files);
 });
-window.addEventListener("hashchange", showPair);
-byId("previous").addEventListener("click", () => (location.hash = `${of}-${neighbour(-1)}`));
-byId("next").addEventListener("click", () => (location.hash = `${of}-${neighbour(1)}`));
-byId("pair").addEventListener("close", () => history.replaceState(null, "", location.pathname + location.search));
+window.addEventListener("popstate", openAddress);
+byId("previous").addEventListener("click", () => step(-1));
+byId("next").addEventListener("click", () => step(1));
+byId("pair").addEventListener("close", () => {
+  if (!opened) return; // Back has closed it
+  opened = "";
+  if (history.state.isOpenedHere) history.back();
+  else history.replaceState(history.state, "", location.pathname + location.search);
+});
 start();
