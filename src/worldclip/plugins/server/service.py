@@ -60,11 +60,14 @@ class Service:
         self._searches: dict[str, SharedBatches[Query, Hits]] = {}
         for of, embedded in collections.items():
             search = functools.partial(_search, embedded)
-            self._searches[of] = SharedBatches(search, max_batch=FEW_QUERIES, max_waiting=limits.waiting)
+            self._searches[of] = SharedBatches(search, max_batch=FEW_QUERIES, max_waiting=limits.waiting, divides=False)
         self._pools: set[Path] = set()
         images = collections.get("images")
         if images:
             self._pools = {Path(place) for place in images.places if not is_remote(place)}
+        if collections:
+            folder = next(iter(collections.values())).folder
+            metrics.watch(folder, lambda: {of: len(embedded) for of, embedded in collections.items()})
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
     def problems(self) -> list[str]:
