@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from chromium import open_page
+from serving import address as address  # a fixture
 from serving import post, service_and_app, serving, serving_app
 from worldclip.core.errors import UserError
 from worldclip.plugins.server import service as of_service
@@ -310,6 +311,11 @@ def test_counters_have_the_size_of_the_embedded_folder_and_its_date(world, clip)
         assert f'worldclip_embedded_rows{{of="{of}"}} {size:.1f}' in counters
     (line,) = [line for line in counters.splitlines() if line.startswith("worldclip_embedded_timestamp_seconds")]
     assert float(line.split()[1]) == written
+
+
+def test_an_address_with_a_slash_too_many_is_no_redirect_which_a_prefix_would_break(address):
+    answer = httpx.get(f"{address}/healthz/")
+    assert (answer.status_code, "did you mean /healthz?" in answer.json()["error"]["message"]) == (404, True)
 
 
 def below(prefix, app):

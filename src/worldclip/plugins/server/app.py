@@ -89,6 +89,7 @@ def create_app(
         Exception: _unexpected,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # a redirect would name the host that a proxy asked for, without its prefix
     app.add_middleware(Guard, metrics=metrics, api_key=api_key, hosts=hosts, access_log=access_log)
     return app
 
