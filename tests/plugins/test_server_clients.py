@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,8 +14,10 @@ import httpx
 import pytest
 
 from chromium import open_page
+from pages import REPOSITORY
 from serving import address as address  # a fixture
 from serving import post, service_and_app, serving, serving_app
+from worldclip.cli import command, main
 from worldclip.core.errors import UserError
 from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.batches import CLIENT, Busy, SharedBatches
@@ -311,6 +316,28 @@ def test_counters_have_the_size_of_the_embedded_folder_and_its_date(world, clip)
         assert f'worldclip_embedded_rows{{of="{of}"}} {size:.1f}' in counters
     (line,) = [line for line in counters.splitlines() if line.startswith("worldclip_embedded_timestamp_seconds")]
     assert float(line.split()[1]) == written
+
+
+def test_the_image_of_the_server_starts_it_and_checks_its_health(address, monkeypatch):
+    dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    check = json.loads(re.search(r"^HEALTHCHECK .*\n +CMD (.+)$", dockerfile, re.MULTILINE)[1])
+    entry = json.loads(re.search(r"^ENTRYPOINT (.+serve.+)$", dockerfile, re.MULTILINE)[1])
+    assert entry[:2] == ["worldclip", "serve"]
+    port = entry[entry.index("--port") + 1]
+    assert f":{port}/healthz" in check[2]
+    code = check[2].replace(f":{port}", f":{address.rpartition(':')[2]}")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    closed = check[2].replace(f":{port}", ":1")
+    assert subprocess.run([sys.executable, "-c", closed], stderr=subprocess.DEVNULL).returncode == 1
+    flags = []
+
+    def parse(*arguments, **options):
+        flags.append(command.parse_command(*arguments, **options)[1])
+        return 0
+
+    monkeypatch.setattr(command, "run_command", parse)
+    assert main([*entry[1:], "--access-log", "model", "embedded"]) == 0
+    assert (flags[0]["host"], flags[0]["model"], str(flags[0]["embedded"])) == ("0.0.0.0", "model", "embedded")
 
 
 def test_an_address_with_a_slash_too_many_is_no_redirect_which_a_prefix_would_break(address):
