@@ -1,6 +1,7 @@
 """Requests a second and latency of the server at 1, 8 and 64 clients, beside the same model one request at a time.
 
     python benchmarks/serve.py [MODEL] [--infinity COMMAND] [--write]      --write renews benchmarks/results/serve.md
+    python benchmarks/serve.py [MODEL] --large 400      64 clients of one text, also next to one that sends 400
 
 MODEL: anything worldclip.load takes; by default ViT-B/32 with random weights in OpenAI's layout. --infinity: the
 command infinity_emb of another environment, which serves the same folder, if it can. Each request is one text,
@@ -48,6 +49,7 @@ RESULTS = Path(__file__).parent / "results" / "serve.md"
 CLIENTS = (1, 8, 64)
 KINDS = ("text", "picture")
 SECONDS = 3.0
+WARM_UP_SECONDS = 5.0
 OURS = """
 import sys
 from worldclip.cli import main
@@ -132,6 +134,57 @@ async def measure(
         return time.perf_counter() - start, seconds
 
 
+async def measure_crowd(server: Server, model: str, large: int, seconds_of_turn: float) -> tuple[float, float]:
+    """Return the answers per second to 64 clients of one text each, and the texts per second that the model embeds.
+
+    large: texts per request of one more client; 0 for none.
+    """
+    num_answers = 0
+    source = bodies("text", model, names_modality=False)
+    limits = httpx.Limits(max_connections=max(CLIENTS) + 1)
+    async with httpx.AsyncClient(base_url=server.address, limits=limits, timeout=600) as client:
+
+        async def num_embedded() -> float:
+            lines = (await client.get("/metrics")).text.splitlines()
+            return sum(float(line.split()[1]) for line in lines if line.startswith("worldclip_batch_items_sum"))
+
+        async def ask(size: int) -> None:
+            nonlocal num_answers
+            while True:
+                texts = [text for _ in range(size) for text in next(source)["input"]]
+                (await client.post(server.path, json=next(source) | {"input": texts})).raise_for_status()
+                num_answers += size == 1
+
+        sizes = [1] * max(CLIENTS) + [large] * (large > 0)
+        tasks = [asyncio.create_task(ask(size)) for size in sizes]
+        await asyncio.sleep(WARM_UP_SECONDS)
+        before = (num_answers, await num_embedded(), time.perf_counter())
+        await asyncio.sleep(seconds_of_turn)
+        seconds = time.perf_counter() - before[2]
+        rates = ((num_answers - before[0]) / seconds, (await num_embedded() - before[1]) / seconds)
+        if any(task.done() for task in tasks):
+            raise RuntimeError("a request failed")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return rates
+
+
+def compare_crowds(model: str, large: int, seconds_of_turn: float) -> None:
+    """Print the rows of the table, without and with the client of large requests, in turns."""
+    port = free_port()
+    command = our_command(model, port, 64, "fp32")
+    with running(command, port, "/healthz") as address:
+        server = Server("worldclip", address, "/v1/embeddings")
+        for size in (0, large) * 3:
+            answers, texts = asyncio.run(measure_crowd(server, Path(model).resolve().name, size, seconds_of_turn))
+            print(f"| {size or 'none'} | {answers:.1f} | {texts:.1f} |", flush=True)
+
+
+def our_command(model: str, port: int, batch: int, precision: str) -> list[str]:
+    return [sys.executable, "-c", OURS.format(batch=batch, model=model, port=port, precision=precision)]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
@@ -146,7 +199,7 @@ def all_running(model: str, name: str, infinity: str | None) -> Iterator[tuple[l
         ours.append(("worldclip, bfloat16", 64, "bf16"))
     for title, batch, precision in ours:
         port = free_port()
-        command = [sys.executable, "-c", OURS.format(batch=batch, model=model, port=port, precision=precision)]
+        command = our_command(model, port, batch, precision)
         commands.append((title, command, port, "/healthz", "/v1/embeddings"))
     if infinity:
         port = free_port()
@@ -173,10 +226,14 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--infinity", metavar="COMMAND")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each turn (default: %(default)s)")
+    parser.add_argument("--large", type=int, metavar="TEXTS", help="measure what large requests cost small ones")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model = arguments.model or str(write_clip(Path(scratch) / "clip"))
+        if arguments.large:
+            compare_crowds(model, arguments.large, arguments.seconds)
+            return
         rows, problems = compare(model, arguments.infinity, arguments.seconds)
     print("\n".join(problems))
     if arguments.write:

@@ -175,6 +175,15 @@ def test_every_copied_path_exists_and_is_not_ignored():
     assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == copied()
 
 
+def test_images_are_of_one_release_of_python_and_that_of_the_server_is_no_root():
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert set(bases) == {"${PYTHON}", "core"}
+    assert re.search(r"^ARG PYTHON=python:3\.\d+\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
+    (server,) = re.findall(r"^FROM \S+ AS serve\n(.*?)^FROM", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    users = re.findall(r"^USER (.+)$", server, re.MULTILINE)
+    assert [int(user) > 0 for user in users] == [True]
+
+
 def test_the_wheel_is_built_from_all_that_setuptools_reads():
     assert {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", *PROJECT["license-files"]} <= copied()
     copied_by_setup = re.search(r"for name in \((.+)\)", (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
@@ -193,6 +202,16 @@ def test_warning_of_a_line_of_ours_fails_its_test():
 
 
 # --- the source -------------------------------------------------------------------------------------------------------
+
+
+def test_onnxruntime_sends_nothing_of_what_worldclip_runs(tmp_path, monkeypatch):
+    """It writes a device id once it may send."""
+    monkeypatch.delenv("CI", raising=False)  # it sends nothing there
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    python("-c", "import worldclip, onnxruntime")
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_nothing_is_written_through_a_memory_map():

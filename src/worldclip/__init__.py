@@ -9,6 +9,7 @@ Submodules, `run` and `load` resolve on first access, so that this import stays 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 if sys.platform == "win32":
     raise ImportError("worldclip runs on Linux and macOS, not on Windows; install it in WSL, the Linux of Windows")
+
+# From release 1.29 on onnxruntime sends Microsoft what it runs, and writes a device id below ~/.cache when imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = _version("worldclip")
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import caching
 
 from unicode_builder import build_categories, build_table
 from worldclip.core.arrow import byte_buffers
@@ -71,6 +72,17 @@ def with_checksum(block: bytearray) -> bytes:
 
 PARTS = st.text(st.characters(codec="utf-8", exclude_characters="/\0", min_codepoint=33), min_size=1, max_size=60)
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
+
+
+def test_kernels_compile_where_no_folder_is_writable(monkeypatch):
+    """As in a container whose files are read-only, for a user without a home."""
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+
+    @kernel
+    def double(number):
+        return 2 * number
+
+    assert double(21) == 42
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 
 from worldclip.core.arrow import Strings, string_buffers
 from worldclip.kernels.compiled import compiled, inlined
@@ -92,7 +91,7 @@ def splitmix64(x: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-_mix = njit(cache=True, nogil=True, inline="always")(splitmix64)
+_mix = inlined(splitmix64)
 
 
 @compiled

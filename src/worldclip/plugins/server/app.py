@@ -16,22 +16,23 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worldclip.core.console import say
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
-from worldclip.plugins.server.errors import ApiError, too_busy, unanswered
+from worldclip.plugins.server.connections import unless_gone
+from worldclip.plugins.server.errors import CLIENT_GONE, ApiError, too_busy, unanswered
 from worldclip.plugins.server.guard import Guard
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import (
@@ -56,7 +57,7 @@ MAX_DIGITS = 18
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
 Result = TypeVar("Result")
-Work = Callable[[Any, bool], Awaitable[Response]]
+Work = Callable[[Any, bool], Coroutine[Any, Any, Response]]
 """(the parsed body of a request, whether it is small) -> its answer."""
 
 
@@ -67,11 +68,12 @@ def create_app(
     *,
     api_key: str | None = None,
     hosts: frozenset[str] | None = None,
+    access_log: TextIO | None = None,
 ) -> Starlette:
     """Return the application.
 
     api_key: what clients send as a bearer token.  hosts: names under which a browser may ask for it (None: any); a page
-    elsewhere whose name resolves to this machine has another.
+    elsewhere whose name resolves to this machine has another.  access_log: takes one line of JSON per request.
     """
     api = _Api(service, limits)
     routes = [
@@ -91,10 +93,12 @@ def create_app(
     handlers: dict[Any, Any] = {
         ApiError: lambda request, error: error.response(),
         HTTPException: lambda request, error: unanswered(request, error, paths).response(),
+        ClientDisconnect: lambda request, error: Response(status_code=CLIENT_GONE),
         Exception: _unexpected,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
-    app.add_middleware(Guard, metrics=metrics, api_key=api_key, hosts=hosts)
+    app.router.redirect_slashes = False  # a redirect would name the host that a proxy asked for, without its prefix
+    app.add_middleware(Guard, metrics=metrics, api_key=api_key, hosts=hosts, access_log=access_log)
     return app
 
 
@@ -156,7 +160,7 @@ class _Api:
                 raise self._too_large()
             with self._budget.taking() as take:  # as it arrives: a length is a promise, and costs its client nothing
                 body, is_small = await self._read_json(request, take)
-                answer = await work(body, is_small)
+                answer = await unless_gone(request, work(body, is_small))
             request.state.held.enter_context(self._budget.take(len(answer.body)))
             return answer
 
@@ -332,14 +336,17 @@ class _Api:
         if px is not None and not (is_number(px) and 1 <= int(px) <= MAX_THUMBNAIL_PX):
             raise ApiError(400, f"px = {px!r}: must be between 1 and {MAX_THUMBNAIL_PX}", param="px")
         row_id = _row_id(request)
-        async with self._decoding:
-            content, media_type = await run_in_threadpool(self._read_picture, row_id, px)
+        content, media_type = await unless_gone(request, self._decode_picture(row_id, px))
         request.state.held.enter_context(self._budget.take(len(content)))
         # The picture at a path may be replaced by another: browsers ask each time.
         headers = {"Cache-Control": "private, no-cache", "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=media_type, headers=headers)
+
+    async def _decode_picture(self, row_id: str, px: str | None) -> tuple[bytes, str]:
+        async with self._decoding:
+            return await run_in_threadpool(self._read_picture, row_id, px)
 
     def _read_picture(self, row_id: str, px: str | None) -> tuple[bytes, str]:
         content = self._service.picture(row_id)

@@ -6,10 +6,13 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Coroutine
 from types import FrameType
+from typing import Any, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worldclip.core.console import say
@@ -25,6 +28,8 @@ LAST_TURNS = 4  # turns of the event loop that read requests sent before the sig
 TURN_SECONDS = 0.05
 CLOSE_HEADER = (b"connection", b"close")
 BACKLOG = 128  # connections accepted in one go; asyncio accepts as many before it looks at the first
+
+Result = TypeVar("Result")
 
 
 class BoundedProtocol(H11Protocol):
@@ -113,6 +118,29 @@ class BoundedProtocol(H11Protocol):
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of the work for a request whose body is read; cancel it where the client hangs up before.
+
+    Raises ClientDisconnect then.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_wait_until_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.gather(leaving, working, return_exceptions=True)
+
+
+async def _wait_until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def server_config(app: Starlette) -> uvicorn.Config:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from worldclip.core.suggest import suggest
 
+CLIENT_GONE = 499  # nobody reads it; nginx counts requests of clients that hung up under this number
 CODES = {401: "invalid_api_key", 404: "not_found", 413: "request_too_large", 429: "rate_limit_exceeded"}
 
 

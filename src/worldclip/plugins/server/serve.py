@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from socket import socket
@@ -11,6 +12,7 @@ from socket import socket
 from worldclip.core import job_files
 from worldclip.core.command import Command
 from worldclip.core.console import say
+from worldclip.core.errors import UserError
 from worldclip.core.execute.shards import raise_file_limit
 from worldclip.core.preflight import require_packages
 from worldclip.core.toml_files import read_toml
@@ -22,6 +24,7 @@ from worldclip.plugins.server.collections import Collections
 from worldclip.pool.config import POOL_BUILDERS
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
+KEY_FILE_VARIABLE = "WORLDCLIP_API_KEY_FILE"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -32,6 +35,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
+    access_log: bool = False,
     pool: Sequence[str] = (),
     pictures_from: Sequence[str] = (),
     arch: str | None = None,
@@ -45,11 +49,13 @@ def serve(
     embedded: folder that `worldclip embed MODEL POOL --out DIR` wrote, to search in.
     host: address to listen on; 0.0.0.0 is every network of this machine.
     port: port to listen on; 0 takes a free one.
-    api_key: key that clients must send as a bearer token (default: the environment's WORLDCLIP_API_KEY, else none).
+    api_key: key that clients must send as a bearer token (default: the environment's WORLDCLIP_API_KEY, or the content
+        of the file that WORLDCLIP_API_KEY_FILE names, else none).
+    access_log: write one line of JSON per request to standard output, without texts and keys.
     pool: where the embedded pool is now, if it moved.
     pictures_from: folders and URLs whose pictures the page shows (default: the local folders of the embedded pool).
 
-    Raises UserError where the model did not embed the folder, or the port is taken.
+    Raises UserError where the model did not embed the folder, the port is taken, or no request can match the key.
 
     Examples:
         worldclip serve runs/emoji embedded
@@ -59,6 +65,7 @@ def serve(
     from worldclip.plugins.server.connections import listen
 
     raise_file_limit()
+    key = read_key(api_key)
     listener = listen(host, port)
     with listener:
         if embedded is not None:
@@ -73,13 +80,58 @@ def serve(
             if images:
                 say("serve", images.remark or images.places_text)
         identify_codes(["loads the model that tells the language of captions"])
-        num_unanswered = _answer(clip, model, collections, listener, host, api_key)
+        num_unanswered = _answer(clip, model, collections, listener, host, key, access_log)
     # not by the interpreter's own end: it took 6 s under a load of 15, and aborts a batch that runs in C++ (SIGABRT)
     os._exit(1 if num_unanswered else 0)
 
 
+def read_key(flag: str | None) -> str | None:
+    """Return the key that clients must send: of --api-key, otherwise of the environment or of the file that it names.
+
+    Raises UserError where the environment names two, and for a key that no request can match.
+    """
+    variables = [name for name in (KEY_VARIABLE, KEY_FILE_VARIABLE) if name in os.environ]
+    if flag is not None:
+        return _checked_key("--api-key", flag)
+    if len(variables) == 2:
+        raise UserError(f"{KEY_VARIABLE} and {KEY_FILE_VARIABLE} are both set; unset one")
+    if not variables:
+        return None
+    name = variables[0]
+    value = os.environ[name]
+    if name == KEY_VARIABLE:
+        return _checked_key(name, value)
+    try:
+        content = Path(value).read_bytes()
+    except OSError as error:
+        raise UserError(f"{name} = {value!r}: cannot be read ({error.strerror}); give a file with the key") from error
+    return _checked_key(f"{name} = {value!r}", content.decode(errors="replace").rstrip("\r\n"))
+
+
+def _checked_key(source: str, key: str) -> str:
+    """Return a key.  Raises UserError, which does not repeat it, for one that no header of a request can hold."""
+    problems = []
+    if not key:
+        problems.append("the key is empty, which would let everybody in")
+    elif key != key.strip():
+        problems.append("the key begins or ends with a blank or a line break, which HTTP removes")
+    if not key.isascii():
+        problems.append("the key has characters that are not ASCII, which clients encode in different ways")
+    elif not key.strip().isprintable():
+        problems.append("the key has a line break or a control character, which no header can hold")
+    if problems:
+        raise UserError([f"{source}: {problem}; use letters and digits" for problem in problems])
+    return key
+
+
 def _answer(
-    clip: Clip, model: str, collections: Collections | None, listener: socket, host: str, api_key: str | None
+    clip: Clip,
+    model: str,
+    collections: Collections | None,
+    listener: socket,
+    host: str,
+    key: str | None,
+    has_access_log: bool,
 ) -> int:
     """Answer requests until a signal stops the server; return the number of those without an answer."""
     from worldclip.plugins.server.app import create_app
@@ -93,13 +145,13 @@ def _answer(
     name = Path(model).resolve().name if Path(model).exists() else model  # a folder's or file's, or a hub id
     service = Service(clip, name, collections, limits, metrics)
     service.knows = knows(Path(model))
-    key = api_key or os.environ.get(KEY_VARIABLE) or None
     shown_host = f"[{host}]" if ":" in host else host
     hosts = LOCAL_NAMES | {shown_host} if _is_local(host) else None
-    app = create_app(service, limits, metrics, api_key=key, hosts=hosts)
+    access_log = sys.stdout if has_access_log else None
+    app = create_app(service, limits, metrics, api_key=key, hosts=hosts, access_log=access_log)
     say("serve", f"http://{shown_host}:{listener.getsockname()[1]}  (stop with Ctrl-C)")
     if key is None and hosts is None:
-        say("serve", f"{host}: anybody who reaches this machine may use it; --api-key KEY restricts that")
+        say("serve", f"{host}: anybody who reaches this machine may use it; a key restricts that (--api-key KEY)")
     server = Server(server_config(app))
     server.run(sockets=[listener])
     return server.num_unanswered

@@ -79,8 +79,10 @@ class Service:
             on_batch=metrics.batch_items.observe,
         )
         self._searching: SharedBatches[Query, Hits] = SharedBatches(
-            _search, max_batch=FEW_QUERIES, max_waiting=limits.waiting
+            _search, max_batch=FEW_QUERIES, max_waiting=limits.waiting, divides=False
         )
+        if collections is not None:
+            metrics.watch(collections.folder, lambda: self.sizes)
         metrics.waiting.set_function(lambda: self._encoding.num_waiting)
 
     @property
