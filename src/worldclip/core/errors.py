@@ -90,6 +90,19 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
     return None
 
 
+def describe_disk(path: Path) -> str:
+    """Return the mount point of the disk that a path is on, or would be, and its free space."""
+    place = path.absolute()
+    while not (os.path.ismount(place) or place == place.parent):
+        place = place.parent
+    usage = os.statvfs(place)
+    if usage.f_files and not usage.f_favail:
+        return f"the disk at {place} has no room for more files"
+    free = usage.f_bavail * usage.f_frsize / 2**30
+    total = usage.f_blocks * usage.f_frsize / 2**30
+    return f"the disk at {place} has {free:,.1f} of {total:,.1f} GiB free"
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Raise errors of a full or read-only disk, from whatever library, as an OSError that names a file."""

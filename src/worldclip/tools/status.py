@@ -42,7 +42,6 @@ def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequen
 
     Examples:
         worldclip status runs/my_images
-        worldclip status runs/my_images --json
         worldclip status runs/my_images --keys takedown.txt
     """
     if folders and keys is None:
