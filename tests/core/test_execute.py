@@ -85,6 +85,38 @@ def test_only_the_failed_shard_is_retried(tmp_path: Path, run_map: Map) -> None:
     assert calls(tmp_path)[5:] == ["002.tar"]
 
 
+def burn(shard: Shard) -> dict:
+    """Take 20 ms of CPU time, for the first shard 0.5 s."""
+    until = time.process_time() + (0.5 if shard == SHARDS[0] else 0.02)
+    while time.process_time() < until:
+        pass
+    return {}
+
+
+def test_cpu_time_leaves_out_the_first_shard_of_each_worker(tmp_path: Path) -> None:
+    executor = LocalExecutor(quiet=True)
+    for label, shards in (("x", SHARDS), ("y", SHARDS[:1])):
+        executor.map(burn, shards, label=label, done_dir=tmp_path / label, key={})
+    measured = executor.cpu_time["x"]
+    assert measured["shards"] == len(SHARDS) - 1
+    assert 0.02 <= measured["seconds"] / measured["shards"] < 0.1
+    assert "y" not in executor.cpu_time
+    executor = LocalExecutor(workers=2, quiet=True)
+    executor.map(burn, SHARDS, label="x", done_dir=tmp_path / "two", key={})
+    assert executor.cpu_time["x"]["shards"] in (len(SHARDS) - 2, len(SHARDS) - 1)  # the second may start too late
+
+
+def test_lines_of_progress_say_what_is_done_and_left_but_not_of_a_quiet_map(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("worldclip.core.execute.loop.LINE_S", 0)
+    arguments = {"shards": SHARDS, "label": "x", "key": {}}
+    LocalExecutor(quiet=True).map(partial(write_number, tmp_path), done_dir=tmp_path / "quiet", **arguments)
+    assert capsys.readouterr().err == ""
+    LocalExecutor().map(partial(write_number, tmp_path), done_dir=tmp_path / "said", **arguments)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[1:4] for line in said] == [[str(n), "of", "6"] for n in range(1, 6)]
+    assert said[0].endswith(" done, 0.0 min left")
+
+
 def write_key(out: Path, key: str, is_killed: bool, shard: Shard) -> dict:
     (out / shard.name).write_text(key)
     if is_killed:

@@ -31,8 +31,9 @@ class _ToFile(logging.FileHandler):
         with naming(Path(self.baseFilename)):
             super().emit(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name of logging
-        raise  # noqa: PLE0704  called where an error is handled; logging would print its traceback and go on
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise the error of an `emit`; logging itself would print its traceback and go on."""
+        raise
 
 
 def _print_line(head: str, message: str, style: str = "bold") -> None:
