@@ -127,9 +127,10 @@ def draft(
     """Return a recipe for a pool, from a thousand of its texts; arguments are those of `init`.
 
     Keys: recipe (TOML), format, shards, has_images, key, texts, lang, columns (of a table, or fields of the .json of
-    tars), other_texts (further columns of texts), where_columns ({column worth a condition: its values, in words}; both
-    from the first rows of a table on this machine), num_texts (that were identified), languages (number of these texts by language, most frequent first),
-    without_words (languages of the recipe for which the package wordfreq has no list).
+    tars), other_texts (further columns of texts) and where_columns ({column worth a condition: its values, in words}),
+    both of the first rows of a table on this machine; num_texts (that were identified), languages (number of these
+    texts by language, most frequent first), without_words (languages of the recipe for which the package wordfreq has
+    no list).
 
     Raises UserError for a pool that cannot be read.
     """
