@@ -215,7 +215,7 @@ def find_asked_keys(folder: Path) -> dict:
 COMMANDS = ("run/curate/", "check/", "embedded/", "web/", "explorer/", "published/list/")
 PLACES = (
     "run/curate", "run/report.html", "run/publish", "check/report.html", "check/valid_keys.parquet", "embedded",
-    "explorer", "web", "published",
+    "explorer/data", "web", "published",
 )  # fmt: skip
 JOIN = '[train.pool]\npath = "{folder}/pool"'
 CASES = {

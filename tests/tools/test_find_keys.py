@@ -49,13 +49,13 @@ def test_the_next_command_takes_the_keys_down_and_the_named_ones_clear_the_rest(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert said.startswith("../keys.parquet, 5 keys: 4 in the pool, 1 unknown\n")
-    row = f"plain in the pool 0.parquet, 1.parquet {run}/curate, {run}/report.html, {tmp_path}/explorer"
+    row = f"plain in the pool 0.parquet, 1.parquet {run}/curate, {run}/report.html, {tmp_path}/explorer/data"
     assert row in " ".join(said.split())
     next_command = said.splitlines()[-1].removeprefix("next: worldclip ")
     assert main(shlex.split(next_command)) == 0
     found = status(run, keys=tmp_path / "keys.parquet")
     assert found["states"] == {"in the pool": 0, "in older files": 4, "unknown": 1, "gone": 0}
-    explorer = str(tmp_path / "explorer")
+    explorer = str(tmp_path / "explorer/data")
     assert [found["keys"][key]["places"] for key in KEYS] == [[explorer]] * 4
     assert found["places"][explorer]["keys"] == 4
     assert main(shlex.split(found["places"][explorer]["command"].removeprefix("worldclip "))) == 0
@@ -82,13 +82,19 @@ def test_tables_pages_and_arrays_of_named_folders_are_searched_and_damaged_ones_
     folders = [tmp_path / "a", tmp_path / "b"]
     write_table(folders[0] / "x/vectors.parquet", {"key": ["plain"], "vector": [1.0]})
     write_table(folders[0] / "numbers.parquet", {"key": [7]})
-    pages = {"page.html": '<p title="ключ &lt;b&gt;">with a blank</p>', "log.jsonl": '{"key": "quote \\" and \\\\"}\n'}
+    pages = {"page.html": "<code>ключ &lt;b&gt;</code>", "log.jsonl": '{"key": "quote \\" and \\\\"}\n'}
+    pages |= {"pictures.json": '[["0.jpg", "with a blank", "a text"]]', "deep.json": "[" * 10**5}
     write_files(folders[1], {**pages, "cut.parquet": "PAR1", "code.js": 'split("\\\\d") + "\\d"', "keys.npy": "no"})
     found = status(run, keys=tmp_path / "keys.parquet", folders=folders)
     assert {Path(path).name: place["keys"] for path, place in found["places"].items()} == {
-        "curate": 4, "report.html": 4, "explorer": 4, "a": 1, "b": 3,
+        "curate": 4, "report.html": 4, "data": 4, "a": 1, "b": 3,
     }  # fmt: skip
-    assert sorted(Path(path).name for path in found["unread"]) == ["cut.parquet", "keys.npy"]
+    assert sorted(Path(path).name for path in found["unread"]) == ["cut.parquet", "deep.json", "keys.npy"]
+
+
+def test_a_number_in_a_page_or_among_entries_is_no_key(run, tmp_path):
+    (tmp_path / "numbers.txt").write_text("4\nred\n0\n")
+    assert status(run, keys=tmp_path / "numbers.txt")["states"]["unknown"] == 3
 
 
 def test_folders_of_other_pools_are_left_out_and_other_runs_of_this_one_are_named(run, tmp_path):

@@ -11,7 +11,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -47,10 +47,10 @@ COMMANDS = {
     "publish": "worldclip publish {run} OWNER/NAME",
 }
 """What was made from the pool, in RUN -> the command that writes it again; RUN/pool and RUN/match hold all pairs."""
-_TEXT_SUFFIXES = (".js", ".json", ".jsonl", ".md", ".txt")
-_STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
-_MARKUP = re.compile(r'[<>"]')
-_MARKS = ",;:()"
+CHUNK = "receiveChunk("  # beginning of the data of an explorer
+CHUNKS = ("examples/", "pairs", "dropped")  # those with keys; others have entries
+_DAMAGE = (BadShard, OSError, RecursionError, ValueError, tarfile.TarError)  # pa.ArrowInvalid is a ValueError
+_OF_PAGE = re.compile('<code>([^<]*)</code>|alt="([^"]*)"|<p>([^<]*): ')  # how a report shows keys
 
 
 class Place(NamedTuple):
@@ -189,7 +189,7 @@ def _places_of(folder: Path, run: Run) -> list[Place]:
     inputs = manifest.get("inputs", {})
     names = f"{shlex.quote(str(run.dir))} --out {shlex.quote(str(folder))}"
     if manifest.get("tool") == "explore" and inputs.get("run") == run.dir.resolve().name:
-        return [Place(folder, f"worldclip explore {names}")]
+        return [Place(folder / "data", f"worldclip explore {names}")]
     if manifest.get("job") == "embed" and (is_of_run or is_of_pool):
         return [Place(folder, f"worldclip embed MODEL {names}")]
     if manifest.get("job") == "check" and is_of_pool:  # its other files are about all pairs of the pool
@@ -215,7 +215,13 @@ def rows_in(path: Path, lookup: KeyTable, column: str, unread: dict[str, str]) -
             for candidates in _read_strings(file, column):
                 rows = np.unique(lookup.find(candidates))
                 found.update(rows[rows >= 0].tolist())
-        except (BadShard, OSError, ValueError, tarfile.TarError) as error:  # pa.ArrowInvalid is a ValueError
+        except (
+            BadShard,
+            OSError,
+            RecursionError,
+            ValueError,
+            tarfile.TarError,
+        ) as error:  # pa.ArrowInvalid is a ValueError
             unread[str(file)] = str(error)
     return sorted(found)
 
@@ -231,9 +237,9 @@ def _read_strings(path: Path, column: str) -> Iterator[Strings]:
     elif path.suffix == ".tar":
         yield from _read_tar(path)
     elif path.suffix == ".html":
-        yield _utf8(_words_of_page(read_regular(path).decode("utf-8", "replace")))
-    elif path.suffix in _TEXT_SUFFIXES:
-        yield _utf8(_strings_of_json(read_regular(path).decode("utf-8", "replace")))
+        yield _utf8(_keys_of_page(read_regular(path).decode("utf-8", "replace")))
+    elif path.suffix in (".js", ".json", ".jsonl"):
+        yield _utf8(_keys_of_records(read_regular(path).decode("utf-8", "replace"), path.suffix))
 
 
 def _read_parquet(path: Path, columns: set[str]) -> Iterator[Strings]:
@@ -252,24 +258,40 @@ def _read_tar(path: Path) -> Iterator[Strings]:
         for member in tar:
             content = tar.extractfile(member) if member.name.endswith(".json") else None
             if content is not None:
-                yield _utf8(_strings_of_json(content.read().decode("utf-8", "replace")))
+                yield _utf8(_keys_of_json(json.loads(content.read())))
 
 
-def _strings_of_json(text: str) -> Iterator[str]:
-    for match in _STRING.finditer(text):
-        try:
-            yield json.loads(match[0], strict=False)
-        except ValueError:  # a string of a program
-            yield match[1]
+def _keys_of_records(text: str, suffix: str) -> Iterator[str]:
+    """Yield the keys in JSON, JSON lines, or a chunk of an explorer; other scripts are programs."""
+    if suffix == ".jsonl":
+        for line in text.splitlines():
+            yield from _keys_of_json(json.loads(line))
+    elif suffix == ".json":
+        yield from _keys_of_json(json.loads(text))
+    elif text.startswith(tuple(f'{CHUNK}"{name}' for name in CHUNKS)):
+        yield from _keys_of_json(json.loads(text.partition(",")[2].rpartition(")")[0]))
 
 
-def _words_of_page(text: str) -> Iterator[str]:
-    """Yield each text and each value of an attribute in HTML, and its words."""
-    for piece in _MARKUP.split(text):
-        shown = html.unescape(piece).strip()
-        yield shown
-        for word in shown.split():
-            yield word.strip(_MARKS)
+def _keys_of_json(value: Any) -> Iterator[str]:
+    """Yield what may be a key: a value named so, and the first two texts of a row, which has a picture's file first.
+
+    Entries of a list are no keys, though a number may be both.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name in ("key", "other_key") and isinstance(item, str):
+                yield item
+            elif name != "entries":
+                yield from _keys_of_json(item)
+    elif isinstance(value, list):
+        yield from (item for item in value[:2] if isinstance(item, str))
+        for item in value:
+            yield from _keys_of_json(item)
+
+
+def _keys_of_page(text: str) -> Iterator[str]:
+    for match in _OF_PAGE.finditer(text):
+        yield html.unescape(match[match.lastindex or 0])
 
 
 def _utf8(strings: Iterable[str]) -> pa.Array:
