@@ -1,5 +1,6 @@
 """Maps over shards: markers, retries, inputs that change meanwhile, and calls with --shards next to each other."""
 
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from killed import digests_of_curation, modified
 from programs import output_of, python
 from worldclip.cli import main
 from worldclip.core.artifacts import table_schema, write_table
+from worldclip.core.console import say, set_level
 from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, mark_done
 from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
@@ -115,6 +117,21 @@ def test_lines_of_progress_say_what_is_done_and_left_but_not_of_a_quiet_map(tmp_
     said = capsys.readouterr().err.splitlines()
     assert [line.split()[1:4] for line in said] == [[str(n), "of", "6"] for n in range(1, 6)]
     assert said[0].endswith(" done, 0.0 min left")
+
+
+def speak(shard: Shard) -> dict:
+    say("x", f"reads {shard.name}")
+    return {}
+
+
+@pytest.mark.parametrize(("level", "num_lines"), [(logging.INFO, 2), (logging.WARNING, 0)])
+def test_workers_say_lines_as_loudly_as_the_command(tmp_path: Path, level: int, num_lines: int, capfd) -> None:
+    set_level(level)
+    try:
+        LocalExecutor(workers=2).map(speak, SHARDS[:2], label="x", done_dir=tmp_path, key={})
+    finally:
+        set_level(logging.INFO)
+    assert capfd.readouterr().err.count("reads 00") == num_lines
 
 
 def write_key(out: Path, key: str, is_killed: bool, shard: Shard) -> dict:

@@ -35,7 +35,7 @@ from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW, missing_column
 from worldclip.pool.pairs import read_shard
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
-from worldclip.tools.sampled_columns import Row, columns_for_where, columns_of_texts, condition_of
+from worldclip.tools.sampled_columns import Row, columns_for_where, columns_of_texts, condition_of, fits
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
@@ -306,7 +306,7 @@ def _pool_lines(drafted: Report, config: PoolConfig, rows: Sequence[Row]) -> lis
             lines.append(f'# key = "json:{names[0]}" # the same pair after another download; numbers of members change')
         return lines
     described = drafted["where_columns"]
-    conditions = [condition for condition in FILTERS if condition[0] in columns]
+    conditions = [condition for condition in FILTERS if condition[0] in columns and fits(condition, rows)]
     conditions = conditions or [condition_of(name, rows) for name in list(described)[:1]]
     if conditions:
         where = _toml(conditions)

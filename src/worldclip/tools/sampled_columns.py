@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 def columns_of_texts(rows: Sequence[Row]) -> list[str]:
-    """Return the columns of texts: those with a usual name, and those of which most values have several words."""
+    """Return the columns of texts: those with a usual name, and those whose values are many and of several words."""
     columns = []
     for name, values in _values(rows).items():
         texts = []
@@ -29,8 +29,9 @@ def columns_of_texts(rows: Sequence[Row]) -> list[str]:
         texts = [text for text in texts if text is not None]
         if not texts or not all(isinstance(text, str) for text in texts):
             continue
-        num_words = sum(_ADDRESS.match(text) is None for text in texts)
-        if is_text_name(name) or num_words > MIN_TEXTS * len(texts):
+        num_sentences = sum(_ADDRESS.match(text) is None for text in texts)
+        is_free = num_sentences > MIN_TEXTS * len(texts) and not _has_few(texts)
+        if is_text_name(name) or is_free:
             columns.append(name)
     return columns
 
@@ -44,9 +45,8 @@ def columns_for_where(rows: Sequence[Row], used: Sequence[str]) -> dict[str, str
         if name in used or not present or not is_plain:
             continue
         counts = Counter(present)
-        has_few = len(counts) <= MAX_VALUES and len(present) >= MIN_REPEATS * len(counts)
         is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
-        if has_few and len(counts) > 1:
+        if _has_few(present) and len(counts) > 1:
             described[name] = ", ".join(_short(value) for value, _ in counts.most_common())
         elif is_number and len(counts) > 1:
             described[name] = f"{min(present):.6g} to {max(present):.6g}"
@@ -55,11 +55,25 @@ def columns_for_where(rows: Sequence[Row], used: Sequence[str]) -> dict[str, str
 
 def condition_of(name: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
     """Return a condition on a column of `columns_for_where`, as an example: its most frequent or its middle value."""
-    present = sorted((row[name] for row in rows if row[name] is not None), key=str)
+    present = sorted((row[name] for row in rows if row.get(name) is not None), key=str)
     (value, count), *_ = Counter(present).most_common(1)
     if count > 1:
         return name, "=", value
     return name, ">=", sorted(present)[len(present) // 2]
+
+
+def _has_few(values: Sequence[Any]) -> bool:
+    """Return whether values repeat so often that a condition on one of them makes sense."""
+    num_values = len(set(values))
+    return num_values <= MAX_VALUES and len(values) >= MIN_REPEATS * num_values
+
+
+def fits(condition: tuple[str, str, Any], rows: Sequence[Row]) -> bool:
+    """Return whether a condition compares a column with a value of its own type, as far as the rows say."""
+    name, _, value = condition
+    kind = str if isinstance(value, str) else int | float
+    present = [row[name] for row in rows if row.get(name) is not None]
+    return all(isinstance(item, kind) and not isinstance(item, bool) for item in present)
 
 
 def _values(rows: Sequence[Row]) -> dict[str, list[Any]]:
