@@ -32,10 +32,10 @@ from worldclip.core.errors import UserError
 from worldclip.plugins.browser import web_folder
 from worldclip.plugins.publish.publish import publish
 from worldclip.pool.stage import open_pool
+from worldclip.tools import find_keys
 from worldclip.tools.embed import embed
 from worldclip.tools.estimate import estimate
 from worldclip.tools.search import open_kinds, search
-from worldclip.tools.status import status
 
 pytest.importorskip("torch")
 TAKEN = ("takendown-3", "takendown-11", "takendown-17")
@@ -209,7 +209,7 @@ def find_asked_keys(folder: Path) -> dict:
     """Return where the taken keys stand, and one that no pool has."""
     asked = folder / "asked.txt"
     asked.write_text("\n".join([*TAKEN, "never-there"]), "utf-8")
-    return status(folder / "run", keys=asked, folders=[folder / "web", folder / "published"])
+    return find_keys.find_keys(folder / "run", asked, [folder / "web", folder / "published"])
 
 
 COMMANDS = ("run/curate/", "check/", "embedded/", "web/", "explorer/", "published/list/")

@@ -109,6 +109,14 @@ def test_folders_of_other_pools_are_left_out_and_other_runs_of_this_one_are_name
     assert f"another run of this pool: worldclip status {tmp_path}/second --keys {keys}\n" in to_text(found)
 
 
+def test_damaged_neighbours_do_not_stop_the_search(run, tmp_path):
+    write_files(tmp_path, {
+        "newer/recipe.toml": "", "newer/run.json": '{"format_version": 99}', "broken/recipe.toml": "[",
+        "odd/manifest.json": '{"tool": "explore", "inputs": [1]}', "list/manifest.json": "[]",
+    })  # fmt: skip
+    assert status(run, keys=tmp_path / "keys.parquet")["states"]["in the pool"] == 4
+
+
 def test_long_lists_are_cut_in_text_and_whole_in_json(run, tmp_path, capsys):
     (tmp_path / "many.txt").write_text("\n".join([f"key-{n}" for n in range(30)] + ["plain"]), "utf-8")
     capsys.readouterr()

@@ -170,9 +170,12 @@ def other_runs(run: Run) -> list[str]:
     location = run.section(PoolConfig).location
     found = []
     for folder in sorted(run.dir.resolve().parent.iterdir()):
-        is_other = folder != run.dir.resolve() and folder.is_dir() and layout.is_run(folder)
-        if is_other and Run.open(folder).section(PoolConfig).location == location:
-            found.append(str(run.dir.parent / folder.name))
+        try:
+            is_run = folder != run.dir.resolve() and folder.is_dir() and layout.is_run(folder)
+            if is_run and Run.open(folder).section(PoolConfig).location == location:
+                found.append(str(run.dir.parent / folder.name))
+        except (UserError, OSError):  # of a newer worldclip, or damaged
+            continue
     return found
 
 
@@ -186,9 +189,10 @@ def _places_of(folder: Path, run: Run) -> list[Place]:
         return []
     is_of_pool = manifest.get("source") == run.section(PoolConfig).location
     is_of_run = manifest.get("recipe") == os.path.abspath(run.dir)
-    inputs = manifest.get("inputs", {})
+    inputs = manifest.get("inputs")
+    run_name = inputs.get("run") if isinstance(inputs, dict) else None
     names = f"{shlex.quote(str(run.dir))} --out {shlex.quote(str(folder))}"
-    if manifest.get("tool") == "explore" and inputs.get("run") == run.dir.resolve().name:
+    if manifest.get("tool") == "explore" and run_name == run.dir.resolve().name:
         return [Place(folder / "data", f"worldclip explore {names}")]
     if manifest.get("job") == "embed" and (is_of_run or is_of_pool):
         return [Place(folder, f"worldclip embed MODEL {names}")]
