@@ -23,7 +23,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
-from worldclip.contracts.records import add_cpu_time, outdated_stages
+from worldclip.contracts.records import add_cpu_time, outdated_stages, read_cpu_time
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, install_hint
 from worldclip.core.job import RunLock
@@ -306,6 +306,7 @@ def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
     of_stages = {path: content for path, content in before.items() if "/" in path}
     assert {path: content for path, content in files_of(tmp_path / "b").items() if "/" in path} == of_stages
     assert os.path.samefile(tmp_path / "b/match/manifest.json", toy_run / "match/manifest.json")
+    assert read_cpu_time(tmp_path / "b") == read_cpu_time(toy_run) != {}
     for name in ("train/log.jsonl", "evaluate/results.jsonl"):  # files that grow are copied
         assert not os.path.samefile(tmp_path / "b" / name, toy_run / name)
 
