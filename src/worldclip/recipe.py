@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -176,7 +177,8 @@ def run_stages(
         try:
             recipe(context)
         finally:
-            add_cpu_time(run_dir, executor.cpu_time)
+            with contextlib.suppress(OSError):  # of a full disk, which is said where it stops a stage
+                add_cpu_time(run_dir, executor.cpu_time)
         context.keep_recipe()
     return context
 

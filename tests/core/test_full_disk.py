@@ -25,6 +25,7 @@ RECIPE += "[balance]\ntail_fraction = 0.1\n"
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> str:
     write_table(tmp_path / "pool/0.parquet", {"uid": ["a", "b"], "text": ["a red apple", "a blue car"]})
+    write_table(tmp_path / "pool/1.parquet", {"uid": ["c"], "text": ["a red car"]})
     write_files(tmp_path, {"en.txt": "red\ncar\n", "my.toml": RECIPE})
     monkeypatch.chdir(tmp_path)
     return "my.toml"
@@ -57,6 +58,16 @@ def test_a_lock_that_cannot_be_written_is_named_and_is_free_again(recipe, tmp_pa
         assert re.search(rf"runs/my/\.lock: No space left .*{DISK}$", refusal(capfd, "run", recipe, "--until", "pool"))
     with RunLock(tmp_path / "runs/my"):
         pass
+
+
+def test_the_measured_cpu_time_is_lost_and_not_the_run_where_it_does_not_fit(recipe, monkeypatch):
+    assert main(["run", recipe, "--until", "pool"]) == 0
+
+    def fail(*_: object) -> None:
+        raise FULL
+
+    monkeypatch.setattr("worldclip.contracts.records.write_json", fail)
+    assert main(["run", recipe, "--until", "match"]) == 0
 
 
 def test_stages_that_do_not_fit_are_named_and_no_part_of_them_stays(recipe, monkeypatch, capfd):

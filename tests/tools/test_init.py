@@ -248,7 +248,7 @@ def shop(number: int) -> dict[str, list[Any]]:
     return {
         "uid": [f"{i:04}" for i in range(number)],
         "caption": [f"{DOG} {i}" for i in range(number)],
-        "Produktname": [f"das schöne Produkt {i}" for i in range(number)],
+        "Produktname": [f"das schöne Kleid {i}" for i in range(number)],
         "link": [f"https://a.example/{i}" for i in range(number)],
         "category": ["running shoes", "hats and scarves"] * (number // 2),
         "price": [i / 4 for i in range(number)],
