@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -31,31 +32,41 @@ def recipe(tmp_path, monkeypatch) -> str:
     return "my.toml"
 
 
-def refusal(capfd: pytest.CaptureFixture[str], *command: str) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     """Return the last line that a command says, which fails with exit code 1 and without a traceback."""
-    capfd.readouterr()
+    capsys.readouterr()
     assert main(command) == 1
-    said = capfd.readouterr().err
+    said = capsys.readouterr().err
     assert "Traceback" not in said
     assert "Logging error" not in said
     return said.splitlines()[-1]
 
 
+def test_a_file_above_the_limit_of_the_process_is_named(recipe, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        line = refusal(capsys, "run", recipe, "--until", "pool")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.search(r"runs/my/run\.json: File too large; the disk at /.*; raise the limit of a file's size", line)
+
+
 @needs_dev_full
-def test_a_log_that_cannot_grow_stops_the_run_and_is_named_with_its_disk(recipe, capfd):
+def test_a_log_that_cannot_grow_stops_the_run_and_is_named_with_its_disk(recipe, capsys):
     Path("runs/my").mkdir(parents=True)
     Path("runs/my/log.txt").symlink_to("/dev/full")
-    line = refusal(capfd, "run", recipe, "--until", "pool")
+    line = refusal(capsys, "run", recipe, "--until", "pool")
     assert re.search(rf"runs/my/log\.txt: No space left on device; {DISK}$", line)
 
 
-def test_a_lock_that_cannot_be_written_is_named_and_is_free_again(recipe, tmp_path, monkeypatch, capfd):
+def test_a_lock_that_cannot_be_written_is_named_and_is_free_again(recipe, tmp_path, monkeypatch, capsys):
     def write(descriptor: int, data: bytes) -> int:
         raise FULL
 
     with monkeypatch.context() as patch:
         patch.setattr("worldclip.core.job.os.write", write)
-        assert re.search(rf"runs/my/\.lock: No space left .*{DISK}$", refusal(capfd, "run", recipe, "--until", "pool"))
+        assert re.search(rf"runs/my/\.lock: No space left .*{DISK}$", refusal(capsys, "run", recipe, "--until", "pool"))
     with RunLock(tmp_path / "runs/my"):
         pass
 
@@ -70,7 +81,7 @@ def test_the_measured_cpu_time_is_lost_and_not_the_run_where_it_does_not_fit(rec
     assert main(["run", recipe, "--until", "match"]) == 0
 
 
-def test_stages_that_do_not_fit_are_named_and_no_part_of_them_stays(recipe, monkeypatch, capfd):
+def test_stages_that_do_not_fit_are_named_and_no_part_of_them_stays(recipe, monkeypatch, capsys):
     assert main(["run", recipe, "--until", "match"]) == 0
 
     def fail(*_: object) -> None:
@@ -78,7 +89,7 @@ def test_stages_that_do_not_fit_are_named_and_no_part_of_them_stays(recipe, monk
 
     monkeypatch.setattr(os, "link", fail)
     monkeypatch.setattr(shutil, "copy2", fail)
-    line = refusal(capfd, "run", recipe, "--out", "second", "--from-run", "runs/my", "--until", "curate")
+    line = refusal(capsys, "run", recipe, "--out", "second", "--from-run", "runs/my", "--until", "curate")
     assert re.search(rf"second/pool: No space left on device; {DISK}$", line)
     assert set(contents(Path("second"))) == {".lock", "branch.json"}
 

@@ -42,6 +42,7 @@ REMEDIES = {
     errno.ENOSPC: "free disk space",
     errno.EDQUOT: "free disk space",
     errno.EROFS: "make it writable or choose another folder",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f) or choose another folder",
 }
 
 

@@ -18,7 +18,8 @@ NUM_NAMED = 10  # shards with the same reason that a message names
 # torch, onnxruntime and zstd say it in words, zlib by Z_MEM_ERROR
 NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc|^Error -4 while", re.IGNORECASE)
 CLONE_URL = "https://git.example/worldclip.git"  # a placeholder; `make clone-url URL=...` sets it in all files
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
+# a full disk, a full quota, a read-only file system, a file above the limit of a process or of the file system
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class UserError(ValueError):

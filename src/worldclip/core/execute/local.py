@@ -99,13 +99,11 @@ def interrupts_held_back() -> Iterator[None]:
 
 
 def begin_worker(level: int) -> None:
-    """Show lines of this level on standard error, and end with the parent."""
+    """Show lines of this level, and end this worker when its parent says so or dies.
+
+    It would wait forever otherwise, or write next to a resumed run.
+    """
     set_level(level)
-    end_with_parent()
-
-
-def end_with_parent() -> None:
-    """End this worker when its parent says so or dies: else it would wait forever, or write next to a resumed run."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see interrupts_held_back
     parent = multiprocessing.parent_process()
     assert parent is not None
