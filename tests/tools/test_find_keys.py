@@ -117,6 +117,15 @@ def test_damaged_neighbours_do_not_stop_the_search(run, tmp_path):
     assert status(run, keys=tmp_path / "keys.parquet")["states"]["in the pool"] == 4
 
 
+def test_an_explorer_in_the_run_is_found_and_an_empty_list_names_nothing(run, tmp_path, capsys):
+    (tmp_path / "explorer").rename(run / "explorer")
+    assert str(run / "explorer/data") in status(run, keys=tmp_path / "keys.parquet")["places"]
+    (tmp_path / "empty.txt").write_text("")
+    capsys.readouterr()
+    assert main(["status", str(run), "--keys", str(tmp_path / "empty.txt")]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/empty.txt, 0 keys: none\n")
+
+
 def test_long_lists_are_cut_in_text_and_whole_in_json(run, tmp_path, capsys):
     (tmp_path / "many.txt").write_text("\n".join([f"key-{n}" for n in range(30)] + ["plain"]), "utf-8")
     capsys.readouterr()

@@ -74,10 +74,9 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
     """
     run = Run.open(run_dir)
     wanted = read_list(str(listed), "--keys")
-    missing = [f"--folders {folder}: no such folder; name what worldclip wrote" for folder in folders]
-    missing = [line for line, folder in zip(missing, folders, strict=True) if not folder.exists()]
+    missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:
-        raise UserError(missing)
+        raise UserError(f"--folders {', '.join(missing)}: no such folder; name what worldclip wrote")
     lookup = KeyTable(wanted)
     shards_of_row, is_left_out, files_of_pool = _find_in_pool(run, wanted, lookup)
     places: dict[str, Report] = {}
@@ -97,8 +96,10 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
             state = "in the pool"
         elif row in places_of_row:
             state = "in older files"
+        elif is_in_pool:
+            state = "gone"
         else:
-            state = "gone" if is_in_pool else "unknown"
+            state = "unknown"
         states[state] += 1
         by_key[key] = {"state": state, "shards": shards_of_row.get(row, []), "places": places_of_row.get(row, [])}
     return {
@@ -149,8 +150,7 @@ def _next(run: Run, listed: Path, states: dict[str, int]) -> str | None:
 def find_places(run: Run, folders: Sequence[Path] = ()) -> Iterator[Place]:
     """Yield what was made from the pool of a run: in RUN, next to RUN, in the working directory, and in `folders`.
 
-    Next to RUN and in the working directory these are explorers of a run of this name, and folders of `embed` and
-    `pool check` from this run or its pool.
+    Folders are explorers of a run of this name, and those that `embed` and `pool check` made from this run or its pool.
     """
     for name, command in COMMANDS.items():
         if (run.dir / name).exists():
@@ -158,7 +158,7 @@ def find_places(run: Run, folders: Sequence[Path] = ()) -> Iterator[Place]:
     seen = {run.dir.resolve(), *(path.resolve() for path in folders)}
     for folder in folders:
         yield from _places_of(folder, run) or [Place(folder, "write it again, or remove it")]
-    for parent in (run.dir.parent, Path()):
+    for parent in (run.dir, run.dir.parent, Path()):
         for folder in sorted(parent.iterdir()):
             if folder.resolve() not in seen and folder.is_dir():
                 seen.add(folder.resolve())
