@@ -32,6 +32,7 @@ from worldclip.export.embedded import open_kinds
 from worldclip.plugins.browser import web_folder
 from worldclip.plugins.publish.publish import publish
 from worldclip.pool.stage import open_pool
+from worldclip.tools import find_keys
 from worldclip.tools.embed import embed
 from worldclip.tools.estimate import estimate
 from worldclip.tools.search import search
@@ -203,7 +204,18 @@ def files_with_taken(folder: Path) -> list[str]:
     ]
 
 
+def find_asked_keys(folder: Path) -> dict:
+    """Return where the taken keys stand, and one that no pool has."""
+    asked = folder / "asked.txt"
+    asked.write_text("\n".join([*TAKEN, "never-there"]), "utf-8")
+    return find_keys.find_keys(folder / "run", asked, [folder / "web", folder / "published"])
+
+
 COMMANDS = ("run/curate/", "check/", "embedded/", "web/", "explorer/", "published/list/")
+PLACES = (
+    "run/curate", "run/report.html", "run/publish", "check/report.html", "check/valid_keys.parquet", "embedded",
+    "explorer/data", "web", "published",
+)  # fmt: skip
 JOIN = '[train.pool]\npath = "{folder}/pool"'
 CASES = {
     "denied": Case(True, 'pool.deny_keys=["{folder}/denied.txt"]'),
@@ -219,13 +231,21 @@ def test_keys_that_are_taken_down_leave_the_files_of_every_command(case, tmp_pat
     write_world(tmp_path, case)
     do_all(tmp_path, hugging_face, case)
     before = files_with_taken(tmp_path)
+    found = find_asked_keys(tmp_path)
+    assert found["states"] == {"in the pool": 3, "in older files": 0, "unknown": 1, "gone": 0}
+    places = {Path(path).relative_to(tmp_path).as_posix() for path in found["places"]}
+    assert places == {*PLACES, *(["run/train/join/places"] if case.train else [])}
     writers = [*COMMANDS, *(["run/train/join/places/"] if case.train else [])]
     assert [name for name in writers if not any(file.startswith(name) for file in before)] == []
     counted = sum(row["count"] for row in _counts(tmp_path / "run"))
     do_all(tmp_path, hugging_face, case, case.change.format(folder=tmp_path))
-    inputs = ("pool/", "denied.txt", "by_shard.parquet")
+    inputs = ("pool/", "denied.txt", "by_shard.parquet", "asked.txt")
     after = [file for file in files_with_taken(tmp_path) if not file.startswith((*ALLOWED, *inputs))]
     assert after == []
+    found = find_asked_keys(tmp_path)
+    num_gone = 0 if case.change.startswith("pool.where") else 3
+    assert found["states"] == {"in the pool": 0, "in older files": 0, "unknown": 4 - num_gone, "gone": num_gone}
+    assert (found["places"], found["unread"], found["next"]) == ({}, {}, None)
     assert counted - sum(row["count"] for row in _counts(tmp_path / "run")) == 6  # photo, a colour, a shape of two
     assert not len(curate.Curator(tmp_path / "run").keep(list(TAKEN), 1)[0])
     total = estimate(tmp_path / "run")["candidates"][0]["total"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,6 +131,7 @@ def run_stages(
     restarted: stages whose results are taken back, each after its checks.  part: work on these shards of one stage
     alone.  recorded: what RUN/recipe.toml then holds (default: config).
     """
+    from worldclip.contracts.records import add_cpu_time, read_cpu_time
     from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, RunLock
@@ -168,10 +170,15 @@ def run_stages(
     recipe(check)  # finds what would stop a stage later: packages, devices, datasets, columns, disk
     _refuse(check.preflight or [])
     with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
-        write_json(layout.run_record(run_dir), describe_run())
+        write_json(layout.run_record(run_dir), {**describe_run(), "cpu_time": read_cpu_time(run_dir)})
+        executor.cpu_time.clear()  # of another run
         recipe_toml = to_toml(with_absolute_places(recorded or config))
         context.write_recipe = lambda: write_text(layout.recipe(run_dir), recipe_toml)
-        recipe(context)
+        try:
+            recipe(context)
+        finally:
+            with contextlib.suppress(OSError):  # of a full disk, which is said where it stops a stage
+                add_cpu_time(run_dir, executor.cpu_time)
         context.keep_recipe()
     return context
 

@@ -129,7 +129,7 @@ def test_help_of_a_first_word_lists_its_commands(capsys):
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted; rerun the same command to resume"),
-        (OSError(errno.ENOSPC, "No space left", "runs/a"), 1, "runs/a: No space left on device; free disk space"),
+        (OSError(errno.ENOSPC, "No space left", "runs/a"), 1, "runs/a: No space left on device; the disk at /"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/a"), 1, "runs/a: Permission denied"),
         (RuntimeError("can't allocate memory\nframe #0"), 1, "memory ran out (can't allocate memory); use fewer "),
         (ImportError("faiss is needed here"), 2, "faiss is needed here"),

@@ -1,5 +1,6 @@
 """Maps over shards: markers, retries, inputs that change meanwhile, and calls with --shards next to each other."""
 
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from killed import digests_of_curation, modified
 from programs import output_of, python
 from worldclip.cli import main
 from worldclip.core.artifacts import table_schema, write_table
+from worldclip.core.console import say, set_level
 from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, mark_done
 from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
@@ -83,6 +85,53 @@ def test_only_the_failed_shard_is_retried(tmp_path: Path, run_map: Map) -> None:
     assert len(calls(tmp_path)) == 5
     run_map(partial(write_number, tmp_path))
     assert calls(tmp_path)[5:] == ["002.tar"]
+
+
+def burn(shard: Shard) -> dict:
+    """Take 20 ms of CPU time, for the first shard 0.5 s."""
+    until = time.process_time() + (0.5 if shard == SHARDS[0] else 0.02)
+    while time.process_time() < until:
+        pass
+    return {}
+
+
+def test_cpu_time_leaves_out_the_first_shard_of_each_worker(tmp_path: Path) -> None:
+    executor = LocalExecutor(quiet=True)
+    for label, shards in (("x", SHARDS), ("y", SHARDS[:1])):
+        executor.map(burn, shards, label=label, done_dir=tmp_path / label, key={})
+    measured = executor.cpu_time["x"]
+    assert measured["shards"] == len(SHARDS) - 1
+    assert 0.02 <= measured["seconds"] / measured["shards"] < 0.1
+    assert "y" not in executor.cpu_time
+    executor = LocalExecutor(workers=2, quiet=True)
+    executor.map(burn, SHARDS, label="x", done_dir=tmp_path / "two", key={})
+    assert executor.cpu_time["x"]["shards"] in (len(SHARDS) - 2, len(SHARDS) - 1)  # the second may start too late
+
+
+def test_lines_of_progress_say_what_is_done_and_left_but_not_of_a_quiet_map(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("worldclip.core.execute.loop.LINE_S", 0)
+    arguments = {"shards": SHARDS, "label": "x", "key": {}}
+    LocalExecutor(quiet=True).map(partial(write_number, tmp_path), done_dir=tmp_path / "quiet", **arguments)
+    assert capsys.readouterr().err == ""
+    LocalExecutor().map(partial(write_number, tmp_path), done_dir=tmp_path / "said", **arguments)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[1:4] for line in said] == [[str(n), "of", "6"] for n in range(1, 6)]
+    assert said[0].endswith(" done, 0.0 min left")
+
+
+def speak(shard: Shard) -> dict:
+    say("x", f"reads {shard.name}")
+    return {}
+
+
+@pytest.mark.parametrize(("level", "num_lines"), [(logging.INFO, 2), (logging.WARNING, 0)])
+def test_workers_say_lines_as_loudly_as_the_command(tmp_path: Path, level: int, num_lines: int, capfd) -> None:
+    set_level(level)
+    try:
+        LocalExecutor(workers=2).map(speak, SHARDS[:2], label="x", done_dir=tmp_path, key={})
+    finally:
+        set_level(logging.INFO)
+    assert capfd.readouterr().err.count("reads 00") == num_lines
 
 
 def write_key(out: Path, key: str, is_killed: bool, shard: Shard) -> dict:

@@ -19,7 +19,7 @@ from worldclip.core.errors import BadShard
 from worldclip.language.segment import scheme_of, segment
 from worldclip.metadata.ngrams.counter import count_to_file
 from worldclip.metadata.ngrams.runs import merge
-from worldclip.metadata.sources import wikitext
+from worldclip.metadata.sources import dumps, wikitext
 from worldclip.metadata.sources.dumps import (
     MAX_TEXT_CHARS,
     read_texts,
@@ -86,6 +86,13 @@ def test_all_dump_formats_give_same_articles(tmp_path: Path):
     for name, write in FILES.items():
         write(tmp_path / name)
         assert list(iter_texts(tmp_path / name)) == [*(text for _, text in ARTICLES), ""], name
+
+
+def test_a_long_dump_says_how_much_of_it_is_read(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(dumps, "LINE_S", -1)
+    (tmp_path / "a.xml.bz2").write_bytes(bz2.compress(dump().encode()))
+    assert list(read_texts(tmp_path / "a.xml.bz2"))
+    assert "metadata  a.xml.bz2: 100% of 0.0 GiB read\n" in capsys.readouterr().err
 
 
 def test_long_article_is_cut_at_line_ends(tmp_path: Path):

@@ -243,6 +243,76 @@ def test_fields_that_usually_filter_are_suggested_and_run_as_they_are(tmp_path):
     assert texts_of(shard, config).text.to_pylist() == [DOG]
 
 
+def shop(number: int) -> dict[str, list[Any]]:
+    """Columns of a shop's table."""
+    return {
+        "uid": [f"{i:04}" for i in range(number)],
+        "caption": [f"{DOG} {i}" for i in range(number)],
+        "Produktname": [f"das schöne Kleid {i}" for i in range(number)],
+        "link": [f"https://a.example/{i}" for i in range(number)],
+        "category": ["running shoes", "hats and scarves"] * (number // 2),
+        "price": [i / 4 for i in range(number)],
+        "in_stock": [True, False] * (number // 2),
+        "notes": [None] * number,
+    }
+
+
+def test_further_texts_and_columns_worth_a_condition_are_named_and_run_uncommented(tmp_path):
+    folder = pool_of(tmp_path, **shop(40))
+    recipe = tmp_path / "r.toml"
+    drafted = init(folder, out=recipe)
+    assert drafted["other_texts"] == ["Produktname"]
+    assert drafted["where_columns"] == {
+        "category": '"running shoes", "hats and scarves"', "price": "0 to 9.75", "in_stock": "true, false",
+    }  # fmt: skip
+    one_line = recipe.read_text().replace("\n# ", " ")
+    assert (
+        'rows: "category" ("running shoes", "hats and scarves"); "price" (0 to 9.75); "in_stock" (true, false)'
+        in one_line
+    )
+    text = recipe.read_text().replace('texts = ["caption"]\n# texts', "texts").replace("# where = ", "where = ")
+    recipe.write_text(text)
+    config = load_recipe(recipe).pool
+    assert config.texts == ("caption", "Produktname")
+    assert config.where == (("category", "=", "hats and scarves"),)
+    (shard,) = pool.list_shards(config)
+    assert len(texts_of(shard, config).text) == 2 * 20
+
+
+def test_csv_has_no_numbers_to_compare_and_few_rows_no_few_values(tmp_path):
+    lines = [",".join(map(str, row)) for row in zip(*shop(40).values(), strict=True)]
+    folder = write_files(tmp_path / "a", {"0.csv": "\n".join([",".join(shop(40)), *lines])})
+    assert draft(str(folder))["other_texts"] == ["Produktname"]
+    assert draft(str(folder))["where_columns"] == {
+        "category": '"running shoes", "hats and scarves"',
+        "in_stock": '"True", "False"',
+    }
+    assert draft(pool_of(tmp_path / "b", **shop(4)))["where_columns"].keys() == {"price"}
+
+
+def test_fields_of_json_lines_are_described_and_a_usual_filter_of_another_type_is_not_suggested(tmp_path):
+    rows = [
+        {"id": i, "text": DOG, "alts": [f"{HUND} {i}", f"Hund {i}"], "nsfw": i % 2 == 0, "meta": {"w": i}}
+        for i in range(40)
+    ]
+    lines = [*map(json.dumps, rows[:9]), "no JSON", *map(json.dumps, rows[9:])]
+    folder = write_files(tmp_path / "pool", {"0.jsonl": "\n".join(lines)})
+    drafted = draft(str(folder))
+    assert (drafted["other_texts"], drafted["where_columns"]) == (["alts"], {"nsfw": "true, false"})
+    assert '"UNLIKELY"' not in drafted["recipe"]
+    assert '# where = [["nsfw", "=", false]] # only' in drafted["recipe"]
+
+
+def test_values_cannot_break_the_recipe(tmp_path):
+    values = ["a\n[train]\nlr = 9", "b\x7f\u2028\x85", 'c"\\', "d"]
+    columns = {"uid": list(map(str, range(40))), "text": [DOG] * 40, "x\x7f\ny": values * 10, "long": ["z" * 500] * 40}
+    init(pool_of(tmp_path, **columns), out=tmp_path / "r.toml")
+    text = (tmp_path / "r.toml").read_text()
+    assert load_recipe(tmp_path / "r.toml").train.lr != 9
+    (tmp_path / "r.toml").write_text(text.replace("# where = ", "where = "))
+    assert load_recipe(tmp_path / "r.toml").pool.where == (("x\x7f\ny", "=", values[0]),)
+
+
 def test_flags_name_what_the_columns_do_not_tell(tmp_path, capsys):
     folder = write_files(tmp_path / "pool", {"0.tsv": f"1\tde\t{HUND}\n2\ten\t{DOG}\n"})
     assert main(["init", str(folder), "--out", str(tmp_path / "r.toml")]) == 2

@@ -23,7 +23,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts import layout
-from worldclip.contracts.records import outdated_stages
+from worldclip.contracts.records import add_cpu_time, outdated_stages, read_cpu_time
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, install_hint
 from worldclip.core.job import RunLock
@@ -105,6 +105,26 @@ def test_estimates_as_text_and_as_json(run, capsys):
     assert [row["tail_fraction"] for row in rows] == [None, None, None, 0.1, 0.2]
     assert main(["estimate", str(run), "--threshold=0", "--tail-fraction=-inf"]) == 2
     assert capsys.readouterr().err.count("must be") == 2
+
+
+def test_an_estimate_has_the_cpu_time_that_the_stages_of_the_run_took(run, tmp_path, capsys):
+    assert main(["estimate", str(run)]) == 0
+    assert "CPU time: not measured" in capsys.readouterr().out
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    counts = artifacts.read_manifest(copy / "pool")["counts"]
+    artifacts.write_json(copy / "run.json", {"format_version": 1})
+    measured = {"pool": (1, 0.5), "match": (2, 2.0), "count": (4, 1.0), "keys": (2, 9.0)}
+    for _ in range(2):  # two calls
+        add_cpu_time(copy, {label: {"shards": n, "seconds": s} for label, (n, s) in measured.items()})
+    per_million = counts["shards"] / counts["pairs"] * 1e6
+    expected = {"pool": 0.5 * per_million, "match": (1.0 + 0.25) * per_million}
+    assert estimate(copy)["cpu_s_per_million_pairs"] == pytest.approx(expected)
+    total = sum(expected.values())
+    assert main(["estimate", str(copy)]) == 0
+    assert (
+        f"CPU time: {total:,.1f} s per million pairs (pool {expected['pool']:,.1f}, match {expected['match']:,.1f}); "
+        f"{total / 3.6:,.1f} core-hours per billion\n"
+    ) in capsys.readouterr().out
 
 
 # inspect
@@ -286,6 +306,7 @@ def test_branch_of_the_same_recipe_runs_nothing(toy_run, tmp_path):
     of_stages = {path: content for path, content in before.items() if "/" in path}
     assert {path: content for path, content in files_of(tmp_path / "b").items() if "/" in path} == of_stages
     assert os.path.samefile(tmp_path / "b/match/manifest.json", toy_run / "match/manifest.json")
+    assert read_cpu_time(tmp_path / "b") == read_cpu_time(toy_run) != {}
     for name in ("train/log.jsonl", "evaluate/results.jsonl"):  # files that grow are copied
         assert not os.path.samefile(tmp_path / "b" / name, toy_run / name)
 

@@ -27,6 +27,7 @@ from worldclip.core.errors import (
     StageFailed,
     UserError,
     WorkStopped,
+    describe_disk,
     disk_error,
     first_line,
     is_no_memory,
@@ -36,10 +37,12 @@ from worldclip.train.launch import num_ranks
 
 MAX_SHOWN = 300  # characters of a text that is refused
 RESUME = "rerun the same command to resume"
+UNNAMED = Path("a file")  # of a library's error that names none
 REMEDIES = {
     errno.ENOSPC: "free disk space",
     errno.EDQUOT: "free disk space",
     errno.EROFS: "make it writable or choose another folder",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f) or choose another folder",
 }
 
 
@@ -75,11 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_no_memory(error):
             remedy = f"use fewer workers or smaller batches, then {RESUME}"
             return _complain([f"memory ran out ({first_line(error)}); {remedy}"], 1)
-        failure = disk_error(error, Path("a file")) or error
+        failure = disk_error(error, UNNAMED) or error
         if not isinstance(failure, OSError):
             raise
-        problem = f"{failure.filename or 'a file'}: {failure.strerror or failure}"
+        path = Path(failure.filename or UNNAMED)
+        problem = f"{path}: {failure.strerror or failure}"
         if failure.errno in REMEDIES:
+            if path != UNNAMED:
+                problem += f"; {describe_disk(path)}"
             problem += f"; {REMEDIES[failure.errno]}, then {RESUME}"
         return _complain([problem], 1)
 

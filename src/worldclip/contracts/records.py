@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Any, NotRequired, TypeAlias, TypedDict, cast
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_json, read_manifest
+from worldclip.core.artifacts import read_json, read_manifest, write_json
 from worldclip.core.changes import changed_keys
 from worldclip.core.errors import UserError
+from worldclip.core.execute.loop import CpuTime
 from worldclip.core.job_files import read_record
 from worldclip.core.printable import counted
 from worldclip.core.regular_file import read_regular
@@ -69,6 +70,29 @@ def outdated_stages(run_dir: Path, recipe: Mapping[str, Any] | None = None) -> d
         if manifest is not None:
             digests[stage] = (manifest["digest"], manifest.get("list"))
     return outdated
+
+
+# run.json
+
+
+def add_cpu_time(run_dir: Path, cpu_time: Mapping[str, CpuTime]) -> None:
+    """Add the CPU time of a call's maps over shards to RUN/run.json, by label."""
+    path = layout.run_record(run_dir)
+    record = read_record(path)
+    if record is None or not cpu_time:
+        return
+    sums = record.setdefault("cpu_time", {})
+    for label, of_call in cpu_time.items():
+        older = sums.get(label, {"shards": 0, "seconds": 0.0})
+        seconds = round(older["seconds"] + of_call["seconds"], 3)
+        sums[label] = {"shards": older["shards"] + of_call["shards"], "seconds": seconds}
+    write_json(path, record)
+
+
+def read_cpu_time(run_dir: Path) -> dict[str, CpuTime]:
+    """Return the CPU time of the maps over shards of all calls on a run, by label."""
+    cpu_time: dict[str, CpuTime] = (read_record(layout.run_record(run_dir)) or {}).get("cpu_time", {})
+    return cpu_time
 
 
 # pool

@@ -95,3 +95,5 @@ REMOVED = table_schema(
 )
 POOL_KEYS = table_schema("pool_keys", key=pa.string())
 DUPLICATES = table_schema("duplicates", shard=_CATEGORY, key=pa.string(), first_shard=_CATEGORY)
+KEPT_BY_ONE = table_schema("kept_by_one", key=pa.string(), lang=_CATEGORY, kept_by=_CATEGORY)
+"""The keys that only one of two curated lists has; kept_by: the folder of its run."""

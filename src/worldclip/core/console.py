@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from worldclip.core.errors import naming
 from worldclip.core.printable import printable
 from worldclip.core.redact import redact
 
@@ -21,6 +22,18 @@ class _ToTerminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _print_line(f"{record.__dict__['stage']:>9}  ", record.getMessage())
+
+
+class _ToFile(logging.FileHandler):
+    """Append records to a file; raise an OSError that names it where its disk is full."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with naming(Path(self.baseFilename)):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise the error of an `emit`; logging itself would print its traceback and go on."""
+        raise
 
 
 def _print_line(head: str, message: str, style: str = "bold") -> None:
@@ -70,15 +83,16 @@ def say_detail(stage: str, message: str) -> None:
 
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """Append all lines, with their time, to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Append all lines, with their time, to a file.  Raises OSError that names it where its disk is full."""
+    handler = _ToFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     LOGGER.addHandler(handler)
     try:
         yield
     finally:
         LOGGER.removeHandler(handler)
-        handler.close()
+        with naming(path):
+            handler.close()
 
 
 @contextmanager

@@ -18,7 +18,8 @@ NUM_NAMED = 10  # shards with the same reason that a message names
 # torch, onnxruntime and zstd say it in words, zlib by Z_MEM_ERROR
 NO_MEMORY = re.compile(r"allocate memory|(not enough|out of) memory|bad_alloc|^Error -4 while", re.IGNORECASE)
 CLONE_URL = "https://git.example/worldclip.git"  # a placeholder; `make clone-url URL=...` sets it in all files
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, a full quota, a read-only file system
+# a full disk, a full quota, a read-only file system, a file above the limit of a process or of the file system
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -88,6 +89,19 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
         if os.strerror(number) in str(error):
             return OSError(number, os.strerror(number), str(path))
     return None
+
+
+def describe_disk(path: Path) -> str:
+    """Return the mount point of the disk that a path is on, or would be, and its free space."""
+    place = path.absolute()
+    while not (os.path.ismount(place) or place == place.parent):
+        place = place.parent
+    usage = os.statvfs(place)
+    if usage.f_files and not usage.f_favail:
+        return f"the disk at {place} has no room for more files"
+    free = usage.f_bavail * usage.f_frsize / 2**30
+    total = usage.f_blocks * usage.f_frsize / 2**30
+    return f"the disk at {place} has {free:,.1f} of {total:,.1f} GiB free"
 
 
 @contextmanager

@@ -363,9 +363,14 @@ class RunLock:
         return self
 
     def _write(self, holder: str) -> None:
-        self._file.truncate(0)
-        self._file.write(holder)
-        self._file.flush()
+        """Write who holds the lock, unbuffered: a close would try again to write what a full disk has refused."""
+        try:
+            with naming(self.path):
+                os.ftruncate(self._file.fileno(), 0)
+                os.write(self._file.fileno(), holder.encode())
+        except OSError:
+            self._file.close()
+            raise
 
     def __exit__(self, *_: object) -> None:
         if not self.is_shared:  # others may still hold it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +80,8 @@ def _read_text(path: Path) -> pa.Array:
     return pa.array(filter(None, lines), pa.large_string())
 
 
-def _batches(key_list: KeyList) -> Iterator[Strings]:
+def _batches(path: Path, *, by_shard: bool) -> Iterator[Strings]:
     """Yield the keys of a list, BATCH_KEYS at a time; a map would hold all pages that were read."""
-    path = Path(key_list.path)
     if path.suffix == ".npy":
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         for start in range(0, len(mapped), BATCH_KEYS):
@@ -91,11 +90,11 @@ def _batches(key_list: KeyList) -> Iterator[Strings]:
     elif path.suffix == ".txt":
         yield _read_text(path)
     else:
-        columns = ["key", "shard"] if key_list.by_shard else ["key"]
+        columns = ["key", "shard"] if by_shard else ["key"]
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_KEYS, columns=columns):
                 keys = batch["key"]
-                if key_list.by_shard:
+                if by_shard:
                     keys = _with_shard(keys, batch["shard"])
                 yield keys.drop_null()
 
@@ -167,7 +166,7 @@ def sort_list(key_list: KeyList) -> SortedKeys:
         with open(path.parent / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                write_sorted(path, _batches(key_list))
+                write_sorted(path, _batches(Path(key_list.path), by_shard=key_list.by_shard))
     return _open_sorted(path)
 
 
@@ -179,6 +178,28 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path) ->
     named = [("pool.deny_keys", path) for path in deny_keys]
     if valid_keys is not None:
         named.insert(0, ("pool.valid_keys", valid_keys))
+    _refuse_other_files(named)
+    lists = []
+    for setting, path in named:
+        digest = digest_of(path)
+        by_shard = not path.endswith((".npy", ".txt")) and "shard" in _schema(Path(path)).names
+        sorted_as = folder / f"{digest}.npy"
+        lists.append(KeyList(setting=setting, path=path, digest=digest, by_shard=by_shard, sorted_as=sorted_as))
+    return tuple(lists)
+
+
+def read_list(path: str, setting: str) -> pa.ChunkedArray:
+    """Return the keys of a list in its order, each once, whichever shard it names; setting: what names the list.
+
+    Raises UserError for a file that is not a list of keys.
+    """
+    _refuse_other_files([(setting, path)])
+    batches = [pa.array(batch, pa.large_string()) for batch in _batches(Path(path), by_shard=False)]
+    return pa.chunked_array([pa.chunked_array(batches, pa.large_string()).unique()])
+
+
+def _refuse_other_files(named: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError that names every file that is not a list of keys; named: setting and path of each."""
     problems = []
     for setting, path in named:
         problem = _problem_with(Path(path))
@@ -187,13 +208,6 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path) ->
             problems.append(f"{setting} is {path!r}, which {problem}; {remedy}")
     if problems:
         raise UserError(problems)
-    lists = []
-    for setting, path in named:
-        digest = digest_of(path)
-        by_shard = not path.endswith((".npy", ".txt")) and "shard" in _schema(Path(path)).names
-        sorted_as = folder / f"{digest}.npy"
-        lists.append(KeyList(setting=setting, path=path, digest=digest, by_shard=by_shard, sorted_as=sorted_as))
-    return tuple(lists)
 
 
 def digests(key_lists: Sequence[KeyList]) -> list[dict[str, str]]:

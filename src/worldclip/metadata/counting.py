@@ -23,8 +23,10 @@ import pyarrow as pa
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, remove, write_json
+from worldclip.core.console import say
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard
+from worldclip.core.printable import counted
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language.table import Languages, Scheme
@@ -199,6 +201,8 @@ def _map(
     """Map over shards and return the failures: dependents of a failed file fail later; everything else runs first."""
     if not shards:
         return {}
+    size = sum(shard.fingerprint["size"] for shard in shards)
+    say("metadata", f"{label} of {counted(len(shards), 'file')}, {size / 2**30:,.1f} GiB")
     try:
         executor.map(fn, shards, label=label, done_dir=layout.done_dir(folder, label), key=key)
     except StageFailed as error:

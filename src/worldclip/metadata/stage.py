@@ -30,6 +30,7 @@ from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import missing_packages
+from worldclip.core.printable import counted
 from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
@@ -96,8 +97,8 @@ def _build(run: Run, job: Job) -> Result:
     work = plan_work(run)
     uncounted = counting.count_files(work.files, work.config, job.folder, run.executor, work.languages)
     if POOL in work.config.sources:
-        counted = pool_counting.count_pool(run, job.folder, work.codes, work.built_codes())
-        work = replace(work, pool=counted)
+        pool_counts = pool_counting.count_pool(run, job.folder, work.codes, work.built_codes())
+        work = replace(work, pool=pool_counts)
     lists = _build_lists(run, work, uncounted)
     notes = []  # a sentence per source that has no entry of languages which should have some
     for name, source in used_sources(work.config).items():
@@ -111,6 +112,7 @@ def _build(run: Run, job: Job) -> Result:
     for name in names:
         fingerprint = {"digest": lists[name]["digest"]}
         shards.append(Shard(name=f"{name}/{match.matcher_name}", path="", fingerprint=fingerprint))
+    say(STAGE, f"matchers of {counted(len(shards), 'list')}")
     compile_one = functools.partial(_compile_matcher, run_dir=run.dir)
     done_dir = layout.done_dir(run.dir / STAGE, MATCHERS)
     reports = run.executor.map(compile_one, shards, label=MATCHERS, done_dir=done_dir, key=_matchers_version())
@@ -152,6 +154,7 @@ def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mappin
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
     shards = _language_shards(work)
+    say(STAGE, f"lists of {counted(len(shards), 'language')}")
     key = {**deciding(work.config, "metadata.lists"), **_segmenter(work.config)}
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
     done_dir = layout.done_dir(run.dir / STAGE, ENTRIES)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import read_manifest, write_json
+from worldclip.contracts.records import read_cpu_time
+from worldclip.core.artifacts import describe_run, folder_aside, read_manifest, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.job import RunLock
 from worldclip.train.schedule import trained_precision
@@ -33,11 +34,12 @@ def branch(source: Path, run_dir: Path, stages: Sequence[str]) -> list[str]:
             write_json(layout.branched(run_dir), {"precision": trained_precision(source)})
         for stage in stages:
             if read_manifest(source / stage) is not None and not (run_dir / stage).exists():
-                aside = run_dir / f".{stage}.tmp"  # renamed when full: an interrupted call leaves no half of a stage
-                shutil.rmtree(aside, ignore_errors=True)
-                shutil.copytree(source / stage, aside, copy_function=_link, ignore=OWN)
-                os.replace(aside, run_dir / stage)
+                with folder_aside(run_dir / stage) as aside:  # an interrupted call leaves no half of a stage
+                    shutil.copytree(source / stage, aside, copy_function=_link, ignore=OWN, dirs_exist_ok=True)
+                    os.replace(aside, run_dir / stage)
                 linked.append(stage)
+        if linked and not layout.run_record(run_dir).exists():
+            write_json(layout.run_record(run_dir), {**describe_run(), "cpu_time": read_cpu_time(source)})
     return linked
 
 

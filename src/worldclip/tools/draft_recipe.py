@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
 from worldclip.core.marks import Commas
-from worldclip.core.printable import counted
+from worldclip.core.printable import counted, printable
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
@@ -36,6 +36,7 @@ from worldclip.pool.formats.base import ROW, missing_column
 from worldclip.pool.listing import require_place
 from worldclip.pool.pairs import read_shard
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
+from worldclip.tools.sampled_columns import Row, columns_for_where, columns_of_texts, condition_of, fits
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 MAX_SHARDS = 8  # opened for them
@@ -127,8 +128,10 @@ def draft(
     """Return a recipe for a pool, from a thousand of its texts; arguments are those of `init`.
 
     Keys: recipe (TOML), format, shards, has_images, key, texts, lang, columns (of a table, or fields of the .json of
-    tars), num_texts (that were identified), languages (number of these texts by language, most frequent first),
-    without_words (languages of the recipe for which the package wordfreq has no list).
+    tars), other_texts (further columns of texts) and where_columns ({column worth a condition: its values, in words}),
+    both of the first rows of a table on this machine; num_texts (that were identified), languages (number of these
+    texts by language, most frequent first), without_words (languages of the recipe for which the package wordfreq has
+    no list).
 
     Raises UserError for a pool that cannot be read.
     """
@@ -161,6 +164,9 @@ def draft(
     num_texts = len(sampled_texts)
     least = max(MIN_SHARE * num_texts, min(MIN_TEXTS, num_texts / 20))  # of 20 texts one is enough
     codes = [code for code, count in by_language.items() if count >= least and code != languages.OTHER]
+    used = [bare(name) for name in (config.key, *config.texts, config.lang, config.image_field) if name]
+    other_texts = [name for name in columns_of_texts(sample.rows) if name not in used]
+    where_columns = columns_for_where(sample.rows, [*used, *other_texts])
     drafted: Report = {
         "format": format_of(shards[0].name).name,
         "shards": len(shards),
@@ -169,11 +175,13 @@ def draft(
         "texts": list(config.texts),
         "lang": config.lang,
         "columns": names,
+        "other_texts": other_texts,
+        "where_columns": where_columns,
         "num_texts": num_texts,
         "languages": by_language,
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
-    return {"recipe": _to_toml(drafted, config, codes), **drafted}
+    return {"recipe": printable(_to_toml(drafted, config, codes, sample.rows)), **drafted}
 
 
 def _describe_first(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[str], KnownPool]:
@@ -199,11 +207,14 @@ class _Sample(NamedTuple):
     has_images: bool
     problems: list[str]
     """Why shards or texts were not read."""
+    rows: list[dict[str, Any]]
+    """The first rows of a table, with all fields that JSON can hold; none of tars."""
 
 
 def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
     sample: list[tuple[str, str]] = []
     problems: list[str] = []
+    rows: list[dict[str, Any]] = []
     has_images = False
     step = max(1, len(shards) // MAX_SHARDS)
     sampled = shards[::step][:MAX_SHARDS]
@@ -214,13 +225,22 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
             problems.append(f"{shard.name}: {error}")
             continue
         has_images |= len(settled.images) > 0
+        if not rows:
+            rows = _first_rows(shard, config, settled.counts["rows"])
         read = settled.texts
         for bad in read.bad[:1]:
             problems += [f"{shard.name}, {bad['key']}: {bad['reason']}", REMEDIES[Reason.BAD_PAIR]]
-        rows = pa.array(np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))])
-        stated = [""] * len(rows) if read.lang is None else read.lang.take(rows).to_pylist()
-        sample += zip(read.text.take(rows).to_pylist(), stated, strict=True)
-    return _Sample(sample[:NUM_TEXTS], has_images, problems)
+        kept = pa.array(np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))])
+        stated = [""] * len(kept) if read.lang is None else read.lang.take(kept).to_pylist()
+        sample += zip(read.text.take(kept).to_pylist(), stated, strict=True)
+    return _Sample(sample[:NUM_TEXTS], has_images, problems, rows)
+
+
+def _first_rows(shard: Shard, config: PoolConfig, num_rows: int) -> list[dict[str, Any]]:
+    pool_format = format_of(shard.name)
+    if not pool_format.is_table or pool_format.read_rows is None or is_remote(shard.path):  # all columns of a store
+        return []
+    return list(pool_format.read_rows(shard, config, np.arange(min(num_rows, NUM_TEXTS))))
 
 
 def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
@@ -240,7 +260,7 @@ def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
     return dict(Counter(codes).most_common())
 
 
-def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
+def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str], rows: Sequence[Row]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
     comment = f"found: {', '.join(shares)}"
@@ -256,7 +276,7 @@ def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
     recipe = RECIPE.format(
         texts=counted(drafted["num_texts"], "text"),
         shards=counted(drafted["shards"], f"{drafted['format']} shard"),
-        pool="\n".join(_pool_lines(drafted, config)),
+        pool="\n".join(_pool_lines(drafted, config, rows)),
         comment=_comment(f"{comment}. Without this key all languages are used."),
         codes=_toml(codes),
         lists=lists,
@@ -264,8 +284,8 @@ def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str]) -> str:
     return recipe + TRAINING if drafted["has_images"] else recipe
 
 
-def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
-    """Return the lines of [pool]; commented ones suggest another key, and conditions that usually leave out rows."""
+def _pool_lines(drafted: Report, config: PoolConfig, rows: Sequence[Row]) -> list[str]:
+    """Return the lines of [pool]; commented ones suggest another key, all columns of texts, and conditions on rows."""
     columns = drafted["columns"]
     lines = [f"path = {_toml(config.path or '')}"]
     if config.columns:
@@ -275,6 +295,9 @@ def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
         lines += [_comment(f"key identifies a pair; the columns are {named}"), f"key = {_toml(config.key)}"]
     if config.texts:
         lines.append(f"texts = {_toml(config.texts)}")
+    if drafted["other_texts"]:
+        all_texts = [*config.texts, *drafted["other_texts"]]
+        lines.append(f"# texts = {_toml(all_texts)} # all columns of texts; each is then a text of the pair")
     if config.lang:
         lines.append(f"lang = {_toml(config.lang)}")
     if config.image_field:
@@ -284,10 +307,15 @@ def _pool_lines(drafted: Report, config: PoolConfig) -> list[str]:
         if names:
             lines.append(f'# key = "json:{names[0]}" # the same pair after another download; numbers of members change')
         return lines
-    conditions = [condition for condition in FILTERS if condition[0] in columns]
+    described = drafted["where_columns"]
+    conditions = [condition for condition in FILTERS if condition[0] in columns and fits(condition, rows)]
+    conditions = conditions or [condition_of(name, rows) for name in list(described)[:1]]
     if conditions:
-        where = json.dumps(conditions)
+        where = _toml(conditions)
         lines.append(f"# where = {where} # only these rows are pairs; a missing value fulfils no condition")
+    if described:
+        values = "; ".join(f"{_toml(name)} ({text})" for name, text in described.items())
+        lines.append(_comment(f"columns for where, with values of the first {len(rows):,} rows: {values}"))
     return lines
 
 
@@ -295,7 +323,7 @@ def _comment(text: str) -> str:
     return textwrap.fill(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
-def _toml(value: str | Sequence[str]) -> str:
+def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -21,7 +21,7 @@ from worldclip.balance.thresholds import choose_thresholds, find_warnings
 from worldclip.contracts import layout
 from worldclip.contracts.entry_counts import sum_counts
 from worldclip.contracts.matched import read_matched_texts
-from worldclip.contracts.records import PairCounts, read_accounting
+from worldclip.contracts.records import PairCounts, read_accounting, read_cpu_time
 from worldclip.contracts.summary import unit_of
 from worldclip.core import artifacts, keys
 from worldclip.core.command import Command
@@ -35,6 +35,8 @@ from worldclip.language.config import open_run
 from worldclip.match.config import EntryLists, MatchConfig
 from worldclip.pool.config import PoolConfig
 
+CPU_LABELS = {"pool": ("pool",), "match": ("match", "count"), "curate": ("caps", "curate")}
+"""Stage -> the labels of its maps over shards; copies (curate.write) are left out."""
 AT_ONCE = 9  # values of the balance key estimated in one pass over the match files
 
 
@@ -46,7 +48,7 @@ def estimate(
 ) -> Report:
     """Estimate by language what other thresholds would keep; write nothing.
 
-    Without values, estimate the recipe itself.
+    Without values, estimate the recipe itself.  Also returns the CPU time that the run's stages took, see `cpu_time`.
 
     run: folder of a run whose stage match is finished.
     threshold: English thresholds to try, separated by commas or spaces: 20000,170000.
@@ -67,7 +69,28 @@ def estimate(
     if problems:
         raise UserError(problems)
     candidates = matched.estimate(configs or [matched.balance])
-    return {"text_policy": matched.work.config.text_policy, "candidates": candidates}
+    return {
+        "text_policy": matched.work.config.text_policy,
+        "candidates": candidates,
+        "cpu_s_per_million_pairs": cpu_time(matched.work.run_dir),
+    }
+
+
+def cpu_time(run_dir: Path) -> dict[str, float]:
+    """Return the CPU seconds of the workers per million pairs of the pool, by stage, of stages that were measured.
+
+    A shard takes the mean of those that this run has processed, without the first one of each worker, which loads and
+    compiles code.
+    """
+    counts = artifacts.require_manifest(run_dir, "pool")["counts"]
+    measured = read_cpu_time(run_dir)
+    seconds = {}
+    for stage, labels in CPU_LABELS.items():
+        if labels[-1] not in measured and labels[0] not in measured:
+            continue
+        of_shard = sum(measured[label]["seconds"] / measured[label]["shards"] for label in labels if label in measured)
+        seconds[stage] = of_shard * counts["shards"] / counts["pairs"] * 1e6
+    return seconds
 
 
 def _with(config: BalanceConfig, **values: Any) -> BalanceConfig:
@@ -214,7 +237,17 @@ def to_text(estimated: Report, num_languages: int = 12) -> str:
             sums.update({name: row[name] for name in ("pairs_in", "pairs_matched", "expected_pairs")})
         if sums:
             lines.append(_line(f"{len(rows) - num_languages} more", sums))
-    return "\n".join(lines)
+    return "\n".join([*lines, _cpu_line(estimated["cpu_s_per_million_pairs"])])
+
+
+def _cpu_line(seconds: Mapping[str, float]) -> str:
+    """Return the CPU time per million pairs, and of a billion."""
+    if not seconds:
+        return "CPU time: not measured (the first shard of each worker, which loads compiled code, does not count)"
+    total = sum(seconds.values())
+    parts = ", ".join(f"{stage} {value:,.1f}" for stage, value in seconds.items())
+    hours = total * 1000 / 3600
+    return f"CPU time: {total:,.1f} s per million pairs ({parts}); {hours:,.1f} core-hours per billion"
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:

@@ -127,6 +127,12 @@ def with_usual_columns(run: Run) -> Run:
     return dataclasses.replace(run, sections={**run.sections, "pool": config})
 
 
+def is_text_name(name: str) -> bool:
+    """Return whether a column with this name usually holds texts."""
+    lower = name.lower()
+    return lower in {usual.lower() for usual in TEXT_NAMES} or any(part in lower for part in TEXT_PARTS)
+
+
 def text_columns(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the first column with a usual name, in any case, or with a part of one; empty if there is none."""
     by_lower = {name.lower(): name for name in reversed(columns)}

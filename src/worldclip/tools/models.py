@@ -99,10 +99,12 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFla
 
 
 @Command
-def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
-    """Compare evaluations query by query, with confidence intervals over images and seeds.
+def compare_runs(runs: Sequence[Path], *, curation: bool = False, out: Path | None = None) -> tuple[Any, str]:
+    """Compare evaluations query by query, with confidence intervals over images and seeds, or two curated lists.
 
     runs: runs, or folders that evaluate wrote.  Runs that differ only in seeds count as one, with several seeds.
+    curation: compare the curated lists of two runs, by keys and languages (default: if neither has an evaluation).
+    out: file to write, Parquet, with the keys that only one of two curated lists has.
 
     Examples:
         worldclip compare runs/a runs/b
@@ -110,9 +112,15 @@ def compare_runs(runs: Sequence[Path]) -> tuple[Any, str]:
     """
     from worldclip.evaluate.compare import compare
     from worldclip.evaluate.comparison_table import comparison_text
+    from worldclip.tools.compare_curations import are_curations, compare_curations, to_text
 
     if len(runs) < 2:
         raise UserError("worldclip compare takes two or more runs")
+    if curation or out is not None or are_curations(runs):
+        if len(runs) != 2:
+            raise UserError("curated lists are compared in pairs; give two runs")
+        compared = compare_curations(runs[0], runs[1], out)
+        return compared, to_text(compared)
     comparison = compare(*runs)
     arms = []
     for arm in comparison.arms:

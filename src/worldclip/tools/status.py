@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -23,26 +24,36 @@ from worldclip.pool.stage import older_lists, reason_to_run, skipped_lines
 from worldclip.report import table
 from worldclip.report.numbers import short
 from worldclip.report.train import read_log
+from worldclip.tools import find_keys
 
 STAGES = tuple(section for section in SECTIONS if section != "languages")
 """The stages in order: each has a section of its name in the recipe."""
 
 
-def status(run: Path | None = None) -> Report:
+def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequence[Path] = ()) -> Report:
     """Describe a run from its manifests and its lists of keys; list its pool if that is local, without reading it.
 
     run: folder of a run (default: list those in runs/).
+    keys: a list of keys, as pool.deny_keys takes it: whether each is in the pool, gone or unknown, and which files have
+        it.
+    folders: with --keys, folders to search besides those next to the run and in the working directory.
 
-    Raises UserError for a folder that is no run.
+    With keys, returns tools.find_keys.find_keys.  Raises UserError for a folder that is no run.
 
     Examples:
         worldclip status runs/my_images
-        worldclip status runs/my_images --json
+        worldclip status runs/my_images --keys takedown.txt
     """
+    if folders and keys is None:
+        raise UserError("--folders is a flag of --keys; give a list of keys too")
+    if run is None and keys is not None:
+        raise UserError("--keys needs a run: worldclip status RUN --keys LIST")
     if run is None:
         return {"runs": [str(recipe.parent) for recipe in sorted(Path("runs").glob("*/recipe.toml"))]}
     if not layout.is_run(run):
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
+    if keys is not None:
+        return find_keys.find_keys(run, keys, folders)
     rows = [stage_status(run, stage) for stage in STAGES]
     outdated = outdated_results(run) | outdated_stages(run, {})
     for row in rows:
@@ -146,6 +157,8 @@ def to_text(record: Report) -> str:
     """Return the status as a table, then the process that works on it, the next command, and the page of the run."""
     if "runs" in record:
         return "\n".join(record["runs"]) or "no runs in runs/; worldclip status RUN describes the folder of a run"
+    if "states" in record:
+        return find_keys.to_text(record)
     columns = list(map(table.text_column, ("stage", "state", "since", "counts")))
     rows = []
     problems: list[str] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -12,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from worldclip.core.console import is_quiet, set_level
 from worldclip.core.execute.loop import Executor, run_shards
 from worldclip.core.execute.shards import Outcome, Shard, ShardWork
 
@@ -51,7 +54,8 @@ class _Processes:
 
     def _start(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._num_workers, mp_context=context, initializer=end_with_parent)
+        level = logging.WARNING if is_quiet() or sys.stderr.isatty() else logging.INFO  # lines would break a bar
+        return ProcessPoolExecutor(self._num_workers, mp_context=context, initializer=begin_worker, initargs=(level,))
 
     def num_at_once(self, *, is_retry: bool) -> int:
         """A shard whose worker died runs by itself: if it kills a worker again, no other shard suffers."""
@@ -94,8 +98,12 @@ def interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with_parent() -> None:
-    """End this worker when its parent says so or dies: else it would wait forever, or write next to a resumed run."""
+def begin_worker(level: int) -> None:
+    """Show lines of this level, and end this worker when its parent says so or dies.
+
+    It would wait forever otherwise, or write next to a resumed run.
+    """
+    set_level(level)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see interrupts_held_back
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -8,12 +8,12 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from worldclip.core.artifacts import digest, read_json
-from worldclip.core.console import progress_bar, say_detail
+from worldclip.core.console import progress_bar, say, say_detail
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.shards import Failure, Outcome, Report, Shard, ShardWork
 
@@ -21,6 +21,7 @@ REMEDY = (
     "act on the reasons; repair or remove only files that a reason calls damaged or cut off; then run the same "
     "command: only they are tried again"
 )
+LINE_S = 30  # seconds between two lines of progress
 MAX_TRIES = 3  # attempts per shard whose worker was lost, for example out of memory
 
 
@@ -87,11 +88,48 @@ class Reports(Sequence[Report]):
         return read_json(self.work.marker_path(self.shards[at]))["report"]
 
 
+class _Lines:
+    """Lines of progress, one per LINE_S: how many shards of a map are done, and how long the others will take.
+
+    Next to a bar only --verbose and the run's log file show them.
+    """
+
+    def __init__(self, label: str, num_shards: int, num_done: int, *, has_bar: bool) -> None:
+        self._label = label
+        self._num_shards = num_shards
+        self._num_before = num_done
+        self._num_done = num_done
+        self._say = say_detail if has_bar else say
+        self._started_at = time.perf_counter()
+        self._said_at = self._started_at
+
+    def add(self) -> None:
+        """Count a shard that has ended."""
+        self._num_done += 1
+        now = time.perf_counter()
+        num_left = self._num_shards - self._num_done
+        if not num_left or now - self._said_at < LINE_S:
+            return
+        self._said_at = now
+        seconds_left = (now - self._started_at) / (self._num_done - self._num_before) * num_left
+        line = f"{self._num_done:,} of {self._num_shards:,} done, {seconds_left / 60:,.1f} min left"
+        self._say(self._label, line)
+
+
+class CpuTime(TypedDict):
+    """The CPU time of a map over shards, of which each worker's first one is left out: it loads and compiles code."""
+
+    shards: int
+    seconds: float
+
+
 @dataclass(kw_only=True)
 class Executor(ABC):
     """Maps a function over shards: every executor has the same order, reports and failures."""
 
     quiet: bool = False
+    cpu_time: dict[str, CpuTime] = field(default_factory=dict)
+    """By label, summed over all maps of this executor."""
 
     def map(
         self, fn: Callable[[Shard], Report], shards: Sequence[Shard], *, label: str, done_dir: Path, key: Any
@@ -106,6 +144,7 @@ class Executor(ABC):
         failures: dict[str, Failure] = {}
         is_shown = bool(shards) and not self.quiet and sys.stderr.isatty()
         with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
+            lines = _Lines(label, len(shards), len(shards) - len(todo), has_bar=is_shown)
             pairs = 0
             started_at = time.perf_counter()
             outcomes = self._run(work, todo) if todo else ()
@@ -116,6 +155,9 @@ class Executor(ABC):
                 else:
                     say_detail(label, f"{name} is done")
                     pairs += int(outcome["pairs"])
+                    self._add_cpu_time(label, outcome)
+                if not self.quiet:
+                    lines.add()
                 note = "shards"
                 if pairs:
                     note += f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s"
@@ -124,6 +166,13 @@ class Executor(ABC):
             broken = frozenset(name for name, failure in failures.items() if failure.is_broken)
             raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, REMEDY, broken)
         return Reports(work, shards)
+
+    def _add_cpu_time(self, label: str, outcome: Report) -> None:
+        if outcome.get("cpu_s") is None:
+            return
+        time_of_label = self.cpu_time.setdefault(label, {"shards": 0, "seconds": 0.0})
+        time_of_label["shards"] += 1
+        time_of_label["seconds"] += outcome["cpu_s"]
 
     @abstractmethod
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:

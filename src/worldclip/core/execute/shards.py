@@ -7,6 +7,7 @@ digest of the config that its outputs depend on, and the shard's report.
 from __future__ import annotations
 
 import resource
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from worldclip.core.errors import BadShard, Unreadable, UserError, disk_error
 from worldclip.core.safe_path import UnsafeName, is_safe_name
 
 Report: TypeAlias = Json
+_begun: set[tuple[Path, str]] = set()  # the maps of which this process has worked on a shard
 OPEN_FILES = 8_192  # limit of open files per process; macOS begins with 256, Linux with 1,024
 
 
@@ -64,9 +66,12 @@ class ShardWork:
     def run(self, shard: Shard) -> Outcome:
         """Process a shard; raises only what would fail every shard: a full or read-only disk, a missing package.
 
-        Returns what the progress bar shows of its report.
+        Returns `pairs` of its report, and its CPU time `cpu_s`, None for the first shard of this map in this process.
         """
         raise_file_limit()
+        is_first = (self.done_dir, self.key) not in _begun
+        _begun.add((self.done_dir, self.key))
+        began_at = time.process_time()
         try:
             report = self.fn(shard)
             self.finish(shard, report)
@@ -81,7 +86,8 @@ class ShardWork:
             else:
                 reason = "".join(traceback.format_exception(error)).strip()
             return Failure(reason, isinstance(error, BadShard) and not isinstance(error, Unreadable))
-        return {"pairs": report.get("pairs", 0)}
+        cpu_s = None if is_first else time.process_time() - began_at
+        return {"pairs": report.get("pairs", 0), "cpu_s": cpu_s}
 
     def finish(self, shard: Shard, report: Report) -> None:
         """Write the marker of a shard, whose outputs are on the disk."""

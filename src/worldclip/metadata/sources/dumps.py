@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worldclip.core import unpack
+from worldclip.core.console import say
 from worldclip.core.errors import BadShard, is_no_memory
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import open_regular
@@ -36,6 +38,7 @@ MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, whi
 _CUT = re.compile("[\n.,;:!?。、，]")
 MAX_PAGE_BYTES = 2**24  # bytes of XML without the end of a page; MediaWiki allows texts of 2 MiB
 MAX_TEXTS = 2**17  # of a batch; limits batches of pages without text
+LINE_S = 60  # seconds between two lines of progress within a file
 _EXPECTED = "expected pages-articles XML"
 
 
@@ -74,9 +77,15 @@ def iter_bytes(path: Path) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file in chunks.  Raises BadShard if it is truncated or damaged."""
     try:
         with open_regular(path) as file:
-            if unpack.is_packed(path.name) and not path.stat().st_size:
+            size = path.stat().st_size
+            if unpack.is_packed(path.name) and not size:
                 raise unpack.Truncated
-            yield from unpack.unpack(file, path.name)
+            said_at = time.perf_counter()
+            for chunk in unpack.unpack(file, path.name):
+                if time.perf_counter() - said_at > LINE_S:  # a large Wikipedia is one file of many hours
+                    say("metadata", f"{path.name}: {file.tell() / size:.0%} of {size / 2**30:,.1f} GiB read")
+                    said_at = time.perf_counter()
+                yield chunk
     except BadShard as error:
         raise BadShard(f"{path}: {error}; download it again") from error
 

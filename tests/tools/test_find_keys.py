@@ -1,0 +1,151 @@
+"""`status RUN --keys LIST`: the state of each key, and which files have it."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from miniature import write_files
+from pools import write_table
+from worldclip.cli import main
+from worldclip.core.artifacts import write_manifest
+from worldclip.tools.find_keys import to_text
+from worldclip.tools.status import status
+
+TEXT = "a red apple"
+RECIPE = """
+[pool]
+path = "{folder}/pool"
+key = "uid"
+[languages]
+codes = ["en"]
+[metadata]
+lists = {{ en = "{folder}/en.txt" }}
+[balance]
+tail_fraction = 1.0
+"""
+KEYS = ["plain", "with a blank", 'quote " and \\', "ключ <b>"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """A run of two tables, with an explorer next to it; the working directory is another one."""
+    write_table(tmp_path / "pool/0.parquet", {"uid": [*KEYS[:2], "other", "more"], "text": [TEXT] * 4})
+    write_table(tmp_path / "pool/1.parquet", {"uid": [*KEYS[2:], "plain", "last"], "text": [TEXT] * 4})
+    recipe = RECIPE.format(folder=tmp_path)
+    write_files(tmp_path, {"en.txt": "red\napple\n", "recipe.toml": recipe, "elsewhere/notes.txt": ""})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = tmp_path / "run"
+    assert main(["run", str(tmp_path / "recipe.toml"), "--out", str(run), "--until", "curate"]) == 0
+    assert main(["explore", str(run), "--out", str(tmp_path / "explorer")]) == 0
+    write_table(tmp_path / "keys.parquet", {"key": [*KEYS, "never there"]})
+    return run
+
+
+def test_the_next_command_takes_the_keys_down_and_the_named_ones_clear_the_rest(run, tmp_path, capsys):
+    command = ["status", str(run), "--keys", "../keys.parquet"]
+    capsys.readouterr()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("../keys.parquet, 5 keys: 4 in the pool, 1 unknown\n")
+    row = f"plain in the pool 0.parquet, 1.parquet {run}/curate, {run}/report.html, {tmp_path}/explorer/data"
+    assert row in " ".join(said.split())
+    next_command = said.splitlines()[-1].removeprefix("next: worldclip ")
+    assert main(shlex.split(next_command)) == 0
+    found = status(run, keys=tmp_path / "keys.parquet")
+    assert found["states"] == {"in the pool": 0, "in older files": 4, "unknown": 1, "gone": 0}
+    explorer = str(tmp_path / "explorer/data")
+    assert [found["keys"][key]["places"] for key in KEYS] == [[explorer]] * 4
+    assert found["places"][explorer]["keys"] == 4
+    assert main(shlex.split(found["places"][explorer]["command"].removeprefix("worldclip "))) == 0
+    found = status(run, keys=tmp_path / "keys.parquet")
+    assert (found["states"]["gone"], found["places"], found["next"]) == (4, {}, None)
+    assert {Path(path).name: number for path, number in found["pool"].items()} == {"0.parquet": 2, "1.parquet": 3}
+
+
+def test_rows_that_are_removed_from_the_pool_are_unknown_to_the_run_or_in_older_files(run, tmp_path):
+    write_table(tmp_path / "pool/1.parquet", {"uid": ["last"], "text": [TEXT]})
+    assert main(["run", str(run), "--until", "curate"]) == 0
+    found = status(run, keys=tmp_path / "keys.parquet")
+    assert [found["keys"][key]["state"] for key in KEYS] == ["in the pool"] * 2 + ["in older files"] * 2
+    assert found["keys"]["plain"]["shards"] == ["0.parquet"]
+
+
+def test_a_list_that_names_shards_counts_by_its_keys_and_a_copy_stays_in_the_pool(run, tmp_path):
+    copies = write_table(tmp_path / "copies.parquet", {"key": ["plain"], "shard": ["1.parquet"]})
+    assert main(["run", str(run), "--set", f"pool.deny_keys={copies}", "--until", "curate"]) == 0
+    assert status(run, keys=copies)["keys"]["plain"]["state"] == "in the pool"
+
+
+def test_tables_pages_and_arrays_of_named_folders_are_searched_and_damaged_ones_are_named(run, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    write_table(folders[0] / "x/vectors.parquet", {"key": ["plain"], "vector": [1.0]})
+    write_table(folders[0] / "numbers.parquet", {"key": [7]})
+    pages = {"page.html": "<code>ключ &lt;b&gt;</code>", "log.jsonl": '{"key": "quote \\" and \\\\"}\n'}
+    pages |= {"pictures.json": '[["0.jpg", "with a blank", "a text"]]', "deep.json": "[" * 10**5}
+    write_files(folders[1], {**pages, "cut.parquet": "PAR1", "code.js": 'split("\\\\d") + "\\d"', "keys.npy": "no"})
+    found = status(run, keys=tmp_path / "keys.parquet", folders=folders)
+    assert {Path(path).name: place["keys"] for path, place in found["places"].items()} == {
+        "curate": 4, "report.html": 4, "data": 4, "a": 1, "b": 3,
+    }  # fmt: skip
+    assert sorted(Path(path).name for path in found["unread"]) == ["cut.parquet", "deep.json", "keys.npy"]
+
+
+def test_a_number_in_a_page_or_among_entries_is_no_key(run, tmp_path):
+    (tmp_path / "numbers.txt").write_text("4\nred\n0\n")
+    assert status(run, keys=tmp_path / "numbers.txt")["states"]["unknown"] == 3
+
+
+def test_folders_of_other_pools_are_left_out_and_other_runs_of_this_one_are_named(run, tmp_path):
+    keys = tmp_path / "keys.parquet"
+    for name, fields in (("theirs", {"job": "embed", "source": "x"}), ("notes", {"tool": "other"})):
+        write_table(tmp_path / name / "images/0.parquet", {"key": ["never there"]})
+        write_manifest(tmp_path / name, config={"of": ["images"]}, inputs={}, counts={}, **fields)
+    assert main(["run", str(run), "--out", str(tmp_path / "second"), "--until", "pool"]) == 0
+    found = status(run, keys=keys)
+    assert found["keys"]["never there"]["state"] == "unknown"
+    assert found["other_runs"] == [str(tmp_path / "second")]
+    assert f"another run of this pool: worldclip status {tmp_path}/second --keys {keys}\n" in to_text(found)
+
+
+def test_damaged_neighbours_do_not_stop_the_search(run, tmp_path):
+    write_files(tmp_path, {
+        "newer/recipe.toml": "", "newer/run.json": '{"format_version": 99}', "broken/recipe.toml": "[",
+        "odd/manifest.json": '{"tool": "explore", "inputs": [1]}', "list/manifest.json": "[]",
+    })  # fmt: skip
+    assert status(run, keys=tmp_path / "keys.parquet")["states"]["in the pool"] == 4
+
+
+def test_an_explorer_in_the_run_is_found_and_an_empty_list_names_nothing(run, tmp_path, capsys):
+    (tmp_path / "explorer").rename(run / "explorer")
+    assert str(run / "explorer/data") in status(run, keys=tmp_path / "keys.parquet")["places"]
+    (tmp_path / "empty.txt").write_text("")
+    capsys.readouterr()
+    assert main(["status", str(run), "--keys", str(tmp_path / "empty.txt")]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/empty.txt, 0 keys: none\n")
+
+
+def test_long_lists_are_cut_in_text_and_whole_in_json(run, tmp_path, capsys):
+    (tmp_path / "many.txt").write_text("\n".join([f"key-{n}" for n in range(30)] + ["plain"]), "utf-8")
+    capsys.readouterr()
+    assert main(["status", str(run), "--keys", str(tmp_path / "many.txt")]) == 0
+    said = capsys.readouterr().out
+    assert "and 11 more (--json lists all)" in said
+    assert said.index("plain ") < said.index("key-0 ")
+    assert main(["status", str(run), "--keys", str(tmp_path / "many.txt"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["keys"]) == 31
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["RUN", "--keys", "none.txt"], "--keys is 'none.txt', which is not a file; give a .txt with one key per line"),
+        (["RUN", "--keys", "../keys.parquet", "--folders", "nowhere"], "--folders nowhere: no such folder"),
+        (["RUN", "--folders", ".."], "--folders is a flag of --keys"),
+        (["--keys", "../keys.parquet"], "--keys needs a run"),
+    ],
+)
+def test_wrong_lists_and_folders_are_refused(run, words, problem, capsys):
+    assert main(["status", *(str(run) if word == "RUN" else word for word in words)]) == 2
+    assert problem in capsys.readouterr().err
