@@ -21,9 +21,9 @@ from worldclip.cli import command, main
 from worldclip.core.errors import UserError
 from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.batches import CLIENT, Busy, SharedBatches
+from worldclip.plugins.server.collections import Collections
 from worldclip.plugins.server.guard import MAX_LOGGED_CHARS
 from worldclip.plugins.server.serve import KEY_FILE_VARIABLE, KEY_VARIABLE, read_key, serve
-from worldclip.tools.search import open_kinds
 
 HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
@@ -359,7 +359,7 @@ def below(prefix, app):
 
 
 def test_the_page_works_behind_a_proxy_that_strips_a_prefix(world, clip):
-    _, app = service_and_app(clip, collections=open_kinds(world / "embedded", clip, "model", "serve that one"))
+    _, app = service_and_app(clip, collections=Collections(world / "embedded", clip, "model"))
     with serving_app(below("/photos", app)) as address, open_page() as page:
         page.open(f"{address}/photos/?q=a+red+apple", "document.querySelectorAll('.hit img').length > 20")
         page.wait("document.querySelector('.hit img').naturalWidth > 0")

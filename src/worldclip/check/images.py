@@ -27,6 +27,7 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.image_names import SUFFIXES
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.picture_folder import (
     Listing,
     files_of_group,
@@ -109,11 +110,8 @@ def source_units(
         listing = Listing(root=root, files=[(source.name, status.st_size, status.st_mtime_ns)])
     elif listing is None:
         listing = list_folder(source)
-    archives = [
-        name
-        for name, *_ in listing.files
-        if name.endswith(".tar") or (is_table(name) and _is_table_of_images(root / name))
-    ]
+    archives = [name for name, *_ in listing.files if name.endswith((".tar", *PARQUET.suffixes))]
+    archives = [name for name in archives if name.endswith(".tar") or _is_table_of_images(root / name)]
     units = [Shard.of_file(name, str(root / name)) for name in archives]
     pictures, others = pictures_of(listing.files)
     for group, stamps in group_files(pictures, earlier_groups).items():

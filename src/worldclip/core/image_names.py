@@ -8,7 +8,19 @@ from collections.abc import Iterable
 
 from worldclip.core.preflight import missing_packages
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff")
+SUFFIXES: tuple[str, ...] = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+)
 _HEIF_SUFFIXES = (".heic", ".heif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -23,19 +35,11 @@ def needs_heif() -> str:
     return "".join(missing_packages("HEIF", ["pillow_heif"], extra="heif"))
 
 
-def split_images(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the names of pictures that can be read, and all others, as `by_suffix` takes them."""
-    readable: tuple[str, ...] = SUFFIXES
+def readable_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of pictures that can be read, in lower case."""
     if needs_heif():
-        readable = tuple(suffix for suffix in SUFFIXES if suffix not in _HEIF_SUFFIXES)
-    images: list[str] = []
-    others: list[str] = []
-    for name in names:
-        if name.lower().endswith(readable):
-            images.append(name)
-        else:
-            others.append(name)
-    return images, others
+        return tuple(suffix for suffix in SUFFIXES if suffix not in _HEIF_SUFFIXES)
+    return SUFFIXES
 
 
 def by_suffix(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from worldclip.core.artifacts import Json
-from worldclip.core.image_names import by_suffix, split_images
+from worldclip.core.image_names import by_suffix, readable_suffixes
 from worldclip.core.printable import counted
 
 Stamp: TypeAlias = tuple[str, int, int]
@@ -80,9 +80,15 @@ def list_folder(root: Path) -> Listing:
 
 def pictures_of(files: Sequence[Stamp]) -> tuple[list[Stamp], list[str]]:
     """Return the pictures that can be read among files, and the names of all others."""
-    names, others = split_images([name for name, _, _ in files])
-    pictures = set(names)
-    return [stamp for stamp in files if stamp[0] in pictures], others
+    suffixes = readable_suffixes()
+    pictures: list[Stamp] = []
+    others: list[str] = []
+    for stamp in files:
+        if stamp[0].lower().endswith(suffixes):
+            pictures.append(stamp)
+        else:
+            others.append(stamp[0])
+    return pictures, others
 
 
 def group_files(files: Sequence[Stamp], earlier: Mapping[str, Sequence[str]]) -> dict[str, list[Stamp]]:

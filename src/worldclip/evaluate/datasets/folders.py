@@ -9,7 +9,6 @@ languages.json: {LANG: {"classes": [...], "templates": [...]}}.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.image_names import by_suffix, split_images
+from worldclip.core.image_names import by_suffix, readable_suffixes
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import classification_dataset
 from worldclip.evaluate.datasets.common.images import images_at
@@ -34,12 +33,18 @@ def load(name: str, folder: Path) -> Dataset:
     if len(classes) < 2:
         raise UserError(f"{root} has {len(classes)} folders; it must have one per class, at least 2")
     all_files = itertools.chain.from_iterable((root / label).rglob("*") for label in classes)
-    pictures, others = split_images(str(path) for path in all_files if path.is_file())
-    left_out = [file for file in others if not os.path.basename(file).startswith(".")]
+    suffixes = readable_suffixes()
+    pictures = []
+    left_out = []
+    for path in all_files:
+        if path.suffix.lower() in suffixes and path.is_file():
+            pictures.append(path)
+        elif not path.name.startswith(".") and path.is_file():
+            left_out.append(str(path))
     if left_out:
         say("evaluate", f"dataset {name}: {root}: left out {by_suffix(left_out)}")
     files_of_class: dict[str, list[Path]] = {label: [] for label in classes}
-    for path in sorted(map(Path, pictures)):
+    for path in sorted(pictures):
         files_of_class[path.relative_to(root).parts[0]].append(path)
     paths: list[str] = []
     target: list[int] = []
