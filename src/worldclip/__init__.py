@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 if sys.platform == "win32":
     raise ImportError("worldclip runs on Linux and macOS, not on Windows; install it in WSL, the Linux of Windows")
 
-# From release 1.29 on, onnxruntime sends Microsoft what it runs; its import already writes a device id below ~/.cache
+# From release 1.29 on onnxruntime sends Microsoft what it runs, and writes a device id below ~/.cache when imported
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = _version("worldclip")
