@@ -82,10 +82,10 @@ def test_searches_of_one_batch_get_as_many_hits_as_each_asks_for(world, clip, mo
     tops = [7, 1, 12, 3]
     sizes = []
 
-    def nearest_slowly(parts, queries, top):
+    def nearest_slowly(parts, queries, top, is_chosen):
         sizes.append(len(queries))
         time.sleep(0.2)  # meanwhile the other requests come
-        return nearest(parts, queries, top)
+        return nearest(parts, queries, top, is_chosen)
 
     async def ask_at_once():
         return await asyncio.gather(*(service.search("images", query, top) for top in tops))
@@ -156,7 +156,7 @@ def test_a_wrong_request_is_told_what_is_wrong(address):
         ("classify", {"input": data_url(picture(0)), "labels": []}, "labels must be a list"),
         ("classify", {"input": "x", "labels": ["a"] * 1000, "templates": ["{}"] * 3}, "3,000 sentences"),
         ("search", {"input": ["x", " "]}, "query ' ' is blank"),
-        ("search", {"input": "x", "top": "5"}, "top = '5': must be a whole number between 1 and 200"),
+        ("search", {"input": "x", "top": "5"}, "top = '5': must be a whole number between 1 and 1000"),
         ("models/gpt", {}, "/v1/models/gpt does not answer POST; send GET"),
         ("search", {"input": ["x"] * 60, "top": 200}, "more than 10,000 hits"),
     ):

@@ -546,7 +546,7 @@ def test_user_errors_of_a_search(world, folder, tmp_path, capfd):
         ([str(tmp_path / "none"), "a"], "give a folder that `worldclip embed"),
         ([str(world / "pool"), "a"], "give a folder that `worldclip embed"),
         ([str(folder), "a"], "is unfinished"),
-        ([f"{tmp_path}/photo", "a"], f"{tmp_path}/photo does not exist; did you mean {tmp_path}/photos? give"),
+        ([f"{tmp_path}/photo", "a"], f"{tmp_path}/photo: no such folder; did you mean {tmp_path}/photos? give"),
         ([embedded], "no query"),
         ([embedded, "  \n"], "is blank"),
         ([embedded, "a", "--top", "0"], "top = 0"),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chromium import open_page
 from embedded_world import picture, segment_of
 from miniature import write_files
 from pools import write_table
@@ -201,3 +202,29 @@ def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):
         embed(world / "model", world / "photos", tmp_path / "files", columns=["price"], executor=QUIET)
     with pytest.raises(StageFailed, match="--columns: no column or field 'prize'; did you mean 'price'"):
         embed(world / "model", shop / "pool", tmp_path / "named", key="uid", columns=["prize"], executor=QUIET)
+
+
+def test_the_page_filters_and_says_that_the_pictures_are_gone(world, clip, tmp_path):
+    pictures = {f"{i}.png": picture(i) for i in range(4)}
+    rows = "".join(f"{i}.png,{'red' if i % 2 else 'blue'}\n" for i in range(4))
+    write_files(tmp_path / "list", {**pictures, "0.csv": f"filepath,colour\n{rows}"})
+    recipe = f'[pool]\npath = "{tmp_path}/list"\nkey = "filepath"\nimage_field = "filepath"\ntexts = ["colour"]\n'
+    write_files(tmp_path, {"r.toml": recipe})
+    out = tmp_path / "embedded"
+    embed(world / "model", tmp_path / "r.toml", out, of=("images",), columns=["colour"], executor=QUIET)
+    paths = "[...document.querySelectorAll('.hit .path')].map((path) => path.textContent).sort()"
+    with serving(tmp_path, clip) as address, open_page() as page:
+        page.open(f"{address}/?q=apple", "document.querySelectorAll('.hit').length === 4")
+        page.run(
+            "(() => { const s = document.querySelector('#filter select'); s.value = '\"red\"'; s.dispatchEvent(new Event('change')); })()"
+        )
+        page.wait("document.querySelectorAll('.hit').length === 2")
+        assert page.run(paths) == ["0.csv/1.png", "0.csv/3.png"]
+        assert "colour: red" in page.run("document.querySelector('.hit').textContent")
+        assert page.errors == []
+        (tmp_path / "list").rename(tmp_path / "away")
+        page.open(f"{address}/?q=apple", "document.querySelectorAll('.hit').length === 4")
+        assert "pictures are not shown: the folder list is gone" in page.run(
+            "document.querySelector('#remarks').textContent"
+        )
+        assert page.run("document.querySelectorAll('.hit img').length") == 0

@@ -275,12 +275,12 @@ def _read_folder(folder: Path) -> Report:
         state = "holds no embeddings"
         suggestion = ""
         if not folder.exists():
-            state = "does not exist"
+            state = "no such folder"
             suggestion = nearest_path(str(folder))
         if layout.done_dir(folder).is_dir():
             state = "is unfinished: run its command again"
         raise UserError(
-            f"{folder} {state}; {suggestion}give a folder that `worldclip embed MODEL POOL --out DIR` wrote"
+            f"{folder}: {state}; {suggestion}give a folder that `worldclip embed MODEL POOL --out DIR` wrote"
         )
     _refuse_changed_lists(folder, manifest)
     return manifest

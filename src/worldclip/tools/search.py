@@ -138,8 +138,7 @@ def search(
 
     Examples:
         worldclip search embedded "two dogs on a beach"
-        worldclip search embedded "zwei Hunde" --top 20
-        worldclip search embedded "a red shoe" --filter "price,<,50" "in_stock,=,true"
+        worldclip search embedded "ein roter Schuh" --filter "price,<,50" --top 20
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)

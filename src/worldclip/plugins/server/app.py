@@ -6,6 +6,7 @@ POST /v1/classify           {"input": pictures, "labels": [...], "templates": [.
 POST /v1/search             {"input": ..., "top": 20, "of": "images", "combine": false, "filter": [["price", "<", 20]]}
 GET  /v1/models[/NAME]      the model's name           GET /v1/pairs/OF/ID   a pair with all its texts
 GET  /pictures/ID           a picture; ?px=480 at most that large
+GET  /v1/columns            the columns that a search filters by
 GET  /healthz /metrics
 """
 
@@ -87,6 +88,7 @@ def create_app(
         Route("/v1/classify", api.post(api.classify), methods=["POST"]),
         Route("/v1/search", api.post(api.search), methods=["POST"]),
         Route("/v1/pairs/{of}/{id}", api.pair),
+        Route("/v1/columns", api.columns),
         Route("/pictures/{id}", api.picture),
     ]
     paths = [route.path for route in routes]
@@ -300,6 +302,10 @@ class _Api:
         """Answer GET /v1/pairs/OF/ID."""
         return JSONResponse(await run_in_threadpool(self._service.pair, request.path_params["of"], _row_id(request)))
 
+    async def columns(self, request: Request) -> Response:
+        """Answer GET /v1/columns: what searches filter by."""
+        return JSONResponse(await run_in_threadpool(lambda: self._service.columns))
+
     # --- the page -----------------------------------------------------------------------------------------------------
 
     async def page(self, request: Request) -> Response:
@@ -325,7 +331,8 @@ class _Api:
         return {
             "model": model,
             "counts": self._service.sizes,
-            "columns": self._service.columns,
+            "has_columns": self._service.has_columns,
+            "start": self._service.start_ids(),
             "body_bytes": self._limits.body_bytes,
             "remarks": self._service.remarks(),
         }

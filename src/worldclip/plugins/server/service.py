@@ -31,6 +31,7 @@ from worldclip.tools.search import FEW_QUERIES, nearest
 
 MAX_BATCH = 64  # texts and pictures per batch: as many as one forward pass takes
 PIXELS_AT_ONCE = 100_000_000  # decoded together: 300 MB as 24-bit RGB
+START_PICTURES = 10
 MAX_CAPTION_CHARS = 1000  # characters of a hit's text; /v1/pairs has all of it
 UNREADABLE = "is not a picture that can be read"
 
@@ -97,6 +98,24 @@ class Service:
             return {}
         version = self.collections.current()
         return {of: version.describe_columns(of) for of in version.kinds}
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether searches filter by columns of the pool."""
+        return self.collections is not None and any(
+            embedded.columns for embedded in self.collections.current().kinds.values()
+        )
+
+    def start_ids(self) -> list[str]:
+        """Return the ids of a few pictures from all over the folder, which the page shows before the first search."""
+        if not self.sizes.get("images"):
+            return []
+
+        def spread(version: Version, embedded: Embedded) -> list[str]:
+            rows = np.unique(np.linspace(0, len(embedded) - 1, START_PICTURES).astype(np.int64))
+            return [row["id"] for row in embedded.rows(rows)]
+
+        return self._with_version("images", spread)
 
     def problems(self) -> list[str]:
         """Return what keeps the server from searching."""

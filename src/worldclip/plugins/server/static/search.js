@@ -3,7 +3,9 @@ const byId = (id) => document.getElementById(id);
 const TOP = 60;
 const START = 10; // pictures before the first search
 const queries = []; // {text} or {image, name}; image is a data URL
-let facts = { counts: {}, model: "", body_bytes: 0 };
+let facts = { counts: {}, model: "", body_bytes: 0, start: [], remarks: [], has_columns: false };
+let columns = {}; // of each kind: {name, kind: number | choice | text, values}
+let filter = []; // conditions [column, comparison, value]
 let of = "images";
 let latest = 0; // number of the newest search: answers to older ones are dropped
 let ids = []; // of the pictures or texts in sight, which the dialog steps through
@@ -55,7 +57,7 @@ async function showPicture(img, id, px) {
 }
 
 // --- the address ----------------------------------------------------------------------------------------------------
-// ?q=TEXT&q=TEXT&of=texts#images-ID: each search is an entry of the browser's history, and so is what is opened from it.
+// ?q=TEXT&q=TEXT&of=texts&filter=CONDITIONS#images-ID: each search is an entry of the browser's history, and so is what is opened from it.
 // A picture to search for has no address: `searches` keeps it until the page is left.
 
 const searches = new Map(); // history.state.search -> the form
@@ -67,7 +69,7 @@ function kinds() {
 }
 
 function readForm() {
-  return { queries: [...queries], typed: byId("text").value.trim(), of };
+  return { queries: [...queries], typed: byId("text").value.trim(), of, filter };
 }
 
 function inputsOf(form) {
@@ -79,11 +81,12 @@ function addressOf(form) {
   const texts = inputsOf(form).flatMap((query) => query.text ?? []);
   const words = new URLSearchParams(texts.map((text) => ["q", text]));
   if (form.of !== kinds()[0]) words.append("of", form.of);
+  if (form.filter.length) words.append("filter", JSON.stringify(form.filter));
   return String(words) ? `?${words}` : ".";
 }
 
 function isSameSearch(form, other) {
-  return JSON.stringify([form.of, inputsOf(form)]) === JSON.stringify([other.of, inputsOf(other)]);
+  return JSON.stringify([form.of, form.filter, inputsOf(form)]) === JSON.stringify([other.of, other.filter, inputsOf(other)]);
 }
 
 // Make an entry of the history for a new search; the first one takes the entry that the page was opened with.
@@ -104,7 +107,12 @@ function readAddress() {
   const texts = words.getAll("q").filter((text) => text.trim());
   const typed = texts.pop() ?? "";
   const kind = words.get("of");
-  return { queries: texts.map((text) => ({ text })), typed, of: kinds().includes(kind) ? kind : kinds()[0] };
+  const form = { queries: texts.map((text) => ({ text })), typed, of: kinds().includes(kind) ? kind : kinds()[0] };
+  try {
+    return { ...form, filter: JSON.parse(words.get("filter") ?? "[]") };
+  } catch {
+    return { ...form, filter: [] }; // an address that was cut
+  }
 }
 
 // Show what the address names: at the start, and where Back and Forward lead to.
@@ -117,8 +125,10 @@ async function openAddress() {
     queries.splice(0, queries.length, ...form.queries);
     byId("text").value = form.typed;
     of = form.of;
+    filter = form.filter;
     drawQueries();
     drawKinds();
+    drawFilter();
     await search();
   }
   showPair();
@@ -175,6 +185,39 @@ async function takeFiles(files) {
   search();
 }
 
+// --- filter ---------------------------------------------------------------------------------------------------------
+
+// The fields of a column: a number has a least and a greatest value, any other one is equal to what is given.
+function fieldsOf(column) {
+  const field = (comparison, label, properties) => {
+    const [, , value = ""] = filter.find(([name, known]) => name === column.name && known === comparison) ?? [];
+    const made = element(column.kind === "choice" ? "select" : "input", { ariaLabel: `${column.name} ${label}`, ...properties });
+    if (column.kind === "choice") {
+      made.append(element("option", { value: "" }, "any"));
+      made.append(...column.values.map((one) => element("option", { value: JSON.stringify(one) }, String(one))));
+      made.value = value === "" ? "" : JSON.stringify(value);
+    } else {
+      made.value = value;
+    }
+    made.addEventListener("change", () => {
+      filter = filter.filter(([name, known]) => name !== column.name || known !== comparison);
+      const given = made.value.trim();
+      if (given) filter.push([column.name, comparison, column.kind === "text" ? given : JSON.parse(given)]);
+      search();
+    });
+    return made;
+  };
+  const number = { type: "number", step: "any" };
+  if (column.kind !== "number") return [field("=", "is", {})];
+  return [field(">=", "at least", { ...number, placeholder: "from" }), field("<=", "at most", { ...number, placeholder: "to" })];
+}
+
+function drawFilter() {
+  const known = columns[of] ?? [];
+  byId("filter").hidden = !known.length;
+  byId("filter").replaceChildren(...known.map((column) => element("label", {}, words(column.name), ...fieldsOf(column))));
+}
+
 // --- results --------------------------------------------------------------------------------------------------------
 
 function say(text, isBad = false) {
@@ -190,7 +233,7 @@ async function search() {
   say("Searching …");
   const start = performance.now();
   try {
-    const body = JSON.stringify({ input, top: TOP, of, combine: true });
+    const body = JSON.stringify({ input, top: TOP, of, combine: true, filter });
     const options = { method: "POST", headers: { "Content-Type": "application/json" }, body };
     const { data } = await (await ask("v1/search", options)).json();
     if (number !== latest) return;
@@ -206,8 +249,7 @@ async function search() {
 
 function drawStart() {
   const count = of === "images" ? facts.counts.images : 0;
-  const rows = Array.from({ length: Math.min(START, count) }, (_, i) => Math.floor((i * count) / Math.min(START, count)));
-  ids = of === "images" ? (facts.start ?? rows) : [];
+  ids = of === "images" && !facts.remarks.length ? facts.start : [];
   byId("hits").replaceChildren(...ids.map(startElement));
   say(ids.length ? `${ids.length} of ${count.toLocaleString("en")} pictures. Type what you look for, in any language, or drop a picture.` : "");
 }
@@ -232,7 +274,9 @@ function pairLink(kind, id, ...children) {
 function hitElement(hit) {
   const link = pairLink(of, hit.id);
   const caption = element("p", { className: "caption", lang: tag(hit.lang), dir: "auto" }, hit.text);
-  if (of === "images") {
+  if (of === "images" && facts.remarks.length) {
+    link.append(words(hit.path)); // the folder of the pictures is gone
+  } else if (of === "images") {
     const img = element("img", { alt: hit.text || hit.path, loading: "lazy" });
     showPicture(img, hit.id, 480);
     link.ariaLabel = `Details of ${hit.path}`;
@@ -242,6 +286,8 @@ function hitElement(hit) {
   }
   const parts = of === "images" ? [...(hit.text ? [caption] : []), pathElement(hit.id, hit.path)] : [];
   const about = [hit.lang_name, `similarity ${hit.score.toFixed(2)}`].filter(Boolean).join(", ");
+  const values = Object.entries(hit.columns ?? {}).filter(([, value]) => value !== null);
+  if (values.length) parts.push(element("small", {}, words(values.map(([name, value]) => `${name}: ${value}`).join(", "))));
   return element("article", { className: "hit" }, link, ...parts, element("small", {}, about));
 }
 
@@ -311,7 +357,9 @@ function drawKinds() {
       const button = element("button", { type: "button", ariaPressed: String(kind === of) }, name);
       button.addEventListener("click", () => {
         of = kind;
+        filter = [];
         drawKinds();
+        drawFilter();
         search();
       });
       return button;
@@ -324,6 +372,7 @@ function drawFacts() {
     ([kind, count]) => `${count.toLocaleString("en")} ${kind === "images" ? "pictures" : "texts"}`,
   );
   byId("facts").textContent = counts.length ? `${counts.join(" and ")}, model ${facts.model}` : `Model ${facts.model}`;
+  byId("remarks").textContent = facts.remarks.join("; ");
   if (counts.length) return;
   byId("search").hidden = true;
   byId("search").style.display = "none";
@@ -339,6 +388,7 @@ function drawFacts() {
 async function start() {
   facts = await (await fetch("static/facts.json")).json();
   drawFacts();
+  if (facts.has_columns) columns = await (await ask("v1/columns")).json();
   if (kinds().length) openAddress();
 }
 
