@@ -215,9 +215,8 @@ def test_the_page_filters_and_says_that_the_pictures_are_gone(world, clip, tmp_p
     paths = "[...document.querySelectorAll('.hit .path')].map((path) => path.textContent).sort()"
     with serving(tmp_path, clip) as address, open_page() as page:
         page.open(f"{address}/?q=apple", "document.querySelectorAll('.hit').length === 4")
-        page.run(
-            "(() => { const s = document.querySelector('#filter select'); s.value = '\"red\"'; s.dispatchEvent(new Event('change')); })()"
-        )
+        page.run("document.querySelector('#filter select').value = JSON.stringify('red')")
+        page.run("document.querySelector('#filter select').dispatchEvent(new Event('change')) && 0")
         page.wait("document.querySelectorAll('.hit').length === 2")
         assert page.run(paths) == ["0.csv/1.png", "0.csv/3.png"]
         assert "colour: red" in page.run("document.querySelector('.hit').textContent")
