@@ -8,6 +8,7 @@ the same model: np.append(regression.coef_, regression.intercept_) in scikit-lea
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,11 @@ options = parser.parse_args()
 if not (options.embedded / "manifest.json").is_file():
     parser.error(f"{options.embedded} is not finished; give a folder that `worldclip embed` wrote to its end")
 
+segments = json.loads((options.embedded / "manifest.json").read_text(encoding="utf-8"))["segments"]
 valid = []
-for images in sorted((options.embedded / "images").rglob("*.parquet")):
-    files = [images, options.embedded / "texts" / images.relative_to(options.embedded / "images")]
+for shard, images in segments["images"].items():
+    texts = segments["texts"][shard]
+    files = [options.embedded / "images" / f"{images}.parquet", options.embedded / "texts" / f"{texts}.parquet"]
     image_ND, text_TD = (np.load(file.with_suffix(".npy")) for file in files)
     keys, key_of_text = (pq.read_table(file)["key"].cast(pa.string()).combine_chunks() for file in files)
     image_of_text = pc.index_in(key_of_text, keys).fill_null(-1).to_numpy()

@@ -228,7 +228,8 @@ def test_filter_passes_over_a_shard_without_images(tmp_path, monkeypatch):
             place = tmp_path / "embedded" / kind / f"{shard}.tar"
             np.save(f"{place}.npy", np.ones((len(keys), 4), np.float32) / 2)
             pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), f"{place}.parquet")
-    write_files(tmp_path, {"embedded/manifest.json": "{}"})
+    segments = {kind: {f"{shard}.tar": f"{shard}.tar" for shard in (0, 1)} for kind in ("images", "texts")}
+    write_files(tmp_path, {"embedded/manifest.json": json.dumps({"segments": segments})})
     run_example(monkeypatch, "filter/filter.py", tmp_path / "embedded", tmp_path / "valid.parquet")
     assert pq.read_table(tmp_path / "valid.parquet")["key"].to_pylist() == ["k0"]
 

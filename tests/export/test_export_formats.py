@@ -272,7 +272,7 @@ def test_commands_of_the_inference_page_run(place, hub, monkeypatch, capsys):
         assert main(command) == 0, command
         said[" ".join(command)] = capsys.readouterr().out
     assert len(said) == 6
-    assert "images embedded" in said["embed runs/emoji pool --out embedded"]
+    assert "33 images" in said["embed runs/emoji pool --out embedded"]
     assert said["search embedded red apple 赤いリンゴ --images dog.jpg --top 5"].count("\n") == 3 * 6
     assert len(json.loads(said["search embedded red apple --json"])[0]["hits"]) == 20
 

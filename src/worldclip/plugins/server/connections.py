@@ -147,6 +147,7 @@ def server_config(app: Starlette) -> uvicorn.Config:
     """Return the settings of the HTTP server: its bounds on connections, and on the time that stopping takes."""
     return uvicorn.Config(
         app,
+        log_config=None,  # uvicorn's own closes the handlers of every other library
         log_level="warning",
         access_log=False,
         server_header=False,
