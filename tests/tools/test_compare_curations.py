@@ -65,7 +65,8 @@ def test_the_text_has_a_row_per_language_and_says_how_to_ask_why(runs, capsys):
     first, second = map(languages_of, runs)
     lines = [line.split() for line in said.splitlines()]
     assert ["all", str(len(first)), str(len(second))] in [line[:3] for line in lines]
-    assert {line[0] for line in lines[1:5]} <= {"ar", "en", "th", "zh", "all"}
+    assert lines[:2] == [["first:", str(runs[0])], ["second:", str(runs[1])]]
+    assert {line[0] for line in lines[4:8]} <= {"ar", "en", "th", "zh", "all"}
     assert f"What differs from {runs[0]}: balance.tail_fraction was 0.05, is 0.6; " in said
     assert f"  why not {runs[1]}: worldclip inspect {runs[1]} --key KEY\n" in said
 

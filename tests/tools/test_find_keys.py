@@ -43,7 +43,8 @@ def run(tmp_path, monkeypatch) -> Path:
     return run
 
 
-def test_the_next_command_takes_the_keys_down_and_the_named_ones_clear_the_rest(run, tmp_path, capsys):
+def test_the_next_command_takes_the_keys_down_and_the_named_ones_clear_the_rest(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # a row is one line, however long the paths are
     command = ["status", str(run), "--keys", "../keys.parquet"]
     capsys.readouterr()
     assert main(command) == 0

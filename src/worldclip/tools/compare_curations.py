@@ -98,12 +98,12 @@ def _kept_by_one(database: duckdb.DuckDBPyConnection, first: Path, second: Path)
 def to_text(compared: Report) -> str:
     """Return the counts by language, what differs between the recipes, and examples."""
     first, second = compared["runs"]
-    titles = ("language", first, second, "both", f"only {first}", f"only {second}")
+    titles = ("language", "first", "second", "both", "only first", "only second")
     columns = [table.text_column(titles[0]), *table.columns_of(titles[1:], "{:,}".format)]
     rows = []
     for lang, counts in {**compared["languages"], "all": compared["total"]}.items():
         rows.append([lang, *(counts[name] for name in COUNTS)])
-    lines = [table.to_text(table.Table(columns, rows)), ""]
+    lines = [f"first: {first}", f"second: {second}", "", table.to_text(table.Table(columns, rows)), ""]
     lines.append(f"What differs from {first}: {'; '.join(compared['changes']) or 'nothing in the recipe'}")
     for run, other, examples in ((first, second, compared["examples"][0]), (second, first, compared["examples"][1])):
         if examples:
