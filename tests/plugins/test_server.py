@@ -617,6 +617,7 @@ def test_an_unread_answer_holds_its_bytes_until_the_connection_is_closed(monkeyp
     limits = Limits(bytes_in_flight=136 * 2**20)  # 128 MiB to write an answer
     with serving_app(create_app(LargeAnswers(), limits, Metrics())) as address:
         client = connect(address, LARGE_REQUEST, received_bytes=2**12)
+        assert client.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"  # its answer has begun; another may not overtake it
         assert ask_until(address, 429)
         assert httpx.get(f"{address}/healthz").status_code == 200
         assert ask_until(address, 200)
