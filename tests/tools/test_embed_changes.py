@@ -16,6 +16,8 @@ from pools import write_table
 from stages import QUIET
 from toy import write_tar
 from worldclip import pool as pools
+from worldclip.contracts.schemas import IMAGE_PLACES
+from worldclip.core.artifacts import write_table as write_artifact_table
 from worldclip.core.errors import UserError
 from worldclip.export.embedded import open_embedded
 from worldclip.model import sample_inputs
@@ -271,3 +273,49 @@ def test_texts_of_a_grown_table_embed_the_new_texts(world, tmp_path, embedded_it
     report = embed(world / "model", tmp_path / "pool", tmp_path / "out", executor=QUIET)
     assert embedded_items == ["an apple"]
     assert counts(report, "texts") == (2, 1, 1, 0)
+
+
+def test_a_folder_of_release_0_1_is_searched_and_embedded_again(world, tmp_path):
+    """Its groups of image files were lists of stamps, and its tables had neither places nor hashes."""
+    photos = write_photos(tmp_path / "photos", 5)
+    out = tmp_path / "out"
+    embed(world / "model", photos, out, executor=QUIET)
+    before = search(out, ["a"])[0]["hits"]
+    for suffix in ("npy", "parquet"):
+        segment_of(out, "files_000000", suffix).rename(out / f"images/files_000000.{suffix}")
+    table = out / "images/files_000000.parquet"
+    rows = pq.read_table(table)
+    files = [str(photos / name) for name in rows["file"].to_pylist()]
+    write_table(table, {**rows.select(["key", "offset", "size"]).to_pydict(), "file": files})
+    write_artifact_table(table, pq.read_table(table), IMAGE_PLACES)
+    (probe,) = out.glob("probe.*.npy")
+    probe.rename(out / "probe.npy")
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["segments"], manifest["probe"]
+    stamps = [[name, size, time_ns] for name, size, time_ns in list_folder(photos).files]
+    manifest["inputs"]["images"] = {"files_000000": {"files": stamps}}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    marker = out / "done/images/files_000000.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "fingerprint": {"files": stamps}}))
+    older = search(out, ["a"])[0]["hits"]
+    assert [(hit["key"], hit["id"], hit["score"]) for hit in older] == [
+        (hit["key"], hit["id"], hit["score"]) for hit in before
+    ]
+    embedded = open_embedded(out)
+    assert embedded.read_picture(embedded.rows(np.array([0]))[0]) == picture(0)
+    (photos / "0/000.png").unlink()
+    assert embed(world / "model", photos, out, executor=QUIET)["images"]["embedded"] == 4
+    assert {hit["key"] for hit in search(out, ["a"])[0]["hits"]} == {hit["key"] for hit in before} - {"0/000.png"}
+
+
+def test_a_picture_that_a_table_names_and_that_was_replaced_by_one_of_its_size_is_embedded(world, tmp_path):
+    content = picture(0)
+    other = next(picture(seed) for seed in range(1, 5000) if len(picture(seed)) == len(content))
+    write_files(tmp_path, {"a.png": content, "pool/0.csv": f"uid,file,text\nu,{tmp_path / 'a.png'},cat\n"})
+    recipe = '[pool]\npath = "pool"\nkey = "uid"\ntexts = ["text"]\nimage_field = "file"\n'
+    write_files(tmp_path, {"r.toml": recipe})
+    embed(world / "model", tmp_path / "r.toml", tmp_path / "out", of=("images",), executor=QUIET)
+    (tmp_path / "a.png").write_bytes(other)
+    shutil.rmtree(tmp_path / "out/pool")
+    report = embed(world / "model", tmp_path / "r.toml", tmp_path / "out", of=("images",), executor=QUIET)
+    assert counts(report) == (0, 0, 1, 0)

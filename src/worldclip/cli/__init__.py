@@ -37,7 +37,7 @@ from worldclip.train.launch import num_ranks
 
 MAX_SHOWN = 300  # characters of a text that is refused
 RESUME = "rerun the same command to resume"
-UNNAMED = Path("a file")  # of a library's error that names none
+UNNAMED = Path("a file")  # where a library's error names no file
 REMEDIES = {
     errno.ENOSPC: "free disk space",
     errno.EDQUOT: "free disk space",

@@ -8,19 +8,7 @@ from collections.abc import Iterable
 
 from worldclip.core.preflight import missing_packages
 
-SUFFIXES: tuple[str, ...] = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff")
 _HEIF_SUFFIXES = (".heic", ".heif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 

@@ -62,7 +62,7 @@ class Embedded:
     manifest: Report
     shards: list[str]
     stems: list[str]
-    """The name of each shard's files, without their suffixes: files that embed writes anew have new names."""
+    """The name of each shard's files, without suffixes; a shard that embed writes again gets new names."""
     parts: list[ShardRows]
     """The (rows, D) float32 embeddings of each shard."""
     first: np.ndarray
@@ -184,7 +184,7 @@ class Embedded:
         where: conditions as in pool.where, on `columns`.  keys: none for any.  path_prefix: of the path in the pool, as
         `path_in_pool` returns it.  Raises UserError for conditions that cannot be asked.
         """
-        problems = [*problems_of_conditions(where)]
+        problems = [f"filter: {problem}" for problem in problems_of_conditions(where)]
         asked = [bare(str(condition[0])) for condition in where if condition]
         problems += [missing_column("filter", name, self.columns) for name in asked if name not in self.columns]
         if problems:

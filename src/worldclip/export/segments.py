@@ -79,7 +79,7 @@ def read_segment(path: Path, schema: pa.Schema, columns: Sequence[str] = ()) -> 
 @functools.lru_cache(maxsize=CACHED_TABLES)
 def _read_version(path: Path, schema: pa.Schema, columns: Sequence[str], mtime_ns: int, size: int) -> pa.Table:
     try:
-        is_older = "sha256" not in pq.read_schema(path).names  # of release 0.1: absolute paths, no hash
+        is_older = "sha256" not in pq.read_schema(path).names  # release 0.1 wrote absolute paths and no hash
     except pa.ArrowInvalid:
         is_older = False
     if not is_older:

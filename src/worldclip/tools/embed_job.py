@@ -278,11 +278,12 @@ def _places(pool: PoolConfig, run_dir: Path | None) -> list[str]:
 
 
 def earlier_groups(folder: Path) -> dict[str, list[str]]:
-    """Return the names of the image files in each group that is embedded."""
+    """Return the names of the image files in each group that is embedded; release 0.1 grouped them by name alone."""
     groups = {}
     for path in sorted(layout.done_dir(folder, "images").glob("*.json")):
-        if is_group(path.stem):
-            groups[path.stem] = [name for name, *_ in files_of_group(read_json(path)["fingerprint"])]
+        fingerprint = read_json(path)["fingerprint"]
+        if is_group(path.stem) and isinstance(fingerprint["files"], str):
+            groups[path.stem] = [name for name, *_ in files_of_group(fingerprint)]
     return groups
 
 

@@ -219,13 +219,7 @@ def rows_in(path: Path, lookup: KeyTable, column: str, unread: dict[str, str]) -
             for candidates in _read_strings(file, column):
                 rows = np.unique(lookup.find(candidates))
                 found.update(rows[rows >= 0].tolist())
-        except (
-            BadShard,
-            OSError,
-            RecursionError,
-            ValueError,
-            tarfile.TarError,
-        ) as error:  # pa.ArrowInvalid is a ValueError
+        except _DAMAGE as error:
             unread[str(file)] = str(error)
     return sorted(found)
 

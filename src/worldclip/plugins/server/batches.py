@@ -79,7 +79,7 @@ class SharedBatches(Generic[Item, Answer]):
         self._max_waiting = max_waiting
         self._divides = divides
         self._on_batch = on_batch
-        self._jobs: list[_Job[Item, Answer]] = []  # that have items waiting, the last to have a turn at the end
+        self._jobs: list[_Job[Item, Answer]] = []  # with items that wait; a job that had its turn moves to the end
         self._num_small = 0  # items of small requests in the latest batch
         self._seconds_of: dict[type, float] = {}  # per item, in the latest batch with items of a type
         self._changed = threading.Condition()

@@ -1,7 +1,7 @@
 """The folder that a server searches, as its newest manifest has it: a request is answered by one version of it.
 
 `worldclip embed` writes new files, then a manifest that names them, and then removes what no manifest names any more.
-A request that misses such a file begins anew with the next version.
+A request that misses such a file starts again on the next version.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Version:
         return self._columns[of]
 
     def find(self, of: Of, row_id: str) -> int | None:
-        """Return the row with an id, None where there is none.  The first call reads all keys."""
+        """Return the row with an id, or None.  The first call reads the keys of all rows."""
         if of not in self._sorted_ids:
             ids = self.kinds[of].all_ids()
             order = np.argsort(ids, kind="stable")

@@ -114,7 +114,7 @@ def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...], str
     problems = []
     where: Where = ()
     try:
-        where = convert(body.get("filter") or (), Where)
+        where = convert(body.get("filter", []), Where)
         problems += [f"filter: {problem}" for problem in problems_of_conditions(where)]
     except TypeError:
         problems.append('filter: must be a list of ["column", comparison, value], as [["price", "<", 20]]')

@@ -107,8 +107,11 @@ class Service:
         )
 
     def start_ids(self) -> list[str]:
-        """Return the ids of a few pictures from all over the folder, which the page shows before the first search."""
-        if not self.sizes.get("images"):
+        """Return the ids of a few pictures from all over the folder, which the page shows before the first search.
+
+        Empty where the folder is gone: the page opens, and says so at the first search.
+        """
+        if not self.sizes.get("images") or self.problems():
             return []
 
         def spread(version: Version, embedded: Embedded) -> list[str]:

@@ -109,7 +109,8 @@ function readAddress() {
   const kind = words.get("of");
   const form = { queries: texts.map((text) => ({ text })), typed, of: kinds().includes(kind) ? kind : kinds()[0] };
   try {
-    return { ...form, filter: JSON.parse(words.get("filter") ?? "[]") };
+    const given = JSON.parse(words.get("filter") ?? "[]");
+    return { ...form, filter: Array.isArray(given) && given.every(Array.isArray) ? given : [] };
   } catch {
     return { ...form, filter: [] }; // an address that was cut
   }
