@@ -125,5 +125,6 @@ def test_a_folder_of_another_model_is_not_followed_and_a_gone_one_said(shop, wor
         (shop / "embedded").rename(shop / "away")
         answer = post(address, "search", {"input": "a"})
         assert (answer.status_code, "'embedded' is gone" in answer.text) == (503, True)
+        assert httpx.get(f"{address}/static/facts.json").json()["start"] == [], "the page opens"
         (shop / "away").rename(shop / "embedded")
         assert post(address, "search", {"input": "a"}).status_code == 200

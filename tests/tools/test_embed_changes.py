@@ -225,10 +225,12 @@ def test_hidden_files_and_links_out_of_the_folder_are_counted_and_named(world, t
     (photos / "link.png").symlink_to(tmp_path / "elsewhere/b.png")
     (photos / "inside.png").symlink_to(photos / "0/000.png")
     (photos / "folder").symlink_to(tmp_path / "elsewhere")
+    Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(picture(3))
     report = embed(world / "model", photos, tmp_path / "out", executor=QUIET)
     assert report["images"]["embedded"] == 4
     said = capfd.readouterr().err
     assert f"{photos}: left out 2 hidden files and folders\n" in said
+    assert f"{photos}: left out 1 files and folders whose names are not UTF-8\n" in said
     assert f"{photos}: does not enter linked folders: folder\n" in said
     assert f"{photos}: 1 link to files elsewhere: link.png -> {tmp_path}/elsewhere/b.png; a search page shows" in said
 

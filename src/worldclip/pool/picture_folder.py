@@ -30,6 +30,8 @@ class Listing:
     files: list[Stamp] = field(default_factory=list)
     num_hidden: int = 0
     """Files and folders whose name begins with a dot; they are left out."""
+    num_not_utf8: int = 0
+    """Files and folders whose names are not UTF-8; they are left out."""
     linked_folders: list[str] = field(default_factory=list)
     """Paths of links to folders, which are not entered."""
     leaving: list[tuple[str, str]] = field(default_factory=list)
@@ -42,6 +44,8 @@ class Listing:
             lines.append(f"{self.root}: left out {by_suffix(other_files)}")
         if self.num_hidden:
             lines.append(f"{self.root}: left out {self.num_hidden:,} hidden files and folders")
+        if self.num_not_utf8:
+            lines.append(f"{self.root}: left out {self.num_not_utf8:,} files and folders whose names are not UTF-8")
         if self.linked_folders:
             lines.append(f"{self.root}: does not enter linked folders: {_first(self.linked_folders)}")
         if self.leaving:
@@ -65,6 +69,8 @@ def list_folder(root: Path) -> Listing:
                 name = f"{prefix}{entry.name}"
                 if entry.name.startswith("."):
                     listing.num_hidden += 1
+                elif not _is_utf8(entry.name):
+                    listing.num_not_utf8 += 1
                 elif entry.is_dir(follow_symlinks=False):
                     prefixes.append(f"{name}/")
                 elif entry.is_dir():
@@ -130,6 +136,14 @@ def files_of_group(fingerprint: Json) -> list[Stamp]:
     """Return the stamps of a group from its fingerprint."""
     parts = fingerprint["files"].split("\0")
     return list(zip(parts[0::3], map(int, parts[1::3]), map(int, parts[2::3]), strict=True))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _first(items: Sequence[str]) -> str:
