@@ -10,7 +10,9 @@ number and the seed: each of its numbers is a hash.
     OUT/pool/<shard>.tar     the photographs, each with KEY.json: {"texts": [...], "langs": [the label of each]}
     OUT/truth.parquet        key, text_idx, class, lang, kind: what each text really is, which no stage reads
     OUT/names/<lang>.txt     the list of entries: the names; as .parquet, too, which metadata.lists = "OUT/names" reads
-    OUT/test/                the photographs of TEST, to be asked in each language (layout `names` of evaluation)
+    OUT/test/                the photographs of TEST, to be asked in each language (layout `names` of evaluation),
+                             and classes.json: the classes in the order of their names
+    OUT/withheld.json        {"classes": [...], "langs": [...]}: names that no caption says, with --withhold
 """
 
 from __future__ import annotations
@@ -78,6 +80,22 @@ class Captions:
         return text, other_langs[int(draws[OTHER] * len(other_langs))], lang, kind
 
 
+@dataclass(frozen=True, kw_only=True)
+class Withheld:
+    """Names that no caption says: those of some classes in some languages."""
+
+    classes: Sequence[str]
+    langs: Sequence[str]
+
+    def spoken(self, names: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+        """Return the names without those that are withheld."""
+        spoken = {class_name: dict(of_class) for class_name, of_class in names.items()}
+        for class_name in self.classes:
+            for lang in self.langs:
+                spoken[class_name].pop(lang, None)
+        return spoken
+
+
 def choose(items: Sequence[str], weights: Sequence[float], draw: float) -> str:
     """Return the item that a number in [0, 1) chooses by weight."""
     ends = np.cumsum(weights)
@@ -110,6 +128,13 @@ def read_names(path: Path, min_named: int) -> dict[str, dict[str, str]]:
     for class_name, of_class in names.items():
         chosen[class_name] = {lang: name for lang, name in of_class.items() if num_named[lang] >= min_named}
     return chosen
+
+
+def choose_withheld(names: Mapping[str, object], shares: Mapping[str, float], number: int, seed: int) -> Withheld:
+    """Return `number` classes by hash, and every second of the 40 languages after English that name the most."""
+    hashes = hash_keys([f"withheld {seed} {class_name}" for class_name in names])
+    classes = [class_name for _, class_name in sorted(zip(hashes.tolist(), names, strict=True))]
+    return Withheld(classes=classes[:number], langs=list(shares)[1:41:2])
 
 
 def list_photographs(folder: Path, names: Mapping[str, object]) -> list[tuple[str, Path]]:
@@ -190,6 +215,7 @@ def write_test(out: Path, folder: Path, names: Mapping[str, Mapping[str, str]], 
             add_member(tar, f"{row:06}{path.suffix.lower()}", path.read_bytes())
     of_lang = {lang: [names[class_name].get(lang) for class_name in classes] for lang in langs}
     (out / "test" / "names.json").write_text(json.dumps({"lang": of_lang}, ensure_ascii=False), encoding="utf-8")
+    (out / "test" / "classes.json").write_text(json.dumps(classes), encoding="utf-8")
     record = {"subjects": subjects, "about": f"{len(subjects)} photographs of {len(classes)} classes"}
     (out / "test" / "set.json").write_text(json.dumps(record), encoding="utf-8")
 
@@ -205,6 +231,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.25, help="share of the captions")
     parser.add_argument("--class-tail", type=float, default=0.0, help="exponent of the tail of classes; 0: all alike")
     parser.add_argument("--min-named", type=int, default=1, help="classes that a language must name to take part")
+    parser.add_argument("--withhold", type=int, default=0, help="classes whose names 20 languages never say")
     parser.add_argument("--langs", nargs="*", help="only these languages")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -219,10 +246,14 @@ def main() -> None:
     if given.templates:
         templates = json.loads(given.templates.read_text(encoding="utf-8"))
     shares = language_shares(names)
-    captions = Captions(names=names, templates=templates, shares=shares, noise=given.noise)
+    withheld = choose_withheld(names, shares, given.withhold, given.seed)
+    captions = Captions(names=withheld.spoken(names), templates=templates, shares=shares, noise=given.noise)
     photographs = thin_out(list_photographs(given.photos, names), given.class_tail)
     write_pool(given.out, given.photos, photographs, captions, given.captions, given.seed)
     write_lists(given.out, names)
+    if given.withhold:
+        record = {"classes": withheld.classes, "langs": withheld.langs}
+        (given.out / "withheld.json").write_text(json.dumps(record), encoding="utf-8")
     if given.test:
         write_test(given.out, given.test, names, list(shares))
     print(f"{given.out}: {len(photographs):,} photographs of {len(names):,} classes, {len(shares):,} languages")
