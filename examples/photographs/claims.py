@@ -1,4 +1,4 @@
-"""Run the experiment of docs/photographs/expectations.md: each run leaves its hits, and a run that left them is skipped.
+"""Run the experiment of docs/photographs/expectations.md: each run leaves its hits; one that left them is skipped.
 
     OMP_NUM_THREADS=1 python examples/photographs/claims.py PHOTOS NAMES.csv --test TEST --templates TEMPLATES.json \
         --work runs/claims --out docs/photographs/hits
@@ -10,7 +10,8 @@ photographs:
     record        JSON: arm, seed, samples, what the list holds, digest of the weights, revision, processor, versions
     langs (L,)    classes (C,)      class_of_image (N,) position of a photograph's class
     hits          (L, ceil(N / 8)) uint8: bits, packed by row: the right name is above all other names
-    is_named      (L, C) bool       is_withheld (L, C) bool: no caption of the pool says this name
+    is_named      (L, C) bool       is_withheld (L, C) bool: no caption of this language says the name
+    is_alike      (L, C) bool: another language that may say the name spells it the same, case aside
     number        (C,) photographs of the class in the pool
 """
 
@@ -218,8 +219,26 @@ def answer(run_dir: Path, pool: Path) -> dict[str, np.ndarray]:
         "hits": np.packbits(hits, axis=1),
         "is_named": is_named,
         "is_withheld": is_withheld,
+        "is_alike": is_spelt_alike(names, langs, classes, withheld),
         "number": np.array([number[name] for name in classes], np.int32),
     }
+
+
+def is_spelt_alike(
+    names: dict[str, list[str | None]], langs: list[str], classes: list[str], withheld: dict[str, list[str]]
+) -> np.ndarray:
+    """Return (L, C) bool: a language other than the row's, whose captions may say the name, spells it the same."""
+    is_alike = np.zeros((len(langs), len(classes)), bool)
+    for position, class_name in enumerate(classes):
+        silent = set(withheld["langs"]) if class_name in withheld["classes"] else set()
+        spellings = {}
+        for lang, of_lang in names.items():
+            if of_lang[position] is not None:
+                spellings[lang] = of_lang[position].casefold()
+        for row, lang in enumerate(langs):
+            heard = {spelling for code, spelling in spellings.items() if code not in silent and code != lang}
+            is_alike[row, position] = spellings.get(lang) in heard
+    return is_alike
 
 
 def class_names(pool: Path) -> list[str]:
