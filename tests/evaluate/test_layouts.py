@@ -446,6 +446,20 @@ def test_a_language_is_asked_if_it_names_half_of_the_images_or_about_those_of_th
     assert [name for [name] in classification.class_names] == ["gem stone", "green apple", "ring"]
 
 
+def test_names_are_asked_in_the_templates_of_their_language(run_dir):
+    names = {"lang": EMOJI_NAMES, "templates": {"en": ["a {}", "the {c}!"]}}
+    plain = load_held_out("emoji_base", run_dir)
+    write_json(run_dir / "pool/names.json", names)
+    dataset = load_held_out("emoji_base", run_dir)
+    english, _ = dataset.tasks("en")
+    assert english.texts_to_encode()[:2] == ["a gem", "the gem!"]
+    assert english.protocol["templates"] == 2
+    assert dataset.tasks("ja")[0].texts_to_encode() == plain.tasks("ja")[0].texts_to_encode()
+    write_json(run_dir / "pool/names.json", {**names, "templates": {"en": ["no place"]}})
+    with pytest.raises(UserError, match="in place of the name"):
+        load_held_out("emoji_base", run_dir)
+
+
 def test_sets_that_are_missing_or_elsewhere_are_refused_with_a_remedy(tmp_path, run_dir):
     with pytest.raises(UserError, match=r"emoji_tone.*has no held-out sets.*pool\.build"):
         load_held_out("emoji_tone", tmp_path / "elsewhere")

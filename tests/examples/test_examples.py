@@ -306,7 +306,7 @@ def test_a_folder_of_classes_becomes_a_pool_whose_noise_no_entry_matches(tmp_pat
     assert {row["lang"] for row in truth if row["class"] == "star"} == {"en", "de", ""}
     recipe = tmp_path / "recipe.toml"
     text = (
-        (EXAMPLES / "photographs" / "photographs.toml")
+        (REPOSITORY / "recipes" / "photos.toml")
         .read_text()
         .replace("data/photographs", str(tmp_path / "pool_a"))
     )

@@ -2,7 +2,8 @@
 
     FOLDER/*.tar                   images
     FOLDER/set.json                {"subjects": {image: position}, "classes": [position, ...], "about": which they are}
-    FOLDER/names.json, or ../      {"lang": {LANG: [name or null, one per subject]}}; sets may share the parent's
+    FOLDER/names.json, or ../      {"lang": {LANG: [name or null, one per subject]}}, which sets may share, and
+                                   "templates": {LANG: ["... {} ...", ...]}; of other languages the name is asked
 
 A position counts subjects in names.json.  `classes` (default: all subjects) have their names among the candidates.  A
 language is asked about the images that it names if these are at least half; with `asked` in set.json, {LANG: [image,
@@ -26,6 +27,7 @@ from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.schemas import MATCH_COUNTS
 from worldclip.core.artifacts import Json, digest, read_manifest, read_table
 from worldclip.core.errors import BadShard, UserError
+from worldclip.evaluate.datasets.common.class_names import with_places
 from worldclip.evaluate.datasets.common.images import fingerprints, images_in_tars, read_samples
 from worldclip.evaluate.datasets.common.text_files import read_json
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
@@ -40,7 +42,7 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     tars, names_path = _files(folder)
     samples = read_samples(tars)
     keys = [sample.key for sample in samples]
-    record, names = _read(folder / "set.json", names_path)
+    record, names, templates = _read(folder / "set.json", names_path)
     unknown = [key for key in keys if key not in record["subjects"]]
     if unknown:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
@@ -76,7 +78,15 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
         image_idx = images_of_langs[lang]
         parts = {part: mask[image_idx] for part, mask in slices.items()}
         named_classes = np.array([idx for idx in classes if names_of_lang[idx] is not None])
-        return name_tasks(names_of_lang, named_classes, subject_idx[image_idx], image_idx, parts, record["about"])
+        return name_tasks(
+            names_of_lang,
+            named_classes,
+            subject_idx[image_idx],
+            image_idx,
+            parts,
+            record["about"],
+            templates.get(lang, ["{}"]),
+        )
 
     return Dataset(
         name=name,
@@ -98,15 +108,19 @@ def _files(folder: Path) -> tuple[list[Path], Path]:
     raise UserError(f"{folder} must hold tars, set.json and names.json (or its parent the last)")
 
 
-def _read(set_path: Path, names_path: Path) -> tuple[Json, Mapping[str, Sequence[str | None]]]:
-    """Return set.json and the names by language.  Raises ValueError where the two do not fit together."""
+def _read(
+    set_path: Path, names_path: Path
+) -> tuple[Json, Mapping[str, Sequence[str | None]], Mapping[str, Sequence[str]]]:
+    """Return set.json, and names and templates by language.  Raises ValueError where the two do not fit together."""
     record = read_json(set_path)
-    by_lang = read_json(names_path)["lang"]
+    named = read_json(names_path)
+    by_lang = named["lang"]
+    templates = {lang: with_places(texts, names_path) for lang, texts in named.get("templates", {}).items()}
     positions = [*record["subjects"].values(), *record.get("classes", ())]
     num_subjects = min(map(len, by_lang.values()))
     if not all(0 <= position < num_subjects for position in positions):
         raise ValueError(f"{set_path} and {names_path} do not fit together: a position is not one of the subjects")
-    return record, by_lang
+    return record, by_lang, templates
 
 
 def name_tasks(
@@ -116,11 +130,13 @@ def name_tasks(
     image_idx: np.ndarray,
     slices: dict[str, np.ndarray],
     about: str,
+    templates: Sequence[str],
 ) -> list[Task]:
     """Return the tasks of a language: which name an image has, and retrieval between the two.
 
     all_names: names by subject.  class_idx: (K,) subjects whose names are the classes.  subject_idx: (n,) the subject
     of each image.  image_idx: (n,) the image's position in the dataset.  slices: (n,) masks.  about: which names.
+    templates: sentences with `{}` for the name, which classification asks; retrieval asks the names alone.
     """
     class_names = np.array([all_names[idx] for idx in class_idx], dtype=object)
     classes, class_of_subject = np.unique(class_names, return_inverse=True)
@@ -130,10 +146,11 @@ def name_tasks(
     return [
         Classification(
             class_names=[[name] for name in classes],
+            templates=templates,
             target=target,
             image_idx=image_idx,
             slices=slices,
-            protocol={"templates": 1, "classes": about},
+            protocol={"templates": len(templates), "classes": about},
         ),
         Retrieval(
             texts=[classes[idx] for idx in text_classes],
