@@ -305,11 +305,7 @@ def test_a_folder_of_classes_becomes_a_pool_whose_noise_no_entry_matches(tmp_pat
     assert len(truth) == 16 * 20
     assert {row["lang"] for row in truth if row["class"] == "star"} == {"en", "de", ""}
     recipe = tmp_path / "recipe.toml"
-    text = (
-        (REPOSITORY / "recipes" / "photos.toml")
-        .read_text()
-        .replace("data/photographs", str(tmp_path / "pool_a"))
-    )
+    text = (REPOSITORY / "recipes" / "photos.toml").read_text().replace("data/photographs", str(tmp_path / "pool_a"))
     recipe.write_text(text)
     run = tmp_path / "run"
     assert main(["run", str(recipe), "--out", str(run), "--until", "curate"]) == 0

@@ -5,13 +5,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from miniature import Files, write_files
 from pools import parquet_of, texts_of, write_parquet, write_table
 from tars import as_json
-from toy import write_tar
+from toy import encode_png, write_tar
 from worldclip import pool
 from worldclip.cli import main
 from worldclip.config import load_recipe
@@ -22,6 +23,7 @@ from worldclip.tools.draft_recipe import draft, init
 
 DOG = "a black dog runs over the green field near our house"
 HUND = "ein schwarzer Hund läuft über das grüne Feld hinter dem Haus"
+TINY = {"image_size": 30, "patch_size": 3, "preset": "tiny"}
 MBWA = "mbwa mweusi anakimbia kwenye shamba la kijani karibu na nyumba yetu"
 
 
@@ -38,9 +40,19 @@ def test_recipe_of_tars_loads_and_names_pool_and_languages(toy_world, tmp_path, 
     assert recipe.pool.path == str(toy_world.pool)
     assert {"en", "ar", "th", "zh"} <= set(recipe.languages.codes)
     assert drafted["has_images"]
-    assert recipe.train.model.preset == "vit_b32"
+    assert recipe.train.model.preset == "tiny"  # the pictures have 32 pixels
+    assert (recipe.train.model.image_size, recipe.train.model.patch_size) == (32, 4)
     with pytest.raises(UserError, match=r"mine\.toml exists"):
         init(str(toy_world.pool), out=tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize(("side", "model"), [(300, {"preset": "vit_b32"}), (70, {"preset": "vit_b32"}), (30, TINY)])
+def test_the_size_of_the_first_images_decides_the_drafted_model(tmp_path, side, model):
+    text = DOG.encode()
+    image = encode_png(np.zeros((90, side, 3), np.uint8))
+    members = {"a.png": b"broken", "a.txt": text, "b.png": image, "b.txt": text}
+    write_tar(tmp_path / "pool/0.tar", members)
+    assert tomllib.loads(draft(str(tmp_path / "pool"))["recipe"])["train"]["model"] == model
 
 
 def test_file_names_bring_no_language_and_stated_tags_of_one_language_are_one(tmp_path):

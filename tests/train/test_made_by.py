@@ -300,14 +300,15 @@ def test_a_batch_that_is_larger_than_the_epoch_is_said(tmp_path, capfd):
 @pytest.mark.parametrize(("hardware", "precision"), [("amx_bf16", "bf16"), ("", "fp32")])
 def test_a_dry_run_counts_auto_as_the_device_takes_it(tmp_path, monkeypatch, hardware, precision):
     monkeypatch.setattr("worldclip.model.precision.bf16_hardware", lambda device: hardware)
+    monkeypatch.setattr("worldclip.train.speed.pairs_per_second", lambda config: 10.0)
     tars = write_world(tmp_path / "run")
     lines = []
     for value in ("auto", precision):
         recipe = make_recipe(tars, precision=value, global_batch_size=4096)
         lines.append(list(stage.plan_lines(context(recipe, tmp_path / "run"))))
     assert lines[0] == lines[1]
-    assert lines[0][-1].startswith("memory")
-    assert lines[0][-1].endswith("2.0 GiB torch")
+    assert lines[0][-2].startswith("memory")
+    assert lines[0][-2].endswith("2.0 GiB torch")
 
 
 def test_train_writes_absolute_paths_into_the_recipe(base, tmp_path, monkeypatch, capfd):

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from miniature import write_files
 from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.core.settings import to_dict
 from worldclip.metadata.config import RULES
+from worldclip.metadata.lists import write_whole_list
 from worldclip.model import published
 from worldclip.model.clip import model_config
+from worldclip.train import speed
 from worldclip.train.budget import find_vocab_size, memory_bytes
 from worldclip.train.schedule import check_batch, plan_schedule
 
@@ -147,10 +150,15 @@ def test_recipes_of_the_tokenizer_ablation_differ_in_one_key(tmp_path):
 @pytest.mark.parametrize("name", [path.stem for path in sorted(RECIPES.glob("*.toml"))])
 def test_a_dry_run_of_each_recipe_prints_parameters_and_memory(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**50))  # whatever this disk has
-    assert main(["train", str(RECIPES / f"{name}.toml"), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    monkeypatch.setattr(speed, "pairs_per_second", lambda config: 10.0)
+    write_files(tmp_path, {"data/photographs/names/en.txt": "dog\n"})
+    write_whole_list(str(tmp_path / "data/photographs/names/en.txt"), tmp_path / "data/photographs/names/en.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", name, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     output = capsys.readouterr().err
     assert "parameters: token table" in output
     assert "memory      about" in output
+    assert "days, at 10 pairs/s" in output or "hours, at 10 pairs/s" in output
     assert not (tmp_path / "run").exists()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,7 @@ def test_a_dry_run_prints_the_lines_and_writes_nothing(tmp_path, capsys, monkeyp
     output = capsys.readouterr().err
     assert "GiB per process (1 in all), 256 pairs each" in output
     assert "GFLOP per pair" in output
+    assert re.search(r"time        about \d+ (days|hours), at [\d.]+ pairs/s: blocks of the towers", output)
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert main(["train", str(recipe), *flags]) == 2
     assert "must be a multiple of 3 (3 processes times 1 accumulation steps)" in capsys.readouterr().err

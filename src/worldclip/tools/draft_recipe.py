@@ -25,20 +25,24 @@ from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
 from worldclip.core.marks import Commas
+from worldclip.core.preflight import is_installed
 from worldclip.core.printable import counted, printable
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
 from worldclip.language.identify import Identifier
+from worldclip.model.decode import BadImage, decode
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW, missing_column
 from worldclip.pool.listing import require_place
 from worldclip.pool.pairs import read_shard
+from worldclip.pool.read import image_places, read_members
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
 from worldclip.tools.sampled_columns import Row, columns_for_where, columns_of_texts, condition_of, fits
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
+NUM_IMAGES = 20  # decoded, for the model's image size
 MAX_SHARDS = 8  # opened for them
 MIN_SHARE = 0.01  # of a language in the recipe
 MIN_TEXTS = 5  # fewer texts are mostly errors of identification
@@ -76,8 +80,10 @@ samples_seen = 1_000_000
 global_batch_size = 256
 
 [train.model]
-preset = "vit_b32" # docs/5_train.md; `worldclip train THIS_FILE --dry-run` says what it needs
+{model} # docs/5_train.md; `worldclip train THIS_FILE --dry-run` says what it needs, and how long it takes
 """
+SMALL_SIDE = 64  # pixels: a patch of vit_b32 has 32
+SMALL_PATCHES = 8  # along a side, of images that small (docs/photographs.md)
 
 
 def init(
@@ -128,10 +134,11 @@ def draft(
     """Return a recipe for a pool, from a thousand of its texts; arguments are those of `init`.
 
     Keys: recipe (TOML), format, shards, has_images, key, texts, lang, columns (of a table, or fields of the .json of
-    tars), other_texts (further columns of texts) and where_columns ({column worth a condition: its values, in words}),
-    both of the first rows of a table on this machine; num_texts (that were identified), languages (number of these
-    texts by language, most frequent first), without_words (languages of the recipe for which the package wordfreq has
-    no list).
+    tars), image_side (median shorter side of a few images in pixels; None where they are not on this machine or Pillow
+    is not installed), other_texts (further columns of texts) and where_columns ({column worth a condition: its values,
+    in words}), both of the first rows of a table on this machine; num_texts (that were identified), languages (number
+    of these texts by language, most frequent first), without_words (languages of the recipe for which the package
+    wordfreq has no list).
 
     Raises UserError for a pool that cannot be read.
     """
@@ -171,6 +178,7 @@ def draft(
         "format": format_of(shards[0].name).name,
         "shards": len(shards),
         "has_images": sample.has_images,
+        "image_side": sample.image_side,
         "key": config.key,
         "texts": list(config.texts),
         "lang": config.lang,
@@ -205,6 +213,7 @@ class _Sample(NamedTuple):
     texts: list[tuple[str, str]]
     """(text, language that the pool states or "")."""
     has_images: bool
+    image_side: int | None
     problems: list[str]
     """Why shards or texts were not read."""
     rows: list[dict[str, Any]]
@@ -216,6 +225,7 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
     problems: list[str] = []
     rows: list[dict[str, Any]] = []
     has_images = False
+    image_side = None
     step = max(1, len(shards) // MAX_SHARDS)
     sampled = shards[::step][:MAX_SHARDS]
     for shard in sampled:
@@ -225,6 +235,8 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
             problems.append(f"{shard.name}: {error}")
             continue
         has_images |= len(settled.images) > 0
+        if image_side is None and is_installed("PIL") and not is_remote(shard.path):
+            image_side = _median_side(shard, settled.images)
         if not rows:
             rows = _first_rows(shard, config, settled.counts["rows"])
         read = settled.texts
@@ -233,7 +245,21 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
         kept = pa.array(np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))])
         stated = [""] * len(kept) if read.lang is None else read.lang.take(kept).to_pylist()
         sample += zip(read.text.take(kept).to_pylist(), stated, strict=True)
-    return _Sample(sample[:NUM_TEXTS], has_images, problems, rows)
+    return _Sample(sample[:NUM_TEXTS], has_images, image_side, problems, rows)
+
+
+def _median_side(shard: Shard, images: pa.Table) -> int | None:
+    """Return the median shorter side, in pixels, of the first images of a shard; None if none of them decodes."""
+    sides = []
+    for image in read_members(image_places(shard, images.slice(0, NUM_IMAGES))):
+        if isinstance(image, BadShard):
+            continue
+        try:
+            height, width, _ = decode(image).shape
+        except BadImage:
+            continue
+        sides.append(min(height, width))
+    return int(np.median(sides)) if sides else None
 
 
 def _first_rows(shard: Shard, config: PoolConfig, num_rows: int) -> list[dict[str, Any]]:
@@ -281,7 +307,15 @@ def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str], rows: Se
         codes=_toml(codes),
         lists=lists,
     )
-    return recipe + TRAINING if drafted["has_images"] else recipe
+    if not drafted["has_images"]:
+        return recipe
+    model = 'preset = "vit_b32"'
+    side = drafted["image_side"]
+    if side is not None and side <= SMALL_SIDE:
+        patch_size = max(1, side // SMALL_PATCHES)
+        image_size = side // patch_size * patch_size
+        model = f'image_size = {image_size}\npatch_size = {patch_size}\npreset = "tiny"'
+    return recipe + TRAINING.format(model=model)
 
 
 def _pool_lines(drafted: Report, config: PoolConfig, rows: Sequence[Row]) -> list[str]:

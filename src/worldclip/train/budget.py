@@ -1,6 +1,6 @@
 """The needs of a training, before it starts: parameters, FLOPs, memory of each process, bytes of a checkpoint.
 
-Only arithmetic on the recipe: no model is created and torch is not needed.  Parameters and FLOPs are exact.  Memory is
+Only arithmetic on the recipe, without torch; train/speed.py measures time.  Parameters and FLOPs are exact.  Memory is
 rough: the tensors of the optimizer, the activations, and a constant for torch and its libraries.
 """
 
@@ -147,7 +147,10 @@ def checkpoint_bytes(config: TrainConfig, vocab_size: int) -> int:
 
 
 def plan(config: TrainConfig, run_dir: Path) -> list[str]:
-    """Return the lines of --dry-run.  Raises UserError if the processes cannot share the batch equally."""
+    """Return the lines of --dry-run; config.precision is settled.
+
+    Raises UserError if the processes cannot share the batch equally.
+    """
     vocab_size = find_vocab_size(config, run_dir)
     if vocab_size is None:
         return [f"model size unknown: the tokenizer {config.tokenizer.path!r} is not on this machine"]

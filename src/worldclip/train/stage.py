@@ -99,6 +99,11 @@ def plan_lines(run: Run) -> Iterator[str]:
             precision = pick_precision(pick_device(config.device))
         config = replace(config, precision=precision or "fp32")
     yield from budget.plan(config, run.dir)
+    knows_batch = not config.scale.needs_report or layout.stage_report(run.dir, "curate").exists()
+    if knows_batch and is_installed("torch") and not device_problems("train", config.device):
+        from worldclip.train import speed
+
+        yield speed.to_line(config, plan_schedule(config, run.dir, num_ranks()), num_ranks())
 
 
 def _needs(run: Run) -> Iterator[str]:
