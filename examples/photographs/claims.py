@@ -45,6 +45,7 @@ from worldclip.core.execute import LocalExecutor
 from worldclip.evaluate.datasets import names as sets_of_names
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.image_features import encode_images
+from worldclip.evaluate.tasks import Classification
 from worldclip.model.load import load
 from worldclip.recipe import run_stages
 
@@ -208,7 +209,9 @@ def answer(run_dir: Path, pool: Path) -> dict[str, np.ndarray]:
     encode = TextFeatures(model, BATCH_SIZE)
     hits = np.zeros((len(langs), len(class_of_image)), bool)
     for row, lang in enumerate(langs):
-        task = dataclasses.replace(dataset.tasks(lang)[0], templates=("{}",))
+        asked = dataset.tasks(lang)[0]
+        assert isinstance(asked, Classification)
+        task = dataclasses.replace(asked, templates=("{}",))
         hits[row, task.image_idx] = task.score(image_ND, encode).ranks["acc"] < 1
     truth = pq.read_table(pool / "truth.parquet", columns=["key", "class"])
     photos_of_class = truth.group_by(["key", "class"]).aggregate([])["class"].value_counts().to_pylist()
