@@ -61,9 +61,8 @@ def pairs_per_second(config: TrainConfig) -> float:
     num_pairs = max(1, min(MAX_PAIRS, int(MAX_FLOPS / flops_per_pair(small, text_length))))
     pixels = torch.zeros(num_pairs, 3, sizes.image_size, sizes.image_size, dtype=torch.uint8)
     text = [0] * (text_length - 1) + [tokenizer.eos_id]
-    texts: Tokens | TextChunks = Tokens.of([text] * num_pairs, tokenizer.pad_id)
-    if device.type != "cpu":
-        texts = TextChunks.of(texts, 1)
+    tokens = Tokens.of([text] * num_pairs, tokenizer.pad_id)
+    texts = tokens if device.type == "cpu" else TextChunks.of(tokens, 1)
     fastest = float("inf")
     for _ in range(REPEATS):
         started_at = time.perf_counter()
