@@ -55,6 +55,7 @@ POOLS = {"flat": ("--withhold", "40"), "tail": ("--class-tail", "0.5")}
 SEEDS = (1, 2, 3)
 STEPS = 1172
 BATCH_SIZE = 256
+MIN_NAMED = 50
 RATES = {64: 1.5e-3, 128: 7.5e-4}
 NUM_LANGS = 21  # English and the 20 whose names are withheld, in both pools
 
@@ -104,7 +105,14 @@ class World:
         if not (out / "test" / "set.json").exists():
             shutil.rmtree(out, ignore_errors=True)
             paths = [str(self.sources.photos), str(self.sources.names), str(out), "--test", str(self.sources.test)]
-            settings = ["--templates", str(self.sources.templates), "--min-named", "50", "--seed", str(self.seed)]
+            settings = [
+                "--templates",
+                str(self.sources.templates),
+                "--min-named",
+                str(MIN_NAMED),
+                "--seed",
+                str(self.seed),
+            ]
             sys.argv = [str(BUILD), *paths, *settings, *POOLS[pool]]
             runpy.run_path(str(BUILD), run_name="__main__")
         return out

@@ -1,0 +1,100 @@
+"""The claims on photographs: their tables find what the hits hold, and their runs leave such hits."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from embedded_world import picture
+from miniature import write_files
+from pages import REPOSITORY
+
+LANGS = ["en", *(f"l{number}" for number in range(20))]
+CLASSES, PHOTOS = 200, 50
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "photographs")
+    monkeypatch.syspath_prepend(REPOSITORY / "examples" / "ablation")
+    import claims_table
+
+    return claims_table
+
+
+def write_hits(folder, arm, seed, accuracy, withheld=0.0):
+    """Write the file of a run that finds a share of the names of each class, and another of those that are withheld."""
+    generator = np.random.default_rng([seed, *arm.encode()])
+    is_withheld = np.zeros((len(LANGS), CLASSES), bool)
+    if arm.startswith(("worldwide", "english")):
+        is_withheld[1:, :40] = True
+    share = np.where(is_withheld, withheld, accuracy).repeat(PHOTOS, axis=1)
+    record = {"arm": arm, "seed": seed, "samples": 300_032, "pairs": 1000, "english_share": 0.5, "noise_share": 0.0}
+    np.savez(
+        folder / f"{arm}_s{seed}.npz",
+        record=np.array(json.dumps(record | {"cpu_s": 300, "revision": "0" * 40})),
+        langs=np.array(LANGS),
+        classes=np.array([f"c{number}" for number in range(CLASSES)]),
+        class_of_image=np.arange(CLASSES).repeat(PHOTOS),
+        hits=np.packbits(generator.random(share.shape) < share, axis=1),
+        is_named=np.ones((len(LANGS), CLASSES), bool),
+        is_withheld=is_withheld,
+        is_alike=np.zeros((len(LANGS), CLASSES), bool),
+        number=np.full(CLASSES, 500) - np.arange(CLASSES),
+    )
+
+
+def test_the_tables_find_planted_differences_and_wait_for_the_last_run(tables, tmp_path):
+    accuracies = {"raw": 0.10, "own_t": 0.15, "one_t": 0.15, "every_match": 0.15}
+    accuracies |= {"english_w64": 0.2, "english_w128": 0.2, "worldwide_w64": 0.2, "worldwide_w128": 0.3}
+    for arm, accuracy in accuracies.items():
+        for seed in (1, 2, 3):
+            assert "runs are missing" in tables.tables(tmp_path)
+            write_hits(tmp_path, arm, seed, accuracy, withheld=0.05)
+    text = tables.tables(tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    verdicts = {(row[0], row[2]): row[-1] for row in rows if len(row) == 8}
+    assert verdicts["a", "English"] == "difference"
+    assert verdicts["c", "others"] == "no difference"
+    values = {row[1]: float(row[3].rstrip("%")) for row in rows if row[0] == "b"}
+    assert values["worldwide_w128 against english_w128"] == pytest.approx(50, abs=8)
+    assert values["worldwide_w64 against english_w64"] == pytest.approx(0, abs=8)
+    times_chance = {row[1]: float(row[4]) for row in rows if row[0] == "worldwide_w128" and len(row) == 6}
+    assert times_chance["spelt so in no other language"] == pytest.approx(10, abs=1)
+    assert times_chance["names that captions say, of the same 20 languages"] == pytest.approx(60, abs=2)
+
+
+@pytest.mark.slow
+def test_runs_leave_hits_that_the_tables_read(tables, tmp_path, monkeypatch):
+    import claims
+
+    names = ["class,lang,name"]
+    for number in range(48):
+        for lang in ("en", "de", "fr", "it"):
+            names.append(f"c{number},{lang},{lang}thing{number}")
+            if lang == "de" and number == 0:
+                names[-1] = "c0,de,enthing0"
+    write_files(tmp_path, {"names.csv": "\n".join(names), "templates.json": '{"en": ["a {}"]}'})
+    for split in ("train", "val"):
+        for number in range(48):
+            for copy in range(6):
+                path = tmp_path / split / f"c{number}" / f"{copy}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(number * 10 + copy))
+    monkeypatch.setattr(claims, "STEPS", 2)
+    monkeypatch.setattr(claims, "MIN_NAMED", 1)
+    paths = [str(tmp_path / name) for name in ("train", "names.csv")]
+    options = ["--test", str(tmp_path / "val"), "--templates", str(tmp_path / "templates.json"), "--seeds", "1"]
+    folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "hits")]
+    monkeypatch.setattr(sys, "argv", ["claims.py", *paths, *options, *folders])
+    claims.main()
+    runs = {path.stem: tables.read_run(path) for path in sorted((tmp_path / "hits").glob("*.npz"))}
+    assert sorted(runs) == sorted(f"{arm}_s1" for arm in claims.ARMS)
+    assert {run.record["samples"] for name, run in runs.items() if not name.startswith("english")} == {512}
+    assert 0.15 < runs["raw_s1"].record["noise_share"] < 0.35
+    assert runs["own_t_s1"].record["noise_share"] == 0
+    assert runs["english_w64_s1"].record["english_share"] == 1
+    flat = runs["worldwide_w64_s1"]
+    assert flat.is_withheld_LC.sum(axis=1).tolist() == [0, 40, 40]  # English, and every second of the others
+    assert runs["own_t_s1"].is_withheld_LC.sum() == 0
