@@ -27,7 +27,7 @@ from worldclip.evaluate.comparison_table import comparison_text
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.interval import mean_of_resamples, quantiles, resampled_arms, resampled_means
 from worldclip.evaluate.slip import names_by_dataset, slip_order
-from worldclip.evaluate.tables import beside_text, suite_text
+from worldclip.evaluate.tables import beside_text, markdown_table, suite_text
 from worldclip.evaluate.tasks import with_ties
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 from worldclip.report.results import mean_over_languages
@@ -717,3 +717,8 @@ def test_slip26_averages_slips_names_and_datacomp_the_folders():
 
     assert (number("slip26", records), number("paper", records), number("datacomp38", records)) == (0.75, 0.75, 0.25)
     assert (number("slip26", records[:1]), number("datacomp38", records[1:])) == (0.25, None)
+
+
+def test_a_table_of_many_languages_without_a_metric_lists_them_all():
+    text = markdown_table([record(f"l{number}", n=0) for number in range(31)])
+    assert len(re.findall(r"(?m)^\| l\d", text)) == 31

@@ -24,6 +24,7 @@ from worldclip.model.tokenizer import train_tokenizer
 from worldclip.pool import row_groups
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.tar import image_suffix
+from worldclip.pool.picture_files import digest_of_pictures
 from worldclip.pool.row_groups import RowGroups, read_rows
 from worldclip.train.loader import Loader
 
@@ -221,3 +222,10 @@ def test_row_group_larger_than_a_batch_is_streamed(tmp_path, monkeypatch) -> Non
     with row_groups.open_parquet(str(path)) as file:
         assert max(map(len, row_groups.leaf_batches(file, 2, 0))) <= 5
     assert list(read_all(path).values()) == [bytes([n]) * 1000 for n in range(100)]
+
+
+def test_a_picture_that_goes_while_its_table_is_read_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    images = pa.table({"member": ["a.png", "b.png"], "offset": [-1, -2], "size": [7, 7]})
+    with pytest.raises(BadShard, match=r"b\.png: went while the pool was read"):
+        digest_of_pictures(str(tmp_path / "t.parquet"), images)

@@ -45,7 +45,7 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         means[task] = mean_over_languages(list(by_lang.values()))
     langs = list(dict.fromkeys(record["lang"] for record in records))
     shown: list[str | None] = list(langs)
-    is_folded = len(langs) > MAX_LANGUAGES_IN_TEXT
+    is_folded = bool(columns) and len(langs) > MAX_LANGUAGES_IN_TEXT
     # A terminal shows no 300 rows.
     if is_folded:
         task, metric = columns[0]

@@ -72,11 +72,20 @@ def find_pictures(shard: Shard, paths: pa.LargeBinaryArray) -> tuple[pa.Table, d
 
 
 def digest_of_pictures(table: str, images: pa.Table) -> str:
-    """Return a digest of path, size and time of the pictures that a table names; "" of images in the shard itself."""
+    """Return a digest of path, size and time of the pictures that a table names; "" of images in the shard itself.
+
+    Raises BadShard for a picture that went while the shard was read.
+    """
     if not len(images) or images["offset"][0].as_py() >= 0:
         return ""
     members = images["member"].to_pylist()
-    times = [os.stat(picture_path(table, member)).st_mtime_ns for member in members]
+    times = []
+    for member in members:
+        path = picture_path(table, member)
+        try:
+            times.append(os.stat(path).st_mtime_ns)
+        except OSError as error:
+            raise BadShard(f"{path}: went while the pool was read; run the same command again") from error
     return digest([members, images["size"].to_pylist(), times])
 
 
