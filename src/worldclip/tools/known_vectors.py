@@ -80,7 +80,8 @@ def index_vectors(folder: Path, model: str, index: Path) -> KnownVectors:
     places = [np.zeros((0, 2), np.int64)]
     for path in sorted(folder.rglob("*.parquet")):
         if is_made_by(path, model):
-            hashes_n2 = hash_column(pq.read_table(path, columns=["sha256"]))
+            with pq.ParquetFile(path) as file:  # read_table would look at the file as at a dataset, which takes longer
+                hashes_n2 = hash_column(file.read(["sha256"], use_threads=False))
             segment = np.full(len(hashes_n2), len(stems), np.int64)
             hashes.append(hashes_n2)
             places.append(np.stack([segment, np.arange(len(hashes_n2))], axis=1))
