@@ -53,7 +53,7 @@ def apply_english_threshold(
     """
     if config.english_threshold is None:
         return [], config.tail_fraction
-    if config.rule == "same_threshold" or entry_lists.has_one:
+    if config.rule == "same_threshold" or entry_lists.isolate != "language":
         return list(counts), None
     if "en" not in counts or not counts["en"].any():
         raise UserError(

@@ -155,9 +155,12 @@ class PoolConfig(Config):
     def identity(self) -> dict[str, Any]:
         """The options that decide a shard's pairs, their texts and the places of their images, for the keys of jobs."""
         options = {**deciding(self, "pool.pairs"), "texts": list(self.texts)}
-        places = options.get("place", [])  # a moved place is the same; one of several by its name, which begins shards'
         is_single = len(self.places) == 1
-        options["place"] = [{**place, "path": "" if is_single else name_of_place(place["path"])} for place in places]
+        places = []
+        for place in options.get("place", []):  # a moved one is the same; of several by its name, which begins shards'
+            path = "" if is_single else name_of_place(place["path"])
+            places.append({**place, "path": path})
+        options["place"] = places
         # empty lists are unset ones; an empty `where` takes all rows
         return {name: value for name, value in options.items() if value != [] or name == "where"}
 
