@@ -28,6 +28,7 @@ from pages import blocks as python_blocks
 from toy import draw_shape, markdown_rows
 from worldclip.check.config import CheckConfig
 from worldclip.cli import command, main
+from worldclip.cli.overview import COMMANDS
 from worldclip.config import SECTIONS, Recipe
 from worldclip.contracts import layout
 from worldclip.core import errors, parquet_size, unpack
@@ -35,6 +36,7 @@ from worldclip.core.settings import _apply_override, _build
 from worldclip.model import decode
 from worldclip.model.config import PRESETS
 from worldclip.plugins.server.read_request import Limits
+from worldclip.pool.formats import POOL_FORMATS
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
@@ -279,8 +281,7 @@ def test_calls_in_inline_code_exist(page):
 def test_tables_are_of_a_recipe_or_of_the_rules_of_a_check(code):
     tables = tomllib.loads(code)
     if "project" in tables:  # the pyproject.toml of a package that plugs in
-        ours = (Path(worldclip.__file__).parent / "entry_points.txt").read_text(encoding="utf-8")
-        assert all(f"[{group}]" in ours for group in tables["project"]["entry-points"])
+        assert set(tables["project"]["entry-points"]) == {COMMANDS.group, POOL_FORMATS.group}
         return
     problems = []
     for config in (Recipe, CheckConfig):

@@ -107,7 +107,7 @@ def test_examples_of_a_stage_parse(stage):
 
 
 def test_every_module_of_commands_is_registered():
-    """A command that is written but has no line in entry_points.txt would be lost."""
+    """A command that is written but has no line in cli/commands.py would be lost."""
     registered = {(point.module, point.attr) for point in COMMANDS.points().values()}
     for module in {module for module, _ in registered}:
         names = vars(importlib.import_module(module)).items()

@@ -20,7 +20,7 @@ from worldclip.core.job import (
     files_per_shard,
     remove_stale,
 )
-from worldclip.pool.config import POOL_FORMATS
+from worldclip.pool.formats import POOL_FORMATS
 
 
 def job_in(folder: Path, seed: int = 0, pool: str = "a") -> Job:

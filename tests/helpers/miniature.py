@@ -7,7 +7,7 @@ from typing import Any
 
 from tars import write_tar
 from worldclip.evaluate import engine
-from worldclip.evaluate.config import LAYOUTS
+from worldclip.evaluate.datasets import layout_module
 from worldclip.evaluate.tasks import Dataset
 from worlds import WordModel
 
@@ -32,7 +32,7 @@ def write_files(folder: Path, files: Files) -> Path:
 def read(layout: str, folder: Path, files: Files | None = None, name: str = "mine", **options: Any) -> Dataset:
     """Write files, if they are given, and return the dataset in `folder`.  options: of the layout."""
     write_files(folder, files or {})
-    dataset: Dataset = LAYOUTS.load(layout).load(name, folder, **options)
+    dataset: Dataset = layout_module(layout).load(name, folder, **options)
     return dataset
 
 

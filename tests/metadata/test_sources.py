@@ -20,6 +20,7 @@ from stages import run_stage
 from worldclip import metadata
 from worldclip.config import load_recipe
 from worldclip.contracts.schemas import METADATA
+from worldclip.contracts.sources import METADATA_SOURCES
 from worldclip.core.artifacts import write_table
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.language import table as languages
@@ -27,7 +28,8 @@ from worldclip.language.locale_data import read_own_data
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import read_list, write_whole_list
-from worldclip.metadata.source import Inputs, build_entries
+from worldclip.metadata.plan import SOURCES, build_entries
+from worldclip.metadata.source import Inputs
 from worldclip.metadata.sources import packages
 from worldclip.metadata.sources.wordnet import OMW_LEXICONS, our_code, read_wordnet
 from worldclip.plugins.emoji.build import LANGS
@@ -37,6 +39,10 @@ from worldclip.plugins.emoji.build import LANGS
 
 def lemmas(wordnet: Path | str, lang: str) -> list[str]:
     return [entry for entry, _ in read_wordnet(str(wordnet), lang)]
+
+
+def test_each_name_of_a_source_is_one_in_the_order_of_entries() -> None:
+    assert tuple(SOURCES) == METADATA_SOURCES
 
 
 def test_only_lemma_lines_are_read(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from worldclip import pool
 from worldclip.cli import main
 from worldclip.core import registry
 from worldclip.core.errors import BadShard, UserError
-from worldclip.pool.config import POOL_FORMATS, PoolConfig
+from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats import POOL_FORMATS
 
 PAGE = (Path(__file__).parents[2] / "docs/plugins.md").read_text(encoding="utf-8")
 
@@ -39,12 +40,12 @@ def site(tmp_path, monkeypatch) -> Iterator[Path]:
     folder, modules = tmp_path / "site", {*sys.modules}
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    registry._points.cache_clear()
+    registry.points_of_others.cache_clear()
     yield folder
     for name in {*sys.modules} - modules:
         if (folder / f"{name}.py").exists():
             del sys.modules[name]
-    registry._points.cache_clear()
+    registry.points_of_others.cache_clear()
     importlib.invalidate_caches()
 
 

@@ -14,8 +14,8 @@ from worldclip.balance.formulas import entry_probs
 from worldclip.balance.thresholds import choose_thresholds, find_warnings, thresholds_record
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import effective_entries, sum_shards
+from worldclip.contracts.records import HeadTailCurve, MatchedEntry
 from worldclip.core import artifacts
-from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Record, Result, Run
@@ -100,7 +100,7 @@ def list_probs(counts: np.ndarray, threshold: int | None) -> np.ndarray:
     return entry_probs(counts, threshold).astype(np.float32)
 
 
-def head_tail_curve(counts: np.ndarray, threshold: int | None) -> Json:
+def head_tail_curve(counts: np.ndarray, threshold: int | None) -> HeadTailCurve:
     """Return matches by rank before and after balancing, at up to CURVE_POINTS ranks.
 
     balanced: min(count, threshold), the matches that an entry's own probability would leave.  Texts that other entries
@@ -118,11 +118,11 @@ def head_tail_curve(counts: np.ndarray, threshold: int | None) -> Json:
     }
 
 
-def describe_entries(run_dir: Path, list_name: str, ids: np.ndarray) -> list[Json]:
+def describe_entries(run_dir: Path, list_name: str, ids: np.ndarray) -> list[MatchedEntry]:
     """Return entry, source, matches and prob of some entries of a list."""
     table = artifacts.read_table(layout.entries(run_dir, list_name), schemas.METADATA, ["entry", "source"])
     counts = np.load(layout.entry_counts(run_dir, list_name), mmap_mode="r", allow_pickle=False)
     probs = np.load(layout.entry_probs(run_dir, list_name), mmap_mode="r", allow_pickle=False)
     rows = table.take(pa.array(ids)).append_column("matches", pa.array(counts[ids]))
-    entries: list[Json] = rows.append_column("prob", pa.array(probs[ids])).to_pylist()
+    entries: list[MatchedEntry] = rows.append_column("prob", pa.array(probs[ids])).to_pylist()
     return entries

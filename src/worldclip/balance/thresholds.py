@@ -11,7 +11,7 @@ import numpy as np
 
 from worldclip.balance.config import BalanceConfig
 from worldclip.balance.formulas import tail_fraction, threshold_for
-from worldclip.core.artifacts import Json
+from worldclip.contracts.records import ListThreshold, Thresholds
 from worldclip.core.errors import UserError
 from worldclip.match.config import EntryLists
 
@@ -53,7 +53,7 @@ def apply_english_threshold(
     """
     if config.english_threshold is None:
         return [], config.tail_fraction
-    if config.rule == "same_threshold" or entry_lists.has_one:
+    if config.rule == "same_threshold" or entry_lists.isolate != "language":
         return list(counts), None
     if "en" not in counts or not counts["en"].any():
         raise UserError(
@@ -80,9 +80,9 @@ def thresholds_record(
     thresholds: Mapping[str, int | None],
     config: BalanceConfig,
     entry_lists: EntryLists,
-) -> Json:
+) -> Thresholds:
     """Return what thresholds.json holds: english_threshold and tail_fraction in effect, and one row per list."""
-    lists = {}
+    lists: dict[str, ListThreshold] = {}
     for name, list_counts in counts.items():
         lists[name] = {
             "threshold": thresholds[name],

@@ -95,7 +95,7 @@ class Flag:
         """The name of the value in the help: the metavar, the choices, or the name of the type."""
         for mark in self.marks:
             if isinstance(mark, ItemOf):
-                choices = "{" + ",".join(mark.registry.names()) + "}"
+                choices = "{" + ",".join(mark.names) + "}"
                 return f"{choices} ..." if self.is_many else choices
         if self.metavar:
             return self.metavar

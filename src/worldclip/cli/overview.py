@@ -1,6 +1,6 @@
 """The overview that `worldclip --help` prints, and the nearest known name of an unknown command.
 
-Commands are items of a registry (core/registry.py), the stages are those of recipe.STEPS.
+Commands are those of commands.py and of other packages, the stages are those of recipe.STEPS.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
+from worldclip.cli.commands import SECTIONS
 from worldclip.core.errors import UserError
 from worldclip.core.registry import Registry
 from worldclip.core.suggest import nearest, suggest
 from worldclip.recipe import STEPS, stage_names
 
-COMMANDS = Registry("command", "worldclip.commands", is_open=True)
+COMMANDS = Registry("command", "worldclip.commands", dict(chain.from_iterable(map(dict.items, SECTIONS.values()))))
 ANY_MODEL = " MODEL"
 """End of the name of a command that takes any model in place of a recipe or a run."""
 REMARKS = {
@@ -27,11 +28,10 @@ REMARKS = {
 
 def sections() -> dict[str, dict[str, str]]:
     """Return title of a section -> command -> what it does; the stages stand in the first section."""
-    by_title: dict[str, dict[str, str]] = {}
-    for name, point in COMMANDS.points().items():
-        section = point.group.removeprefix(COMMANDS.group).strip(".").replace("_", " ").capitalize() or "Plug-ins"
-        title = section + REMARKS.get(section, "")
-        by_title.setdefault(title, {})[name] = COMMANDS.summary(name)
+    by_title: dict[str, dict[str, str]] = {section + REMARKS.get(section, ""): {} for section in SECTIONS}
+    section_of = {name: title for title, names in zip(by_title, SECTIONS.values(), strict=True) for name in names}
+    for name in COMMANDS.names():
+        by_title[section_of.get(name, "Plug-ins")][name] = COMMANDS.summary(name)
     recipe = next(iter(by_title.values()))
     recipe.update((step.stage, step.help) for step in STEPS)
     return by_title

@@ -142,9 +142,57 @@ class MatchAccounting(TypedDict):
     bad: list[BadText]
 
 
+class MatchReport(MatchAccounting):
+    """RUN/match/report.json."""
+
+    num_matched_texts: int
+    num_matched_keys: int
+    labels_without_language: dict[str, int]  # {label: number of texts}, most first
+    labels_of_words: dict[str, int]  # the same of texts with letters
+
+
 def read_accounting(run_dir: Path) -> MatchAccounting:
     """Return what match says of the pairs that it settled."""
     return cast(MatchAccounting, read_json(layout.stage_report(run_dir, "match")))
+
+
+# balance
+
+
+class ListThreshold(TypedDict):
+    """What balancing makes of one entry list."""
+
+    threshold: int | None  # None: no entry matched
+    tail_fraction: float | None
+    num_entries: int
+    num_matched_entries: int
+    num_matches: int
+
+
+class Thresholds(TypedDict):
+    """RUN/balance/thresholds.json."""
+
+    english_threshold: int | None
+    tail_fraction: float | None  # the one that all lists share
+    lists: dict[str, ListThreshold]
+
+
+class HeadTailCurve(TypedDict):
+    """Matches by rank of a list's entries, most first."""
+
+    rank: list[int]
+    matches: list[int]
+    balanced: list[int]  # matches that an entry's own probability would leave
+    effective_entries: list[float]  # before and after balancing
+
+
+class MatchedEntry(TypedDict):
+    """An entry of a list with its matches."""
+
+    entry: str
+    source: str
+    matches: int
+    prob: float
 
 
 # curate

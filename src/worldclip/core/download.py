@@ -45,11 +45,6 @@ class Download:
     git_oid: str | None = None
     """SHA-1 of the file as a git blob, which the Hugging Face hub publishes for small files."""
 
-    @property
-    def has_checksum(self) -> bool:
-        """Whether a checksum is published."""
-        return any(checksum is not None for checksum in (self.sha1, self.sha256, self.git_oid))
-
 
 class Broken(RuntimeError):
     """A download that failed for good; the message says what to do."""
@@ -113,7 +108,7 @@ class Client:
     def _resume(self, download: Download, part: Path) -> None:
         """Append the missing bytes to `part`; a server without support for ranges sends all of them again."""
         url = download.url
-        if not download.has_checksum:
+        if download.sha1 is None and download.sha256 is None and download.git_oid is None:
             part.unlink(missing_ok=True)
         start = _size(part)
         try:
@@ -132,7 +127,7 @@ class Client:
                 start = 0
             with open(part, mode) as file:
                 # read1 returns what has arrived, so that `stop` works on a slow connection.
-                while chunk := answer.read1(CHUNK_BYTES):
+                for chunk in iter(lambda: answer.read1(CHUNK_BYTES), b""):
                     file.write(chunk)
                     if self.is_stopped.is_set():
                         raise Broken(f"{url}: stopped; the next call resumes")

@@ -1,21 +1,15 @@
-"""Registries: the named items of the recipe, such as pool formats and commands.
-
-An item is one module, or one object of a module, that says everything about itself.  One line of
-src/worldclip/entry_points.txt registers it, under the group of its registry and in the syntax of entry points,
-`name = module:object`.  Other packages may register pool formats and commands (docs/plugins.md).
+"""The items that other packages may add, pool formats and commands (docs/plugins.md), and marks of items' names.
 
 Names are read without importing any item.  Imports the standard library only, so that configs may use it.
 """
 
 from __future__ import annotations
 
-import configparser
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldclip.core.docstrings import module_docstrings
@@ -23,7 +17,6 @@ from worldclip.core.errors import UserError, first_line
 from worldclip.core.suggest import suggest
 
 OWN_PACKAGE = "worldclip"
-_OWN_ITEMS = Path(__file__).parents[1] / "entry_points.txt"
 
 
 class Requirement(NamedTuple):
@@ -35,34 +28,37 @@ class Requirement(NamedTuple):
 
 @dataclass(frozen=True)
 class Registry:
-    """The items of one kind."""
+    """The items of one kind: ours, and those that other packages register as entry points."""
 
     kind: str
     """The word for an item in messages, for example `pool format`."""
     group: str
     """Group of the entry points, for example `worldclip.pool_formats`."""
-    is_open: bool = False
-    """Whether other packages may register items."""
+    items: Mapping[str, str]
+    """Our items, name -> `module:object`."""
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all items: ours in the order of the file, then those of other packages by name."""
+        """Return the names of all items: ours in their order, then those of other packages by name."""
         return tuple(self.points())
 
-    def in_order(self, names: Collection[str]) -> list[str]:
-        """Return `names` in the order of `names()`; last those that are not registered now, sorted."""
-        registered = self.names()
-        return [*(name for name in registered if name in names), *sorted(set(names) - set(registered))]
+    def points(self) -> dict[str, EntryPoint]:
+        """Return where each item is defined; those of other packages have a `dist`.
 
-    def points(self) -> Mapping[str, EntryPoint]:
-        """Return where each item is defined; those of other packages have a `dist`."""
-        return _points(self.group, self.is_open)
+        Raises UserError for a name that two packages register.
+        """
+        points = {name: EntryPoint(name, place, self.group) for name, place in self.items.items()}
+        for point in points_of_others(self.group):
+            if point.name in points:
+                packages = f"{_package(points[point.name])} and {_package(point)}"
+                raise UserError(f"{self.group}: {point.name!r} is registered by {packages}; uninstall one of them")
+            points[point.name] = point
+        return points
 
     def load(self, name: str) -> Any:
         """Import an item.  Raises UserError for an unknown name, and where the module of another package fails."""
-        problem = self.problem(name)
-        if problem:
-            raise UserError(f"{name!r}: {problem}")
-        point = self.points()[name]
+        points = self.points()
+        check_name(self.kind, name, points)
+        point = points[name]
         try:
             return point.load()
         except (Exception, SystemExit) as error:  # whatever the module of another package does at its import
@@ -79,49 +75,42 @@ class Registry:
         docstring = module_docstrings(point.module).get(point.attr, f"({point.module} has no docstring for it)")
         return docstring.partition("\n")[0].removesuffix(".")
 
-    def problem(self, name: str) -> str | None:
-        """Return why a name cannot be used, with the nearest known one; None for an item."""
-        return None if name in self.names() else f"unknown {self.kind}; {suggest(name, self.names())}"
+
+@functools.cache
+def points_of_others(group: str) -> list[EntryPoint]:
+    """Return the entry points of other packages by name.  The metadata of worldclip 0.1 has our own items, too."""
+    points = [point for point in metadata.entry_points(group=group) if _package(point) != OWN_PACKAGE]
+    return sorted(points, key=lambda point: point.name)
+
+
+def _package(point: EntryPoint) -> str:
+    return OWN_PACKAGE if point.dist is None else point.dist.name
 
 
 @dataclass(frozen=True)
 class ItemOf:
-    """Mark of a config field: its string, or each of its list, names an item of a registry."""
+    """Mark of a config field: its string, or each of its list, names an item of a kind."""
 
-    registry: Registry
+    kind: str
+    names: tuple[str, ...]
 
     def violation(self, value: Any) -> str | None:
         """Return what is wrong with a value, or None."""
         values = value if isinstance(value, tuple | list) else (value,)
         for name in values:
-            problem = self.registry.problem(str(name))
+            problem = name_problem(self.kind, str(name), self.names)
             if problem:
                 return f'"{name}": {problem}' if values is value else problem
         return None
 
 
-@functools.cache
-def _points(group: str, is_open: bool) -> dict[str, EntryPoint]:
-    """Return the entry points of a group's items: ours, in the order of the file, those of `[group]` and `[group.X]`.
+def name_problem(kind: str, name: str, names: Collection[str]) -> str | None:
+    """Return why a name is none of an item, with the nearest known one; None for an item."""
+    return None if name in names else f"unknown {kind}; {suggest(name, names)}"
 
-    Raises UserError for a name that two packages register.
-    """
-    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
-    parser.read_string(_OWN_ITEMS.read_text(encoding="utf-8"))
-    points: dict[str, EntryPoint] = {}
-    for heading in parser.sections():
-        if f"{heading}.".startswith(f"{group}."):
-            points |= {name: EntryPoint(name, value, heading) for name, value in parser.items(heading)}
-    installed = metadata.entry_points(group=group) if is_open else ()
-    for point in sorted(installed, key=lambda point: point.name):
-        assert point.dist is not None  # each has one that `entry_points` returns
-        package = point.dist.name
-        if package == OWN_PACKAGE:  # an installation's copy of our file may be older than the file
-            continue
-        if point.name in points:
-            first = points[point.name].dist
-            packages = [OWN_PACKAGE if first is None else first.name, package]
-            raise UserError(f"{group}: {point.name!r} is registered by {' and '.join(packages)}; uninstall one of them")
-        points[point.name] = point
-    return points
+
+def check_name(kind: str, name: str, names: Collection[str]) -> None:
+    """Raise UserError for an unknown name, with the nearest known one."""
+    problem = name_problem(kind, name, names)
+    if problem:
+        raise UserError(f"{name!r}: {problem}")

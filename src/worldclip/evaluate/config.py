@@ -7,14 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from worldclip.core.registry import Registry
+from worldclip.core.registry import name_problem
 from worldclip.core.settings import AtLeast, Config, Decides, Place, Problems
 from worldclip.core.suggest import nearest
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
 from worldclip.pool.config import held_out_names
 
 NO_DATASET = "no dataset to evaluate; set evaluate.datasets, or a suite that has data"
-LAYOUTS = Registry("dataset layout", "worldclip.dataset_layouts")
+LAYOUTS = (
+    "babel_imagenet",
+    "captions",
+    "cvqa",
+    "dollar_street",
+    "folders",
+    "geode",
+    "landmarks",
+    "lines",
+    "names",
+    "pool",
+    "webdataset",
+    "winogavil",
+)
+"""Modules of evaluate/datasets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +103,9 @@ class EvaluateConfig(Config):
         held_out = held_out_names()
         for name, location in self.folders.items():
             layout, _, path = location.partition(":")
-            problem = LAYOUTS.problem(layout)
+            problem = name_problem("dataset layout", layout, LAYOUTS)
             if not path:
-                yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS.names())}'
+                yield f"folders.{name}", f'must be "layout:path", with a layout of {", ".join(LAYOUTS)}'
             elif problem:
                 yield f"folders.{name}", problem
             if name in held_out:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.contracts.reasons import MATCHED, REASONS, Reason
-from worldclip.contracts.records import BadText, ReasonCounts, UnmatchedSample
+from worldclip.contracts.records import BadText, MatchReport, ReasonCounts, UnmatchedSample
 from worldclip.core import coin
 from worldclip.core.arrow import names_of
 from worldclip.core.coin import hash_keys
@@ -147,7 +148,7 @@ def _sample_texts(
 # the sum over shards
 
 
-def sum_reports(reports: Iterable[Report]) -> Report:
+def sum_reports(reports: Iterable[Report]) -> MatchReport:
     """Sum the reports of all shards in one pass, in their order; examples are chosen by hash.
 
     Reports of very many shards do not fit in memory, so each is read once and only the best examples are kept.
@@ -174,4 +175,4 @@ def sum_reports(reports: Iterable[Report]) -> Report:
         summed[name] = {lang: dict(sorted(row.items())) for lang, row in sorted(table.items())}
     for name, counts in labels.items():
         summed[name] = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))  # most first
-    return {**summed, "bad": bad, "samples": samples}
+    return cast(MatchReport, {**summed, "bad": bad, "samples": samples})

@@ -31,11 +31,6 @@ class EntryLists:
         """The list that `balance.english_threshold` is about."""
         return MERGED if self.isolate == "merged" else "en"
 
-    @property
-    def has_one(self) -> bool:
-        """Whether all texts share one list."""
-        return self.isolate != "language"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatchConfig(Config):

@@ -23,7 +23,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
 from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import skipped_shards
+from worldclip.contracts.records import MatchReport, skipped_shards
 from worldclip.contracts.summary import REMEDIES, dropped_by_match, match_step, refuse_nothing
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
@@ -95,7 +95,7 @@ def _match(run: Run, job: Job) -> Result:
     )
 
 
-def _say_what_became(report: Report, langs: Sequence[str], table: Languages) -> None:
+def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages) -> None:
     """Print what became of the pairs.  Raises UserError if none has a match."""
     step = match_step(report)
     summary = str(step)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from worldclip.core.registry import ItemOf, Registry
+from worldclip.contracts.sources import METADATA_SOURCES
+from worldclip.core.registry import ItemOf
 from worldclip.core.settings import (
     AtLeast,
     Between,
@@ -24,7 +25,6 @@ from worldclip.core.settings import (
 )
 from worldclip.language.table import Languages, how_to_know
 
-METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
 PAPER_SOURCES = ("number", "wordnet", "unigram", "bigram", "title")
 
 # How the package wn names a lexicon: its id and version.  A drive's name is one letter, so `C:words.tab` is a file.
@@ -94,9 +94,9 @@ class MetadataConfig(Config):
         worldclip metadata runs/my_images --sources wordfreq cldr
     """
 
-    sources: Annotated[tuple[str, ...], NotEmpty('for example "number", "wordfreq"'), ItemOf(METADATA_SOURCES)] = (
-        PAPER_SOURCES
-    )
+    sources: Annotated[
+        tuple[str, ...], NotEmpty('for example "number", "wordfreq"'), ItemOf("metadata source", METADATA_SOURCES)
+    ] = PAPER_SOURCES
     """Sources to use; entries are always in the order number, wordnet, unigram, bigram, title, wordfreq, cldr,
     emoji, pool.  Default: the paper's five."""
     wordnets: Annotated[dict[str, str | tuple[str, ...]], _FILES, Place(or_name=True)] = field(default_factory=dict)

@@ -44,8 +44,8 @@ from worldclip.metadata.counting import NGRAMS, VIEWS, merge_counts
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import count_sources, write_whole_list
 from worldclip.metadata.ngrams import runs
+from worldclip.metadata.plan import Work, build_entries, name_all, plan_work, run_codes, used_sources
 from worldclip.metadata.pool_counting import POOL, merge_pool_counts
-from worldclip.metadata.source import Work, build_entries, name_all, plan_work, run_codes, used_sources
 from worldclip.metadata.sources.wikipedia import VIEWS_LICENCE
 
 STAGE = "metadata"

@@ -1,4 +1,4 @@
 """Items that stand next to the recipe: the recipe runs without any of them, and imports none of them.
 
-Each is found through a registry (core/registry.py) and registered by a line of entry_points.txt.
+Their commands stand in cli/commands.py, builders of pools in pool/config.py.
 """

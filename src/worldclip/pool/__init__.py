@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from worldclip.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from worldclip.pool.excluded_keys import key_lists as key_lists
+    from worldclip.pool.excluded_keys import older_lists as older_lists
     from worldclip.pool.listing import list_shards as list_shards
     from worldclip.pool.listing import options_of as options_of
     from worldclip.pool.pairs import left_out_by as left_out_by
@@ -29,10 +31,8 @@ if TYPE_CHECKING:
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import is_run as is_run
-    from worldclip.pool.stage import key_lists as key_lists
     from worldclip.pool.stage import list_pool as list_pool
     from worldclip.pool.stage import num_left_out as num_left_out
-    from worldclip.pool.stage import older_lists as older_lists
     from worldclip.pool.stage import open_pool as open_pool
     from worldclip.pool.stage import read_pool as read_pool
     from worldclip.pool.stage import refuse_changed_keys as refuse_changed_keys

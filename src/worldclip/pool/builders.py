@@ -1,6 +1,6 @@
-"""Pools that a run draws before it reads them: items of the registry `worldclip.pool_builders`.
+"""Pools that a run draws before it reads them.
 
-A builder is a module:
+A builder of POOL_BUILDERS (config.py) is a module `builder` of a plug-in:
 
     requires, OUTPUTS                   what it imports; files and folders below RUN/pool that it writes
     HELD_OUT                            {dataset: one sentence about it, for readers of the report}
@@ -27,7 +27,7 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import read_json, write_json
 from worldclip.core.errors import UserError
 from worldclip.core.safe_path import is_safe_name, safe_join
-from worldclip.pool.config import POOL_BUILDERS, PoolConfig
+from worldclip.pool.config import PoolConfig, builder_module
 
 
 class HeldOut(NamedTuple):
@@ -40,7 +40,7 @@ class HeldOut(NamedTuple):
 
 def builder_of(config: PoolConfig) -> Any:
     """Return the builder of a pool that the run draws, None for a pool of files."""
-    return None if config.build is None else POOL_BUILDERS.load(config.build)
+    return None if config.build is None else builder_module(config.build)
 
 
 def write_held_out(folder: Path, sets: Mapping[str, HeldOut]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import os
 from collections.abc import Iterator
@@ -10,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from worldclip.core.registry import ItemOf, Registry
+from worldclip.core.registry import ItemOf
 from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 
 _Operand = str | bool | int | float
 Where = tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...]
-POOL_BUILDERS = Registry("pool builder", "worldclip.pool_builders")
-POOL_FORMATS = Registry("pool format", "worldclip.pool_formats", is_open=True)
+POOL_BUILDERS = ("emoji", "world")
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=", "in", "not in")
 
 
@@ -80,7 +80,7 @@ class PoolConfig(Config):
     place: Annotated[tuple[PlaceConfig, ...], Decides("pool", "match")] = ()
     """Places that differ, each a table [[pool.place]] with path and, where they differ from [pool], key, texts, lang,
     where, image_field."""
-    build: Annotated[str | None, ItemOf(POOL_BUILDERS), Decides("pool.shards")] = None
+    build: Annotated[str | None, ItemOf("pool builder", POOL_BUILDERS), Decides("pool.shards")] = None
     """Build the pool in RUN/pool instead: `emoji`, 3,944 drawings with names in 14 languages; `world`, drawings with
     names and keywords in more than 200."""
     parts: Annotated[dict[str, str], Decides(), Place()] = field(default_factory=dict)
@@ -155,9 +155,12 @@ class PoolConfig(Config):
     def identity(self) -> dict[str, Any]:
         """The options that decide a shard's pairs, their texts and the places of their images, for the keys of jobs."""
         options = {**deciding(self, "pool.pairs"), "texts": list(self.texts)}
-        places = options.get("place", [])  # a moved place is the same; one of several by its name, which begins shards'
         is_single = len(self.places) == 1
-        options["place"] = [{**place, "path": "" if is_single else name_of_place(place["path"])} for place in places]
+        places = []
+        for place in options.get("place", []):  # a moved one is the same; of several by its name, which begins shards'
+            path = "" if is_single else name_of_place(place["path"])
+            places.append({**place, "path": path})
+        options["place"] = places
         # empty lists are unset ones; an empty `where` takes all rows
         return {name: value for name, value in options.items() if value != [] or name == "where"}
 
@@ -172,8 +175,8 @@ class PoolConfig(Config):
             yield "", f"set exactly one of path and build; now set: {present}"
         if self.parts and self.build is None:
             yield "parts", "needs pool.build, the builder that reads it"
-        if self.build is not None and POOL_BUILDERS.problem(self.build) is None:
-            parts = POOL_BUILDERS.load(self.build).FOLDER_PARTS
+        if self.build in POOL_BUILDERS:
+            parts = builder_module(self.build).FOLDER_PARTS
             for name in self.parts:
                 if name not in parts:
                     yield f"parts.{name}", f"is no part of the {self.build} pool; parts: {', '.join(parts) or 'none'}"
@@ -206,6 +209,11 @@ def bare(name: str) -> str:
 def held_out_names() -> dict[str, str]:
     """Return the held-out sets of all builders: dataset -> the builder's name."""
     builders: dict[str, str] = {}
-    for builder in POOL_BUILDERS.names():
-        builders |= dict.fromkeys(POOL_BUILDERS.load(builder).HELD_OUT, builder)
+    for builder in POOL_BUILDERS:
+        builders |= dict.fromkeys(builder_module(builder).HELD_OUT, builder)
     return builders
+
+
+def builder_module(name: str) -> Any:
+    """Import a builder of POOL_BUILDERS; pool/builders.py says what it has."""
+    return importlib.import_module(f"worldclip.plugins.{name}.builder")

@@ -20,7 +20,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import Skipped, skipped_shards
 from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
 from worldclip.contracts.summary import LEFT_OUT, pool_steps, texts_step
-from worldclip.core import artifacts, job_files, keys
+from worldclip.core import artifacts, job_files
 from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import NUM_NAMED, StageFailed, UserError
@@ -37,7 +37,6 @@ from worldclip.pool.listing import check_place, list_shards, options_of, place_o
 from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
 from worldclip.pool.picture_files import digest_of_pictures
 
-LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
 NUM_WARNINGS = 3  # shards without texts that the log names
 
 
@@ -161,39 +160,6 @@ def refuse_changed_keys(run: Run) -> None:
         raise UserError(
             f"{run.dir / 'pool'} is out of date: {name_changes(changes)}; run first: worldclip run {run.dir}"
         )
-
-
-def key_lists(run: Run) -> tuple[keys.KeyList, ...]:
-    """Return the valid list and the deny lists of the recipe.  Raises UserError naming all other files."""
-    config = run.section(PoolConfig)
-    return keys.key_lists(config.valid_keys, config.deny_keys, layout.sorted_lists(run.dir))
-
-
-def older_lists(run: Run) -> list[str]:
-    """Return a line for each list of `pool check` and `pool dedup` that was made from other pairs than the pool has.
-
-    A list of copies denies the last one where the shard of the first is gone, or `where` leaves the first out.
-    """
-    config = run.section(PoolConfig)
-    lists = [("pool.deny_keys", path) for path in config.deny_keys]
-    if config.valid_keys:
-        lists.insert(0, ("pool.valid_keys", config.valid_keys))
-    lines = []
-    for setting, path in lists:
-        manifest = artifacts.read_manifest(Path(path).parent) or {}
-        tool = manifest.get("job")
-        if tool not in LISTING_TOOLS:
-            continue
-        shards = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
-        changes = changed_inputs(manifest["inputs"]["shards"], shards)
-        remedy = f"rerun: worldclip pool {tool} {run.dir} --out {Path(path).parent}"
-        if changes:
-            made_from = f"was made from other shards than the pool has now: {name_changes(changes)}"
-            lines.append(f"{setting} {path!r} {made_from}; {remedy}")
-        other_keys = changed_keys({"pool": manifest["config"]["pool"]}, {"pool": config.identity})
-        if other_keys:
-            lines.append(f"{setting} {path!r} was made under other keys: {name_changes(other_keys)}; {remedy}")
-    return lines
 
 
 def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:

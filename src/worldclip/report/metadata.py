@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from typing import Any, TypeAlias
 
-from worldclip.core.registry import Registry
+from worldclip.contracts.sources import METADATA_SOURCES
 from worldclip.language import scripts
 from worldclip.language.table import Languages
 from worldclip.report.html import Html, join, tag
@@ -31,8 +31,7 @@ MAX_BARS = 40  # lists with a bar in sight; the table has them all
 NUM_EXAMPLES = 8  # entries shown per script
 MERGED = "merged"
 
-METADATA_SOURCES = Registry("metadata source", "worldclip.metadata_sources")
-_COLOURS = (8, 3, 1, 2, 5, 4, 9, 10, 6, 7)  # indices into the page's palette, by position in the registry
+_COLOURS = (8, 3, 1, 2, 5, 4, 9, 10, 6, 7)  # indices into the page's palette, by position in METADATA_SOURCES
 DROP_RULES = {
     "duplicate": "duplicate",
     "punctuation": "punctuation only",
@@ -60,7 +59,8 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
     per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
-    sources = METADATA_SOURCES.in_order(set(chain.from_iterable(row["by_source"] for row in lists.values())))
+    present = set(chain.from_iterable(row["by_source"] for row in lists.values()))
+    sources = [*filter(present.__contains__, METADATA_SOURCES), *sorted(present.difference(METADATA_SOURCES))]
     profiles = list(dict.fromkeys(chain.from_iterable(row["dead"] for row in lists.values())))
     titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
     rows = []
@@ -87,7 +87,7 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
 
 
 def _colour(source: str) -> str:
-    position = [*METADATA_SOURCES.names(), source].index(source)
+    position = [*METADATA_SOURCES, source].index(source)
     return f"var(--s{_COLOURS[position % len(_COLOURS)]})"
 
 

@@ -28,7 +28,7 @@ from worldclip.core.job import Report
 from worldclip.core.safe_path import UnsafeName, is_safe_name, safe_join
 from worldclip.core.suggest import nearest
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
-from worldclip.evaluate.config import LAYOUTS
+from worldclip.evaluate.datasets import layout_module
 
 HUB = "https://huggingface.co"
 RECORD = "fetched.json"
@@ -173,7 +173,7 @@ def describe(name: str) -> str:
         "layout": info.layout,
     }
     facts = "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
-    return f"{facts}\n\n{(LAYOUTS.load(info.layout).__doc__ or '').strip()}"
+    return f"{facts}\n\n{(layout_module(info.layout).__doc__ or '').strip()}"
 
 
 def names_to_fetch() -> Sequence[str]:

@@ -155,7 +155,7 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
 
 def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
     """Return the Wikipedias of `langs`, or of all languages of the recipe without a whole list."""
-    from worldclip.metadata.source import label_scheme, run_codes
+    from worldclip.metadata.plan import label_scheme, run_codes
 
     section = run.section(LanguagesConfig)
     metadata = run.section(MetadataConfig)

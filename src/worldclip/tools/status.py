@@ -20,7 +20,8 @@ from worldclip.core.preflight import problems_of
 from worldclip.core.settings import SECTIONS
 from worldclip.curate import require_current
 from worldclip.model.load import outdated_results
-from worldclip.pool.stage import older_lists, reason_to_run, skipped_lines
+from worldclip.pool.excluded_keys import older_lists
+from worldclip.pool.stage import reason_to_run, skipped_lines
 from worldclip.report import table
 from worldclip.report.numbers import short
 from worldclip.report.train import read_log

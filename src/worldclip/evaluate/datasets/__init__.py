@@ -1,4 +1,4 @@
-"""Datasets by name.  Each module of this package is one layout of a folder, an item of `worldclip.dataset_layouts`.
+"""Datasets by name.  Each module of this package is one layout of a folder.
 
 A layout is a module whose docstring shows the folder and whose function `load` reads it:
 
@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from worldclip.contracts.layout import stage_dir
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import BadShard, MissingPackage, UserError
+from worldclip.core.registry import check_name
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import LAYOUTS, EvaluateConfig
 from worldclip.evaluate.measures import with_measures
@@ -42,6 +45,12 @@ NOT_IN_LAYOUT = (
 )
 
 
+def layout_module(name: str) -> Any:
+    """Import a layout.  Raises UserError for an unknown one."""
+    check_name("dataset layout", name, LAYOUTS)
+    return importlib.import_module(f"{__name__}.{name}")
+
+
 def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return dataset `name` with the additional measures and the ties of `config`.
 
@@ -50,7 +59,7 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
     folder is missing or not laid out as it must be.
     """
     layout_name, folder = _locate(name, config, run_dir)
-    layout = LAYOUTS.load(layout_name)
+    layout = layout_module(layout_name)
     options = {
         "languages": languages,
         "prompts": config.prompts,

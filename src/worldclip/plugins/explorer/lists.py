@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 
 from worldclip.balance.stage import head_tail_curve
 from worldclip.contracts import layout, schemas
+from worldclip.contracts.sources import METADATA_SOURCES
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import MARK, SIMILAR_TO_CJK, SPACE, SPACED, load_table
 from worldclip.language.profiles import normalise
-from worldclip.metadata.config import METADATA_SOURCES
 from worldclip.plugins.explorer.chunks import Chunks
 
 NUM_TOP = 500  # most frequent entries of a list that its page shows without a search
@@ -38,7 +38,7 @@ def max_entries_per_list(num_entries: Mapping[str, int], max_total: int = MAX_EN
 
 def source_names() -> tuple[str, ...]:
     """Return the names of the sources, and that of plain lists, in the order in which they are shown."""
-    return (*METADATA_SOURCES.names(), "list")
+    return (*METADATA_SOURCES, "list")
 
 
 def source_number(name: str) -> int:

@@ -21,7 +21,7 @@ from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
 from worldclip.model.inference import Clip
 from worldclip.plugins.server.collections import Collections
-from worldclip.pool.config import POOL_BUILDERS
+from worldclip.pool.config import POOL_BUILDERS, builder_module
 
 KEY_VARIABLE = "WORLDCLIP_API_KEY"
 KEY_FILE_VARIABLE = "WORLDCLIP_API_KEY_FILE"
@@ -166,8 +166,8 @@ def knows(model: Path) -> str:
         if recipe.is_file():
             pool = read_toml(recipe).get("pool")
             build = pool.get("build") if isinstance(pool, dict) else None
-            if build in POOL_BUILDERS.names():
-                return str(getattr(POOL_BUILDERS.load(build), "KNOWS", ""))
+            if build in POOL_BUILDERS:
+                return str(getattr(builder_module(build), "KNOWS", ""))
             return ""
     return ""
 

@@ -1,4 +1,4 @@
-"""The formats of a pool's shards, items of the registry `worldclip.pool_formats`.
+"""The formats of a pool's shards: ours, and those of other packages.
 
 A new format is a `PoolFormat` in a module of its own (docs/plugins.md).
 """
@@ -7,8 +7,21 @@ from __future__ import annotations
 
 import itertools
 
-from worldclip.pool.config import POOL_FORMATS
+from worldclip.core.registry import Registry
 from worldclip.pool.formats.base import PoolFormat
+
+# img2dataset writes a Parquet file next to each tar with the same pairs but no images, so tars come first.
+POOL_FORMATS = Registry(
+    "pool format",
+    "worldclip.pool_formats",
+    {
+        "tar": "worldclip.pool.formats.tar:TAR",
+        "parquet": "worldclip.pool.formats.parquet:PARQUET",
+        "jsonl": "worldclip.pool.formats.jsonl:JSONL",
+        "csv": "worldclip.pool.formats.delimited:CSV",
+        "tsv": "worldclip.pool.formats.delimited:TSV",
+    },
+)
 
 
 def pool_formats() -> tuple[PoolFormat, ...]:

@@ -95,7 +95,7 @@ ReadRows = Callable[[Shard, PoolConfig, np.ndarray], Sequence[dict[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolFormat:
-    """A format: an item of the registry `worldclip.pool_formats`."""
+    """A format: an item of POOL_FORMATS."""
 
     name: str
     """As `worldclip init` prints it."""
