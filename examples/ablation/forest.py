@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from worldclip.report.chart import axis_over, chart_style
-from worldclip.report.html import tag
+from worldclip.report.html import Html, tag
 from worldclip.report.numbers import tick
 
 WIDTH_PX, LABELS_PX, TITLE_PX, ROW_PX = 900, 330, 24, 20
@@ -46,4 +46,5 @@ def forest_svg(title: str, rows: Sequence[Row]) -> str:
         parts.append(tag("text", group, x=left + 16, y=bottom + 36))
     size = {"viewBox": f"0 0 {WIDTH_PX} {bottom + 44}", "width": WIDTH_PX, "height": bottom + 44}
     paper = tag("rect", width="100%", height="100%", fill="var(--paper)")
-    return f"{tag('svg', tag('style', chart_style()), paper, *parts, xmlns='http://www.w3.org/2000/svg', **size)}\n"
+    style = tag("style", Html(chart_style()))
+    return f"{tag('svg', style, paper, *parts, xmlns='http://www.w3.org/2000/svg', **size)}\n"

@@ -205,6 +205,7 @@ def test_a_key_guards_everything_but_the_page_and_the_health(world, clip):
                 assert httpx.get(f"{address}{path}", headers=headers).status_code == 200
         for path in ("/", "/healthz", "/static/search.js", "/static/page.css"):
             assert httpx.get(f"{address}{path}").status_code == 200
+        assert "#pair-body>img{" in httpx.get(f"{address}/static/page.css").text  # style sheets are not escaped
         wrong = openai.OpenAI(base_url=f"{address}/v1", api_key="wrong", max_retries=0)
         with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
             wrong.embeddings.create(model="model", input="a")

@@ -22,9 +22,8 @@ from worldclip.language import table as languages
 from worldclip.language.table import INSTALLED
 from worldclip.model import load as model_load
 from worldclip.report import balance, curate, write_evaluation, write_report
-from worldclip.report.by_language import find_language, languages_section
+from worldclip.report.by_language import find_language, language_map, languages_section
 from worldclip.report.evaluate import held_out_section, in_turn, published_section, results_section
-from worldclip.report.language_map import language_map
 from worldclip.report.numbers import percent
 from worlds import WordModel
 

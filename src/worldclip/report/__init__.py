@@ -9,10 +9,12 @@ from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.contracts.records import outdated_stages, skipped_shards
+from worldclip.contracts.summary import account
 from worldclip.core.artifacts import read_json, read_manifest
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
-from worldclip.report import account, balance, curate, evaluate, match, metadata, train
+from worldclip.report import balance, curate, evaluate, match, metadata, train
+from worldclip.report.html import tag
 from worldclip.report.page import Card, Section, cards, skipped_sections, write_page
 
 STAGES = ("metadata", "match", "balance", "curate", "train", "evaluate")  # those with a part of the page
@@ -57,7 +59,7 @@ def write_report(run_dir: Path) -> Path:
         log = []
     by_stage = {
         "train": train.sections(reports.get("train"), log),  # an unfinished training has curves and no report yet
-        "account": account.sections(run_dir),
+        "account": _account(run_dir),
         "pool": skipped_sections(skipped_shards(run_dir)),
     }
     languages = languages_of(run_dir)
@@ -89,6 +91,16 @@ def write_evaluation(folder: Path) -> Path:
     summary = Section("Summary", f"Model: {report['model']}.", evaluate.cards_and_datasets(report))
     sections = [summary, *evaluate.sections(report, INSTALLED)]
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
+
+
+def _account(run_dir: Path) -> list[Section]:
+    """Return the steps from rows to kept pairs, as log, status and data card say them."""
+    lines = [tag("li", step) for step in account(run_dir)]
+    lead = (
+        "A row is a row of a table, or the members of a tar with one name. A sample has a key, and one pair per stored "
+        "text; one without text is one pair."
+    )
+    return [Section("From rows to kept pairs", lead, tag("ul", *lines))] if lines else []
 
 
 def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: str) -> Section:

@@ -22,9 +22,9 @@ MAX_SCALE = 1.4  # a page enlarges a chart, text included, at most by this facto
 
 
 @functools.cache
-def chart_style() -> Html:
+def chart_style() -> str:
     """Return the style sheet of charts: the colours, light and dark, that all of a page uses too."""
-    return Html((Path(__file__).parent / "chart.css").read_text(encoding="utf-8"))
+    return (Path(__file__).parent / "chart.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

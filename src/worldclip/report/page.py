@@ -89,7 +89,7 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),
         tag("link", rel="icon", href="data:,"),  # else a browser asks the server for one that is not there
-        tag("style", style()),
+        tag("style", Html(style())),
     )
     header = tag("header", tag("p", "worldclip", class_="brand"), tag("h1", title), tag("p", subtitle, class_="sub"))
     footer = tag("footer", tag("a", "Back to top", href="#", class_="top"))
@@ -100,9 +100,9 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
 
 
 @functools.cache
-def style() -> Html:
+def style() -> str:
     """Return the style sheet of every page."""
-    return chart_style() + Html((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
+    return chart_style() + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def cards(items: Iterable[Card]) -> Html:
