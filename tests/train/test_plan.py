@@ -27,8 +27,7 @@ from worldclip.curate import Curator, candidates
 from worldclip.curate.stage import curate_work
 from worldclip.train import plan, retries
 from worldclip.train.distributed import ALONE, World
-from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
-from worldclip.train.pairs import PairSource
+from worldclip.train.pairs import PAIRS, WITHOUT_IMAGE, EpochCounts, PairSource
 
 # pure functions
 

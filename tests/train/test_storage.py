@@ -20,9 +20,9 @@ from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.pool.files import FileBytes, unreadable
 from worldclip.train import image_files, loader, loop, retries
-from worldclip.train.epoch_counts import EpochCounts
 from worldclip.train.image_files import ImageFiles
 from worldclip.train.log import Lines, read_log
+from worldclip.train.pairs import EpochCounts
 
 FIRST = {f"{n:05}" for n in range(8)}  # keys of 000.tar
 ALL = {f"{n:05}" for n in range(24)}

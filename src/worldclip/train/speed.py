@@ -51,14 +51,16 @@ def pairs_per_second(config: TrainConfig) -> float:
     )
     tokenizer = PublishedTokenizer("", NUM_TOKENS, bos_id=0, pad_id=1, eos_id=2)
     device = pick_device(config.device)
-    clip = create_model(build_config(small, "gelu", tokenizer), seed=0).to(device)
+    clip = create_model(build_config(small, "gelu", tokenizer), seed=0)
     encoder = DualEncoder(clip, precision=config.precision, loss=config.loss)
+    encoder.to(device)
     if device.type == "cpu":
         encoder.multiply_by_onednn()
     text_length = max(2, sizes.context_length // 2)
     num_pairs = max(1, min(MAX_PAIRS, int(MAX_FLOPS / flops_per_pair(small, text_length))))
     pixels = torch.zeros(num_pairs, 3, sizes.image_size, sizes.image_size, dtype=torch.uint8)
-    texts = Tokens.of([[tokenizer.bos_id] * (text_length - 1) + [tokenizer.eos_id]] * num_pairs, tokenizer.pad_id)
+    ids = [0] * (text_length - 1) + [2]  # eos_id is the last
+    texts: Tokens | TextChunks = Tokens.of([ids] * num_pairs, tokenizer.pad_id)
     if device.type != "cpu":
         texts = TextChunks.of(texts, 1)
     fastest = float("inf")
