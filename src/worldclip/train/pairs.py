@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,16 +22,44 @@ import pyarrow.compute as pc
 
 from worldclip.core import artifacts
 from worldclip.core.arrow import one_array
+from worldclip.core.console import say
+from worldclip.core.errors import BadShard, first_line
 from worldclip.core.execute import Shard
+from worldclip.core.remote import retry
 from worldclip.curate import Candidates, CurateWork, decide_on, read_curated
 from worldclip.pool import EVERY_KEY, read_images
 from worldclip.train.distributed import ALONE, LONG_TIMEOUT, World, rank_cores
 from worldclip.train.pool_join import file_positions, read_joined_index, read_places
-from worldclip.train.retries import patient
 
 PAIRS, WITHOUT_IMAGE = 0, 1  # rows of the numbers
 EPOCHS_KEPT = 8  # number of epochs in memory
 POLL_S = 0.1  # interval of looking for another rank's numbers
+RETRY_S = 60.0  # a read that failed is tried again for so long
+FIRST_WAIT_S = 0.5
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def patient(read: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Try `read` again for RETRY_S: a file system may fail once in a training of weeks.
+
+    A missing file or another format fails at once.
+    """
+
+    @functools.wraps(read)
+    def try_again(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        return retry(lambda: read(*args, **kwargs), RETRY_S, _may_pass, FIRST_WAIT_S)
+
+    return try_again
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether another try may succeed, and print it: the error is not one of a file's contents or name."""
+    cause = error.__cause__ if isinstance(error, BadShard) else error
+    if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+        return False
+    say("train", f"WARNING: {first_line(error)}; reading it again for {RETRY_S:.0f} s")
+    return True
 
 
 @dataclass(frozen=True, slots=True)
