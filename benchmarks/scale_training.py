@@ -50,8 +50,7 @@ from worldclip.recipe import sections_of
 from worldclip.train import plan
 from worldclip.train.checkpoint import CheckpointReader
 from worldclip.train.distributed import World
-from worldclip.train.epoch_counts import PAIRS
-from worldclip.train.pairs import PairSource
+from worldclip.train.pairs import PAIRS, PairSource
 
 RESULTS = Path(__file__).parent / "results" / "scale_training.md"
 PLAN_RANKS, PLAN_SHARDS, PLAN_PAIRS = 384, 400_000, 62_500  # 25 billion matched texts
@@ -382,7 +381,7 @@ def page(small: Sequence[Small], shard: OneShard, opens: tuple[int, int], near: 
         ("shards read for one bad image", PLAN_WINDOW, 0, ",.0f", ""),
     )  # fmt: skip
     table = "\n".join(f"| {name} | {a:{form}}{unit} | {b:{form}}{unit} |" for name, a, b, form, unit in rows)
-    paths = [f"src/worldclip/train/{name}.py" for name in ("pairs", "epoch_counts", "plan", "checkpoint")]
+    paths = [f"src/worldclip/train/{name}.py" for name in ("pairs", "plan", "checkpoint")]
     window_mb = shard.whole.num_bytes * PLAN_WINDOW / 1e6
     return f"""# What each rank does before the first step, before and after
 

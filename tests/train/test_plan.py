@@ -25,10 +25,10 @@ from worldclip.core.coin import ORDER, uniform
 from worldclip.core.settings import to_toml
 from worldclip.curate import Curator, candidates
 from worldclip.curate.stage import curate_work
-from worldclip.train import plan, retries
+from worldclip.train import pairs as pairs_of_shards
+from worldclip.train import plan
 from worldclip.train.distributed import ALONE, World
-from worldclip.train.epoch_counts import PAIRS, WITHOUT_IMAGE, EpochCounts
-from worldclip.train.pairs import PairSource
+from worldclip.train.pairs import PAIRS, WITHOUT_IMAGE, EpochCounts, PairSource
 
 # pure functions
 
@@ -140,7 +140,7 @@ def test_entry_probabilities_are_copied_and_read_again_after_an_error_of_the_dis
 
     candidates._load_probs.cache_clear()
     before(monkeypatch.setattr, np, "load", fail_once)
-    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(pairs_of_shards, "FIRST_WAIT_S", 0.001)
     assert pairs_of(online_loader(matched_run).batch(0)) == expected
     assert {path.stem for path in failed} == set(TEXTS)
     assert modes == {None}

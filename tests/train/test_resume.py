@@ -38,8 +38,8 @@ from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, cut
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
-from worldclip.train.progress import LaunchedStep
 from worldclip.train.signals import catch_signals
+from worldclip.train.step import LaunchedStep
 from worldclip.train.train_state import copy_to_cpu
 
 

@@ -19,10 +19,10 @@ from small_world import COLOURS, write_world
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
 from worldclip.pool.files import FileBytes, unreadable
-from worldclip.train import image_files, loader, loop, retries
-from worldclip.train.epoch_counts import EpochCounts
+from worldclip.train import image_files, loader, loop, pairs
 from worldclip.train.image_files import ImageFiles
 from worldclip.train.log import Lines, read_log
+from worldclip.train.pairs import EpochCounts
 
 FIRST = {f"{n:05}" for n in range(8)}  # keys of 000.tar
 ALL = {f"{n:05}" for n in range(24)}
@@ -37,8 +37,8 @@ def no_index(shard):
 def short_waits(monkeypatch):
     monkeypatch.setattr(image_files, "RETRY_S", 0.05)
     monkeypatch.setattr(image_files, "WAIT_S", 0.001)
-    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(retries, "RETRY_S", 0.05)
+    monkeypatch.setattr(pairs, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(pairs, "RETRY_S", 0.05)
 
 
 @pytest.fixture(params=[0, 3], ids=["windows", "streams"])
@@ -216,7 +216,7 @@ def test_the_counts_of_an_epoch_are_read_again(tmp_path, fail_once):
 def test_a_disk_that_stays_broken_is_given_up_and_a_missing_file_at_once():
     tries = []
 
-    @retries.patient
+    @pairs.patient
     def read(error):
         tries.append(error)
         raise error

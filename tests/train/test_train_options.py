@@ -3,6 +3,7 @@
 import gc
 import shutil
 import sys
+import time
 from collections import Counter
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
@@ -101,6 +102,19 @@ def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(evaluated_run)
     chosen = config_of_scores(TrainConfig(evaluate_datasets=("shapes",)), config)
     assert chosen.also == (), "a distance: the smaller, the better"
     assert chosen.dataset_names == ("shapes",)
+
+
+@pytest.mark.parametrize("function", ["score_checkpoint", "validation_loss"])
+def test_the_time_of_an_evaluation_is_no_time_of_a_step(tmp_path, monkeypatch, function):
+    """The clock is put forward by an hour in each evaluation."""
+    evaluate, plain = write_shapes(tmp_path / "shapes"), time.perf_counter
+    calls = calls_of(monkeypatch.setattr, loop, function)
+    monkeypatch.setattr(time, "perf_counter", lambda: plain() + 3_600 * len(calls))
+    keys = {"evaluate_every_samples": 6 * 16, "checkpoint_every_samples": 6 * 16, "validation_shards": 1}
+    run_dir = run(tmp_path / "run", evaluate=evaluate, **keys)
+    assert len(calls) == 2
+    assert [record["elapsed_s"] > 3_600 for record in read_log(run_dir / "train/log.jsonl")] == [False, False]
+    assert artifacts.read_json(run_dir / "train/report.json")["samples_per_s"] > 1
 
 
 def test_a_best_checkpoint_that_was_removed_by_hand_is_none(evaluated_run, tmp_path):

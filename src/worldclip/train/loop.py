@@ -34,13 +34,19 @@ from worldclip.train.distributed import World, barrier, gather_records, pick_ran
 from worldclip.train.garbage import collect_at, collected_by_step
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
-from worldclip.train.prefetch import copy_ahead
-from worldclip.train.progress import LaunchedStep, Message, RankCounts, StepResult, read_progress
+from worldclip.train.progress import RankCounts, read_progress
 from worldclip.train.schedule import crosses, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, score_checkpoint
 from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
 from worldclip.train.start import Start, create_loader, create_validation_loader
-from worldclip.train.step import assign_buckets, launch_step, validation_loss
+from worldclip.train.step import (
+    LaunchedStep,
+    StepResult,
+    assign_buckets,
+    copy_ahead,
+    launch_step,
+    validation_loss,
+)
 from worldclip.train.train_state import copy_to_cpu, create_train_state, folder_writer
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
@@ -195,13 +201,10 @@ class Trainer:
         step = self.progress.step + len(self.pending)
         wait_s = time.perf_counter() - self.started_at
         lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
-        message = Message(requests, self.idle_since)
-        if self.config.parallel != "ddp":  # the forward pass exchanges weights
-            message = Message(requests, busy_s=time.perf_counter() - self.idle_since)
         teacher_features = None
         if self.teacher is not None:
             teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
-        launched = launch_step(self.state, batch, lr, teacher_features, message)
+        launched = launch_step(self.state, batch, lr, teacher_features, requests, self.idle_since)
         self.counts.add(batch)
         self.pending.append(PendingStep(launched, lr, wait_s, len(batch.tokens.ids), batch.bad.counts[UNREADABLE]))
 

@@ -7,22 +7,71 @@ averages gradients over ranks; the step itself averages those of the scalars.  B
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from worldclip.model.clip import MAX_LOGIT_SCALE
+from worldclip.model.clip import MAX_LOGIT_SCALE, TextChunks
 from worldclip.model.tokenizer import Tokens
-from worldclip.train.distributed import all_reduce, local_tensor
+from worldclip.train.distributed import World, all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
 from worldclip.train.loss import LOSSES, distillation_loss
-from worldclip.train.progress import LaunchedStep, Message, StepResult
+from worldclip.train.signals import NUM_VOTES, Requests
 from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
 """Features of images and of texts, (B, D) float32 each."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The numbers of one step, the same on all ranks."""
+
+    loss: float
+    grad_norm: float
+    is_applied: bool
+    """Whether the step changed the weights: loss and gradient were finite."""
+    logit_scale: float
+    """The factor, after the step."""
+    requests: Requests
+    """What any rank asks."""
+    busy_s: tuple[float, ...]
+    """By rank, the seconds before its first exchange with others; of one process empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A step whose numbers a GPU may still compute."""
+
+    numbers: torch.Tensor
+    """(4 + votes + ranks,) float32 in this machine's memory; of one process without its rank."""
+    copied: torch.cuda.Event | None
+    """Comes after the copy of the numbers; None: they are there."""
+
+    @classmethod
+    def of(cls, *parts: torch.Tensor) -> LaunchedStep:
+        """Start to copy the numbers, scalars and vectors, from their device."""
+        numbers = torch.cat([part.reshape(-1).float() for part in parts])
+        if numbers.device.type != "cuda":
+            return cls(numbers.cpu(), None)
+        pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        pinned.copy_(numbers, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return cls(pinned, copied)
+
+    def read(self) -> StepResult:
+        """Wait for the numbers and return them."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        loss, grad_norm, is_applied, logit_scale, *message = self.numbers.tolist()
+        requests = Requests.any_of(message[:NUM_VOTES])
+        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, requests, tuple(message[NUM_VOTES:]))
 
 
 def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
@@ -31,31 +80,41 @@ def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Fea
 
 
 def launch_step(
-    state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None, message: Message | None = None
+    state: TrainState,
+    batch: Batch,
+    lr: float,
+    teacher_features: Features | None = None,
+    requests: Requests | None = None,
+    idle_since: float = 0.0,
 ) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
     That is decided on the device: nothing here waits for it, unless the optimizer is not fused (mps).
-    teacher_features: a teacher's features of the same pairs, for distillation.  message: to the other ranks.
+    teacher_features: a teacher's features of the same pairs, for distillation.  requests: to all ranks.  idle_since:
+    time.perf_counter at the end of this rank's step before.
     """
-    message = message or Message()
     state.optimizer.zero_grad(set_to_none=True)
-    if state.config.accum_steps > 1:
-        loss = _accumulate_gradients(state, batch, teacher_features, message)
+    micro_batches = batch.inputs or split_batch(batch, state.config.accum_steps)
+    accumulates = state.config.accum_steps > 1
+    busy_s = time.perf_counter() - idle_since
+    if accumulates:
+        features = _features_without_graph(state, micro_batches)
     else:
-        (inputs,) = batch.inputs or [(batch.images, batch.tokens, batch.patches)]
-        features = state.wrapped(*inputs)
-        message.note_features()
-        loss = _compute_loss(state, features, teacher_features)
-        loss.backward()
-        loss = loss.detach()
+        features = state.wrapped(*micro_batches[0])
+    if state.config.parallel == "ddp":  # FSDP exchanges weights with other ranks in the forward pass
+        busy_s = time.perf_counter() - idle_since
+    loss = _compute_loss(state, features, teacher_features)
+    loss.backward()
+    loss = loss.detach()
+    if accumulates:
+        _accumulate_gradients(state, micro_batches, features)
     scalar_grads = [scalar.grad for scalar in state.model.scalars() if scalar.grad is not None]
-    message_means = message.exchange([loss, *scalar_grads], state.world)
+    votes_and_busy = average_scalars([loss, *scalar_grads], requests or Requests(), busy_s, state.world)
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
     logit_scale = state.model.clip.logit_scale.detach().exp()
-    return LaunchedStep.of(loss, grad_norm, is_finite, logit_scale, message_means)
+    return LaunchedStep.of(loss, grad_norm, is_finite, logit_scale, votes_and_busy)
 
 
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
@@ -73,6 +132,27 @@ def _compute_loss(state: TrainState, features: Features, teacher_features: Featu
         *features, scale, teacher_features, distill.teacher_scale, state.world, all_images=all_images
     )
     return loss + distill.weight * taught
+
+
+def average_scalars(scalars: Sequence[torch.Tensor], requests: Requests, busy_s: float, world: World) -> torch.Tensor:
+    """Replace scalars by their means over ranks.  Return one vector: the mean votes, then busy_s of each rank.
+
+    With one process it has only the votes.  All of it is one all-reduce, since each collective costs a step the
+    latency of the whole network.  busy_s: from the end of this rank's step before to its first exchange with others.
+    """
+    votes = scalars[0].new_zeros(NUM_VOTES)
+    for i, is_wanted in enumerate(requests.votes()):
+        if is_wanted:
+            votes[i].fill_(1)  # a tensor of Python's numbers would be copied from pageable memory, which waits
+    if world.size == 1:
+        return votes
+    busy_R = votes.new_zeros(world.size)
+    busy_R[world.rank].fill_(busy_s * world.size)  # the mean over ranks is busy_s again
+    values = torch.cat([torch.stack([scalar.detach() for scalar in scalars]), votes, busy_R])
+    means = all_reduce(values, world).div_(world.size)
+    for scalar, mean in zip(scalars, means, strict=False):
+        scalar.copy_(mean)
+    return means[len(scalars) :]
 
 
 @torch.no_grad()
@@ -101,10 +181,16 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
         state.model.towers.renew()
 
 
-def _accumulate_gradients(
-    state: TrainState, batch: Batch, teacher_features: Features | None, message: Message
-) -> torch.Tensor:
-    """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch; return this rank's loss.
+def _features_without_graph(state: TrainState, micro_batches: Sequence[ModelInputs]) -> Features:
+    """Return the features of all micro-batches, as leaves that get the gradient of the whole batch's loss."""
+    with torch.no_grad():
+        features = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
+    image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*features, strict=True))
+    return image_BD, text_BD
+
+
+def _accumulate_gradients(state: TrainState, micro_batches: Sequence[ModelInputs], features: Features) -> None:
+    """Add the gradient of the whole batch's loss to .grad, micro-batch by micro-batch.
 
     Averaging the gradients of micro-batches is not the gradient of a contrastive loss, in which every pair sees all
     others.  As in GradCache (arXiv:2101.06983) the features of all micro-batches are computed first, without a graph;
@@ -112,21 +198,14 @@ def _accumulate_gradients(
     features' gradients.  The model must return the same features both times, so it has no dropout except patch
     dropout, which the plan draws.
     """
-    micro_batches = batch.inputs or split_batch(batch, state.config.accum_steps)
-    with torch.no_grad():
-        cached = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
-    image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*cached, strict=True))
-    message.note_features()
-    loss = _compute_loss(state, (image_BD, text_BD), teacher_features)
-    loss.backward()
+    image_BD, text_BD = features
     assert image_BD.grad is not None
     assert text_BD.grad is not None
-    sizes = [len(image) for image, _ in cached]
+    sizes = [len(images) for images, *_ in micro_batches]
     grads = zip(image_BD.grad.split(sizes), text_BD.grad.split(sizes), strict=True)
     for i, (micro_batch, feature_grads) in enumerate(zip(micro_batches, grads, strict=True)):
         with _gradient_sync(state.wrapped, is_last=i == len(micro_batches) - 1):
             torch.autograd.backward(state.wrapped(*micro_batch), feature_grads)
-    return loss.detach()
 
 
 def split_batch(batch: Batch, accum_steps: int) -> list[ModelInputs]:
@@ -200,3 +279,63 @@ def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
         loss = _compute_loss(state, (image_BD, text_BD), None)
         losses.append(all_reduce(loss, state.world) / state.world.size)
     return float(torch.stack(losses).mean())
+
+
+# inputs, copied to a GPU one batch ahead
+
+
+def copy_ahead(batches: Iterable[Batch], device: torch.device, accum_steps: int, text_chunks: int) -> Iterator[Batch]:
+    """Yield batches with their `inputs` on a GPU, each after the copy of the next one has begun.
+
+    The loader's images are in pinned memory.  Their copy, and that of token ids and their places, runs on a stream of
+    its own; the step's stream waits for it on the device, and Python for neither.
+    accum_steps: micro-batches of a batch.  text_chunks: chunks of texts of each.  On other devices batches are yielded
+    as they are.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+    copied: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            on_device = with_inputs(batch, device, accum_steps, text_chunks)
+            event = torch.cuda.Event()
+            event.record(stream)
+        if copied is not None:
+            yield _await(*copied)
+        copied = on_device, event
+    if copied is not None:
+        yield _await(*copied)
+
+
+def with_inputs(batch: Batch, device: torch.device, accum_steps: int, text_chunks: int) -> Batch:
+    """Return the batch with the inputs of its micro-batches, copied without waiting."""
+
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        if device.type == "cuda" and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    whole = dataclasses.replace(batch, images=copy(batch.images))
+    if batch.patches is not None:
+        whole = dataclasses.replace(whole, patches=copy(batch.patches))
+    inputs: list[ModelInputs] = []
+    for images, tokens, patches in split_batch(whole, accum_steps):
+        assert isinstance(tokens, Tokens)
+        inputs.append((images, TextChunks.of(tokens, text_chunks).map(copy), patches))
+    return dataclasses.replace(batch, inputs=inputs)
+
+
+def _await(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """Let the step's stream wait for the copy, and keep the memory until that stream has used it."""
+    stream = torch.cuda.current_stream()
+    stream.wait_event(event)
+    for images, texts, patches in batch.inputs:
+        assert isinstance(texts, TextChunks)
+        tensors = [images, *texts.ids, texts.position_B]
+        if patches is not None:
+            tensors.append(patches)
+        for tensor in tensors:
+            tensor.record_stream(stream)
+    return batch
