@@ -127,6 +127,35 @@ def test_a_photograph_that_was_replaced_is_embedded_and_keeps_its_id(world, tmp_
     assert again["sha256"] != hit["sha256"]
 
 
+def test_a_photograph_that_goes_or_is_cut_while_embed_runs_is_left_out_and_taken_next_time(
+    world, tmp_path, monkeypatch
+):
+    photos = write_photos(tmp_path / "photos", 6)
+    listed = []
+    read_members = pools.read_members
+
+    def read_after_changes(places):
+        if not listed:
+            listed.append(places)
+            (photos / "0/000.png").unlink()
+            (photos / "1/001.png").write_bytes(picture(1)[:30])
+        return read_members(places)
+
+    monkeypatch.setattr(pools, "read_members", read_after_changes)
+    report = embed(world / "model", photos, tmp_path / "embedded", executor=QUIET)
+    assert report["images"]["embedded"] == 4
+    assert {row["key"] for row in report["images"]["bad"]} == {"0/000.png", "1/001.png"}
+    (photos / "1/001.png").write_bytes(picture(1))
+    assert embed(world / "model", photos, tmp_path / "embedded", executor=QUIET)["images"]["embedded"] == 5
+    assert sorted(vectors_by_key(tmp_path / "embedded")) == [
+        "0/003.png",
+        "1/001.png",
+        "1/004.png",
+        "2/002.png",
+        "2/005.png",
+    ]
+
+
 def test_a_rewritten_tar_embeds_what_is_new_in_it(world, tmp_path, embedded_items):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
     embed(world / "model", pool, tmp_path / "out", of=("images", "texts"), executor=QUIET)

@@ -9,7 +9,6 @@ N rows of a shard, D embed_dim.
 from __future__ import annotations
 
 import glob
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, hash_co
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
+CHANGED = "changed or went while embed ran; the next embed takes it"
 VECTOR = "vector"  # column of the embeddings in a .parquet
 NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 SHARD = b"worldclip.shard"
@@ -73,7 +73,11 @@ class EmbedWork:
 
 
 def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
-    """Write the shard's segment; images that do not decode are left out and counted."""
+    """Write the shard's segment; images that do not decode are left out and counted.
+
+    So are image files that changed or went since they were listed.  Raises BadShard for another shard that cannot be
+    read.
+    """
     places, counts = _image_places(shard, work)
     num_images = len(places)
     features_ND = np.zeros((num_images, work.embed_dim), np.float32)
@@ -84,10 +88,21 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
     is_usable = np.ones(num_images, bool)
     bad: list[dict[str, str]] = []
     unread = np.flatnonzero(is_unread)
-    contents = pools.read_contents(places.take(unread))
+    contents = pools.read_members(places.take(unread))
     for start in range(0, len(unread), IMAGES_AT_ONCE):
+        images = []
+        for row in unread[start : start + IMAGES_AT_ONCE].tolist():
+            image = next(contents)
+            if isinstance(image, bytes):
+                images.append(image)
+                continue
+            if not is_group(shard.name):
+                raise image
+            is_usable[row] = False
+            is_unread[row] = False
+            bad.append({"key": places["key"][row].as_py(), "reason": CHANGED})
         rows = unread[start : start + IMAGES_AT_ONCE]
-        images = list(itertools.islice(contents, len(rows)))
+        rows = rows[is_unread[rows]]
         hashes_N2[rows] = hashes_of(images)
         known = work.known.find(hashes_N2[rows])
         vectors = features_ND[rows]
