@@ -551,6 +551,7 @@ def test_user_errors_of_a_search(world, folder, tmp_path, capfd):
         ([embedded, "  \n"], "is blank"),
         ([embedded, "a", "--top", "0"], "top = 0"),
         ([embedded, "--images", str(tmp_path / "none.png")], "none.png: does not exist"),
+        ([embedded, "a dog", "typo.jpg"], "typo.jpg: no such picture here"),
         ([embedded, "--images", "https://example.org/a.png"], "is a URL"),
         ([str(folder), "--images", str(world / "photos/bad.jpg")], "bad.jpg: is not an image that can be decoded"),
         ([str(tmp_path / "photos"), "a", "--of", "texts"], "holds no texts, only images"),

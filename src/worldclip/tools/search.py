@@ -203,8 +203,14 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
 
 @functools.wraps(search)
 def search_words(folder: str | Path, texts: Sequence[str] = (), images: Sequence[Any] = (), **options: Any) -> Any:
-    """Search as `search` does; a text that is the path of a picture here is that picture."""
-    pictures = [text for text in texts if text.lower().endswith(SUFFIXES) and Path(text).is_file()]
+    """Search as `search` does; a text that is the path of a picture here is that picture.
+
+    Raises UserError for one that is named like a picture and is none here.
+    """
+    pictures = [text for text in texts if text.lower().endswith(SUFFIXES)]
+    missing = [f"{text}: no such picture here" for text in pictures if not Path(text).is_file()]
+    if missing:
+        raise UserError(missing)
     words = [text for text in texts if text not in pictures]
     if len(words) > 1 and not any(" " in word for word in words):
         query = shlex.quote(" ".join(words))
