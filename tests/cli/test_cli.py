@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +30,7 @@ from worldclip.cli.overview import ANY_MODEL, COMMANDS
 from worldclip.cli.stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import UserError
-from worldclip.core.marks import Commas
+from worldclip.core.marks import Commas, File, Folder
 from worldclip.recipe import stage_names
 
 
@@ -148,17 +148,18 @@ def test_errors_have_an_exit_code_and_a_remedy(error, code, message, monkeypatch
 def take_lists(
     images: Sequence[str],
     *,
-    out: str | Path = "",
+    out: Annotated[str | Path | None, Folder()] = None,
+    page: Annotated[str | None, File()] = None,
     langs: Annotated[Sequence[str], Commas()] = (),
     labels: Sequence[str] = (),
     of: Sequence[Literal["images", "texts"]] = (),
-    names: list[str] | None = None,
+    order: Callable[[str], int] = len,
     is_loud: bool = False,
 ) -> dict[str, int]:
     """Take lists.
 
     images: images.
-    out: a file.
+    out: file and folder.
     langs: codes,
     over two lines.
     labels: texts.
@@ -196,7 +197,7 @@ def test_all_wrong_flags_are_named_at_once():
         "a --langs": [],
         "a --is_loud": [],
         "a --lngs=en --is-loud=3": ["unknown flag '--lngs=en'; did you mean --langs?", "--is-loud takes no value"],
-        "a --names b": ["unknown flag '--names'"],
+        "a --order b": ["unknown flag '--order'"],
         "a --of sound": ["--of 'sound': must be one of"],
     }.items():
         try:
@@ -208,8 +209,31 @@ def test_all_wrong_flags_are_named_at_once():
         assert all(problem in text for problem, text in zip(problems, named, strict=True))
 
 
-def test_described_parameters_of_a_function_become_flags(capsys):
-    descriptions = {"images": "images.", "out": "a file.", "langs": "codes, over two lines.", "labels": "texts."}
+def test_marks_say_file_or_folder_whatever_the_words_are(tmp_path, capsys):
+    """`--page` has no description at all."""
+    with pytest.raises(SystemExit):
+        parse_command(TAKE_LISTS, "x", "", ["--help"])
+    shown = capsys.readouterr().out
+    assert "  --out DIR               File and folder.\n" in shown
+    assert "  --page FILE" in shown
+    (tmp_path / "a.txt").touch()
+    for flag, place, problem in (
+        ("--out", tmp_path / "a.txt", "is a file; give the folder to write"),
+        ("--page", tmp_path, "is a folder; give the file to write"),
+        ("--out", "s3://bucket/a", "must be a local path, not a URL"),
+        ("--page", "s3://bucket/a", "must be a local path, not a URL"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            lists_of(flag, str(place))
+
+
+def test_lines_of_a_docstring_describe_flags(capsys):
+    descriptions = {
+        "images": "images.",
+        "out": "file and folder.",
+        "langs": "codes, over two lines.",
+        "labels": "texts.",
+    }
     assert described_parameters(take_lists) == descriptions | {"of": "choices.", "is_loud": "shout."}
     for words, printed in ((["a", "b", "--is-loud"], "2!\n"), (["a", "--json"], '{"images": 1}\n')):
         assert run_command(TAKE_LISTS, "x", "Take lists", words) == 0

@@ -1,8 +1,8 @@
-"""Run a command: its function's parameters are the flags, their descriptions in the docstring the help.
+"""Run a command: its function's parameters are the flags, their types and marks say how each is read.
 
-A description is `name: text` at the beginning of a docstring's line, or in SHARED.  A parameter without one is no flag.
-Required parameters are positional arguments, except `out` and keyword-only ones.  A parameter `config`, a dataclass,
-gives a flag per field, which is an override of its key as --set is.
+The help's words are lines `name: text` of the docstring, or of SHARED; they decide nothing.  A parameter that takes a
+function is no flag.  Required parameters are positional arguments, except `out` and keyword-only ones.  A parameter
+`config`, a dataclass, gives a flag per field, which is an override of its key as --set is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worldclip.core.docstrings import field_docstrings
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
 from worldclip.core.local_path import url_problem
-from worldclip.core.marks import Commas, Metavar, Place
+from worldclip.core.marks import Commas, File, Folder, Metavar, Place
 from worldclip.core.printable import printable
 from worldclip.core.redact import redact, redact_record
 from worldclip.core.settings import fields_of, is_marked, load_config, options_of, section_name, to_dict
@@ -40,9 +40,6 @@ EXECUTOR = Flag(
     "ray:ADDRESS.",
 )
 WORKERS = "Number of shards processed in parallel (default: {})."
-
-WRITTEN = ("out", "folder", "html")
-"""Parameters that are written to, and thus local paths, whatever their type."""
 
 SHARED = {
     "model": "A run, a checkpoint, a folder of Hugging Face, open_clip or ONNX, a checkpoint file, or a hub id.",
@@ -107,7 +104,10 @@ def parse_command(
         hint = typing.get_type_hints(command.function).get("config")
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             config = hint()
-    flags = [flag for flag in flags_of(command, config) if flag.key not in {*without, *values}]
+    hidden = {*without, *values}
+    if section:
+        hidden.add("overrides")
+    flags = [flag for flag in flags_of(command, config) if flag.key not in hidden]
     prog = f"worldclip {words}"
     if {"-h", "--help"} & {*arguments}:
         summary += examples_text(command.function) or examples_text(type(config))
@@ -145,9 +145,11 @@ def flags_of(command: Command, config: Any) -> list[Flag]:
     parameters = inspect.signature(command.function).parameters
     flags = []
     for name, parameter in parameters.items():
-        if name in descriptions and not (name == "config" and config is not None):
+        is_config = name == "config" and config is not None
+        is_function = typing.get_origin(hints[name]) is Callable
+        if name != "executor" and not is_config and not is_function:
             is_positional = name in command.positional
-            flags.append(_parameter_flag(parameter, hints[name], descriptions[name], is_positional))
+            flags.append(_parameter_flag(parameter, hints[name], descriptions.get(name, ""), is_positional))
     if "executor" in parameters:
         default = "as many as memory has room for models" if command.has_own_workers else "one per core"
         flags += [EXECUTOR, Flag(key="workers", hint=int | None, default=None, help=WORKERS.format(default))]
@@ -175,13 +177,16 @@ def _parameter_flag(parameter: inspect.Parameter, hint: Any, description: str, i
 
 
 def _metavar(flag: Flag) -> str:
-    """Return the name of a parameter's value: its mark, or the parameter's name in capitals.
+    """Return the name of a parameter's value: by its marks, or the parameter's name in capitals.
 
     It is empty for numbers and paths with a flag, which are named by their type.
     """
     name = next((mark.name for mark in flag.marks if isinstance(mark, Metavar)), "")
-    if flag.key == "out" and not name:
-        name = "FILE" if re.match("file|page", flag.help.lower()) else "DIR"
+    if not name and not flag.is_positional:
+        if is_marked(flag.marks, Folder):
+            name = "DIR"
+        elif is_marked(flag.marks, File):
+            name = "FILE"
     if flag.kinds[0] in (str, tuple[str, ...]) or flag.is_positional:
         name = name or flag.key.upper()
     if not name or not flag.is_many:
@@ -213,19 +218,19 @@ def _path_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator
     for flag in flags:
         value = values[flag.key]
         paths = value if isinstance(value, tuple) else (value,)
-        is_written = flag.key in WRITTEN
+        is_folder = is_marked(flag.marks, Folder)
+        is_file = is_marked(flag.marks, File)
         for path in paths:
-            is_local = isinstance(path, Path) or (is_written and isinstance(path, str))
+            is_local = isinstance(path, Path) or (isinstance(path, str) and (is_folder or is_file))
             if not is_local:
                 continue
             problem = url_problem(path, flag.word.partition(" ")[0])
             if problem:
                 yield problem
-            elif is_written and not flag.is_positional:
-                if flag.help.lower().startswith("folder") and Path(path).is_file():
-                    yield f"{flag.word} {path} is a file; give the folder to write"
-                elif flag.metavar != "DIR" and Path(path).is_dir():
-                    yield f"{flag.word} {path} is a folder; give the file to write"
+            elif is_folder and not flag.is_positional and Path(path).is_file():
+                yield f"{flag.word} {path} is a file; give the folder to write"
+            elif is_file and Path(path).is_dir():
+                yield f"{flag.word} {path} is a folder; give the file to write"
 
 
 def described_parameters(function: Callable[..., Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ SECTIONS = {
         "pool check": "worldclip.tools.check_pool:check_pool",
         "pool dedup": "worldclip.tools.dedup:dedup_pool",
     },
-    "Entry lists": {"fetch metadata": "worldclip.cli.stages:FETCH_METADATA"},
+    "Entry lists": {"fetch metadata": "worldclip.cli.fetch:FETCH_METADATA"},
     "Models": {
         "classify": "worldclip.tools.models:classify",
         "evaluate MODEL": "worldclip.tools.models:evaluate",

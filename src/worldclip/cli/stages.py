@@ -1,4 +1,4 @@
-"""Commands that take a recipe: run, each stage, fetch metadata.
+"""Commands that take a recipe: run, each stage.
 
 The flags of a stage's command are the fields of its config: each is an override of the recipe, as --set is.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +22,9 @@ from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
-from worldclip.core.job import Run
-from worldclip.core.marks import Metavar
+from worldclip.core.marks import Folder, Metavar
 from worldclip.evaluate.config import NO_DATASET
 from worldclip.recipe import STEPS, run_folder, run_stages, stage_names, walk
-from worldclip.tools.fetch_metadata import FetchConfig, fetch_metadata
 from worldclip.train.launch import is_helper_rank
 
 SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".csv", ".tsv")
@@ -35,7 +33,7 @@ SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".csv", ".tsv")
 def run_recipe(
     recipe: str,
     *,
-    out: str | None = None,
+    out: Annotated[str | None, Folder()] = None,
     set: SetFlag = (),
     from_: Annotated[str | None, Metavar("STAGE")] = None,
     from_run: Annotated[Path | None, Metavar("RUN")] = None,
@@ -137,7 +135,7 @@ def run_stage(
     *,
     stage: str,
     overrides: Sequence[str],
-    out: str | None = None,
+    out: Annotated[str | None, Folder()] = None,
     set: SetFlag = (),
     shards: ShardsFlag = None,
     dry_run: bool = False,
@@ -186,18 +184,3 @@ def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
         Command(run_stage), stage, summary + see_also(stage), arguments,
         without=without, config=config, section=stage, stage=stage,
     )  # fmt: skip
-
-
-def fetch(recipe: str, *, config: FetchConfig) -> Mapping[str, int]:
-    """Download the dumps and page views of Wikipedias that a recipe needs.
-
-    Examples:
-        worldclip fetch metadata my.toml
-        worldclip fetch metadata my.toml --langs en,sw
-    """
-    sections = load_recipe(recipe)
-    return fetch_metadata(Run.of(Path(), sections.metadata, sections.languages), config)
-
-
-FETCH_METADATA = Command(fetch, lambda counts, flags: f"{counts['files']:,} files, {counts['bytes']:,} bytes")
-"""Download the dumps and page views of Wikipedias that a recipe needs into metadata.dumps."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip.core.errors import UserError
-from worldclip.core.marks import Metavar, Repeated
+from worldclip.core.marks import File, Folder, Metavar, Repeated
 
 Flags = Any  # the parsed flags: an object with an attribute per flag
 
+OutFolder = Annotated[Path, Folder()]
+OutFile = Annotated[Path | None, File()]
 ShardsFlag = Annotated[str | None, Metavar("I/N")]
 SetFlag = Annotated[Sequence[str], Metavar("KEY=VALUE"), Repeated()]
 

@@ -1,9 +1,9 @@
 """Marks in `Annotated` that say more about a config field or a parameter of a command than its type does.
 
-Metavar, Commas and Repeated: how the command line names and reads a value.  Bounds limit the numbers of a field:
-`Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the outputs that a field decides: `Decides()` none,
-`Decides("pool", "match")` those of two stages.  Place says that a field holds paths, ItemOf (core/registry.py) that it
-names items of a registry.
+Metavar, Commas and Repeated: how the command line names and reads a value.  Folder and File: what a path is.  Bounds
+limit the numbers of a field: `Annotated[int, AtLeast(1, "pairs per step")]`.  Decides names the outputs that a field
+decides: `Decides()` none, `Decides("pool", "match")` those of two stages.  Place says that a field holds paths, ItemOf
+(core/registry.py) that it names items of a registry.
 """
 
 from __future__ import annotations
@@ -20,6 +20,16 @@ class Metavar:
     """The name of a flag's value in the help, such as FILE (default: the parameter's name, or that of its type)."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Mark of a parameter: a local folder, never a URL; that of a flag is written, thus no file."""
+
+
+@dataclass(frozen=True)
+class File:
+    """Mark of a parameter: a local file to write, neither a URL nor a folder."""
 
 
 @dataclass(frozen=True)

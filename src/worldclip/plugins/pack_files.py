@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import digest, write_artifact
-from worldclip.core.command import Command
+from worldclip.core.command import Command, OutFolder
 from worldclip.core.console import say
 from worldclip.core.csv_rows import find_delimiter, read_rows
 from worldclip.core.errors import BadShard, UserError
@@ -61,7 +61,7 @@ class Pair(NamedTuple):
 
 def pack_files(
     folder: Path,
-    out: Path,
+    out: OutFolder,
     captions: Path | None = None,
     samples_per_tar: int = 10_000,
     executor: Executor | None = None,

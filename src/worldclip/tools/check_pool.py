@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip import check
 from worldclip import pool as pools
-from worldclip.core.command import Command, SetFlag, ShardsFlag, read_slice
+from worldclip.core.command import Command, OutFolder, SetFlag, ShardsFlag, read_slice
 from worldclip.core.execute import Executor
 from worldclip.core.marks import Metavar
 from worldclip.core.settings import load_config
@@ -17,7 +16,7 @@ from worldclip.pool.stage import skipped_lines
 @Command
 def check_pool(
     pool: str,
-    out: Path,
+    out: OutFolder,
     *,
     config: Annotated[str | None, Metavar("TOML")] = None,
     set: SetFlag = (),

@@ -25,7 +25,7 @@ from worldclip.contracts.records import skipped_shards
 from worldclip.contracts.schemas import DUPLICATES
 from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import write_tables
-from worldclip.core.command import Command
+from worldclip.core.command import Command, OutFolder
 from worldclip.core.execute import Executor, Report
 from worldclip.core.job import Job, Result, Run, RunLock
 from worldclip.core.sorted_keys import hash_pairs
@@ -114,7 +114,7 @@ def _copies(
 
 
 @Command
-def dedup_pool(pool: str, out: Path, *, key: str | None = None, executor: Executor) -> tuple[Any, str]:
+def dedup_pool(pool: str, out: OutFolder, *, key: str | None = None, executor: Executor) -> tuple[Any, str]:
     """List the pairs whose key an earlier shard has, for pool.deny_keys.
 
     out: folder to write; its duplicates.parquet is a value of pool.deny_keys.

@@ -18,7 +18,7 @@ from worldclip import pool
 from worldclip.contracts.reasons import Reason
 from worldclip.contracts.summary import REMEDIES
 from worldclip.core.artifacts import write_text
-from worldclip.core.command import Command
+from worldclip.core.command import Command, OutFile
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Shard
@@ -89,7 +89,7 @@ SMALL_PATCHES = 8  # along a side, of images that small (docs/photographs.md)
 def init(
     source: str,
     *,
-    out: Path | None = None,
+    out: OutFile = None,
     key: str | None = None,
     texts: Annotated[Sequence[str], Commas()] = (),
     columns: Annotated[Sequence[str], Commas()] = (),

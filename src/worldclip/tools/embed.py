@@ -18,7 +18,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from worldclip import pool as pools
 from worldclip.check.images import source_units
@@ -31,6 +31,7 @@ from worldclip.core.execute import Executor, Report
 from worldclip.core.image_names import SUFFIXES
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Run, RunLock
+from worldclip.core.marks import Folder
 from worldclip.core.preflight import problems_of
 from worldclip.curate.stage import refuse_outdated
 from worldclip.export.segments import Of
@@ -50,7 +51,7 @@ from worldclip.tools.known_pools import with_usual_columns
 def embed(
     model: str | Path,
     pool: str | Path,
-    out: str | Path,
+    out: Annotated[str | Path, Folder()],
     *,
     of: Sequence[Of] = (),
     key: str | None = None,

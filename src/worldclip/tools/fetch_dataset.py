@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from worldclip.core.artifacts import read_json, versions, write_json
 from worldclip.core.command import Command, Flags
@@ -25,6 +26,7 @@ from worldclip.core.console import say
 from worldclip.core.download import RETRY, Broken, Client, Download, file_digest
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.job import Report
+from worldclip.core.marks import Folder
 from worldclip.core.safe_path import UnsafeName, is_safe_name, safe_join
 from worldclip.core.suggest import nearest
 from worldclip.evaluate.catalog import CATALOG, SUITES, read_csv
@@ -50,7 +52,7 @@ class Source:
 
 def fetch_dataset(
     name: str,
-    out: Path | None = None,
+    out: Annotated[Path | None, Folder()] = None,
     *,
     show: bool = False,
     mirror: str = "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts.layout import latest_checkpoint, trainer_dir, trainer_state
-from worldclip.core.command import Command, ShardsFlag, read_slice
+from worldclip.core.command import Command, OutFile, OutFolder, ShardsFlag, read_slice
 from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.job_files import read_record, refuse_newer_run
@@ -70,7 +70,7 @@ def classify(
 
 
 @Command
-def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFlag = None) -> tuple[Any, str]:
+def evaluate(model: str, out: OutFolder, *, config: EvaluateConfig, shards: ShardsFlag = None) -> tuple[Any, str]:
     """Evaluate any model on datasets.
 
     Of a run, the datasets are by default those of its recipe.
@@ -99,7 +99,7 @@ def evaluate(model: str, out: Path, *, config: EvaluateConfig, shards: ShardsFla
 
 
 @Command
-def compare_runs(runs: Sequence[Path], *, curation: bool = False, out: Path | None = None) -> tuple[Any, str]:
+def compare_runs(runs: Sequence[Path], *, curation: bool = False, out: OutFile = None) -> tuple[Any, str]:
     """Compare evaluations query by query, with confidence intervals over images and seeds, or two curated lists.
 
     runs: runs, or folders that evaluate wrote.  Runs that differ only in seeds count as one, with several seeds.
@@ -132,7 +132,7 @@ def compare_runs(runs: Sequence[Path], *, curation: bool = False, out: Path | No
 
 @Command
 def export(
-    model: str, out: Path, *, config: ExportConfig, arch: str | None = None, tokenizer: str | None = None
+    model: str, out: OutFolder, *, config: ExportConfig, arch: str | None = None, tokenizer: str | None = None
 ) -> tuple[Any, str]:
     """Export any model to the formats of other libraries.
 

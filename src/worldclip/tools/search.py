@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.core.image_names import SUFFIXES
 from worldclip.core.job import Report
+from worldclip.core.marks import Folder
 from worldclip.core.printable import one_line
 from worldclip.export.embedded import Embedded, check_model, folder_and_file, open_embedded
 from worldclip.export.segments import Of, ShardRows
@@ -104,7 +105,7 @@ def _merge(
 
 
 def search(
-    folder: str | Path,
+    folder: Annotated[str | Path, Folder()],
     texts: Sequence[str] = (),
     images: Sequence[Any] = (),
     *,

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
-from worldclip.core.command import Command
+from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, usable_cores
 from worldclip.core.inputs import is_remote
@@ -54,7 +54,7 @@ _POOL = pa.schema(
 
 
 def build_wat(
-    files: Sequence[str], out: Path, num_shards: int | None = None, executor: Executor | None = None
+    files: Sequence[str], out: OutFolder, num_shards: int | None = None, executor: Executor | None = None
 ) -> Report:
     """Create or extend the pool `out` from WAT files (paths or URLs); finished files are skipped.
 

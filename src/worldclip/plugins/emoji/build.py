@@ -22,7 +22,7 @@ from pathlib import Path
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import versions, write_json, write_text
-from worldclip.core.command import Command
+from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import RunLock, remove_stale
@@ -70,7 +70,9 @@ class Emoji:
         return tones_of(self.char)
 
 
-def pool_emoji(out: Path, image_px: int = 64, samples_per_shard: int = 500, executor: Executor | None = None) -> Report:
+def pool_emoji(
+    out: OutFolder, image_px: int = 64, samples_per_shard: int = 500, executor: Executor | None = None
+) -> Report:
     """Draw the pool into `out`; finished tars are skipped.  Returns what build_emoji does.
 
     out: folder to write.

@@ -17,7 +17,7 @@ from worldclip import pool
 from worldclip.contracts import layout, schemas
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts
-from worldclip.core.command import Command
+from worldclip.core.command import Command, OutFolder
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError, naming
 from worldclip.core.execute import Shard
@@ -55,7 +55,7 @@ NUM_LABELS = 100  # labels without a list
 MAX_PICTURES = 20_000  # about 3 kB each
 
 
-def explore(run: Path, out: Path) -> Report:
+def explore(run: Path, out: OutFolder) -> Report:
     """Write the explorer of a run.  An older one of another curation or page is replaced; one that is up to date stays.
 
     run: folder of a run whose stage curate is finished.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worldclip.core.command import Command
+from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.job import RunLock
@@ -19,7 +19,7 @@ from worldclip.pool.files import check_own
 
 @Command
 def pool_world(
-    out: Path,
+    out: OutFolder,
     *,
     cldr: Path | None = None,
     fluent: Path | None = None,
