@@ -110,6 +110,17 @@ def test_folders_of_other_pools_are_left_out_and_other_runs_of_this_one_are_name
     assert f"another run of this pool: worldclip status {tmp_path}/second --keys {keys}\n" in to_text(found)
 
 
+def test_a_folder_embedded_from_curated_files_is_searched_and_its_command_keeps_the_columns(run, tmp_path):
+    source = str(run / "curate/parquet")
+    config = {"columns": ["price", "in stock"]}
+    write_table(tmp_path / "kept/texts/0.parquet", {"key": ["plain"]})
+    write_manifest(tmp_path / "kept", config=config, inputs={}, counts={}, job="embed", source=source)
+    found = status(run, keys=tmp_path / "keys.parquet")
+    assert str(tmp_path / "kept") in found["keys"]["plain"]["places"]
+    command = f"worldclip embed MODEL {source} --out {tmp_path / 'kept'} --columns price 'in stock'"
+    assert found["places"][str(tmp_path / "kept")]["command"] == command
+
+
 def test_damaged_neighbours_do_not_stop_the_search(run, tmp_path):
     write_files(tmp_path, {
         "newer/recipe.toml": "", "newer/run.json": '{"format_version": 99}', "broken/recipe.toml": "[",

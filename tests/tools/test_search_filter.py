@@ -194,6 +194,16 @@ def test_fields_of_tars_and_columns_of_image_lists_are_taken_along(world, tmp_pa
     assert search(tmp_path / "csv", ["a"], filter=(("colour", "=", "red"),))[0]["hits"][0]["key"] == "../a.png"
 
 
+def test_a_folder_keeps_its_columns_where_none_are_named(world, shop, tmp_path, capfd):
+    out = tmp_path / "out"
+    for columns in (["price", "category"], [], ["category"], []):
+        embed(world / "model", shop / "pool", out, key="uid", columns=columns, executor=QUIET)
+    assert "keeps the columns category;" in capfd.readouterr().err
+    assert search(out, ["apple"], filter=[("category", "=", "shoe")], top=3)
+    with pytest.raises(UserError, match="price"):
+        search(out, ["apple"], filter=[("price", ">", 1)])
+
+
 def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):
     for columns, problem in ((["key"], "has a column of this name of its own"), (["price", "price"], "is named twice")):
         with pytest.raises(UserError, match=problem):

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from worldclip import pool as pools
 from worldclip.check.images import source_units
 from worldclip.contracts.schemas import EMBEDDED_IMAGES, EMBEDDED_TEXTS
-from worldclip.core.artifacts import digest
+from worldclip.core.artifacts import digest, read_manifest
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -71,7 +71,8 @@ def embed(
     pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
     out: folder to write: embeddings as .npy and the places of their images or texts as .parquet, one of each per shard.
     of: what to embed (default: images of tars and of folders of image files, texts of tables).
-    columns: columns or fields of the pool that searches show and filter by, such as category price.
+    columns: columns or fields of the pool that searches show and filter by, such as category price (default: those that
+    the folder has).
     vectors_in_table: write the embeddings into the .parquet files too, as the column `vector`.
 
     Raises UserError for the user's mistakes, StageFailed where shards failed.
@@ -91,6 +92,7 @@ def embed(
             say("embed", f"{run.section(PoolConfig).key!r} identifies a pair; --key names another column")
     _check_out(folder, run.section(PoolConfig))
     _check_columns(columns)
+    columns = [bare(name) for name in columns] or _columns_of_before(folder)
     if pictures is None and not pools.is_run(run):
         no_shards = problems_of(pools.list_pool, run)
         if no_shards and _folder_of_files(run, of) is None:
@@ -194,6 +196,16 @@ def _check_out(folder: Path, pool: PoolConfig) -> None:
     for root in pool.paths:
         if not is_remote(root) and folder.resolve().is_relative_to(Path(root).resolve()):
             raise UserError(f"--out = {str(folder)!r}: lies in the pool {root!r}; give a folder outside of it")
+
+
+def _columns_of_before(folder: Path) -> list[str]:
+    """Return the columns that a folder of embeddings took along before, and say so."""
+    manifest = read_manifest(folder)
+    if manifest is None or not manifest["config"].get("columns"):
+        return []
+    columns: list[str] = manifest["config"]["columns"]
+    say("embed", f"keeps the columns {', '.join(columns)}; --columns names others, a new folder has none")
+    return columns
 
 
 def _check_columns(columns: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ STATES = {
     "in the pool": "no list of the recipe leaves it out",
     "in older files": "left out, but a file that was made before has it",
     "unknown": "neither in the pool nor in a file that was made from it",
-    "gone": "left out, and no file that was made from the pool has it",
+    "gone": "left out, and no file has it in RUN, beside it, here or in --folders",
 }
 """State of a key -> what it means."""
 MAX_SHOWN = 20  # keys that the text lists
@@ -150,7 +150,8 @@ def _next(run: Run, listed: Path, states: dict[str, int]) -> str | None:
 def find_places(run: Run, folders: Sequence[Path] = ()) -> Iterator[Place]:
     """Yield what was made from the pool of a run: in RUN, next to RUN, in the working directory, and in `folders`.
 
-    Folders are explorers of a run of this name, and those that `embed` and `pool check` made from this run or its pool.
+    Folders are explorers of a run of this name, those that `embed` and `pool check` made from this run or its pool, and
+    those that `embed` made from files in RUN, such as the curated ones.
     """
     for name, command in COMMANDS.items():
         if (run.dir / name).exists():
@@ -194,8 +195,17 @@ def _places_of(folder: Path, run: Run) -> list[Place]:
     names = f"{shlex.quote(str(run.dir))} --out {shlex.quote(str(folder))}"
     if manifest.get("tool") == "explore" and run_name == run.dir.resolve().name:
         return [Place(folder / "data", f"worldclip explore {names}")]
-    if manifest.get("job") == "embed" and (is_of_run or is_of_pool):
-        return [Place(folder, f"worldclip embed MODEL {names}")]
+    if manifest.get("job") == "embed":
+        flags = ""
+        config = manifest.get("config")
+        if isinstance(config, dict) and config.get("columns"):
+            flags = f" --columns {shlex.join(map(str, config['columns']))}"
+        source = str(manifest.get("source"))
+        if is_of_run or is_of_pool:
+            return [Place(folder, f"worldclip embed MODEL {names}{flags}")]
+        if source.startswith(f"{os.path.abspath(run.dir)}/"):
+            names = f"{shlex.quote(source)} --out {shlex.quote(str(folder))}"
+            return [Place(folder, f"worldclip embed MODEL {names}{flags}")]
     if manifest.get("job") == "check" and is_of_pool:  # its other files are about all pairs of the pool
         command = f"worldclip pool check {names}"
         return [Place(folder / name, command) for name in ("report.html", "valid_keys.parquet")]
