@@ -182,8 +182,8 @@ def test_a_denied_key_reads_and_embeds_no_picture_again(world, tmp_path, embedde
     key = open_embedded(tmp_path / "out").rows(np.array([0]))[0]["key"]
     (tmp_path / "denied.txt").write_text(f"{key}\n")
     read = []
-    read_contents = pools.read_contents
-    monkeypatch.setattr(pools, "read_contents", lambda places: (read.extend(places["key"]), read_contents(places))[1])
+    read_members = pools.read_members
+    monkeypatch.setattr(pools, "read_members", lambda places: (read.extend(places["key"]), read_members(places))[1])
     report = embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)
     assert counts(report) == (0, 1, 0, SHARDS * (PER_SHARD - 1) - 1)
     assert key not in vectors_by_key(tmp_path / "out")
