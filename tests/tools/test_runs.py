@@ -258,6 +258,15 @@ def test_what_follows_a_stage_of_another_recipe_is_out_of_date(toy_run, section,
     assert " ".join(outdated_stages(toy_run, recipe)) == outdated
 
 
+def test_an_export_of_the_run_with_a_tokenizer_that_is_named_is_not_out_of_date(own_run, capsys):
+    tokenizer = str(own_run / "train/tokenizer")
+    out = str(own_run / "export")
+    shutil.rmtree(out)
+    assert main(["export", str(own_run), "--out", out, "--formats", "huggingface", "--tokenizer", tokenizer]) == 0
+    assert main(["status", str(own_run)]) == 0
+    assert "out of date" not in capsys.readouterr().out
+
+
 def test_without_a_run_status_lists_those_in_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for files, said in (({}, "no runs in runs/; worldclip status RUN"), (["b", "a"], "runs/a\nruns/b\n")):

@@ -239,10 +239,12 @@ def outdated_results(run_dir: Path) -> dict[str, str]:
         return outdated
     for stage in ("evaluate", "export"):
         folder = stage_dir(run_dir, stage)
-        if artifacts.read_manifest(folder) is None:
+        manifest = artifacts.read_manifest(folder)
+        if manifest is None:
             continue
         report = read_record(report_json(folder)) or {}
-        if report.get("model_digest") != digest:
+        # The digest of a report is also one of options, as of `export RUN --out RUN/export --tokenizer X`.
+        if manifest["inputs"].get("checkpoint", report.get("model_digest")) != digest:
             name = report.get("model", "another model")
             outdated[stage] = f"it is of {name}, not of the checkpoint that the run has now"
     return outdated
