@@ -368,6 +368,7 @@ def test_seeds_show_their_spread_and_numbers_at_chance_say_so(tmp_path):
     assert low < row["values"][0] < high == 1.0
     assert row["is_at_chance"] == [False]
     assert f"{100 * row['values'][0]:.1f} ({100 * low:.1f} to 100.0)" in comparison_text(comparison)
+    assert "star" not in comparison_text(comparison)  # nothing is compared
     blind = compare(*seeds, run_folder(tmp_path, "blind", 0, 0.2, Blind()))
     row = top1_of(blind)
     assert row["chance"] == 1 / 80  # the 60 words and 20 others

@@ -12,11 +12,11 @@ from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
 AT_CHANCE = " (not above chance)"
-MARKS = (
+STAR = (
     "A star marks differences whose 95% interval excludes 0, also after Holm's correction for {} comparisons (p "
-    "below 0.05); without it the two are not distinguishable. Not above chance: the 95% interval of the number begins "
-    "at or below what guessing gives."
+    "below 0.05); without it the two are not distinguishable. "
 )
+NOT_ABOVE_CHANCE = "Not above chance: the 95% interval of the number begins at or below what guessing gives."
 ONE_BY_ONE = (
     "Each interval in the tables by language is one of its own, without the correction: of twenty languages without a "
     "difference one excludes 0 by chance."
@@ -43,7 +43,10 @@ def comparison_text(comparison: Comparison) -> str:
     if any("intervals" in row for row in comparison.by_language) and by_language:
         parts += ["", ONE_BY_ONE]
     num_tests = sum(len(row.get("p_values", ())) for row in comparison.rows)
-    return "\n".join([*parts, "", MARKS.format(num_tests), ""])
+    star = ""
+    if num_tests:
+        star = STAR.format(num_tests)
+    return "\n".join([*parts, "", star + NOT_ABOVE_CHANCE, ""])
 
 
 def _what_differs(arms: Sequence[Arm]) -> list[str]:
