@@ -204,6 +204,15 @@ def test_a_folder_keeps_its_columns_where_none_are_named(world, shop, tmp_path, 
         search(out, ["apple"], filter=[("price", ">", 1)])
 
 
+def test_python_takes_lists_one_key_and_names_a_lone_condition(shop):
+    embedded = shop / "embedded"
+    as_tuples = search(embedded, ["apple"], filter=(("category", "in", ("shoe", "bag")),), top=20)
+    assert search(embedded, ["apple"], filter=[["category", "in", ["shoe", "bag"]]], top=20) == as_tuples
+    assert [hit["key"] for hit in search(embedded, ["apple"], keys="k8")[0]["hits"]] == ["k8"]
+    with pytest.raises(UserError, match=r"'price' is no condition; give a list of them"):
+        search(embedded, ["apple"], filter=("price", "<", 50))
+
+
 def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):
     for columns, problem in ((["key"], "has a column of this name of its own"), (["price", "price"], "is named twice")):
         with pytest.raises(UserError, match=problem):

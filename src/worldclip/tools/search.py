@@ -143,6 +143,7 @@ def search(
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
+    keys = [keys] if isinstance(keys, str) else list(keys)
     problems = [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
     if not texts and not images:
         problems.append("no query; give a text or an image")
@@ -152,7 +153,8 @@ def search(
         raise UserError(problems)
     require_files(images, decodes=True)
     embedded = open_embedded(folder, of, pool=pool)
-    is_chosen = embedded.select(filter, keys, path_prefix) if filter or keys or path_prefix else None
+    where = _with_tuples(filter)
+    is_chosen = embedded.select(where, keys, path_prefix) if where or keys or path_prefix else None
     if embedded.remark:
         say("search", embedded.remark)
     clip = load_model(embedded, model, device, precision)
@@ -200,6 +202,16 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
                 shown = one_line("/".join(folder_and_file(hit)).removeprefix(f"{Path.cwd()}/"))
             lines.append(f"  {hit['score']:6.3f}  {shown}")
     return "\n".join(lines)
+
+
+def _with_tuples(conditions: Sequence[Any]) -> Where:
+    """Return conditions whose lists are tuples.  Raises UserError for one condition in place of several."""
+    where = []
+    for condition in conditions:
+        if not isinstance(condition, list | tuple):
+            raise UserError(f'filter: {condition!r} is no condition; give a list of them, as [("price", "<", 20)]')
+        where.append(tuple(tuple(part) if isinstance(part, list) else part for part in condition))
+    return tuple(where)
 
 
 @functools.wraps(search)
