@@ -170,7 +170,7 @@ def test_only_shards_that_are_read_again_stay_in_memory(num_shards, num_streams,
 def test_windows_of_a_large_pool_hold_no_shard_beside_the_window(run_dir, shuffle_shards, held):
     loader = loader_of(run_dir, shuffle_shards=shuffle_shards)
     read(loader, 7)
-    assert loader.source._curated.cache_info().currsize == held
+    assert loader.source._read.cache_info().currsize == held
 
 
 # crops, warps and patch dropout: drawn from the hash of the pair
