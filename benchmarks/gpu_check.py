@@ -230,7 +230,7 @@ def measure(
     num_syncs, sync_lines = waiting_lines(caught) if is_gpu else (NOT_ON_CPU, [])
     pairs = config.global_batch_size // world.size
     length = len(loader.batch.tokens.ids) / pairs
-    flops = pairs * budget.flops_per_pair(config.model.architecture(), length)
+    flops = pairs * budget.flops_per_pair(config.model.architecture(), length, config.patches_seen)
     measured = Measured(
         name=f"{model} {variant}",
         step_ms=1000 * step_s,

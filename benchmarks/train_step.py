@@ -211,7 +211,7 @@ def needed_flops(sizes: Any, tokens: float) -> float:
     for width, mlp_ratio, length in encoders:
         matrices = (2 + 2 * mlp_ratio) * width**2  # query, output, MLP
         unneeded += 2 * (length - 1) * (matrices + 2 * width * length)
-    return flops_per_pair(sizes, tokens) - (1 + BACKWARD) * unneeded
+    return flops_per_pair(sizes, tokens, patches) - (1 + BACKWARD) * unneeded
 
 
 def measure(which: str, vocab_size: int, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import MetaClip2Model
 
 from stages import context, job_of
@@ -19,9 +20,10 @@ from worldclip.config import load_recipe
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.settings import load_config
-from worldclip.model.clip import model_config
+from worldclip.model.clip import build_config, create_model, model_config
 from worldclip.model.config import PRESETS, ModelConfig
-from worldclip.train.budget import count_parameters, memory_bytes
+from worldclip.model.published import PublishedTokenizer
+from worldclip.train.budget import count_parameters, flops_per_pair, memory_bytes
 from worldclip.train.config import ScaleConfig, TrainConfig
 from worldclip.train.dual_encoder import DualEncoder
 from worldclip.train.schedule import Schedule, check_batch, learning_rate, plan_schedule, scale
@@ -168,6 +170,31 @@ def test_parameter_counts_equal_those_of_the_real_model(preset):
     assert counts["text encoder"] == sum(size for name, size in sizes.items() if name.startswith("text_model."))
     assert counts["image encoder"] == sum(size for name, size in sizes.items() if name.startswith("vision_model."))
     assert sum(counts.values()) == table + sum(sizes.values())
+
+
+@pytest.mark.parametrize("preset", ["tiny", "vit_s16"])
+def test_flops_equal_those_that_torch_counts(preset):
+    sizes = ModelConfig(preset=preset).architecture()
+    clip = create_model(build_config(sizes, "gelu", PublishedTokenizer("", 300, bos_id=0, pad_id=1, eos_id=2)), seed=0)
+    clip.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        clip.get_image_features(torch.zeros(1, 3, sizes.image_size, sizes.image_size))
+        clip.get_text_features(torch.tensor([[0] * 9 + [2]]))
+    patches = (sizes.image_size // sizes.patch_size) ** 2
+    assert flops_per_pair(sizes, 10, patches) == 3 * counter.get_total_flops()
+
+
+def test_patch_dropout_saves_what_its_patches_cost():
+    keys = {"model": {"preset": "tiny"}, "patch_dropout": 0.25}
+    config = load_config(TrainConfig, keys)
+    sizes = config.model.architecture()
+    assert config.patches_seen == 19  # of 25
+    saved = flops_per_pair(sizes, 10, 25) - flops_per_pair(sizes, 10, config.patches_seen)
+    # 6 tokens through 4 blocks of 12 * 128^2, and attention of 26^2 in place of 20^2; three passes, two per product
+    assert saved == 3 * 2 * 4 * (6 * 12 * 128**2 + 2 * 128 * (26**2 - 20**2))
+    assert load_config(TrainConfig, keys | {"patch_dropout": 0.999}).patches_seen == 1
+    whole = dataclasses.replace(config, patch_dropout=0.0)
+    assert memory_bytes(config, 300, 64, 1)[1] < memory_bytes(whole, 300, 64, 1)[1]
 
 
 def memory_h14(**keys):

@@ -53,10 +53,9 @@ def crop_draws(keys: Sequence[str], text_idx: np.ndarray, seed: int, epochs: np.
 
 
 def kept_patches(
-    keys: Sequence[str], text_idx: np.ndarray, seed: int, epochs: np.ndarray, num_patches: int, dropout: float
+    keys: Sequence[str], text_idx: np.ndarray, seed: int, epochs: np.ndarray, num_patches: int, num_kept: int
 ) -> np.ndarray:
-    """Return (B, kept) int64, ascending: the round((1 - dropout) * P) patches of each image that dropout keeps."""
-    num_kept = max(1, round((1 - dropout) * num_patches))
+    """Return (B, kept) int64, ascending: the patches of each image that patch dropout keeps."""
     draws = _draws(keys, text_idx, seed, epochs, PATCH_OFFSET + np.arange(num_patches, dtype=np.uint64))
     return np.sort(np.argsort(draws, axis=1, kind="stable")[:, :num_kept], axis=1)
 

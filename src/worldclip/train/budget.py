@@ -86,13 +86,14 @@ def count_adapters(config: TrainConfig) -> tuple[int, int]:
     return adapters, adapted
 
 
-def flops_per_pair(sizes: Architecture, text_length: float) -> float:
+def flops_per_pair(sizes: Architecture, text_length: float, patches_seen: int) -> float:
     """Return the FLOPs of forward and backward pass for an image and a text of text_length tokens.
 
-    All tokens of the last block are counted, as utilisation is commonly stated; model/towers.py computes one of them.
+    patches_seen: patches of the image that are computed, TrainConfig.patches_seen.  All tokens of the last block are
+    counted, as utilisation is commonly stated; model/towers.py computes one of them.
     """
     patches = (sizes.image_size // sizes.patch_size) ** 2
-    image = _encoder_flops(sizes.vision_width, sizes.vision_layers, sizes.vision_mlp_ratio, patches + 1)
+    image = _encoder_flops(sizes.vision_width, sizes.vision_layers, sizes.vision_mlp_ratio, patches_seen + 1)
     image += 2 * patches * 3 * sizes.patch_size**2 * sizes.vision_width + 2 * sizes.vision_width * sizes.embed_dim
     text = _encoder_flops(sizes.text_width, sizes.text_layers, 4, text_length) + 2 * sizes.text_width * sizes.embed_dim
     return (1 + BACKWARD) * (image + text)
@@ -119,12 +120,11 @@ def memory_bytes(config: TrainConfig, vocab_size: int, batch_size: int, world_si
     if shards > 1:
         state_bytes += 2 * FLOAT * counts["token table"]  # whole in each step, with its gradient
     pairs = -(-batch_size // (world_size * config.accum_steps))
-    patches = (sizes.image_size // sizes.patch_size) ** 2
     block_bytes = BLOCK_BYTES_BF16 if config.precision == "bf16" else BLOCK_BYTES
     # what the backward pass reads again: each block's activations, or its input if it is recomputed
     activation_bytes = 0
     for layers, values in (
-        (sizes.vision_layers, pairs * (patches + 1) * sizes.vision_width),
+        (sizes.vision_layers, pairs * (config.patches_seen + 1) * sizes.vision_width),
         (sizes.text_layers, pairs * sizes.context_length * sizes.text_width),
     ):
         recomputed = config.recomputed_blocks(layers)
@@ -187,7 +187,7 @@ def to_lines(config: TrainConfig, vocab_size: int, schedule: Schedule, world_siz
     sizes = config.model.architecture()
     counts = count_parameters(sizes, vocab_size, config.loss)
     parts = ", ".join(f"{part} {count / 1e6:,.1f}M" for part, count in counts.items())
-    flops = flops_per_pair(sizes, sizes.context_length)
+    flops = flops_per_pair(sizes, sizes.context_length, config.patches_seen)
     batch_size = schedule.global_batch_size
     samples = schedule.num_steps * batch_size
     state, activations = memory_bytes(config, vocab_size, batch_size, world_size)

@@ -181,6 +181,12 @@ class TrainConfig(Config):
         return min(int(self.activation_checkpointing), num_blocks)
 
     @property
+    def patches_seen(self) -> int:
+        """Return how many patches of an image a step computes: all that patch_dropout does not leave out."""
+        sizes = self.model.architecture()
+        return max(1, round((1 - self.patch_dropout) * (sizes.image_size // sizes.patch_size) ** 2))
+
+    @property
     def adapted_towers(self) -> tuple[Literal["vision", "text"], ...]:
         """Return the towers with LoRA adapters."""
         if self.lora_rank is None:

@@ -107,12 +107,12 @@ class Loader:
         self.world = world
         self.pin_memory = pin_memory
         self.seed = config.seed
-        self.patch_dropout = config.patch_dropout
         self.skipped = config.skip_samples or ()
         self.crop_scale_min = config.crop_scale_min
         self.augment = config.augment
         sizes = config.model.architecture()
         self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
+        self.patches_seen = config.patches_seen
         self.image_size = sizes.image_size
         self._min_side = math.ceil(SCALED_MARGIN * self.image_size) if config.scaled_decode else None
         self.shards = sorted(shards, key=lambda shard: shard.name)
@@ -232,8 +232,8 @@ class Loader:
         texts = pairs.texts.to_pylist()
         crops_B3SS = augment(crops_B3SS, draws, self.augment)
         patches = None
-        if self.patch_dropout:
-            rows = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patch_dropout)
+        if self.patches_seen < self.num_patches:
+            rows = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patches_seen)
             patches = torch.from_numpy(rows)
         with self._tokenizer_lock:  # transformers sets the truncation of a tokenizer that encodes meanwhile
             tokens = self.tokenizer.encode(texts)

@@ -132,7 +132,7 @@ class Log:
         """Write a record, with the speed and memory since the one before.  elapsed_s: time of the whole run."""
         pairs = self._steps * self.schedule.global_batch_size
         mean_length = self._tokens * self.num_devices / pairs
-        flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length)
+        flops = pairs * flops_per_pair(self.config.model.architecture(), mean_length, self.config.patches_seen)
         wait_fraction = self._wait_s / self._elapsed_s
         record: Report = {
             **step_record,

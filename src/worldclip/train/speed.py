@@ -57,18 +57,20 @@ def pairs_per_second(config: TrainConfig) -> float:
     if device.type == "cpu":
         encoder.multiply_by_onednn()
     text_length = max(2, sizes.context_length // 2)
-    num_pairs = max(1, min(MAX_PAIRS, int(MAX_FLOPS / flops_per_pair(small, text_length))))
+    flops = flops_per_pair(small, text_length, config.patches_seen)
+    num_pairs = max(1, min(MAX_PAIRS, int(MAX_FLOPS / flops)))
     pixels = torch.zeros(num_pairs, 3, sizes.image_size, sizes.image_size, dtype=torch.uint8)
     text = [0] * (text_length - 1) + [tokenizer.eos_id]
     tokens = Tokens.of([text] * num_pairs, tokenizer.pad_id)
     texts = tokens if device.type == "cpu" else TextChunks.of(tokens, 1)
+    kept_BP = torch.arange(config.patches_seen).expand(num_pairs, -1)
     fastest = float("inf")
     for _ in range(REPEATS):
         started_at = time.perf_counter()
-        image_BD, text_BD = encoder(pixels, texts)
+        image_BD, text_BD = encoder(pixels, texts, kept_BP)
         total = image_BD.sum() + text_BD.sum()
         total.backward()
         clip.logit_scale.cpu()  # waits for a GPU
         fastest = min(fastest, time.perf_counter() - started_at)
-    flops_per_second = num_pairs * flops_per_pair(small, text_length) / fastest
-    return flops_per_second / flops_per_pair(sizes, text_length)
+    flops_per_second = num_pairs * flops / fastest
+    return flops_per_second / flops_per_pair(sizes, text_length, config.patches_seen)
