@@ -98,3 +98,27 @@ def test_runs_leave_hits_that_the_tables_read(tables, tmp_path, monkeypatch):
     flat = runs["worldwide_w64_s1"]
     assert flat.is_withheld_LC.sum(axis=1).tolist() == [0, 40, 40]  # English, and every second of the others
     assert runs["own_t_s1"].is_withheld_LC.sum() == 0
+
+
+def test_what_models_answered_is_kept_and_shown(tables, tmp_path):
+    import models
+
+    evaluated = tmp_path / "evaluate"
+    (evaluated / "ranks").mkdir(parents=True)
+    records = []
+    for lang, images, ranks in (("en", [0, 1, 2, 3, 4], [0, 0, 1, 0, 3]), ("de", [1, 2, 3], [0, 2, 2])):
+        records.append({"dataset": "photos", "lang": lang, "digest": lang, "model_digest": "m"})
+        np.save(models.ranks_path(evaluated, records[-1], "acc"), ranks)
+        np.save(models.images_path(evaluated, records[-1], "acc"), images)
+    records.append({"dataset": "photos", "lang": "en", "digest": "of another model", "model_digest": "n"})
+    (evaluated / "results.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (evaluated / "report.json").write_text('{"records": ["en", "de"]}')
+    (tmp_path / "supervised.json").write_text('{"right": [true, false, true, true]}')
+    kept = tmp_path / "kept"
+    models.keep(evaluated, "Small, long", 1000, kept)
+    models.keep(tmp_path / "supervised.json", "A supervised one", 500, kept)
+    assert sorted(path.name for path in kept.iterdir()) == ["a_supervised_one.npz", "small_long.npz"]
+    rows = [line.strip("| ").split(" | ") for line in models.table(kept).splitlines()[2:]]
+    assert rows[0][:3] == ["A supervised one", "500", "75.0% (25.0 to 100.0)"]
+    assert rows[1][:2] + rows[1][3:5] == ["Small, long", "1,000", "46.7% of 2", "2"]
+    assert rows[1][2].startswith("60.0%")

@@ -160,7 +160,7 @@ def read_accounting(run_dir: Path) -> MatchAccounting:
 
 
 class ListThreshold(TypedDict):
-    """What balancing makes of one entry list."""
+    """The threshold of an entry list, and what it was found from."""
 
     threshold: int | None  # None: no entry matched
     tail_fraction: float | None

@@ -127,7 +127,7 @@ class Client:
                 start = 0
             with open(part, mode) as file:
                 # read1 returns what has arrived, so that `stop` works on a slow connection.
-                for chunk in iter(lambda: answer.read1(CHUNK_BYTES), b""):
+                while chunk := answer.read1(CHUNK_BYTES):
                     file.write(chunk)
                     if self.is_stopped.is_set():
                         raise Broken(f"{url}: stopped; the next call resumes")

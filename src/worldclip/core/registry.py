@@ -105,7 +105,7 @@ class ItemOf:
 
 
 def name_problem(kind: str, name: str, names: Collection[str]) -> str | None:
-    """Return why a name is none of an item, with the nearest known one; None for an item."""
+    """Return why there is no item of this name, with the nearest one that there is; None if there is one."""
     return None if name in names else f"unknown {kind}; {suggest(name, names)}"
 
 

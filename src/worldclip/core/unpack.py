@@ -78,7 +78,7 @@ def unpack(file: BinaryIO, name: str, size: int | None = None) -> Iterator[bytes
     opened = bz2.BZ2File(file) if name.endswith(".bz2") else gzip.GzipFile(fileobj=file)
     num_bytes = memory = 0
     try:
-        for chunk in iter(lambda: opened.read1(CHUNK_BYTES), b""):
+        while chunk := opened.read1(CHUNK_BYTES):
             num_bytes += len(chunk)
             if num_bytes > max(FREE_BYTES, MAX_RATIO * file.tell()):
                 raise BadShard(f"unpacks to more than {MAX_RATIO:,} times its size, too large for safety")

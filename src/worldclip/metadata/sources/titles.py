@@ -94,7 +94,7 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
 def _iter_blocks(path: Path) -> Iterator[bytes]:
     """Yield whole lines, about BLOCK_BYTES at a time."""
     file = as_file(iter_bytes(path))
-    for block in iter(lambda: file.read(BLOCK_BYTES), b""):
+    while block := file.read(BLOCK_BYTES):
         end = file.readline(MAX_LINE_BYTES + 1)
         if len(end) > MAX_LINE_BYTES:
             raise BadShard(f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes; it is no file of page views")

@@ -43,7 +43,7 @@ def write_images(tar: Path, path: Path) -> None:
     def write(aside: Path) -> None:
         samples = _samples(tar)
         with pq.ParquetWriter(aside, IMAGES, compression="zstd") as writer:
-            for rows in iter(lambda: list(islice(samples, ROWS_PER_GROUP)), []):
+            while rows := list(islice(samples, ROWS_PER_GROUP)):
                 writer.write_table(pa.Table.from_pylist(rows, IMAGES))
 
     write_artifact(path, write)
