@@ -25,6 +25,7 @@ import numpy as np
 
 from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import mean_interval
+from worldclip.report.metrics import CLASSIFICATION
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ablation"))
 
@@ -41,7 +42,7 @@ def read_evaluated(folder: Path) -> dict[str, np.ndarray]:
     lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     finished = json.loads((folder / "report.json").read_text(encoding="utf-8"))["records"]
-    records = [record for record in records if record["digest"] in finished]
+    records = [record for record in records if record["digest"] in finished and record["task"] == CLASSIFICATION]
     langs = []
     asked = []
     right = []

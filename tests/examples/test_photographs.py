@@ -105,14 +105,15 @@ def test_what_models_answered_is_kept_and_shown(tables, tmp_path):
 
     evaluated = tmp_path / "evaluate"
     (evaluated / "ranks").mkdir(parents=True)
-    records = []
+    of_model = {"dataset": "photos", "task": "zeroshot_classification", "model_digest": "m"}
+    records = [of_model | {"task": "image_text_retrieval", "lang": "en", "digest": "also"}]
     for lang, images, ranks in (("en", [0, 1, 2, 3, 4], [0, 0, 1, 0, 3]), ("de", [1, 2, 3], [0, 2, 2])):
-        records.append({"dataset": "photos", "lang": lang, "digest": lang, "model_digest": "m"})
+        records.append(of_model | {"lang": lang, "digest": lang})
         np.save(models.ranks_path(evaluated, records[-1], "acc"), ranks)
         np.save(models.images_path(evaluated, records[-1], "acc"), images)
-    records.append({"dataset": "photos", "lang": "en", "digest": "of another model", "model_digest": "n"})
+    records.append(of_model | {"lang": "en", "digest": "of another model", "model_digest": "n"})
     (evaluated / "results.jsonl").write_text("\n".join(map(json.dumps, records)))
-    (evaluated / "report.json").write_text('{"records": ["en", "de"]}')
+    (evaluated / "report.json").write_text('{"records": ["also", "en", "de"]}')
     (tmp_path / "supervised.json").write_text('{"right": [true, false, true, true]}')
     kept = tmp_path / "kept"
     models.keep(evaluated, "Small, long", 1000, kept)
