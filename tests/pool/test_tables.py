@@ -254,6 +254,18 @@ def test_a_row_without_a_value_fulfils_no_condition(tmp_path: Path) -> None:
         assert [key for key, *_ in read_rows(path, key="uid", where=(("state", *condition),))] == ["a"]
 
 
+def test_a_number_is_not_compared_with_the_texts_of_a_csv(tmp_path: Path) -> None:
+    write_files(tmp_path, {"0.csv": "uid,text,price,day\na,red,100,2025-01-31\nb,red,9,2026-02-01\n"})
+    path = tmp_path / "0.csv"
+    for number in (50, 0.5):
+        with pytest.raises(BadShard, match=r"pool\.where: price holds texts, not comparable with .*write Parquet"):
+            read_rows(path, key="uid", where=(("price", "<", number),))
+    with pytest.raises(UserError, match=r"where.*price < '50' compares texts, by their characters: '100' < '50'"):
+        run_pool(tmp_path / "run", path=str(path), key="uid", where=[["price", "<", "50"]])
+    for condition in (("day", ">=", "2026-01-01"), ("price", "=", "9")):
+        assert [key for key, *_ in read_rows(path, key="uid", where=(condition,))] == ["b"]
+
+
 def test_a_place_that_lacks_a_compared_field_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "with/0.tar", sample("0", "red", {"width": 300}))
     write_tar(tmp_path / "without/0.tar", sample("0", "red", {"size": 300}))

@@ -2,6 +2,7 @@
 
 import json
 import operator
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from chromium import open_page
 from embedded_world import picture, segment_of
 from miniature import write_files
+from pages import REPOSITORY, blocks
 from pools import write_table
 from serving import post, serving
 from stages import QUIET
@@ -80,7 +82,7 @@ CONDITIONS = st.one_of(
 @given(
     conditions=st.lists(CONDITIONS, max_size=3),
     keys=st.lists(st.sampled_from([*COLUMNS["uid"], "nobody"]), max_size=4),
-    prefix=st.sampled_from(["", "0.parquet/", "1.parquet/k1", "nowhere"]),
+    prefix=st.sampled_from(["", "0.parquet/", "1.parquet/k1"]),
     top=st.integers(1, 12),
 )
 def test_a_filtered_search_is_the_full_ranking_without_the_others(shop, conditions, keys, prefix, top):
@@ -138,9 +140,11 @@ def test_the_command_line_filters_and_hits_show_the_columns(shop, capfd):
     ("condition", "problem"),
     [
         (("prize", "<", 3), "filter: no column or field 'prize'; did you mean 'price'?"),
-        (("price", "<", "cheap"), "filter: price holds double, which is not comparable with 'cheap'"),
+        (("price", "<", "cheap"), "filter: price holds double, not comparable with 'cheap'"),
         (("price", "like", 3), 'each condition is ["column", COMPARISON, value]'),
         (("price", "=", (3, 4)), 'only "in" and "not in" take a list'),
+        (("category", "<", 50), "filter: category holds texts, not comparable with 50"),
+        (("category", "<", "50"), "filter: category < '50' compares texts, by their characters"),
     ],
 )
 def test_a_wrong_filter_is_told_what_is_wrong(condition, problem, shop):
@@ -165,6 +169,7 @@ def test_the_server_filters_as_the_library_does(shop, clip):
             ({"filter": "price < 8"}, "filter: must be a list"),
             ({"keys": "k0"}, "keys: must be a list of texts"),
             ({"path_prefix": 3}, "path_prefix: must be a text"),
+            ({"path_prefix": "k0"}, "path_prefix = 'k0': no path in the pool begins so; the first is '0.parquet/k0'"),
         ):
             answer = post(address, "search", {"input": "apple", **wrong})
             assert (answer.status_code, said in answer.json()["error"]["message"]) == (400, True), answer.text
@@ -192,6 +197,32 @@ def test_fields_of_tars_and_columns_of_image_lists_are_taken_along(world, tmp_pa
     )
     embed(world / "model", tmp_path / "list", tmp_path / "csv", of=("images",), columns=["colour"], executor=QUIET)
     assert search(tmp_path / "csv", ["a"], filter=(("colour", "=", "red"),))[0]["hits"][0]["key"] == "../a.png"
+
+
+def test_the_shop_of_the_page_is_found_by_its_lines(world, tmp_path, monkeypatch, capsys):
+    rows = "".join(f"a{i},summer/a{i}.jpg,a red shoe of size {i},{i + 29}.5,shoe,true\n" for i in range(15, 19))
+    pictures = {f"summer/a{i}.jpg": picture(i) for i in range(15, 19)}
+    write_files(tmp_path, {**pictures, "shop.csv": f"sku,image,title,price,category,in_stock\n{rows}"})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/emoji").symlink_to(world / "model")
+    monkeypatch.chdir(tmp_path)
+    (to_parquet,) = [block for block in blocks("docs/pool.md", "python") if "COPY" in block]
+    exec(to_parquet, {})
+    page = (REPOSITORY / "docs/inference.md").read_text(encoding="utf-8").partition("### Filters")[2]
+    lines = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("    worldclip ")]
+    keys_of_searches = []
+    for words in lines:
+        assert main([*words, "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        if words[0] == "search":
+            keys_of_searches.append([hit["key"] for hit in answer[0]["hits"]])
+    assert list(map(sorted, keys_of_searches)) == [
+        ["a15", "a16", "a17", "a18"],
+        ["a17", "a18"],
+        ["a15", "a16", "a17", "a18"],
+    ]
+    (call,) = [line.strip() for line in page.splitlines() if line.startswith("    search(")]
+    assert {hit["key"] for hit in eval(call, {"search": search})[0]["hits"]} == {"a17", "a18"}
 
 
 def test_a_folder_keeps_its_columns_where_none_are_named(world, shop, tmp_path, capfd):

@@ -182,7 +182,7 @@ class Embedded:
         """Return which rows fulfil all conditions, have one of the keys, and a path that begins so: (N,) bool.
 
         where: conditions as in pool.where, on `columns`.  keys: none for any.  path_prefix: of the path in the pool, as
-        `path_in_pool` returns it.  Raises UserError for conditions that cannot be asked.
+        `path_in_pool` returns it.  Raises UserError for conditions that cannot be asked, and for a prefix of no path.
         """
         problems = [f"filter: {problem}" for problem in problems_of_conditions(where)]
         asked = [bare(str(condition[0])) for condition in where if condition]
@@ -190,6 +190,7 @@ class Embedded:
         if problems:
             raise UserError(problems)
         is_chosen = np.ones(len(self), bool)
+        has_prefix = np.zeros(len(self), bool)
         for s in range(len(self.shards)):
             table = self.read_columns(s, ["key", *dict.fromkeys(asked)])
             chosen = is_chosen[self.first[s] : self.first[s + 1]]
@@ -202,8 +203,16 @@ class Embedded:
                 chosen &= np.asarray(pc.is_in(table["key"], pa.array(keys, pa.string())))
             if path_prefix:
                 paths = row_names("images", self.shards[s], table)
-                chosen &= np.asarray(pc.starts_with(paths, path_prefix))
-        return is_chosen
+                has_prefix[self.first[s] : self.first[s + 1]] = pc.starts_with(paths, path_prefix)
+        if not path_prefix:
+            return is_chosen
+        if len(self) and not has_prefix.any():
+            example = path_in_pool(self.rows(np.arange(1))[0])
+            raise UserError(
+                f"path_prefix = {path_prefix!r}: no path in the pool begins so; the first is {example!r} (the path of "
+                "an image file, else SHARD/KEY: the table or tar, then the key)"
+            )
+        return is_chosen & has_prefix
 
     def all_ids(self) -> np.ndarray:
         """Return the number in `id` of every row: (N,) uint64."""

@@ -40,9 +40,15 @@ def fulfils(
         values = comparable(values)
         is_met = _compare(values, comparison, operand)
     except (pa.ArrowException, TypeError, ValueError) as error:
+        held = str(values.type)
+        remedy = "compare numbers with numbers, texts with texts"
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            held = "texts"
+            remedy += (
+                "; for numbers of CSV and TSV, which hold only texts, write Parquet (docs/pool.md, Numbers in CSV)"
+            )
         raise WrongColumns(
-            f"{setting}: {bare(name)} holds {values.type}, which is not comparable with {operand!r}; compare numbers "
-            "with numbers, texts with texts (CSV and TSV hold only texts)"
+            f"{setting}: {bare(name)} holds {held}, not comparable with {operand!r}; {remedy}"
         ) from error
     return np.asarray(pc.fill_null(is_met, False)).astype(bool)
 

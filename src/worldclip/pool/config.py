@@ -17,7 +17,8 @@ from worldclip.core.settings import Config, Decides, Place, Problems, deciding
 _Operand = str | bool | int | float
 Where = tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...]
 POOL_BUILDERS = ("emoji", "world")
-COMPARISONS = ("=", "!=", "<", "<=", ">", ">=", "in", "not in")
+ORDERS = ("<", "<=", ">", ">=")
+COMPARISONS = ("=", "!=", *ORDERS, "in", "not in")
 
 
 def split_pattern(path: str) -> tuple[str, list[str]]:
@@ -199,6 +200,19 @@ def problems_of_conditions(conditions: Where) -> Iterator[str]:
             yield f'each condition is ["column", COMPARISON, value]; comparisons: {", ".join(COMPARISONS)}'
         elif isinstance(condition[2], tuple) != condition[1].endswith("in"):
             yield f'"{condition[1]}" of {condition[0]}: only "in" and "not in" take a list'
+        elif condition[1] in ORDERS and isinstance(condition[2], str) and _is_number(condition[2]):
+            yield (
+                f"{condition[0]} {condition[1]} {condition[2]!r} compares texts, by their characters: '100' < '50'; "
+                f"write the number {condition[2]} without quotes"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def bare(name: str) -> str:

@@ -333,8 +333,9 @@ def _select(embedded: Embedded, selection: Selection) -> np.ndarray:
     try:
         return embedded.select(selection.where, selection.keys, selection.path_prefix)
     except UserError as error:
-        if any(problem.startswith("filter") for problem in error.problems):
-            raise ApiError(400, list(error.problems), param="filter") from error
+        for param in ("filter", "path_prefix"):
+            if error.problems[0].startswith(param):
+                raise ApiError(400, list(error.problems), param=param) from error
         raise
 
 
