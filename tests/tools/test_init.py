@@ -232,10 +232,14 @@ TITLES = f"1.jpg\t{DOG}\n2.jpg\t{HUND}\n"
         ({"metadata.csv": f"file_name\ttext\n{TITLES}"}, "file_name", ["text"], "file_name"),
         (table(path=["2.jpg", "1.jpg"], caption=[DOG, HUND], n=[1, 2]), "path", ["caption"], "path"),
         ({"train.csv": f"url\tfilepath\ttitle\na\tgone.jpg\t{DOG}\n"}, "url", ["title"], None),
+        ({"shop.csv": f"image,sku,title\n1.jpg,a,{DOG}\n2.jpg,b,{HUND}\n"}, "sku", ["title"], "image"),
+        ({"shop.csv": f"image,productId,title\n1.jpg,a,{DOG}\n1.jpg,b,{HUND}\n"}, "productId", ["title"], "image"),
+        ({"shop.csv": f"image,shop_id,title\n1.jpg,a,{DOG}\n2.jpg,a,{HUND}\n"}, "image", ["title"], "image"),
+        ({"shop.csv": f"image,shop_id,title\n1.jpg,a,{DOG}\n2.jpg,,{HUND}\n"}, "image", ["title"], "image"),
     ],
 )
 def test_a_column_of_paths_is_found_where_it_names_pictures_that_are_there(tmp_path, files, key, texts, image_field):
-    """Paths are the keys, unless rows share a picture."""
+    """Paths are the keys, unless rows share a picture or a column of ids tells all rows apart."""
     folder = write_files(tmp_path / "pool", {"1.jpg": IMAGES[0], "2.jpg": IMAGES[1]} | files)
     drafted = init(str(folder), out=tmp_path / "r.toml")
     config = load_recipe(tmp_path / "r.toml").pool

@@ -7,6 +7,7 @@ suggested, as a comment, for every field of FILTERS.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,8 @@ TEXT_PARTS = ("caption", "sentence", "description", "alt_text")
 """Parts of the names of other columns that hold texts."""
 PATH_NAMES = ("filepath", "file_name", "image_path", "filename", "path", "image")
 """Columns that usually hold the paths of images; the first two are open_clip's and imagefolder's."""
+_ID_NAME = re.compile(r"(.*[ _-])?(id|sku)|.*[a-z](Id|ID|SKU)", re.ASCII)
+"""Names of other columns that may identify a row: sku, product_id, productId."""
 TAR_KEYS = ("uid", "url", "URL")
 """Fields of a tar's .json that identify a pair in any download of a pool."""
 FILTERS = (
@@ -78,7 +81,8 @@ def describe(shard: Shard, columns: Sequence[str], config: PoolConfig) -> KnownP
     """
     if not format_of(shard.name).is_table:
         return KnownPool((), "member", ())
-    key = next((name for name in COMMON_KEYS if name in columns), ROW)
+    usual_keys = (name for name in COMMON_KEYS if name in columns)
+    key = next(usual_keys, None) or _unique_id(shard, columns, config) or ROW
     usual = KnownPool((), key, text_columns(columns))
     for table in KNOWN_POOLS:
         if set(table.columns) <= set(columns):
@@ -88,6 +92,20 @@ def describe(shard: Shard, columns: Sequence[str], config: PoolConfig) -> KnownP
     if read_shard(shard, dataclasses.replace(config, key=ROW), needs_texts=False).holds_images:
         return usual
     return _with_pictures(usual, shard, columns, config)
+
+
+def _unique_id(shard: Shard, columns: Sequence[str], config: PoolConfig) -> str | None:
+    """Return the first column with the name of an id that every row of a table has, and no two rows share."""
+    for name in columns:
+        if not _ID_NAME.fullmatch(name) and not _ID_NAME.fullmatch(name.lower()):
+            continue
+        try:
+            counts = read_shard(shard, dataclasses.replace(config, key=name), needs_texts=False).counts
+        except BadShard:  # no column of keys
+            continue
+        if not counts[Reason.DUPLICATE.label] and not counts[Reason.BAD_PAIR.label]:
+            return name
+    return None
 
 
 def _with_pictures(usual: KnownPool, shard: Shard, columns: Sequence[str], config: PoolConfig) -> KnownPool:
