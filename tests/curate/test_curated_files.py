@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedded_world import picture
 from miniature import write_files
 from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages, write_pool
-from pools import read_tar, texts_of, write_table
-from stages import context
+from pools import read_tar, texts_of, write_parquet, write_table
+from stages import QUIET, context
 from tars import as_json, write_tar
 from toy import markdown_rows
 from worldclip import curate, pool
@@ -24,12 +25,15 @@ from worldclip.core import artifacts
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.keys import key_lists
 from worldclip.curate.samples import merge_samples
+from worldclip.export.embedded import open_embedded
 from worldclip.plugins.publish.publish import publish
+from worldclip.tools.embed import embed
 
 SHARDS = make_shards(seed=2)
 TEXTS = ["the old green tree on the mountain by the water", "unmatched words everywhere without any listed thing"]
 TEXT = TEXTS[0]
 KEEP_ALL = {"balance": {"tail_fraction": 1.0}}
+KEY_OF_CURATED = {"tars": "json:key", "parquet": "uid"}
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +310,21 @@ def test_tars_are_not_written_while_the_disk_of_the_pictures_is_away(tmp_path, r
     shutil.rmtree(run / "pool")  # as --from pool: its pair is a bad one now
     report = run_stages(recipe, run)["curate"]
     assert report["tars"] == {"samples": 1, "no_image": 0, "cut_image": 0}
+
+
+@pytest.mark.parametrize("write", ["tars", "parquet"])
+def test_only_what_was_kept_is_embedded_from_curated_files(world, tmp_path, run, write) -> None:
+    texts = [(f"k{i}", TEXTS[i % 2]) for i in range(6)]
+    rows = [{"uid": key, "text": text, "image": picture(0), "name": f"{key}.png"} for key, text in texts]
+    write_parquet(tmp_path / "pool/0.parquet", rows)
+    options = {"pool": {"key": "uid", "texts": ["text"]}, "curate": {"write": write}, **KEEP_ALL}
+    run_stages(make_recipe(tmp_path / "pool", **options), run)
+    keys: dict[str, set[str]] = {}
+    for name, source, key in (("every", run, None), ("kept", run / "curate" / write, KEY_OF_CURATED[write])):
+        embed(world / "model", source, tmp_path / name, of=("images",), key=key, executor=QUIET)
+        embedded = open_embedded(tmp_path / name)
+        keys[name] = {row["key"] for row in embedded.rows(np.arange(len(embedded)))}
+    assert keys["kept"] == set(kept_keys(run)) == {"k0", "k2", "k4"} < keys["every"]
 
 
 def test_curated_parquet_keeps_the_metadata_of_the_schema(tmp_path, run) -> None:

@@ -68,7 +68,9 @@ def embed(
     arch, tokenizer, precision (auto by default) and device are as in worldclip.load, key replaces
     pool.key.  The executor is by default one of processes on this machine, as many as num_processes returns.
 
-    pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.
+    pool: folder of tars, tables or image files, a run, or a .toml file with a [pool] section.  All pairs are embedded;
+    for those that a run kept, set its curate.write to tars or parquet, and give RUN/curate/tars (with --key json:key)
+    or RUN/curate/parquet.
     out: folder to write: embeddings as .npy and the places of their images or texts as .parquet, one of each per shard.
     of: what to embed (default: images of tars and of folders of image files, texts of tables).
     columns: columns or fields of the pool that searches show and filter by, such as category price (default: those that
