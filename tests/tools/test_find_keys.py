@@ -73,6 +73,16 @@ def test_rows_that_are_removed_from_the_pool_are_unknown_to_the_run_or_in_older_
     assert found["keys"]["plain"]["shards"] == ["0.parquet"]
 
 
+def test_a_pool_that_was_not_read_to_the_end_is_named_with_the_command_that_reads_it(run, tmp_path, capsys):
+    (run / "pool/manifest.json").unlink()
+    words = ["status", str(run), "--keys", "../keys.parquet"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "has not been read to the end, so nobody knows which keys it has" in said
+    assert main(shlex.split(said.partition("run first: worldclip ")[2])) == 0
+    assert main(words) == 0
+
+
 def test_a_list_that_names_shards_counts_by_its_keys_and_a_copy_stays_in_the_pool(run, tmp_path):
     copies = write_table(tmp_path / "copies.parquet", {"key": ["plain"], "shard": ["1.parquet"]})
     assert main(["run", str(run), "--set", f"pool.deny_keys={copies}", "--until", "curate"]) == 0

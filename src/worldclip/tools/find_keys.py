@@ -73,6 +73,11 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
     Raises UserError for a file that is no list, a folder that is missing, and an unfinished stage pool.
     """
     run = Run.open(run_dir)
+    if read_manifest(layout.stage_dir(run.dir, "pool")) is None:
+        raise UserError(
+            f"--keys: the pool of {run_dir} has not been read to the end, so nobody knows which keys it has; run "
+            f"first: worldclip pool {shlex.quote(str(run_dir))}"
+        )
     wanted = read_list(str(listed), "--keys")
     missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:
