@@ -55,9 +55,11 @@ def test_clear_difference_is_significant_and_equal_results_are_not(tmp_path):
     assert low < second - first < high
     assert top1["is_significant"] == [True, True]
     assert "intervals" in rows["image_text_retrieval", "text_retrieval_recall@5"]
-    same = compare(whole, again).rows
-    assert all(row["differences"] == [0] for row in same)
-    assert not any(row["is_significant"][0] for row in same if "is_significant" in row)
+    same = compare(whole, again)
+    assert all(row["differences"] == [0] for row in same.rows)
+    tested = [row for row in same.rows if "intervals" in row]
+    assert {(row["intervals"][0], row["is_significant"][0]) for row in tested} == {(None, False)}
+    assert markdown_rows(comparison_text(same))[2][6:8] == ("+0.0", "none: the same in every image")
     table = comparison_text(comparison)
     assert ("a", "zeroshot_classification", "acc1", "2") in {row[:4] for row in markdown_rows(table)}
     assert " * |" in table
@@ -264,7 +266,7 @@ def test_ranks_of_another_model_are_not_taken_for_those_of_a_record(tmp_path):
     write_files(results.parent, {"report.json": json.dumps({"records": of_a})})
     write_manifest(results.parent, config={}, inputs={}, counts={})
     top1 = top1_of(compare(whole, results.parent))
-    assert (top1["differences"], top1["intervals"], top1["is_significant"]) == ([0], [(0, 0)], [False])
+    assert (top1["differences"], top1["intervals"], top1["is_significant"]) == ([0], [None], [False])
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import (
     LEVEL,
     Answers,
-    bounds_by_language,
     extreme_interval,
+    interval_of_difference,
     mean_of_resamples,
     quantiles,
     resampled_arms,
@@ -269,9 +269,10 @@ def _compare_metric(
     In a language there are only values, differences and intervals.
     values: the mean of each arm over its seeds.  differences: each other arm minus the first one.  intervals: 95%
     intervals of the differences, if the metric is a share of queries; a resample draws images, the same ones for all
-    runs and languages, and within each arm its seeds.  p_values: one per difference, by the spread of the resamples.
-    seeds: the values of an arm's seeds, ascending, or [] for a single seed.  chance: the mean over the languages, if it
-    is known for each.  is_at_chance: whether the 95% interval of an arm's value begins at or below it.
+    runs and languages, and within each arm its seeds.  None: see interval_of_difference.  p_values: one per difference,
+    by the spread of the resamples.  seeds: the values of an arm's seeds, ascending, or [] for a single seed.  chance:
+    the mean over the languages, if it is known for each.  is_at_chance: whether the 95% interval of an arm's value
+    begins at or below it.
     """
     langs = [records[0]["lang"] for records in group]
     values_LR = np.empty((len(group), len(folders)))
@@ -306,12 +307,11 @@ def _compare_metric(
         for in_language in in_languages:
             in_language["intervals"] = []
         for arm_NL in arms_by_lang[1:]:
-            bounds = bounds_by_language(arm_NL - arms_by_lang[0])
-            for in_language, interval in zip(in_languages, bounds, strict=True):
-                in_language["intervals"].append(interval)
+            for in_language, resampled in zip(in_languages, (arm_NL - arms_by_lang[0]).T, strict=True):
+                in_language["intervals"].append(interval_of_difference(resampled))
         arms = resampled_arms(list(map(mean_of_resamples, means_of_runs)), arm_of_run)
         differences = [arm - arms[0] for arm in arms[1:]]
-        row["intervals"] = list(map(quantiles, differences))
+        row["intervals"] = list(map(interval_of_difference, differences))
         row["p_values"] = list(map(_p_value, differences))
         if "chance" in row:
             num_images = len(np.unique(np.concatenate([images for _, images in answers[0]])))
@@ -335,8 +335,8 @@ def _mark_significant(rows: Sequence[Record]) -> None:
     for row in tested:
         row["p_values"] = [next(corrected) for _ in row["p_values"]]
         row["is_significant"] = []
-        for (low, high), p in zip(row["intervals"], row["p_values"], strict=True):
-            excludes_zero = low > 0 or high < 0
+        for interval, p in zip(row["intervals"], row["p_values"], strict=True):
+            excludes_zero = interval is not None and (interval[0] > 0 or interval[1] < 0)
             row["is_significant"].append(excludes_zero and p < 1 - LEVEL)
 
 

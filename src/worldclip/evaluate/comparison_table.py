@@ -12,6 +12,7 @@ from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
 AT_CHANCE = " (not above chance)"
+SAME_IN_EVERY_IMAGE = "none: the same in every image"
 STAR = (
     "A star marks differences whose 95% interval excludes 0, also after Holm's correction for {} comparisons (p "
     "below 0.05); without it the two are not distinguishable. "
@@ -146,7 +147,11 @@ def _difference_cells(row: Record) -> list[Any]:
             continue
         if row.get("is_significant", [])[i : i + 1] == [True]:
             text += " *"
-        cells += [text, " to ".join(_signed(row["task"], bound) for bound in row["intervals"][i])]
+        interval = row["intervals"][i]
+        bounds = SAME_IN_EVERY_IMAGE
+        if interval is not None:
+            bounds = " to ".join(_signed(row["task"], bound) for bound in interval)
+        cells += [text, bounds]
     return cells
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)  # 1.96
+ROUNDING = 1e-6  # of means in float32
 NUM_RESAMPLES = 2_000  # resamples of clusters; single queries need none, see mean_interval
 NUM_CLASS_RESAMPLES = 500  # see class_mean_interval
 
@@ -154,10 +155,13 @@ def mean_of_resamples(means_NL: np.ndarray) -> np.ndarray:
     return mean
 
 
-def bounds_by_language(numbers_NL: np.ndarray) -> list[Interval]:
-    """Return the interval of each language's number, over the resamples in which it has a query."""
-    bounds = np.nanquantile(numbers_NL, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return [(float(low), float(high)) for low, high in bounds.T]
+def interval_of_difference(resampled_N: np.ndarray) -> Interval | None:
+    """Return the interval of a difference, over the resamples that have one (are not NaN).
+
+    None where all of them are equal, as with the same answers: they say nothing about other images.
+    """
+    present = resampled_N[~np.isnan(resampled_N)]
+    return None if np.ptp(present) < ROUNDING else quantiles(present)
 
 
 def quantiles(values: np.ndarray) -> Interval:
