@@ -459,6 +459,24 @@ def test_table_has_the_interval_of_each_number_next_to_chance():
     assert markdown_rows(table)[2:] == [("en", "50.0 (40.0 to 60.0)", "75.0"), ("chance", "10.0", "")]
 
 
+def test_chances_that_differ_between_languages_stand_next_to_each_number():
+    numbers = {"en": (0.1, 0.4), "sw": (0.5, 0.45)}  # few names of Swahili: guessing is right more often
+    records = [
+        record(lang, chance={"acc1": chance, "acc5": 0.5}, acc1=acc1, acc5=0.6)
+        for lang, (chance, acc1) in numbers.items()
+    ]
+    names, _, *rows = markdown_rows(tables.markdown_table(records))
+    assert names == ("language", "top-1", "chance", "top-5")
+    assert rows == [
+        ("en", "40.0", "10.0", "60.0"),
+        ("sw", "45.0", "50.0", "60.0"),
+        ("**mean**", "42.5", "30.0", "60.0"),
+        ("chance", "", "", "50.0"),
+    ]
+    only = [{**one, "chance": {"acc1": one["chance"]["acc1"]}, "metrics": {"acc1": 0.4}} for one in records]
+    assert [row[0] for row in markdown_rows(tables.markdown_table(only))[2:]] == ["en", "sw", "**mean**"]
+
+
 def test_columns_are_the_metrics_that_the_catalog_or_the_task_names():
     shots = {"acc1_5_shot": 0.5}
     of_tasks = [record(task=task, **shots) for task in ("few_shot_country", "few_shot_region")]

@@ -27,7 +27,8 @@ NUM_EXTREMES = 5  # best languages, and weakest ones, in a table of more than MA
 def markdown_table(records: Sequence[ResultRecord]) -> str:
     """Return table.md: for each dataset its languages with 95% intervals and the number of classes, mean, and chance.
 
-    Of more than MAX_LANGUAGES_IN_TEXT languages only the best and the weakest by the first column are shown.
+    Chance is the last row, or a column next to the numbers where it differs between languages.  Of more than
+    MAX_LANGUAGES_IN_TEXT languages only the best and the weakest by the first column are shown.
     """
     return "\n".join(_dataset_text(dataset, tasks) for dataset, tasks in by_dataset(records).items())
 
@@ -51,27 +52,38 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         task, metric = columns[0]
         values = {lang: record["metrics"].get(metric) for lang, record in tasks[task].items()}
         shown = _best_and_weakest(langs, values, is_low_best=not task_info(task).is_share)
+    has_own_chance = []
+    for task, metric in columns:
+        chances = {_chance(record, metric) for record in tasks[task].values()}
+        has_own_chance.append(len(chances - {None}) > 1)
     num_classes = {record["lang"]: record["num_classes"] for record in records if "num_classes" in record}
     rows: list[list[Any]] = []
+    empty = [None] * len(columns)
     for lang in shown:
         if lang is None:
-            rows.append([f"{len(langs) - 2 * NUM_EXTREMES} more", None, *([None] * len(columns))])
+            rows.append([f"{len(langs) - 2 * NUM_EXTREMES} more", None, *_next_to(empty, empty, has_own_chance)])
             continue
-        of_lang = [tasks[task].get(lang) for task, _ in columns]
-        cells = [_with_interval(record, metric) for record, (_, metric) in zip(of_lang, columns, strict=True)]
-        rows.append([lang, num_classes.get(lang), *cells])
+        numbers = [_with_interval(tasks[task].get(lang), metric) for task, metric in columns]
+        chances_of_lang = [_chance(tasks[task].get(lang), metric) for task, metric in columns]
+        rows.append([lang, num_classes.get(lang), *_next_to(numbers, chances_of_lang, has_own_chance)])
     totals = []
+    mean_chances = _means("chance", means, columns)
     if LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values()):
         totals.append(len(rows))
-        rows.append(["mean", None, *_means("metrics", means, columns)])
-    rows.append(["chance", None, *_means("chance", means, columns)])
+        mean_values = _means("metrics", means, columns)
+        rows.append(["mean", None, *_next_to(mean_values, mean_chances, has_own_chance)])
+    if not all(has_own_chance):
+        common = [None if differs else chance for chance, differs in zip(mean_chances, has_own_chance, strict=True)]
+        rows.append(["chance", None, *_next_to(common, empty, has_own_chance)])
     titled = [text_column("language"), Column("classes", "{:,}".format)]
     times = Counter(metric for _, metric in columns)
-    for task, metric in columns:
+    for (task, metric), differs in zip(columns, has_own_chance, strict=True):
         title = metric_name(metric)
         if times[metric] > 1:  # several tasks have it
             title += f" ({task_name(task)})"
         titled.append(Column(title))
+        if differs:
+            titled.append(Column("chance"))
     if not num_classes:
         del titled[1]
         for row in rows:
@@ -111,6 +123,20 @@ def _with_interval(record: ResultRecord | None, metric: str) -> str | None:
     number = task_info(record["task"]).number
     bounds = interval(record["interval_95"].get(metric), number)
     return number(value) if bounds is None else f"{number(value)} ({bounds})"
+
+
+def _chance(record: ResultRecord | None, metric: str) -> str | None:
+    """Return what guessing gives of a metric of a record; None where it is not known."""
+    chance = None if record is None else record["chance"].get(metric)
+    return None if record is None or chance is None else task_info(record["task"]).number(chance)
+
+
+def _next_to(numbers: Sequence[Any], chances: Sequence[Any], has_own_chance: Sequence[bool]) -> list[Any]:
+    """Return a cell per number, and after it one of its chance where the column has chances of its own."""
+    cells = []
+    for number, chance, is_shown in zip(numbers, chances, has_own_chance, strict=True):
+        cells += [number, chance] if is_shown else [number]
+    return cells
 
 
 def _means(kind: str, means: Mapping[str, Json], columns: Sequence[tuple[str, str]]) -> list[str | None]:
