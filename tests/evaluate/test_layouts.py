@@ -268,6 +268,14 @@ def test_folder_gives_what_stands_next_to_it(case, tmp_path):
     check(dataset, tmp_path, expected, options.get("model"))
 
 
+def test_languages_of_few_identified_texts_are_named(tmp_path, capsys):
+    read("pool", tmp_path, {"0.tar": sentences({"en": 25, "th": MIN_TEXTS - 1})})
+    said = "dataset mine: 19 texts of languages with fewer than 20 identified texts: results under 'und' (th 19);"
+    assert said in " ".join(capsys.readouterr().err.split())
+    read("pool", tmp_path / "stated", {"0.tar": sentences({"th": MIN_TEXTS - 1}, lang_truth="th")})
+    assert capsys.readouterr().err == ""
+
+
 def test_labels_change_the_digest_and_only_images_that_of_the_cached_features(tmp_path):
     before = read("webdataset", tmp_path, WEBDATASET)
     after = read("webdataset", tmp_path, {"classnames.txt": "cat\ndog\nbird\n"})

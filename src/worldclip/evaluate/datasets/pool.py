@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from worldclip.core.console import say
+from worldclip.core.printable import counted
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import Sample, images_in_tars, read_samples
 from worldclip.evaluate.datasets.common.text_files import parse_json
@@ -40,20 +42,20 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
         texts += [(i, lang, text) for lang, text in _texts(sample)]
         keys.append(f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}")
     images = images_in_tars(samples, keys, tars, folder)
-    by_language = _by_language(texts, languages)
+    by_language = _by_language(name, texts, languages)
     contents: list[Any] = [images.fingerprints]
     if any(lang is None for _, lang, _ in texts):
         contents += [sorted(by_language), "identified"]
     return retrieval_dataset(name, images, by_language, contents)
 
 
-def _by_language(texts: Sequence[Text], languages: Languages) -> dict[str, list[Caption]]:
+def _by_language(name: str, texts: Sequence[Text], languages: Languages) -> dict[str, list[Caption]]:
     """Return the captions of each language, stated or identified, in the order of the languages' names.
 
     A stated label that is no language (de-DE is one) is a row by itself.
     """
     unstated = [text for _, lang, text in texts if lang is None]
-    identified = iter(_identify(unstated, languages))
+    identified = iter(_identify(name, unstated, languages))
     table = languages.by_code()
     codes: dict[str, str] = {}  # of the stated languages
     by_language: dict[str, list[Caption]] = {}
@@ -70,15 +72,27 @@ def _by_language(texts: Sequence[Text], languages: Languages) -> dict[str, list[
     return dict(sorted(by_language.items()))
 
 
-def _identify(texts: Sequence[str], languages: Languages) -> list[str]:
-    """Return the language of each text, NO_LANGUAGE where it has no code or fewer than MIN_TEXTS texts are in it."""
+def _identify(name: str, texts: Sequence[str], languages: Languages) -> list[str]:
+    """Return the language of each text, NO_LANGUAGE where it has no code or fewer than MIN_TEXTS texts are in it.
+
+    name: the dataset, for the message about the latter.
+    """
     if not texts:
         return []  # without loading the model
     from worldclip.language.identify import identify
 
     labels, _ = identify(texts)
     codes = [languages.from_lid(label) for label in labels.tolist()]
-    frequent = {code for code, times in Counter(codes).items() if code != OTHER and times >= MIN_TEXTS}
+    counts = Counter(codes)
+    frequent = {code for code, times in counts.items() if code != OTHER and times >= MIN_TEXTS}
+    rare = {code: times for code, times in counts.most_common() if code != OTHER and code not in frequent}
+    if rare:
+        listed = ", ".join(f"{code} {times}" for code, times in rare.items())
+        say(
+            "evaluate",
+            f"dataset {name}: {counted(sum(rare.values()), 'text')} of languages with fewer than {MIN_TEXTS} "
+            f"identified texts: results under {NO_LANGUAGE!r} ({listed}); {LANG_FIELD} in the .json states a language",
+        )
     return [code if code in frequent else NO_LANGUAGE for code in codes]
 
 
