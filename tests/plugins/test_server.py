@@ -189,6 +189,15 @@ def test_other_paths_and_methods_are_errors_of_the_same_shape_and_no_answer_is_f
     for path, status in (*((path, 404) for path in missing), ("/pictures/1?px=x", 400), ("/v1/embeddings", 405)):
         answer = httpx.get(f"{address}{path}")
         assert (answer.status_code, bool(error_of(answer))) == (status, True), path
+    for path, said in (
+        (
+            f"/v1/pairs/images/{'f' * 16}",
+            f"the folder 'embedded' has no image with the id {'f' * 16}: it left the pool",
+        ),
+        (f"/v1/pairs/captions/{'f' * 16}", "no captions here: the folder holds images"),
+        ("/pictures/0", "'0' is no id: one has 16 hex digits, as in the hits of a search"),
+    ):
+        assert said in error_of(httpx.get(f"{address}{path}"))
     for path in ("/", "/healthz", "/pictures/0", "/nothing"):
         headers = httpx.get(f"{address}{path}").headers
         assert headers["cross-origin-resource-policy"] == "same-origin"

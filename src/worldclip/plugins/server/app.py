@@ -396,7 +396,7 @@ def is_number(text: str) -> bool:
 def _row_id(request: Request) -> str:
     row_id = request.path_params["id"]
     if not re.fullmatch("[0-9a-f]{16}", row_id):
-        raise ApiError(404, f"no row {row_id[:MAX_DIGITS]!r} here: an id has 16 hex digits, as in the hits of a search")
+        raise ApiError(404, f"{row_id[:MAX_DIGITS]!r} is no id: one has 16 hex digits, as in the hits of a search")
     return str(row_id)
 
 

@@ -266,12 +266,14 @@ class Service:
 
     def _with_row(self, of: str, row_id: str, work: Callable[[Embedded, Report], Result]) -> Result:
         if self.collections is None:
-            raise ApiError(404, f"no {of} here")
+            raise ApiError(404, f"no {of} here: start the server with an embedded folder")
+        folder = self.collections.folder.name
 
         def answer(version: Version, embedded: Embedded) -> Result:
             row = version.find(embedded.of, row_id)
             if row is None:
-                raise ApiError(404, f"no row {row_id} of {of} here")
+                problem = f"the folder {folder!r} has no {of.removesuffix('s')} with the id {row_id}"
+                raise ApiError(404, f"{problem}: it left the pool, or the id is of another folder; search again")
             return work(embedded, embedded.rows(np.array([row]))[0])
 
         return self._with_version(of, answer)
@@ -282,7 +284,7 @@ def _kind(version: Version, of: str) -> Embedded:
     for kind, embedded in version.kinds.items():
         if kind == of:
             return embedded
-    raise ApiError(404, f"no {of} here")
+    raise ApiError(404, f"no {of} here: the folder holds {' and '.join(version.kinds)}")
 
 
 async def _answers(batches: SharedBatches[Item, Answer], items: Sequence[Item]) -> list[Answer]:
