@@ -261,6 +261,9 @@ def test_a_pool_of_only_bad_pictures_is_refused(world, tmp_path):
     with pytest.raises(UserError, match="holds nothing to embed of images; a: is not an image"):
         embed(world / "model", tmp_path / "bad", tmp_path / "out", executor=QUIET)
     assert not (tmp_path / "out/manifest.json").exists()
+    assert (tmp_path / "out/.lock").read_text() == ""
+    write_tar(tmp_path / "bad" / "1.tar", [("b.png", picture(0)), ("b.txt", b"x")])
+    assert embed(world / "model", tmp_path / "bad", tmp_path / "out", executor=QUIET)["images"]["embedded"] == 1
 
 
 def test_processes_are_as_many_as_memory_allows(world, monkeypatch):
