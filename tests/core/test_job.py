@@ -53,8 +53,13 @@ def test_job_runs_again_only_for_a_changed_key_or_input(tmp_path: Path, values: 
 
 
 def test_input_that_changes_during_the_work_makes_the_next_call_work_again(tmp_path: Path) -> None:
-    inputs = iter("abc")
-    Job("demo", tmp_path, {}, lambda: {"pool": next(inputs)}).run(no_work)
+    inputs = {"pool": "a"}
+
+    def work() -> Result:
+        inputs["pool"] = "b"
+        return no_work()
+
+    Job("demo", tmp_path, {}, lambda: dict(inputs)).run(work)
     assert Job("demo", tmp_path, {}, lambda: {"pool": "b"}).reason_to_run() == "its inputs changed: pool was a, is b"
 
 
