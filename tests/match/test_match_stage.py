@@ -152,7 +152,7 @@ def test_every_missing_or_invalid_key_list_is_named(pool_folder, tmp_path):
 
 
 def test_languages_without_a_list_are_named_with_where_a_list_is_to_be_had():
-    labels = {"sw": 120, "de": 30, "__label__yue": 2, "ace_Latn": 9, "en": 4}
+    labels = {"sw": 100, "swh_Latn": 20, "de": 30, "__label__yue": 2, "ace_Latn": 9, "en": 4}
     assert missing_lists(labels, ["en"], INSTALLED) == (
         "sw 120 (metadata.sources: cldr), de 30 (metadata.sources: wordfreq and cldr), "
         "ace 9 (metadata.lists.ace = FILE), zh 2 (metadata.sources: wordfreq and cldr)"
