@@ -21,6 +21,8 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.settings import deciding
 from worldclip.pool.config import PoolConfig
 
+TARS = ["00001.tar", "sub/00000.tar"]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -276,6 +278,18 @@ def test_a_run_inside_its_pool_of_csv_leaves_the_pool_unchanged(tmp_path: Path) 
     (tmp_path / "run/curate/kept.csv").write_text("uid,text\nb,two\n")
     assert not run_pool(tmp_path / "run", **settings)
     assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(tmp_path)))] == ["0.csv"]
+
+
+def test_a_pool_of_several_places_may_be_moved(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    places = ["pool", "other"]
+    run_pool(tmp_path / "run", path=[f"{tmp_path}/{place}" for place in places])
+    (tmp_path / "moved").mkdir()
+    for place in places:
+        (tmp_path / place).rename(tmp_path / "moved" / place)
+    recipe = pool_recipe(path=[f"{tmp_path}/moved/{place}" for place in places])
+    files = [shard.path for shard in pool.indexed_shards(context(recipe, tmp_path / "run"))]
+    assert files == [f"{tmp_path}/moved/{place}/{name}" for place in sorted(places) for name in TARS]
 
 
 def test_a_moved_pool_may_have_grown(folder: Path, tmp_path: Path) -> None:

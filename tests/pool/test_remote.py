@@ -14,6 +14,7 @@ from tars import sample, write_tar
 from worldclip import pool
 from worldclip.core import remote
 from worldclip.core.errors import StageFailed, UserError
+from worldclip.core.execute import Shard
 from worldclip.core.execute.shard_list import read_shards
 from worldclip.pool import listing
 from worldclip.pool.config import PoolConfig
@@ -103,13 +104,21 @@ def test_url_that_cannot_be_listed_is_an_error(path: str) -> None:
         pool.list_shards(PoolConfig(path=path))
 
 
-def test_a_shard_that_changes_in_a_store_is_another_one_for_the_same_process(at_s3: str, folder: Path) -> None:
-    config = PoolConfig(path=f"{at_s3}/lines", key="uid")
-    before = pool.list_shards(config)
-    assert pool.list_shards(config) == before
-    others = fsspec.filesystem("s3", skip_instance_cache=True)
-    others.put(str(folder / "tables/0.parquet"), "world/lines/0.jsonl")
-    assert pool.list_shards(config) != before
+@pytest.mark.parametrize("kind", ["tars", "tables", "lines"])
+def test_a_shard_that_changes_in_a_store_is_read_anew_by_the_same_process(at_s3: str, folder: Path, kind: str) -> None:
+    config = PoolConfig(path=f"{at_s3}/{kind}", key="member" if kind == "tars" else "uid")
+
+    def read() -> list[tuple[Shard, list[str | None]]]:
+        return [(shard, texts_of(shard, config).text.to_pylist()) for shard in pool.list_shards(config)]
+
+    before = read()
+    assert read() == before
+    write_tar(folder / "tars/0.tar", sample("002", "three"))
+    write_table(folder / "tables/0.parquet", {"uid": ["a"], "text": ["three"]})
+    write_lines(folder / "lines/0.jsonl", [{"uid": "a", "text": "three"}])
+    fsspec.filesystem("s3", skip_instance_cache=True).put(f"{folder}/{kind}/", f"world/{kind}/", recursive=True)
+    (shard, texts), *_ = read()
+    assert (shard == before[0][0], texts) == (False, ["three"])
 
 
 @pytest.fixture
