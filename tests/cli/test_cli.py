@@ -1,5 +1,6 @@
 """The command line: overview, help and flags of every command."""
 
+import ast
 import contextlib
 import dataclasses
 import errno
@@ -76,6 +77,14 @@ def test_help_of_a_command_describes_every_flag(command, capsys):
     function = COMMANDS.load(command).function
     flags = {*inspect.signature(function).parameters} - {"executor", "pause", "config"}
     assert flags <= {*SHARED, "shards", *described_parameters(function)}
+
+
+@pytest.mark.parametrize("command", COMMANDS.names())
+def test_every_flag_of_a_command_is_passed_on(command):
+    function = inspect.unwrap(COMMANDS.load(command).function)
+    nodes = ast.walk(ast.parse(inspect.getsource(function)))
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert {*inspect.signature(function).parameters} <= read
 
 
 def examples_of(item: object) -> list[list[str]]:
