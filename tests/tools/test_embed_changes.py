@@ -52,11 +52,20 @@ def counts(report: dict, kind: str = "images") -> tuple[int, int, int, int]:
 
 
 def vectors_by_key(folder: Path) -> dict[str, np.ndarray]:
-    embedded = open_embedded(folder)
+    embedded = open_embedded(folder, "images")
     every = np.arange(len(embedded))
     keys = [row["key"] for row in embedded.rows(every)]
     assert len(set(keys)) == len(keys)
     return dict(zip(keys, embedded.take(every), strict=True))
+
+
+def check_against_fresh(updated: Path, model: Path, pool: Path, fresh: Path) -> None:
+    """A folder that was updated has the images of one that was embedded now."""
+    embed(model, pool, fresh, executor=QUIET)
+    vectors, expected = vectors_by_key(updated), vectors_by_key(fresh)
+    assert vectors.keys() == expected.keys()
+    for key, vector in expected.items():
+        np.testing.assert_allclose(vectors[key], vector, atol=1e-6)
 
 
 def write_photos(folder: Path, number: int) -> Path:
@@ -75,12 +84,7 @@ def test_new_and_removed_photographs_embed_the_new_ones_only(world, tmp_path, em
     report = embed(world / "model", photos, tmp_path / "out", executor=QUIET)
     assert counts(report) == (2, 2, 0, 18)
     assert sorted(embedded_items) == sorted([picture(100), picture(101)])
-    anew = tmp_path / "anew"
-    embed(world / "model", photos, anew, executor=QUIET)
-    updated, fresh = vectors_by_key(tmp_path / "out"), vectors_by_key(anew)
-    assert updated.keys() == fresh.keys()
-    for key, vector in fresh.items():
-        np.testing.assert_allclose(updated[key], vector, atol=1e-6)
+    check_against_fresh(tmp_path / "out", world / "model", photos, tmp_path / "fresh")
 
 
 def test_times_another_checkout_a_moved_folder_and_a_column_of_vectors_embed_nothing(
@@ -172,6 +176,7 @@ def test_a_rewritten_tar_embeds_what_is_new_in_it(world, tmp_path, embedded_item
     good = PER_SHARD - 1
     assert counts(report) == (1 + good, 4 + good, 0, 2 * good - 4)
     assert counts(report, "texts")[:2] == (1 + PER_SHARD, 5 + PER_SHARD)
+    check_against_fresh(tmp_path / "out", world / "model", pool, tmp_path / "fresh")
 
 
 def test_a_denied_key_reads_and_embeds_no_picture_again(world, tmp_path, embedded_items, monkeypatch):

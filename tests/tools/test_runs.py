@@ -152,6 +152,11 @@ def test_every_key_is_explained_as_it_was_decided(run):
                     assert text["keep_prob"] == pytest.approx((1 - np.prod(worth)) * factor)
                     assert all(entry["entry"] in text["text"] for entry in text["entries"])
             assert found["kept"] == any(text["reason"] == "kept" for text in found["texts"])
+            if "draw" in found:
+                draw = found["draw"]
+                ends = ("kept", "sampled_out", "not_drawn")
+                drawable = [text["text_idx"] for text in found["texts"] if text["reason"] in ends]
+                assert (len(drawable), drawable[int(draw["coin"] * len(drawable))]) == (draw["among"], draw["text_idx"])
     assert {"duplicate", "no_text", "no_language", "not_valid", "excluded", "kept", "sampled_out"} <= reasons
     assert kept
 
