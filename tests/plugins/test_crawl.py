@@ -31,7 +31,7 @@ def img(url: object, **texts: object) -> dict:
     return {"path": "IMG@/src", "url": url, **texts}
 
 
-def page(links: object, base: object = None, address: str = PAGE) -> dict:
+def page(links: object, base: object = None, address: object = PAGE) -> dict:
     html = {"Links": links} | ({"Head": {"Base": base}} if base is not None else {})
     metadata = {"HTTP-Response-Metadata": {"HTML-Metadata": html}}
     return {"Envelope": {"Payload-Metadata": metadata, "WARC-Header-Metadata": {"WARC-Target-URI": address}}}
@@ -157,13 +157,14 @@ ODD = [
     page([None, "IMG@/src", 3, img(None, alt="x"), img(["a.jpg"], alt="x")]),
     page([img("a.jpg", alt=["list", "of", None, 3]), img("b.jpg", alt={"not": "text"}), img("c.jpg", alt="\ud800")]),
     page([img("d.jpg", alt="kept")], base=["odd"]),
+    page([img("e.jpg", alt="x"), img("http://example.org/f.jpg", alt="kept")], address=None),
 ]
 
 
 def test_odd_records_lose_nothing_else(tmp_path):
     report = build(tmp_path, *ODD)
-    assert set(pool_of(tmp_path / "out")) == {"http://example.org/a/a.jpg", "http://example.org/a/d.jpg"}
-    assert (report["bad_url"], report["bad_text"]) == (2, 2)
+    assert set(pool_of(tmp_path / "out")) == {f"http://example.org/{path}.jpg" for path in ("a/a", "a/d", "f")}
+    assert (report["bad_url"], report["bad_text"], report["not_http"]) == (2, 2, 1)
 
 
 def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path):

@@ -24,7 +24,6 @@ MAX_RECORD_BYTES = 1 << 28  # the beginning of a longer record is dropped, which
 
 @dataclass(frozen=True, slots=True)
 class WarcRecord:
-    headers: dict[str, str]  # names in lower case
     body: bytes
     has_wrong_length: bool  # content-Length is missing, not a number, or not the length of the body
 
@@ -35,13 +34,11 @@ def iter_records(file: BinaryIO) -> Iterator[WarcRecord]:
     while buffer.skip_blank_lines():
         if not buffer.starts_with(b"WARC/"):
             raise BadShard(f"not a WARC file, or damaged: no record at byte {buffer.position:,} (decompressed)")
-        headers = _parse_headers(buffer.take_header())
-        stated = headers.get("content-length", "")
-        length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else -1
+        length = _stated_length(buffer.take_header())
         if 0 <= length <= MAX_RECORD_BYTES and buffer.record_ends_after(length):
-            yield WarcRecord(headers, buffer.take(length), False)
+            yield WarcRecord(buffer.take(length), False)
         else:
-            yield WarcRecord(headers, buffer.take_to_next_record(), True)
+            yield WarcRecord(buffer.take_to_next_record(), True)
 
 
 def _decompress(file: BinaryIO) -> Iterator[bytes]:
@@ -57,13 +54,14 @@ def _decompress(file: BinaryIO) -> Iterator[bytes]:
     yield from unpack(file, ".gz", size)
 
 
-def _parse_headers(header: bytes) -> dict[str, str]:
-    headers = {}
+def _stated_length(header: bytes) -> int:
+    """Return the Content-Length of a record; -1 where it is missing or no number."""
+    stated = ""
     for line in header.decode("utf-8", "replace").splitlines()[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.strip().lower()] = value.strip()
-    return headers
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "content-length":
+            stated = value.strip()
+    return int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else -1
 
 
 class _Buffer:

@@ -155,7 +155,7 @@ def extract_file(out: Path, shard: Shard) -> Report:
             except (ValueError, RecursionError):
                 counts["bad_json"] += 1
                 continue
-            rows += _rows_of_page(page, record.headers.get("warc-target-uri", ""), counts)
+            rows += _rows_of_page(page, counts)
     counts["rows"] = len(rows)
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _PART, strict=True)], schema=_PART)
@@ -167,7 +167,7 @@ def extract_file(out: Path, shard: Shard) -> Report:
     return dict(counts)
 
 
-def _rows_of_page(page: Any, address: str, counts: Counter[str]) -> Iterator[tuple[str, str, str]]:
+def _rows_of_page(page: Any, counts: Counter[str]) -> Iterator[tuple[str, str, str]]:
     """Yield (key, url, text) of each text of each image link of a page."""
     html = _at(page, "Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
     links = _at(html, "Links")
@@ -175,7 +175,7 @@ def _rows_of_page(page: Any, address: str, counts: Counter[str]) -> Iterator[tup
         return
     base = _at(page, "Envelope", "WARC-Header-Metadata", "WARC-Target-URI")
     if not isinstance(base, str):
-        base = address.strip("<>")
+        base = ""  # only absolute links have a URL
     in_head = _at(html, "Head", "Base")
     for link in links:
         if not isinstance(link, dict) or link.get("path") != IMAGE_PATH:
