@@ -122,6 +122,7 @@ def test_a_folder_of_another_model_is_not_followed_and_a_gone_one_said(shop, wor
         assert httpx.get(f"{address}/healthz").status_code == 503
         embed(shop / "model", shop / "photos", shop / "embedded", executor=QUIET)
         assert post(address, "search", {"input": "a"}).status_code == 200
+        assert httpx.get(f"{address}/healthz").status_code == 200
         (shop / "embedded").rename(shop / "away")
         answer = post(address, "search", {"input": "a"})
         assert (answer.status_code, "'embedded' is gone" in answer.text) == (503, True)

@@ -3,6 +3,8 @@
 import json
 import operator
 import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,18 @@ def test_the_server_filters_as_the_library_does(shop, clip):
             assert (answer.status_code, said in answer.json()["error"]["message"]) == (400, True), answer.text
         facts = post(address, "search", {"input": "apple", "top": 1001})
         assert facts.status_code == 400
+
+
+def test_searches_at_once_have_each_their_own_filter(shop, clip, monkeypatch):
+    slow = lambda *arguments: (time.sleep(0.05), nearest(*arguments))[1]  # noqa: E731  so that others wait together
+    monkeypatch.setattr("worldclip.plugins.server.service.nearest", slow)
+    filters = [[["category", "=", name]] for name in ("shoe", "hat", "bag")] * 3
+    bodies = [{"input": "apple", "top": 1000, "filter": conditions} for conditions in filters]
+    with serving(shop, clip) as address, ThreadPoolExecutor(len(bodies)) as threads:
+        answers = list(threads.map(lambda body: post(address, "search", body).json(), bodies))
+    for conditions, answer in zip(filters, answers, strict=True):
+        expected = search(shop / "embedded", ["apple"], top=1000, filter=conditions)[0]["hits"]
+        assert [hit["key"] for hit in answer["data"][0]["hits"]] == [hit["key"] for hit in expected]
 
 
 def test_fields_of_tars_and_columns_of_image_lists_are_taken_along(world, tmp_path):
