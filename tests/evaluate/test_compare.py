@@ -17,7 +17,7 @@ from made_up_run import write_manifests
 from miniature import write_files
 from toy import markdown_rows
 from worldclip.cli import main
-from worldclip.contracts.records import read_results
+from worldclip.contracts.records import read_results, results_of
 from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites, tables
@@ -253,6 +253,8 @@ def test_an_unfinished_evaluation_is_not_mixed_with_what_was_there(tmp_path):
     write_manifest(other, config={}, inputs={}, counts={})
     found = compare_with(*whole, whole[0] | new | {"model": "second", "model_digest": "2"})
     assert all(row["differences"] == [0] for row in found.rows), "those of the last finished evaluation"
+    write_files(other, {"report.json": json.dumps({"records": [record["digest"] for record in whole[::-1]]})})
+    assert results_of(other) == whole[::-1], "in its order"
     with pytest.raises(UserError, match=r"results\.jsonl lacks 1 record"):
         compare_with(*whole[1:])
 
