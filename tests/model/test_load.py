@@ -84,6 +84,9 @@ def test_special_ids_that_the_configuration_lacks_are_the_tokenizers(folder):
     assert_close(clip.encode_text(TEXTS), expected)
     ids = clip.model.config.text_config
     assert (ids.eos_token_id, ids.pad_token_id) == (clip.tokenizer.eos_id, clip.tokenizer.pad_id) == (2, 1)
+    config["text_config"]["eos_token_id"] = 0  # is stated
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "eos_token_id is 0, the tokenizer's is 2" in load_error(folder)
 
 
 @pytest.fixture(scope="module")
