@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pools import IMAGE, images_of, run_pool, structs, write_parquet_pool, write_table
+from pools import IMAGE, images_of, pool_recipe, run_pool, structs, write_parquet_pool, write_table
 from stages import QUIET, context, run_stage
 from tars import shard_of
 from worldclip import pool
@@ -135,6 +135,17 @@ def test_row_groups_of_only_nulls_have_no_images(tmp_path: Path) -> None:
     images = pa.array([None, None, *IMAGES[:2], None, IMAGES[2]], pa.binary())
     path = table_of(tmp_path / "0.parquet", images, row_group_size=2)
     assert read_all(path) == {"2": IMAGES[0], "3": IMAGES[1], "5": IMAGES[2]}
+
+
+@pytest.mark.parametrize("place", [0, 1, None])
+def test_one_shard_with_an_image_makes_a_pool_of_images(tmp_path: Path, place: int | None) -> None:
+    for number in range(2):
+        image = IMAGES[0] if number == place else None
+        table_of(tmp_path / f"pool/{number}.parquet", pa.array([None, image], pa.binary()))
+    recipe = pool_recipe(path=str(tmp_path / "pool"), key="key")
+    run_stage("pool", recipe, tmp_path / "run", QUIET)
+    shards = pool.indexed_shards(context(recipe, tmp_path / "run"))
+    assert pool.holds_images(tmp_path / "run", shards) == (place is not None)
 
 
 def test_names_of_images_decide_only_the_suffix(tmp_path: Path) -> None:
