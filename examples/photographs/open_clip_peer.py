@@ -1,8 +1,9 @@
-"""Train open_clip on the pairs of a run: the same sizes, samples, batches, learning rate and tokenizer.
+r"""Train open_clip on the pairs of a run: the same sizes, samples, batches, learning rate and tokenizer.
 
     worldclip export runs/photographs --formats open_clip
     python examples/photographs/open_clip_peer.py runs/photographs runs/open_clip
-    worldclip evaluate runs/open_clip/model --recipe photos
+    worldclip evaluate runs/open_clip/model --out runs/open_clip_evaluated --datasets photos \
+        --folders.photos names:data/photographs/test
 
 It is open_clip's own training (packages open_clip_torch and open_clip_train) with its own loader, on the CPU.  OUT gets
 
