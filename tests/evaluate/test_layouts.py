@@ -463,9 +463,16 @@ def test_names_are_asked_in_the_templates_of_their_language(run_dir):
     assert english.texts_to_encode()[:2] == ["a gem", "the gem!"]
     assert english.protocol["templates"] == 2
     assert dataset.tasks("ja")[0].texts_to_encode() == plain.tasks("ja")[0].texts_to_encode()
-    write_json(run_dir / "pool/names.json", {**names, "templates": {"en": ["no place"]}})
-    with pytest.raises(UserError, match="in place of the name"):
-        load_held_out("emoji_base", run_dir)
+    for templates, problem in (
+        ({"en": ["no place"]}, "in place of the name"),
+        (["a {}"], "templates must be a table of lists"),
+        ({"en": "a {}"}, "templates must be a list of sentences: 'a {}'"),
+        ({"en": [1]}, r"templates must be a list of sentences: \[1\]"),
+    ):
+        write_json(run_dir / "pool/names.json", {**names, "templates": templates})
+        with pytest.raises(UserError, match=problem) as refused:
+            load_held_out("emoji_base", run_dir)
+        assert "AttributeError" not in str(refused.value)
 
 
 def test_sets_that_are_missing_or_elsewhere_are_refused_with_a_remedy(tmp_path, run_dir):

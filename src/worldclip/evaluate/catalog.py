@@ -2,7 +2,7 @@
 
 datasets.csv, one row per dataset:
     name       of the dataset and of its folder below evaluate.data
-    layout     of the folder, an item of the registry worldclip.dataset_layouts
+    layout     of the folder, a module of evaluate/datasets
     metric     the number that represents it, see suites.value; several are separated by ;
     languages  how many, or which
     classes    `imagenet` if names and templates are OpenAI's of ImageNet-1k

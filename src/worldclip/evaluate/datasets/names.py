@@ -115,7 +115,12 @@ def _read(
     record = read_json(set_path)
     named = read_json(names_path)
     by_lang = named["lang"]
-    templates = {lang: with_places(texts, names_path) for lang, texts in named.get("templates", {}).items()}
+    templates_of_langs = named.get("templates", {})
+    if not isinstance(templates_of_langs, dict):
+        raise ValueError(f"{names_path}: templates must be a table of lists, one per language")
+    templates = {}
+    for lang, texts in templates_of_langs.items():
+        templates[lang] = with_places(texts, names_path)
     positions = [*record["subjects"].values(), *record.get("classes", ())]
     num_subjects = min(map(len, by_lang.values()))
     if not all(0 <= position < num_subjects for position in positions):
@@ -136,7 +141,7 @@ def name_tasks(
 
     all_names: names by subject.  class_idx: (K,) subjects whose names are the classes.  subject_idx: (n,) the subject
     of each image.  image_idx: (n,) the image's position in the dataset.  slices: (n,) masks.  about: which names.
-    templates: sentences with `{}` for the name, which classification asks; retrieval asks the names alone.
+    templates: sentences with `{}` for the name, which classification asks; retrieval asks only the names.
     """
     class_names = np.array([all_names[idx] for idx in class_idx], dtype=object)
     classes, class_of_subject = np.unique(class_names, return_inverse=True)

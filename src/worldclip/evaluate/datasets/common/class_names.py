@@ -7,9 +7,8 @@ Classes are in the dataset's order; `templates` is optional (default: only the n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from worldclip.core.errors import require
 from worldclip.evaluate.datasets.common.text_files import read_json, read_lines
@@ -47,14 +46,20 @@ def in_languages(english: Names, folder: Path) -> dict[str, Names]:
     return names
 
 
-def with_places(templates: Sequence[str], path: Path) -> list[str]:
+def with_places(templates: Any, path: Path) -> list[str]:
     """Return templates with `{}` for the name, which may be written `{c}`.
 
-    Raises ValueError if there is no template, or one without a place for the name: it would name all classes alike.
+    Raises ValueError for anything but a list of texts, and for a template without a place for the name: it would name
+    all classes alike.
     """
-    places = [template.replace("{c}", "{}") for template in templates]
-    if not places or not all("{}" in template for template in places):
-        raise ValueError(f"{path}: each template must have {{c}} or {{}} in place of the name: {templates}")
+    if not isinstance(templates, list) or not templates or not all(isinstance(text, str) for text in templates):
+        raise ValueError(f"{path}: templates must be a list of sentences: {templates!r}")
+    places = []
+    for template in templates:
+        place = template.replace("{c}", "{}")
+        if "{}" not in place:
+            raise ValueError(f"{path}: each template must have {{c}} or {{}} in place of the name: {templates}")
+        places.append(place)
     return places
 
 
