@@ -120,15 +120,14 @@ def test_folders_of_other_pools_are_left_out_and_other_runs_of_this_one_are_name
     assert f"another run of this pool: worldclip status {tmp_path}/second --keys {keys}\n" in to_text(found)
 
 
-def test_a_folder_embedded_from_curated_files_is_searched_and_its_command_keeps_the_columns(run, tmp_path):
+def test_a_folder_embedded_from_curated_files_is_searched_and_its_command_names_them(run, tmp_path):
     source = str(run / "curate/parquet")
-    config = {"columns": ["price", "in stock"]}
     write_table(tmp_path / "kept/texts/0.parquet", {"key": ["plain"]})
-    write_manifest(tmp_path / "kept", config=config, inputs={}, counts={}, job="embed", source=source)
+    write_manifest(tmp_path / "kept", config={"columns": 3}, inputs={}, counts={}, job="embed", source=source)
     found = status(run, keys=tmp_path / "keys.parquet")
     assert str(tmp_path / "kept") in found["keys"]["plain"]["places"]
-    command = f"worldclip embed MODEL {source} --out {tmp_path / 'kept'} --columns price 'in stock'"
-    assert found["places"][str(tmp_path / "kept")]["command"] == command
+    command = f"worldclip embed MODEL {source} --out {tmp_path / 'kept'}"
+    assert found["places"][str(tmp_path / "kept")]["command"] == command, "embed keeps the columns of the folder"
 
 
 def test_damaged_neighbours_do_not_stop_the_search(run, tmp_path):

@@ -34,7 +34,7 @@ STATES = {
     "in the pool": "no list of the recipe leaves it out",
     "in older files": "left out, but a file that was made before has it",
     "unknown": "neither in the pool nor in a file that was made from it",
-    "gone": "left out, and no file has it in RUN, beside it, here or in --folders",
+    "gone": "left out, and no file has it in RUN, next to RUN, here or in --folders",
 }
 """State of a key -> what it means."""
 MAX_SHOWN = 20  # keys that the text lists
@@ -174,15 +174,15 @@ def find_places(run: Run, folders: Sequence[Path] = ()) -> Iterator[Place]:
 def other_runs(run: Run) -> list[str]:
     """Return the runs next to this one that read the same pool."""
     location = run.section(PoolConfig).location
-    found = []
+    others = []
     for folder in sorted(run.dir.resolve().parent.iterdir()):
         try:
             is_run = folder != run.dir.resolve() and folder.is_dir() and layout.is_run(folder)
             if is_run and Run.open(folder).section(PoolConfig).location == location:
-                found.append(str(run.dir.parent / folder.name))
+                others.append(str(run.dir.parent / folder.name))
         except (UserError, OSError):  # of a newer worldclip, or damaged
             continue
-    return found
+    return others
 
 
 def _places_of(folder: Path, run: Run) -> list[Place]:
@@ -193,25 +193,21 @@ def _places_of(folder: Path, run: Run) -> list[Place]:
         manifest = None
     if manifest is None:
         return []
-    is_of_pool = manifest.get("source") == run.section(PoolConfig).location
-    is_of_run = manifest.get("recipe") == os.path.abspath(run.dir)
+    location = run.section(PoolConfig).location
+    run_dir = os.path.abspath(run.dir)
+    source = str(manifest.get("source"))
     inputs = manifest.get("inputs")
     run_name = inputs.get("run") if isinstance(inputs, dict) else None
-    names = f"{shlex.quote(str(run.dir))} --out {shlex.quote(str(folder))}"
+    out = f"--out {shlex.quote(str(folder))}"
+    names = f"{shlex.quote(str(run.dir))} {out}"
     if manifest.get("tool") == "explore" and run_name == run.dir.resolve().name:
         return [Place(folder / "data", f"worldclip explore {names}")]
-    if manifest.get("job") == "embed":
-        flags = ""
-        config = manifest.get("config")
-        if isinstance(config, dict) and config.get("columns"):
-            flags = f" --columns {shlex.join(map(str, config['columns']))}"
-        source = str(manifest.get("source"))
-        if is_of_run or is_of_pool:
-            return [Place(folder, f"worldclip embed MODEL {names}{flags}")]
-        if source.startswith(f"{os.path.abspath(run.dir)}/"):
-            names = f"{shlex.quote(source)} --out {shlex.quote(str(folder))}"
-            return [Place(folder, f"worldclip embed MODEL {names}{flags}")]
-    if manifest.get("job") == "check" and is_of_pool:  # its other files are about all pairs of the pool
+    if manifest.get("job") == "embed":  # which keeps the folder's columns
+        if source == location or manifest.get("recipe") == run_dir:
+            return [Place(folder, f"worldclip embed MODEL {names}")]
+        if source.startswith(f"{run_dir}/"):
+            return [Place(folder, f"worldclip embed MODEL {shlex.quote(source)} {out}")]
+    if manifest.get("job") == "check" and source == location:  # its other files are about all pairs of the pool
         command = f"worldclip pool check {names}"
         return [Place(folder / name, command) for name in ("report.html", "valid_keys.parquet")]
     return []
@@ -225,7 +221,7 @@ def rows_in(path: Path, lookup: KeyTable, column: str, unread: dict[str, str]) -
 
     column: of the pool's keys, in tables with the columns of the pool.  unread: gets why a file cannot be read.
     """
-    found: set[int] = set()
+    rows_of_files: set[int] = set()
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -233,10 +229,10 @@ def rows_in(path: Path, lookup: KeyTable, column: str, unread: dict[str, str]) -
         try:
             for candidates in _read_strings(file, column):
                 rows = np.unique(lookup.find(candidates))
-                found.update(rows[rows >= 0].tolist())
+                rows_of_files.update(rows[rows >= 0].tolist())
         except _DAMAGE as error:
             unread[str(file)] = str(error)
-    return sorted(found)
+    return sorted(rows_of_files)
 
 
 def _read_strings(path: Path, column: str) -> Iterator[Strings]:
