@@ -39,7 +39,7 @@ from worldclip.pool.listing import require_place
 from worldclip.pool.pairs import read_shard
 from worldclip.pool.read import image_places, read_members
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
-from worldclip.tools.sampled_columns import Row, columns_for_where, columns_of_texts, condition_of, fits
+from worldclip.tools.sampled_columns import columns_for_where, columns_of_texts, condition_of, fits, values_by_column
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 NUM_IMAGES = 20  # decoded, for the model's image size
@@ -172,8 +172,9 @@ def draft(
     least = max(MIN_SHARE * num_texts, min(MIN_TEXTS, num_texts / 20))  # of 20 texts one is enough
     codes = [code for code, count in by_language.items() if count >= least and code != languages.OTHER]
     used = [bare(name) for name in (config.key, *config.texts, config.lang, config.image_field) if name]
-    other_texts = [name for name in columns_of_texts(sample.rows) if name not in used]
-    where_columns = columns_for_where(sample.rows, [*used, *other_texts])
+    values = values_by_column(sample.rows)
+    other_texts = [name for name in columns_of_texts(values) if name not in used]
+    where_columns = columns_for_where(values, [*used, *other_texts])
     drafted: Report = {
         "format": format_of(shards[0].name).name,
         "shards": len(shards),
@@ -286,7 +287,7 @@ def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
     return dict(Counter(codes).most_common())
 
 
-def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str], rows: Sequence[Row]) -> str:
+def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     """Return the recipe with a comment wherever a person has to decide."""
     shares = [f"{code} {drafted['languages'][code] / drafted['num_texts']:.0%}" for code in codes]
     comment = f"found: {', '.join(shares)}"
@@ -318,7 +319,7 @@ def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str], rows: Se
     return recipe + TRAINING.format(model=model)
 
 
-def _pool_lines(drafted: Report, config: PoolConfig, rows: Sequence[Row]) -> list[str]:
+def _pool_lines(drafted: Report, config: PoolConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the lines of [pool]; commented ones suggest another key, all columns of texts, and conditions on rows."""
     columns = drafted["columns"]
     lines = [f"path = {_toml(config.path or '')}"]
@@ -342,8 +343,14 @@ def _pool_lines(drafted: Report, config: PoolConfig, rows: Sequence[Row]) -> lis
             lines.append(f'# key = "json:{names[0]}" # the same pair after another download; numbers of members change')
         return lines
     described = drafted["where_columns"]
-    conditions = [condition for condition in FILTERS if condition[0] in columns and fits(condition, rows)]
-    conditions = conditions or [condition_of(name, rows) for name in list(described)[:1]]
+    values_of = values_by_column(rows)
+    conditions: list[tuple[str, str, Any]] = []
+    for name, comparison, value in FILTERS:
+        if name in columns and fits(value, values_of.get(name, ())):
+            conditions.append((name, comparison, value))
+    if described and not conditions:
+        first = next(iter(described))
+        conditions.append(condition_of(first, values_of[first]))
     if conditions:
         where = _toml(conditions)
         lines.append(f"# where = {where} # only these rows are pairs; a missing value fulfils no condition")

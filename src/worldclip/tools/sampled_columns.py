@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from worldclip.core.printable import one_line
@@ -16,14 +16,26 @@ MIN_REPEATS = 4  # rows per value, on average: among fewer rows any column has f
 MAX_CHARS = 30  # of a value in a comment
 MIN_TEXTS = 0.5  # of the values: texts of several words
 _ADDRESS = re.compile(r"\w+://\S+$|\S*$")  # one word: an address, a path, a key, a number
-Row = Mapping[str, Any]
+Columns = Mapping[str, Sequence[Any]]
+"""The values of each column in the first rows, without missing ones."""
 
 
-def columns_of_texts(rows: Sequence[Row]) -> list[str]:
+def values_by_column(rows: Iterable[Mapping[str, Any]]) -> Columns:
+    """Return the values of each column that are not missing."""
+    columns: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values = columns.setdefault(name, [])
+            if value is not None:
+                values.append(value)
+    return columns
+
+
+def columns_of_texts(columns: Columns) -> list[str]:
     """Return the columns of texts: those with a usual name, and those whose values are many and of several words."""
-    columns = []
-    for name, values in _values(rows).items():
-        texts = []
+    names = []
+    for name, values in columns.items():
+        texts: list[Any] = []
         for value in values:
             texts += value if isinstance(value, list) else [value]
         texts = [text for text in texts if text is not None]
@@ -32,54 +44,42 @@ def columns_of_texts(rows: Sequence[Row]) -> list[str]:
         num_sentences = sum(_ADDRESS.match(text) is None for text in texts)
         is_free = num_sentences > MIN_TEXTS * len(texts) and not _has_few(texts)
         if is_text_name(name) or is_free:
-            columns.append(name)
-    return columns
+            names.append(name)
+    return names
 
 
-def columns_for_where(rows: Sequence[Row], used: Sequence[str]) -> dict[str, str]:
+def columns_for_where(columns: Columns, used: Sequence[str]) -> dict[str, str]:
     """Return {column: its values, in words} of numbers, and of columns with few different values; used: left out."""
     described = {}
-    for name, values in _values(rows).items():
-        present = [value for value in values if value is not None]
-        is_plain = all(isinstance(value, bool | int | float | str) for value in present)
-        if name in used or not present or not is_plain:
+    for name, values in columns.items():
+        is_plain = all(isinstance(value, bool | int | float | str) for value in values)
+        if name in used or not is_plain or len(set(values)) < 2:
             continue
-        counts = Counter(present)
-        is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in present)
-        if _has_few(present) and len(counts) > 1:
-            described[name] = ", ".join(_short(value) for value, _ in counts.most_common())
-        elif is_number and len(counts) > 1:
-            described[name] = f"{min(present):.6g} to {max(present):.6g}"
+        if _has_few(values):
+            described[name] = ", ".join(_short(value) for value, _ in Counter(values).most_common())
+        elif not any(isinstance(value, bool | str) for value in values):
+            described[name] = f"{min(values):.6g} to {max(values):.6g}"
     return described
 
 
-def condition_of(name: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
+def condition_of(name: str, values: Sequence[Any]) -> tuple[str, str, Any]:
     """Return a condition on a column of `columns_for_where`, as an example: its most frequent or its middle value."""
-    present = sorted((row[name] for row in rows if row.get(name) is not None), key=str)
-    (value, count), *_ = Counter(present).most_common(1)
+    ((value, count),) = Counter(sorted(values, key=str)).most_common(1)
     if count > 1:
         return name, "=", value
-    return name, ">=", sorted(present)[len(present) // 2]
+    return name, ">=", sorted(values)[len(values) // 2]
+
+
+def fits(value: Any, values: Sequence[Any]) -> bool:
+    """Return whether the value of a condition has the type of a column's values, as far as the first rows say."""
+    kind = str if isinstance(value, str) else int | float
+    return all(isinstance(item, kind) and not isinstance(item, bool) for item in values)
 
 
 def _has_few(values: Sequence[Any]) -> bool:
     """Return whether values repeat so often that a condition on one of them makes sense."""
     num_values = len(set(values))
     return num_values <= MAX_VALUES and len(values) >= MIN_REPEATS * num_values
-
-
-def fits(condition: tuple[str, str, Any], rows: Sequence[Row]) -> bool:
-    """Return whether a condition compares a column with a value of its own type, as far as the rows say."""
-    name, _, value = condition
-    kind = str if isinstance(value, str) else int | float
-    present = [row[name] for row in rows if row.get(name) is not None]
-    return all(isinstance(item, kind) and not isinstance(item, bool) for item in present)
-
-
-def _values(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Return the values of each field, None where a row lacks it."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _short(value: Any) -> str:
