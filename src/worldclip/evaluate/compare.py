@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import (
     LEVEL,
     Answers,
+    Interval,
     extreme_interval,
     interval_of_difference,
     mean_of_resamples,
@@ -44,7 +45,6 @@ DECIDING_STAGES = ("metadata", "match", "balance", "curate", "train")
 MAX_NAME = 40  # characters of the keys in an arm's name; longer ones leave no room for a table
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
-Record = dict[str, Any]
 Group = Sequence[Sequence[ResultRecord]]
 """For each language the records of all runs, of one dataset and task."""
 
@@ -68,15 +68,53 @@ class Arm:
     """Keys that changed while a run was trained, and from which step on."""
 
 
+class MetricRow(TypedDict):
+    """A metric of a task as the mean over the languages that all runs have."""
+
+    dataset: str
+    task: str
+    metric: str
+    languages: list[str]
+    values: list[float]
+    """Mean of each arm over its seeds."""
+    differences: list[float]
+    """Each other arm minus the first one."""
+    preprocess: list[Any]
+    """How each arm makes pixels of an image."""
+    chance: NotRequired[float]
+    """Mean over the languages, if it is known for each."""
+    intervals: NotRequired[list[Interval | None]]
+    """95% intervals of the differences, if the metric is a share of queries.  A resample draws images, the same ones
+    for all runs and languages, and within each arm its seeds.  None: see interval_of_difference."""
+    p_values: NotRequired[list[float]]
+    """One per difference, by the spread of the resamples; corrected for the number of all of them."""
+    is_at_chance: NotRequired[list[bool]]
+    """Whether the 95% interval of each arm's value begins at or below chance."""
+    seeds: NotRequired[list[list[float]]]
+    """The values of each arm's seeds, ascending, or [] for a single seed."""
+    is_significant: NotRequired[list[bool]]
+    """Of each difference: p is below 0.05 and 0 is outside of the interval."""
+
+
+class LanguageRow(TypedDict):
+    """A metric of a task in one language; values, differences and intervals as in MetricRow."""
+
+    dataset: str
+    task: str
+    metric: str
+    lang: str
+    values: list[float]
+    differences: list[float]
+    intervals: NotRequired[list[Interval | None]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """The arms, and their numbers side by side."""
 
     arms: list[Arm]
-    rows: list[Record]
-    """Metrics as means over the languages that all runs have, see _compare_metric."""
-    by_language: list[Record]
-    """Metrics in one language: dataset, task, metric, lang, values, differences and intervals as in `rows`."""
+    rows: list[MetricRow]
+    by_language: list[LanguageRow]
 
 
 def compare(*paths: Path) -> Comparison:
@@ -101,8 +139,8 @@ def compare(*paths: Path) -> Comparison:
             f"{', '.join(map(str, paths))} have no record in common (same dataset, language, task and protocol); "
             "evaluate all on the same datasets"
         )
-    rows: list[Record] = []
-    by_language: list[Record] = []
+    rows: list[MetricRow] = []
+    by_language: list[LanguageRow] = []
     for group in groups:
         records = list(itertools.chain.from_iterable(group))
         for metric in records[0]["metrics"]:
@@ -262,17 +300,10 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
 
 def _compare_metric(
     group: Group, metric: str, folders: Sequence[Path], arm_of_run: np.ndarray
-) -> tuple[Record, list[Record]]:
-    """Return a metric over all languages, and in each of them.
+) -> tuple[MetricRow, list[LanguageRow]]:
+    """Return a metric over all languages, and in each of them; p_values are not corrected yet.
 
     arm_of_run: (R,) int; [0, 0, 1] says that the first two runs are seeds of one arm, which the third is compared with.
-    In a language there are only values, differences and intervals.
-    values: the mean of each arm over its seeds.  differences: each other arm minus the first one.  intervals: 95%
-    intervals of the differences, if the metric is a share of queries; a resample draws images, the same ones for all
-    runs and languages, and within each arm its seeds.  None: see interval_of_difference.  p_values: one per difference,
-    by the spread of the resamples.  seeds: the values of an arm's seeds, ascending, or [] for a single seed.  chance:
-    the mean over the languages, if it is known for each.  is_at_chance: whether the 95% interval of an arm's value
-    begins at or below it.
     """
     langs = [records[0]["lang"] for records in group]
     values_LR = np.empty((len(group), len(folders)))
@@ -283,7 +314,7 @@ def _compare_metric(
     values_A = values_AL.mean(axis=1)
     dataset = group[0][0]["dataset"]
     task = group[0][0]["task"]
-    row: Record = {
+    row: MetricRow = {
         "dataset": dataset,
         "task": task,
         "metric": metric,
@@ -295,11 +326,18 @@ def _compare_metric(
     chances = [records[0].get("chance", {}).get(metric) for records in group]
     if None not in chances:
         row["chance"] = float(np.mean(chances))
-    in_languages: list[Record] = []
+    in_languages: list[LanguageRow] = []
     for lang, values_A in zip(langs, values_AL.T, strict=True):
-        differences_A = (values_A[1:] - values_A[0]).tolist()
-        about = {"dataset": dataset, "task": task, "metric": metric, "lang": lang}
-        in_languages.append({**about, "values": values_A.tolist(), "differences": differences_A})
+        in_languages.append(
+            {
+                "dataset": dataset,
+                "task": task,
+                "metric": metric,
+                "lang": lang,
+                "values": values_A.tolist(),
+                "differences": (values_A[1:] - values_A[0]).tolist(),
+            }
+        )
     answers = hits(folders, group, metric)
     if answers is not None:
         means_of_runs = list(map(resampled_means, answers))
@@ -327,7 +365,7 @@ def _compare_metric(
     return row, in_languages
 
 
-def _mark_significant(rows: Sequence[Record]) -> None:
+def _mark_significant(rows: Sequence[MetricRow]) -> None:
     """Correct p_values for the number of all differences, and add is_significant: 0 is outside of the interval, too."""
     tested = [row for row in rows if "p_values" in row]
     p_values = itertools.chain.from_iterable(row["p_values"] for row in tested)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
-from worldclip.evaluate.compare import Arm, Comparison, Record
+from worldclip.evaluate.compare import Arm, Comparison, LanguageRow, MetricRow
 from worldclip.evaluate.tables import MAX_LANGUAGES_IN_TEXT, NUM_EXTREMES, image_text
 from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
@@ -29,24 +28,28 @@ def comparison_text(comparison: Comparison) -> str:
 
     Results by language follow where there are several: of many those with the largest and the lowest difference.
     """
-    table = _table(comparison.arms, comparison.rows)
-    parts = [to_markdown(table), ""]
-    langs = dict.fromkeys(" ".join(row["languages"]) for row in comparison.rows if len(row["languages"]) > 1)
-    parts += [f"Means over: {names}." for names in langs]
     names = [arm.name for arm in comparison.arms]
-    for texts in dict.fromkeys(tuple(map(image_text, row["preprocess"])) for row in comparison.rows):
+    means: dict[str, None] = {}
+    preprocessing: dict[tuple[str, ...], None] = {}
+    num_tests = 0
+    for row in comparison.rows:
+        if len(row["languages"]) > 1:
+            means[f"Means over: {' '.join(row['languages'])}."] = None
+        preprocessing[tuple(map(image_text, row["preprocess"]))] = None
+        num_tests += len(row.get("p_values", ()))
+    parts = [to_markdown(_table(names, comparison.rows)), "", *means]
+    for texts in preprocessing:
         if len(set(texts)) > 1:
             arm_texts = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
             parts.append(f"Images are preprocessed differently. {'; '.join(arm_texts)}.")
     parts += _what_differs(comparison.arms)
-    by_language = [_by_language_text(rows, names) for rows in _by_language_of(comparison)]
-    parts += by_language
-    if any("intervals" in row for row in comparison.by_language) and by_language:
+    has_intervals = False
+    for rows in _by_language_of(comparison):
+        parts.append(_by_language_text(rows, names))
+        has_intervals |= "intervals" in rows[0]
+    if has_intervals:
         parts += ["", ONE_BY_ONE]
-    num_tests = sum(len(row.get("p_values", ())) for row in comparison.rows)
-    star = ""
-    if num_tests:
-        star = STAR.format(num_tests)
+    star = STAR.format(num_tests) if num_tests else ""
     return "\n".join([*parts, "", star + NOT_ABOVE_CHANCE, ""])
 
 
@@ -72,53 +75,83 @@ def _what_differs(arms: Sequence[Arm]) -> list[str]:
 
 def _seen_table(arms: Sequence[Arm]) -> Table:
     """Return the pairs that each arm saw by language, most of the first arm first; after 30 languages one row."""
-    langs = list(dict.fromkeys(chain.from_iterable(arm.seen for arm in arms)))
-    rows: list[list[Any]] = [[lang, *(arm.seen.get(lang, 0) for arm in arms)] for lang in langs]
-    shown = rows[:MAX_LANGUAGES_IN_TEXT]
-    rest = rows[MAX_LANGUAGES_IN_TEXT:]
-    totals = [len(shown)]
-    if rest:
-        sums = [sum(row[i + 1] for row in rest) for i in range(len(arms))]
-        shown.append([f"{len(rest)} more", *sums])
-        totals.append(len(shown))
-    shown.append(["all", *(sum(arm.seen.values()) for arm in arms)])
-    return Table([text_column("language"), *columns_of([arm.name for arm in arms], "{:,.0f}".format)], shown, totals)
+    pairs: dict[str, list[float]] = {}
+    for number, arm in enumerate(arms):
+        for lang, num_pairs in arm.seen.items():
+            pairs.setdefault(lang, [0] * len(arms))[number] = num_pairs
+    rows: list[list[Any]] = []
+    rest = [0.0] * len(arms)
+    for lang, numbers in pairs.items():
+        if len(rows) < MAX_LANGUAGES_IN_TEXT:
+            rows.append([lang, *numbers])
+        else:
+            for number, num_pairs in enumerate(numbers):
+                rest[number] += num_pairs
+    totals = [len(rows)]
+    if len(pairs) > len(rows):
+        rows.append([f"{len(pairs) - len(rows)} more", *rest])
+        totals.append(len(rows))
+    rows.append(["all", *(sum(arm.seen.values()) for arm in arms)])
+    columns = [text_column("language"), *columns_of([arm.name for arm in arms], "{:,.0f}".format)]
+    return Table(columns, rows, totals)
 
 
-def _by_language_text(rows: Sequence[Record], names: Sequence[str]) -> str:
+def _by_language_of(comparison: Comparison) -> list[list[LanguageRow]]:
+    """Return the rows by language of each task's first metric, best first, where there are several languages."""
+    first_metrics: dict[tuple[str, str], str] = {}
+    for row in comparison.rows:
+        first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
+    tasks: dict[tuple[str, str], list[LanguageRow]] = {}
+    for in_language in comparison.by_language:
+        task = (in_language["dataset"], in_language["task"])
+        if first_metrics[task] == in_language["metric"]:
+            tasks.setdefault(task, []).append(in_language)
+    return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]
+
+
+def _by_language_text(rows: Sequence[LanguageRow], names: Sequence[str]) -> str:
     """Return a task's table by language: the arms' numbers, and the difference of each from the first."""
     first = rows[0]
-    columns = [
-        text_column("language"),
-        *columns_of(names, task_info(first["task"]).number),
-        *_difference_columns(names),
-    ]
-    cells = [[row["lang"], *row["values"], *_difference_cells(row)] for row in rows]
+    number = task_info(first["task"]).number
+    columns = [text_column("language"), *columns_of(names, number), *_difference_columns(names)]
     remark = ""
-    if len(rows) > MAX_LANGUAGES_IN_TEXT:
-        by_difference = sorted(range(len(rows)), key=lambda i: -rows[i]["differences"][-1])
-        highest = [cells[i] for i in by_difference[:NUM_EXTREMES]]
-        lowest = [cells[i] for i in by_difference[-NUM_EXTREMES:]]
-        between = [f"{len(rows) - 2 * NUM_EXTREMES} more", *([None] * (len(columns) - 1))]
-        cells = [*highest, between, *lowest]
+    num_more = len(rows) - 2 * NUM_EXTREMES
+    is_folded = len(rows) > MAX_LANGUAGES_IN_TEXT
+    if is_folded:
+        rows = sorted(rows, key=lambda row: -row["differences"][-1])
+        rows = [*rows[:NUM_EXTREMES], *rows[-NUM_EXTREMES:]]
         remark = f" (the {NUM_EXTREMES} highest and lowest differences of {names[-1]}; --json has all)"
+    cells: list[list[Any]] = [[row["lang"], *row["values"], *_difference_cells(row)] for row in rows]
+    if is_folded:
+        cells.insert(NUM_EXTREMES, [f"{num_more} more", *([None] * (len(columns) - 1))])
     head = f"{first['dataset']}, {first['task']}, {first['metric']}{remark}:"
     return f"\n{head}\n\n{to_markdown(Table(columns, cells))}"
 
 
-def _table(arms: Sequence[Arm], rows: Sequence[Record]) -> Table:
-    names = [arm.name for arm in arms]
+def _table(names: Sequence[str], rows: Sequence[MetricRow]) -> Table:
+    """Return a row per metric: the number of each arm with the range of its seeds, and the differences."""
     columns = [*map(text_column, ("dataset", "task", "metric")), *columns_of(("languages", *names))]
     columns += _difference_columns(names)
-    cells = [_cells(row) for row in rows]
-    if any("chance" in row for row in rows):
+    has_chance = any("chance" in row for row in rows)
+    if has_chance:
         columns.append(Column("chance"))
-        for row, cells_of_row in zip(rows, cells, strict=True):
-            chance = None
-            if "chance" in row:
-                chance = task_info(row["task"]).number(row["chance"])
-            cells_of_row.append(chance)
-    return Table(columns, cells)
+    table: list[list[Any]] = []
+    for row in rows:
+        number = task_info(row["task"]).number
+        langs = row["languages"]
+        cells: list[Any] = [row["dataset"], row["task"], row["metric"], langs[0] if len(langs) == 1 else len(langs)]
+        for arm, value in enumerate(row["values"]):
+            text = number(value)
+            if row["seeds"][arm]:
+                text += f" ({number(row['seeds'][arm][0])} to {number(row['seeds'][arm][-1])})"
+            if "is_at_chance" in row and row["is_at_chance"][arm]:
+                text += AT_CHANCE
+            cells.append(text)
+        cells += _difference_cells(row, row.get("is_significant", ()))
+        if has_chance:
+            cells.append(number(row["chance"]) if "chance" in row else None)
+        table.append(cells)
+    return Table(columns, table)
 
 
 def _difference_columns(names: Sequence[str]) -> list[Column]:
@@ -129,56 +162,20 @@ def _difference_columns(names: Sequence[str]) -> list[Column]:
     return columns
 
 
-def _cells(row: Record) -> list[Any]:
-    langs = row["languages"]
-    languages = langs[0] if len(langs) == 1 else len(langs)
-    cells: list[Any] = [row["dataset"], row["task"], row["metric"], languages]
-    cells += [_value(row, arm) for arm in range(len(row["values"]))]
-    return cells + _difference_cells(row)
-
-
-def _difference_cells(row: Record) -> list[Any]:
-    """Return each difference from the first arm, with a star where it is significant, and its interval."""
-    cells: list[Any] = []
+def _difference_cells(row: MetricRow | LanguageRow, stars: Sequence[bool] = ()) -> list[str | None]:
+    """Return each difference from the first arm and its interval.  stars: which differences are significant."""
+    cells: list[str | None] = []
     for i, difference in enumerate(row["differences"]):
         text = _signed(row["task"], difference)
-        if "intervals" not in row:
-            cells += [text, None]
-            continue
-        if row.get("is_significant", [])[i : i + 1] == [True]:
+        if stars and stars[i]:
             text += " *"
-        interval = row["intervals"][i]
-        bounds = SAME_IN_EVERY_IMAGE
-        if interval is not None:
-            bounds = " to ".join(_signed(row["task"], bound) for bound in interval)
-        cells += [text, bounds]
+        interval = None
+        if "intervals" in row:
+            bounds = row["intervals"][i]
+            interval = SAME_IN_EVERY_IMAGE if bounds is None else " to ".join(_signed(row["task"], x) for x in bounds)
+        cells += [text, interval]
     return cells
-
-
-def _value(row: Record, arm: int) -> str:
-    """Return an arm's number, the range of its seeds, and whether it is not above chance."""
-    number = task_info(row["task"]).number
-    text = number(row["values"][arm])
-    if any(row.get("seeds", [])[arm : arm + 1]):
-        seeds = row["seeds"][arm]
-        text += f" ({number(seeds[0])} to {number(seeds[-1])})"
-    if row.get("is_at_chance", [])[arm : arm + 1] == [True]:
-        text += AT_CHANCE
-    return text
 
 
 def _signed(task: str, difference: float) -> str:
     return f"{100 * difference:+.1f}" if task_info(task).is_share else f"{difference:+.3f}"
-
-
-def _by_language_of(comparison: Comparison) -> list[list[Record]]:
-    """Return the rows by language of each task's first metric, best first, where there are several languages."""
-    first_metrics: dict[tuple[str, str], str] = {}
-    for row in comparison.rows:
-        first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
-    tasks: dict[tuple[str, str], list[Record]] = {}
-    for row in comparison.by_language:
-        task = (row["dataset"], row["task"])
-        if first_metrics[task] == row["metric"]:
-            tasks.setdefault(task, []).append(row)
-    return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]
