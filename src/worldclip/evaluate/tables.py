@@ -34,38 +34,45 @@ def markdown_table(records: Sequence[ResultRecord]) -> str:
 
 
 def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> str:
-    records: list[ResultRecord] = []
     columns: list[tuple[str, str]] = []  # task and metric
     means: dict[str, Json] = {}
+    num_classes: dict[str, Any] = {}  # by language
+    langs_of_tasks: dict[str, None] = {}
+    largest = 0
+    unit = "images"
+    scale = "percent"
     for task, by_lang in tasks.items():
         available: dict[str, None] = {}
-        for record in by_lang.values():
+        for lang, record in by_lang.items():
+            langs_of_tasks[lang] = None
             available |= dict.fromkeys(record["metrics"])
-        records += by_lang.values()
+            if "num_classes" in record:
+                num_classes[lang] = record["num_classes"]
+            if record["interval_95"]:
+                scale = "percent, 95% intervals in brackets"
+            largest = max(largest, int(record.get("num_images") or record["n"]))
+        if unit == "images":
+            unit = task_info(task).unit
         columns += [(task, metric) for metric in main_metrics(dataset, task, available)]
         means[task] = mean_over_languages(list(by_lang.values()))
-    langs = list(dict.fromkeys(record["lang"] for record in records))
+    langs = list(langs_of_tasks)
     shown: list[str | None] = list(langs)
-    is_folded = bool(columns) and len(langs) > MAX_LANGUAGES_IN_TEXT
-    # A terminal shows no 300 rows.
-    if is_folded:
+    note = _languages_of_means(means)
+    if columns and len(langs) > MAX_LANGUAGES_IN_TEXT:  # a terminal shows no 300 rows
         task, metric = columns[0]
         values = {lang: record["metrics"].get(metric) for lang, record in tasks[task].items()}
         shown = _best_and_weakest(langs, values, is_low_best=not task_info(task).is_share)
-    has_own_chance = []
-    for task, metric in columns:
-        chances = {_chance(record, metric) for record in tasks[task].values()}
-        has_own_chance.append(len(chances - {None}) > 1)
-    num_classes = {record["lang"]: record["num_classes"] for record in records if "num_classes" in record}
+        note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
+    has_own_chance = _chance_differs(columns, tasks)
     rows: list[list[Any]] = []
     empty = [None] * len(columns)
-    for lang in shown:
-        if lang is None:
+    for shown_lang in shown:
+        if shown_lang is None:
             rows.append([f"{len(langs) - 2 * NUM_EXTREMES} more", None, *_next_to(empty, empty, has_own_chance)])
             continue
-        numbers = [_with_interval(tasks[task].get(lang), metric) for task, metric in columns]
-        chances_of_lang = [_chance(tasks[task].get(lang), metric) for task, metric in columns]
-        rows.append([lang, num_classes.get(lang), *_next_to(numbers, chances_of_lang, has_own_chance)])
+        numbers = [_with_interval(tasks[task].get(shown_lang), metric) for task, metric in columns]
+        chances = [_chance(tasks[task].get(shown_lang), metric) for task, metric in columns]
+        rows.append([shown_lang, num_classes.get(shown_lang), *_next_to(numbers, chances, has_own_chance)])
     totals = []
     mean_chances = _means("chance", means, columns)
     if LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values()):
@@ -75,6 +82,22 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     if not all(has_own_chance):
         common = [None if differs else chance for chance, differs in zip(mean_chances, has_own_chance, strict=True)]
         rows.append(["chance", None, *_next_to(common, empty, has_own_chance)])
+    titled = _titled(columns, has_own_chance)
+    if not num_classes:
+        del titled[1]
+        for row in rows:
+            del row[1]
+    at_chance = [lang for lang in langs if _is_at_chance(lang, tasks)]
+    if at_chance:
+        few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
+        note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
+    table = to_markdown(Table(titled, rows, totals))
+    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note.strip()]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _titled(columns: Sequence[tuple[str, str]], has_own_chance: Sequence[bool]) -> list[Column]:
+    """Return the columns of a table: language, classes, each metric, and after it the chance that differs."""
     titled = [text_column("language"), Column("classes", "{:,}".format)]
     times = Counter(metric for _, metric in columns)
     for (task, metric), differs in zip(columns, has_own_chance, strict=True):
@@ -84,35 +107,22 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         titled.append(Column(title))
         if differs:
             titled.append(Column("chance"))
-    if not num_classes:
-        del titled[1]
-        for row in rows:
-            del row[1]
-    table = to_markdown(Table(titled, rows, totals))
-    note = _languages_of_means(means)
-    if is_folded:
-        note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
-    at_chance = [lang for lang in langs if _is_at_chance(lang, records)]
-    if at_chance:
-        few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
-        note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
-    units = [task_info(record["task"]).unit for record in records]
-    unit = next((unit for unit in units if unit != "images"), "images")
-    largest = max(int(record.get("num_images") or record["n"]) for record in records)
-    has_interval = any(record["interval_95"] for record in records)
-    scale = "percent, 95% intervals in brackets" if has_interval else "percent"
-    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note.strip()]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return titled
 
 
-def _is_at_chance(lang: str, records: Sequence[ResultRecord]) -> bool:
+def _is_at_chance(lang: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> bool:
     """Return whether the intervals of all metrics of a language that have one, and a chance, reach down to chance."""
-    reaches = []
-    for record in records:
-        if record["lang"] == lang:
-            bounds = record["interval_95"]
-            reaches += [bounds[name][0] <= chance for name, chance in record["chance"].items() if name in bounds]
-    return bool(reaches) and all(reaches)
+    has_interval = False
+    for by_lang in tasks.values():
+        if lang not in by_lang:
+            continue
+        bounds = by_lang[lang]["interval_95"]
+        for name, chance in by_lang[lang]["chance"].items():
+            if name in bounds:
+                has_interval = True
+                if bounds[name][0] > chance:
+                    return False
+    return has_interval
 
 
 def _with_interval(record: ResultRecord | None, metric: str) -> str | None:
@@ -129,6 +139,15 @@ def _chance(record: ResultRecord | None, metric: str) -> str | None:
     """Return what guessing gives of a metric of a record; None where it is not known."""
     chance = None if record is None else record["chance"].get(metric)
     return None if record is None or chance is None else task_info(record["task"]).number(chance)
+
+
+def _chance_differs(columns: Sequence[tuple[str, str]], tasks: Mapping[str, Mapping[str, ResultRecord]]) -> list[bool]:
+    """Return of each column whether languages have different chances."""
+    differs = []
+    for task, metric in columns:
+        chances = {_chance(record, metric) for record in tasks[task].values()}
+        differs.append(len(chances - {None}) > 1)
+    return differs
 
 
 def _next_to(numbers: Sequence[Any], chances: Sequence[Any], has_own_chance: Sequence[bool]) -> list[Any]:
@@ -216,11 +235,16 @@ def beside_text(rows: Sequence[Json], against: str) -> str:
 
 def protocol_text(records: Sequence[ResultRecord]) -> str:
     """Return how images became pixels and who wins a tie, for each such protocol among the records."""
-    protocols = [record["protocol"] for record in records]
-    images = dict.fromkeys(image_text(protocol.get("preprocess", {})) for protocol in protocols)
-    ties = dict.fromkeys(protocol["ties"] for protocol in protocols if "ties" in protocol)
-    lines = [f"Images: {text}." for text in images if text]
-    lines += [f"Ties (`{rule}`): {TIES[rule]}." for rule in ties]
+    images: dict[str, None] = {}
+    ties: dict[str, None] = {}
+    for record in records:
+        protocol = record["protocol"]
+        text = image_text(protocol.get("preprocess", {}))
+        if text:
+            images[f"Images: {text}."] = None
+        if "ties" in protocol:
+            ties[f"Ties (`{protocol['ties']}`): {TIES[protocol['ties']]}."] = None
+    lines = [*images, *ties]
     return " ".join(lines) + "\n" if lines else ""
 
 
