@@ -260,6 +260,11 @@ WRONG = [
     ("babel_imagenet", labels(EN=[[7], ["nyuki"]]), "no language has both a label of an image's class"),
     ("babel_imagenet", {"nllb_dist13b_prompts.json": '{"EN": ["a photo"]}'}, "each template must have"),
     ("dollar_street", street("40", PLACE, "[1000]"), "class 1000 is not 0 to 999"),
+    (
+        "geode",
+        {"index.csv": "file_path,object,region,ip_country\n0.jpg,cup\n"},
+        "row 1 has 2 fields; the header names 4",
+    ),
     ("dollar_street", street("nan", PLACE, "[1]"), "each income must be a number"),
     ("dollar_street", street("40", "../gone.jpg", "[1]"), r"lists '\.\./gone\.jpg': not a path below"),
     ("cvqa", {"labels.json": '{"6001_1": 2}'}, "2 of 3 questions have no answer .*, the first is 6001_0"),

@@ -18,7 +18,7 @@ from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import classification_dataset, slices_by
 from worldclip.evaluate.datasets.common.class_names import NUM_IMAGENET_CLASSES, imagenet_names, in_languages
 from worldclip.evaluate.datasets.common.images import images_at
-from worldclip.evaluate.datasets.common.text_files import class_index, parse_list, read_csv
+from worldclip.evaluate.datasets.common.text_files import class_index, parse_list, read_columns
 from worldclip.evaluate.tasks import Dataset
 
 NUM_INCOME_GROUPS = 4
@@ -27,19 +27,19 @@ NUM_INCOME_GROUPS = 4
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "images_v2_imagenet_test.csv"
-    rows = read_csv(path)
+    columns = read_columns(path)
     classes = []
-    for row in rows:
-        values = parse_list(row["imagenet_sysnet_id"])
+    for text in columns["imagenet_sysnet_id"]:
+        values = parse_list(text)
         classes.append([class_index(value, NUM_IMAGENET_CLASSES, str(path)) for value in values])
-    income = np.array([float(row["income"]) for row in rows])
+    income = np.array(columns["income"]).astype(float)
     if not np.isfinite(income).all():
         raise ValueError(f"{path}: each income must be a number, dollars per month")
     # Quarters of the images by income, equal incomes in one group: `income 1` is the poorest.
     group = np.searchsorted(np.quantile(income, np.arange(1, NUM_INCOME_GROUPS) / NUM_INCOME_GROUPS), income)
-    income_groups = {f"income {g + 1}": group == g for g in range(NUM_INCOME_GROUPS) if (group == g).any()}
-    regions = [row["region.id"] for row in rows]
-    images = images_at(folder, folder, [row["imageRelPath"] for row in rows], path)
+    income_groups = slices_by(group + 1, "income ")
+    regions = columns["region.id"]
+    images = images_at(folder, folder, columns["imageRelPath"], path)
     return classification_dataset(
         name,
         folder,
@@ -49,5 +49,5 @@ def load(name: str, folder: Path) -> Dataset:
         [fingerprint(path, folder)],
         protocol={"names": "imagenet", "right": "any of the image's classes"},
         slices=slices_by(regions, "region ") | income_groups,
-        labels={"country": [row["country.name"] for row in rows], "region": regions},
+        labels={"country": columns["country.name"], "region": regions},
     )

@@ -16,18 +16,17 @@ from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import classification_dataset, slices_by
 from worldclip.evaluate.datasets.common.class_names import PLAIN_TEMPLATE, Names, in_languages
 from worldclip.evaluate.datasets.common.images import images_at
-from worldclip.evaluate.datasets.common.text_files import read_csv
+from worldclip.evaluate.datasets.common.text_files import read_columns
 from worldclip.evaluate.tasks import Dataset
 
 
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "index.csv"
-    rows = read_csv(path)
-    regions = [row["region"] for row in rows]
-    objects, target = np.unique([row["object"] for row in rows], return_inverse=True)
+    columns = read_columns(path)
+    objects, target = np.unique(columns["object"], return_inverse=True)
     english = Names([[str(thing).replace("_", " ")] for thing in objects], PLAIN_TEMPLATE)
-    images = images_at(folder, folder / "images", [row["file_path"] for row in rows], path)
+    images = images_at(folder, folder / "images", columns["file_path"], path)
     return classification_dataset(
         name,
         folder,
@@ -36,6 +35,6 @@ def load(name: str, folder: Path) -> Dataset:
         target,
         [fingerprint(path, folder)],
         protocol={"names": "objects of the index"},
-        slices=slices_by(regions, "region "),
-        labels={"country": [row["ip_country"] for row in rows], "region": regions},
+        slices=slices_by(columns["region"], "region "),
+        labels={"country": columns["ip_country"], "region": columns["region"]},
     )

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from worldclip.evaluate.datasets.common.build import classification_dataset
 from worldclip.evaluate.datasets.common.class_names import Names, in_languages
 from worldclip.evaluate.datasets.common.images import fingerprints, images_at
-from worldclip.evaluate.datasets.common.text_files import read_csv
+from worldclip.evaluate.datasets.common.text_files import read_columns
 from worldclip.evaluate.tasks import Dataset
 
 
@@ -26,15 +26,22 @@ def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     solution = folder / "recognition_solution_v2.1.csv"
     categories = folder / "train_label_to_category.csv"
-    rows = [row for row in read_csv(solution) if row["landmarks"].strip()]
+    answers = read_columns(solution)
+    keys = []
+    paths = []
+    landmarks = []
+    for key, ids_of_image in zip(answers["id"], map(str.split, answers["landmarks"]), strict=True):
+        if ids_of_image:
+            keys.append(key)
+            paths.append("/".join([*key[:3], f"{key}.jpg"]))
+            landmarks.append(ids_of_image)
+    columns = read_columns(categories)
     name_of = {}
-    for row in read_csv(categories):
-        name_of[row["landmark_id"]] = unquote(row["category"].rpartition("Category:")[2]).replace("_", " ")
-    landmarks = [row["landmarks"].split() for row in rows]
+    for landmark, category in zip(columns["landmark_id"], columns["category"], strict=True):
+        name_of[landmark] = unquote(category.rpartition("Category:")[2]).replace("_", " ")
     # Ids are numbers as text: by length, then by text, is their numeric order.
     ids = sorted(set(itertools.chain.from_iterable(landmarks)), key=lambda text: (len(text), text))
-    keys = [row["id"] for row in rows]
-    images = images_at(folder, folder / "test", ["/".join([*key[:3], f"{key}.jpg"]) for key in keys], solution, keys)
+    images = images_at(folder, folder / "test", paths, solution, keys)
     english = Names([[name_of[landmark]] for landmark in ids], ["a photo of {}."])
     position = {landmark: i for i, landmark in enumerate(ids)}
     return classification_dataset(

@@ -16,7 +16,7 @@ import numpy as np
 from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import build_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
-from worldclip.evaluate.datasets.common.text_files import parse_list, read_csv
+from worldclip.evaluate.datasets.common.text_files import parse_list, read_columns
 from worldclip.evaluate.selection import Association
 from worldclip.evaluate.tasks import Dataset
 
@@ -24,15 +24,14 @@ from worldclip.evaluate.tasks import Dataset
 def load(name: str, folder: Path) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "winogavil_dataset.csv"
-    rows = read_csv(path)
-    candidates = [parse_list(row["candidates"]) for row in rows]
-    right = [parse_list(row["associations"]) for row in rows]
+    columns = read_columns(path)
+    candidates = list(map(parse_list, columns["candidates"]))
+    right = list(map(parse_list, columns["associations"]))
     for names, associations in zip(candidates, right, strict=True):
         if not associations or not set(associations) <= set(names):
             raise ValueError(f"{path}: associations {associations} are not some of the candidates {names}")
     cues = []
-    for row in rows:
-        cue = row["cue"].lower()
+    for cue in map(str.lower, columns["cue"]):
         article = "An" if cue[:1] in set("aeiou") else "A"
         cues.append(f"{article} {cue}")
     keys = sorted(set(itertools.chain.from_iterable(candidates)))

@@ -125,7 +125,7 @@ def retrieval_dataset(
     return build_dataset(name, images, tasks, contents, is_train=is_train, **fields)
 
 
-def slices_by(values: Sequence[str], prefix: str = "") -> dict[str, np.ndarray]:
+def slices_by(values: Sequence[str] | np.ndarray, prefix: str) -> dict[str, np.ndarray]:
     """Return the rows of each value as a bool mask, in the order of the values: slices of a task."""
     array = np.array(values)
     return {f"{prefix}{value}": array == value for value in np.unique(array)}

@@ -65,13 +65,16 @@ def read_jsonl(path: Path) -> list[Json]:
     return [parse_json(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, at least one."""
+def read_columns(path: Path) -> dict[str, list[str]]:
+    """Return the columns of a CSV file with a header, by name; all have equally many rows, at least one."""
     file = io.StringIO(read_text(path), newline="")
     header, *rows = csv_rows.read_rows(file, ",")
     if not rows:
         raise ValueError(f"{path} has no rows")
-    return [dict(zip(header, fields, strict=False)) for fields in rows]
+    for number, fields in enumerate(rows, 1):
+        if len(fields) != len(header):
+            raise ValueError(f"{path}: row {number} has {len(fields)} fields; the header names {len(header)}")
+    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def check_distinct(keys: Iterable[str], path: Path) -> None:
