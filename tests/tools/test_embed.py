@@ -520,7 +520,13 @@ def test_more_shards_than_open_files_can_be_searched(world, tmp_path):
 def test_search_prints_the_paths_of_pictures_from_here(world, tmp_path, monkeypatch, capfd):
     embed(world / "model", world / "photos", tmp_path / "photos", executor=QUIET)
     monkeypatch.chdir(world)
-    for folder, path in ((tmp_path / "photos", "photos/sub/3.png"), ("embedded", f"pool/00000.tar/{key_of(0, 3)}")):
+    write_files(tmp_path / "list", {"a.csv": f"image,sku,title\n{world}/photos/sub/3.png,k3,a dog\n"})
+    embed(world / "model", tmp_path / "list", tmp_path / "of_list", of=("images",), executor=QUIET)
+    for folder, path in (
+        (tmp_path / "photos", "photos/sub/3.png"),
+        (tmp_path / "of_list", "photos/sub/3.png"),
+        ("embedded", f"pool/00000.tar/{key_of(0, 3)}"),
+    ):
         assert main(["search", str(folder), "a", "--top", "1000"]) == 0
         assert path in [line.split()[-1] for line in capfd.readouterr().out.splitlines()]
 

@@ -244,8 +244,9 @@ def path_in_pool(row: Report) -> str:
 
 
 def folder_and_file(row: Report) -> tuple[str, str]:
-    """Return where the image of a row lies: its folder and its name, or its tar or table and its key."""
-    if not is_group(row["shard"]):
+    """Return where the image of a row lies: its folder and its name, or its tar or Parquet file and its key."""
+    is_own_file = row["offset"] == 0 and row["size"] >= 0  # a tar begins with a header; in Parquet size is -1
+    if not is_own_file:
         return row["file"], row["key"]
     path = Path(row["file"])
     return str(path.parent), path.name
