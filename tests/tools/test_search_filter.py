@@ -136,6 +136,8 @@ def test_the_command_line_filters_and_hits_show_the_columns(shop, capfd):
     nan = search(folder, ["apple"], keys=["k8"])[0]["hits"][0]
     assert nan["columns"]["price"] is None
     assert search(folder, ["apple"], filter=(("price", ">", 1000),))[0]["hits"] == []
+    assert main(["search", folder, "apple", "--keys", "nobody"]) == 0
+    assert capfd.readouterr().out == "apple\n  none: no row fulfils all conditions\n"
 
 
 @pytest.mark.parametrize(

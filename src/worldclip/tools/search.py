@@ -196,6 +196,8 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
     lines = []
     for result in results:
         lines.append(one_line(result["query"]))
+        if not result["hits"]:
+            lines.append("  none: no row fulfils all conditions")
         for hit in result["hits"]:
             if "text" in hit:
                 shown = f"{one_line(hit['text'])}  ({one_line(hit['shard'])}/{one_line(hit['key'])})"
