@@ -21,8 +21,6 @@ from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.settings import deciding
 from worldclip.pool.config import PoolConfig
 
-TARS = ["00001.tar", "sub/00000.tar"]
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -280,26 +278,20 @@ def test_a_run_inside_its_pool_of_csv_leaves_the_pool_unchanged(tmp_path: Path) 
     assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(tmp_path)))] == ["0.csv"]
 
 
-def test_a_pool_of_several_places_may_be_moved(folder: Path, tmp_path: Path) -> None:
+def test_moved_places_are_found_and_may_have_grown(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
-    places = ["pool", "other"]
-    run_pool(tmp_path / "run", path=[f"{tmp_path}/{place}" for place in places])
+    run_pool(tmp_path / "run", path=[f"{tmp_path}/pool", f"{tmp_path}/other"])
     (tmp_path / "moved").mkdir()
-    for place in places:
-        (tmp_path / place).rename(tmp_path / "moved" / place)
-    recipe = pool_recipe(path=[f"{tmp_path}/moved/{place}" for place in places])
-    files = [shard.path for shard in pool.indexed_shards(context(recipe, tmp_path / "run"))]
-    assert files == [f"{tmp_path}/moved/{place}/{name}" for place in sorted(places) for name in TARS]
-
-
-def test_a_moved_pool_may_have_grown(folder: Path, tmp_path: Path) -> None:
-    run_pool(tmp_path / "run", path=str(folder))
+    for name in ("other", "pool"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    places = [f"{tmp_path}/moved/other", f"{tmp_path}/moved/pool"]
+    run = context(pool_recipe(path=places), tmp_path / "run")
+    files = [f"{place}/{name}" for place in places for name in ("00001.tar", "sub/00000.tar")]
+    assert [shard.path for shard in pool.indexed_shards(run)] == files
     (tmp_path / "run/recipe.toml").unlink()
-    moved = folder.rename(tmp_path / "moved")
-    write_tar(moved / "00002.tar", sample("2", "two"))
-    assert run_pool(tmp_path / "run", path=str(moved))
-    names = [shard.name for shard in pool.indexed_shards(context(pool_recipe(path=str(moved)), tmp_path / "run"))]
-    assert names == ["00001.tar", "00002.tar", "sub/00000.tar"]
+    write_tar(tmp_path / "moved/pool/z.tar", sample("2", "two"))
+    assert run_pool(tmp_path / "run", path=places)
+    assert [shard.path for shard in pool.indexed_shards(run)] == [*files, f"{places[1]}/z.tar"]
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE, errno.EACCES])

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 import os
 import random
 import re
@@ -239,6 +240,19 @@ def test_a_null_list_that_has_values_is_one_null_text():
 
 
 # --- single faults ----------------------------------------------------------------------------------------------------
+
+
+def test_a_list_of_languages_has_one_per_text(tmp_path: Path) -> None:
+    numbers = list(itertools.product(range(4), repeat=2))
+    columns = {
+        "uid": [f"{texts} {labels}" for texts, labels in numbers],
+        "texts": [["red"] * texts for texts, _ in numbers],
+        "langs": [["en"] * labels for _, labels in numbers],
+    }
+    rows = read_rows(write_table(tmp_path / "0.parquet", columns), key="uid", lang="langs")
+    bad = {key for key, _, _, reason in rows if reason == "bad_pair"}
+    right = {"0 0", "0 1", "1 0", "1 1", "2 2", "3 3"}  # a pair without a text has one null
+    assert bad == set(columns["uid"]) - right
 
 
 def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> None:
