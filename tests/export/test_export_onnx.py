@@ -217,11 +217,10 @@ def test_text_that_was_cut_after_its_end_token_embeds_as_the_truncated_one(folde
 @pytest.mark.slow
 def test_large_weights_are_shared_by_the_joint_graph(source, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graphs, "MAX_FILE_BYTES", 100_000)
-    config = ExportConfig(formats=("onnx",), onnx_precisions=("fp32",))
-    report = export_model(source, tmp_path, config)
-    names = sorted(path.name for path in (tmp_path / "onnx" / "onnx").iterdir())
-    encoders = ["text_model.onnx", "text_model.onnx_data", "vision_model.onnx", "vision_model.onnx_data"]
-    assert names == ["model.onnx", *encoders]
+    report = export_model(source, tmp_path, ExportConfig(formats=("onnx",)))
+    encoders = [f"{tower}_model{suffix}.onnx" for tower in ("text", "vision") for suffix in ("", "_fp16", "_quantized")]
+    names = {"model.onnx", "model_fp16.onnx", "model_quantized.onnx", *encoders, *(f"{name}_data" for name in encoders)}
+    assert {path.name for path in (tmp_path / "onnx" / "onnx").iterdir()} == names
     weights = sum(path.stat().st_size for path in (tmp_path / "onnx" / "onnx").glob("*.onnx_data"))
     assert report["formats"]["onnx"]["joint_bytes"] < weights / 5
 

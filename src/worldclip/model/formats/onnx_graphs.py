@@ -157,9 +157,11 @@ def _write_int8(source: Path, path: Path) -> None:
     Weights are unsigned: onnxruntime's product of unsigned activations with signed weights saturates 16-bit sums on
     x86 processors without VNNI, and loses 2 to 11 times more there.
     """
+    onnx = require("onnx", extra="export")
     require("onnxruntime", extra="export")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    is_large = _external_data(source).exists()
     with _without_warnings():
         quantize_dynamic(
             source,
@@ -167,8 +169,12 @@ def _write_int8(source: Path, path: Path) -> None:
             op_types_to_quantize=QUANTISED_OPS,
             per_channel=True,
             weight_type=QuantType.QUInt8,
-            use_external_data_format=_external_data(source).exists(),
+            use_external_data_format=is_large,
         )
+    if is_large:  # onnxruntime names the second file NAME.onnx.data, where transformers.js does not look
+        graph = onnx.load(path)
+        path.with_name(f"{path.name}.data").unlink()
+        onnx.save(graph, path, save_as_external_data=True, location=_external_data(path).name)
 
 
 def _external_data(path: Path) -> Path:
