@@ -121,7 +121,7 @@ def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, 
 
 @pytest.mark.parametrize("least", [0, 10])
 def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
-    texts = [f"{TEXT} {i}" if i % 3 else "zzz" for i in range(30)]
+    texts = [["zzz", *(f"{TEXT} {i} {n}" for n in range(i % 4))] for i in range(30)]
     rows = [{"uid": f"{i:03}", "url": f"http://x/{i}", "text": text, "n": i} for i, text in enumerate(texts)]
     rows.append({**rows[1], "n": 99})  # a repeated key: the first is the pair
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -130,15 +130,18 @@ def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
     if least:  # rows that pool.where leaves out shift none of the others
         pool_config["where"] = [["n", ">=", least]]
     sections = {"pool": pool_config, **KEEP_ALL}
-    report = run_stages(make_recipe(tmp_path / "pool", curate={"write": "parquet"}, **sections), run)["curate"]
+    curating = {"write": "parquet", "text_policy": "all"}
+    report = run_stages(make_recipe(tmp_path / "pool", curate=curating, **sections), run)["curate"]
     written = pq.read_table(run / "curate/parquet/part.parquet")
     assert written.column_names == [*columns, "kept_text", "kept_texts", "kept_text_idx", "kept_lang"]
     first = {row["uid"]: row for row in reversed(rows) if row["n"] >= least}
-    expected = [row for row in rows if row in first.values() and row["text"] != "zzz"]
+    expected = [row for row in rows if row in first.values() and len(row["text"]) > 1]
     assert written.select(list(columns)).to_pylist() == expected
-    assert report["parquet"] == {"rows": len(expected)} == {"rows": report["total"]["pairs_out"]}
-    assert written["kept_text"].to_pylist() == [row["text"] for row in expected]
-    assert written["kept_texts"].to_pylist() == [[row["text"]] for row in expected]
+    kept = [row["text"][1:] for row in expected]
+    assert (report["parquet"], report["total"]["pairs_out"]) == ({"rows": len(expected)}, sum(map(len, kept)))
+    assert written["kept_text"].to_pylist() == [texts[0] for texts in kept]
+    assert written["kept_texts"].to_pylist() == kept
+    assert written["kept_text_idx"].to_pylist() == [list(range(1, len(texts) + 1)) for texts in kept]
     run_stages(make_recipe(tmp_path / "pool", **sections), run, stages="curate")
     assert not (run / "curate" / "parquet").exists()
 
