@@ -280,18 +280,20 @@ def test_a_run_inside_its_pool_of_csv_leaves_the_pool_unchanged(tmp_path: Path) 
 
 def test_moved_places_are_found_and_may_have_grown(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
-    run_pool(tmp_path / "run", path=[f"{tmp_path}/pool", f"{tmp_path}/other"])
+    shutil.copy(folder / "00001.tar", tmp_path / "one.tar")
+    names = ["one.tar", "other", "pool"]
+    run_pool(tmp_path / "run", path=[f"{tmp_path}/{name}" for name in names])
     (tmp_path / "moved").mkdir()
-    for name in ("other", "pool"):
+    for name in names:
         (tmp_path / name).rename(tmp_path / "moved" / name)
-    places = [f"{tmp_path}/moved/other", f"{tmp_path}/moved/pool"]
+    places = [f"{tmp_path}/moved/{name}" for name in names]
     run = context(pool_recipe(path=places), tmp_path / "run")
-    files = [f"{place}/{name}" for place in places for name in ("00001.tar", "sub/00000.tar")]
+    files = [places[0], *(f"{place}/{name}" for place in places[1:] for name in ("00001.tar", "sub/00000.tar"))]
     assert [shard.path for shard in pool.indexed_shards(run)] == files
     (tmp_path / "run/recipe.toml").unlink()
     write_tar(tmp_path / "moved/pool/z.tar", sample("2", "two"))
     assert run_pool(tmp_path / "run", path=places)
-    assert [shard.path for shard in pool.indexed_shards(run)] == [*files, f"{places[1]}/z.tar"]
+    assert [shard.path for shard in pool.indexed_shards(run)] == [*files, f"{places[2]}/z.tar"]
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE, errno.EACCES])
