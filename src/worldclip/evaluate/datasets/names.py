@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,12 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     tars, names_path = _files(folder)
     samples = read_samples(tars)
     keys = [sample.key for sample in samples]
-    record, names, templates = _read(folder / "set.json", names_path)
+    record, named = _read(folder / "set.json", names_path)
     unknown = [key for key in keys if key not in record["subjects"]]
     if unknown:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
     subject_idx = np.array([record["subjects"][key] for key in keys])
+    names = named["lang"]
     slices = {}
     if record.get("thirds") and run_dir is not None and "en" in names:
         slices = thirds(keys, [names["en"][idx] or "" for idx in subject_idx], run_dir)
@@ -59,42 +61,26 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     for lang, names_of_lang in names.items():
         if lang not in languages.by_code():
             continue  # a code of CLDR that neither the table nor the recipe has
-        is_asked = np.array([names_of_lang[idx] is not None for idx in subject_idx])
+        image_idx = [i for i, idx in enumerate(subject_idx.tolist()) if names_of_lang[idx] is not None]
         if "asked" in record:
             chosen = set(record["asked"].get(lang, ()))
-            is_asked &= np.array([key in chosen for key in keys])
-        elif is_asked.mean() < MIN_NAMED:
+            image_idx = [i for i in image_idx if keys[i] in chosen]
+        elif len(image_idx) < MIN_NAMED * len(keys):
             continue
-        if is_asked.any():
-            images_of_langs[lang] = np.flatnonzero(is_asked)
+        if image_idx:
+            images_of_langs[lang] = np.array(image_idx)
     classes = {*(record.get("classes") or subject_idx.tolist())}
     for i in itertools.chain.from_iterable(images_of_langs.values()):
         if subject_idx[i] not in classes:
             raise BadShard(f"{folder / 'set.json'}: the subject of image {keys[i]} is not one of classes; add it there")
-
-    def tasks(lang: str) -> Sequence[Task]:
-        names_of_lang = names[lang]
-        classes = record.get("classes") or range(len(names_of_lang))
-        image_idx = images_of_langs[lang]
-        parts = {part: mask[image_idx] for part, mask in slices.items()}
-        named_classes = np.array([idx for idx in classes if names_of_lang[idx] is not None])
-        return name_tasks(
-            names_of_lang,
-            named_classes,
-            subject_idx[image_idx],
-            image_idx,
-            parts,
-            record["about"],
-            templates.get(lang, ["{}"]),
-        )
-
+    name_set = NameSet(record, named, subject_idx, images_of_langs, slices)
     return Dataset(
         name=name,
         digest=digest(contents),
         image_keys=keys,
         read_images=images.read,
         languages=tuple(images_of_langs),
-        tasks=tasks,
+        tasks=name_set.tasks,
         images_digest=digest(images.fingerprints),
     )
 
@@ -108,67 +94,71 @@ def _files(folder: Path) -> tuple[list[Path], Path]:
     raise UserError(f"{folder} must hold tars, set.json and names.json (or its parent the last)")
 
 
-def _read(
-    set_path: Path, names_path: Path
-) -> tuple[Json, Mapping[str, Sequence[str | None]], Mapping[str, Sequence[str]]]:
-    """Return set.json, and names and templates by language.  Raises ValueError where the two do not fit together."""
+def _read(set_path: Path, names_path: Path) -> tuple[Json, Json]:
+    """Return set.json and names.json.  Raises ValueError where the two do not fit together."""
     record = read_json(set_path)
     named = read_json(names_path)
-    by_lang = named["lang"]
-    templates_of_langs = named.get("templates", {})
-    if not isinstance(templates_of_langs, dict):
+    templates = named.get("templates", {})
+    if not isinstance(templates, dict):
         raise ValueError(f"{names_path}: templates must be a table of lists, one per language")
-    templates = {}
-    for lang, texts in templates_of_langs.items():
-        templates[lang] = with_places(texts, names_path)
+    named["templates"] = {lang: with_places(texts, names_path) for lang, texts in templates.items()}
     positions = [*record["subjects"].values(), *record.get("classes", ())]
-    num_subjects = min(map(len, by_lang.values()))
+    num_subjects = min(map(len, named["lang"].values()))
     if not all(0 <= position < num_subjects for position in positions):
         raise ValueError(f"{set_path} and {names_path} do not fit together: a position is not one of the subjects")
-    return record, by_lang, templates
+    return record, named
 
 
-def name_tasks(
-    all_names: Sequence[str | None],
-    class_idx: np.ndarray,
-    subject_idx: np.ndarray,
-    image_idx: np.ndarray,
-    slices: dict[str, np.ndarray],
-    about: str,
-    templates: Sequence[str],
-) -> list[Task]:
-    """Return the tasks of a language: which name an image has, and retrieval between the two.
+@dataclass(frozen=True, slots=True)
+class NameSet:
+    """Images of subjects, n of them in a language, and the names of the subjects."""
 
-    all_names: names by subject.  class_idx: (K,) subjects whose names are the classes.  subject_idx: (n,) the subject
-    of each image.  image_idx: (n,) the image's position in the dataset.  slices: (n,) masks.  about: which names.
-    templates: sentences with `{}` for the name, which classification asks; retrieval asks only the names.
-    """
-    class_names = np.array([all_names[idx] for idx in class_idx], dtype=object)
-    classes, class_of_subject = np.unique(class_names, return_inverse=True)
-    class_of = dict(zip(class_idx.tolist(), class_of_subject.tolist(), strict=True))
-    target = np.array([class_of[idx] for idx in subject_idx.tolist()])
-    text_classes, pair_text = np.unique(target, return_inverse=True)
-    return [
-        Classification(
-            class_names=[[name] for name in classes],
-            templates=templates,
-            target=target,
-            image_idx=image_idx,
-            slices=slices,
-            protocol={"templates": len(templates), "classes": about},
-        ),
-        Retrieval(
-            texts=[classes[idx] for idx in text_classes],
-            pair_image=image_idx,
-            pair_text=pair_text,
-            image_idx=image_idx,
-            protocol={
-                "captions": "all_captions",
-                "equal_names": "one text of several images",
-                "images": "those that the language names",
-            },
-        ),
-    ]
+    record: Json
+    """Of set.json."""
+    named: Json
+    """Of names.json."""
+    subject_idx: np.ndarray
+    """(N,) the subject of each image of the dataset."""
+    images_of_langs: Mapping[str, np.ndarray]
+    """(n,) the images that are asked in a language."""
+    slices: Mapping[str, np.ndarray]
+    """(N,) masks."""
+
+    def tasks(self, lang: str) -> list[Task]:
+        """Return the tasks of a language: which name an image has, and retrieval between the two.
+
+        Classification asks the names in the language's templates, retrieval only the names.
+        """
+        names = self.named["lang"][lang]
+        image_idx = self.images_of_langs[lang]
+        class_idx = [idx for idx in self.record.get("classes") or range(len(names)) if names[idx] is not None]
+        class_names = np.array([names[idx] for idx in class_idx], dtype=object)
+        classes, class_of_subject = np.unique(class_names, return_inverse=True)
+        class_of = dict(zip(class_idx, class_of_subject.tolist(), strict=True))
+        target = np.array([class_of[idx] for idx in self.subject_idx[image_idx].tolist()])
+        text_classes, pair_text = np.unique(target, return_inverse=True)
+        templates = self.named["templates"].get(lang, ["{}"])
+        return [
+            Classification(
+                class_names=[[name] for name in classes],
+                templates=templates,
+                target=target,
+                image_idx=image_idx,
+                slices={part: mask[image_idx] for part, mask in self.slices.items()},
+                protocol={"templates": len(templates), "classes": self.record["about"]},
+            ),
+            Retrieval(
+                texts=[classes[idx] for idx in text_classes],
+                pair_image=image_idx,
+                pair_text=pair_text,
+                image_idx=image_idx,
+                protocol={
+                    "captions": "all_captions",
+                    "equal_names": "one text of several images",
+                    "images": "those that the language names",
+                },
+            ),
+        ]
 
 
 # --- thirds
