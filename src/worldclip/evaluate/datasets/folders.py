@@ -8,7 +8,6 @@ languages.json: {LANG: {"classes": [...], "templates": [...]}}.
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 
@@ -32,27 +31,26 @@ def load(name: str, folder: Path) -> Dataset:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     if len(classes) < 2:
         raise UserError(f"{root} has {len(classes)} folders; it must have one per class, at least 2")
-    all_files = itertools.chain.from_iterable((root / label).rglob("*") for label in classes)
     suffixes = readable_suffixes()
-    pictures = []
-    left_out = []
-    for path in all_files:
-        if path.suffix.lower() in suffixes and path.is_file():
-            pictures.append(path)
-        elif not path.name.startswith(".") and path.is_file():
-            left_out.append(str(path))
+    paths: list[str] = []
+    labels: list[str] = []
+    empty: list[Path] = []
+    left_out: list[str] = []
+    for label in classes:
+        pictures = []
+        for path in sorted((root / label).rglob("*")):
+            if path.suffix.lower() in suffixes and path.is_file():
+                pictures.append(path.relative_to(root).as_posix())
+            elif not path.name.startswith(".") and path.is_file():
+                left_out.append(str(path))
+        if not pictures:
+            empty.append(root / label)
+        paths += pictures
+        labels += [label] * len(pictures)
     if left_out:
         say("evaluate", f"dataset {name}: {root}: left out {by_suffix(left_out)}")
-    files_of_class: dict[str, list[Path]] = {label: [] for label in classes}
-    for path in sorted(pictures):
-        files_of_class[path.relative_to(root).parts[0]].append(path)
-    paths: list[str] = []
-    target: list[int] = []
-    for c, (label, files) in enumerate(files_of_class.items()):
-        if not files:
-            raise UserError(f"{root / label} holds no image; add the images of this class or remove the folder")
-        paths += [path.relative_to(root).as_posix() for path in files]
-        target += [c] * len(files)
+    if empty:
+        raise UserError(f"{empty[0]} holds no image; add the images of this class or remove the folder")
     images = images_at(folder, root, paths, root)
     english, names_from = _names(folder, classes)
     return classification_dataset(
@@ -60,11 +58,11 @@ def load(name: str, folder: Path) -> Dataset:
         folder,
         images,
         class_names.in_languages(english, folder),
-        np.array(target),
+        np.searchsorted(classes, labels),
         [],
         protocol={"names": names_from},
         other_protocol={"names": "given"},
-        labels={"class": [classes[c] for c in target]},
+        labels={"class": labels},
     )
 
 
