@@ -216,8 +216,9 @@ def test_fields_of_tars_and_columns_of_image_lists_are_taken_along(world, tmp_pa
 
 
 def test_the_shop_of_the_page_is_found_by_its_lines(world, tmp_path, monkeypatch, capsys):
-    rows = "".join(f"a{i},summer/a{i}.jpg,a red shoe of size {i},{i + 29}.5,shoe,true\n" for i in range(15, 19))
-    pictures = {f"summer/a{i}.jpg": picture(i) for i in range(15, 19)}
+    paths = {15: "summer/a15.jpg", 16: "summer/a16.jpg", 17: "summer/a17.jpg", 18: "winter/a18.jpg"}
+    rows = "".join(f"a{i},{path},a red shoe of size {i},{i + 29}.5,shoe,true\n" for i, path in paths.items())
+    pictures = {path: picture(i) for i, path in paths.items()}
     write_files(tmp_path, {**pictures, "shop.csv": f"sku,image,title,price,category,in_stock\n{rows}"})
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/emoji").symlink_to(world / "model")
@@ -235,7 +236,7 @@ def test_the_shop_of_the_page_is_found_by_its_lines(world, tmp_path, monkeypatch
     assert list(map(sorted, keys_of_searches)) == [
         ["a15", "a16", "a17", "a18"],
         ["a17", "a18"],
-        ["a15", "a16", "a17", "a18"],
+        ["a15", "a16", "a17"],
     ]
     (call,) = [line.strip() for line in page.splitlines() if line.startswith("    search(")]
     assert {hit["key"] for hit in eval(call, {"search": search})[0]["hits"]} == {"a17", "a18"}

@@ -35,6 +35,7 @@ from worldclip.export.segments import (
     ShardRows,
     hash_of,
     is_group,
+    is_own_file,
     read_segment,
     row_names,
     segments_of,
@@ -181,8 +182,9 @@ class Embedded:
     def select(self, where: Where, keys: Sequence[str] = (), path_prefix: str = "") -> np.ndarray:
         """Return which rows fulfil all conditions, have one of the keys, and a path that begins so: (N,) bool.
 
-        where: conditions as in pool.where, on `columns`.  keys: none for any.  path_prefix: of the path in the pool, as
-        `path_in_pool` returns it.  Raises UserError for conditions that cannot be asked, and for a prefix of no path.
+        where: conditions as in pool.where, on `columns`.  keys: none for any.  path_prefix: of an image file's path in
+        the pool, of others of SHARD/KEY.  Raises UserError for conditions that cannot be asked, and for a prefix of no
+        path.
         """
         problems = [f"filter: {problem}" for problem in problems_of_conditions(where)]
         asked = [bare(str(condition[0])) for condition in where if condition]
@@ -191,8 +193,10 @@ class Embedded:
             raise UserError(problems)
         is_chosen = np.ones(len(self), bool)
         has_prefix = np.zeros(len(self), bool)
+        example = ""
+        places = ("file", "offset", "size") if path_prefix and self.of == "images" else ()
         for s in range(len(self.shards)):
-            table = self.read_columns(s, ["key", *dict.fromkeys(asked)])
+            table = self.read_columns(s, ["key", *places, *dict.fromkeys(asked)])
             chosen = is_chosen[self.first[s] : self.first[s + 1]]
             for name, (_, comparison, operand) in zip(asked, where, strict=True):
                 try:
@@ -203,14 +207,17 @@ class Embedded:
                 chosen &= np.asarray(pc.is_in(table["key"], pa.array(keys, pa.string())))
             if path_prefix:
                 paths = row_names("images", self.shards[s], table)
+                if places:
+                    paths = pc.if_else(is_own_file(table), table["file"], paths)
+                if not example and len(paths):
+                    example = paths[0].as_py()
                 has_prefix[self.first[s] : self.first[s + 1]] = pc.starts_with(paths, path_prefix)
         if not path_prefix:
             return is_chosen
         if len(self) and not has_prefix.any():
-            example = path_in_pool(self.rows(np.arange(1))[0])
             raise UserError(
-                f"path_prefix = {path_prefix!r}: no path in the pool begins so; the first is {example!r} (the path of "
-                "an image file, else SHARD/KEY: the table or tar, then the key)"
+                f"path_prefix = {path_prefix!r}: no path in the pool begins so; the first is {example!r} (of an image "
+                "file its path, else SHARD/KEY: the table or tar, then the key)"
             )
         return is_chosen & has_prefix
 
@@ -245,8 +252,7 @@ def path_in_pool(row: Report) -> str:
 
 def folder_and_file(row: Report) -> tuple[str, str]:
     """Return where the image of a row lies: its folder and its name, or its tar or Parquet file and its key."""
-    is_own_file = row["offset"] == 0 and row["size"] >= 0  # a tar begins with a header; in Parquet size is -1
-    if not is_own_file:
+    if row["offset"] != 0 or row["size"] < 0:  # see is_own_file
         return row["file"], row["key"]
     path = Path(row["file"])
     return str(path.parent), path.name

@@ -111,6 +111,14 @@ def row_names(of: Of, shard: str, table: pa.Table) -> pa.ChunkedArray:
     return names
 
 
+def is_own_file(table: pa.Table) -> pa.ChunkedArray:
+    """Return which images are files of their own; table: offset and size.
+
+    A member of a tar comes after a header, and images in Parquet have size -1.
+    """
+    return pc.and_(pc.equal(table["offset"], 0), pc.greater_equal(table["size"], 0))
+
+
 def is_group(shard: str) -> bool:
     """Return whether a shard is a group of image files, such as files_000000, and no file with a suffix."""
     return "." not in shard

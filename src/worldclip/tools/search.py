@@ -130,8 +130,8 @@ def search(
     of: images or texts, in a folder with both.
     filter: conditions on columns that embed took along, each as in pool.where: price,<,20 or ["price", "<", 20].
     keys: search among these keys only.
-    path_prefix: search only where the path in the pool begins so: of an image file its own, else SHARD/KEY, as
-    shop.jsonl/summer/.
+    path_prefix: search only where the path in the pool begins so: of an image file its own (summer/), else
+    SHARD/KEY (00000.tar/a).
     pool: where the pool is now, if it moved.
     model: path of the model, if it moved.
     precision: precision of the queries (default: the one that the folder was embedded in).
