@@ -24,15 +24,15 @@ def in_language(model: Any, lang: str) -> Any:
         return model
     tokenizer = model.tokenizer
     hf = tokenizer.nllb
+    ids = {}
     # versions of transformers list languages under different names
-    names = dict.fromkeys([*map(str, hf.all_special_tokens), *map(str, hf.added_tokens_decoder.values())])
-    ids = {name: hf.convert_tokens_to_ids(name) for name in names if _CODE.fullmatch(name)}
+    for name in map(str, (*hf.all_special_tokens, *hf.added_tokens_decoder.values())):
+        if _CODE.fullmatch(name):
+            ids[name] = hf.convert_tokens_to_ids(name)
     code = _code_of(lang, list(ids))
     if code is None:
         return model
-    written = {token for token in hf("a")["input_ids"] if token in ids.values()}
-
-    replaced = dict.fromkeys(written, ids[code])
+    replaced = {token: ids[code] for token in hf("a")["input_ids"] if token in ids.values()}
 
     def to_ids(texts: list[str]) -> list[list[int]]:
         return [[replaced.get(token, token) for token in row] for row in tokenizer.to_ids(texts)]

@@ -58,10 +58,9 @@ def with_slip_names(dataset: Dataset) -> Dataset:
     names = names_by_dataset().get(dataset.name)
     if names is None or "en" not in dataset.languages:
         return dataset
-    tasks = [task for task in dataset.tasks("en") if isinstance(task, Classification) and task.name == CLASSIFICATION]
-    if not tasks:
+    task_of_folder = next((task for task in dataset.tasks("en") if task.name == CLASSIFICATION), None)
+    if not isinstance(task_of_folder, Classification):
         return dataset
-    task_of_folder = tasks[0]
     order = slip_order([synonyms[0] for synonyms in task_of_folder.class_names], names)
     classes = [names.classes[row] for row in order]
     protocol = {

@@ -11,7 +11,7 @@ languages the questions were written in, taken together; parts are by country an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,14 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     image_idx = np.array([position[_image_key(question["ID"])] for question in questions])
     # Parts by country and by language, by our code where our table has one.
     codes = {language.name.lower(): language.code for language in languages.all_languages()}
-    pairs = [parse_list(question["Subset"]) for question in questions]  # "('Swahili', 'Kenya')"
-    names = [name.replace("_", " ").lower() for name, _ in pairs]
-    slices = slices_by([country for _, country in pairs], "country ")
-    slices |= slices_by([our_code(codes.get(name, name), languages) for name in names], "lang ")
+    countries = []
+    langs = []
+    for question in questions:
+        language_name, country = parse_list(question["Subset"])  # "('Swahili', 'Kenya')"
+        language_name = language_name.replace("_", " ").lower()
+        countries.append(country)
+        langs.append(our_code(codes.get(language_name, language_name), languages))
+    slices = slices_by(countries, "country ") | slices_by(langs, "lang ")
     tasks = {
         "en": [_task(questions, "Translated ", answers, image_idx, slices)],
         LOCAL: [_task(questions, "", answers, image_idx, slices)],
@@ -109,8 +113,11 @@ def _images(files: Sequence[Path], folder: Path) -> Images:
     """Return the distinct images, sorted by name, each from the first row that has it."""
     places: dict[str, tuple[Path, int, int]] = {}
     for path in files:
-        for group, row, question_id in _rows(path):
-            places.setdefault(_image_key(question_id), (path, group, row))
+        file = _open(path)
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=["ID"])["ID"].to_pylist()
+            for row, question_id in enumerate(ids):
+                places.setdefault(_image_key(question_id), (path, group, row))
     keys = sorted(places)
     # The row group that was read last: keys are mostly in the order of the rows, so that it has the next image too.
     latest: dict[tuple[Path, int], pa.Table] = {}
@@ -129,11 +136,3 @@ def _images(files: Sequence[Path], folder: Path) -> Images:
         return images
 
     return Images(keys=keys, read=read, fingerprints=fingerprints(files, folder))
-
-
-def _rows(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Yield (row group, row in it, ID) of each row."""
-    file = _open(path)
-    for group in range(file.num_row_groups):
-        for row, question_id in enumerate(file.read_row_group(group, columns=["ID"])["ID"].to_pylist()):
-            yield group, row, question_id

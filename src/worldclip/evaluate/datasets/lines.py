@@ -14,7 +14,7 @@ from pathlib import Path
 
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import check_distinct, one_per_language, our_codes, read_lines
+from worldclip.evaluate.datasets.common.text_files import check_distinct, our_codes, read_lines
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, Languages
 
@@ -31,8 +31,15 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     stems = [Path(line.strip()).stem for line in read_lines(image_list)]
     check_distinct(stems, image_list)
     images = images_by_stem(folder, stems, image_list)
-    matches = [(_CAPTION_FILE.fullmatch(path.name), path) for path in sorted(folder.rglob("*"))]
-    path_of_code = one_per_language((match[match.lastgroup or 0], path) for match, path in matches if match is not None)
+    path_of_code: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        match = _CAPTION_FILE.fullmatch(path.name)
+        if match is None:
+            continue
+        code = match[match.lastgroup or 0]
+        if code in path_of_code:
+            raise ValueError(f"{path} and {path_of_code[code]} are both captions in {code}; remove one")
+        path_of_code[code] = path
     ours = our_codes(list(path_of_code), languages)
     files = dict(sorted((ours[code], path) for code, path in path_of_code.items()))
     captions = {}

@@ -100,16 +100,6 @@ def parse_list(text: str) -> list[Any]:
 # --- language codes
 
 
-def one_per_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Return {language code of the dataset: file}.  Raises ValueError for two files of one language."""
-    by_lang: dict[str, Path] = {}
-    for lang, path in files:
-        if lang in by_lang:
-            raise ValueError(f"{path} and {by_lang[lang]} are both captions in {lang}; remove one")
-        by_lang[lang] = path
-    return by_lang
-
-
 def our_code(code: str, languages: Languages) -> str:
     """Return our code of a dataset's language; a code that our table lacks stays as it is, in lower case."""
     code = code.lower().replace("-", "_")
