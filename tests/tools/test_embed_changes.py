@@ -196,6 +196,26 @@ def test_a_denied_key_reads_and_embeds_no_picture_again(world, tmp_path, embedde
     assert (embedded_items, len(read)) == (undecodable, SHARDS)
 
 
+def test_lists_of_keys_take_image_files_down(world, tmp_path, embedded_items, capfd):
+    photos = write_photos(tmp_path / "photos", 6)
+    recipe = f'[pool]\npath = "{photos}"\ndeny_keys = ["denied.txt"]\n'
+    write_files(tmp_path, {"r.toml": recipe, "denied.txt": "0/000.png\n", "valid.txt": "1/001.png\n2/002.png\n"})
+    assert counts(embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)) == (5, 0, 0, 0)
+    assert "leaves out 1 file by pool.valid_keys and pool.deny_keys" in capfd.readouterr().err
+    embedded_items.clear()
+    (tmp_path / "denied.txt").write_text("0/000.png\n2/002.png\n")
+    with pytest.raises(UserError, match="out of date"):
+        search(tmp_path / "out", ["a"])
+    assert counts(embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)) == (0, 1, 0, 4)
+    (tmp_path / "r.toml").write_text(recipe + 'valid_keys = "valid.txt"\n')
+    assert counts(embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)) == (0, 3, 0, 1)
+    assert vectors_by_key(tmp_path / "out").keys() == {"1/001.png"}
+    assert not embedded_items
+    (tmp_path / "denied.txt").unlink()
+    with pytest.raises(UserError, match=r"denied\.txt"):
+        embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)
+
+
 def test_a_killed_update_leaves_the_folder_of_before_and_embeds_nothing_twice(
     world, tmp_path, embedded_items, monkeypatch
 ):

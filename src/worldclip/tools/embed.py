@@ -20,6 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from worldclip import pool as pools
 from worldclip.check.images import source_units
 from worldclip.contracts.schemas import EMBEDDED_IMAGES, EMBEDDED_TEXTS
@@ -31,8 +35,10 @@ from worldclip.core.execute import Executor, Report
 from worldclip.core.image_names import SUFFIXES
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Run, RunLock
+from worldclip.core.keys import read_list
 from worldclip.core.marks import Folder
 from worldclip.core.preflight import problems_of
+from worldclip.core.printable import counted
 from worldclip.curate.stage import refuse_outdated
 from worldclip.export.segments import Of
 from worldclip.model import load as model_load
@@ -110,9 +116,8 @@ def embed(
         raise UserError(problems)
     with RunLock(folder):
         run_dir, units = _find_units(run, folder, of, executor, pictures)
-        if run_dir is not None:
-            run = dataclasses.replace(run, dir=run_dir)
-        elif columns:
+        run = dataclasses.replace(run, dir=run_dir or folder)
+        if run_dir is None and columns:
             raise UserError(
                 f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
                 "table whose pool.image_field names the files"
@@ -122,7 +127,7 @@ def embed(
             folder=folder,
             pool=run.section(PoolConfig),
             run_dir=run_dir,
-            key_lists=() if run_dir is None else pools.key_lists(run),
+            key_lists=pools.key_lists(run),
             units=units,
             model=WorkerModel(source, options, digest(model_id)),
             model_id=model_id,
@@ -177,7 +182,22 @@ def _find_units(
                 " image files, or a recipe whose pool.image_field names a column of paths"
             )
         pictures = list_folder(files)
+    pictures = _without_excluded(pictures, run.section(PoolConfig))
     return None, {"images": source_units(pictures.root, earlier_groups(folder), pictures)}
+
+
+def _without_excluded(pictures: Listing, config: PoolConfig) -> Listing:
+    """Leave out the files that the recipe's lists of keys exclude, and say how many: a file's key is its path."""
+    names = pa.array([name for name, *_ in pictures.files], pa.large_string())
+    is_left = np.ones(len(names), bool)
+    if config.valid_keys is not None:
+        is_left &= np.asarray(pc.is_in(names, read_list(config.valid_keys, "pool.valid_keys")))
+    for path in config.deny_keys:
+        is_left &= ~np.asarray(pc.is_in(names, read_list(path, "pool.deny_keys")))
+    if is_left.all():
+        return pictures
+    say("embed", f"leaves out {counted(int((~is_left).sum()), 'file')} by pool.valid_keys and pool.deny_keys")
+    return dataclasses.replace(pictures, files=[pictures.files[row] for row in np.flatnonzero(is_left).tolist()])
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
