@@ -1,6 +1,7 @@
 """Ranks, intervals, tasks and probes against the plainest counts, CLIP_benchmark and scikit-learn."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -408,3 +409,17 @@ def test_values_with_too_few_images_take_no_part_in_a_few_shot_probe():
     alone = few_shot(features, places)
     others = clusters(4, spread=0.5, seed=1)[0]
     assert few_shot(np.concatenate([features, others]), [*places, *["atlantis"] * 4]).metrics == alone.metrics
+
+
+def test_chance_of_a_recall_is_that_of_every_order():
+    pairs = [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (5, 3)]  # image, text; images 6 and 7 have none
+    pair_image, pair_text = np.array(pairs).T
+    chance = ranking.recall_chance(pair_image, pair_text, num_images=8, num_texts=4)
+    for k in (1, 5):
+        shares = []
+        for num_right in (2, 3, 1, 1):
+            places = list(itertools.combinations(range(8), num_right))
+            shares.append(np.mean([min(of_right) < k for of_right in places]))
+        assert chance[f"image_retrieval_recall@{k}"] == pytest.approx(np.mean(shares))
+    assert chance["text_retrieval_recall@1"] == pytest.approx((5 * 1 / 4 + 2 / 4) / 6)
+    assert chance["text_retrieval_recall@10"] == 1

@@ -254,8 +254,9 @@ def plain_type(hint: Any) -> Any:
     options = options_of(hint)
     if str in options and len(options) > 1:
         return str | None if type(None) in options else str
-    if typing.get_origin(hint) is Sequence:
-        element = typing.get_args(hint)[0]
-        element = str if element is Any else plain_type(element)
-        return types.GenericAlias(tuple, (element, ...))
+    for option in options:
+        if typing.get_origin(option) is Sequence:
+            element = typing.get_args(option)[0]
+            element = str if element is Any else plain_type(element)
+            return types.GenericAlias(tuple, (element, ...))
     return hint

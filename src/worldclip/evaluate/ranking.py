@@ -133,8 +133,22 @@ def recalls(text_to_image: np.ndarray, image_to_text: np.ndarray) -> dict[str, f
     return image_recalls | text_recalls
 
 
-def recall_chance(num_images: int, num_texts: int) -> dict[str, float]:
-    """Return the recall of a random order if each text has one image and each image one text."""
-    image_recalls = {f"image_retrieval_recall@{k}": min(1.0, k / num_images) for k in RECALL_AT}
-    text_recalls = {f"text_retrieval_recall@{k}": min(1.0, k / num_texts) for k in RECALL_AT}
-    return image_recalls | text_recalls
+def recall_chance(pair_image: np.ndarray, pair_text: np.ndarray, num_images: int, num_texts: int) -> dict[str, float]:
+    """Return the recall of a random order: any image of a text counts, and any text of an image.
+
+    pair_image, pair_text: (P,) positions of an image and of its text, each pair once.
+    """
+    images_of_text = np.bincount(pair_text)
+    texts_of_image = np.bincount(pair_image)
+    chance = {f"image_retrieval_recall@{k}": _chance_within(k, images_of_text, num_images) for k in RECALL_AT}
+    chance |= {f"text_retrieval_recall@{k}": _chance_within(k, texts_of_image, num_texts) for k in RECALL_AT}
+    return chance
+
+
+def _chance_within(k: int, num_right: np.ndarray, num_candidates: int) -> float:
+    """Return the share of queries with a right one among the first k of a random order; num_right: of each query."""
+    right = num_right[num_right > 0]
+    all_wrong = np.ones(len(right))
+    for place in range(min(k, num_candidates)):
+        all_wrong *= np.maximum(num_candidates - right - place, 0) / (num_candidates - place)
+    return float(1 - all_wrong.mean())

@@ -243,7 +243,7 @@ class Retrieval:
         return Score(
             n=len(image_idx),
             metrics=metrics,
-            chance=ranking.recall_chance(len(image_idx), len(text_idx)),
+            chance=ranking.recall_chance(pair_image, pair_text, len(image_idx), len(text_idx)),
             interval=interval,
             counts={"num_texts": len(text_idx)},
             ranks={f"{direction}_recall@": ranks[direction] for direction in ranks},

@@ -179,10 +179,10 @@ class Embedded:
                 records[position] = record
         return records
 
-    def select(self, where: Where, keys: Sequence[str] = (), path_prefix: str = "") -> np.ndarray:
+    def select(self, where: Where, keys: Sequence[str] | None = None, path_prefix: str = "") -> np.ndarray:
         """Return which rows fulfil all conditions, have one of the keys, and a path that begins so: (N,) bool.
 
-        where: conditions as in pool.where, on `columns`.  keys: none for any.  path_prefix: of an image file's path in
+        where: conditions as in pool.where, on `columns`.  keys: None for any.  path_prefix: of an image file's path in
         the pool, of others of SHARD/KEY.  Raises UserError for conditions that cannot be asked, and for a prefix of no
         path.
         """
@@ -203,7 +203,7 @@ class Embedded:
                     chosen &= fulfils(table[name], name, str(comparison), operand, "filter")
                 except WrongColumns as error:
                     raise UserError(error.problems) from error
-            if keys:
+            if keys is not None:
                 chosen &= np.asarray(pc.is_in(table["key"], pa.array(keys, pa.string())))
             if path_prefix:
                 paths = row_names("images", self.shards[s], table)

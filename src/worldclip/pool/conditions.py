@@ -39,7 +39,7 @@ def fulfils(
     try:
         values = comparable(values)
         is_met = _compare(values, comparison, operand)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         held = str(values.type)
         remedy = "compare numbers with numbers, texts with texts"
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):

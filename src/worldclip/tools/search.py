@@ -112,7 +112,7 @@ def search(
     top: int = 20,
     of: Of | None = None,
     filter: Where = (),
-    keys: Sequence[str] = (),
+    keys: Sequence[str] | None = None,
     path_prefix: str = "",
     pool: Sequence[str] = (),
     model: str | Path | None = None,
@@ -129,7 +129,7 @@ def search(
     top: number of results per query.
     of: images or texts, in a folder with both.
     filter: conditions on columns that embed took along, each as in pool.where: price,<,20 or ["price", "<", 20].
-    keys: search among these keys only.
+    keys: search among these keys only (default: all; an empty list finds nothing).
     path_prefix: search only where the path in the pool begins so: of an image file its own (summer/), else
     SHARD/KEY (00000.tar/a).
     pool: where the pool is now, if it moved.
@@ -144,7 +144,7 @@ def search(
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     images = [images] if isinstance(images, str | Path) else list(images)
-    keys = [keys] if isinstance(keys, str) else list(keys)
+    keys = [keys] if isinstance(keys, str) else keys
     problems = [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
     if not texts and not images:
         problems.append("no query; give a text or an image")
@@ -155,7 +155,9 @@ def search(
     require_files(images, decodes=True)
     embedded = open_embedded(folder, of, pool=pool)
     where = _with_tuples(filter)
-    is_chosen = embedded.select(where, keys, path_prefix) if where or keys or path_prefix else None
+    is_chosen = None
+    if where or keys is not None or path_prefix:
+        is_chosen = embedded.select(where, keys, path_prefix)
     if embedded.remark:
         say("search", embedded.remark)
     clip = load_model(embedded, model, device, precision)

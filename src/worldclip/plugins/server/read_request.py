@@ -109,7 +109,7 @@ def require_known(body: Any, params: Collection[str]) -> Mapping[str, Any]:
     return body
 
 
-def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...], str]:
+def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...] | None, str]:
     """Return the parameters filter, keys and path_prefix of a search.  Raises ApiError that names all problems."""
     problems = []
     where: Where = ()
@@ -118,16 +118,17 @@ def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...], str
         problems += [f"filter: {problem}" for problem in problems_of_conditions(where)]
     except TypeError:
         problems.append('filter: must be a list of ["column", comparison, value], as [["price", "<", 20]]')
-    keys = body.get("keys", [])
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        problems.append("keys: must be a list of texts")
-        keys = []
+    keys = None
+    if "keys" in body:
+        keys = body["keys"]
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            problems.append("keys: must be a list of texts")
     path_prefix = body.get("path_prefix", "")
     if not isinstance(path_prefix, str):
         problems.append("path_prefix: must be a text, the begin of a path in the pool")
     if problems:
         raise ApiError(400, problems, param=problems[0].partition(":")[0])
-    return where, tuple(keys), path_prefix
+    return where, None if keys is None else tuple(keys), path_prefix
 
 
 def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | Picture]:

@@ -49,10 +49,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a request searches among, see Embedded.select; empty for all rows."""
+    """What a request searches among, see Embedded.select; by default all rows."""
 
     where: Where = ()
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] | None = None
     path_prefix: str = ""
 
 
