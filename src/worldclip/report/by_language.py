@@ -51,8 +51,8 @@ def languages_section(datasets: Mapping[str, Json], languages: Languages) -> Sec
     colours = [
         (SCORE_COLOURS["acc1"], "top-1, or the metric named"),
         (SCORE_COLOURS["acc5"], "top-5"),
-        ("var(--ink)", "95% interval"),
-        ("var(--s2)", "chance"),
+        ("var(--ink)", "95% interval (of top-5 where both are drawn)"),
+        ("var(--s2)", "chance (of the same)"),
     ]
     return Section(
         "By language",

@@ -34,7 +34,7 @@ STATES = {
     "in the pool": "no list of the recipe leaves it out",
     "in older files": "left out, but a file that was made before has it",
     "unknown": "neither in the pool nor in a file that was made from it",
-    "gone": "left out, and no file has it in RUN, next to RUN, here or in --folders",
+    "gone": "left out, and no file of RUN and of the folders found to be made from it has it; --folders names others",
 }
 """State of a key -> what it means."""
 MAX_SHOWN = 20  # keys that the text lists
