@@ -259,10 +259,10 @@ class Service:
         except (OSError, ValueError, RuntimeError) as error:  # UserError and BadShard are among them
             if embedded.remark:
                 raise ApiError(503, embedded.remark) from error
-            message = f"the picture {path_in_pool(row)} cannot be read"
+            reason = "it changed or went since it was embedded; embed the pool again"
             if isinstance(error, UserError):
-                message += f": {error}"
-            raise ApiError(404, message) from error
+                reason = str(error)
+            raise ApiError(404, f"the picture {path_in_pool(row)} cannot be read: {reason}") from error
 
     def _with_row(self, of: str, row_id: str, work: Callable[[Embedded, Report], Result]) -> Result:
         if self.collections is None:
