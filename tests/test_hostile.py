@@ -462,7 +462,7 @@ FURTHER: dict[str, Callable[[Path], object]] = {
     "shard range": lambda path: files.read_range(str(path), 0, 10),
     "dataset.txt": text_files.read_lines,
     "dataset.json": text_files.read_json,
-    "dataset.parquet": lambda path: list(cvqa._rows(path)),
+    "dataset.parquet": cvqa._open,
     "dataset.jpg": images._read,
     "train/best.json": lambda path: layout.best_of(path.parent),
     "train/log.jsonl": read_log,

@@ -267,4 +267,5 @@ def test_captions_that_images_repeat_or_lack(drawn, tmp_path_factory):
         record = records[lang, "image_text_retrieval"]
         check(record, recalls, n=len(kept), num_texts=len(pairs))
         chances = [record["chance"][f"{kind}_retrieval_recall@1"] for kind in ("image", "text")]
-        assert chances == [1 / len(kept), 1 / len(pairs)]
+        images_with_text = {image for image, _ in pairs}  # an image has its share of all texts, on average
+        assert chances == pytest.approx([1 / len(kept), 1 / len(images_with_text)])
