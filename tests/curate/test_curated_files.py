@@ -1,6 +1,7 @@
 """What curate leaves: tars, rows, keys, a card that `datasets` reads; and no file after match holds a denied key."""
 
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -12,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedded_world import picture
 from miniature import write_files
 from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages, write_pool
 from pools import read_tar, texts_of, write_parquet, write_table
@@ -316,8 +316,11 @@ def test_tars_are_not_written_while_the_disk_of_the_pictures_is_away(tmp_path, r
     assert report["tars"] == {"samples": 1, "no_image": 0, "cut_image": 0}
 
 
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="embeds with a model")
 @pytest.mark.parametrize("write", ["tars", "parquet"])
 def test_only_what_was_kept_is_embedded_from_curated_files(world, tmp_path, run, write) -> None:
+    from embedded_world import picture
+
     texts = [(f"k{i}", TEXTS[i % 2]) for i in range(6)]
     rows = [{"uid": key, "text": text, "image": picture(0), "name": f"{key}.png"} for key, text in texts]
     write_parquet(tmp_path / "pool/0.parquet", rows)
