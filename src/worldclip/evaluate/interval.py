@@ -15,7 +15,7 @@ import numpy as np
 
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)  # 1.96
-ROUNDING = 1e-6  # of means in float32
+ROUNDING = 1e-6  # means in float32 that differ by less are equal
 NUM_RESAMPLES = 2_000  # resamples of clusters; single queries need none, see mean_interval
 NUM_CLASS_RESAMPLES = 500  # see class_mean_interval
 

@@ -202,7 +202,7 @@ def _places_of(folder: Path, run: Run) -> list[Place]:
     names = f"{shlex.quote(str(run.dir))} {out}"
     if manifest.get("tool") == "explore" and run_name == run.dir.resolve().name:
         return [Place(folder / "data", f"worldclip explore {names}")]
-    if manifest.get("job") == "embed":  # which keeps the folder's columns
+    if manifest.get("job") == "embed":  # embed keeps the columns of its folder
         if source == location or manifest.get("recipe") == run_dir:
             return [Place(folder, f"worldclip embed MODEL {names}")]
         if source.startswith(f"{run_dir}/"):

@@ -49,7 +49,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a request searches among, see Embedded.select; by default all rows."""
+    """Which rows a request searches, by default all: the arguments of Embedded.select."""
 
     where: Where = ()
     keys: tuple[str, ...] | None = None
