@@ -164,7 +164,8 @@ def _find_shard(run: Run, key: str) -> Shard:
     first_keys, _, _ = pool.read_keys(run.dir, shards[0].name)
     example = f"keys look like {first_keys[0].as_py()!r}" if len(first_keys) else "its first shard has no keys"
     remarks = "; ".join([example, *skipped_lines(skipped_shards(run.dir))])
-    columns = dict.fromkeys(repr(pool.options_of(config, shard.name).key) for shard in shards)  # places may have different keys
+    # the places of a pool may have different keys
+    columns = dict.fromkeys(repr(pool.options_of(config, shard.name).key) for shard in shards)
     raise UserError(f"--key {key!r}: not a key of this run's pool (pool.key = {' or '.join(columns)}); {remarks}")
 
 
