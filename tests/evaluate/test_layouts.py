@@ -269,9 +269,10 @@ def test_folder_gives_what_stands_next_to_it(case, tmp_path):
 
 
 def test_languages_of_few_identified_texts_are_named(tmp_path, capsys):
-    read("pool", tmp_path, {"0.tar": sentences({"en": 25, "th": MIN_TEXTS - 1})})
-    said = "dataset mine: 19 texts of languages with fewer than 20 identified texts: results under 'und' (th 19);"
-    assert said in " ".join(capsys.readouterr().err.split())
+    for _ in range(2):  # a run loads a dataset several times
+        read("pool", tmp_path, {"0.tar": sentences({"en": 25, "th": MIN_TEXTS - 3})})
+    said = "dataset mine: 17 texts of languages with fewer than 20 identified texts: results under 'und' (th 17);"
+    assert " ".join(capsys.readouterr().err.split()).count(said) == 1
     read("pool", tmp_path / "stated", {"0.tar": sentences({"th": MIN_TEXTS - 1}, lang_truth="th")})
     assert capsys.readouterr().err == ""
 

@@ -10,6 +10,7 @@ mistakes: their texts are evaluated as `und`.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,12 +89,17 @@ def _identify(name: str, texts: Sequence[str], languages: Languages) -> list[str
     rare = {code: times for code, times in counts.most_common() if code != OTHER and code not in frequent}
     if rare:
         listed = ", ".join(f"{code} {times}" for code, times in rare.items())
-        say(
-            "evaluate",
+        _say_once(
             f"dataset {name}: {counted(sum(rare.values()), 'text')} of languages with fewer than {MIN_TEXTS} "
-            f"identified texts: results under {NO_LANGUAGE!r} ({listed}); {LANG_FIELD} in the .json states a language",
+            f"identified texts: results under {NO_LANGUAGE!r} ({listed}); {LANG_FIELD} in the .json states a language"
         )
     return [code if code in frequent else NO_LANGUAGE for code in codes]
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """Say what is the same each time: a run loads a dataset for its problems, its digest and its evaluation."""
+    say("evaluate", message)
 
 
 def _texts(sample: Sample) -> list[tuple[str | None, str]]:
