@@ -1,11 +1,14 @@
 """The claims on photographs: their tables find what the hits hold, and their runs leave such hits."""
 
+import csv
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import worldclip
 from embedded_world import picture
 from miniature import write_files
 from pages import REPOSITORY
@@ -65,31 +68,43 @@ def test_the_tables_find_planted_differences_and_wait_for_the_last_run(tables, t
     assert times_chance["names that captions say, of the same 20 languages"] == pytest.approx(60, abs=2)
 
 
+@pytest.fixture(scope="module")
+def small_claims(tmp_path_factory):
+    """A folder with the eight runs of seed 1 on 48 classes of noise, two steps each, and their hits."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("claims")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / "examples" / "photographs")
+        import claims
+
+        names = ["class,lang,name"]
+        for number in range(48):
+            for lang in ("en", "de", "fr", "it"):
+                names.append(f"c{number},{lang},{lang}thing{number}")
+                if lang == "de" and number == 0:
+                    names[-1] = "c0,de,enthing0"
+        write_files(folder, {"names.csv": "\n".join(names), "templates.json": '{"en": ["a {}"]}'})
+        for split in ("train", "val"):
+            for number in range(48):
+                for copy in range(6):
+                    path = folder / split / f"c{number}" / f"{copy}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(picture(number * 10 + copy))
+        patch.setattr(claims, "STEPS", 2)
+        patch.setattr(claims, "MIN_NAMED", 1)
+        paths = [str(folder / name) for name in ("train", "names.csv")]
+        options = ["--test", str(folder / "val"), "--templates", str(folder / "templates.json"), "--seeds", "1"]
+        folders = ["--work", str(folder / "work"), "--out", str(folder / "hits")]
+        patch.setattr(sys, "argv", ["claims.py", *paths, *options, *folders])
+        claims.main()
+        yield folder
+
+
 @pytest.mark.slow
-def test_runs_leave_hits_that_the_tables_read(tables, tmp_path, monkeypatch):
+def test_runs_leave_hits_that_the_tables_read(tables, small_claims):
     import claims
 
-    names = ["class,lang,name"]
-    for number in range(48):
-        for lang in ("en", "de", "fr", "it"):
-            names.append(f"c{number},{lang},{lang}thing{number}")
-            if lang == "de" and number == 0:
-                names[-1] = "c0,de,enthing0"
-    write_files(tmp_path, {"names.csv": "\n".join(names), "templates.json": '{"en": ["a {}"]}'})
-    for split in ("train", "val"):
-        for number in range(48):
-            for copy in range(6):
-                path = tmp_path / split / f"c{number}" / f"{copy}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(picture(number * 10 + copy))
-    monkeypatch.setattr(claims, "STEPS", 2)
-    monkeypatch.setattr(claims, "MIN_NAMED", 1)
-    paths = [str(tmp_path / name) for name in ("train", "names.csv")]
-    options = ["--test", str(tmp_path / "val"), "--templates", str(tmp_path / "templates.json"), "--seeds", "1"]
-    folders = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "hits")]
-    monkeypatch.setattr(sys, "argv", ["claims.py", *paths, *options, *folders])
-    claims.main()
-    runs = {path.stem: tables.read_run(path) for path in sorted((tmp_path / "hits").glob("*.npz"))}
+    runs = {path.stem: tables.read_run(path) for path in sorted((small_claims / "hits").glob("*.npz"))}
     assert sorted(runs) == sorted(f"{arm}_s1" for arm in claims.ARMS)
     assert {run.record["samples"] for name, run in runs.items() if not name.startswith("english")} == {512}
     assert 0.15 < runs["raw_s1"].record["noise_share"] < 0.35
@@ -98,6 +113,47 @@ def test_runs_leave_hits_that_the_tables_read(tables, tmp_path, monkeypatch):
     flat = runs["worldwide_w64_s1"]
     assert flat.is_withheld_LC.sum(axis=1).tolist() == [0, 40, 40]  # English, and every second of the others
     assert runs["own_t_s1"].is_withheld_LC.sum() == 0
+
+
+@pytest.mark.slow
+def test_the_encoder_of_a_run_learns_the_classes_themselves(tables, small_claims, monkeypatch):
+    import supervised
+
+    run, out = small_claims / "work/seed_1/raw", small_claims / "supervised.json"
+    train = small_claims / "train"
+    monkeypatch.setattr(sys, "argv", ["supervised.py", str(run), str(train), str(train), "--out", str(out)])
+    supervised.main()
+    first = json.loads(out.read_text())
+    assert first["samples"] == 512
+    assert len(first["right"]) == 48 * 6
+    supervised.main()
+    assert json.loads(out.read_text())["right"] == first["right"]
+
+
+@pytest.mark.slow
+def test_open_clip_trains_on_the_pairs_that_a_run_kept(tables, small_claims, monkeypatch):
+    pytest.importorskip("open_clip_train", reason="open-clip-torch[training] is not installed")
+    import open_clip_peer
+
+    from worldclip import curate
+    from worldclip.export.config import ExportConfig
+    from worldclip.export.stage import export_model
+
+    run, out = small_claims / "work/seed_1/raw", small_claims / "open_clip"
+    export_model(run, run / "export", ExportConfig(formats=("open_clip",)))
+    monkeypatch.setattr(sys, "argv", ["open_clip_peer.py", str(run), str(out)])
+    open_clip_peer.main()
+    before, after = (worldclip.load(path) for path in (run / "export/open_clip", out / "model"))
+    images = [small_claims / "val/c0/0.png"]
+    assert np.abs(before.encode_image(images) - after.encode_image(images)).max() > 1e-3
+    with open(out / "pairs.csv", encoding="utf-8", newline="") as file:
+        pairs = list(csv.DictReader(file))
+    kept = set()
+    for path in (run / "curate").glob("*.parquet"):
+        for pair in curate.read_curated(run, path.stem, ["key", "text"]).to_pylist():
+            kept.add((pair["key"], pair["text"]))
+    assert len(pairs) == 512
+    assert {(Path(pair["image"]).stem, pair["text"]) for pair in pairs} <= kept
 
 
 def test_what_models_answered_is_kept_and_shown(tables, tmp_path):
