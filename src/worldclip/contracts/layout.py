@@ -17,6 +17,7 @@ from worldclip.core.job_files import is_run as is_run
 from worldclip.core.job_files import lock as lock
 from worldclip.core.job_files import marker as marker
 from worldclip.core.job_files import marker_in as marker_in
+from worldclip.core.job_files import path_in
 from worldclip.core.job_files import recipe as recipe
 from worldclip.core.job_files import report_json as report_json
 from worldclip.core.job_files import run_record as run_record
@@ -27,81 +28,76 @@ TRAINER = "trainer"  # folder of a checkpoint: what training needs to resume, an
 _STEP = re.compile(r"step_\d{9}")
 
 
-def _path(relative: str) -> Callable[[Path], Path]:
-    """Return the function of a path in RUN, or in another folder."""
-    return lambda run_dir: run_dir / relative
-
-
 def _path_of(relative: str) -> Callable[[Path, str], Path]:
     """Return the function of a path in RUN per shard or entry list, whose name replaces `{}`."""
     return lambda run_dir, name: run_dir / relative.format(name)
 
 
-run_log = _path("log.txt")  # what the commands on the run said, with the time; appended to
-branched = _path("branch.json")  # of a run begun with --from-run: the precision that the other one trained in
-report_html = _path("report.html")  # report of RUN, or of any job's folder
+run_log = path_in("log.txt")  # what the commands on the run said, with the time; appended to
+branched = path_in("branch.json")  # of a run begun with --from-run: the precision that the other one trained in
+report_html = path_in("report.html")  # report of RUN, or of any job's folder
 
-attribution = _path("pool/README.md")  # sources and licences of a pool that the run built
-built_pool = _path("pool/train")  # folder of the tars of a pool that the run builds
-held_out = _path("pool/held_out.json")  # the held-out sets of a pool that the run builds
-pool_shards = _path("pool/shards.parquet")  # name, path and fingerprint of each file of the pool
-pool_listed_at = _path("pool/listed_at.json")  # when they were listed, and written, in ns
-pool_pictures = _path("pool/pictures.json")  # {shard: digest} of pictures in files of their own, where there are any
-all_pool_pairs = _path("pool/pairs")  # folder of them
+attribution = path_in("pool/README.md")  # sources and licences of a pool that the run built
+built_pool = path_in("pool/train")  # folder of the tars of a pool that the run builds
+held_out = path_in("pool/held_out.json")  # the held-out sets of a pool that the run builds
+pool_shards = path_in("pool/shards.parquet")  # name, path and fingerprint of each file of the pool
+pool_listed_at = path_in("pool/listed_at.json")  # when they were listed, and written, in ns
+pool_pictures = path_in("pool/pictures.json")  # {shard: digest} of pictures in files of their own, where there are any
+all_pool_pairs = path_in("pool/pairs")  # folder of them
 pool_pairs = _path_of("pool/pairs/{}.parquet")  # texts of a shard, with the reasons of those that are dropped
-all_pool_images = _path("pool/images")  # folder of them
+all_pool_images = path_in("pool/images")  # folder of them
 pool_images = _path_of("pool/images/{}.parquet")  # places of a shard's images
-sorted_lists = _path("pool/keys")  # folder of the lists of keys, sorted, by the digest of the list
+sorted_lists = path_in("pool/keys")  # folder of the lists of keys, sorted, by the digest of the list
 
 entries = _path_of("metadata/{}.parquet")  # an entry list
 
-matched_texts = _path("match/texts")  # folder of all of them
+matched_texts = path_in("match/texts")  # folder of all of them
 match_texts = _path_of("match/texts/{}.parquet")  # matched texts of a shard
-all_match_counts = _path("match/counts")  # folder of them
+all_match_counts = path_in("match/counts")  # folder of them
 match_counts = _path_of("match/counts/{}.parquet")  # matches per entry of a shard
-all_match_dropped = _path("match/dropped")  # folder of them
+all_match_dropped = path_in("match/dropped")  # folder of them
 match_dropped = _path_of("match/dropped/{}.parquet")  # texts of a shard without a match, with the reasons
 
-thresholds = _path("balance/thresholds.json")  # thresholds of all entry lists
+thresholds = path_in("balance/thresholds.json")  # thresholds of all entry lists
 entry_probs = _path_of("balance/{}.npy")  # probabilities of a list's entries, float32
 entry_counts = _path_of("balance/counts/{}.npy")  # matches of a list's entries over the whole pool, uint64
 
 curated = _path_of("curate/{}.parquet")  # kept pairs of a shard
-all_dropped = _path("curate/dropped")  # folder of them
+all_dropped = path_in("curate/dropped")  # folder of them
 dropped = _path_of("curate/dropped/{}.parquet")  # all other pairs of a shard, with the reasons
-all_curated_counts = _path("curate/.work/counts")  # folder of them
+all_curated_counts = path_in("curate/.work/counts")  # folder of them
 curated_counts = _path_of("curate/.work/counts/{}.parquet")  # matches per entry among the kept texts of a shard
-curate_work = _path("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
-kept_keys = _path("curate/keys.npy")  # the kept keys, DataComp's sorted u8,u8; none where a key is no 128-bit hex
-curate_readme = _path("curate/README.md")  # tells `datasets` which files are the list
-entry_sums = _path("curate/.work/sums")  # matches per entry of the kept texts over all shards
-exported = _path("export")  # folder of one folder per format
-curated_tables = _path("curate/parquet")  # folder of the kept rows of a pool of tables, with all their columns
-curated_tars = _path("curate/tars")  # folder of the kept pairs as tars
-tables_readme = _path("curate/parquet/README.md")  # the same for the tables
-tars_readme = _path("curate/tars/README.md")
-published = _path("publish")  # folder that `worldclip publish` uploads
-data_card = _path("curate/DATA_CARD.md")  # card of the kept pairs
+curate_work = path_in("curate/.work")  # markers, counts, caps: hidden from tools that read all files of the lists
+kept_keys = path_in("curate/keys.npy")  # the kept keys, DataComp's sorted u8,u8; none where a key is no 128-bit hex
+curate_readme = path_in("curate/README.md")  # tells `datasets` which files are the list
+entry_sums = path_in("curate/.work/sums")  # matches per entry of the kept texts over all shards
+exported = path_in("export")  # folder of one folder per format
+curated_tables = path_in("curate/parquet")  # folder of the kept rows of a pool of tables, with all their columns
+curated_tars = path_in("curate/tars")  # folder of the kept pairs as tars
+tables_readme = path_in("curate/parquet/README.md")  # the same for the tables
+tars_readme = path_in("curate/tars/README.md")
+published = path_in("publish")  # folder that `worldclip publish` uploads
+data_card = path_in("curate/DATA_CARD.md")  # card of the kept pairs
 
-train_dir = _path("train")  # checkpoints, tokenizer, logs
-join_dir = _path("train/join")  # places of train.pool's images, by key
+train_dir = path_in("train")  # checkpoints, tokenizer, logs
+join_dir = path_in("train/join")  # places of train.pool's images, by key
 image_places = _path_of("train/join/places/{}.parquet")  # places of a shard's images in train.pool
-tokenizer = _path("train/tokenizer")  # folder of the tokenizer that the run trains with
-train_log = _path("train/log.jsonl")  # one line per record
+tokenizer = path_in("train/tokenizer")  # folder of the tokenizer that the run trains with
+train_log = path_in("train/log.jsonl")  # one line per record
 
-results = _path("evaluate/results.jsonl")  # one line per record
-results_table = _path("evaluate/table.md")
+results = path_in("evaluate/results.jsonl")  # one line per record
+results_table = path_in("evaluate/table.md")
 
 stage_dir = _path_of("{}")  # folder of a stage
 stage_report = _path_of("{}/report.json")
 
 # Paths in a folder of checkpoints.
-log_file = _path("log.jsonl")  # one line per record
-tensorboard_dir = _path("tensorboard")
+log_file = path_in("log.jsonl")  # one line per record
+tensorboard_dir = path_in("tensorboard")
 
 # Paths in a checkpoint.
-trainer_dir = _path(TRAINER)
-trainer_state = _path(f"{TRAINER}/state.json")  # how far training was
+trainer_dir = path_in(TRAINER)
+trainer_state = path_in(f"{TRAINER}/state.json")  # how far training was
 
 
 def run_of(path: Path, stage: str) -> Path:

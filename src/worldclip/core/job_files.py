@@ -7,6 +7,7 @@ the folder of a stage or tool, `trainer/state.json` that of a checkpoint.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,15 @@ DONE = "done"  # folder of the markers of finished shards
 _MODEL_FILES = ("config.json", "open_clip_config.json", "onnx")  # a folder with one of them holds a model
 
 
-def lock(folder: Path) -> Path:
-    """Return the file that the process that works on the folder holds, and which names it."""
-    return folder / ".lock"
+def path_in(relative: str) -> Callable[[Path], Path]:
+    """Return the function of a path in RUN, or in another folder."""
+    return lambda folder: folder / relative
 
 
-def recipe(folder: Path) -> Path:
-    """Return the recipe that a run was made by; it loads as it is."""
-    return folder / "recipe.toml"
-
-
-def report_json(folder: Path) -> Path:
-    """Return the report of a job."""
-    return folder / "report.json"
+lock = path_in(".lock")  # held by the process that works on the folder, and names it
+recipe = path_in("recipe.toml")  # the recipe that a run was made by; it loads as it is
+report_json = path_in("report.json")  # report of a job
+run_record = path_in("run.json")  # what made a run: format, versions, machine and git revision
 
 
 def done_dir(folder: Path, step: str = "") -> Path:
@@ -46,11 +43,6 @@ def marker(folder: Path, shard_name: str, step: str = "") -> Path:
 def marker_in(done: Path, shard_name: str) -> Path:
     """Return the marker of a finished shard in a folder of markers."""
     return done / f"{shard_name}.json"
-
-
-def run_record(folder: Path) -> Path:
-    """Return the record of what made a run: format, versions, machine and git revision."""
-    return folder / "run.json"
 
 
 def is_run(path: Path) -> bool:
