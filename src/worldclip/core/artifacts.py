@@ -54,13 +54,20 @@ _ENCODINGS = {  # encodings of ids, by their path in Parquet
 
 
 def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, then rename it: readers see the whole file or none, even after a crash."""
+    """Let `write` fill a temporary file, then rename it, as `whole_file` does."""
+    with whole_file(path) as aside:
+        write(aside)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Let the block fill a temporary file, then rename it: readers see the whole file or none, even after a crash."""
     require_local(path, "the file")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # many machines may share the folder
     try:
         with naming(path):  # a failed write does not say where the disk is full
-            write(aside)
+            yield aside
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(aside, path)
@@ -145,16 +152,11 @@ def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> N
         is_repeated = pa.types.is_dictionary(field.type) or pa.types.is_integer(field.type)
         if is_repeated and field.name not in encodings:
             repeated.append(field.name)
-
-    def write(aside: Path) -> None:
-        with pq.ParquetWriter(
-            aside, schema, compression="zstd", use_dictionary=repeated, column_encoding=encodings
-        ) as writer:
-            for table in tables:
-                if table.num_rows:  # other software cannot read a row group without rows: datasets, mlcroissant
-                    writer.write_table(_with_schema(table, schema))
-
-    write_artifact(path, write)
+    options: Json = {"compression": "zstd", "use_dictionary": repeated, "column_encoding": encodings}
+    with whole_file(path) as aside, pq.ParquetWriter(aside, schema, **options) as writer:
+        for table in tables:
+            if table.num_rows:  # other software cannot read a row group without rows: datasets, mlcroissant
+                writer.write_table(_with_schema(table, schema))
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -206,18 +208,14 @@ def write_array_parts(path: Path, shape: tuple[int, ...], dtype: Any, parts: Ite
     np.save does not say that a disk is full, and a write through a memory map ends the process on one.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-
-    def write(aside: Path) -> None:
-        num_items = 0
-        with open(aside, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in parts:
-                plain = np.asarray(part, dtype=dtype, order="C")
-                file.write(plain.reshape(-1).view(np.uint8).data)
-                num_items += plain.size
+    num_items = 0
+    with whole_file(path) as aside, open(aside, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            plain = np.asarray(part, dtype=dtype, order="C")
+            file.write(plain.reshape(-1).view(np.uint8).data)
+            num_items += plain.size
         assert num_items == math.prod(shape)
-
-    write_artifact(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

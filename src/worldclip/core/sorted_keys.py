@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.arrow import Strings
-from worldclip.core.artifacts import write_artifact
+from worldclip.core.artifacts import whole_file
 from worldclip.core.coin import hash_keys
 from worldclip.core.spill import BATCH_ROWS, open_database
 
@@ -61,18 +61,14 @@ def write_sorted(path: Path, batches: Iterable[Strings]) -> None:
         for first, second in map(hash_pairs, batches):
             database.from_arrow(pa.table({"first": first, "second": second})).insert_into("pairs")
             num_keys += len(first)
-
-        def write(aside: Path) -> None:
-            ordered = database.sql("SELECT first, second FROM pairs ORDER BY first, second")
+        ordered = database.sql("SELECT first, second FROM pairs ORDER BY first, second")
+        with whole_file(path) as aside, open(aside, "wb") as file:
             header = {"descr": "<u8", "fortran_order": False, "shape": (2, num_keys)}
-            with open(aside, "wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                begin = file.tell()
-                start = 0
-                for batch in ordered.to_arrow_reader(BATCH_ROWS):
-                    for row in (0, 1):
-                        file.seek(begin + 8 * (row * num_keys + start))
-                        file.write(batch.column(row).to_numpy().data)
-                    start += len(batch)
-
-        write_artifact(path, write)
+            np.lib.format.write_array_header_1_0(file, header)
+            begin = file.tell()
+            start = 0
+            for batch in ordered.to_arrow_reader(BATCH_ROWS):
+                for row in (0, 1):
+                    file.seek(begin + 8 * (row * num_keys + start))
+                    file.write(batch.column(row).to_numpy().data)
+                start += len(batch)
