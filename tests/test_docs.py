@@ -238,7 +238,7 @@ def test_commands_parse(code, monkeypatch, capsys):
         problems: list[str] = []
         table: dict[str, Any] = {}
         for override in called_with.get("overrides", ()):
-            _apply_override(table, override, problems, True)
+            _apply_override(table, override, problems, in_sections=True)
         _build(Recipe, table, "", problems)
         assert problems == []
         return 0

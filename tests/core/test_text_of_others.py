@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toy import ToyWorld
+from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
 from worldclip.cli.command import Command, run_command
 from worldclip.core import artifacts
@@ -18,7 +19,7 @@ from worldclip.core.console import complain, logged_to, note, progress_bar, say,
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.execute import Shard
 from worldclip.core.printable import MAX_CHARS, one_line, printable
-from worldclip.core.redact import has_credential, redact, redact_record
+from worldclip.core.redact import redact, redact_record
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.tools.inspect_run import key_to_text
 from worldclip.tools.search import SEARCH
@@ -94,12 +95,12 @@ def test_credentials_of_an_address_are_replaced_and_other_addresses_stay():
             assert SECRET not in redact(text)
             assert "***" in redact(text)
             assert redact(redact(text)) == redact(text)
-        assert has_credential({"path": {"a": [address]}})
-        assert has_credential(("pool", address))
+        for record in ({"path": {"a": [address]}}, ("pool", address)):
+            assert redact_record(record) != record
         assert re.split(":/|%", address)[0] in redact(address)
     for address in WITHOUT:
         assert redact(address) == address
-        assert not has_credential(address)
+        assert redact_record(address) == address
 
 
 def test_storage_options_in_a_record_are_replaced():
@@ -107,9 +108,14 @@ def test_storage_options_in_a_record_are_replaced():
     assert redact_record(more) == dict.fromkeys(more, "***")
     record = {"client_kwargs": {"secret": SECRET, "password": SECRET}, "key": "a pair", "token": 3, "n": [1, 2.5, None]}
     assert redact_record(record) == record | {"client_kwargs": {"secret": "***", "password": "***"}}
-    assert has_credential({"secret": "/data/pool"}), "it would be recorded as ***, and the run would look there"
-    assert not has_credential({"secret": "", "pool": "/data/pool", "token": 3})
-    assert not has_credential(float("nan"))
+    assert redact_record({"secret": "/data/pool"}) == {"secret": "***"}, "a config with it is refused"
+    plain = {"secret": "", "pool": "/data/pool", "token": 3}
+    assert redact_record(plain) == plain
+
+
+def test_a_number_that_is_none_is_no_credential():
+    (problem,) = BalanceConfig(tail_fraction=float("nan")).problems()
+    assert problem.startswith("balance.tail_fraction = NaN: must be between 0 and 1")
 
 
 def test_files_and_messages_hold_no_credential(tmp_path, capsys):

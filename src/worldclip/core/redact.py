@@ -78,11 +78,6 @@ def redact_record(record: Any) -> Any:
     return record
 
 
-def has_credential(value: Any) -> bool:
-    """Return whether `redact_record` would change a value of a config."""
-    return bool(redact_record([value]) != [value])  # in a list: NaN itself is not equal to itself
-
-
 def shorten_paths(record: Any) -> Any:
     """Return a JSON-able record with each text that is an absolute local path cut to its last part."""
     if isinstance(record, Mapping):
@@ -91,11 +86,9 @@ def shorten_paths(record: Any) -> Any:
         return list(map(shorten_paths, record))
     if not isinstance(record, str):
         return record
-    return "::".join(map(_shorten_path, record.split("::")))  # `simplecache::/folder/file`
-
-
-def _shorten_path(text: str) -> str:
-    path = _LOCAL_PATH.fullmatch(text)
-    if path is None or path[2].startswith("//"):  # the rest of a URL
-        return text
-    return f"{path[1] or ''}{PurePosixPath(path[2]).name}"
+    parts = record.split("::")  # `simplecache::/folder/file`
+    for i, part in enumerate(parts):
+        path = _LOCAL_PATH.fullmatch(part)
+        if path is not None and not path[2].startswith("//"):  # which would be the rest of a URL
+            parts[i] = f"{path[1] or ''}{PurePosixPath(path[2]).name}"
+    return "::".join(parts)

@@ -1,4 +1,4 @@
-"""Configs: read TOML, apply overrides, report every problem at once, and tell which keys decide which output.
+"""Configs: read and write TOML, apply overrides, report every problem at once, and tell which keys decide which output.
 
 A config is a frozen dataclass, derived from Config, next to the code that uses it.  Marks in `Annotated` say more about
 a field (core/marks.py).  Imports the standard library only, so that a command's help stays fast.
@@ -17,24 +17,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from worldclip.core import job_files
 from worldclip.core.errors import UserError
+from worldclip.core.local_path import nearest_path
 from worldclip.core.marks import Above as Above
 from worldclip.core.marks import AtLeast as AtLeast
 from worldclip.core.marks import Between as Between
 from worldclip.core.marks import Decides as Decides
 from worldclip.core.marks import NotEmpty as NotEmpty
 from worldclip.core.marks import Place as Place
-from worldclip.core.redact import has_credential
+from worldclip.core.redact import redact_record
 from worldclip.core.registry import ItemOf
+from worldclip.core.regular_file import NotRegular, read_regular
 from worldclip.core.safe_path import is_safe_name
 from worldclip.core.suggest import nearest, suggest
-from worldclip.core.toml_files import SECTIONS as SECTIONS
-from worldclip.core.toml_files import Table
-from worldclip.core.toml_files import read_sections as read_sections
-from worldclip.core.toml_files import read_toml as read_toml
-from worldclip.core.toml_files import to_dict as to_dict
-from worldclip.core.toml_files import to_toml as to_toml
 
+Table = dict[str, Any]  # a TOML table
+SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
+"""The sections of a recipe's file; worldclip.config.Recipe has a field for each."""
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
@@ -107,28 +107,86 @@ def with_absolute_places(config: Any, folder: Path | None = None) -> Any:
     for name, (_, marks) in fields_of(config.__class__).items():
         value = getattr(config, name)
         if isinstance(value, dict):
-            sections = {item: with_absolute_places(v, folder) for item, v in value.items() if is_config(v)}
+            sections = {item: with_absolute_places(v, folder) for item, v in value.items() if isinstance(v, Config)}
             value = {**value, **sections}
-        elif is_config(value):
+        elif isinstance(value, Config):
             value = with_absolute_places(value, folder)
-        elif is_list_of_configs(value):
+        elif _is_list_of_configs(value):
             value = tuple(with_absolute_places(item, folder) for item in value)
-        places = [mark for mark in marks if isinstance(mark, Place)]
-        values[name] = places[0].resolve(value, folder) if places else value
+        for mark in marks:
+            if isinstance(mark, Place):
+                value = mark.resolve(value, folder)
+        values[name] = value
     return dataclasses.replace(config, **values)
 
 
-def is_config(value: Any) -> bool:
-    """Return whether a value is a config: an instance of a dataclass."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def is_list_of_configs(value: Any) -> bool:
+def _is_list_of_configs(value: Any) -> bool:
     """Return whether a value is a list of configs: tables of one name, [[pool.place]]."""
-    return isinstance(value, tuple) and bool(value) and all(map(is_config, value))
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Config)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def read_toml(path: Path) -> Table:
+    """Read the tables of a TOML file, or of a run's recipe.toml.
+
+    `base = "other.toml"` in its first lines, a file next to it, gives the keys that it does not set itself.  Raises
+    UserError where there is no file.
+    """
+    tables = _parse(path)
+    if "base" not in tables:
+        return tables
+    name = tables.pop("base")
+    if not is_safe_name(name) or "/" in name:
+        raise UserError(f'{path}: base = {name!r}: must be the name of a recipe in the same folder, as in "emoji.toml"')
+    folder = path if path.is_dir() else path.parent
+    file = folder / name
+    base = _parse(file)
+    if "base" in base:
+        raise UserError(f"{path}: base = {name!r}: {file} has a base itself; give the whole recipe")
+    return _merge(base, tables)
+
+
+def _merge(base: Table, tables: Table) -> Table:
+    """Return the keys of both, table by table; those of `tables` win."""
+    merged = {**base, **tables}
+    for name in base.keys() & tables.keys():
+        if isinstance(base[name], dict) and isinstance(tables[name], dict):
+            merged[name] = _merge(base[name], tables[name])
+    return merged
+
+
+def _parse(path: Path) -> Table:
+    file = job_files.recipe(path) if path.is_dir() else path
+    if path.is_dir() and file.exists() and not job_files.is_run(path):
+        raise UserError(f"{path} is an exported model, not a run; give {file}, or the run that it is from")
+    if not file.exists():
+        if path.is_dir():
+            remedy = f"for a folder of pairs: worldclip init {path}"
+            raise UserError(f"{path} holds no recipe.toml; give a recipe (.toml) or the folder of a run; {remedy}")
+        raise UserError(f"{path} does not exist; {nearest_path(str(path))}give a recipe (.toml) or the folder of a run")
+    try:
+        return tomllib.loads(read_regular(file).decode("utf-8-sig"))  # editors on Windows begin files with a mark
+    except NotRegular as error:
+        raise UserError(f"{file} {error.strerror}; give a recipe (.toml) or the folder of a run") from error
+    except UnicodeDecodeError as error:
+        remedy = "save it as UTF-8" if path.suffix == ".toml" else f"for a file of pairs: worldclip init {path}"
+        raise UserError(f"{file} is not valid TOML: {error}; {remedy}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # the latter: nested too deeply
+        raise UserError(f"{file} is not valid TOML: {error}") from error
+
+
+def read_sections(path: Path) -> Table:
+    """Read the sections of a recipe, a TOML file or a run's recipe.toml; their keys are checked when one is used.
+
+    Raises UserError where there is no file, and for unknown sections.
+    """
+    tables = read_toml(path)
+    unknown = [name for name in tables if name not in SECTIONS]
+    if unknown:
+        raise UserError([f"{path}: unknown section {name}; {suggest(name, SECTIONS)}" for name in unknown])
+    return tables
 
 
 def load_config(
@@ -147,25 +205,28 @@ def load_config(
     if folder is None and not isinstance(source, Mapping) and os.path.isfile(source):
         folder = Path(source).parent
     problems: list[str] = []
-    config: Config = _build(cls, values, _prefix(cls), problems)
+    prefix = _prefix(cls)
+    config: Config = _build(cls, values, prefix, problems)
     if folder is not None:
         config = with_absolute_places(config, folder)
     if overrides:
         values = to_dict(config)
         for override in overrides:
-            _apply_override(values, override, problems, _has_only_sections(cls))
-        config = with_absolute_places(_build(cls, values, _prefix(cls), problems))
-    problems = problems or list(_iter_problems(config, _prefix(cls)))
+            _apply_override(values, override, problems, in_sections=_has_only_sections(cls))
+        config = with_absolute_places(_build(cls, values, prefix, problems))
+    problems = problems or config.problems()
     if problems:
         raise UserError(problems)
     return config
 
 
 def _has_only_sections(cls: type) -> bool:
+    """Return whether a config class is a whole recipe, whose fields are the configs of the stages."""
     return all(dataclasses.is_dataclass(hint) for hint, _ in fields_of(cls).values())
 
 
-def _apply_override(values: Table, override: str, problems: list[str], in_sections: bool) -> None:
+def _apply_override(values: Table, override: str, problems: list[str], *, in_sections: bool) -> None:
+    """Set a key of nested dicts; in_sections: the keys of `values` itself are sections, as in a recipe."""
     name, separator, text = override.partition("=")
     if not separator or (in_sections and "." not in name):
         problems.append(f"--set {override!r}: expected section.key=value, for example balance.tail_fraction=0.06")
@@ -275,6 +336,34 @@ def _convert_text(text: Text, hint: Any, key: str, problems: list[str] | None, *
     raise TypeError(text)
 
 
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> Table:
+    """Return nested dicts of a config, ready for JSON and TOML: unset keys left out, tuples as lists."""
+    values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    return value
+
+
+def to_toml(sections: Any) -> str:
+    """Return TOML of a config with all defaults, or of {section: config or its table}; loadable as it is."""
+    import tomli_w
+
+    if isinstance(sections, Mapping):
+        return tomli_w.dumps({name: _plain(config) for name, config in sections.items()})
+    return tomli_w.dumps(to_dict(sections))
+
+
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
@@ -290,13 +379,13 @@ def _iter_problems(config: Any, prefix: str) -> Iterator[str]:
     are_choices_valid = True
     for name, (hint, marks) in fields_of(config.__class__).items():
         value = getattr(config, name)
-        if has_credential(value):
+        if redact_record([value]) != [value]:  # in a list: NaN itself is not equal to itself
             yield f"{prefix}{name}: {_CREDENTIAL}"
         items = {name: value}
         if isinstance(value, dict):
             yield from (f'{prefix}{name}: the name "{item}" {_UNSAFE}' for item in value if not is_safe_name(item))
             items = {f"{name}.{item}": value[item] for item in value}
-        elif is_list_of_configs(value):
+        elif _is_list_of_configs(value):
             items = {f"{name}[{number}]": item for number, item in enumerate(value, 1)}
         for key, item in items.items():
             if isinstance(item, Config):

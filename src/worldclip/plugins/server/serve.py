@@ -15,7 +15,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute.shards import raise_file_limit
 from worldclip.core.preflight import require_packages
-from worldclip.core.toml_files import read_toml
+from worldclip.core.settings import read_toml
 from worldclip.export.embedded import open_embedded
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
