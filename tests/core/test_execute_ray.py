@@ -25,6 +25,7 @@ from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.core.execute import RayExecutor, Shard
 from worldclip.core.execute import ray as ray_executor
+from worldclip.core.execute.shards import ShardWork
 from worldclip.language.config import AddedLanguage
 from worldclip.language.table import Languages
 
@@ -171,13 +172,14 @@ def test_the_example_runs_on_the_cluster(cluster, toy_world, curated, tmp_path) 
 
 def test_node_without_the_shared_folders_or_the_version_is_refused(tmp_path: Path) -> None:
     version, elsewhere = worldclip.__version__, tmp_path / "elsewhere"
+    work, shard = ShardWork(fn=lambda shard: {}, done_dir=tmp_path / "done", key=""), Shard(name="a.tar", path="a.tar")
     for place, words in (
         ((elsewhere / "token", version, tmp_path), r"does not see .*token"),
         ((tmp_path, "0.0.1", tmp_path), "use one version"),
         ((tmp_path, version, elsewhere), r"does not see .*elsewhere"),
     ):
         with pytest.raises(UserError, match=words):
-            ray_executor._Place(*place).enter()
+            ray_executor.run_on_node(work, shard, ray_executor.Place(*place))
 
 
 @pytest.mark.parametrize(

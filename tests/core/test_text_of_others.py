@@ -15,7 +15,7 @@ from worldclip.balance.config import BalanceConfig
 from worldclip.cli import main
 from worldclip.cli.command import Command, run_command
 from worldclip.core import artifacts
-from worldclip.core.console import complain, logged_to, note, progress_bar, say, say_detail
+from worldclip.core.console import complain, logged_to, note, progress_bar, say
 from worldclip.core.errors import UserError, first_line
 from worldclip.core.execute import Shard
 from worldclip.core.printable import MAX_CHARS, one_line, printable
@@ -216,10 +216,10 @@ def _is_clean(shown: str) -> bool:
 
 def test_messages_and_logs_show_names_of_others_without_controls(tmp_path: Path, capsys) -> None:
     with logged_to(tmp_path / "log"):
-        say_detail("match", EVIL)
+        say("match", EVIL, is_detail=True)
         say("match", EVIL)
     note(EVIL)
-    complain(EVIL)
+    complain([EVIL])
     shown = capsys.readouterr().err
     assert shown.count("2J") == 3
     assert _is_clean(shown)

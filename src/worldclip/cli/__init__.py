@@ -190,6 +190,5 @@ def _names_model(words: Sequence[str]) -> bool:
 
 
 def _complain(problems: Sequence[str], code: int) -> int:
-    for problem in problems:
-        complain(problem)
+    complain(problems)
     return code

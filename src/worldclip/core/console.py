@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,9 +61,13 @@ def is_quiet() -> bool:
     return _TERMINAL.level > logging.INFO
 
 
-def say(stage: str, message: str) -> None:
-    """Print one line about a stage, without credentials and control characters."""
-    LOGGER.info("%s", printable(redact(message)), extra={"stage": stage})
+def say(stage: str, message: str, *, is_detail: bool = False) -> None:
+    """Print one line about a stage, without credentials and control characters; details only under --verbose.
+
+    A run's log file has them all.
+    """
+    level = logging.DEBUG if is_detail else logging.INFO
+    LOGGER.log(level, "%s", printable(redact(message)), extra={"stage": stage})
 
 
 def note(text: str) -> None:
@@ -71,14 +75,10 @@ def note(text: str) -> None:
     _print_line("", printable(redact(text)))
 
 
-def complain(problem: str) -> None:
-    """Print a problem to standard error, whatever the level."""
-    _print_line("worldclip: ", printable(redact(problem)), "bold red")
-
-
-def say_detail(stage: str, message: str) -> None:
-    """Print one line that only --verbose shows; a run's log file has it too."""
-    LOGGER.debug("%s", printable(redact(message)), extra={"stage": stage})
+def complain(problems: Iterable[str]) -> None:
+    """Print each problem to standard error, whatever the level."""
+    for problem in problems:
+        _print_line("worldclip: ", printable(redact(problem)), "bold red")
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from worldclip.core.console import is_quiet, set_level
@@ -37,7 +36,8 @@ class LocalExecutor(Executor):
         try:
             yield from run_shards(todo, processes)
         except KeyboardInterrupt:
-            processes.terminate()
+            for worker in {*multiprocessing.active_children()} - processes.started_before:
+                worker.terminate()
             raise
         finally:
             processes.pool.shutdown(wait=True, cancel_futures=True)
@@ -49,7 +49,7 @@ class _Processes:
     def __init__(self, work: ShardWork, num_workers: int) -> None:
         self._work = work
         self._num_workers = num_workers
-        self._earlier_processes = set(multiprocessing.active_children())
+        self.started_before = set(multiprocessing.active_children())
         self.pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -62,13 +62,17 @@ class _Processes:
         return 1 if is_retry else QUEUED_PER_WORKER * self._num_workers
 
     def submit(self, shard: Shard) -> Future[Outcome]:
+        # Ctrl-C and SIGTERM are delivered after the call.  Workers that it starts inherit the mask: the terminal
+        # signals all processes, and a worker that is just importing would print a traceback.  This process ends them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
-            with interrupts_held_back():
-                return self.pool.submit(self._work.run, shard)
+            return self.pool.submit(self._work.run, shard)
         except BrokenProcessPool as error:
             lost: Future[Outcome] = Future()
             lost.set_exception(error)
             return lost
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def wait(self, futures: Sequence[Future[Outcome]]) -> Sequence[Future[Outcome]]:
         done, _ = wait(futures, return_when=FIRST_COMPLETED)
@@ -81,22 +85,6 @@ class _Processes:
     def loss(self, error: Exception) -> str | None:
         return LOST if isinstance(error, BrokenProcessPool) else None
 
-    def terminate(self) -> None:
-        for worker in {*multiprocessing.active_children()} - self._earlier_processes:
-            worker.terminate()
-
-
-@contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """Deliver Ctrl-C and SIGTERM after the block.  Workers that it starts inherit the mask: the terminal signals all
-    processes, and a worker that is just importing would print a traceback.  This process ends them.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
 
 def begin_worker(level: int) -> None:
     """Show lines of this level, and end this worker when its parent says so or dies.
@@ -104,7 +92,7 @@ def begin_worker(level: int) -> None:
     It would wait forever otherwise, or write next to a resumed run.
     """
     set_level(level)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see interrupts_held_back
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see _Processes.submit
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 from worldclip.core.artifacts import digest, read_json
-from worldclip.core.console import progress_bar, say, say_detail
+from worldclip.core.console import progress_bar, say
 from worldclip.core.errors import StageFailed
 from worldclip.core.execute.shards import Failure, Outcome, Report, Shard, ShardWork
 
@@ -83,37 +83,7 @@ class Reports(Sequence[Report]):
         return len(self.shards)
 
     def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return Reports(self.work, self.shards[at])
         return read_json(self.work.marker_path(self.shards[at]))["report"]
-
-
-class _Lines:
-    """Lines of progress, one per LINE_S: how many shards of a map are done, and how long the others will take.
-
-    Next to a bar only --verbose and the run's log file show them.
-    """
-
-    def __init__(self, label: str, num_shards: int, num_done: int, *, has_bar: bool) -> None:
-        self._label = label
-        self._num_shards = num_shards
-        self._num_before = num_done
-        self._num_done = num_done
-        self._say = say_detail if has_bar else say
-        self._started_at = time.perf_counter()
-        self._said_at = self._started_at
-
-    def add(self) -> None:
-        """Count a shard that has ended."""
-        self._num_done += 1
-        now = time.perf_counter()
-        num_left = self._num_shards - self._num_done
-        if not num_left or now - self._said_at < LINE_S:
-            return
-        self._said_at = now
-        seconds_left = (now - self._started_at) / (self._num_done - self._num_before) * num_left
-        line = f"{self._num_done:,} of {self._num_shards:,} done, {seconds_left / 60:,.1f} min left"
-        self._say(self._label, line)
 
 
 class CpuTime(TypedDict):
@@ -144,35 +114,37 @@ class Executor(ABC):
         failures: dict[str, Failure] = {}
         is_shown = bool(shards) and not self.quiet and sys.stderr.isatty()
         with progress_bar(label, len(shards), is_shown=is_shown, num_done=len(shards) - len(todo)) as advance:
-            lines = _Lines(label, len(shards), len(shards) - len(todo), has_bar=is_shown)
             pairs = 0
             started_at = time.perf_counter()
+            line_at = started_at
             outcomes = self._run(work, todo) if todo else ()
-            for name, outcome in outcomes:
+            for num_ended, (name, outcome) in enumerate(outcomes, 1):
                 if isinstance(outcome, Failure):
                     failures[name] = outcome
-                    say_detail(label, f"{name}: {outcome.reason}")
+                    say(label, f"{name}: {outcome.reason}", is_detail=True)
                 else:
-                    say_detail(label, f"{name} is done")
+                    say(label, f"{name} is done", is_detail=True)
                     pairs += int(outcome["pairs"])
-                    self._add_cpu_time(label, outcome)
-                if not self.quiet:
-                    lines.add()
+                    if outcome.get("cpu_s") is not None:
+                        time_of_label = self.cpu_time.setdefault(label, {"shards": 0, "seconds": 0.0})
+                        time_of_label["shards"] += 1
+                        time_of_label["seconds"] += outcome["cpu_s"]
+                now = time.perf_counter()
+                num_left = len(todo) - num_ended
+                if num_left and now - line_at >= LINE_S and not self.quiet:
+                    line_at = now
+                    minutes_left = (now - started_at) / num_ended * num_left / 60
+                    progress = f"{len(shards) - num_left:,} of {len(shards):,} done, {minutes_left:,.1f} min left"
+                    say(label, progress, is_detail=is_shown)  # a line would break the bar
                 note = "shards"
                 if pairs:
-                    note += f"  {pairs / (time.perf_counter() - started_at):,.0f} pairs/s"
+                    note += f"  {pairs / (now - started_at):,.0f} pairs/s"
                 advance(1, note)
         if failures:
+            reasons = {name: failure.reason for name, failure in failures.items()}
             broken = frozenset(name for name, failure in failures.items() if failure.is_broken)
-            raise StageFailed(label, {name: failure.reason for name, failure in failures.items()}, REMEDY, broken)
+            raise StageFailed(label, reasons, REMEDY, broken)
         return Reports(work, shards)
-
-    def _add_cpu_time(self, label: str, outcome: Report) -> None:
-        if outcome.get("cpu_s") is None:
-            return
-        time_of_label = self.cpu_time.setdefault(label, {"shards": 0, "seconds": 0.0})
-        time_of_label["shards"] += 1
-        time_of_label["seconds"] += outcome["cpu_s"]
 
     @abstractmethod
     def _run(self, work: ShardWork, todo: Sequence[Shard]) -> Iterator[tuple[str, Outcome]]:

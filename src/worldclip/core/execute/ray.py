@@ -49,7 +49,7 @@ class RayExecutor(Executor):
         work.done_dir.mkdir(parents=True, exist_ok=True)
         token = work.done_dir / f".{uuid.uuid4().hex}.token"
         token.touch()
-        tasks = _Tasks(ray, work, _Place(token, VERSION, Path.cwd()), self.workers)
+        tasks = _Tasks(ray, work, Place(token, VERSION, Path.cwd()), self.workers)
         try:
             # by falling size: a large shard that starts last would delay the end
             by_size = sorted(todo, key=lambda shard: -(shard.fingerprint.get("size") or 0))
@@ -62,7 +62,7 @@ class RayExecutor(Executor):
 class _Tasks:
     """The tasks now in Ray."""
 
-    def __init__(self, ray: Any, work: ShardWork, place: _Place, workers: int | None) -> None:
+    def __init__(self, ray: Any, work: ShardWork, place: Place, workers: int | None) -> None:
         self._ray = ray
         self._work = ray.put(work)  # sent once, not with each task
         self._place = place
@@ -111,30 +111,29 @@ class _Tasks:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where this process runs, and what a node needs to work for it."""
 
     token: Path  # a file next to the markers; a node that does not see it would write to another disk
     version: str  # version of worldclip
     folder: Path  # working directory of this process, which relative paths (a recipe's too) start from
 
-    def enter(self) -> None:
-        """Change to the driver's working directory.  Raises UserError that names this node and what it lacks."""
-        node = os.uname().nodename
-        if self.version != VERSION:
-            raise UserError(f"node {node} has worldclip {VERSION}, this process {self.version}; use one version")
-        for path in (self.token, self.folder):
-            if not path.exists():
-                raise UserError(
-                    f"node {node} does not see {path}; all nodes of the cluster must share the run's folder and the "
-                    "working directory at the same paths"
-                )
-        os.chdir(self.folder)
 
+def run_on_node(work: ShardWork, shard: Shard, place: Place) -> Outcome:
+    """Work on one shard on a node, in the driver's working directory, unless an earlier try has finished the shard.
 
-def run_on_node(work: ShardWork, shard: Shard, place: _Place) -> Outcome:
-    """Work on one shard on a node.  One that an earlier try has finished is not done again."""
-    place.enter()
+    Raises UserError that names this node and what it lacks.
+    """
+    node = os.uname().nodename
+    if place.version != VERSION:
+        raise UserError(f"node {node} has worldclip {VERSION}, this process {place.version}; use one version")
+    for path in (place.token, place.folder):
+        if not path.exists():
+            raise UserError(
+                f"node {node} does not see {path}; all nodes of the cluster must share the run's folder and the "
+                "working directory at the same paths"
+            )
+    os.chdir(place.folder)
     return {"pairs": 0} if work.is_finished(shard) else work.run(shard)
 
 
