@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from worldclip.cli.overview import ANY_MODEL, COMMANDS, first_word_help, refuse_misspelt, refuse_unknown, to_text
+from worldclip.cli.overview import ANY_MODEL, COMMANDS, commands_of, refuse_misspelt, refuse_unknown, to_text
 from worldclip.contracts import layout
 from worldclip.core.console import complain, set_level
 from worldclip.core.errors import (
@@ -112,13 +112,15 @@ def _sigterm_raises() -> Iterator[None]:
 
 def _choose_level(arguments: Sequence[str]) -> list[str]:
     """Set what standard error shows by --quiet and --verbose, of any command; return the other arguments."""
-    levels = {"--quiet": logging.WARNING, "--verbose": logging.DEBUG}
-    named = [argument for argument in arguments if argument in levels]
-    if len(set(named)) > 1:
-        raise UserError("--quiet and --verbose exclude each other; leave out one")
-    level = levels[named[0]] if named else logging.INFO
+    level = logging.INFO
+    if "--quiet" in arguments:
+        level = logging.WARNING
+    if "--verbose" in arguments:
+        if level == logging.WARNING:
+            raise UserError("--quiet and --verbose exclude each other; leave out one")
+        level = logging.DEBUG
     set_level(level)
-    return [argument for argument in arguments if argument not in levels]
+    return [argument for argument in arguments if argument not in ("--quiet", "--verbose")]
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -147,7 +149,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if command in COMMANDS.names():
         return _run_item(command, command, words)
     if words and words[0] in ("-h", "--help"):
-        text = first_word_help(command)
+        text = commands_of(command, f"usage: worldclip {command} COMMAND ...\n")
         if text:
             print(text)
             return 0
@@ -181,12 +183,15 @@ def _names_model(words: Sequence[str]) -> bool:
     source = Path(words[0])
     if not layout.is_run(source):
         return True
-    folders = [following for word, following in itertools.pairwise(words) if word == "--out"]
-    folders += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
-    if not folders:
-        return False
-    out = Path(folders[0])
-    return out.resolve() != source.resolve() and not layout.is_run(out)
+    for word, following in itertools.pairwise([*words, ""]):
+        folder = ""
+        if word == "--out":
+            folder = following
+        elif word.startswith("--out="):
+            folder = word.removeprefix("--out=")
+        if folder:
+            return Path(folder).resolve() != source.resolve() and not layout.is_run(Path(folder))
+    return False
 
 
 def _complain(problems: Sequence[str], code: int) -> int:

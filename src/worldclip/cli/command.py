@@ -114,14 +114,14 @@ def parse_command(
         print(help_text(flags, summary, prog))
         raise SystemExit(0)
     uses = parse_flags(flags, arguments, prog, command.remedy_of)
-    parameter_flags = [flag for flag in flags if not flag.is_key]
-    parsed = {flag.key: flag.default for flag in parameter_flags}
-    parsed |= read_values([use for use in uses if not use[0].is_key], f"; {prog} --help lists the flags")
-    problems = list(_path_problems(parameter_flags, parsed))
+    parsed = {flag.key: flag.default for flag in flags if not flag.is_key}
+    parsed |= read_values(uses, f"; {prog} --help lists the flags")
+    problems = list(_path_problems(flags, parsed))
     if problems:
         raise UserError(problems)
-    parameters = inspect.signature(command.function).parameters
-    values |= {name: value for name, value in parsed.items() if name in parameters and name != "executor"}
+    for name in inspect.signature(command.function).parameters:
+        if name in parsed and name != "executor":
+            values[name] = parsed[name]
     if section:
         values["overrides"] = list(_overrides(uses, f"{section}."))
     elif config is not None:
@@ -216,7 +216,7 @@ def config_flags(config: Any, prefix: str = "config", group: str = "") -> list[F
 def _path_problems(flags: Sequence[Flag], values: Mapping[str, Any]) -> Iterator[str]:
     """Yield each URL given for a path, each folder for a file to write, and each file for a folder to write."""
     for flag in flags:
-        value = values[flag.key]
+        value = values.get(flag.key)
         paths = value if isinstance(value, tuple) else (value,)
         is_folder = is_marked(flag.marks, Folder)
         is_file = is_marked(flag.marks, File)

@@ -204,10 +204,12 @@ def parse_flags(
             number = len(free) if flag.is_many else 1
             uses.append((flag, flag.word, free[:number]))
             del free[:number]
-    problems += [f"unknown argument {word!r} (a path with blanks needs quotes){pointer}" for word in free]
+    for word in free:
+        problems.append(f"unknown argument {word!r} (a path with blanks needs quotes){pointer}")
     used_keys = {flag.key for flag, _, _ in uses}
-    missing = [flag for flag in flags if flag.default is REQUIRED and flag.key not in used_keys]
-    problems += [f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}" for flag in missing]
+    for flag in flags:
+        if flag.default is REQUIRED and flag.key not in used_keys:
+            problems.append(f"{flag.label} is missing: {flag.help.rstrip('.')}{pointer}")
     if problems:
         raise UserError(problems)
     return uses
@@ -252,10 +254,15 @@ def _find(flags: Sequence[Flag], name: str) -> Flag | None:
 
 
 def read_values(uses: Sequence[FlagUse], pointer: str) -> dict[str, Any]:
-    """Return key -> value of the parameters that are given, the last one of each.  Raises UserError."""
+    """Return key -> value of the parameters that are given, the last one of each.  Raises UserError.
+
+    Flags that set a key of a config are left out.
+    """
     values: dict[str, Any] = {}
     problems = []
     for flag, _, words in uses:
+        if flag.is_key:
+            continue
         try:
             value = flag.read(words)
         except TypeError:

@@ -28,12 +28,17 @@ REMARKS = {
 
 def sections() -> dict[str, dict[str, str]]:
     """Return title of a section -> command -> what it does; the stages stand in the first section."""
-    by_title: dict[str, dict[str, str]] = {section + REMARKS.get(section, ""): {} for section in SECTIONS}
-    section_of = {name: title for title, names in zip(by_title, SECTIONS.values(), strict=True) for name in names}
+    by_title: dict[str, dict[str, str]] = {}
+    section_of: dict[str, dict[str, str]] = {}
+    for section, places in SECTIONS.items():
+        summaries: dict[str, str] = {}
+        by_title[section + REMARKS.get(section, "")] = summaries
+        section_of |= dict.fromkeys(places, summaries)
     for name in COMMANDS.names():
-        by_title[section_of.get(name, "Plug-ins")][name] = COMMANDS.summary(name)
+        section_of.get(name, by_title["Plug-ins"])[name] = COMMANDS.summary(name)
     recipe = next(iter(by_title.values()))
-    recipe.update((step.stage, step.help) for step in STEPS)
+    for step in STEPS:
+        recipe[step.stage] = step.help
     return by_title
 
 
@@ -56,30 +61,15 @@ def _aligned(summaries: Mapping[str, str], width: int) -> list[str]:
     return [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
 
 
-def _commands_of(first: str) -> list[str]:
-    """Return a line per command that begins with the word `first`, in aligned columns."""
-    rows = {
-        name.replace(ANY_MODEL, f"{ANY_MODEL} --out DIR"): COMMANDS.summary(name)
-        for name in COMMANDS.names()
-        if name.startswith(f"{first} ")
-    }
-    return _aligned(rows, max(map(len, rows), default=0))
-
-
-def see_also(stage: str) -> str:
-    """Return a paragraph of help with the commands that begin with a stage's name, "" if there are none."""
-    lines = _commands_of(stage)
-    if not lines:
+def commands_of(first: str, head: str) -> str:
+    """Return `head` and a line per command of two words that begins with `first`, such as `fetch`; "" if none does."""
+    summaries: dict[str, str] = {}
+    for name in COMMANDS.names():
+        if name.startswith(f"{first} "):
+            summaries[name.replace(ANY_MODEL, f"{ANY_MODEL} --out DIR")] = COMMANDS.summary(name)
+    if not summaries:
         return ""
-    return "\n".join(["\n", f"Commands that begin with {stage} (worldclip COMMAND --help):", *lines])
-
-
-def first_word_help(first: str) -> str:
-    """Return the help of the first word of two-word commands, such as `fetch`; "" for another word."""
-    lines = _commands_of(first)
-    if not lines:
-        return ""
-    return "\n".join([f"usage: worldclip {first} COMMAND ...", "", *lines])
+    return "\n".join([head, *_aligned(summaries, max(map(len, summaries)))])
 
 
 def refuse_misspelt(stage: str, words: Sequence[str]) -> None:

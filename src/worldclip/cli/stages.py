@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from worldclip.cli import command
-from worldclip.cli.overview import see_also
+from worldclip.cli.overview import commands_of
 from worldclip.config import Recipe, load_recipe
 from worldclip.contracts import layout
 from worldclip.contracts.records import skipped_shards
@@ -81,8 +81,11 @@ def _own_folder(recipe: str, out: str | None) -> Path:
 def _key_of_flag(flag: str) -> str:
     """Return how `run`, which has no flags of stages, sets the key that a stage has a flag for; "" for other flags."""
     name = flag.removeprefix("--").replace("-", "_")
-    flags = {item.key.removeprefix("config."): item for item in command.config_flags(Recipe())}
-    keys = [f"--set {key}={item.value_name}" for key, item in flags.items() if key.partition(".")[2] == name]
+    keys = []
+    for item in command.config_flags(Recipe()):
+        key = item.key.removeprefix("config.")
+        if key.partition(".")[2] == name:
+            keys.append(f"--set {key}={item.value_name}")
     if not keys:
         return ""
     return f"; it is a key of the recipe: {' or '.join(keys)}"
@@ -178,9 +181,9 @@ def run_one_stage(stage: str, arguments: Sequence[str]) -> int:
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         raise UserError(f"worldclip {stage} {arguments[0]}: the recipe or the run's folder comes first, then the flags")
     summary = next(step.help for step in STEPS if step.stage == stage)
+    summary += commands_of(stage, f"\n\nCommands that begin with {stage} (worldclip COMMAND --help):")
     without = [flag for flag, stages in STAGES_WITH.items() if stage not in stages]
     config = getattr(Recipe(), stage)
     return command.run_command(
-        Command(run_stage), stage, summary + see_also(stage), arguments,
-        without=without, config=config, section=stage, stage=stage,
-    )  # fmt: skip
+        Command(run_stage), stage, summary, arguments, without=without, config=config, section=stage, stage=stage
+    )
