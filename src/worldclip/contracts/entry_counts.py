@@ -71,6 +71,7 @@ def list_starts(num_entries: Mapping[str, int]) -> dict[str, int]:
 
 
 def _split(total: np.ndarray, num_entries: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return the part of each list of an array of all lists end to end."""
     return {name: total[start : start + num_entries[name]] for name, start in list_starts(num_entries).items()}
 
 
@@ -95,16 +96,18 @@ def sum_shards(
     lists = dict(num_entries)
     size = max(GROUP_SIZE, -(-len(shards) // MAX_GROUPS))
     groups = []
+    outputs = []
     for start in range(0, len(shards), size):
         files = [[f"{name}.parquet", *size_and_time(f"{root}/{name}.parquet")] for name in shards[start : start + size]]
-        groups.append(Shard(name=f"{start:06}", path=str(root), fingerprint={"files": files}))
+        group = Shard(name=f"{start:06}", path=str(root), fingerprint={"files": files})
+        groups.append(group)
+        outputs += [folder / f"{group.name}.npy", layout.marker(folder, group.name)]
     add_group = functools.partial(_add_group, num_entries=lists, folder=folder)
     executor.map(add_group, groups, label="add", done_dir=layout.done_dir(folder), key=lists)
-    sums = [folder / f"{group.name}.npy" for group in groups]
-    remove_stale(folder, [*sums, *(layout.marker(folder, group.name) for group in groups)])
+    remove_stale(folder, outputs)
     total: np.ndarray = np.zeros(sum(lists.values()), np.uint64)
-    for path in sums:
-        total += np.load(path, mmap_mode="r", allow_pickle=False)
+    for group in groups:
+        total += np.load(folder / f"{group.name}.npy", mmap_mode="r", allow_pickle=False)
     return _split(total, lists)
 
 

@@ -269,21 +269,25 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
             raise UserError(f"{folder} has an unfinished evaluation; finish it with its command")
         by_digest = {record["digest"]: record for record in records}
         digests = list(map(str, named))
-        missing = [digest for digest in digests if digest not in by_digest]
+        missing = set(digests) - by_digest.keys()
         if missing:
             raise UserError(
                 f"{path} lacks {counted(len(missing), 'record')} that {report} was made from; evaluate again"
             )
         return [by_digest[digest] for digest in digests]
-    models = {record["model_digest"]: record.get("model", "?") for record in records}
-    conditions = {(record["dataset"], record["dataset_digest"]) for record in records}
-    places = {(record["dataset"], record["lang"], record["task"]) for record in records}
+    models: dict[str, str] = {}
+    states: dict[str, set[str]] = {}  # digests of each dataset
+    places = set()
+    for record in records:
+        models[record["model_digest"]] = record.get("model", "?")
+        states.setdefault(record["dataset"], set()).add(record["dataset_digest"])
+        places.add((record["dataset"], record["lang"], record["task"]))
     if len(models) > 1:
         raise UserError(
             f"{path} holds an unfinished evaluation next to records of other models ({', '.join(models.values())}); "
             "finish it with its command, or evaluate each model into a folder of its own"
         )
-    if len(conditions) > len({dataset for dataset, _ in conditions}) or len(places) < len(records):
+    if max(map(len, states.values()), default=0) > 1 or len(places) < len(records):
         raise UserError(
             f"{path} holds an unfinished evaluation next to records of other data or of another protocol; finish it "
             "with its command"
@@ -297,11 +301,11 @@ def _check_result(record: Any, types: Mapping[str, type]) -> None:
         raise ValueError(f"it is a JSON {type(record).__name__}, not an object")
     wrong = [name for name, kind in types.items() if not isinstance(record.get(name), kind)]
     for name in ("metrics", "chance"):
-        if name not in wrong and not all(map(_is_score, record[name].values())):
-            wrong.append(name)
+        if name in wrong:
+            continue
+        for score in record[name].values():
+            if not isinstance(score, int | float) or isinstance(score, bool) or abs(score) > MAX_SCORE:
+                wrong.append(name)
+                break
     if wrong:
         raise ValueError(f"{', '.join(wrong)} missing or of another type")
-
-
-def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > MAX_SCORE

@@ -99,9 +99,9 @@ def match_step(report: Mapping[str, Any]) -> Step:
     words = dict(WORDS)
     labels = report.get("labels_without_language")
     if labels:
-        shown = [f"{label} {number:,}" for label, number in list(labels.items())[:NUM_LABELS]]
+        shown = [f"{label} {number:,}" for label, number in labels.items()]
         if len(labels) > NUM_LABELS:
-            shown.append("...")
+            shown = [*shown[:NUM_LABELS], "..."]
         words[Reason.NO_LANGUAGE] = f"{WORDS[Reason.NO_LANGUAGE]} ({', '.join(shown)})"
     dropped = {words[reason]: number for reason, number in dropped_by_match(report).items()}
     return _step("pairs", "matched", report["num_matched_texts"], report["pairs"], dropped)
@@ -111,7 +111,9 @@ def dropped_by_match(report: Mapping[str, Any]) -> Mapping[Reason, int]:
     """Return the number of pairs by the reason for which they have no match."""
     dropped: Counter[Reason] = Counter()
     for counts in report["texts"].values():
-        dropped.update({Reason[name.upper()]: number for name, number in counts.items() if name != MATCHED})
+        for name, number in counts.items():
+            if name != MATCHED:
+                dropped[Reason[name.upper()]] += number
     return dict(sorted(dropped.items()))
 
 
@@ -131,19 +133,18 @@ def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Ste
 
     curated: report of curate, where that is about to finish.
     """
-    manifests = {stage: read_manifest(run_dir / stage) for stage in ("pool", "match", "curate")}
-    if manifests["pool"] is None:
+    if read_manifest(run_dir / "pool") is None:
         return []
     report = read_json(layout.report_json(run_dir / "pool"))
     steps = pool_steps(report)
     outdated = outdated_stages(run_dir)
-    if manifests["match"] is None or "match" in outdated:
+    if read_manifest(run_dir / "match") is None or "match" in outdated:
         if "pairs" in report:  # an earlier revision did not count them
             steps.append(texts_step(report))
         return steps
     matched = read_json(layout.report_json(run_dir / "match"))
     steps.append(match_step(matched))
-    if curated is None and manifests["curate"] is not None and "curate" not in outdated:
+    if curated is None and read_manifest(run_dir / "curate") is not None and "curate" not in outdated:
         curated = read_json(layout.report_json(run_dir / "curate"))
     if curated is None:
         return steps
@@ -151,12 +152,12 @@ def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Ste
 
 
 def _step(unit: str, verb: str, num_kept: int, total: int, dropped: Mapping[str, int]) -> Step:
-    by_number = sorted(dropped.items(), key=lambda item: -item[1])
-    return Step(unit=unit, verb=verb, kept=num_kept, total=total, dropped={why: n for why, n in by_number if n})
+    without_zeros = +Counter(dropped)
+    return Step(unit=unit, verb=verb, kept=num_kept, total=total, dropped=dict(without_zeros.most_common()))
 
 
 def refuse_nothing(num_kept: int, summary: str, dropped: Mapping[Reason, int]) -> None:
     """Raise UserError if nothing is kept, with the remedy for the largest reason."""
     if num_kept == 0 and dropped:
-        largest = max(dropped, key=lambda reason: dropped[reason])
+        largest = max(dropped, key=dropped.__getitem__)
         raise UserError(f"{summary}; {REMEDIES[largest]}")
