@@ -189,7 +189,7 @@ def test_only_the_web_is_fetched(tmp_path):
     client = Client(user_agent="test", pause=lambda seconds: None)
     for url in (f"file://{tmp_path}/secret.json", "ftp://127.0.0.1:9/x", "data:,x"):
         with pytest.raises(Broken, match="only http"):
-            client.read(url)
+            client.read_page(url)
 
 
 def test_dataset_that_cannot_be_fetched_is_an_error(server, tmp_path, capsys):

@@ -60,10 +60,6 @@ class Client:
     is_stopped: threading.Event = field(default_factory=threading.Event)
     """Set it to stop the downloads of other threads through this client, at their next chunk."""
 
-    def read(self, url: str) -> bytes:
-        """Return a small file.  Raises Broken."""
-        return self.read_page(url)[0]
-
     def read_page(self, url: str) -> tuple[bytes, str]:
         """Return a small file and its Link header (the next page of a listing).  Raises Broken."""
 

@@ -221,11 +221,6 @@ class Run:
         keys = self.deciding(name) if config is None else config
         return Job(name, self.dir / name, keys, lambda: inputs(self), changes)
 
-    @property
-    def part_or_all(self) -> slice:
-        """Return `part`, or all shards."""
-        return ALL_SHARDS if self.part is None else self.part
-
     def asks_for(self, stage: str) -> bool:
         """Return whether a stage is to run."""
         return self.only is None or stage in self.only

@@ -105,14 +105,6 @@ def _with_shard(keys: pa.Array | pa.ChunkedArray, shard: pa.Array | pa.Scalar) -
     return pc.binary_join_element_wise(*columns)
 
 
-def _schema(path: Path) -> pa.Schema:
-    """Return the columns of a Parquet file.  Raises BadShard for one that would not fit the memory."""
-    footer = pq.read_metadata(path)
-    schema = pq.read_schema(path)
-    check_parquet(path, path.stat().st_size, footer, held_rows=BATCH_KEYS)
-    return schema
-
-
 _OF_HEADERS = (EOFError, OverflowError, SyntaxError, SystemError, tokenize.TokenError)  # numpy, on a damaged header
 _DAMAGE = (OSError, ValueError, BadShard, *_OF_HEADERS)  # pa.ArrowInvalid is a ValueError
 
@@ -130,7 +122,9 @@ def _problem_with(path: Path) -> str | None:
             return None
         if path.suffix == ".csv":
             return f"is a CSV (duckdb -c \"COPY (FROM '{path}') TO '{path.with_suffix('.parquet')}'\")"
-        schema = _schema(path)
+        footer = pq.read_metadata(path)
+        schema = pq.read_schema(path)
+        check_parquet(path, path.stat().st_size, footer, held_rows=BATCH_KEYS)
     except _DAMAGE as error:
         return f"cannot be read ({error})"
     if schema.names.count("key") != 1:
@@ -177,12 +171,12 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path) ->
     """
     named = [("pool.deny_keys", path) for path in deny_keys]
     if valid_keys is not None:
-        named.insert(0, ("pool.valid_keys", valid_keys))
+        named = [("pool.valid_keys", valid_keys), *named]
     _refuse_other_files(named)
     lists = []
     for setting, path in named:
         digest = digest_of(path)
-        by_shard = not path.endswith((".npy", ".txt")) and "shard" in _schema(Path(path)).names
+        by_shard = not path.endswith((".npy", ".txt")) and "shard" in pq.read_schema(path).names
         sorted_as = folder / f"{digest}.npy"
         lists.append(KeyList(setting=setting, path=path, digest=digest, by_shard=by_shard, sorted_as=sorted_as))
     return tuple(lists)

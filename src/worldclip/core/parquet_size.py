@@ -37,7 +37,11 @@ def check_parquet(
     whose columns Arrow cannot describe.
     """
     footer = footer or pq.read_metadata(source)
-    _check_columns(footer, size)
+    # A reader raises for columns that Arrow cannot describe, where `RowGroupMetaData.column` would end the process.
+    file = pq.ParquetFile(_NoData(size), metadata=footer, buffer_size=1, pre_buffer=False)
+    for group in range(footer.num_row_groups):
+        with contextlib.suppress(_BeginsToReadError):
+            next(file.iter_batches(1, row_groups=[group], use_threads=False), None)
     memory = _memory_of(footer, held_rows)
     limit = unpack.max_memory(size)
     if memory > limit:
@@ -47,6 +51,7 @@ def check_parquet(
 
 
 def _chunks(footer: pq.FileMetaData) -> Iterator[tuple[pq.ColumnSchema, pq.ColumnChunkMetaData]]:
+    """Yield each column of each row group, with its chunk."""
     for group, leaf in itertools.product(range(footer.num_row_groups), range(footer.num_columns)):
         yield footer.schema.column(leaf), footer.row_group(group).column(leaf)
 
@@ -135,14 +140,6 @@ class _NoData(io.BytesIO):
 
     def read(self, size: int | None = -1) -> bytes:
         raise _BeginsToReadError
-
-
-def _check_columns(footer: pq.FileMetaData, size: int) -> None:
-    """Raise as a reader does for columns that Arrow cannot describe: `RowGroupMetaData.column` ends the process."""
-    file = pq.ParquetFile(_NoData(size), metadata=footer, buffer_size=1, pre_buffer=False)
-    for group in range(footer.num_row_groups):
-        with contextlib.suppress(_BeginsToReadError):
-            next(file.iter_batches(1, row_groups=[group], use_threads=False), None)
 
 
 def _bytes_of_batches(file: pq.ParquetFile, path: str, num_rows: int) -> Iterator[int]:

@@ -22,7 +22,7 @@ from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard
-from worldclip.core.job import Job, Record, Result, Run, files_per_shard
+from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
 from worldclip.curate.accounting import (
     LanguageCounts,
@@ -259,7 +259,7 @@ def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
     if config.write == "list":
         return
     yield from problems_of(pool.refuse_replaced_files, run)
-    shards = pool.indexed_shards(run, run.part_or_all)
+    shards = pool.indexed_shards(run, run.part or ALL_SHARDS)
     if config.write == "tars":
         yield from problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
         if not pool.holds_images(run.dir, shards):

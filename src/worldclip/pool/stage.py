@@ -167,7 +167,8 @@ def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:
 
     needs_texts: see `read_shard`.  is_tool: the pool is written to the folder of a tool, not to a run.
     """
-    listed = functools.cache(lambda: list_pool(run, run.part_or_all))  # once per call; changes are for the next one
+    # once per call; changes are for the next one
+    listed = functools.cache(lambda: list_pool(run, run.part or ALL_SHARDS))
     begun_at = time.time_ns()
     run.stage(
         _job(run, listed),

@@ -175,9 +175,9 @@ def _plan_wiki(
     """Return (downloads of the articles, of the names of the namespaces, day of the dump) of a Wikipedia."""
     database = f"{DATABASE_OF.get(wiki, wiki)}wiki"
     base = f"{config.base_url.rstrip('/')}/{database}"
-    listing = client.read(f"{base}/{config.date}/{database}-{config.date}-sha1sums.txt").decode("utf-8", "replace")
+    listing, _ = client.read_page(f"{base}/{config.date}/{database}-{config.date}-sha1sums.txt")
     sums: dict[str, str] = {}
-    for line in listing.splitlines():
+    for line in listing.decode("utf-8", "replace").splitlines():
         match = _SUM_LINE.match(line.strip())
         if match is not None:
             sums[match["name"]] = match["sha1"]
