@@ -55,19 +55,16 @@ def _write_shard(shard: Shard, *, run_dir: Path) -> Report:
     pairs = artifacts.read_table(layout.pool_pairs(run_dir, shard.name), POOL_PAIRS, ["key", "row", "reason"])
     pairs = pairs.filter(pc.equal(pairs["reason"].cast(pa.string()), Reason.KEPT.label))
     rows = pairs["row"].to_numpy()[KeyTable(pairs["key"]).find(keys.take(first))]  # ascending, in the pool's file
-
-    def write(aside: Path) -> None:
-        with open_file(shard.path) as source, pq.ParquetFile(source) as file:
-            names = [name for name in file.schema_arrow.names if name not in texts.column_names]
-            fields = [*(file.schema_arrow.field(name) for name in names), *texts.schema]
-            schema = pa.schema(fields, metadata=file.schema_arrow.metadata)  # says which column holds images
-            with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-                num_written = 0
-                for group, group_rows in rows_by_group(file.metadata, rows):  # one in memory: it may hold images
-                    table = file.read_row_group(group, names).take(pa.array(group_rows))
-                    group_texts = texts.slice(num_written, len(group_rows))
-                    writer.write_table(pa.Table.from_arrays([*table.columns, *group_texts.columns], schema=schema))
-                    num_written += len(group_rows)
-
-    artifacts.write_artifact(layout.curated_tables(run_dir) / shard.name, write)
+    path = layout.curated_tables(run_dir) / shard.name
+    with artifacts.whole_file(path) as aside, open_file(shard.path) as source, pq.ParquetFile(source) as file:
+        names = [name for name in file.schema_arrow.names if name not in texts.column_names]
+        fields = [*(file.schema_arrow.field(name) for name in names), *texts.schema]
+        schema = pa.schema(fields, metadata=file.schema_arrow.metadata)  # says which column holds images
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            num_written = 0
+            for group, group_rows in rows_by_group(file.metadata, rows):  # one in memory: it may hold images
+                table = file.read_row_group(group, names).take(pa.array(group_rows))
+                group_texts = texts.slice(num_written, len(group_rows))
+                writer.write_table(pa.Table.from_arrays([*table.columns, *group_texts.columns], schema=schema))
+                num_written += len(group_rows)
     return {"pairs": len(rows), "rows": len(rows)}

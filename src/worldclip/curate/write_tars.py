@@ -88,13 +88,10 @@ def _plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> 
 def _write_tar(output: Shard, *, run_dir: Path, config: PoolConfig) -> Report:
     """Write the tar of the pieces in the fingerprint of `output`."""
     counts = Counter(dict.fromkeys(COUNTS, 0))
-
-    def write(aside: Path) -> None:
-        with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for piece in output.fingerprint["pieces"]:
-                _add_piece(tar, run_dir, piece, config, counts)
-
-    artifacts.write_artifact(layout.curated_tars(run_dir) / output.name, write)
+    path = layout.curated_tars(run_dir) / output.name
+    with artifacts.whole_file(path) as aside, tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for piece in output.fingerprint["pieces"]:
+            _add_piece(tar, run_dir, piece, config, counts)
     return {"pairs": counts["samples"], **counts}
 
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from worldclip.contracts.schemas import METADATA
 from worldclip.core import unpack
-from worldclip.core.artifacts import MANIFEST, read_table, write_artifact, write_table
+from worldclip.core.artifacts import MANIFEST, read_table, whole_file, write_table
 from worldclip.core.errors import BadShard, UserError, is_no_memory
 from worldclip.core.hub_errors import explain, explain_answer
 from worldclip.core.inputs import is_remote
@@ -66,14 +66,9 @@ def write_whole_list(file: str, path: Path) -> tuple[pa.Table, Rules]:
     Raises BadShard if the file cannot be read or is not a list.
     """
     if file.endswith(OF_A_RUN):
-        tables = []
-
-        def write(aside: Path) -> None:
+        with whole_file(path) as aside:
             aside.write_bytes(_read(file))
-            tables.append(_read_list_of_a_run(file, aside))
-
-        write_artifact(path, write)
-        table = tables[0]
+            table = _read_list_of_a_run(file, aside)
         return table, {source: {"in": number, "kept": number} for source, number in count_sources(table).items()}
     entries = EntryList()
     entries.add("list", read_list(file))

@@ -17,7 +17,7 @@ import pyarrow as pa
 from worldclip import pool
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
-from worldclip.core.artifacts import digest, read_json, require_manifest, write_artifact, write_json
+from worldclip.core.artifacts import digest, read_json, require_manifest, whole_file, write_json
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Run
 from worldclip.core.settings import deciding
@@ -100,18 +100,14 @@ def count_shard(shard: Shard, *, folder: Path, run_dir: Path, rules: LanguageRul
     counts_path, places_path = runs.run_files(folder / POOL, shard.name)
     places: Record = {}
     texts = pool.read_pairs(run_dir, shard.name, pool.EVERY_KEY)  # else another list would match every text again
-
-    def write(aside: Path) -> None:
-        with open(aside, "wb") as file:
-            for lang, of_lang in _by_language(texts, rules):
-                if lang not in codes:
-                    continue
-                scheme = segment.scheme_of(lang, rules.table)
-                counter = Counter(counts_path, file, scheme)
-                counter.add(segment.segment(of_lang, scheme))
-                places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
-
-    write_artifact(counts_path, write)
+    with whole_file(counts_path) as aside, open(aside, "wb") as file:
+        for lang, of_lang in _by_language(texts, rules):
+            if lang not in codes:
+                continue
+            scheme = segment.scheme_of(lang, rules.table)
+            counter = Counter(counts_path, file, scheme)
+            counter.add(segment.segment(of_lang, scheme))
+            places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
     write_json(places_path, places)
     return {"pairs": len(texts.text)}
 

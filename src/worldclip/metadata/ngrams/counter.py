@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from worldclip.core.arrow import binary_array, byte_buffers
-from worldclip.core.artifacts import write_artifact
+from worldclip.core.artifacts import whole_file
 from worldclip.language.segment import Scheme
 from worldclip.metadata.ngrams.kernels import WORDS, count_texts, refill, sort_bigrams, take_bigrams
 from worldclip.metadata.ngrams.runs import Run, Words, write_run
@@ -132,17 +132,11 @@ class Counter:
 
 def count_to_file(path: Path, batches: Iterable[Texts], scheme: Scheme) -> list[Run]:
     """Write the runs of all texts to the file `path` and return them."""
-    runs: list[Run] = []
-
-    def write(aside: Path) -> None:
-        with open(aside, "wb") as file:
-            counter = Counter(path, file, scheme)
-            for texts in batches:
-                counter.add(texts)
-            runs.extend(counter.finish())
-
-    write_artifact(path, write)
-    return runs
+    with whole_file(path) as aside, open(aside, "wb") as file:
+        counter = Counter(path, file, scheme)
+        for texts in batches:
+            counter.add(texts)
+        return counter.finish()
 
 
 def _power_of_two(at_least: int) -> int:
