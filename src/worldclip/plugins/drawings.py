@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from worldclip.core.artifacts import write_artifact
+from worldclip.core.artifacts import whole_file
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
 from worldclip.core.tars import add_member
@@ -187,11 +187,7 @@ def transformed(svg: str, angle_deg: float, scale: float) -> str:
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Write a tar with a `.png` and a `.json` per sample, in their order; equal samples give equal bytes."""
-
-    def write(aside: Path) -> None:
-        with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, png, record in samples:
-                for suffix, content in (("png", png), ("json", json.dumps(record, ensure_ascii=False).encode())):
-                    add_member(tar, f"{key}.{suffix}", content)
-
-    write_artifact(path, write)
+    with whole_file(path) as aside, tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, png, record in samples:
+            add_member(tar, f"{key}.png", png)
+            add_member(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import digest, write_artifact
+from worldclip.core.artifacts import digest, whole_file
 from worldclip.core.command import Command, OutFolder
 from worldclip.core.console import say
 from worldclip.core.csv_rows import find_delimiter, read_rows
@@ -121,14 +121,10 @@ def write_tar(
     """Write one tar; equal files give equal bytes.  Raises BadShard that names an image that cannot be read."""
     pairs = parts[shard.name]
     first = list(parts).index(shard.name) * samples_per_tar
-
-    def write(aside: Path) -> None:
-        with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, pair in enumerate(pairs, first):
-                for suffix, content in _members(folder, pair, has_several):
-                    add_member(tar, f"{number:09}{suffix}", content)
-
-    write_artifact(Path(shard.path), write)
+    with whole_file(Path(shard.path)) as aside, tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, pair in enumerate(pairs, first):
+            for suffix, content in _members(folder, pair, has_several):
+                add_member(tar, f"{number:09}{suffix}", content)
     return {"pairs": len(pairs), "texts": sum(len(pair.texts) for pair in pairs)}
 
 

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import Json, read_json, write_artifact, write_json
+from worldclip.core.artifacts import Json, read_json, whole_file, write_json
 from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, usable_cores
@@ -160,10 +160,8 @@ def extract_file(out: Path, shard: Shard) -> Report:
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _PART, strict=True)], schema=_PART)
     order = pc.sort_indices(table["key"]) if len(rows) else pa.array([], pa.int64())  # stable
-    write_artifact(
-        links_path(out, shard),
-        lambda aside: pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_PER_GROUP),
-    )
+    with whole_file(links_path(out, shard)) as aside:
+        pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_PER_GROUP)
     return dict(counts)
 
 
@@ -250,18 +248,13 @@ def merge_range(parts: Sequence[Path], num_shards: int, num_steps: int, shard: S
     """
     number = int(shard.name.removesuffix(".parquet"))
     counts = Counter[str](urls=0, pairs=0)
-
-    def write(aside: Path) -> None:
-        # A table without rows is not written: few readers would take a row group without rows.
-        with pq.ParquetWriter(aside, _POOL, compression="zstd") as writer:
-            for step in range(number * num_steps, (number + 1) * num_steps):
-                merged = merge_links(_read_range(parts, step, num_shards * num_steps))
-                counts["urls"] += len(merged)
-                counts["pairs"] += sum(pc.list_value_length(merged["texts"]).to_pylist())
-                if len(merged):
-                    writer.write_table(merged, row_group_size=ROWS_PER_GROUP)
-
-    write_artifact(Path(shard.path), write)
+    with whole_file(Path(shard.path)) as aside, pq.ParquetWriter(aside, _POOL, compression="zstd") as writer:
+        for step in range(number * num_steps, (number + 1) * num_steps):
+            merged = merge_links(_read_range(parts, step, num_shards * num_steps))
+            counts["urls"] += len(merged)
+            counts["pairs"] += sum(pc.list_value_length(merged["texts"]).to_pylist())
+            if len(merged):  # few readers would take a row group without rows
+                writer.write_table(merged, row_group_size=ROWS_PER_GROUP)
     return dict(counts)
 
 

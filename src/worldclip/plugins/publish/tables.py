@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worldclip.core.artifacts import write_artifact
+from worldclip.core.artifacts import whole_file
 from worldclip.core.regular_file import open_regular
 
 ROWS_PER_GROUP = 100  # images of one row group, which the hub's viewer and random readers load whole
@@ -39,26 +39,18 @@ MEMBERS = pa.schema([("file_name", pa.string()), ("key", pa.string()), ("text", 
 
 def write_images(tar: Path, path: Path) -> None:
     """Write the samples of a tar as a Parquet file with the images inside."""
-
-    def write(aside: Path) -> None:
-        samples = _samples(tar)
-        with pq.ParquetWriter(aside, IMAGES, compression="zstd") as writer:
-            while rows := list(islice(samples, ROWS_PER_GROUP)):
-                writer.write_table(pa.Table.from_pylist(rows, IMAGES))
-
-    write_artifact(path, write)
+    samples = _samples(tar)
+    with whole_file(path) as aside, pq.ParquetWriter(aside, IMAGES, compression="zstd") as writer:
+        while rows := list(islice(samples, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(rows, IMAGES))
 
 
 def write_members(tars: Sequence[Path], path: Path) -> None:
     """Write which image of the tars has which key, first text and language: Croissant cannot join members by stem."""
-
-    def write(aside: Path) -> None:
-        with pq.ParquetWriter(aside, MEMBERS, compression="zstd") as writer:
-            for tar in tars:
-                rows = [{"file_name": row["image"]["path"], **row} for row in _samples(tar)]
-                writer.write_table(pa.Table.from_pylist(rows, MEMBERS))
-
-    write_artifact(path, write)
+    with whole_file(path) as aside, pq.ParquetWriter(aside, MEMBERS, compression="zstd") as writer:
+        for tar in tars:
+            rows = [{"file_name": row["image"]["path"], **row} for row in _samples(tar)]
+            writer.write_table(pa.Table.from_pylist(rows, MEMBERS))
 
 
 def _samples(tar: Path) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import digest, versions, write_artifact, write_json
+from worldclip.core.artifacts import digest, versions, whole_file, write_json
 from worldclip.core.console import say
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
@@ -205,7 +205,8 @@ def _write_records(
         shard_name = f"{name}/{number:06}.tar"
         path = records_path(out, shard_name)
         content = "\n".join(lines)
-        write_artifact(path, partial(Path.write_text, data=content, encoding="utf-8"))
+        with whole_file(path) as aside:
+            aside.write_text(content, encoding="utf-8")
         folders = sorted({picture.part for picture in in_tar} & set(drawn_from))
         identity = {
             "sha256": hashlib.sha256(content.encode()).hexdigest(),
