@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.core.artifacts import write_artifact
+from worldclip.core.artifacts import whole_file
 
 KINDS = ("object", "flag", "class seldom in English", "class seldom in others")
 
@@ -53,7 +53,8 @@ def write_hits(path: Path, hits: Hits) -> None:
         arrays[f"{name}.thirds"] = np.asarray(found.thirds, np.int8)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    write_artifact(path, lambda aside: aside.write_bytes(content.getvalue()))
+    with whole_file(path) as aside:
+        aside.write_bytes(content.getvalue())
 
 
 def read_hits(path: Path) -> Hits:

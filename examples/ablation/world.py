@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from worldclip.core.artifacts import read_json, write_artifact, write_json, write_text
+from worldclip.core.artifacts import read_json, whole_file, write_json, write_text
 from worldclip.core.coin import hash_keys, uniform_of_hashes
 from worldclip.core.errors import require
 from worldclip.core.tars import add_member
@@ -380,7 +380,8 @@ def write_shard(path: Path, images: Path, world: World, start: int, stop: int) -
     names = pair_names(range(start, stop))
     places = photograph_places(world, start, stop)
     write_images(images, world, table["key"].to_pylist(), names, table["concept"].to_numpy(), "train", places)
-    write_artifact(path, lambda aside: pq.write_table(table, aside, compression="zstd"))
+    with whole_file(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
 
 
 def write_test(path: Path, world: World) -> None:
@@ -425,12 +426,9 @@ def write_other_images(path: Path, world: World, keys: Sequence[str], index: Seq
 
 
 def write_tar(path: Path, images: Iterable[tuple[str, bytes]]) -> None:
-    def write(aside: Path) -> None:
-        with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, content in images:
-                add_member(tar, f"{key}.jpg", content)
-
-    write_artifact(path, write)
+    with whole_file(path) as aside, tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, content in images:
+            add_member(tar, f"{key}.jpg", content)
 
 
 def read_world(world_dir: Path) -> World:

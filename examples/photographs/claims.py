@@ -309,7 +309,8 @@ def main() -> None:
                 continue
             content = io.BytesIO()
             np.savez_compressed(content, **run(world, name))
-            artifacts.write_artifact(path, lambda aside, content=content: aside.write_bytes(content.getvalue()))
+            with artifacts.whole_file(path) as aside:
+                aside.write_bytes(content.getvalue())
             print(path.name, time.strftime("%H:%M:%S"), flush=True)
 
 

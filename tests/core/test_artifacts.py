@@ -30,12 +30,13 @@ def test_failed_write_names_and_keeps_the_old_file_and_leaves_no_temporary_one(t
     path = tmp_path / "a.json"
     artifacts.write_json(path, {"good": 1})
 
-    def fails(aside: Path) -> None:
-        aside.write_text("half")
-        raise PermissionError(errno.EACCES, "Permission denied", str(aside))
+    def fail() -> None:
+        with artifacts.whole_file(path) as aside:
+            aside.write_text("half")
+            raise PermissionError(errno.EACCES, "Permission denied", str(aside))
 
     with pytest.raises(PermissionError) as caught:
-        artifacts.write_artifact(path, fails)
+        fail()
     assert caught.value.filename == str(path)
     assert artifacts.read_json(path) == {"good": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]

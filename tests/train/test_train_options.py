@@ -136,12 +136,12 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
     """Killed before `file` is written.  The better checkpoint would be removed at the next save."""
     train_dir = tmp_path / "run" / "train"
 
-    def die_at_step(path, fill):
+    def die_at_step(path):
         if path.name == file and steps_of(train_dir)[-1] == step:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        before(patched.setattr, artifacts, "write_artifact", die_at_step)
+        before(patched.setattr, artifacts, "whole_file", die_at_step)
         with pytest.raises(KeyboardInterrupt):
             run_with_scores(tmp_path / "run")
     run_with_scores(tmp_path / "run")

@@ -16,7 +16,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,12 +51,6 @@ _ENCODINGS = {  # encodings of ids, by their path in Parquet
     # Ids of counts rise by little: a twelfth of the room, a third of the time.
     "entry_id": "DELTA_BINARY_PACKED",
 }
-
-
-def write_artifact(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, then rename it, as `whole_file` does."""
-    with whole_file(path) as aside:
-        write(aside)
 
 
 @contextlib.contextmanager
@@ -220,7 +214,8 @@ def write_array_parts(path: Path, shape: tuple[int, ...], dtype: Any, parts: Ite
 
 def write_text(path: Path, text: str) -> None:
     """Write a page, a card or a recipe, without the credentials in its addresses."""
-    write_artifact(path, lambda aside: aside.write_text(redact(text), encoding="utf-8"))
+    with whole_file(path) as aside:
+        aside.write_text(redact(text), encoding="utf-8")
 
 
 def write_json(path: Path, record: Any, *, is_compact: bool = False) -> None:
@@ -230,13 +225,15 @@ def write_json(path: Path, record: Any, *, is_compact: bool = False) -> None:
     """
     layout: dict[str, Any] = {"separators": (",", ":")} if is_compact else {"indent": 1}
     content = json.dumps(redact_record(record), ensure_ascii=False, **layout) + "\n"
-    write_artifact(path, lambda aside: aside.write_text(content, encoding="utf-8"))
+    with whole_file(path) as aside:
+        aside.write_text(content, encoding="utf-8")
 
 
 def write_json_lines(path: Path, records: Iterable[Any]) -> None:
     """Write one record per line, as `write_json` does."""
-    lines = [json.dumps(redact_record(record), ensure_ascii=False) + "\n" for record in records]
-    write_artifact(path, lambda aside: aside.write_text("".join(lines), encoding="utf-8"))
+    with whole_file(path) as aside, open(aside, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(redact_record(record), ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -228,7 +228,7 @@ def write_digests(folder: Path, digests: Digests) -> None:
 
 
 def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole, as write_artifact does, but make no folder: a checkpoint may be removed meanwhile."""
+    """Write a file whole, as whole_file does, but make no folder: a checkpoint may be removed meanwhile."""
     aside = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         write(aside)
