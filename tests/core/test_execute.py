@@ -23,7 +23,7 @@ from worldclip.core.console import say, set_level
 from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, mark_done
 from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
 
@@ -182,7 +182,7 @@ def test_shards_that_raise_or_lose_their_workers_fail_alone(tmp_path: Path, run_
 def test_reports_are_read_on_access(tmp_path: Path) -> None:
     arguments = {"label": "x", "done_dir": tmp_path / "done", "key": {}}
     reports = LocalExecutor(quiet=True).map(partial(write_number, tmp_path), SHARDS, **arguments)
-    assert (len(reports), reports[-1]["number"], [one["number"] for one in reports[4:0:-2]]) == (6, 5, [4, 2])
+    assert (len(reports), reports[-1]["number"], [one["number"] for one in reports]) == (6, 5, [0, 1, 2, 3, 4, 5])
     assert add_counts(reports, ["number", "pairs"]) == {"number": 15, "pairs": 6}
 
 
@@ -318,7 +318,7 @@ def test_slices_give_the_bytes_of_one_call(toy_world, curated, tmp_path, capfd) 
         assert main(["pool", recipe, "--out", str(run), "--shards", part]) == 0
     assert not (run / "pool" / "manifest.json").exists()
     assert main(["run", recipe, "--out", str(run), "--until", "metadata"]) == 0
-    with RunLock(run, is_shared=True):  # of a call at the same time
+    with lock_folder(run, is_shared=True):  # of a call at the same time
         for part in ("3/3", "1/3"):  # one part of three is lost
             assert main(["match", recipe, "--out", str(run), "--shards", part]) == 0
     assert len(list((run / "match" / "done" / "counts").rglob("*.json"))) == 2

@@ -17,9 +17,6 @@ NO_FILE = "is a device, FIFO or socket, not a file"
 class NotRegular(OSError):
     """A device, FIFO or socket in the place of a file."""
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(errno.EINVAL, NO_FILE, str(path))
-
 
 def open_regular_fd(path: str | Path) -> int:
     """Return a descriptor for reads.  Raises NotRegular, IsADirectoryError, and OSError as os.open."""
@@ -31,7 +28,7 @@ def open_regular_fd(path: str | Path) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise NotRegular(path)
+    raise NotRegular(errno.EINVAL, NO_FILE, str(path))
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
