@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from worldclip.config import load_recipe
 from worldclip.core import errors, preflight
 from worldclip.core.artifacts import write_json, write_manifest
 from worldclip.core.errors import CLONE_URL, UserError, install_hint
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.core.local_path import require_local
 from worldclip.core.preflight import EXTRAS
 from worldclip.evaluate import engine
@@ -447,24 +448,23 @@ def test_folder_of_another_tool_is_refused(is_held, is_finished, tmp_path):
     for writer, names in LEFT.items():
         out = tmp_path / writer
         write_files(out, {f"{name}/part" if "." not in name else name: "work of hours" for name in names})
-        lock = RunLock(out)
-        lock.__enter__()
-        if not is_held:
-            lock.__exit__()
-        if is_finished:
-            write_manifest(out, config={}, inputs={}, counts={}, job=writer)
-        check_own(out, writer, entries[writer])
-        for other in {*LEFT} - {writer}:
-            if not is_finished and (writer, other) == ("pool emoji", "pool world"):
-                continue  # both have these sets, and are drawn again in minutes
-            problem = f"was written by {writer}, not by" if is_finished else "holds '.+', which"
-            with pytest.raises(UserError, match=f"{problem} {other}"):
-                check_own(out, other, entries[other])
-        lock._file.close()
+        with ExitStack() as locks:
+            locks.enter_context(lock_folder(out))
+            if not is_held:
+                locks.close()
+            if is_finished:
+                write_manifest(out, config={}, inputs={}, counts={}, job=writer)
+            check_own(out, writer, entries[writer])
+            for other in {*LEFT} - {writer}:
+                if not is_finished and (writer, other) == ("pool emoji", "pool world"):
+                    continue  # both have these sets, and are drawn again in minutes
+                problem = f"was written by {writer}, not by" if is_finished else "holds '.+', which"
+                with pytest.raises(UserError, match=f"{problem} {other}"):
+                    check_own(out, other, entries[other])
 
 
 def test_unfinished_folder_with_a_file_of_the_user_is_refused(tmp_path):
-    with RunLock(tmp_path):
+    with lock_folder(tmp_path):
         check_own(tmp_path, "embed", ("images",))  # nothing would be lost
         write_files(tmp_path, {"images/0.npy": "", ".0.npy.host.1.tmp": "", "report.html": "", "thesis.txt": ""})
         with pytest.raises(UserError, match=r"holds 'thesis\.txt', which embed does not write; choose an empty"):

@@ -134,7 +134,7 @@ def run_stages(
     from worldclip.contracts.records import add_cpu_time, read_cpu_time
     from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.console import logged_to
-    from worldclip.core.job import Run, RunLock
+    from worldclip.core.job import Run, lock_folder
     from worldclip.core.settings import to_toml, with_absolute_places
     from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
@@ -169,7 +169,7 @@ def run_stages(
     check = dataclasses.replace(context, is_dry=True, preflight=[])
     recipe(check)  # finds what would stop a stage later: packages, devices, datasets, columns, disk
     _refuse(check.preflight or [])
-    with RunLock(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
+    with lock_folder(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), {**describe_run(), "cpu_time": read_cpu_time(run_dir)})
         executor.cpu_time.clear()  # of another run
         recipe_toml = to_toml(with_absolute_places(recorded or config))

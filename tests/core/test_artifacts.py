@@ -21,7 +21,7 @@ from worldclip.core import arrow, artifacts, errors
 from worldclip.core.arrow import byte_buffers, string_buffers
 from worldclip.core.artifacts import remove, replace_folder, write_array, write_array_parts
 from worldclip.core.errors import BadShard, UserError, is_no_memory, naming
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.core.unpack import CHUNK_BYTES, Truncated, as_file, unpack, unpack_bytes
 from worldclip.kernels.compiled import compiled
 
@@ -205,7 +205,7 @@ def test_what_killed_processes_left_goes_with_the_next_lock(tmp_path: Path) -> N
         path.touch()
     retired = tmp_path / ".out.host.1.removed"
     (retired / "folder").mkdir(parents=True)
-    with RunLock(out):
+    with lock_folder(out):
         pass
     assert not any(path.exists() for path in [*left, retired])
     assert all(path.exists() for path in kept)

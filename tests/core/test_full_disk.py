@@ -14,7 +14,7 @@ from miniature import write_files
 from pools import write_table
 from worldclip.cli import main
 from worldclip.core.errors import describe_disk
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to /dev/full, which macOS lacks")
 FULL = OSError(errno.ENOSPC, "No space left on device")  # as a write raises it: it names no file
@@ -67,7 +67,7 @@ def test_a_lock_that_cannot_be_written_is_named_and_is_free_again(recipe, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr("worldclip.core.job.os.write", write)
         assert re.search(rf"runs/my/\.lock: No space left .*{DISK}$", refusal(capsys, "run", recipe, "--until", "pool"))
-    with RunLock(tmp_path / "runs/my"):
+    with lock_folder(tmp_path / "runs/my"):
         pass
 
 

@@ -14,10 +14,10 @@ from worldclip.core.job import (
     Job,
     Result,
     Run,
-    RunLock,
     changed_inputs,
     changed_keys,
     files_per_shard,
+    lock_folder,
     remove_stale,
 )
 from worldclip.pool.formats import POOL_FORMATS
@@ -203,11 +203,11 @@ def test_what_would_stop_a_finished_stage_is_found_first_where_it_is_restarted(
 
 def test_slices_may_share_a_folder_but_whole_runs_may_not(tmp_path: Path) -> None:
     is_refused = pytest.raises(UserError, match="in use by calls with --shards")
-    with RunLock(tmp_path, is_shared=True), RunLock(tmp_path, is_shared=True), is_refused:
-        RunLock(tmp_path).__enter__()
+    with lock_folder(tmp_path, is_shared=True), lock_folder(tmp_path, is_shared=True), is_refused:
+        lock_folder(tmp_path).__enter__()
     for is_shared in (True, False):
-        with RunLock(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
-            RunLock(tmp_path, is_shared=is_shared).__enter__()
+        with lock_folder(tmp_path), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+            lock_folder(tmp_path, is_shared=is_shared).__enter__()
 
 
 def test_unknown_item_of_a_registry_is_refused_with_the_nearest_one() -> None:

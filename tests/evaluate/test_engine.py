@@ -18,7 +18,7 @@ from worldclip.contracts.records import read_results, results_of
 from worldclip.core.artifacts import read_json
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.core.settings import to_dict
 from worldclip.evaluate import engine, image_features
 from worldclip.evaluate import gallery as gallery_module
@@ -429,7 +429,7 @@ def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, m
     assert found["model"] == "someone/model"
     assert (tmp_path / "out" / "table.md").exists()
     assert evaluate.evaluate_model("someone/model", config, tmp_path / "out") == found
-    with RunLock(tmp_path / "out"), pytest.raises(UserError, match="out is in use by process"):
+    with lock_folder(tmp_path / "out"), pytest.raises(UserError, match="out is in use by process"):
         evaluate.evaluate_model("someone/model", config, tmp_path / "out")
     other = evaluate.evaluate_model(run_dir / "train" / "step_000000010", config, tmp_path / "out")
     assert other["model_digest"] != found["model_digest"]

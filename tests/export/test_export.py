@@ -31,7 +31,7 @@ from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import LocalExecutor
-from worldclip.core.job import Record, Run, RunLock
+from worldclip.core.job import Record, Run, lock_folder
 from worldclip.core.settings import to_toml
 from worldclip.evaluate.tables import markdown_table
 from worldclip.export import ExportConfig, export_model, model_card, prune_vocabulary
@@ -195,7 +195,7 @@ def test_formats_of_another_model_or_tokenizer_go_and_those_of_the_same_one_stay
 def test_a_second_export_into_one_folder_is_refused_and_takes_nothing(run_dir, tmp_path):
     out = tmp_path / "out"
     write_files(out, {".huggingface.tmp/config.json": "{}"})  # of the process that holds the lock
-    with RunLock(out), pytest.raises(UserError, match="out is in use by process"):
+    with lock_folder(out), pytest.raises(UserError, match="out is in use by process"):
         export_model(run_dir, out)
     assert (out / ".huggingface.tmp/config.json").exists()
     export_model(run_dir, out)

@@ -29,7 +29,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.coin import uniform
 from worldclip.core.errors import UserError
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.core.settings import to_toml
 from worldclip.curate import decide, read_curated
 from worldclip.language.profiles import PROFILES, normalise
@@ -231,7 +231,7 @@ def test_what_the_check_removed_is_shown_as_it_is_now(tmp_path):
 
 def test_two_explorers_of_one_folder_are_never_at_work(explored, tmp_path):
     aside = tmp_path / f".pages.{platform.node()}.tmp"
-    with RunLock(aside), pytest.raises(UserError, match="is in use by process"):
+    with lock_folder(aside), pytest.raises(UserError, match="is in use by process"):
         explore(explored.run, tmp_path / "pages")
     explore(explored.run, tmp_path / "pages")
     assert [path.name for path in tmp_path.iterdir()] == ["pages"]

@@ -26,7 +26,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import add_cpu_time, outdated_stages, read_cpu_time
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError, install_hint
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.core.settings import read_toml, to_toml
 from worldclip.recipe import run as run_recipe
 from worldclip.recipe import stage_names
@@ -281,9 +281,9 @@ def test_without_a_run_status_lists_those_in_runs(tmp_path, monkeypatch, capsys)
 
 
 def test_holder_is_the_live_process_that_locked_the_run(tmp_path):
-    with RunLock(tmp_path):
+    with lock_folder(tmp_path):
         assert holder(tmp_path) == f"process {os.getpid()}"
-    with RunLock(tmp_path, is_shared=True):
+    with lock_folder(tmp_path, is_shared=True):
         assert holder(tmp_path) == "calls with --shards"
     assert holder(tmp_path) is None
     (tmp_path / ".lock").write_text(f"process {os.getpid()}")  # a number that another process has now
@@ -392,7 +392,7 @@ def test_wrong_sources_are_refused(toy_run, tmp_path):
         branch(tmp_path, tmp_path / "b", ["pool"])
     with pytest.raises(UserError, match="is the run itself"):
         branch(toy_run, toy_run, ["pool"])
-    with RunLock(toy_run), pytest.raises(UserError, match="is in use by process"):
+    with lock_folder(toy_run), pytest.raises(UserError, match="is in use by process"):
         branch(toy_run, tmp_path / "b", ["pool"])
 
 

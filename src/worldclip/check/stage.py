@@ -26,7 +26,7 @@ from worldclip.core.artifacts import digest, write_tables
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Shard, add_counts
-from worldclip.core.job import ALL_SHARDS, Job, Record, Report, Result, Run, RunLock, remove_stale
+from worldclip.core.job import ALL_SHARDS, Job, Record, Report, Result, Run, lock_folder, remove_stale
 from worldclip.core.preflight import missing_packages
 from worldclip.core.printable import counted
 from worldclip.core.settings import to_dict
@@ -70,7 +70,7 @@ def check(
     if problems:
         raise UserError(problems)
     check_place(folder, pools.list_pool(run), run.section(PoolConfig))
-    with RunLock(folder, is_shared=part is not None):
+    with lock_folder(folder, is_shared=part is not None):
         work = _read_pool(run, folder, config, evaluate, part, executor or LocalExecutor())
         if part is not None:
             _scan_pool(work)

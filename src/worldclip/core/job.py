@@ -10,12 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TextIO, TypeAlias, TypeVar
 
 from worldclip.core import job_files
 from worldclip.core.artifacts import (
@@ -320,54 +320,40 @@ class Run:
         self.reports[job.name] = report
 
 
-class RunLock:
-    """One run at a time in a RUN folder, or any number of calls with --shards (`is_shared`).
+@contextmanager
+def lock_folder(folder: Path, is_shared: bool = False) -> Iterator[None]:
+    """Let one process work in a folder at a time, or any number of calls with --shards (`is_shared`).
 
     The lock goes with the process, however it ends.
     """
-
-    def __init__(self, run_dir: Path, is_shared: bool = False) -> None:
-        self.path = job_files.lock(run_dir)
-        self.run_dir = run_dir
-        self.is_shared = is_shared
-
-    def __enter__(self) -> RunLock:
-        require_local(self.run_dir, "--out")
+    require_local(folder, "--out")
+    path = job_files.lock(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); change that, or give another --out") from error
+    with lock:
         try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+")  # held until __exit__
+            fcntl.flock(lock, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(
-                f"{self.run_dir} cannot be written ({error.strerror}); change that, or give another --out"
-            ) from error
-        kind = fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise UserError(f"{folder} is in use by {holder}; wait for it, stop it, or give another --out") from error
+        if is_shared:
+            _write_holder(lock, "calls with --shards")
+            yield
+            return
+        _write_holder(lock, f"process {os.getpid()}")
+        sweep(folder)
         try:
-            fcntl.flock(self._file, kind | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise UserError(
-                f"{self.run_dir} is in use by {holder}; wait for it, stop it, or give another --out"
-            ) from error
-        if self.is_shared:
-            self._write("calls with --shards")
-        else:
-            self._write(f"process {os.getpid()}")
-            sweep(self.run_dir)
-        return self
+            yield
+        finally:
+            _write_holder(lock, "")
 
-    def _write(self, holder: str) -> None:
-        """Write who holds the lock, unbuffered: a close would try again to write what a full disk has refused."""
-        try:
-            with naming(self.path):
-                os.ftruncate(self._file.fileno(), 0)
-                os.write(self._file.fileno(), holder.encode())
-        except OSError:
-            self._file.close()
-            raise
 
-    def __exit__(self, *_: object) -> None:
-        if not self.is_shared:  # others may still hold it
-            self._write("")
-        self._file.close()
+def _write_holder(lock: TextIO, holder: str) -> None:
+    """Write who holds a lock, unbuffered: a close would try again to write what a full disk has refused."""
+    with naming(Path(lock.name)):
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), holder.encode())

@@ -15,7 +15,7 @@ from worldclip.core.artifacts import Json, read_json, read_manifest, write_text
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, StageFailed, UserError
-from worldclip.core.job import Job, Record, Result, Run, RunLock
+from worldclip.core.job import Job, Record, Result, Run, lock_folder
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.settings import deciding
 from worldclip.evaluate import datasets, engine, report, suites, tables
@@ -141,7 +141,7 @@ def evaluate_model(
     loaded = _load_all(config.dataset_names, config, pool_dir, languages_of(pool_dir))
     engine.list_pairs(loaded, config.languages)  # refuses languages that no dataset has
     check_own(out, "evaluate", (*FILES, "features", "ranks"))
-    with RunLock(out, is_shared=part is not None):
+    with lock_folder(out, is_shared=part is not None):
         source = model_load.find(model)
         if part is not None:
             return _measure(source, str(model), config, loaded, pool_dir, out, part=part)

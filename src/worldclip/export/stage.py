@@ -19,7 +19,7 @@ from worldclip.core import artifacts
 from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
-from worldclip.core.job import Job, Record, Report, Result, Run, RunLock
+from worldclip.core.job import Job, Record, Report, Result, Run, lock_folder
 from worldclip.core.job_files import report_json
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
@@ -187,7 +187,7 @@ def export_model(
         written = _export(clip, digest, out, config, card, codes, run_dir)
         return Result(report={"source": str(source), **written}, counts=written["formats"])
 
-    with RunLock(out):  # two exports into one folder would remove each other's files
+    with lock_folder(out):  # two exports into one folder would remove each other's files
         return job.run(work)
 
 

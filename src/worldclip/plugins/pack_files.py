@@ -30,7 +30,7 @@ from worldclip.core.csv_rows import find_delimiter, read_rows
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts
 from worldclip.core.image_names import SUFFIXES, by_suffix
-from worldclip.core.job import Job, Result, RunLock
+from worldclip.core.job import Job, Result, lock_folder
 from worldclip.core.local_path import has_surrogate
 from worldclip.core.safe_path import is_safe_name, safe_join
 from worldclip.core.tars import add_member
@@ -111,7 +111,7 @@ def pack_files(
 
     job = Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs)
     check_source(job, source)
-    with RunLock(out):
+    with lock_folder(out):
         return job.run(write)
 
 

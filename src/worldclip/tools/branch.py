@@ -11,7 +11,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import read_cpu_time
 from worldclip.core.artifacts import describe_run, folder_aside, read_manifest, write_json
 from worldclip.core.errors import UserError
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.train.schedule import trained_precision
 
 OWN = shutil.ignore_patterns("wandb_id")  # a run's name in Weights & Biases: the new run gets one of its own
@@ -29,7 +29,7 @@ def branch(source: Path, run_dir: Path, stages: Sequence[str]) -> list[str]:
     if source.resolve() == run_dir.resolve():
         raise UserError(f"--from-run {source}: is the run itself; choose another --out")
     linked = []
-    with RunLock(source, is_shared=True), RunLock(run_dir):
+    with lock_folder(source, is_shared=True), lock_folder(run_dir):
         if not layout.train_dir(run_dir).exists():
             write_json(layout.branched(run_dir), {"precision": trained_precision(source)})
         for stage in stages:

@@ -27,7 +27,7 @@ from worldclip.core.arrow import names_of
 from worldclip.core.artifacts import write_tables
 from worldclip.core.command import Command, OutFolder
 from worldclip.core.execute import Executor, Report
-from worldclip.core.job import Job, Result, Run, RunLock
+from worldclip.core.job import Job, Result, Run, lock_folder
 from worldclip.core.sorted_keys import hash_pairs
 from worldclip.core.spill import BATCH_ROWS, open_database
 from worldclip.pool.config import PoolConfig
@@ -53,7 +53,7 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     config = run.section(PoolConfig)
     check_own(folder, "dedup", ("pool", "duplicates.parquet"))
     check_place(folder, pools.list_pool(run), config)
-    with RunLock(folder):
+    with lock_folder(folder):
         run, shards = pools.read_pool(run, folder, needs_texts=False, executor=executor)
         inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
         job = Job("dedup", folder, {"pool": config.identity}, lambda: inputs)

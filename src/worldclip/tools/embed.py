@@ -34,7 +34,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, Report
 from worldclip.core.image_names import SUFFIXES
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import Run, RunLock
+from worldclip.core.job import Run, lock_folder
 from worldclip.core.keys import read_list
 from worldclip.core.marks import Folder
 from worldclip.core.preflight import problems_of
@@ -114,7 +114,7 @@ def embed(
     problems = model_load.missing_of(source, options)
     if problems:
         raise UserError(problems)
-    with RunLock(folder):
+    with lock_folder(folder):
         run_dir, units = _find_units(run, folder, of, executor, pictures)
         run = dataclasses.replace(run, dir=run_dir or folder)
         if run_dir is None and columns:

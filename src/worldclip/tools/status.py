@@ -101,7 +101,7 @@ def _changes_of_pool(run_dir: Path) -> Report:
 
 
 def holder(run_dir: Path) -> str | None:
-    """Return which process holds the lock of a run, as core.job.RunLock wrote it; None if none does."""
+    """Return which process holds the lock of a run, as core.job.lock_folder wrote it; None if none does."""
     path = layout.lock(run_dir)
     if not path.is_file():
         return None

@@ -33,7 +33,7 @@ from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, add_counts, usable_cores
 from worldclip.core.inputs import is_remote
-from worldclip.core.job import Job, Result, RunLock
+from worldclip.core.job import Job, Result, lock_folder
 from worldclip.core.local_path import has_surrogate
 from worldclip.core.unpack import check_document
 from worldclip.plugins.crawl.urls import key_of_url, resolve
@@ -72,7 +72,7 @@ def build_wat(
     executor = executor or LocalExecutor(workers=usable_cores())
     old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
     shards = _in_order(files, old["files"])
-    with RunLock(out):
+    with lock_folder(out):
         return _build(shards, out, num_shards, old["num_shards"], executor)
 
 

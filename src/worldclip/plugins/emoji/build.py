@@ -25,7 +25,7 @@ from worldclip.core.artifacts import versions, write_json, write_text
 from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
-from worldclip.core.job import RunLock, remove_stale
+from worldclip.core.job import lock_folder, remove_stale
 from worldclip.core.preflight import missing_packages
 from worldclip.language.locale_data import NAMED_IN
 from worldclip.plugins.drawings import (
@@ -90,7 +90,7 @@ def pool_emoji(
     if problems:
         raise UserError(problems)
     check_own(out, "pool emoji", (*SETS, "names.json", "README.md", "held_out.json"))
-    with RunLock(out):
+    with lock_folder(out):
         return build_emoji(out, image_px, samples_per_shard, executor)
 
 

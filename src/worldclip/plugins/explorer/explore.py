@@ -21,7 +21,7 @@ from worldclip.core.command import Command, OutFolder
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError, naming
 from worldclip.core.execute import Shard
-from worldclip.core.job import Report, Run, RunLock
+from worldclip.core.job import Report, Run, lock_folder
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import require_packages
 from worldclip.curate.accounting import read_factors
@@ -48,7 +48,7 @@ from worldclip.report.page import language_name, style
 
 PAGE = Path(__file__).parent / "page"
 TOOL = "explore"  # name in the manifest of a folder that may be replaced
-LOCK = ".lock"  # RunLock's file in the folder that is written aside
+LOCK = ".lock"  # lock_folder's file in the folder that is written aside
 MAX_SHOWN_ENTRIES = 60  # entries per text of an example
 NO_LANGUAGE = "und"  # name in curate's report
 NUM_LABELS = 100  # labels without a list
@@ -92,7 +92,7 @@ def explore(run: Path, out: OutFolder) -> Report:
     if pool_manifest and pool_manifest["counts"].get("images"):  # the pages show them
         require_packages("explore", ("PIL",), extra="pool")
     aside = out.with_name(f".{out.name}.{platform.node()}.tmp")
-    with RunLock(aside), naming(out):  # two explorers that write one folder would remove each other's files
+    with lock_folder(aside), naming(out):  # two explorers that write one folder would remove each other's files
         for left in aside.iterdir():
             if left.name != LOCK:
                 artifacts.remove(left)

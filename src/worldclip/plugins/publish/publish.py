@@ -20,7 +20,7 @@ from worldclip.contracts import layout
 from worldclip.core import artifacts
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError, naming
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.core.marks import Metavar
 from worldclip.core.preflight import require_packages
 from worldclip.curate.stage import require_of_recipe
@@ -81,7 +81,7 @@ def prepared(run: Path, repository: str, data: Data = "list", license: str | Non
     """
     run_dir = layout.run_of(run, "curate")
     _require_run(run_dir, repository, data, license)
-    with RunLock(run_dir):
+    with lock_folder(run_dir):
         yield _write(run_dir, repository, data, license)
 
 

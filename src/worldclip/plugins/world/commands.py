@@ -8,7 +8,7 @@ from typing import Any
 from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
-from worldclip.core.job import RunLock
+from worldclip.core.job import lock_folder
 from worldclip.core.preflight import missing_packages
 from worldclip.plugins.drawings import size_problems
 from worldclip.plugins.world import builder
@@ -60,7 +60,7 @@ def pool_world(
     if problems:
         raise UserError(problems)
     check_own(out, "pool world", (*builder.OUTPUTS, "held_out.json"))
-    with RunLock(out):
+    with lock_folder(out):
         sizes = {"image_px": image_px, "samples_per_shard": samples_per_shard}
         report = build_world(out, folders, train_on_stamps=train_on_stamps, **sizes, executor=executor)
     languages = report["languages"]
