@@ -20,6 +20,7 @@ from stages import QUIET, context
 from tars import as_json, write_tar
 from toy import markdown_rows
 from worldclip import curate, pool
+from worldclip.config import load_recipe
 from worldclip.contracts import layout, schemas
 from worldclip.core import artifacts
 from worldclip.core.errors import StageFailed, UserError
@@ -27,6 +28,7 @@ from worldclip.core.keys import key_lists
 from worldclip.curate.samples import merge_samples
 from worldclip.export.embedded import open_embedded
 from worldclip.plugins.publish.publish import publish
+from worldclip.recipe import walk
 from worldclip.tools.embed import embed
 
 SHARDS = make_shards(seed=2)
@@ -188,6 +190,38 @@ def test_files_that_would_mix_with_others_are_refused(pool_folder, tmp_path, run
     lists = [path for path in (run / "curate").rglob("*.tar.parquet") if hidden.isdisjoint(path.parts)]
     assert sum(pq.read_metadata(path).num_rows for path in lists) == report["total"]["pairs_out"] > 0
     assert len(lists) == 3
+
+
+def mixed_lake(folder: Path, names: tuple[str, str]) -> dict[str, Any]:
+    """Write a place of tars and one of Parquet with images; return [pool] of both."""
+    write_pool(folder / names[0], {"0.tar": [("a", [TEXT])]})
+    write_parquet(folder / names[1] / "0.parquet", [{"uid": "b", "text": TEXT, "image": b"\x89PNG", "name": "b.png"}])
+    tars, tables = (str(folder / name) for name in names)
+    return {"place": [{"path": tars, "texts": ["json:texts"]}, {"path": tables, "key": "uid", "texts": ["text"]}]}
+
+
+@pytest.mark.parametrize("names", [("tars", "tables"), ("dropped", "parquet")])
+def test_what_a_mixed_lake_cannot_be_written_as_is_said_before_the_work(names, tmp_path, run):
+    sections = {"pool": mixed_lake(tmp_path, names), "languages": {"codes": ["en"]}, **KEEP_ALL}
+    problems = set()
+    for kind in ("tars", "parquet"):
+        recipe = load_recipe({**sections, "metadata": {"sources": ["number"]}, "curate": {"write": kind}})
+        for is_dry in (False, True):
+            with pytest.raises(UserError) as raised:
+                walk(recipe, run, until="curate", dry_run=is_dry)
+            problems |= {*raised.value.problems}
+    assert not run.exists()
+    said = "\n".join(sorted(problems))
+    assert f'curate.write = "parquet": {names[0]}/0.tar is no Parquet file; set "list", or "tars" for tars' in said
+    for name in {*names} - {"tables"}:
+        assert f"RUN/curate/{name} is written, where the list of the shard {name}/0." in said
+    assert len(problems) == len({*names} - {"tables"}) + 1
+
+
+def test_a_mixed_lake_is_written_as_tars(tmp_path, run):
+    in_pool = mixed_lake(tmp_path, ("photos", "tables"))
+    recipe = load_recipe({"pool": in_pool, "languages": {"codes": ["en"]}, "curate": {"write": "tars"}, **KEEP_ALL})
+    assert run_stages(recipe, run)["curate"]["tars"] == {"samples": 2, "no_image": 0, "cut_image": 0}
 
 
 def test_data_card_states_counts_settings_and_digests(tmp_path):

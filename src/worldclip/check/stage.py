@@ -69,7 +69,7 @@ def check(
         problems += missing_packages("embedding_model", TORCH.modules, extra=TORCH.extra)
     if problems:
         raise UserError(problems)
-    check_place(folder, pools.list_pool(run), run.section(PoolConfig))
+    check_place(folder, pools.list_pool(run).names(), run.section(PoolConfig))
     with lock_folder(folder, is_shared=part is not None):
         work = _read_pool(run, folder, config, evaluate, part, executor or LocalExecutor())
         if part is not None:

@@ -219,9 +219,10 @@ def online_work(run: Run) -> CurateWork:
 
 def _problems(run: Run) -> Iterator[str]:
     """Yield languages without entries in this run, files that the pool does not allow, caps by slices."""
-    if not run.above_is_done:
-        return
     config = run.section(CurateConfig)
+    if not run.above_is_done:
+        yield from _problems_of_names(run, config, pool.expected_names(run))
+        return
     table = run.section(LanguagesConfig).table
     if run.part is not None and config.max_pairs is not None:
         yield "--shards with curate.max_pairs: caps are decided over all shards; run curate without --shards"
@@ -241,14 +242,28 @@ def _problems(run: Run) -> Iterator[str]:
 
 def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
     """Yield why the further files that the recipe asks for cannot be written."""
+    if config.write_dropped and not layout.all_match_dropped(run.dir).is_dir():
+        yield f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match"
+    shards = pool.indexed_shards(run)
+    yield from _problems_of_names(run, config, shards.names())
+    if config.write == "list":
+        return
+    yield from problems_of(pool.refuse_replaced_files, run)
+    if config.write == "tars" and not pool.holds_images(run.dir, shards):
+        yield (
+            'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
+            "tars that were downloaded from it"
+        )
+
+
+def _problems_of_names(run: Run, config: CurateConfig, names: Sequence[str]) -> Iterator[str]:
+    """Yield why further files cannot be written for shards of these names."""
     written: dict[str, str] = {}  # folder below RUN/curate -> how to leave it out
     if config.write_dropped:
         written["dropped"] = "write_dropped = false"
-        if not layout.all_match_dropped(run.dir).is_dir():
-            yield f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match"
     if config.write != "list":
         written[config.write] = 'write = "list"'
-    for name in layout.matched_shards(run.dir):
+    for name in names:
         folder = Path(name).parts[0]
         remedy = written.pop(folder, None)
         if remedy is not None:
@@ -256,18 +271,9 @@ def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
                 f"RUN/curate/{folder} is written, where the list of the shard {name} stands as well; rename the pool's "
                 f"folder {folder}, or set curate.{remedy}"
             )
-    if config.write == "list":
-        return
-    yield from problems_of(pool.refuse_replaced_files, run)
-    shards = pool.indexed_shards(run, run.part or ALL_SHARDS)
     if config.write == "tars":
-        yield from problems_of(lambda: check_place(run.dir, shards, run.section(PoolConfig), has_tars=True))
-        if not pool.holds_images(run.dir, shards):
-            yield (
-                'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
-                "tars that were downloaded from it"
-            )
-    other = next((shard.name for shard in shards if not shard.name.endswith(".parquet")), None)
+        yield from problems_of(lambda: check_place(run.dir, names, run.section(PoolConfig), has_tars=True))
+    other = next((name for name in names if not name.endswith(".parquet")), None)
     if config.write == "parquet" and other is not None:
         yield f'curate.write = "parquet": {other} is no Parquet file; set "list", or "tars" for tars'
 

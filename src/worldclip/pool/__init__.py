@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_member as read_member
     from worldclip.pool.read import read_members as read_members
     from worldclip.pool.read import read_pairs as read_pairs
+    from worldclip.pool.stage import expected_names as expected_names
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import is_run as is_run

@@ -38,6 +38,15 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     A shard's name is its path below the root, after the root's own name if there are several.  Raises UserError that
     lists every root that is missing, has no shard, or has compressed tars.
     """
+    return ShardList.of_files(_input_files(pool, setting)[part])
+
+
+def list_names(pool: PoolConfig) -> list[str]:
+    """Return the names of the shards of `list_shards` without opening a file."""
+    return [file.name for file in _input_files(pool, "pool")]
+
+
+def _input_files(pool: PoolConfig, setting: str) -> list[InputFile]:
     problems: list[str] = []
     files: list[InputFile] = []
     names = list(map(name_of_place, pool.paths))
@@ -54,8 +63,7 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
         files += [InputFile(f"{prefix}{file.name}", file.path, file.name) for file in shards]
     if problems:
         raise UserError(problems)
-    files.sort()
-    return ShardList.of_files(files[part])
+    return sorted(files)
 
 
 def options_of(pool: PoolConfig, shard_name: str) -> PoolConfig:
@@ -154,22 +162,21 @@ def list_files(path: str) -> list[PoolFile]:
     return _list_local(str(Path(path)))
 
 
-def check_place(folder: Path, shards: Sequence[Shard], pool: PoolConfig, *, has_tars: bool = False) -> None:
-    """Raise UserError if what is written to a folder would become shards of the pool: tables in a pool of tables.
+def check_place(folder: Path, names: Sequence[str], pool: PoolConfig, *, has_tars: bool = False) -> None:
+    """Raise UserError if what is written to a folder would become shards of the pool: tables in a place of tables.
 
-    has_tars: tars are written as well.
+    names: of the pool's shards.  has_tars: tars are written as well.
     """
     written = (*PARQUET.suffixes, ".tar") if has_tars else PARQUET.suffixes
-    if not shards or not shards[0].name.endswith(written):
-        return
+    first_names = {options_of(pool, name).path: name for name in reversed(names)}
     place = folder.resolve()
-    for path in pool.paths:
-        if is_remote(path):
+    for path, name in first_names.items():
+        if path is None or is_remote(str(path)) or not name.endswith(written):
             continue
-        top = Path(split_pattern(path)[0]).resolve()
+        top = Path(split_pattern(str(path))[0]).resolve()
         if top in place.parents and not any(part.startswith(".") for part in place.relative_to(top).parts):
             raise UserError(
-                f"{folder} is in the pool's folder {path}, so the {Path(shards[0].name).suffix} files that are "
+                f"{folder} is in the pool's folder {path}, so the {Path(name).suffix} files that are "
                 "written there would be shards of the pool; choose a folder outside (--out)"
             )
 

@@ -14,6 +14,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from worldclip.contracts import layout
@@ -33,7 +34,15 @@ from worldclip.core.printable import counted
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.listing import check_place, list_shards, options_of, place_of, require_place, shards_by_place
+from worldclip.pool.listing import (
+    check_place,
+    list_names,
+    list_shards,
+    options_of,
+    place_of,
+    require_place,
+    shards_by_place,
+)
 from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
 from worldclip.pool.picture_files import digest_of_pictures
 
@@ -97,6 +106,19 @@ def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     if config.build:
         config = dataclasses.replace(config, path=str(layout.built_pool(run.dir)))
     return list_shards(config, part=part)
+
+
+def expected_names(run: Run) -> list[str]:
+    """Return the names of the shards that the stage will find in local folders; empty for any other pool.
+
+    For checks before the stage works; what is wrong with the folders is said by the stage itself.
+    """
+    config = run.section(PoolConfig)
+    if not run.asks_for("pool") or config.build or any(map(is_remote, config.paths)):
+        return []
+    with suppress(UserError):
+        return list_names(config)
+    return []
 
 
 def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
@@ -320,7 +342,7 @@ def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bo
         if not older or not any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed()):
             remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"
             raise UserError(f"{run.dir / 'pool'} was made from {source}, not from {config.location}; {remedy}")
-    check_place(run.dir, listed(), config)
+    check_place(run.dir, listed().names(), config)
 
 
 def _index_slice(run: Run, shards: Sequence[Shard], *, needs_texts: bool) -> tuple[Sequence[Report], Skipped]:

@@ -52,7 +52,7 @@ def dedup(pool: PoolConfig | Run, out: str | Path, *, executor: Executor | None 
     run = pool if isinstance(pool, Run) else Run.of(folder, pool)
     config = run.section(PoolConfig)
     check_own(folder, "dedup", ("pool", "duplicates.parquet"))
-    check_place(folder, pools.list_pool(run), config)
+    check_place(folder, pools.list_pool(run).names(), config)
     with lock_folder(folder):
         run, shards = pools.read_pool(run, folder, needs_texts=False, executor=executor)
         inputs = {"shards": {shard.name: shard.fingerprint for shard in shards}}
