@@ -124,6 +124,20 @@ def test_another_formula_of_balance_is_followed_by_curate_after_from(curated_run
     assert digests_of_curation(run_dir) == curated
 
 
+def test_a_refused_value_is_not_met_again_by_the_next_call(toy_world, curated_run, tmp_path, capfd):
+    older = shutil.copytree(curated_run, tmp_path / "older")
+    for source, out in ((older, older), (toy_world.recipe, tmp_path / "new")):
+        command = ["run", str(source), "--out", str(out), "--until", "curate", "--set", "match.fold_case=true"]
+        assert main([*command, "--set", "curate.exclude=sw", "--set", "train.seed=7"]) == 2
+        said = capfd.readouterr().err
+        assert "curate.exclude: 'sw' is not a language of this run" in said
+        assert f"stopped; {out}/recipe.toml does not keep curate.exclude, train.seed" in said
+        recipe = load_recipe(out)
+        assert (recipe.match.fold_case, recipe.curate.exclude, recipe.train.seed) == (True, (), 0)
+        assert main(["run", str(out), "--until", "curate"]) == 0
+        assert "match  is finished and unchanged" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("command", "first", "last"), [("run", "pool", "export"), ("train", "train", "train")])
 def test_a_dry_run_prints_why_each_stage_would_run_as_json(command, first, last, toy_world, tmp_path, capfd):
     run_dir = tmp_path / "run"

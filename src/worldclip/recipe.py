@@ -101,6 +101,10 @@ def walk(
 
     names = _select(from_stage, until)
     config = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    without_overrides = None
+    if overrides and not isinstance(recipe, Recipe):
+        with contextlib.suppress(UserError):  # it may be whole only with them
+            without_overrides = load_recipe(recipe)
     restarted: Sequence[str] = ()
     if from_stage:
         restarted = stage_names()[stage_names().index(from_stage) :]
@@ -111,8 +115,9 @@ def walk(
         if not is_helper_rank():  # the first rank links the stages
             _branch(Path(from_run), run_dir, with_absolute_places(config))
     return run_stages(
-        config, run_dir, names, restarted=restarted, executor=executor or LocalExecutor(), dry_run=dry_run
-    )
+        config, run_dir, names, restarted=restarted, executor=executor or LocalExecutor(), dry_run=dry_run,
+        without_overrides=without_overrides,
+    )  # fmt: skip
 
 
 def run_stages(
@@ -125,12 +130,15 @@ def run_stages(
     part: slice | None = None,
     dry_run: bool = False,
     recorded: Recipe | None = None,
+    without_overrides: Recipe | None = None,
 ) -> Run:
     """Walk `recipe` for some of its stages, under the lock of RUN; return the context with the stages' reports.
 
     restarted: stages whose results are taken back, each after its checks.  part: work on these shards of one stage
-    alone.  recorded: what RUN/recipe.toml then holds (default: config).
+    alone.  recorded: what RUN/recipe.toml then holds (default: config).  without_overrides: what a new run's holds of a
+    stage that refuses its overrides.
     """
+    from worldclip.config import load_recipe
     from worldclip.contracts.records import add_cpu_time, read_cpu_time
     from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.console import logged_to
@@ -172,15 +180,44 @@ def run_stages(
     with lock_folder(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         write_json(layout.run_record(run_dir), {**describe_run(), "cpu_time": read_cpu_time(run_dir)})
         executor.cpu_time.clear()  # of another run
-        recipe_toml = to_toml(with_absolute_places(recorded or config))
+        before = load_recipe(run_dir) if layout.recipe(run_dir).is_file() else without_overrides
+        recorded = with_absolute_places(recorded or config)
+        recipe_toml = to_toml(recorded)
         context.write_recipe = lambda: write_text(layout.recipe(run_dir), recipe_toml)
         try:
             recipe(context)
+        except UserError:
+            is_written = context.write_recipe is None
+            if is_written and context.current_stage is not None and before is not None:
+                _take_back_refused(run_dir, context.current_stage, recorded, with_absolute_places(before))
+            raise
         finally:
             with contextlib.suppress(OSError):  # of a full disk, which is said where it stops a stage
                 add_cpu_time(run_dir, executor.cpu_time)
         context.keep_recipe()
     return context
+
+
+def _take_back_refused(run_dir: Path, stage: str, recorded: Recipe, before: Recipe) -> None:
+    """Write RUN/recipe.toml with the sections from before the call, of a stage that stopped it and of all below it.
+
+    The next call would otherwise be refused for a value that it does not give.  Checkpoints keep the values that they
+    were trained by.
+    """
+    from worldclip.core.artifacts import write_text
+    from worldclip.core.changes import changed_keys
+    from worldclip.core.console import say
+    from worldclip.core.settings import to_dict, to_toml
+
+    if stage == "train" and layout.checkpoints(layout.train_dir(run_dir)):
+        return
+    below = stage_names()[stage_names().index(stage) :]
+    names = [*below, "languages"] if stage == "metadata" else below
+    kept = dataclasses.replace(recorded, **{name: getattr(before, name) for name in names})
+    changes = changed_keys(to_dict(kept), to_dict(recorded))
+    if changes:
+        write_text(layout.recipe(run_dir), to_toml(kept))
+        say(stage, f"stopped; {layout.recipe(run_dir)} does not keep {', '.join(change.name for change in changes)}")
 
 
 def _branch(source: Path, run_dir: Path, config: Recipe) -> None:

@@ -58,8 +58,8 @@ def run_recipe(
     """
     started_at = time.perf_counter()
     context = walk(
-        load_recipe(recipe, set), _own_folder(recipe, out),
-        from_stage=from_, from_run=from_run, until=until, executor=executor, dry_run=dry_run,
+        recipe, _own_folder(recipe, out),
+        from_stage=from_, from_run=from_run, until=until, overrides=set, executor=executor, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
         return {"run": str(context.dir), "stages": context.reports}, ""

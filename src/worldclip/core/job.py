@@ -176,6 +176,7 @@ class Run:
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
     reports: dict[str, Report] = field(default_factory=dict)  # of the stages that ran, or what a dry run says of each
     write_recipe: Callable[[], object] | None = None  # writes RUN/recipe.toml, unless that is done
+    current_stage: str | None = None  # whose turn it is
     _is_stale: bool = False  # dry run: a stage above would run
     _is_taken_back: bool = False  # the first restarted stage has begun
 
@@ -251,6 +252,7 @@ class Run:
         if self.is_dry:
             self._say_plan(job, problems, plan)
             return False
+        self.current_stage = name
         reason = self._reason_to_run(job)
         if reason is None:
             say(name, "is finished and unchanged")
