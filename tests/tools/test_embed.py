@@ -484,18 +484,6 @@ def test_pictures_that_were_replaced_since_are_not_shown_for_the_kept_vectors(wo
     assert open_embedded(tmp_path / "of_pool").read_picture(other_shard) == picture(101)
 
 
-def test_pictures_that_a_table_names_are_embedded_again_once_the_pool_was_read_again(world, tmp_path):
-    write_files(tmp_path, {"a.png": picture(0), "pool/0.csv": f"uid,file,text\nu,{tmp_path / 'a.png'},cat\n"})
-    (tmp_path / "r.toml").write_text('[pool]\npath = "pool"\nkey = "uid"\ntexts = ["text"]\nimage_field = "file"\n')
-    vectors = []
-    for content in (picture(0), picture(101)):
-        (tmp_path / "a.png").write_bytes(content)
-        shutil.rmtree(tmp_path / "out/pool", ignore_errors=True)
-        embed(world / "model", tmp_path / "r.toml", tmp_path / "out", of=("images",), executor=QUIET)
-        vectors.append(open_embedded(tmp_path / "out").take(np.array([0])))
-    assert not np.allclose(*vectors)
-
-
 def test_more_shards_than_open_files_can_be_searched(world, tmp_path):
     folder, num_shards, dim = tmp_path / "embedded", 100, 48
     rows = np.eye(dim, dtype=np.float32)[:2]

@@ -364,14 +364,69 @@ def test_a_folder_of_release_0_1_is_searched_and_embedded_again(world, tmp_path)
     assert {hit["key"] for hit in search(out, ["a"])[0]["hits"]} == {hit["key"] for hit in before} - {"0/000.png"}
 
 
-def test_a_picture_that_a_table_names_and_that_was_replaced_by_one_of_its_size_is_embedded(world, tmp_path):
-    content = picture(0)
-    other = next(picture(seed) for seed in range(1, 5000) if len(picture(seed)) == len(content))
-    write_files(tmp_path, {"a.png": content, "pool/0.csv": f"uid,file,text\nu,{tmp_path / 'a.png'},cat\n"})
-    recipe = '[pool]\npath = "pool"\nkey = "uid"\ntexts = ["text"]\nimage_field = "file"\n'
-    write_files(tmp_path, {"r.toml": recipe})
-    embed(world / "model", tmp_path / "r.toml", tmp_path / "out", of=("images",), executor=QUIET)
-    (tmp_path / "a.png").write_bytes(other)
-    shutil.rmtree(tmp_path / "out/pool")
-    report = embed(world / "model", tmp_path / "r.toml", tmp_path / "out", of=("images",), executor=QUIET)
-    assert counts(report) == (0, 0, 1, 0)
+@pytest.fixture
+def shop(tmp_path) -> Path:
+    """Return a recipe of a table that names pictures."""
+    rows = "".join(
+        f"{name},img/{name}.png,a {name},{price}\n" for price, name in enumerate(("cat", "dog", "cow", "hen"))
+    )
+    write_files(tmp_path, {"pool/shop.csv": f"sku,image,title,price\n{rows}"})
+    for seed, name in enumerate(("cat", "dog", "cow")):
+        write_files(tmp_path, {f"pool/img/{name}.png": picture(seed)})
+    recipe = '[pool]\npath = "pool"\nkey = "sku"\ntexts = ["title"]\nimage_field = "image"\n'
+    write_files(tmp_path, {"shop.toml": recipe})
+    return tmp_path / "shop.toml"
+
+
+def test_pictures_that_a_table_names_are_followed_under_an_unchanged_table(
+    world, shop, tmp_path, embedded_items, monkeypatch, capfd
+):
+    img = tmp_path / "pool/img"
+
+    def update() -> tuple:
+        embedded_items.clear()
+        return counts(embed(world / "model", shop, tmp_path / "out", executor=QUIET))
+
+    assert update() == (3, 0, 0, 0)
+    assert update() == (0, 0, 0, 3)
+    assert "pictures that shop.csv names have changed" not in capfd.readouterr().err
+    same_size = next(picture(seed) for seed in range(3, 5000) if len(picture(seed)) == len(picture(0)))
+    (img / "cat.png").write_bytes(same_size)
+    read = []
+    read_members = pools.read_members
+    with monkeypatch.context() as reading:
+        reading.setattr(pools, "read_members", lambda places: (read.extend(places["key"]), read_members(places))[1])
+        assert update() == (0, 0, 1, 2)
+    assert (embedded_items, [key.as_py() for key in read]) == ([same_size], ["cat"])
+    assert "pictures that shop.csv names have changed" in capfd.readouterr().err
+    (img / "dog.png").unlink()
+    (img / "hen.png").write_bytes(picture(9))
+    assert update() == (1, 1, 0, 2)
+    assert embedded_items == [picture(9)]
+    for path in img.iterdir():
+        path.touch()
+    assert update() == (0, 0, 0, 3)
+    assert not embedded_items
+    check_against_fresh(tmp_path / "out", world / "model", shop, tmp_path / "fresh")
+
+
+def test_a_key_that_names_another_picture_of_the_same_size_and_time_has_its_vector(world, shop, tmp_path):
+    table = tmp_path / "pool/shop.csv"
+    write_files(
+        tmp_path, {"pool/img/hen.png": next(picture(i) for i in range(3, 5000) if len(picture(i)) == len(picture(0)))}
+    )
+    for path in (tmp_path / "pool/img").iterdir():
+        os.utime(path, (10, 10))  # as a zip leaves them
+    embed(world / "model", shop, tmp_path / "out", executor=QUIET)
+    table.write_text(table.read_text().replace("cat.png", "x").replace("hen.png", "cat.png").replace("x", "hen.png"))
+    assert counts(embed(world / "model", shop, tmp_path / "out", executor=QUIET)) == (0, 0, 2, 2)
+    check_against_fresh(tmp_path / "out", world / "model", shop, tmp_path / "fresh")
+
+
+def test_pictures_that_come_after_a_first_call_without_any_are_embedded(world, shop, tmp_path):
+    (tmp_path / "pool/img").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="holds no tar and no image"):
+        embed(world / "model", shop, tmp_path / "out", of=("images",), executor=QUIET)
+    (tmp_path / "elsewhere").rename(tmp_path / "pool/img")
+    report = embed(world / "model", shop, tmp_path / "out", of=("images",), executor=QUIET)
+    assert report["images"]["embedded"] == 3

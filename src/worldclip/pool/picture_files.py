@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +34,7 @@ def size_of_picture(table: str, path: bytes | None) -> int | str:
         return "no path of a picture"
     try:
         place = picture_path(table, path.decode())
-        if PurePath(place).suffix.lower() not in image_names.SUFFIXES:
+        if os.path.splitext(place)[1].lower() not in image_names.SUFFIXES:
             raise ValueError(f"its name ends in none of {', '.join(image_names.SUFFIXES)}")
         status = os.stat(place)
         if not stat.S_ISREG(status.st_mode):

@@ -24,7 +24,7 @@ from worldclip.contracts.summary import LEFT_OUT, pool_steps, texts_step
 from worldclip.core import artifacts, job_files
 from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
-from worldclip.core.errors import NUM_NAMED, StageFailed, UserError
+from worldclip.core.errors import NUM_NAMED, BadShard, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
 from worldclip.core.execute.shard_list import ShardList, read_shards
 from worldclip.core.inputs import fingerprint_of, is_remote
@@ -34,6 +34,7 @@ from worldclip.core.printable import counted
 from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
+from worldclip.pool.formats import format_of
 from worldclip.pool.listing import (
     check_place,
     list_names,
@@ -88,6 +89,8 @@ def read_pool(
         refuse_replaced_files(run)
         return run, indexed_shards(run, part)
     tool_run = Run.of(folder, config, executor=executor or run.executor)
+    if config.image_field is not None:
+        _forget_changed_pictures(tool_run, list_pool(tool_run, part))
     if part == ALL_SHARDS:
         index(tool_run, needs_texts=needs_texts, is_tool=True)
         return tool_run, indexed_shards(tool_run)
@@ -95,6 +98,32 @@ def read_pool(
     reports, skipped = _index_slice(tool_run, shards, needs_texts=needs_texts)
     whole = [shard for shard in shards if shard.name not in skipped]
     return tool_run, ShardList(map(_with_pictures, whole, [report["pictures"] for report in reports]))
+
+
+def _forget_changed_pictures(run: Run, shards: Sequence[Shard]) -> None:
+    """Let the stage read those tables again whose pictures were replaced, came or went: no fingerprint covers them.
+
+    A table that has not been read, or holds its images itself, stays as it is.
+    """
+    config = run.section(PoolConfig)
+    stage_dir = layout.stage_dir(run.dir, "pool")
+    for shard in shards:
+        marker = layout.marker(stage_dir, shard.name, "shards")
+        if not format_of(shard.name).is_table or not marker.exists():
+            continue
+        before = artifacts.read_json(marker)["report"]
+        pictures = before.get("pictures", "")  # an older release wrote none, and its tables are read again
+        if before["images"] and not pictures:
+            continue
+        try:
+            images = read_shard(shard, options_of(config, shard.name), needs_texts=False).images
+            is_changed = digest_of_pictures(shard.path, images) != pictures
+        except BadShard:
+            is_changed = True  # the stage names the reason
+        if is_changed:
+            say("pool", f"pictures that {shard.name} names have changed")
+            (stage_dir / artifacts.MANIFEST).unlink(missing_ok=True)
+            marker.unlink()
 
 
 def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:

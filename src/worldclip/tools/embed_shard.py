@@ -26,6 +26,7 @@ from worldclip.core import keys
 from worldclip.core.artifacts import digest, write_array, write_array_parts, write_table, write_tables
 from worldclip.core.coin import sample_records
 from worldclip.core.execute import Report, Shard
+from worldclip.core.inputs import size_and_time
 from worldclip.export.segments import Of, is_group
 from worldclip.model.worker import WorkerModel, load_here
 from worldclip.pool.config import PoolConfig, bare
@@ -84,7 +85,7 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
     hashes_N2 = np.zeros((num_images, 2), np.uint64)
     is_unread = np.ones(num_images, bool)
     for path in _earlier_segments(shard, work):
-        _copy_unchanged(shard, path, places, is_unread, hashes_N2, features_ND)
+        _copy_unchanged(shard, path, places, work, is_unread, hashes_N2, features_ND)
     is_usable = np.ones(num_images, bool)
     bad: list[dict[str, str]] = []
     unread = np.flatnonzero(is_unread)
@@ -130,7 +131,7 @@ def _image_places(shard: Shard, work: EmbedWork) -> tuple[pa.Table, Report]:
     `file` is the path to read in `places.file`; _write_rows makes it relative.  Images of keys that the lists exclude
     are left out.
     """
-    times = None
+    times: list[int | None] | None = None
     if work.run_dir is None:
         places = places_of(shard)
         counts = {"pairs": len(places), "no_image": 0, "not_valid": 0}
@@ -143,10 +144,23 @@ def _image_places(shard: Shard, work: EmbedWork) -> tuple[pa.Table, Report]:
         images = pools.read_images(work.run_dir, shard.name, work.key_lists)
         counts = {"pairs": num_pairs, "no_image": num_pairs - num_images, "not_valid": num_images - len(images)}
         places = pools.image_places(shard, images)
+        if _names_files(shard):
+            times = [_mtime_ns(path) for path in places["file"].to_pylist()]
         for name, values in _columns_of(shard, images["row"].to_numpy(), work).items():
             places = places.append_column(name, values)
     column = pa.nulls(len(places), pa.int64()) if times is None else pa.array(times, pa.int64())
     return places.append_column("mtime_ns", column), counts
+
+
+def _mtime_ns(path: str) -> int | None:
+    """Return the modification time of an image file; None of one that is gone, whose shard fails as it is read."""
+    stamp = size_and_time(path)
+    return stamp[1] if stamp else None
+
+
+def _names_files(shard: Shard) -> bool:
+    """Return whether a shard is a table that names image files."""
+    return "pictures" in shard.fingerprint
 
 
 def _columns_of(shard: Shard, rows: np.ndarray, work: EmbedWork) -> dict[str, pa.ChunkedArray]:
@@ -166,16 +180,22 @@ def _earlier_segments(shard: Shard, work: EmbedWork) -> Iterator[Path]:
 
 
 def _copy_unchanged(
-    shard: Shard, path: Path, places: pa.Table, is_unread: np.ndarray, hashes_N2: np.ndarray, features_ND: np.ndarray
+    shard: Shard,
+    path: Path,
+    places: pa.Table,
+    work: EmbedWork,
+    is_unread: np.ndarray,
+    hashes_N2: np.ndarray,
+    features_ND: np.ndarray,
 ) -> None:
     """Take hashes and vectors of images from an earlier segment where nothing says that they changed.
 
     These are all images of a shard with the same fingerprint, and image files of the same size and time.
     """
-    columns = ["key", "offset", "size", "mtime_ns", "sha256"]
+    columns = ["key", "place", "file", "offset", "size", "mtime_ns", "sha256"]
     earlier = pq.read_table(path, columns=columns)
     is_same_shard = (pq.read_schema(path).metadata or {}).get(SHARD) == digest(shard.fingerprint).encode()
-    if not is_same_shard and not is_group(shard.name):
+    if not is_same_shard and not is_group(shard.name) and not _names_files(shard):
         return
     earlier_keys = earlier["key"].cast(pa.large_string()).combine_chunks()
     row_of = pc.index_in(places["key"].cast(pa.large_string()).combine_chunks(), value_set=earlier_keys)
@@ -189,6 +209,10 @@ def _copy_unchanged(
     for name in ("offset", "size", "mtime_ns"):
         values = before[name].fill_null(-1).to_numpy()
         is_same &= values == after[name].fill_null(-1).to_numpy()
+    if _names_files(shard):  # a changed table may name another file for a key
+        after = _with_relative_files(after, work.places)
+        is_same &= np.asarray(pc.equal(before["file"].cast(pa.string()), after["file"]))
+        is_same &= np.asarray(pc.equal(before["place"], after["place"]))
     rows = rows[is_same]
     hashes_N2[rows] = hash_column(before)[is_same]
     vectors = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
