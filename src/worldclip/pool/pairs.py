@@ -127,20 +127,20 @@ def read_columns(shard: Shard, config: PoolConfig, names: Sequence[str], setting
 
 
 def left_out_by(shard: Shard, config: PoolConfig, key: str) -> str | None:
-    """Return the condition of pool.where by which a shard's pair with this key is no pair; None without such a pair."""
+    """Return the condition of pool.where by which a shard's first pair with this key is no pair.
+
+    key: one of no pair of the index.  None where the shard does not have it.
+    """
     shard_pairs = format_of(shard.name).read(shard, config)
     keys, _ = _keys_of(shard.name, shard_pairs, config)
-    reason = None
-    for row in np.flatnonzero(np.asarray(pc.equal(keys, key))).tolist():
-        reasons = []
-        for name, comparison, operand in _conditions(shard_pairs, config):
-            values = shard_pairs.fields[bare(name)]
-            if not fulfils(values, name, comparison, operand)[row]:
-                reasons.append(f"{bare(name)} is {comparable(values)[row].as_py()!r}, not {comparison} {operand!r}")
-        if not reasons:
-            return None
-        reason = reason or reasons[0]
-    return reason
+    rows = np.flatnonzero(np.asarray(pc.equal(keys, key)))
+    if not len(rows):
+        return None
+    for name, comparison, operand in _conditions(shard_pairs, config):
+        values = shard_pairs.fields[bare(name)]
+        if not fulfils(values, name, comparison, operand)[rows[0]]:
+            return f"{bare(name)} is {comparable(values)[rows[0]].as_py()!r}, not {comparison} {operand!r}"
+    return None
 
 
 # --- what the recipe names --------------------------------------------------------------------------------------------
