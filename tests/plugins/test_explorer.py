@@ -19,7 +19,7 @@ import pytest
 
 import worldclip
 from chromium import Page, open_page
-from plain_recipe import keys_of, make_recipe, make_run, make_shards, run_stages, write_metadata, write_pool
+from plain_recipe import LISTS, keys_of, make_recipe, make_run, make_shards, run_stages, write_metadata, write_pool
 from programs import output_of
 from toy import build_toy_world, draw_shape, write_tar
 from worldclip import cli
@@ -248,7 +248,10 @@ def test_the_working_directory_is_not_replaced(explored, tmp_path, monkeypatch):
     "curate", [{"text_policy": "one"}, {"text_policy": "all"}, {"text_policy": "all", "max_pairs": 20}]
 )
 def test_every_key_is_explained_as_inspect_explains_it(curate, tmp_path):
-    run = make_run(tmp_path, make_shards(seed=5, num_shards=2, num_samples=25), curate={**curate, "exclude": ["ar"]})
+    shards = make_shards(seed=5, num_shards=2, num_samples=25)
+    matched, unmatched = ([(f"twice{n}", [text]) for n in range(8)] for text in (f"a {LISTS['en'][0]}", "no match"))
+    shards |= {"two/0.tar": [*matched[:4], *unmatched[4:]], "two/1.tar": [*unmatched[:4], *matched[4:]]}
+    run = make_run(tmp_path, shards, curate={**curate, "exclude": ["ar"]})
     out = tmp_path / "explorer"
     explore(run, out)
     reasons = [name for name, *_ in read_chunk(out, "run")["reasons"]]

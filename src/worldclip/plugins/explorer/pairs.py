@@ -47,20 +47,30 @@ class Pairs:
 
 
 def read_pairs(run: Run, work: CurateWork, shards: Sequence[Shard], languages: list[str]) -> Pairs:
-    """Match shards again, in the order of a hash, until they hold MAX_TEXTS texts."""
+    """Match shards again, in the order of a hash, until they hold MAX_TEXTS texts.
+
+    Of several shards with a key the first one by name that keeps it counts, else the first one, as in `inspect`.
+    """
     order, _ = coin.sample_rows([shard.name for shard in shards], 0, len(shards))
     matching = match_work(run)
     by_key: dict[str, list[list[Any]]] = {}
-    shard_of_key: dict[str, str] = {}
+    places: dict[str, tuple[bool, str]] = {}  # (whether it is dropped there, shard)
     num_texts = num_shards = 0
     for i in order.tolist():
         if num_texts >= MAX_TEXTS:
             break
+        rows_of_key: dict[str, list[list[Any]]] = defaultdict(list)
         for key, row in _rows_of_shard(shards[i], work, matching, languages):
-            if shard_of_key.setdefault(key, shards[i].name) == shards[i].name:
-                by_key.setdefault(key, []).append(row)
-                num_texts += 1
+            rows_of_key[key].append(row)
+            num_texts += 1
+        for key, rows in rows_of_key.items():
+            is_dropped = all(row[REASON] != Reason.KEPT for row in rows)
+            place = (is_dropped, shards[i].name)
+            if key not in places or place < places[key]:
+                by_key[key] = rows
+                places[key] = place
         num_shards += 1
+    shard_of_key = {key: shard for key, (_, shard) in places.items()}
     return Pairs(by_key, shard_of_key, num_shards, len(shards))
 
 
