@@ -139,6 +139,14 @@ def test_only_labels_that_mean_a_language_of_the_run_are_chosen_merged_ones_too(
     assert [rules.languages[lang] for lang in found_langs] == [codes[label] for label in labels]
 
 
+def test_a_run_whose_languages_no_label_means_cannot_be_restricted_to_them() -> None:
+    rules = LanguageRules(
+        languages=("zu",), lid_model="lid176", lid_digest="", merge_labels=(), min_prob=0.0, is_restricted=True
+    )
+    with pytest.raises(UserError, match=r"means a language of the run \(zu\); set match.merge_labels"):
+        rules.find(pa.array(["isilwane"]), None)
+
+
 def test_a_replaced_model_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     found = []
@@ -157,7 +165,7 @@ OTHER_KINDS = {"version 11: must be 12": Kind(version=11), "loss = 2: must be": 
                "wordNgrams = 2: must be 1": Kind(word_ngrams=2)}  # fmt: skip
 
 
-def test_models_of_other_kinds_cut_ones_and_unknown_labels_are_refused(tmp_path: Path) -> None:
+def test_models_of_other_kinds_and_cut_ones_are_refused(tmp_path: Path) -> None:
     for message, kind in OTHER_KINDS.items():
         write_model(tmp_path / "m.bin", kind, WORDS, LABELS)
         with pytest.raises(UserError, match=message):
@@ -174,6 +182,3 @@ def test_models_of_other_kinds_cut_ones_and_unknown_labels_are_refused(tmp_path:
         Identifier(path)
     with pytest.raises(UserError, match="cannot be read"):
         Identifier(tmp_path / "absent.bin")
-    for labels, named in ((["en", "yy", "xx"], "xx, yy"), ([], "none")):
-        with pytest.raises(UserError, match=named):
-            Identifier(labels_allowed=labels)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from worldclip.core.errors import UserError
 from worldclip.language import identify as lid
 from worldclip.language.table import INSTALLED, Languages, code_of_stated
 
@@ -64,6 +65,11 @@ def _load_identifier(rules: LanguageRules) -> tuple[lid.Identifier, np.ndarray]:
     codes = [merged.get(label) or rules.table.from_lid(label, identifier.scheme) for label in identifier.labels]
     lang_of_label = rules._positions(codes)
     if rules.is_restricted:
-        allowed = [label for label, lang in zip(identifier.labels, lang_of_label[:-1], strict=True) if lang >= 0]
+        allowed = np.array(identifier.labels)[lang_of_label[:-1] >= 0].tolist()
+        if not allowed:
+            raise UserError(
+                "match.restrict_to_recipe_languages: no label of languages.lid_model means a language of the run"
+                f" ({', '.join(rules.languages)}); set match.merge_labels, or remove the setting"
+            )
         identifier = lid.Identifier(rules.lid_model, allowed)
     return identifier, lang_of_label

@@ -103,16 +103,12 @@ class Identifier:
     """Labels texts with a fastText model.
 
     labels_allowed: choose among these labels only; probabilities stay the model's own, over all labels.
-    Raises UserError for a file that is not a model and for allowed labels that the model does not have.
+    Raises UserError for a file that is not a model.
     """
 
     def __init__(self, model: str | Path | None = None, labels_allowed: Collection[str] | None = None) -> None:
         self._model, self.labels = _load(model_path(model))
         self.scheme: Scheme = scheme_of(self.labels[0])
-        unknown = sorted(set(labels_allowed or ()) - set(self.labels))
-        if unknown or (labels_allowed is not None and not labels_allowed):
-            named = ", ".join(unknown) or "none"
-            raise UserError(f"labels_allowed names {named}; use labels of the model, such as {self.labels[0]!r}")
         is_allowed = np.array([labels_allowed is None or label in labels_allowed for label in self.labels])
         self._allowed = allowed_nodes(self._model, is_allowed)
         self._names = np.array([*self.labels, NO_LABEL])

@@ -6,8 +6,7 @@ match/matcher/tokenise.py and kernels/nfc.py do the same over bytes; tests compa
 from __future__ import annotations
 
 import re
-
-from worldclip.language.characters import casefold, nfc
+import unicodedata
 
 PROFILES = ("reference", "unicode", "unicode_fold")
 """Names on disk; `unicode_fold` is profile `unicode` with `fold_case`.  Positions are the constants of tokenise.py."""
@@ -25,7 +24,7 @@ def normalise(text: str, profile: str) -> str:
     """
     if profile == "reference":
         return _SPACED_MARKS.sub(r" \g<0> ", f" {text.strip()} ").translate(_REFERENCE_BLANKS)
-    text = nfc(text)
+    text = unicodedata.normalize("NFC", text)
     if profile == "unicode_fold":
-        text = nfc(casefold(text))
+        text = unicodedata.normalize("NFC", text.casefold())
     return _WHITESPACE.sub(" ", text).strip(" ")
