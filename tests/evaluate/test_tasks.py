@@ -8,7 +8,7 @@ import pytest
 
 from calls import calls_of
 from worldclip.core.errors import UserError
-from worldclip.evaluate import engine, measures, probes, ranking, zeroshot
+from worldclip.evaluate import engine, measures, probes, ranking, tasks
 from worldclip.evaluate.interval import (
     class_mean_interval,
     mean_interval,
@@ -262,16 +262,16 @@ def test_of_equal_classes_the_first_or_a_wrong_one_is_predicted():
     images = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     classes = np.array([[0, 1], [1, 0], [1, 0]], np.float32)
     target = np.array([1, 2, 0])
-    assert zeroshot.predictions(images, classes, target, "first").tolist() == [1, 1, 0]
-    assert zeroshot.predictions(images, classes, target, "against").tolist() == [2, 1, 0]
-    assert zeroshot.classification_ranks(images, classes, target, ties="first").tolist() == [0, 1, 0]
+    assert tasks.predictions(images, classes, target, "first").tolist() == [1, 1, 0]
+    assert tasks.predictions(images, classes, target, "against").tolist() == [2, 1, 0]
+    assert ranking.ranks(images, classes, np.arange(3), target, ties="first").tolist() == [0, 1, 0]
 
 
 def test_equal_names_give_equal_class_embeddings_at_any_position():
     random = np.random.default_rng(0)
     rows = {word: random.standard_normal(768).astype(np.float32) for word in "abcde"}
     names = [[word, "e"] for word in "abcdabcddcba"]
-    found = zeroshot.class_embeddings(names, ["{}", "{}"], rows_of(rows))
+    found = tasks.class_embeddings(names, ["{}", "{}"], rows_of(rows))
     first, _ = np.unique([name for name, _ in names], return_index=True)
     assert len(np.unique(found, axis=0)) == len(first) == 4
 
@@ -279,7 +279,7 @@ def test_equal_names_give_equal_class_embeddings_at_any_position():
 def test_class_embedding_is_the_normalised_mean_over_templates_and_synonyms():
     dogs = {"a dog": (1, 0), "my dog": (1, 0), "a hound": (0, 1), "my hound": (1, 0)}
     encode = rows_of({"a cat": (1, 0), "my cat": (0, 1), **dogs})
-    found = zeroshot.class_embeddings([["cat"], ["dog", "hound"]], ["a {}", "my {}"], encode)
+    found = tasks.class_embeddings([["cat"], ["dog", "hound"]], ["a {}", "my {}"], encode)
     np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5], np.array([3, 1]) / 10**0.5], rtol=1e-6)
     assert found.dtype == np.float32
 

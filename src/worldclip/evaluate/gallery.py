@@ -8,10 +8,9 @@ import numpy as np
 
 from worldclip.core.artifacts import Json
 from worldclip.core.coin import sample_rows
-from worldclip.evaluate import zeroshot
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.ranking import top
-from worldclip.evaluate.tasks import Classification, Dataset
+from worldclip.evaluate.tasks import Classification, Dataset, class_embeddings
 from worldclip.report.images import data_uri
 
 NUM_NAMES = 5
@@ -37,7 +36,7 @@ def gallery(
     if not tasks:
         return []
     class_CD = {
-        lang: zeroshot.class_embeddings(task.class_names, task.templates, encode.in_language(lang))
+        lang: class_embeddings(task.class_names, task.templates, encode.in_language(lang))
         for lang, task in tasks.items()
     }
     first_lang, first = next(iter(tasks.items()))

@@ -91,14 +91,11 @@ def distinct_rows(features_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The rows are compared by a hash of 128 bits: sorting them would take several times their memory.
     """
     seen: dict[bytes, int] = {}
-    hashes = (hashlib.blake2b(row_D, digest_size=16).digest() for row_D in np.ascontiguousarray(features_CD))
-    row_C = np.fromiter((seen.setdefault(row_hash, len(seen)) for row_hash in hashes), np.int64, len(features_CD))
+    row_C = np.empty(len(features_CD), np.int64)
+    for c, feature_D in enumerate(np.ascontiguousarray(features_CD)):
+        row_hash = hashlib.blake2b(feature_D, digest_size=16).digest()
+        row_C[c] = seen.setdefault(row_hash, len(seen))
     return np.unique(row_C, return_index=True)[1], row_C
-
-
-def share_within(rank_Q: np.ndarray, k: int) -> float:
-    """Return the share (0 to 1) of the queries that have a right candidate with one among their first k."""
-    return float((rank_Q[rank_Q >= 0] < k).mean())
 
 
 def top(query_QD: np.ndarray, candidate_CD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,38 +108,17 @@ def top(query_QD: np.ndarray, candidate_CD: np.ndarray, k: int) -> tuple[np.ndar
     return np.concatenate(ids), np.concatenate(scores)
 
 
-# --- image-text retrieval
-
-
-def retrieval_ranks(
-    image_ND: np.ndarray, text_MD: np.ndarray, pair_image: np.ndarray, pair_text: np.ndarray, ties: Ties = "against"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranks of text -> image (M,) and image -> text (N,), see ranking.ranks.
-
-    pair_image, pair_text: (num_pairs,) which text belongs to which image; a text may belong to several images.
-    """
-    text_to_image = ranks(text_MD, image_ND, pair_text, pair_image, ties)
-    image_to_text = ranks(image_ND, text_MD, pair_image, pair_text, ties)
-    return text_to_image, image_to_text
-
-
-def recalls(text_to_image: np.ndarray, image_to_text: np.ndarray) -> dict[str, float]:
-    """Return `image_retrieval_recall@k` (a text finds its image) and `text_retrieval_recall@k`, k = 1, 5, 10."""
-    image_recalls = {f"image_retrieval_recall@{k}": share_within(text_to_image, k) for k in RECALL_AT}
-    text_recalls = {f"text_retrieval_recall@{k}": share_within(image_to_text, k) for k in RECALL_AT}
-    return image_recalls | text_recalls
-
-
 def recall_chance(pair_image: np.ndarray, pair_text: np.ndarray, num_images: int, num_texts: int) -> dict[str, float]:
     """Return the recall of a random order: any image of a text counts, and any text of an image.
 
     pair_image, pair_text: (P,) positions of an image and of its text, each pair once.
     """
-    images_of_text = np.bincount(pair_text)
-    texts_of_image = np.bincount(pair_image)
-    chance = {f"image_retrieval_recall@{k}": _chance_within(k, images_of_text, num_images) for k in RECALL_AT}
-    chance |= {f"text_retrieval_recall@{k}": _chance_within(k, texts_of_image, num_texts) for k in RECALL_AT}
-    return chance
+    image_chance: dict[str, float] = {}
+    text_chance: dict[str, float] = {}
+    for k in RECALL_AT:
+        image_chance[f"image_retrieval_recall@{k}"] = _chance_within(k, np.bincount(pair_text), num_images)
+        text_chance[f"text_retrieval_recall@{k}"] = _chance_within(k, np.bincount(pair_image), num_texts)
+    return image_chance | text_chance
 
 
 def _chance_within(k: int, num_right: np.ndarray, num_candidates: int) -> float:

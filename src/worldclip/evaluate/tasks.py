@@ -3,7 +3,8 @@
 A task holds texts and right answers; `score` takes features and returns a Score.  Images that cannot be decoded are
 rows of NaN in the features: every task drops them, the engine counts them.
 
-N images of the dataset, n images or questions of a task, C classes, M texts, D embed_dim.
+N images of the dataset, n images or questions of a task, C classes, M texts, D embed_dim, B
+classes or images of a block.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import numpy as np
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, require
 from worldclip.core.safe_path import is_safe_name
-from worldclip.evaluate import ranking, zeroshot
-from worldclip.evaluate.interval import class_mean_interval, mean_interval
+from worldclip.evaluate import ranking
+from worldclip.evaluate.interval import Interval, class_mean_interval, mean_interval
 from worldclip.evaluate.ranking import Ties
+
+NO_PAIRS = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 class NoneDecoded(UserError):
@@ -103,7 +106,7 @@ class _OfClasses:
     protocol: Json = field(default_factory=dict)
 
     def texts_to_encode(self) -> list[str]:
-        return zeroshot.class_texts(self.class_names, self.templates)
+        return class_texts(self.class_names, self.templates)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +117,7 @@ class Classification(_OfClasses):
     """(n,) class of each image of the task."""
     slices: dict[str, np.ndarray] = field(default_factory=dict)
     """Parts of the images, each a (n,) bool mask, reported next to the whole."""
-    also_right: tuple[np.ndarray, np.ndarray] = zeroshot.NO_PAIRS
+    also_right: tuple[np.ndarray, np.ndarray] = NO_PAIRS
     """(position among the n, class): further classes that are right for an image."""
     use_f1: bool = False
     """Report `f1_macro` too."""
@@ -127,23 +130,32 @@ class Classification(_OfClasses):
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         num_classes = len(self.class_names)
-        class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
+        class_CD = class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]
         image_idx = self.image_idx[rows_left(is_good)]
         image_nD = image_ND[image_idx]
         target = self.target[is_good]
-        position = np.cumsum(is_good) - 1  # among the images that decode
         further_idx, further_class = self.also_right
         is_kept = is_good[further_idx]
-        also_right = (position[further_idx[is_kept]], further_class[is_kept])
-        ranks = zeroshot.classification_ranks(image_nD, class_CD, target, also_right, self.ties)
-        metrics = zeroshot.accuracies(ranks, num_classes)
-        interval = {name: mean_interval(ranks < int(name.removeprefix("acc"))) for name in metrics}
-        chance = zeroshot.chance(num_classes)
-        metrics["mean_per_class_recall"] = zeroshot.mean_per_class_recall(ranks, target)
-        interval["mean_per_class_recall"] = class_mean_interval(*zeroshot.right_by_class(ranks, target))
+        position = np.cumsum(is_good) - 1  # of each image among those that decode
+        right_image = np.concatenate([np.arange(len(target)), position[further_idx[is_kept]]])
+        right_class = np.concatenate([target, further_class[is_kept]])
+        ranks = ranking.ranks(image_nD, class_CD, right_image, right_class, self.ties)
+
+        top_ks = (1, 5) if num_classes > 5 else (1,)
+        metrics = _accuracies(ranks, top_ks)
+        chance: dict[str, float] = {}
+        interval: dict[str, Interval] = {}
+        for k in top_ks:
+            chance[f"acc{k}"] = k / num_classes
+            interval[f"acc{k}"] = mean_interval(ranks < k)
+        # Only classes that have images count in the mean.
+        _, class_of_image, num_images = np.unique(target, return_inverse=True, return_counts=True)
+        num_right = np.bincount(class_of_image, weights=ranks == 0)
+        metrics["mean_per_class_recall"] = float((num_right / num_images).mean())
+        interval["mean_per_class_recall"] = class_mean_interval(num_right, num_images)
         if self.use_f1:  # WILDS' for iWildCam
-            predicted = zeroshot.predictions(image_nD, class_CD, target, self.ties)
+            predicted = predictions(image_nD, class_CD, target, self.ties)
             metrics["f1_macro"] = float(_sklearn_metrics().f1_score(target, predicted, average="macro"))
         if num_classes == 2 and 0 < target.sum() < len(target):
             _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
@@ -154,11 +166,53 @@ class Classification(_OfClasses):
             metrics=metrics,
             chance=chance,
             interval=interval,
-            slices=score_slices(self.slices, is_good, lambda part: zeroshot.accuracies(ranks[part], num_classes)),
+            slices=score_slices(self.slices, is_good, lambda part: _accuracies(ranks[part], top_ks)),
             counts={"num_classes": num_classes},
             ranks={"acc": ranks},
             images={"acc": image_idx},
         )
+
+
+def _accuracies(ranks: np.ndarray, top_ks: Sequence[int]) -> dict[str, float]:
+    return {f"acc{k}": float((ranks < k).mean()) for k in top_ks}
+
+
+def predictions(image_ND: np.ndarray, class_CD: np.ndarray, target_N: np.ndarray, ties: Ties = "against") -> np.ndarray:
+    """Return (N,) int64: the best class of each image, of equal ones the first; with `against` the first wrong one."""
+    predicted = np.empty(len(image_ND), np.int64)
+    for start, scores in ranking.score_blocks(image_ND, class_CD):
+        rows = np.arange(len(scores))
+        best = scores.argmax(axis=1)
+        if ties == "against":
+            target = target_N[start : start + len(scores)]
+            right_scores = scores[rows, target]
+            scores[rows, target] = -np.inf
+            wrong = scores.argmax(axis=1)
+            best = np.where(right_scores > scores[rows, wrong], target, wrong)
+        predicted[start : start + len(scores)] = best
+    return predicted
+
+
+def class_embeddings(class_names: Sequence[Sequence[str]], templates: Sequence[str], encode: Encode) -> np.ndarray:
+    """Return (C, D) float32: the normalised mean over templates x synonyms of normalised embeddings (CLIP's protocol).
+
+    class_names: the synonyms of each class, at least one; templates hold one `{}` each.
+    """
+    features = np.asarray(encode(class_texts(class_names, templates)), np.float32)
+    num_texts = np.array(list(map(len, class_names))) * len(templates)
+    starts = np.concatenate(([0], num_texts.cumsum()[:-1]))
+    means = np.add.reduceat(features, starts, axis=0) / num_texts[:, None].astype(np.float32)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    return means / np.where(norms > 0, norms, 1)
+
+
+def class_texts(class_names: Sequence[Sequence[str]], templates: Sequence[str]) -> list[str]:
+    """Return each template with each name in it, class by class."""
+    texts: list[str] = []
+    for names in class_names:
+        for name in names:
+            texts += [template.replace("{}", name) for template in templates]
+    return texts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,17 +227,16 @@ class MultiLabel(_OfClasses):
         _sklearn_metrics()
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        class_CD = zeroshot.class_embeddings(self.class_names, self.templates, encode)
+        class_CD = class_embeddings(self.class_names, self.templates, encode)
         is_good = decoded(image_ND)[self.image_idx]
         is_there = self.is_there[rows_left(is_good)]
         # The images are the candidates: those of equal features must score equal bits for a class.
         image_nD = image_ND[self.image_idx[is_good]]
-        score_Cn = np.concatenate([scores for _, scores in ranking.score_blocks(class_CD, image_nD)])
-
-        precisions = np.zeros(len(score_Cn))
-        for c, (scores, right) in enumerate(zip(score_Cn, is_there.T, strict=True)):
-            if right.any():
-                precisions[c] = _sklearn_metrics().average_precision_score(right, scores)
+        precisions = np.zeros(len(class_CD))
+        for start, score_Bn in ranking.score_blocks(class_CD, image_nD):
+            for c, score_n in enumerate(score_Bn, start):
+                if is_there[:, c].any():
+                    precisions[c] = _sklearn_metrics().average_precision_score(is_there[:, c], score_n)
         return Score(
             n=len(is_there),
             metrics={"mean_average_precision": float(np.mean(precisions))},
@@ -225,29 +278,33 @@ class Retrieval:
         pair_image = position[self.pair_image[kept_pairs]]
         text_idx, pair_text = np.unique(self.pair_text[kept_pairs], return_inverse=True)
 
+        image_nD = image_ND[image_idx]
         text_MD = encode([self.texts[idx] for idx in text_idx])
-        text_to_image, image_to_text = ranking.retrieval_ranks(
-            image_ND[image_idx], text_MD, pair_image, pair_text, self.ties
-        )
+        text_to_image = ranking.ranks(text_MD, image_nD, pair_text, pair_image, self.ties)
+        image_to_text = ranking.ranks(image_nD, text_MD, pair_image, pair_text, self.ties)
 
         # Captions of one image are drawn together in the intervals: the image of each query is its cluster.
         images_with_text = np.flatnonzero(image_to_text >= 0)
         first_pair = np.unique(pair_text, return_index=True)[1]
-        ranks = {"image_retrieval": text_to_image, "text_retrieval": image_to_text[images_with_text]}
-        query_image = {"image_retrieval": pair_image[first_pair], "text_retrieval": images_with_text}
-        metrics = ranking.recalls(text_to_image, image_to_text)
-        interval = {}
-        for name in metrics:
-            direction, k = name.split("_recall@")
-            interval[name] = mean_interval(ranks[direction] < int(k), query_image[direction])
+        ranks = {"image_retrieval_recall@": text_to_image, "text_retrieval_recall@": image_to_text[images_with_text]}
+        query_image = {"image_retrieval_recall@": pair_image[first_pair], "text_retrieval_recall@": images_with_text}
+        metrics: dict[str, float] = {}
+        interval: dict[str, Interval] = {}
+        images: dict[str, np.ndarray] = {}
+        for kind, rank_of_query in ranks.items():
+            for k in ranking.RECALL_AT:
+                is_hit = rank_of_query < k
+                metrics[f"{kind}{k}"] = float(is_hit.mean())
+                interval[f"{kind}{k}"] = mean_interval(is_hit, query_image[kind])
+            images[kind] = image_idx[query_image[kind]]
         return Score(
             n=len(image_idx),
             metrics=metrics,
             chance=ranking.recall_chance(pair_image, pair_text, len(image_idx), len(text_idx)),
             interval=interval,
             counts={"num_texts": len(text_idx)},
-            ranks={f"{direction}_recall@": ranks[direction] for direction in ranks},
-            images={f"{direction}_recall@": image_idx[query_image[direction]] for direction in ranks},
+            ranks=ranks,
+            images=images,
         )
 
 
@@ -294,5 +351,9 @@ def score_slices(
     masks: (n,) bool of each part.  is_kept: (n,) bool, the questions that were scored.  metrics: takes a mask over the
     scored questions.
     """
-    parts = {name: mask[is_kept] for name, mask in masks.items()}
-    return {name: {"n": int(part.sum()), "metrics": metrics(part)} for name, part in parts.items() if part.any()}
+    scores: dict[str, Json] = {}
+    for name, mask in masks.items():
+        part = mask[is_kept]
+        if part.any():
+            scores[name] = {"n": int(part.sum()), "metrics": metrics(part)}
+    return scores

@@ -15,8 +15,7 @@ import numpy as np
 from worldclip.core.artifacts import Json, digest
 from worldclip.evaluate.datasets.common.class_names import Names
 from worldclip.evaluate.datasets.common.images import Images, fingerprints
-from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
-from worldclip.evaluate.zeroshot import NO_PAIRS
+from worldclip.evaluate.tasks import NO_PAIRS, Classification, Dataset, Retrieval, Task
 
 Caption = tuple[int, str]
 """Position of the image, and a text about it."""
