@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from transformers import MetaClip2Config, MetaClip2Model
 
 from worldclip.core.errors import UserError
-from worldclip.model import forward, onednn, precision, tensor_names
+from worldclip.model import forward, precision, rows, tensor_names
 from worldclip.model.clip import (
     check_tokenizer,
     create_model,
@@ -25,7 +24,6 @@ from worldclip.model.config import ModelConfig
 from worldclip.model.formats.open_clip_folder import from_hugging_face_config
 from worldclip.model.forward import embed_pixels, embed_tokens
 from worldclip.model.published import XLM_V
-from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.model.tokenizer import Tokens
 
 SMALL = ModelConfig(preset="tiny", image_size=32, vision_layers=2, vision_width=64, text_width=64, embed_dim=16)
@@ -118,25 +116,6 @@ def test_devices_are_auto_or_those_of_this_machine(num_gpus, name, said, monkeyp
         pick_device(name)
 
 
-@pytest.mark.parametrize(("side", "own_side"), [(27, 16), (16, 27), (12, 7), (7, 7)])
-def test_positions_are_those_of_open_clip(side: int, own_side: int) -> None:
-    model = pytest.importorskip("open_clip.model")
-    positions_PW = torch.randn(1 + own_side**2, 24, generator=torch.Generator().manual_seed(1))
-    weights = {"visual.positional_embedding": positions_PW.clone()}
-    tower = SimpleNamespace(grid_size=(side, side), positional_embedding=torch.zeros(1 + side**2, 24))
-    model.resize_pos_embed(weights, SimpleNamespace(visual=tower))
-    own = resize_positions(positions_PW, side)
-    torch.testing.assert_close(own, weights["visual.positional_embedding"], rtol=0, atol=1e-6)
-    assert torch.equal(own[0], positions_PW[0])
-
-
-def test_only_a_class_token_and_a_square_can_be_resized() -> None:
-    assert patches_per_side(torch.zeros(50, 4)) == 7
-    assert patches_per_side(torch.zeros(49, 4)) is None
-    with pytest.raises(ValueError, match="49 positions are not a class token and a square"):
-        resize_positions(torch.zeros(49, 4), 5)
-
-
 TOWER_WIDTH, TOWER_LAYERS, CONTEXT = 64, 3, 20
 
 
@@ -168,7 +147,7 @@ def model(request) -> MetaClip2Model:
 
 @pytest.fixture(params=[1, 10**9], ids=["onednn", "plain"])
 def onednn_rows(request, monkeypatch) -> None:
-    if request.param == 1 and not onednn.has_onednn(torch.float32):
+    if request.param == 1 and not rows.has_onednn(torch.float32):
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(forward, "ONEDNN_ROWS", request.param)
 
@@ -285,7 +264,7 @@ def test_a_layer_that_is_only_derived_from_a_linear_one_computes_by_itself():
         def forward(self, rows):
             return 2 * super().forward(rows)
 
-    rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     layer = Doubled(8, 3)
     with torch.inference_mode():
-        assert torch.equal(onednn.prepare(layer, len(rows))(rows), layer(rows))
+        assert torch.equal(rows.prepare(layer, len(inputs))(inputs), layer(inputs))

@@ -25,7 +25,7 @@ from worldclip.cli import main
 from worldclip.core.errors import UserError
 from worldclip.model import inference, preprocess, published
 from worldclip.model.formats.open_clip_folder import named_config, preprocessing
-from worldclip.model.labels import probabilities
+from worldclip.model.inference import probabilities
 from worldclip.model.sample_inputs import images as sample_images
 
 LABELS = ["a red circle", "ein blaues Haus", "红色圆形", "دائرة حمراء", "a", ""]

@@ -39,7 +39,7 @@ from worldclip.model.formats.open_clip_folder import (
     to_hugging_face_config,
 )
 from worldclip.model.load import find
-from worldclip.model.records import library_faults
+from worldclip.model.weights import library_faults
 
 REPOSITORY = Path(__file__).parents[2]
 OPEN_CLIP_NAMES = (

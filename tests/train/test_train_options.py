@@ -38,7 +38,6 @@ from worldclip.evaluate import engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export import ExportConfig, export_model
 from worldclip.model.config import TokenizerConfig
-from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.train import garbage, loop
 from worldclip.train.config import TrainConfig
 from worldclip.train.log import read_log
@@ -46,6 +45,7 @@ from worldclip.train.lora import adapted_layers, add_adapters
 from worldclip.train.scores import config_of_scores
 from worldclip.train.start import split_shards
 from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, run_tokenizer, training_texts
+from worldclip.train.train_state import resize_positions
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
 
@@ -153,15 +153,27 @@ def test_a_checkpoint_whose_evaluation_was_killed_is_evaluated_on_resume(tmp_pat
 # initial weights and LoRA
 
 
+@pytest.mark.parametrize(("side", "own_side"), [(27, 16), (16, 27), (12, 7), (7, 7)])
+def test_positions_are_those_of_open_clip(side: int, own_side: int) -> None:
+    model = pytest.importorskip("open_clip.model")
+    positions_PW = torch.randn(1 + own_side**2, 24, generator=torch.Generator().manual_seed(1))
+    weights = {"visual.positional_embedding": positions_PW.clone()}
+    tower = SimpleNamespace(grid_size=(side, side), positional_embedding=torch.zeros(1 + side**2, 24))
+    model.resize_pos_embed(weights, SimpleNamespace(visual=tower))
+    own = resize_positions(positions_PW, 1 + side**2)
+    torch.testing.assert_close(own, weights["visual.positional_embedding"], rtol=0, atol=1e-6)
+    assert torch.equal(own[0], positions_PW[0])
+
+
 def test_training_starts_from_initial_weights_of_the_same_architecture_at_any_resolution(tmp_path, plain_run):
     source = str(latest_checkpoint(plain_run))
     settings = {"initial_weights": source, "tokenizer": {"path": source}, "freeze": ["vision", "text"], "lr": 1e-9}
     trained, _ = stored(run(tmp_path / "run", **settings, model=TRAIN["model"] | {"image_size": 48}))
     initial, _ = stored(plain_run)
     positions = "vision_model.embeddings.position_embedding.weight"
-    sides = [patches_per_side(weights[positions]) for weights in (initial, trained)]
-    assert sides == [32 // 8, 48 // 8]
-    assert torch.equal(trained.pop(positions), resize_positions(initial.pop(positions), sides[1]))
+    resized = trained.pop(positions)
+    assert len(resized) == 1 + (48 // 8) ** 2
+    assert torch.equal(resized, resize_positions(initial.pop(positions), len(resized)))
     frozen = [name for name in initial if name.startswith(("vision", "text_model"))]
     assert all(torch.equal(initial[name], trained[name]) for name in frozen)
     projection = "visual_projection.weight"

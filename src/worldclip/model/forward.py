@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldclip.model.onednn import prepare
-from worldclip.model.rows import Block, Chunk, image_rows, text_rows, unit
+from worldclip.model.rows import Block, Chunk, image_rows, prepare, text_rows, unit
 from worldclip.model.tokenizer import Tokens
 
 FLOAT_BYTES = 4

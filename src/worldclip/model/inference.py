@@ -5,7 +5,7 @@
 
 The two towers run in torch here, in onnxruntime in model/formats/onnx_backend.py.
 
-N images, M texts or labels, B a batch of either, D embed_dim, S image side.
+N images, M texts or labels, B a batch of either, S sentences around the labels, or an image's side, D embed_dim.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from worldclip.core.job import Report
 from worldclip.core.local_path import has_surrogate
 from worldclip.model import preprocess
 from worldclip.model.images import as_list, open_image, to_pillow
-from worldclip.model.labels import label_features, label_sentences, probabilities
 from worldclip.model.precision import DTYPES
 from worldclip.model.preprocess import describe, facts_of
 from worldclip.model.tokenizer import Tokens
@@ -261,6 +260,36 @@ class Clip:
         """
         label_MD = self.encode_labels(labels, templates)
         return probabilities(self.encode_image(images), label_MD, self.logit_scale)
+
+
+def label_features(features_SD: np.ndarray, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return (M, D) of unit length: per label the mean over its sentences, whose features follow each other."""
+    starts = np.cumsum([0, *map(len, sentences)])
+    label_MD = np.add.reduceat(features_SD, starts[:-1], axis=0)
+    unit_MD: np.ndarray = label_MD / np.linalg.norm(label_MD, axis=1, keepdims=True)
+    return unit_MD
+
+
+def probabilities(image_ND: np.ndarray, label_MD: np.ndarray, logit_scale: np.float32) -> np.ndarray:
+    """Return (N, M) float32 probabilities of the labels for each image; rows sum to 1."""
+    logits_NM = logit_scale * image_ND @ label_MD.T
+    odds_NM = np.exp(logits_NM - logits_NM.max(axis=1, keepdims=True))
+    prob_NM: np.ndarray = odds_NM / odds_NM.sum(axis=1, keepdims=True)
+    return prob_NM
+
+
+def label_sentences(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
+    """Return the sentences of each label; a template holds one `{}`.  Raises UserError that names all problems."""
+    if isinstance(templates, str):
+        templates = (templates,)
+    problems = [f"template {sentence!r} has no {{}} for the label" for sentence in templates if "{}" not in sentence]
+    if not templates:
+        problems.append('templates is empty; use ("{}",) for only the label')
+    if not labels:
+        problems.append("labels is empty; give at least one")
+    if problems:
+        raise UserError(problems)
+    return [[template.replace("{}", label) for template in templates] for label in labels]
 
 
 def text_problem(text: object) -> str:

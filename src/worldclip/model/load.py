@@ -34,7 +34,7 @@ from worldclip.model.formats.other_clips import OtherBackend
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.precision import DTYPES, pick_precision
 from worldclip.model.preprocess import RULES, Rule, processor_problems, reference
-from worldclip.model.records import library_faults
+from worldclip.model.weights import library_faults
 
 if TYPE_CHECKING:
     pass

@@ -19,9 +19,8 @@ import numpy as np
 
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError, is_no_memory, require
-from worldclip.model.records import library_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
-from worldclip.model.weights import read_optional_config
+from worldclip.model.weights import library_faults, read_optional_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

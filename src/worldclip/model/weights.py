@@ -1,4 +1,7 @@
-"""Read tensors and configurations from files, without running code that a file may hold."""
+"""Read tensors and configurations from files, without running code that a file may hold.
+
+What libraries raise for a model folder that somebody else made becomes a message here.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldclip.core.errors import UserError, first_line, is_no_memory
+from worldclip.core.errors import MissingPackage, UserError, first_line, is_no_memory
 from worldclip.core.regular_file import NotRegular, read_regular, what_is
 from worldclip.core.safe_path import is_safe_name
 
@@ -19,6 +23,25 @@ if TYPE_CHECKING:
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (*PICKLES, ".safetensors")
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # DistributedDataParallel's and torch.compile's prefixes
+
+
+@contextmanager
+def library_faults(problem: str, remedy: str = "copy or download it whole") -> Iterator[None]:
+    """Raise whatever a library makes of a model's records as UserError: `problem (the error); remedy`.
+
+    Sizes and names of others make libraries raise nearly anything: ZeroDivisionError, AssertionError, errors of their
+    own.  A list of them is never complete.  A panic of the tokenizers library is no Exception, and would end the thread
+    it is in.  A lack of memory is no fault of the records.
+    """
+    try:
+        yield
+    except (UserError, MissingPackage):
+        raise
+    except BaseException as error:
+        is_fault = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if is_no_memory(error) or not is_fault:
+            raise
+        raise UserError(f"{problem} ({str(error) or type(error).__name__}); {remedy}") from error
 
 
 def read_json_config(path: Path) -> dict[str, Any]:

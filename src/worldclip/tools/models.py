@@ -40,7 +40,7 @@ def classify(
         worldclip classify facebook/metaclip-2-worldwide-b32 a.jpg --labels Katze Hund
     """
     from worldclip.model.images import require_files
-    from worldclip.model.labels import label_sentences
+    from worldclip.model.inference import label_sentences
     from worldclip.model.load import load
 
     if not images:

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from worldclip.model.onednn import multiply
-from worldclip.model.rows import Block, Chunk, Projection, image_rows, text_rows, unit
+from worldclip.model.rows import Block, Chunk, Projection, image_rows, multiply, text_rows, unit
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model

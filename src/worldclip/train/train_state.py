@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,6 @@ from worldclip.model.clip import (
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.load import find, load
 from worldclip.model.preprocess import describe
-from worldclip.model.resolution import patches_per_side, resize_positions
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader
 from worldclip.train.checkpoint_writer import LocalTensor, cut_share
@@ -199,9 +199,7 @@ def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenize
     other: Any = clip.model
     weights = other.state_dict()
     own_weights = model.state_dict()
-    side = patches_per_side(own_weights[POSITIONS])
-    if side is not None and patches_per_side(weights[POSITIONS]) is not None:
-        weights[POSITIONS] = resize_positions(weights[POSITIONS], side)
+    weights[POSITIONS] = resize_positions(weights[POSITIONS], len(own_weights[POSITIONS]))
     problems = []
     for name, own_weight in own_weights.items():
         shape = tuple(weights[name].shape) if name in weights else "missing"
@@ -233,6 +231,24 @@ def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenize
                 f"{ours}; choose a model that was trained with these numbers"
             )
     model.load_state_dict(weights)
+
+
+def resize_positions(positions_PW: torch.Tensor, num_positions: int) -> torch.Tensor:
+    """Interpolate the positions of an image tower of width W, (P, W), to (num_positions, W).
+
+    Row 0, of the class token, stays.  The others are a square of n rows by n, and are interpolated by antialiased
+    bicubic weights, as open_clip does when a model's image size changes.
+    """
+    if len(positions_PW) == num_positions:
+        return positions_PW
+    side = math.isqrt(len(positions_PW) - 1)
+    new_side = math.isqrt(num_positions - 1)
+    square_WNN = positions_PW[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized_WMM = torch.nn.functional.interpolate(
+        square_WNN, size=(new_side, new_side), mode="bicubic", antialias=True, align_corners=False
+    )
+    patches_MW = resized_WMM.permute(0, 2, 3, 1).reshape(new_side * new_side, -1)
+    return torch.cat([positions_PW[:1].float(), patches_MW])
 
 
 def read_logit_bias(source: str) -> torch.Tensor | None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldclip.core.errors import require
-from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokens
+from worldclip.model.weights import library_faults
 
 if TYPE_CHECKING:
     import torch

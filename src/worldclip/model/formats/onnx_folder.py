@@ -33,8 +33,8 @@ from worldclip.model.formats.onnx_graphs import FOLDER, IMAGE, JOINT, SUFFIXES, 
 from worldclip.model.formats.onnx_joint import write_joint
 from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
-from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokens
+from worldclip.model.weights import library_faults
 
 MIN_COSINE = {"fp16": 0.999, "int8": 0.999}  # smallest cosine of embeddings with the model's
 JOINT_SHAPES = ((1, 1), (1, 2), (5, 7), (20, 20), (16, 2))  # numbers of images and texts of joint graphs

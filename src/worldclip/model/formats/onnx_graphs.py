@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldclip.core.errors import require
-from worldclip.model.records import library_faults
 from worldclip.model.towers import pooled_image, pooled_text
+from worldclip.model.weights import library_faults
 
 if TYPE_CHECKING:
     import torch

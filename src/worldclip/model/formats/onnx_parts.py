@@ -19,8 +19,8 @@ from worldclip.model.clip import check_tokenizer
 from worldclip.model.formats.huggingface_folder import FAMILY, complete_special_ids
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.preprocess import PerImage, facts_of, pillow_pixels
-from worldclip.model.records import library_faults
 from worldclip.model.tokenizer import Tokenizer
+from worldclip.model.weights import library_faults
 
 TOKENIZER = "tokenizer.json"
 PROCESSOR = "preprocessor_config.json"

@@ -21,9 +21,9 @@ from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.model.preprocess import PerImage, Preprocess, per_channel
-from worldclip.model.records import library_faults
 from worldclip.model.special_strings import SpecialStrings, stages_of
 from worldclip.model.tokenizer import Tokens, load_hugging_face, require_transformers
+from worldclip.model.weights import library_faults
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,7 @@ from worldclip.core.job import Record, Report
 from worldclip.export.embedded import Embedded, folder_and_file, path_in_pool
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
-from worldclip.model.inference import Clip
-from worldclip.model.labels import label_features, label_sentences, probabilities
+from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
 from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.plugins.server.collections import Collections, Version
 from worldclip.plugins.server.errors import ApiError, too_busy
