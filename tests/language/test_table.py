@@ -316,19 +316,30 @@ def test_interpreter_agrees_on_every_character_of_the_table(known: list[str]) ->
     assert "".join(blanks) == characters.WHITESPACE
     assert "".join(x for x in EVERY if re.match(r"\s", x)) == characters.WHITESPACE
     assert [x for x in known if x.isalnum() != (CATEGORIES[categories[ord(x)]][0] in "LN")] == []
-    newer = [EVERY[c] for c in np.flatnonzero(characters.is_in("Cn")).tolist()]
-    for x in newer:
-        forms = {x.lower(), x.upper(), x.title(), x.casefold(), unicodedata.normalize("NFC", x)}
-        assert forms == {x}
+    text = "".join(known)
+    assert re.sub(f"[{characters.word_class()}]", "", text) == re.sub(r"\w", "", text)
+    assert re.sub(f"[{characters.digit_class()}]", "", text) == re.sub(r"\d", "", text)
+
+
+def test_characters_and_texts_change_as_in_str(known: list[str]) -> None:
+    text = "ΟΔΟΣ ΣΑΣ'Σ istanbul İ ǆ ß\u0301"
+    for name in ("lower", "upper", "casefold", "title"):
+        change = getattr(characters, name)
+        assert [x for x in known if change(x) != getattr(x, name)()] == []
+        assert name == "title" or change(text) == getattr(text, name)()
 
 
 @pytest.mark.parametrize("x", NEWER)
-def test_newer_characters_have_no_properties(x: str) -> None:
+def test_newer_characters_have_no_properties_and_end_the_context_of_a_change(x: str) -> None:
     assert CATEGORIES[load_categories()[ord(x)]] == "Cn"
+    for change in (characters.lower, characters.upper, characters.title, characters.casefold, characters.nfc):
+        assert change(x) == x
+    assert not re.match(f"[{characters.word_class()}{characters.digit_class()}]", x)
     assert tokens.spaced_classes()[ord(x)] not in (WORD, ALONE)
     assert not is_punctuation(x)
     assert not is_punctuation(f"!{x}")
     assert title_case(f"{x}a", "en") == f"{x}a"
+    assert characters.lower(f"ΟΔΟΣ{x}Σ") == f"οδος{x}σ"
     assert normalise(f"E\u0301{x}\u0301 STRASSE\u0307", "unicode_fold") == f"\xe9{x}\u0301 strass\u0117"
 
 

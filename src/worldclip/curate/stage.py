@@ -22,7 +22,7 @@ from worldclip.core.artifacts import Json
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard
-from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
+from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
 from worldclip.curate.accounting import (
     LanguageCounts,

@@ -6,7 +6,8 @@ match/matcher/tokenise.py and kernels/nfc.py do the same over bytes; tests compa
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from worldclip.language.characters import casefold, nfc
 
 PROFILES = ("reference", "unicode", "unicode_fold")
 """Names on disk; `unicode_fold` is profile `unicode` with `fold_case`.  Positions are the constants of tokenise.py."""
@@ -24,7 +25,7 @@ def normalise(text: str, profile: str) -> str:
     """
     if profile == "reference":
         return _SPACED_MARKS.sub(r" \g<0> ", f" {text.strip()} ").translate(_REFERENCE_BLANKS)
-    text = unicodedata.normalize("NFC", text)
+    text = nfc(text)
     if profile == "unicode_fold":
-        text = unicodedata.normalize("NFC", text.casefold())
+        text = nfc(casefold(text))
     return _WHITESPACE.sub(" ", text).strip(" ")

@@ -29,7 +29,7 @@ from worldclip.language.table import INSTALLED, Languages
 
 # Classes of characters.  PART and WORD make up a token, and a token needs a WORD to be a word; ALONE is a token of its
 # own; JOINT ends a token; BARRIER ends it too, and no bigram crosses it.
-PART, WORD, ALONE, JOINT, BARRIER = range(5)
+PART, WORD, ALONE, JOINT, BARRIER = 0, 1, 2, 3, 4
 
 CUT = "\x1f"  # unit separator: a segmenter puts it between two words
 TSHEG = "\u0f0b"  # the mark between Tibetan syllables

@@ -9,6 +9,7 @@ bomb is a BadShard.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -23,24 +24,22 @@ from worldclip.core.console import say
 from worldclip.core.errors import BadShard, is_no_memory
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.regular_file import open_regular
+from worldclip.language import characters
 from worldclip.language.table import INSTALLED
 from worldclip.metadata.sources import wikitext
 
 # Numbers of namespaces that are the same on every wiki (https://www.mediawiki.org/wiki/Manual:Namespace), and their
 # English names, which work on every wiki in addition to the local ones.
-ARTICLES = 0
-PREFIXED = (-2, 6, 14)  # media, files and categories
+ARTICLES, MEDIA, FILE, CATEGORY = 0, -2, 6, 14
 ENGLISH_PREFIXES = ("Media", "File", "Image", "Category")
 
 BATCH_CHARS = 2**22  # text of a batch; the article that exceeds it still belongs to the batch
 MAX_TEXT_CHARS = 2**20  # longer texts are cut at line ends and punctuation, which no bigram crosses
 _CUT = re.compile("[\n.,;:!?。、，]")
 MAX_PAGE_BYTES = 2**24  # bytes of XML without the end of a page; MediaWiki allows texts of 2 MiB
+MAX_TEXTS = 2**17  # of a batch; limits batches of pages without text
 LINE_S = 60  # seconds between two lines of progress within a file
 _EXPECTED = "expected pages-articles XML"
-# A redirect's first line in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`.  No two runs of blanks can meet,
-# which would take quadratic time on a page of blanks.
-_REDIRECT = re.compile(r"\s*#\s*\w+\s*(?::\s*)?\[\[")
 
 
 def read_texts(path: Path) -> Iterator[pa.LargeStringArray]:
@@ -127,7 +126,7 @@ class _Pages(ElementTree.TreeBuilder):
             self.num_pages += 1
             text = element.findtext("revision/text", "")
             is_article = element.findtext("ns", "0").strip() == str(ARTICLES) and element.find("redirect") is None
-            if is_article and not _REDIRECT.match(text):
+            if is_article and not _redirect().match(text):
                 self.texts.append(text)
                 self.num_chars += len(text)
             self.root.clear()
@@ -138,10 +137,8 @@ class _Pages(ElementTree.TreeBuilder):
 
     def take(self) -> pa.LargeStringArray:
         """Return the texts gathered so far, their wikitext stripped, and forget them."""
-        # Links that show no text: files, categories, and the same article in other languages.
-        prefixes = [*ENGLISH_PREFIXES, *(wiki.replace("_", "-") for wiki in INSTALLED.by_wikipedia())]
-        prefixes += [self.namespaces.get(key, "") for key in PREFIXED]
-        texts = wikitext.strip(pa.array(self.texts, pa.large_string()), wikitext.prefix_hashes(prefixes))
+        unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
+        texts = wikitext.strip(pa.array(self.texts, pa.large_string()), unwanted)
         self.texts = []
         self.num_chars = 0
         return _in_pieces(texts.to_pylist())
@@ -152,12 +149,18 @@ def _name(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
+@functools.cache
+def _redirect() -> re.Pattern[str]:
+    """Return the pattern of a redirect's first line in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`."""
+    # No two runs of blanks can meet: they would take quadratic time on a page of blanks.
+    return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*(?::\s*)?\[\[")
+
+
 def _parse(path: Path) -> Iterator[_Pages]:
     """Yield the pages after each chunk of the file.  Raises BadShard if it is not XML, or not a dump's."""
     pages = _Pages(path)
     parser = ElementTree.XMLParser(target=pages)
-    num_pages = 0  # that are read
-    num_bytes = 0  # since the chunk in which the last of them ended
+    num_pages = num_bytes = 0  # pages that are read, and bytes since the chunk in which the last one ended
     try:
         for chunk in iter_bytes(path):
             parser.feed(chunk)
@@ -176,7 +179,7 @@ def _parse(path: Path) -> Iterator[_Pages]:
 
 def _read_xml(path: Path) -> Iterator[pa.LargeStringArray]:
     for pages in _parse(path):
-        if pages.num_chars >= BATCH_CHARS:
+        if pages.num_chars >= BATCH_CHARS or len(pages.texts) >= MAX_TEXTS:
             yield pages.take()
     if pages.texts:
         yield pages.take()
@@ -188,6 +191,15 @@ def read_xml_namespaces(path: Path) -> dict[int, str]:
         if pages.num_pages:
             break
     return pages.namespaces
+
+
+def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
+    """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
+    prefixes = list(ENGLISH_PREFIXES)
+    prefixes += [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
+    for language in INSTALLED.all_languages():
+        prefixes += [wiki.replace("_", "-") for wiki in language.wikipedia]
+    return prefixes
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------
@@ -206,14 +218,17 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
                 fields = ", ".join(f"{field.name} ({field.type})" for field in schema)
                 raise BadShard(f"{path}: no string column `text`; columns: {fields}")
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
-                texts = batch.column("text")
-                if pa.types.is_dictionary(texts.type):
-                    texts = texts.dictionary_decode()
-                values = texts.cast(pa.large_binary()).to_pylist()  # bytes that are not UTF-8 become U+FFFD
-                yield _in_pieces((data or b"").decode("utf-8", "replace") for data in values)
+                yield _in_pieces(_strings(batch.column("text")))
     except unpack.TooLarge as error:
         raise BadShard(f"{path}: {error}") from error
     except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: a name of the footer is not UTF-8
         if is_no_memory(error):
             raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _strings(column: pa.Array) -> list[str]:
+    """Return the values of a string column; null is empty, and bytes that are not UTF-8 are replaced by U+FFFD."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return [(data or b"").decode("utf-8", "replace") for data in column.cast(pa.large_binary()).to_pylist()]

@@ -5,6 +5,7 @@ wordfreq has words of 44 languages, CLDR (in the package babel) 100 names or mor
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,24 +13,25 @@ from typing import Any
 from worldclip.core.artifacts import versions
 from worldclip.core.errors import BadShard, require
 from worldclip.core.registry import Requirement
+from worldclip.language import characters
 from worldclip.language.locale_data import NAMED_IN, TONES, read_own_data
 from worldclip.metadata.counting import Candidates, Record
 from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.source import Inputs, Source
 
 NUM_NUMBERS = 100
+# Tables of a locale's data in babel, what pictures show first; each maps codes to names.
+_NAME_TABLES = ("territories", "languages", "currency_names", "scripts")
 _REMARK = re.compile(r"\s*[(（\[].*")  # `Myanmar (Burma)`, `peseta (1868–2002)`: a text has the part before
 _UNKNOWN_CITY = "Etc/Unknown"
-# A word of wordfreq that stands for all numbers with the same number of digits, 0000 for 1984, occurs in no text.
-# Source: smash_numbers in wordfreq/numbers.py.
-_MERGED_NUMBER = re.compile(r"\d.*\d")
 _PART = re.compile(r"[^\s\-]+")
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
 
 
 def add_numbers(entries: EntryList, inputs: Inputs) -> None:
     """Append 0 to 99, which are entries of every language and no words of any."""
-    entries.add("number", ((str(number), None) for number in range(NUM_NUMBERS)))
+    numbers = ((str(number), None) for number in range(NUM_NUMBERS))
+    entries.add("number", numbers)
 
 
 def _packaged(
@@ -62,10 +64,20 @@ def read_wordfreq(inputs: Inputs) -> Candidates:
     wordfreq = require("wordfreq", extra="metadata")
     frequencies = wordfreq.get_frequency_dict(inputs.language.wordfreq, "best")
     for word, frequency in list(frequencies.items())[: inputs.config.wordfreq_top]:
-        if _MERGED_NUMBER.search(word):
+        if _merged_number().search(word):
             continue
         yield word, frequency
         yield title_case(word, inputs.lang), frequency
+
+
+@functools.cache
+def _merged_number() -> re.Pattern[str]:
+    """Return the pattern of a word that stands for all numbers with the same number of digits: 0000 for 1984.
+
+    Such a word occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
+    """
+    digit = f"[{characters.digit_class()}]"
+    return re.compile(f"{digit}.*{digit}")
 
 
 def title_case(word: str, lang: str) -> str:
@@ -77,7 +89,7 @@ def title_case(word: str, lang: str) -> str:
             return "İ" + part[1:]
         if lang == "nl" and part.startswith("ij"):  # one letter in Dutch: IJsland
             return "IJ" + part[2:]
-        return part[0].title() + part[1:]
+        return characters.title(part[0]) + part[1:]
 
     return _PART.sub(capitalize, word)
 
@@ -100,11 +112,10 @@ def read_cldr(inputs: Inputs) -> Candidates:
 
 def names_of(locale: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names of territories, cities, languages, currencies, scripts, units, months and days in a locale."""
-    yield from _strings(locale.get("territories", {}))  # what pictures show comes first
-    for name, zone in locale.get("time_zones", {}).items():
-        if "city" in zone and name != _UNKNOWN_CITY:
-            yield zone["city"]
-    for table in ("languages", "currency_names", "scripts"):
+    zones = locale.get("time_zones", {})
+    yield from _strings(locale.get("territories", {}))
+    yield from (zone["city"] for name, zone in zones.items() if "city" in zone and name != _UNKNOWN_CITY)
+    for table in _NAME_TABLES[1:]:
         yield from _strings(locale.get(table, {}))
     for unit in locale.get("unit_display_names", {}).values():
         yield from _strings(unit)
@@ -117,9 +128,7 @@ def names_of(locale: Mapping[str, Any]) -> Iterator[str]:
 def _strings(names: Any) -> Iterator[str]:
     """Yield the strings of a table; babel's data also hold aliases, which inherited data resolve."""
     if isinstance(names, Mapping):
-        for name in names.values():
-            if isinstance(name, str):
-                yield name
+        yield from (name for name in names.values() if isinstance(name, str))
 
 
 # --- emoji ------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 from worldclip.core.errors import BadShard, UserError, require
 from worldclip.core.inputs import fingerprint_of
+from worldclip.language.characters import lower
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.metadata.config import is_lexicon
 from worldclip.metadata.counting import NOT_STATED, Candidates, Record
@@ -85,7 +86,7 @@ def read_wordnet(wordnet: str, lang: str, languages: Languages = INSTALLED) -> C
         is_empty = False
         entry = lemma.replace("_", " ").replace("+", "").strip()
         if lang == "en":
-            entry = entry.lower()
+            entry = lower(entry)
         yield entry, None
     if is_empty:
         raise BadShard(f"{wordnet}: {if_empty}")
