@@ -298,7 +298,17 @@ def test_icu_finds_the_words():
 # Of Unicode 15.0 and 15.1, newer than the table: letters, a mark, punctuation, a digit.
 NEW_HAN, NEW_LAO_MARK, NEW_KANNADA_MARK, NEW_CYRILLIC = "\U00031350", "\u0ece", "\u0cf3", "\U0001e030"
 NEW_PUNCTUATION, NEW_DIGIT = "\U00011b00", "\U00011f50"
-NEWER = (NEW_HAN, NEW_LAO_MARK, NEW_KANNADA_MARK, NEW_CYRILLIC, NEW_PUNCTUATION, NEW_DIGIT)
+NEW_MARK_BELOW, NEW_MARK_ABOVE_RIGHT = "\U00010efd", "\U0001e4ec"  # combining classes 220 and 232 in 15.0
+NEWER = (
+    NEW_HAN,
+    NEW_LAO_MARK,
+    NEW_KANNADA_MARK,
+    NEW_CYRILLIC,
+    NEW_PUNCTUATION,
+    NEW_DIGIT,
+    NEW_MARK_BELOW,
+    NEW_MARK_ABOVE_RIGHT,
+)
 EVERY = [chr(c) for c in range(0x110000)]
 
 
@@ -341,6 +351,8 @@ def test_newer_characters_have_no_properties_and_end_the_context_of_a_change(x: 
     assert title_case(f"{x}a", "en") == f"{x}a"
     assert characters.lower(f"ΟΔΟΣ{x}Σ") == f"οδος{x}σ"
     assert normalise(f"E\u0301{x}\u0301 STRASSE\u0307", "unicode_fold") == f"\xe9{x}\u0301 strass\u0117"
+    for text in (f"a\u0653{x}", f"a{x}\u0653"):  # no mark moves past another
+        assert normalise(text, "unicode") == text
 
 
 NORMAL = [  # text, and the same under unicode and unicode_fold
