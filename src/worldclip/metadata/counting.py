@@ -75,6 +75,10 @@ class DumpFiles:
     def text_shards(self) -> list[Shard]:
         return list(itertools.chain.from_iterable(self.texts.values()))
 
+    def all_wikis(self) -> list[str]:
+        """Return the Wikipedias of all languages, sorted."""
+        return sorted(set(itertools.chain.from_iterable(self.wikis.values())))
+
 
 def needs_text(config: MetadataConfig) -> bool:
     """Return whether a source of the recipe reads the text of Wikipedias."""
@@ -102,7 +106,7 @@ def find_dumps(config: MetadataConfig, codes: Sequence[str], scheme: Scheme, lan
     texts: dict[str, list[Shard]] = {}
     siteinfo: dict[str, Path] = {}
     problems: list[str] = []
-    for wiki in _all_wikis(wikis):
+    for wiki in DumpFiles(wikis=wikis).all_wikis():
         files = _find_texts(config, wiki)
         if files and needs_text(config):
             problems += _report_repeated(wiki, files)
@@ -112,20 +116,15 @@ def find_dumps(config: MetadataConfig, codes: Sequence[str], scheme: Scheme, lan
             siteinfo[wiki] = namespaces
     if problems:
         raise UserError(problems)
-    if not views:
-        for code, names in wikis.items():
-            wikis[code] = tuple(wiki for wiki in names if wiki in texts)
-    return DumpFiles(wikis=wikis, texts=texts, views=views, siteinfo=siteinfo)
-
-
-def _all_wikis(wikis: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the Wikipedias of all languages, sorted."""
-    return sorted(set(itertools.chain.from_iterable(wikis.values())))
+    with_files = {}
+    for code, of_lang in wikis.items():
+        with_files[code] = tuple(wiki for wiki in of_lang if wiki in texts or views)
+    return DumpFiles(wikis=with_files, texts=texts, views=views, siteinfo=siteinfo)
 
 
 def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
     if wiki in config.wikipedia:
-        return list(map(Path, sorted(glob.glob(config.wikipedia[wiki]))))
+        return [Path(path) for path in sorted(glob.glob(config.wikipedia[wiki]))]
     if not config.dumps:
         return []
     texts = []
@@ -137,15 +136,12 @@ def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
 
 
 def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> Path | None:
-    folders = []
-    if files:
-        folders.append(files[0].parent)
+    folders = [path.parent for path in files[:1]]
     if config.dumps:
         folders.append(Path(config.dumps) / wiki)
     for folder in folders:
-        siteinfo = sorted(folder.glob(SITEINFO))
-        if siteinfo:
-            return siteinfo[-1]  # the newest: of an earlier fetch they stay
+        for path in sorted(folder.glob(SITEINFO), reverse=True):
+            return path  # the newest: of an earlier fetch they stay
     return next((path for path in files if ".xml" in path.name), None)
 
 
@@ -168,7 +164,7 @@ def _report_repeated(wiki: str, files: Sequence[Path]) -> list[str]:
             first_of_dump.setdefault((name["day"], name["kind"], bool(name["part"])), path)
     if len(first_of_dump) < 2:
         return []
-    names = ", ".join(map(str, first_of_dump.values()))
+    names = ", ".join(str(path) for path in first_of_dump.values())
     return [f"{names}: several dumps of the Wikipedia {wiki}, whose articles would count twice; keep one of them"]
 
 
@@ -183,14 +179,13 @@ def count_files(
     uncounted: dict[str, str] = {}
     key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": runs.RUNS_VERSION}
     key["punctuation"] = rules.punctuation
-    key["cut"] = []  # a recipe may change how the words of a language are found that it adds
-    for language in languages.added:
-        if language.words != "space":
-            key["cut"].append((language.code, language.wikipedia, language.words))
+    # A recipe may change how the words of a language are found that it adds.
+    cut_otherwise = [language for language in languages.added if language.words != "space"]
+    key["cut"] = [(language.code, language.wikipedia, language.words) for language in cut_otherwise]
     count = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, languages=languages)
     for name, reason in _map(executor, count, files.text_shards(), NGRAMS, folder, key).items():
         uncounted.setdefault(name.partition("/")[0], reason)
-    wikis = _all_wikis(files.wikis)
+    wikis = files.all_wikis()
     min_line_views = {ENGLISH: MIN_LINE_VIEWS} if is_v1(ENGLISH, rules) else {}
     key = {"wikis": wikis, "min_line_views": min_line_views, "version": titles.VIEWS_VERSION}
     count = functools.partial(count_page_views, folder=folder, wikis=wikis, min_line_views=min_line_views)
@@ -227,9 +222,9 @@ def count_text(shard: Shard, *, folder: Path, punctuation: Literal["unicode", "a
             sizes["bytes"] += texts.nbytes
 
     counts_path, places_path = runs.run_files(folder / NGRAMS, shard.name)
-    file_runs = count_to_file(counts_path, batches(), scheme)
-    write_json(places_path, [run[1:] for run in file_runs])
-    return {**sizes, "runs": len(file_runs)}
+    of_file = count_to_file(counts_path, batches(), scheme)
+    write_json(places_path, [run[1:] for run in of_file])
+    return {**sizes, "runs": len(of_file)}
 
 
 def count_page_views(shard: Shard, *, folder: Path, wikis: Sequence[str], min_line_views: Mapping[str, int]) -> Report:
@@ -303,15 +298,15 @@ def merge_counts(
     """
     counts = []
     for wiki in files.wikis[lang]:
-        wiki_runs: list[runs.Run] = []
+        of_wiki: list[runs.Run] = []
         for shard in files.texts.get(wiki, ()):
             counts_path, places_path = runs.run_files(folder / NGRAMS, shard.name)
-            wiki_runs += [runs.Run(counts_path, *place) for place in read_json(places_path)]
+            of_wiki += [runs.Run(counts_path, *place) for place in read_json(places_path)]
         counts.append(
             WikipediaCounts(
                 wiki=wiki,
                 rules=rules,
-                counts=runs.merge(wiki_runs, scratch / wiki),
+                counts=runs.merge(of_wiki, scratch / wiki),
                 joiner=segment.scheme_of(languages.by_wikipedia()[wiki], languages).joiner,
                 views=tuple(folder / VIEWS / shard.name for shard in files.views),
                 namespaces=_read_namespaces(wiki, files, rules),

@@ -70,7 +70,7 @@ class Work:
     """The file of each whole list."""
     languages: Languages
     pool: CountedPool | None = None
-    """The counts of the pool; None if the pool is no source, or not counted yet."""
+    """None: the pool is no source, or its texts are not counted yet."""
 
     def built_codes(self) -> list[str]:
         """Return the languages whose lists are built from sources."""
@@ -78,18 +78,18 @@ class Work:
 
     def inputs(self, lang: str) -> Inputs:
         """Return what the list of a language is built from."""
-        inputs = Inputs(lang=lang, config=self.config, files=self.files, languages=self.languages)
-        if self.pool is None:
-            return inputs
-        return dataclasses.replace(inputs, pool_digest=self.pool.digest)
+        pool_digest = self.pool.digest if self.pool is not None else None
+        return Inputs(
+            lang=lang, config=self.config, files=self.files, languages=self.languages, pool_digest=pool_digest
+        )
 
     def built_inputs(self) -> list[Inputs]:
         """Return the inputs of each language whose list is built."""
-        return list(map(self.inputs, self.built_codes()))
+        return [self.inputs(lang) for lang in self.built_codes()]
 
     def should_have(self, source: Source) -> list[str]:
         """Return the languages whose lists are built and should have entries of a source."""
-        return [inputs.lang for inputs in self.built_inputs() if source.should_have(inputs)]
+        return [of_lang.lang for of_lang in self.built_inputs() if source.should_have(of_lang)]
 
     def reads(self, lang: str) -> list[Record]:
         """Return a record per file or package that the list of `lang` is made of, for the manifest."""
@@ -98,19 +98,14 @@ class Work:
             return [{"source": "list", **fingerprint_of(file, file.rpartition("/")[2]), "licence": NOT_STATED}]
         records: list[Record] = []
         for source in used_sources(self.config).values():
-            for record in source.reads(self.inputs(lang)):
-                if record not in records:  # unigrams and bigrams read the same
-                    records.append(record)
+            records += [record for record in source.reads(self.inputs(lang)) if record not in records]
         return records
 
     def fingerprint(self, lang: str) -> Record:
         """Return what identifies all that the list of `lang` is made of."""
-        identity: Record = {"files": []}
-        for record in self.reads(lang):
-            if "package" in record:
-                identity[record["package"]] = record["version"]
-            else:
-                identity["files"].append(record)
+        records = self.reads(lang)
+        identity: Record = {record["package"]: record["version"] for record in records if "package" in record}
+        identity["files"] = [record for record in records if "package" not in record]
         if lang not in INSTALLED.by_code():  # how its words are found, and what its sources call it
             identity["language"] = dataclasses.asdict(self.languages.get(lang))
         return identity
@@ -129,16 +124,16 @@ def plan_work(run: Run) -> Work:
     problems = []
     for name, source in sources.items():
         langs = work.should_have(source)
-        if langs and not any(map(source.reads, work.built_inputs())):
+        if langs and not any(source.reads(of_lang) for of_lang in work.built_inputs()):
             problems.append(
                 f'metadata.sources has "{name}", and there is no file for {name_all(langs)}; {source.remedy};'
                 f' or remove "{name}" from metadata.sources'
             )
     wordless = []  # languages that no source has words of
-    for inputs in work.built_inputs():
-        has_words = any(source.reads(inputs) for source in sources.values())
+    for of_lang in work.built_inputs():
+        has_words = any(source.reads(of_lang) for source in sources.values())
         if not has_words:
-            wordless.append(inputs.lang)
+            wordless.append(of_lang.lang)
     if wordless and set(config.sources) != {"number"}:
         lang = wordless[0]
         problems.append(

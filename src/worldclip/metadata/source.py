@@ -22,13 +22,13 @@ class Inputs:
     config: MetadataConfig
     files: DumpFiles = field(default_factory=DumpFiles)
     languages: Languages = INSTALLED
-    """The languages that the recipe knows."""
+    """Of the recipe."""
     pool_digest: str | None = None
-    """The digest of the pool's texts and their languages; None if they are not counted yet."""
+    """Of the pool's texts and their languages; None: they are not counted yet."""
     counts: Sequence[WikipediaCounts] = ()
-    """The counts of the language's Wikipedias, while its list is built."""
+    """Of the language's Wikipedias, while its list is built."""
     pool_counts: Counts | None = None
-    """The counts of the pool's texts in the language, while its list is built."""
+    """Of the pool's texts in the language, while its list is built."""
 
     @property
     def language(self) -> Language:
@@ -45,15 +45,15 @@ class Source(NamedTuple):
     """A source of entries."""
 
     add: Callable[[EntryList, Inputs], object]
-    """Append the source's entries of a language, most important first.  Raises BadShard for a broken file."""
+    """Append its entries of a language to the list, most important first; raises BadShard for a broken file."""
     reads: Callable[[Inputs], Sequence[Record]] = lambda inputs: ()
-    """Return what the source reads for a language: per file or package a record with `source` and `licence`, and
-    `package` and `version` or what identifies the file.  The manifest keeps the records, and a change of one builds the
-    list again.  Without a record, the source has no words of the language."""
+    """Return what it reads for a language: per file or package a record with `source` and `licence`, and `package` and
+    `version` or what identifies the file.  The manifest keeps the records; a change of one builds the list again.
+    Nothing: it has no words of the language."""
     should_have: Callable[[Inputs], bool] = lambda inputs: False
-    """Return whether the source should have entries of a language.  The run names languages of which it has none, and
-    stops if it reads nothing for any of them."""
+    """Return whether it should have entries of a language: the run names languages of which it has none, and stops
+    where it reads nothing for any of them."""
     remedy: str = ""
-    """How to get the source's files."""
+    """How to get its files."""
     requires: Requirement = Requirement()
-    """Packages that must be installed if the source reads something."""
+    """Packages that must be installed where it reads something."""

@@ -70,9 +70,11 @@ def reads_views(inputs: Inputs) -> list[Record]:
     if inputs.lang == OTHER:  # its Wikipedias depend on the labels and on languages.add; page views hold them all
         all_views["wikis"] = list(inputs.wikis)
     records = [all_views]
+    texts = set()
+    for wiki in inputs.wikis:
+        texts |= {shard.path for shard in inputs.files.texts.get(wiki, ())}
     for wiki in inputs.wikis:
         path = inputs.files.siteinfo.get(wiki)
-        texts = [shard.path for shard in inputs.files.texts.get(wiki, ())]
         if path is not None and str(path) not in texts:  # a dump that is text of the list has a record there
             site = fingerprint_of(str(path), path.name)
             records.append({"source": "siteinfo", "wiki": wiki, **site, "licence": VIEWS_LICENCE})
