@@ -28,11 +28,10 @@ import pyarrow.parquet as pq
 from head import make_head
 from numba import njit
 
-from worldclip.core.arrow import byte_buffers
 from worldclip.kernels.unicode_table import SIMILAR_TO_CJK, load_table
 from worldclip.language.profiles import PROFILES
 from worldclip.match.matcher import tokenise, trie
-from worldclip.match.matcher.matcher import TABLE, Matcher
+from worldclip.match.matcher.matcher import TABLE, Matcher, _buffers
 
 NUM_ENTRIES = 490_899  # English; the other lists are as long as their sources
 ROUNDS = 5
@@ -154,7 +153,7 @@ def cpu_s(call: Callable[[], object]) -> float:
 def open_matcher(entries: list[str], profile: str, folder: str) -> tuple[Matcher, float, float]:
     """A saved and mapped matcher, as the match stage uses it; CPU s to build it, and median ms to open it."""
     started_at = time.process_time()
-    built = Matcher(entries, profile, strict=False)
+    built = Matcher.build(entries, profile)
     build_s = time.process_time() - started_at
     built.save(f"{folder}/{profile}")
     open_ms = 1e3 * statistics.median(cpu_s(lambda: Matcher.load(f"{folder}/{profile}")) for _ in range(ROUNDS))
@@ -235,7 +234,7 @@ def count_lines(data, offsets, profile, unicode, table, is_touched):
 
 def describe_lines(matcher: Matcher, column: pa.Array, profile: str) -> str:
     """What a text asks of memory under `profile`."""
-    data, offsets = byte_buffers(column.cast(pa.large_binary()))
+    data, offsets, *_ = _buffers(column.cast(pa.large_binary()))
     is_touched = np.zeros(matcher._table.size // 8 + 1, bool)
     arguments = data, offsets, PROFILES.index(profile), load_table(), matcher._table, is_touched
     tokens, searches = (count / len(column) for count in count_lines(*arguments))

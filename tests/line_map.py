@@ -17,7 +17,7 @@ from typing import Any
 import coverage
 import pytest
 
-COMPILED = {"compiled", "inner", "inlined", "intrinsic", "_emits"}  # decorators
+COMPILED = {"compiled", "inner", "inlined", "kernel", "intrinsic", "_emits"}  # decorators
 FOLDER = "LINE_MAP"  # an environment variable: where the plug-in writes
 CONTEXT = "LINE_MAP_CONTEXT"  # what a process that a test starts is run by
 

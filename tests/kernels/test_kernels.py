@@ -21,7 +21,7 @@ from worldclip.core.arrow import byte_buffers
 from worldclip.kernels import tar_headers as tar
 from worldclip.kernels import unicode_table
 from worldclip.kernels.byte_table import empty_slots, find_row, find_slot, hash_bytes, insert_rows, put_row
-from worldclip.kernels.compiled import compiled
+from worldclip.kernels.llvm import kernel
 from worldclip.kernels.read_at import WINDOW_BYTES, gather, window_of_bytes, window_of_file
 from worldclip.kernels.unicode_table import (
     FOLDS,
@@ -78,7 +78,7 @@ def test_kernels_compile_where_no_folder_is_writable(monkeypatch):
     """As in a container whose files are read-only, for a user without a home."""
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
 
-    @compiled
+    @kernel
     def double(number):
         return 2 * number
 
@@ -288,7 +288,7 @@ def test_made_up_tars_are_refused_or_read_as_tarfile_reads_them() -> None:
 # tables
 
 
-@compiled
+@kernel
 def find_all(data, starts, ends, slots, key):
     """Insert all strings under one hash; returns the row that each is then found at."""
     rows = np.empty(len(starts), np.int64)
@@ -299,7 +299,7 @@ def find_all(data, starts, ends, slots, key):
     return rows
 
 
-@compiled
+@kernel
 def hashes_of(data, starts, ends):
     return np.array([hash_bytes(data, starts[row], ends[row]) for row in range(len(starts))])
 

@@ -224,7 +224,7 @@ def test_texts_that_are_canonically_equivalent_hold_the_same_entries(profile):
     for of_one in spellings:
         matcher = Matcher(of_one[:1], profile)
         assert [matcher.match(f"x {text} x").tolist() for text in of_one] == [[0]] * 3
-        assert Matcher(of_one, profile, strict=False).num_dead == 2
+        assert Matcher.build(of_one, profile).num_dead == 2
 
 
 def test_every_input_type_gives_the_same_ids():
@@ -314,9 +314,9 @@ def test_empty_and_equal_entries_are_all_named():
         Matcher(["cat"], "latin")
 
 
-def test_dead_entries_keep_their_ids():
-    compiled = Matcher(["cat", "", "CAT", "dog", "cat", "straße"], "unicode_fold", strict=False)
-    assert (compiled.num_entries, compiled.num_dead) == (6, 3)
+def test_build_keeps_the_ids_of_dead_entries():
+    compiled = Matcher.build(["cat", "", "CAT", "dog", "cat", "straße"], "unicode_fold")
+    assert (len(compiled), compiled.num_dead) == (6, 3)
     assert compiled.match("Cat Dog STRASSE").tolist() == [0, 3, 5]
 
 
@@ -331,7 +331,7 @@ def test_saved_matcher_is_loaded_memory_mapped_and_equal_entries_give_equal_file
     loaded = Matcher.load(tmp_path / "one", digest=compiled.digest)
     maps = Path("/proc/self/maps")
     assert not maps.exists() or str(tmp_path / "one") in maps.read_text()
-    assert (loaded.profile, loaded.num_entries, loaded.num_dead) == (profile, len(words), 0)
+    assert (loaded.profile, len(loaded), loaded.num_dead) == (profile, len(words), 0)
     column = [" ".join(words[i : i + 5]) for i in range(0, 2000, 7)]
     for own, again in zip(compiled.match_batch(column), loaded.match_batch(column), strict=True):
         np.testing.assert_array_equal(own, again)

@@ -93,6 +93,7 @@ def count_texts(texts: list[str], folder: Path, scheme: Scheme = SPACES) -> runs
 def test_counts_agree_with_a_plain_counter(scheme: Scheme, texts: list[str], tmp_path_factory: pytest.TempPathFactory):
     counts = count_texts(texts, tmp_path_factory.mktemp("ngrams"), scheme)
     assert as_tallies(counts) == plain_counts(texts, scheme)
+    assert counts.num_tokens == sum(plain_counts(texts, scheme)[0].values())
 
 
 @settings(max_examples=20, deadline=None)
@@ -228,7 +229,7 @@ BAD = [b"sw Paka", b"sw  4 0", b"sw Paka many 0", b"sw Duma%FF 4 0", b"sw Chui -
 def count_hour(
     folder: Path, lines: Sequence[bytes], *wikis: str, hour: int = 0, **min_line_views: int
 ) -> dict[str, Any]:
-    """Count the lines of an hour into folder/out/<hour>; return what was read."""
+    """Count the lines of an hour into folder/out/<hour>; return what was read and dropped."""
     folder.joinpath("x.gz").write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
     out = folder / "out" / str(hour)
     return count_views(folder / "x.gz", out, wikis or ["sw"], min_line_views=min_line_views)
@@ -242,14 +243,15 @@ def views_of(folder: Path, wiki: str, times: int = 1) -> dict[str, int]:
 
 @pytest.mark.parametrize("other", [b"en A 1 0", b"en \xff 1 0"])
 def test_carriage_return_ends_a_line(tmp_path: Path, other: bytes) -> None:
-    report = count_hour(tmp_path, [other, b"sw A\rB 3 0", b"sw Paka 3 0\r", b"sw C 1 0\rsw D 2 0"])
+    dropped = count_hour(tmp_path, [other, b"sw A\rB 3 0", b"sw Paka 3 0\r", b"sw C 1 0\rsw D 2 0"])["dropped"]
     assert views_of(tmp_path, "sw") == {"C": 1, "D": 2, "Paka": 3}
-    assert report == {"lines": 4}
+    assert dropped["fields"] == 2
 
 
 def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_path: Path) -> None:
     report = count_hour(tmp_path, VIEW_LINES, "sw", "zh_min_nan")
-    assert report == {"lines": len(VIEW_LINES)}
+    no_drops = {"fields": 0, "views": 0, "title": 0}
+    assert report == {"lines": len(VIEW_LINES), "dropped": no_drops, "titles": {"sw": 7, "zh_min_nan": 1}}
     pages = {"Picha:Simba.jpg": 9, "Special:Search": 80, "Terminator 2: Judgment Day": 5}
     assert views_of(tmp_path, "sw") == {'"Nyama"': 2, "-": 8, "Paka": 7, "Simba (mnyama)": 8, **pages}
     assert views_of(tmp_path, "zh_min_nan") == {"Niau": 5}
@@ -260,7 +262,7 @@ def test_views_of_desktop_and_mobile_count_and_of_sister_projects_do_not(tmp_pat
 def test_bad_lines_are_dropped_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         report = count_hour(tmp_path, [*VIEW_LINES, *BAD])
-        assert report == {"lines": len(VIEW_LINES) + len(BAD) - 2}  # two have other fields
+        assert report["dropped"] == {"fields": 2, "views": 2, "title": 2}  # the last of BAD is no domain of ours
         views = views_of(tmp_path, "sw")
         assert (views["Paka"], len(views)) == (7, 7)
         monkeypatch.setattr(titles, "BLOCK_BYTES", 1)

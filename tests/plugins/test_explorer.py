@@ -318,7 +318,7 @@ def test_texts_of_ten_scripts_match_in_the_page_as_the_matcher_says(listed):
     profile, entries, folder = listed
     draw = random.Random(4)
     texts = [make_text(draw, draw.randrange(12)) for _ in range(400)]
-    matcher = Matcher(entries, profile, strict=False)
+    matcher = Matcher.build(entries, profile)
     found = call_page(folder, [("matchText", 0, text) for text in texts])
     num_matches = 0
     for text, rows in zip(texts, found, strict=True):

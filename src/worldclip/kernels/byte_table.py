@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.compiled import HIGH_32, LOW_32, U0, compiled, inner
-from worldclip.kernels.llvm import mix
+from worldclip.kernels.llvm import inner, kernel, mix
 from worldclip.kernels.utf8 import LOW_BYTES, word_at
 
 # Odd constants with well mixed bits: 2^64 / golden ratio, and one of splitmix64's finaliser.
-_SEED = np.uint64(0x9E3779B97F4A7C15)
-_STEP = np.uint64(0xBF58476D1CE4E5B9)
+_SEED, _STEP = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+_U0, _LOW_32, _HIGH_32 = np.uint64(0), np.uint64(2**32 - 1), np.uint64(2**64 - 2**32)
 
 
 def empty_slots(num_strings: int) -> np.ndarray:
@@ -40,10 +39,10 @@ def find_slot(data, start, end, key, table_data, starts, ends, slots):
     """Return the slot of the string data[start:end] with hash `key`: its own, or the empty one where it belongs."""
     last = len(slots) - 1
     slot = np.int64(key & np.uint64(last))
-    while slots[slot] != U0:
+    while slots[slot] != _U0:
         # The upper half of the hash did not choose the slot, so bytes are compared in vain once in 2^32 probes.
-        if (slots[slot] ^ key) & HIGH_32 == U0:
-            row = np.int64(slots[slot] & LOW_32) - 1
+        if (slots[slot] ^ key) & _HIGH_32 == _U0:
+            row = np.int64(slots[slot] & _LOW_32) - 1
             if same_bytes(data, start, end, table_data, starts[row], ends[row]):
                 return slot
         slot = (slot + 1) & last
@@ -53,30 +52,30 @@ def find_slot(data, start, end, key, table_data, starts, ends, slots):
 @inner
 def find_row(data, start, end, key, table_data, starts, ends, slots):
     """Return the row of the string data[start:end] with hash `key`; -1 where the table does not have it."""
-    return np.int64(slots[find_slot(data, start, end, key, table_data, starts, ends, slots)] & LOW_32) - 1
+    return np.int64(slots[find_slot(data, start, end, key, table_data, starts, ends, slots)] & _LOW_32) - 1
 
 
 @inner
 def put_row(slots, slot, key, row):
     """Write a string's row into an empty slot."""
-    slots[slot] = key & HIGH_32 | np.uint64(row + 1)
+    slots[slot] = key & _HIGH_32 | np.uint64(row + 1)
 
 
-@compiled
+@kernel
 def insert_rows(data, starts, ends, slots):
     """Insert all strings into an empty table; of equal ones the first stays.  Returns how many the others are."""
     num_repeated = 0
     for row in range(len(starts)):
         key = hash_bytes(data, starts[row], ends[row])
         slot = find_slot(data, starts[row], ends[row], key, data, starts, ends, slots)
-        if slots[slot] == U0:
+        if slots[slot] == _U0:
             put_row(slots, slot, key, row)
         else:
             num_repeated += 1
     return num_repeated
 
 
-@compiled
+@kernel
 def find_rows(data, starts, ends, table_data, table_starts, table_ends, slots):
     """Return the row (n,) int64 of each string data[starts[i] : ends[i]]; -1 where the table does not have it."""
     rows = np.empty(len(starts), np.int64)

@@ -11,20 +11,12 @@ import numpy as np
 
 from worldclip.kernels.compiled import compiled
 
-# Marks of segments.
-_SOF0 = 0xC0
-_SOF2 = 0xC2
-_DHT = 0xC4
-_SOS = 0xDA
-_DQT = 0xDB
-_DRI = 0xDD
-_APP0 = 0xE0
-_APP2 = 0xE2
-_APP14 = 0xEE
-_COM = 0xFE
+_SOF0, _SOF2, _DHT, _SOS, _DQT, _DRI = 0xC0, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD
+_APP0, _APP2, _APP14, _COM = 0xE0, 0xE2, 0xEE, 0xFE
 _JFIF = np.frombuffer(b"JFIF\0", np.uint8)
 _ICC = np.frombuffer(b"ICC_PROFILE\0", np.uint8)
 _ADOBE = np.frombuffer(b"Adobe", np.uint8)
+_JFIF_BYTES, _ICC_BYTES, _ADOBE_BYTES = 14, 14, 12  # lengths of these segments without thumbnail or profile
 
 
 @compiled
@@ -34,14 +26,11 @@ def read_size(data: np.ndarray) -> tuple[int, int]:
     data: (n,) uint8.  Plain: 8 bits, one or three components, baseline or progressive, nothing but a JFIF header,
     comments, ICC profiles, Adobe's colour transform and tables before the first scan, all of them whole.
     """
-    width = 0
-    height = 0
-    at = 2
+    width, height, at = 0, 0, 2
     if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return 0, 0
     while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        size = data[at + 2] * 256 + data[at + 3] - 2
+        marker, size = data[at + 1], data[at + 2] * 256 + data[at + 3] - 2
         body = at + 4
         at = body + size
         if size < 0 or at > len(data):
@@ -54,17 +43,16 @@ def read_size(data: np.ndarray) -> tuple[int, int]:
                 return 0, 0
             if width or data[body] != 8:
                 return 0, 0
-            height = data[body + 1] * 256 + data[body + 2]
-            width = data[body + 3] * 256 + data[body + 4]
+            height, width = data[body + 1] * 256 + data[body + 2], data[body + 3] * 256 + data[body + 4]
             is_plain = True
         elif marker == _DQT:
             is_plain = _are_tables(data, body, at)
         elif marker == _APP0:
-            is_plain = _begins(data, body, size, _JFIF, 14)  # without a thumbnail
+            is_plain = _begins(data, body, size, _JFIF, _JFIF_BYTES)
         elif marker == _APP2:
-            is_plain = _begins(data, body, size, _ICC, 14)  # without a profile
+            is_plain = _begins(data, body, size, _ICC, _ICC_BYTES)
         elif marker == _APP14:
-            is_plain = _begins(data, body, size, _ADOBE, 12)
+            is_plain = _begins(data, body, size, _ADOBE, _ADOBE_BYTES)
         else:
             is_plain = marker in (_DHT, _DRI, _COM)
         if not is_plain:

@@ -1,4 +1,4 @@
-"""Machine instructions that numba does not offer, for compiled functions.
+"""Machine instructions that numba does not offer, and the three kinds of compiled functions.
 
 Why LLVM: wide compares, multiplications to 128 bits and prefetches have no numpy spelling that numba compiles to one
 instruction.  Arrays are read in place, without bounds checks and without numba's support for negative indices; the
@@ -17,6 +17,24 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
+
+from worldclip.kernels.compiled import compiled
+from worldclip.kernels.compiled import inlined as inlined
+from worldclip.kernels.compiled import inner as inner
+
+kernel = compiled
+
+
+def is_compiled(function) -> bool:
+    """Return whether numba's cache on disk holds a kernel as its source and this processor are now.
+
+    numba has no public call for it; where its internals differ, the answer is yes: then nothing is announced.
+    """
+    try:
+        return bool(function._cache._cache_file._load_index())
+    except (AttributeError, OSError):
+        return True
+
 
 _I1, _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
 RANKED = 16  # int32 that `count_smaller` ranks at once: one AVX-512 register, or two of AVX2
@@ -72,9 +90,7 @@ def as_read_only(typing_context, array):
     return array.copy(readonly=True)(array), codegen
 
 
-_INT = types.int64
-_UINT = types.uint64
-_NOTHING = types.none
+_INT, _UINT, _NOTHING = types.int64, types.uint64, types.none
 _ARRAY = None
 
 
@@ -156,7 +172,7 @@ def prefetch(context, builder, signature, array, at):
     builder.call(hint, [pointer, _I32(0), _I32(3), _I32(1)])  # arguments: read, keep in all caches, data
 
 
-def _byte_mask(context, builder, signature, arguments, ranges):
+def _byte_mask(context, builder, signature, arguments, ranges, lowered=()):
     """Return 64 bits, one for each of the bytes at array[at:]: whether it is in one of the ranges of characters.
 
     x in [first, last] is x - first <= last - first without sign, so a range costs one compare.
@@ -169,7 +185,8 @@ def _byte_mask(context, builder, signature, arguments, ranges):
     text = builder.load(_pointer(context, builder, signature.args[0], *arguments, bytes_64), align=1)
     is_in_range = ir.Constant(ir.VectorType(_I1, 64), [0] * 64)
     for first, last in ranges:
-        distance = builder.sub(text, spread(ord(first)))
+        values = builder.or_(text, spread(0x20)) if (first, last) in lowered else text
+        distance = builder.sub(values, spread(ord(first)))
         is_in_range = builder.or_(is_in_range, builder.icmp_unsigned("<=", distance, spread(ord(last) - ord(first))))
     return builder.bitcast(is_in_range, _I64)
 
@@ -177,7 +194,7 @@ def _byte_mask(context, builder, signature, arguments, ranges):
 @_emits(_UINT, _ARRAY, _INT)
 def alphanumeric_mask(context, builder, signature, array, at):
     """Return a mask of 64 bits: bit k is set if array[at + k] is an ASCII letter or digit (array: uint8)."""
-    return _byte_mask(context, builder, signature, (array, at), [("A", "Z"), ("a", "z"), ("0", "9")])
+    return _byte_mask(context, builder, signature, (array, at), [("a", "z"), ("0", "9")], lowered=[("a", "z")])
 
 
 @_emits(_UINT, _ARRAY, _INT)
@@ -218,6 +235,15 @@ def hash_lanes(context, builder, signature, hashes, source, target, chars, at, s
     has_byte = builder.icmp_unsigned("!=", byte, ir.Constant(vector, [0] * LANES))
     pointer = _pointer(context, builder, signature.args[0], hashes, target, vector)
     builder.store(builder.select(has_byte, hashed, before), pointer, align=4)
+
+
+@_emits(_NOTHING, _ARRAY, _INT, _ARRAY, _INT)
+def add_lanes(context, builder, signature, total, at, values, first):
+    """Compute total[at : at + LANES] += values[first : first + LANES] over the flat arrays; float32."""
+    vector = ir.VectorType(ir.FloatType(), LANES)
+    target = _pointer(context, builder, signature.args[0], total, at, vector)
+    source = _pointer(context, builder, signature.args[2], values, first, vector)
+    builder.store(builder.fadd(builder.load(target, align=4), builder.load(source, align=1)), target, align=4)
 
 
 @_emits(_NOTHING, _ARRAY, _INT, _ARRAY, _INT, _INT, _ARRAY, _INT, _INT)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.compiled import U0, inner
-from worldclip.kernels.llvm import as_read_only, load_8, store_8
+from worldclip.kernels.llvm import as_read_only, inner, load_8, store_8
 from worldclip.kernels.unicode_table import COMBINING_SHIFT, FOLDS, NFC_MAYBE, NFC_NO
 from worldclip.kernels.utf8 import decode, encode, word_at
 
+_U0 = np.uint64(0)
 # For eight bytes at once: adding _FROM_A sets the top bit of bytes from "A" on, adding _BEYOND_Z of those after "Z".
 _TOP_BITS = np.uint64(0x8080808080808080)
 _FROM_A, _BEYOND_Z = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("A"), ord("Z") + 1))
@@ -21,8 +21,7 @@ _FROM_A, _BEYOND_Z = (np.uint64(0x0101010101010101 * (0x80 - b)) for b in (ord("
 @inner
 def _index(sorted_values, value):
     """Return the position of `value`, -1 if it is not there."""
-    low = 0
-    high = sorted_values.size
+    low, high = 0, sorted_values.size
     while low < high:
         middle = (low + high) >> 1
         if sorted_values[middle] < value:
@@ -108,19 +107,32 @@ def _decompose(data, start, end, unicode, points):
 
 @inner
 def _order_marks(points, count, classes):
-    """Sort each run of combining characters by class, stably."""
+    """Sort each run of combining characters by class, stably.
+
+    By counting, in linear time: a hostile text may be one run of megabytes.
+    """
+    places = np.empty(257, np.int64)
     start = 0
     while start < count:
         if classes[points[start]] >> COMBINING_SHIFT == 0:
             start += 1
             continue
         end = start + 1
+        is_sorted = True
         while end < count and classes[points[end]] >> COMBINING_SHIFT != 0:
+            is_sorted &= classes[points[end - 1]] >> COMBINING_SHIFT <= classes[points[end]] >> COMBINING_SHIFT
             end += 1
-        if end - start > 1:
+        if not is_sorted:
             run = points[start:end].copy()
-            order = np.argsort(classes[run] >> COMBINING_SHIFT, kind="mergesort")
-            points[start:end] = run[order]
+            places[:] = 0
+            for c in run:
+                places[(classes[c] >> COMBINING_SHIFT) + 1] += 1
+            for k in range(256):
+                places[k + 1] += places[k]
+            for c in run:
+                combining = classes[c] >> COMBINING_SHIFT
+                points[start + places[combining]] = c
+                places[combining] += 1
         start = end
 
 
@@ -174,7 +186,7 @@ def fold(data, start, end, unicode, out):
     while at < end:
         if at + 8 <= end:
             word = load_8(data, at)
-            if word & _TOP_BITS == U0:
+            if word & _TOP_BITS == _U0:
                 capitals = (word + _FROM_A) & ~(word + _BEYOND_Z) & _TOP_BITS
                 store_8(out, size, word | capitals >> np.uint64(2))  # bit 5 makes a small letter of a capital
                 at += 8

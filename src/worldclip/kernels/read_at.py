@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from worldclip.kernels.compiled import compiled, inner
+from worldclip.kernels.llvm import inner, kernel
 
 READ_BYTES = 4 << 10  # one read covers the .json, the .txt and the next header of a sample, without its image
 # Readers that skip less than NEAR_BYTES ask the system for the next AHEAD_BYTES, as page faults of a map do unasked.
 # It takes short jumps for random access otherwise, and a cold file is read four times slower.
-NEAR_BYTES = 128 << 10
-AHEAD_BYTES = 8 << 20
+NEAR_BYTES, AHEAD_BYTES = 128 << 10, 8 << 20
 WINDOW_BYTES = 1 << 20  # the most that `hold` can hold at once; pages that are never filled take no memory
 
 _WILL_NEED = 3  # POSIX_FADV_WILLNEED of Linux
@@ -61,8 +60,7 @@ def hold(window, position, length):
 
     length: at most WINDOW_BYTES.  -1: the file ends before, or cannot be read.
     """
-    start = window.bounds[0]
-    stop = window.bounds[1]
+    start, stop = window.bounds[0], window.bounds[1]
     if start <= position and position + length <= stop:
         return position - start
     if window.fd < 0 or length > len(window.data):
@@ -76,15 +74,14 @@ def hold(window, position, length):
         address = window.data.ctypes.data + filled
         count = _pread(np.int32(window.fd), np.uint64(address), np.uint64(wanted - filled), position + filled)
         if count <= 0:
-            window.bounds[:2] = 0
+            window.bounds[0], window.bounds[1] = 0, 0
             return -1
         filled += count
-    window.bounds[0] = position
-    window.bounds[1] = position + filled
+    window.bounds[0], window.bounds[1] = position, position + filled
     return 0
 
 
-@compiled
+@kernel
 def gather(window, starts, ends, prefix, offsets, values):
     """Write the slices [start, end) of the file to `values` at `offsets`, each after `prefix`.
 
@@ -95,8 +92,7 @@ def gather(window, starts, ends, prefix, offsets, values):
         for byte in range(len(prefix)):
             values[at + byte] = prefix[byte]
         at += len(prefix)
-        position = starts[row]
-        end = ends[row]
+        position, end = starts[row], ends[row]
         while position < end:
             length = min(end - position, WINDOW_BYTES)
             offset = hold(window, position, length)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from worldclip.kernels.compiled import compiled, inner
+from worldclip.kernels.llvm import inner, kernel
 from worldclip.kernels.read_at import WINDOW_BYTES, Window, hold
 
 BLOCK = 512
@@ -84,8 +84,7 @@ class Unreadable(ValueError):
 def _number(data, at, length):
     """Return a header's number, octal digits; -1 if it is none, such as GNU's base 256 for 8 GiB and more."""
     value = 0
-    position = at
-    end = at + length
+    position, end = at, at + length
     while position < end and data[position] == 32:
         position += 1
     while position < end and 48 <= data[position] <= 55:
@@ -155,39 +154,36 @@ def _copy(data, at, length, target, start):
     return start + length
 
 
+_PATH, _PAX_SIZE, _GNU_SPARSE = b"path=", b"size=", b"GNU.sparse."
+
+
 @inner
 def _read_pax(data, at, size, is_global, extra, state):
     """Read a pax header into `extra` and `state`: OK, BAD_EXTRA or SPARSE.
 
     Each record is "LENGTH KEY=VALUE\\n", and LENGTH counts all of it.  Of records with one key the last one counts.
     """
-    path_at = -1
-    path_bytes = -1
-    stated_size = -1
-    position = at
-    end = at + size
+    path_at, path_bytes, stated_size = -1, -1, -1
+    position, end = at, at + size
     while position < end and data[position] != 0:
-        start = position
-        length = 0
+        start, length = position, 0
         while position < end and 48 <= data[position] <= 57 and length < 1 << 32:
             length = length * 10 + int(data[position]) - 48
             position += 1
         record_end = start + length
         if position == start or position >= end or data[position] != 32 or record_end > end:
             return BAD_EXTRA
-        key = position + 1
-        value_end = record_end - 1
+        key, value_end = position + 1, record_end - 1
         equals = key
         while equals < value_end and data[equals] != 61:  # "="
             equals += 1
         if equals == key or equals >= value_end or data[value_end] != 10:  # "\n"
             return BAD_EXTRA
-        if _begins_with(data, key, value_end, b"GNU.sparse."):
+        if _begins_with(data, key, value_end, _GNU_SPARSE):
             return SPARSE
-        if _begins_with(data, key, value_end, b"path="):
-            path_at = equals + 1
-            path_bytes = value_end - path_at
-        elif _begins_with(data, key, value_end, b"size="):
+        if _begins_with(data, key, value_end, _PATH):
+            path_at, path_bytes = equals + 1, value_end - equals - 1
+        elif _begins_with(data, key, value_end, _PAX_SIZE):
             stated_size = 0
             for digit in range(equals + 1, value_end):
                 if data[digit] < 48 or data[digit] > 57 or stated_size > 1 << 58:
@@ -233,7 +229,7 @@ def _read_extra(window, position, kind, at, size, extra, state):
     return _read_pax(data, offset, size, kind == 103, extra, state)
 
 
-@compiled
+@kernel
 def _scan(window, members, names, extra, state):
     """Fill `members` and `names` until the end, a fault, or FULL.
 
@@ -255,10 +251,8 @@ def _scan(window, members, names, extra, state):
             return BAD_CHECKSUM
         kind = data[offset + 156]
         is_extra = kind == 75 or kind == 76 or kind == 88 or kind == 103 or kind == 120  # K L X g x
-        is_folder = False
-        if kind == 0:  # v7 marks a folder by the last slash of its name
-            length = _length(data, offset, np.int64(100))
-            is_folder = length > 0 and data[offset + length - 1] == 47
+        # v7 marks a folder by the last slash of its name.
+        is_folder = kind == 0 and _ends_with_slash(data, offset)
         has_content = not (49 <= kind <= 54 or is_folder)  # links, devices and folders have none
         size = _number(data, offset + 124, np.int64(12))
         if has_content and not is_extra and state[_LONG_SIZE] >= 0:
@@ -282,14 +276,17 @@ def _scan(window, members, names, extra, state):
                     return FULL
                 end = _place_name(data, offset, extra, names, state)
                 member = members[state[_COUNT]]
-                member[_NAME_END] = end
-                member[_START] = at
-                member[_SIZE] = size
+                member[_NAME_END], member[_START], member[_SIZE] = end, at, size
                 state[_NAME_BYTES] = end
                 state[_COUNT] += 1
-            state[_LONG_BYTES] = -1
-            state[_LONG_SIZE] = -1
+            state[_LONG_BYTES], state[_LONG_SIZE] = -1, -1
         state[_POSITION] = at + (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+@inner
+def _ends_with_slash(data, header):
+    length = _length(data, header, np.int64(100))
+    return length > 0 and data[header + length - 1] == 47
 
 
 @inner

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.compiled import U0, inlined, inner
-from worldclip.kernels.llvm import load_8
+from worldclip.kernels.llvm import inlined, inner, load_8
 
 REPLACEMENT = 0xFFFD
 LOW_BYTES = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # masks of the lowest `size` bytes
 
-_BYTE = np.uint64(0xFF)
+_U0, _U8F = np.uint64(0), np.uint64(0xFF)
 
 
 @inlined
@@ -18,7 +17,7 @@ def word_at(data, at):
     """Return the 8 bytes at `at` as a uint64, the first one lowest; zeros after the end of `data`."""
     if at + 8 <= data.size:
         return load_8(data, at)
-    word = U0
+    word = _U0
     for k in range(data.size - at):
         word |= np.uint64(data[at + k]) << np.uint64(8 * k)
     return word
@@ -31,7 +30,7 @@ def decode(word, room):
     Continuation bytes are not checked and surrogates pass, since texts come from Arrow, which checks them; other bytes
     decode to something, and nothing is ever read past `room`.
     """
-    a = np.int64(word & _BYTE)
+    a = np.int64(word & _U8F)
     if a < 0x80:
         return a, 1
     c = np.int64(word >> np.uint64(8)) & 0x3F

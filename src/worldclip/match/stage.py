@@ -32,14 +32,15 @@ from worldclip.core.execute import Report, Shard, mark_done
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard, remove_stale
 from worldclip.core.preflight import problems_of
 from worldclip.core.printable import counted
-from worldclip.kernels.compiled import is_compiled
+from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
+from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.language.table import Languages, not_of_the_run, scheme_of
 from worldclip.match.accounting import NUM_SAMPLES, dropped_texts, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
-from worldclip.match.texts import MatchWork, language_rules, match_pool_texts, matched_table
+from worldclip.match.texts import MatchWork, match_pool_texts, matched_table
 from worldclip.match.texts import match_texts as match_entries
 from worldclip.pool.config import PoolConfig
 
@@ -171,8 +172,18 @@ def match_work(run: Run) -> MatchWork:
     digests = artifacts.require_manifest(run.dir, "metadata")["digests"]
     langs = tuple(sorted(name for name in digests if name != MERGED))
     config = run.section(MatchConfig)
+    section = run.section(LanguagesConfig)
     if "en" not in langs and config.isolate == "english":
         raise UserError("match.isolate = 'english': this run has no English entries; add en to languages.codes")
+    rules = LanguageRules(
+        languages=langs,
+        lid_model=section.lid_model,
+        lid_digest=lid.model_digest(section.lid_model),
+        merge_labels=tuple(sorted(config.merge_labels.items())),
+        min_prob=config.min_lang_prob,
+        is_restricted=config.restrict_to_recipe_languages,
+        table=section.table,
+    )
     lists = config.entry_lists.names(langs)
     folders = {name: layout.matcher(run.dir, name, config.matcher_name) for name in lists}
     lacking = [name for name, folder in folders.items() if name not in digests or not folder.is_dir()]
@@ -188,7 +199,7 @@ def match_work(run: Run) -> MatchWork:
         run_dir=run.dir,
         pool=run.section(PoolConfig),
         match=config,
-        rules=language_rules(run, langs),
+        rules=rules,
         list_digests=tuple((name, digests[name]) for name in lists),
     )
 

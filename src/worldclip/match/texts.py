@@ -7,7 +7,6 @@ Legend: T texts of the shard, in the pool's order; M matches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,29 +16,11 @@ import pyarrow as pa
 from worldclip.contracts import layout
 from worldclip.contracts.reasons import Reason
 from worldclip.core.arrow import names_of
-from worldclip.core.job import Run
 from worldclip.language.assign import LanguageRules
-from worldclip.language.config import LanguagesConfig
-from worldclip.language.identify import model_digest
 from worldclip.match.config import MatchConfig
 from worldclip.match.matcher.matcher import Matcher
 from worldclip.pool import PoolTexts
 from worldclip.pool.config import PoolConfig
-
-
-def language_rules(run: Run, languages: Sequence[str]) -> LanguageRules:
-    """Return how a text of the run gets one of `languages` (sorted).  Raises UserError for a model that is missing."""
-    section = run.section(LanguagesConfig)
-    match = run.section(MatchConfig)
-    return LanguageRules(
-        languages=tuple(languages),
-        lid_model=section.lid_model,
-        lid_digest=model_digest(section.lid_model),
-        merge_labels=tuple(sorted(match.merge_labels.items())),
-        min_prob=match.min_lang_prob,
-        is_restricted=match.restrict_to_recipe_languages,
-        table=section.table,
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,6 @@ from worldclip.language import segment
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
 from worldclip.match.config import MatchConfig
-from worldclip.match.texts import language_rules
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import Record
 from worldclip.metadata.ngrams import runs
@@ -62,7 +61,7 @@ class CountedPool:
     """The counts of a pool."""
 
     digest: str
-    """The digest of the pool's texts and their languages."""
+    """Of the pool's texts and their languages."""
     shard_names: tuple[str, ...]
 
 
@@ -77,7 +76,17 @@ def count_pool(run: Run, folder: Path, codes: Sequence[str], counted_codes: Sequ
     # The digest of the pool stage moves with any shard; here each shard's own fingerprint stands for its file.
     shard_key = {name: value for name, value in key.items() if name != POOL}
     shards = pool.indexed_shards(run)
-    rules = language_rules(run, codes)
+    match = run.section(MatchConfig)
+    section = run.section(LanguagesConfig)
+    rules = LanguageRules(
+        languages=tuple(codes),
+        lid_model=section.lid_model,
+        lid_digest=str(key["lid_model"]),
+        merge_labels=tuple(sorted(match.merge_labels.items())),
+        min_prob=match.min_lang_prob,
+        is_restricted=match.restrict_to_recipe_languages,
+        table=section.table,
+    )
     count = functools.partial(count_shard, folder=folder, run_dir=run.dir, rules=rules, codes=frozenset(counted_codes))
     run.executor.map(count, shards, label="pool texts", done_dir=layout.done_dir(folder, POOL), key=shard_key)
     return CountedPool(digest(key), tuple(shard.name for shard in shards))
@@ -92,13 +101,13 @@ def count_shard(shard: Shard, *, folder: Path, run_dir: Path, rules: LanguageRul
     places: Record = {}
     texts = pool.read_pairs(run_dir, shard.name, pool.EVERY_KEY)  # else another list would match every text again
     with whole_file(counts_path) as aside, open(aside, "wb") as file:
-        for lang, lang_texts in _by_language(texts, rules):
+        for lang, of_lang in _by_language(texts, rules):
             if lang not in codes:
                 continue
             scheme = segment.scheme_of(lang, rules.table)
             counter = Counter(counts_path, file, scheme)
-            counter.add(segment.segment(lang_texts, scheme))
-            places[lang] = {"texts": len(lang_texts), "runs": [run[1:] for run in counter.finish()]}
+            counter.add(segment.segment(of_lang, scheme))
+            places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
     write_json(places_path, places)
     return {"pairs": len(texts.text)}
 
@@ -113,10 +122,10 @@ def _by_language(texts: pool.PoolTexts, rules: LanguageRules) -> Iterator[tuple[
 
 def merge_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, scratch: Path) -> runs.Counts:
     """Return the counts of a language, summed over the pool's shards; folder, scratch: see `counting.merge_counts`."""
-    lang_runs: list[runs.Run] = []
+    of_lang: list[runs.Run] = []
     for name in shard_names:
         counts_path, places_path = runs.run_files(folder / POOL, name)
         places = read_json(places_path)
         if lang in places:
-            lang_runs += [runs.Run(counts_path, *place) for place in places[lang]["runs"]]
-    return runs.merge(lang_runs, scratch)
+            of_lang += [runs.Run(counts_path, *place) for place in places[lang]["runs"]]
+    return runs.merge(of_lang, scratch)

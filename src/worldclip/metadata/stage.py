@@ -66,7 +66,7 @@ def _problems(run: Run) -> Iterator[str]:
         yield from error.problems
         return
     for source in used_sources(work.config).values():
-        if source.requires.modules and any(map(source.reads, work.built_inputs())):
+        if source.requires.modules and any(source.reads(of_lang) for of_lang in work.built_inputs()):
             yield from missing_packages(STAGE, source.requires.modules, extra=source.requires.extra)
 
 
@@ -159,10 +159,10 @@ def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
     done_dir = layout.done_dir(run.dir / STAGE, ENTRIES)
     reports = run.executor.map(build_shard, shards, label=STAGE, done_dir=done_dir, key=key)
-    lists = dict(zip(work.codes, reports, strict=True))
+    lists = {shard.name: report for shard, report in zip(shards, reports, strict=True)}
     if run.section(MatchConfig).isolate == MERGED:
         path = layout.entries(run.dir, MERGED)
-        rules = merge_lists([layout.entries(run.dir, code) for code in work.codes], path)
+        rules = merge_lists([layout.entries(run.dir, code) for code in sorted(lists)], path)
         entries = read_table(path, METADATA, ["entry"])["entry"]
         lists[MERGED] = {**_describe(entries, rules), "examples": {}, "files": []}
     return lists
@@ -271,7 +271,7 @@ def _compile_matcher(shard: Shard, *, run_dir: Path) -> Report:
     name, profile = shard.name.split("/")
     path = layout.entries(run_dir, name)
     entries = read_table(path, METADATA, ["entry"])["entry"]
-    matcher = Matcher(entries, profile, strict=False)
+    matcher = Matcher.build(entries, profile)
     if matcher.digest != shard.fingerprint["digest"]:
         done = layout.done_dir(path.parent, ENTRIES)
         raise BadShard(f"{path} changed after it was written; remove {done}, then run: worldclip metadata {run_dir}")

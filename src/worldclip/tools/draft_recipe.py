@@ -27,7 +27,7 @@ from worldclip.core.job import Report
 from worldclip.core.marks import Commas
 from worldclip.core.preflight import is_installed
 from worldclip.core.printable import counted, printable
-from worldclip.kernels.compiled import is_compiled
+from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
 from worldclip.language.fasttext import kernels
 from worldclip.language.identify import Identifier

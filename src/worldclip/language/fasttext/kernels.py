@@ -12,13 +12,15 @@ from __future__ import annotations
 import numpy as np
 
 from worldclip.kernels.byte_table import find_row, hash_bytes
-from worldclip.kernels.compiled import U0, U1, compiled, inner
 from worldclip.kernels.llvm import (
     LANES,
+    add_lanes,
     add_rows_lanes,
     blank_mask,
     count_ones,
     hash_lanes,
+    inner,
+    kernel,
     load_pair,
     multiply_high,
     prefetch,
@@ -34,17 +36,14 @@ PIECE = LANES * MAX_NGRAM  # rows after which a long token's are added, at the e
 BLOCK_TEXTS = 64  # texts per call: rows are summed, then labels chosen; the two calls cost nothing per text
 AHEAD = 64  # tokens of which the cache slots are prefetched before the first is needed
 
-_U6 = np.uint64(6)
-_U63 = np.uint64(63)
+_U0, _U1, _U6, _U63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
 _LARGEST = np.uint64(2**64 - 1)
 _MASKED = 64  # bytes that one mask covers
 _FNV_START = np.uint32(2166136261)  # FNV-1a's offset basis
-# Instead of a token's number of rows: it is no word, or the text ends before it.
-_NO_WORD = -1
-_LAST = -2
+_NO_WORD, _LAST = -1, -2  # marks instead of a token's number of rows
 
 
-@compiled
+@kernel
 def predict(model, data, offsets, is_null, allowed, num_cached):
     """Return the label id int32 and the probability float32 of each text; -1 and 0 without a prediction.
 
@@ -52,30 +51,11 @@ def predict(model, data, offsets, is_null, allowed, num_cached):
     node of the label tree (a subtree with an allowed leaf) or for each label.  num_cached: cache slots, 2^k.
     """
     num_texts = len(is_null)
-    longest = 0
-    for i in range(num_texts):
-        longest = max(longest, offsets[i + 1] - offsets[i])
-    label_ids = np.full(num_texts, np.int32(-1))
-    probs = np.zeros(num_texts, np.float32)
-    # Of a block of texts.
-    hidden = np.empty((BLOCK_TEXTS, model.dim), np.float32)
-    num_rows_T = np.empty(BLOCK_TEXTS, np.int64)
-    stack_nodes = np.empty(2 * model.num_labels, np.int32)
-    stack_probs = np.empty(2 * model.num_labels, np.float32)
-    # Of AHEAD tokens.
-    sums = np.empty((num_cached + AHEAD, model.dim), np.float32)  # sums of each slot's token, then of new tokens
-    cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
-    tokens_2N = np.empty(2 * AHEAD, np.uint64)
-    keys_N = np.empty(AHEAD, np.uint64)
-    counts_N = np.empty(AHEAD, np.int64)
-    is_new_N = np.empty(AHEAD, np.bool_)
-    rows = np.empty(AHEAD * (2 * PIECE + 1), np.int32)
-    rows_at = np.zeros(AHEAD + 1, np.int64)
-    sums_at = np.empty(AHEAD, np.int32)
-    # Of a token.
-    chars = np.empty(longest + 2 + LANES + model.maxn, np.uint32)
-    grams = np.empty(LANES * (model.maxn + 1), np.uint32)
-    grams[:LANES] = _FNV_START
+    label_ids, probs = np.full(num_texts, np.int32(-1)), np.zeros(num_texts, np.float32)
+    hidden, num_rows_T = np.empty((BLOCK_TEXTS, model.dim), np.float32), np.empty(BLOCK_TEXTS, np.int64)
+    sums, cache_2S, chars, grams = _scratch(model, offsets, num_cached)
+    tokens_2N, keys_N, counts_N, is_new_N, rows, rows_at, sums_at = _scratch_of_tokens()
+    stack_nodes, stack_probs = np.empty(2 * model.num_labels, np.int32), np.empty(2 * model.num_labels, np.float32)
     for first in range(0, num_texts, BLOCK_TEXTS):
         stop = min(first + BLOCK_TEXTS, num_texts)
         _sum_texts(
@@ -103,13 +83,10 @@ def _sum_texts(
         num_rows_T[text] = 0
         if is_null[i]:
             continue
-        at = offsets[i]
-        end = offsets[i + 1]
-        has_token = False
+        at, end, has_token = offsets[i], offsets[i + 1], False
         num_rows = 0
         _clear(hidden, text)
-        mask = U0
-        masked_at = at - _MASKED
+        mask, masked_at = _U0, at - _MASKED
         while at < end:
             num_tokens, at, mask, masked_at = _find_tokens(
                 data, at, end, mask, masked_at, tokens_2N, keys_N, cache_2S, sums, slots
@@ -135,8 +112,7 @@ def _sum_texts(
                 if is_new_N[t]:
                     _add_all(sums, place, matrix, rows, rows_at[t], rows_at[t + 1])
                 if counts_N[t] == _LAST:
-                    at = end
-                    num_tokens = t
+                    at, num_tokens = end, t
                     break
                 if counts_N[t] == _NO_WORD:
                     continue
@@ -150,13 +126,35 @@ def _sum_texts(
                 if is_new_N[t] and np.int64(token_size) <= CACHED_TOKEN_BYTES:
                     slot = np.int64(keys_N[t] & last_slot)
                     store_pair(cache_2S, slot, keys_N[t], np.uint64(counts_N[t]))
-                    for d in range(sums.shape[1]):
-                        sums[slot, d] = sums[num_cached + t, d]
+                    _clear(sums, slot)
+                    _add(sums, slot, sums, num_cached + t)
         if has_token and eos >= 0:
-            rows[0] = eos
-            _add_all(hidden, text, matrix, rows, np.int64(0), np.int64(1))
+            _add(hidden, text, matrix, eos)
             num_rows += 1
         num_rows_T[text] = num_rows
+
+
+@inner
+def _scratch(model, offsets, num_cached):
+    """Return the arrays that `predict` writes to for each text, as large as the longest text needs."""
+    longest = 0
+    for i in range(len(offsets) - 1):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    sums = np.empty((num_cached + AHEAD, model.dim), np.float32)  # sums of each slot's token, then of new tokens
+    cache_2S = np.zeros(2 * num_cached, np.uint64)  # pairs of a token's hash and its number of rows
+    chars = np.empty(longest + 2 + LANES + model.maxn, np.uint32)
+    grams = np.empty(LANES * (model.maxn + 1), np.uint32)
+    grams[:LANES] = _FNV_START
+    return sums, cache_2S, chars, grams
+
+
+@inner
+def _scratch_of_tokens():
+    """Return the arrays that `predict` writes to for AHEAD tokens."""
+    tokens_2N, keys_N = np.empty(2 * AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
+    counts_N, is_new_N = np.empty(AHEAD, np.int64), np.empty(AHEAD, np.bool_)
+    rows, rows_at = np.empty(AHEAD * (2 * PIECE + 1), np.int32), np.zeros(AHEAD + 1, np.int64)
+    return tokens_2N, keys_N, counts_N, is_new_N, rows, rows_at, np.empty(AHEAD, np.int32)
 
 
 def cache_slots(dim: int, num_bytes: int) -> int:
@@ -185,12 +183,10 @@ def _blanks_at(data, at):
 def _token_size(data, at, end, mask, masked_at):
     """Return the size of the token at `at` (0 at a blank), and the mask of the blanks from `masked_at` on."""
     if at - masked_at >= _MASKED:
-        mask = _blanks_at(data, at)
-        masked_at = at
+        mask, masked_at = _blanks_at(data, at), at
     size = trailing_zeros(mask >> np.uint64(at - masked_at))
     if size >= _MASKED - (at - masked_at):  # it ends after the masked bytes
-        mask = _blanks_at(data, at)
-        masked_at = at
+        mask, masked_at = _blanks_at(data, at), at
         size = trailing_zeros(mask)
         step = size
         while step == _MASKED and at + size < end:
@@ -248,7 +244,7 @@ def _find_rows(
     length, width = _read_chars(data, at, size, chars)
     # h mod bucket without a division, by multiplication with 2^64 / bucket: exact for 32 bits (arXiv:1902.01961).
     modulus = np.uint64(bucket)
-    inverse = _LARGEST // modulus + U1
+    inverse = _LARGEST // modulus + _U1
     for first in range(0, length, LANES):  # n-grams that begin at LANES characters are hashed at once
         if end - start > PIECE:
             _add_all(sums, place, matrix, rows, start, end)
@@ -313,7 +309,7 @@ def _is_kept(bucket_id, prune, kept_bits):
     """Return 1 if an n-gram's bucket has a row, 0 if it was pruned."""
     if prune < 0:
         return 1
-    return np.int64(kept_bits[np.uint64(bucket_id) >> _U6] >> (np.uint64(bucket_id) & _U63) & U1)
+    return np.int64(kept_bits[np.uint64(bucket_id) >> _U6] >> (np.uint64(bucket_id) & _U63) & _U1)
 
 
 @inner
@@ -324,7 +320,7 @@ def _ngram_row(bucket_id, num_words, prune, kept_rows, kept_bits):
     """
     if prune < 0:
         return num_words + bucket_id
-    before = (U1 << (np.uint64(bucket_id) & _U63)) - U1
+    before = (_U1 << (np.uint64(bucket_id) & _U63)) - _U1
     return np.int64(kept_rows[bucket_id >> 6]) + count_ones(kept_bits[np.uint64(bucket_id) >> _U6] & before)
 
 
@@ -332,3 +328,14 @@ def _ngram_row(bucket_id, num_words, prune, kept_rows, kept_bits):
 def _clear(total, place):
     for d in range(total.shape[1]):
         total[place, d] = 0
+
+
+@inner
+def _add(total, place, values, row):
+    """Compute total[place] += values[row], of the same width."""
+    dim = values.shape[1]
+    whole = dim // LANES * LANES
+    for d in range(0, whole, LANES):
+        add_lanes(total, place * dim + d, values, row * dim + d)
+    for d in range(whole, dim):
+        total[place, d] += values[row, d]

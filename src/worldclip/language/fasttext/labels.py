@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.compiled import inner
-from worldclip.kernels.llvm import LANES, dot_lanes
+from worldclip.kernels.llvm import LANES, dot_lanes, inner
 from worldclip.language.fasttext.model import LOSS_HS
 
 EPS = np.float32(1e-5)  # fastText, std_log: it is added to each probability before the logarithm
@@ -34,13 +33,13 @@ def _best_of_softmax(output, num_labels, hidden, text, allowed, scores):
     for i in range(num_labels):
         scores[i] = np.exp(scores[i] - top)
         total += scores[i]
-    best = np.int32(-1)
-    best_prob = np.float32(-1)
+    best, best_prob = np.int32(-1), np.float32(-1)
     for i in range(num_labels):
-        prob = scores[i] / total + EPS
-        if allowed[i] and prob > best_prob:
-            best = np.int32(i)
-            best_prob = prob
+        if not allowed[i]:
+            continue
+        prob = scores[i] / total
+        if prob + EPS > best_prob:
+            best, best_prob = np.int32(i), prob + EPS
     return best, best_prob
 
 
@@ -51,10 +50,8 @@ def _best_of_tree(output, left, right, num_labels, hidden, text, allowed, stack_
     Depth first, the likelier child first.  A branch less probable than the best label so far is skipped: a
     label is never more probable than a node above it, EPS aside.
     """
-    best = np.int32(-1)
-    best_prob = np.float32(-1)
-    node = np.int32(2 * num_labels - 2)  # the root
-    prob = np.float32(1)
+    best, best_prob = np.int32(-1), np.float32(-1)
+    node, prob = np.int32(2 * num_labels - 2), np.float32(1)  # the root
     depth = 0
     while True:
         while node >= num_labels and prob > best_prob and allowed[node]:
@@ -68,13 +65,11 @@ def _best_of_tree(output, left, right, num_labels, hidden, text, allowed, stack_
             depth += stack_probs[depth] > best_prob
             node, prob = (right[node], right_prob) if goes_right else (left[node], left_prob)
         if node < num_labels and prob > best_prob and allowed[node]:
-            best = node
-            best_prob = prob
+            best, best_prob = node, prob
         if depth == 0:
             return best, best_prob
         depth -= 1
-        node = stack_nodes[depth]
-        prob = stack_probs[depth]
+        node, prob = stack_nodes[depth], stack_probs[depth]
 
 
 @inner
@@ -97,5 +92,4 @@ def label_texts(model, hidden, num_rows_T, first, stop, allowed, stack_nodes, st
             )
         else:
             label, prob = _best_of_softmax(output, num_labels, hidden, text, allowed, stack_probs)
-        label_ids[i] = label
-        probs[i] = min(max(prob, np.float32(0)), np.float32(1))
+        label_ids[i], probs[i] = label, min(max(prob, np.float32(0)), np.float32(1))

@@ -16,8 +16,7 @@ import numpy as np
 from worldclip.core.arrow import seal
 from worldclip.core.errors import UserError
 from worldclip.kernels.byte_table import empty_slots, insert_rows
-from worldclip.kernels.compiled import compiled, inner
-from worldclip.kernels.llvm import load_8
+from worldclip.kernels.llvm import inner, kernel, load_8
 from worldclip.kernels.utf8 import LOW_BYTES, word_at
 
 MAGIC = 793712314
@@ -365,7 +364,7 @@ def is_end(data, start, end):
     return end - start == 4 and word_at(data, start) & LOW_BYTES[4] == _END
 
 
-@compiled
+@kernel
 def scan_dictionary(data, size):
     """Return (starts, ends, counts, number of bytes) of the `size` entries at the head of `data`.
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldclip.core.errors import UserError
-from worldclip.kernels.compiled import U0, compiled, inner
-from worldclip.kernels.llvm import load_pair
+from worldclip.kernels.llvm import inner, kernel, load_pair
 from worldclip.kernels.unicode_table import UnicodeTable
 from worldclip.match.matcher.tokenise import put_normal_tokens, put_tokens, token_capacity
 from worldclip.match.matcher.trie import (
@@ -25,12 +24,12 @@ from worldclip.match.matcher.trie import (
     slot_of,
 )
 
-# 256 seeds suffice for nearly every level with (0.8, 3): 20.3 bytes per edge.
+# Edges per slot, and edges per group.  256 seeds suffice for nearly every level with (0.8, 3): 20.3 bytes per edge.
 # With (0.9, 2) it is 18.3, and matching takes 1 or 2% longer, since the cache holds more seeds.  (0.9, 4) fails.
-LOAD = 0.8  # edges per slot
-GROUP_EDGES = 3  # edges per group
+LOAD, GROUP_EDGES = 0.8, 3
 
 _LINE_WORDS = 8  # uint64 per cache line
+_U0 = np.uint64(0)
 _LOW_BITS = HAS_ENTRY | HAS_CHILD | ENTRY_ID  # bits of an edge's word without the parent
 
 
@@ -86,7 +85,7 @@ def _place_edges(keys: np.ndarray, words: np.ndarray, levels: Sequence[np.ndarra
     return table
 
 
-@compiled
+@kernel
 def collect_edges(data, offsets, profile, unicode, index, keys, words, depths, first_with):
     """Write every edge of the trie over all entries once; only count the entries' tokens if `index` is empty.
 
@@ -99,11 +98,10 @@ def collect_edges(data, offsets, profile, unicode, index, keys, words, depths, f
     used = np.int64(0)
     tokens_2N = np.empty(2 * token_capacity(offsets), np.uint64)
     for i in range(offsets.size - 1):
-        start = offsets[i]
-        end = offsets[i + 1]
-        count, is_doubtful = put_tokens(data, start, end, False, profile, classes, U0, tokens_2N, np.int64(0))
+        start, end = offsets[i], offsets[i + 1]
+        count, is_doubtful = put_tokens(data, start, end, False, profile, classes, _U0, tokens_2N, np.int64(0))
         if is_doubtful:
-            count = put_normal_tokens(data, start, end, profile, unicode, U0, tokens_2N, np.int64(0))
+            count = put_normal_tokens(data, start, end, profile, unicode, _U0, tokens_2N, np.int64(0))
         if index.size == 0 or count == 0:
             first_with[i] = i
             used += count
@@ -135,7 +133,7 @@ def collect_edges(data, offsets, profile, unicode, index, keys, words, depths, f
 def _find(index, keys, words, key, node):
     """Return the place in the index of the edge `key` out of `node`, and the edge; -1 for an edge that is new."""
     last = np.int64(index.size - 1)
-    place = np.int64(edge_hash(key, node, U0)) & last
+    place = np.int64(edge_hash(key, node, _U0)) & last
     while True:
         edge = np.int64(index[place])
         if edge < 0 or (keys[edge] == key and words[edge] >> PARENT_SHIFT == node):
@@ -143,24 +141,26 @@ def _find(index, keys, words, key, node):
         place = place + 1 & last
 
 
-def place_level(
-    keys: np.ndarray, words: np.ndarray, edges: np.ndarray, slots: np.ndarray, first_slot: int, num_slots: int,
-    seeds: np.ndarray,
-) -> bool:  # fmt: skip
+@kernel
+def place_level(keys, words, edges, slots, first_slot, num_slots, seeds):
     """Choose the seeds (G,) uint8 of a level's groups so that no two edges share a slot; False if 256 do not suffice.
 
     edges (E,) int64: the level's.  slots int32: those of parents are read, those of `edges` written.
     Large groups choose first, while most slots are free: "hash, displace, and compress" (Belazzougui et al., 2009).
     """
-    hashes, groups = hash_edges(keys, words, edges, slots, num_slots, seeds.size)
-    by_group = np.argsort(groups)  # in any order within a group, which takes the same slots in all of them
-    sizes = np.bincount(groups, minlength=seeds.size)
-    ends = np.cumsum(sizes)
-    largest_first = np.argsort(-sizes, kind="stable")
-    is_placed: bool = choose_seeds(
-        hashes[by_group], edges[by_group], ends - sizes, ends, largest_first, first_slot, num_slots, slots, seeds
-    )
-    return is_placed
+    slots_bits = np.uint64(num_slots)
+    hashes, starts = _hashes_by_group(keys, words, edges, slots, slots_bits, seeds.size)
+    is_taken = np.zeros(num_slots, np.uint8)
+    for group in _largest_first(starts):
+        seed = _choose_seed(hashes[starts[group] : starts[group + 1]], slots_bits, is_taken)
+        if seed == NUM_SEEDS:
+            return False
+        seeds[group] = seed
+    for edge in edges:
+        this = edge_hash(keys[edge], _parent_slot(words[edge], slots), slots_bits)
+        seed = np.uint64(seeds[group_of(this, np.uint64(seeds.size))])
+        slots[edge] = first_slot + slot_of(this, seed, slots_bits)
+    return True
 
 
 @inner
@@ -169,35 +169,40 @@ def _parent_slot(word, slots):
     return parent if parent == ROOT else np.uint64(slots[parent])
 
 
-@compiled
-def hash_edges(keys, words, edges, slots, num_slots, num_groups):
-    """Return the hash (E,) uint64 and the group (E,) int64 of each of a level's edges."""
+@inner
+def _hashes_by_group(keys, words, edges, slots, num_slots, num_groups):
+    """Return the edges' hashes ordered by group, and starts (G + 1,): group g has [starts[g] : starts[g + 1]]."""
     hashes = np.empty(edges.size, np.uint64)
-    groups = np.empty(edges.size, np.int64)
+    starts = np.zeros(num_groups + 2, np.int64)
     for i in range(edges.size):
-        parent = _parent_slot(words[edges[i]], slots)
-        hashes[i] = edge_hash(keys[edges[i]], parent, np.uint64(num_slots))
-        groups[i] = group_of(hashes[i], np.uint64(num_groups))
-    return hashes, groups
+        hashes[i] = edge_hash(keys[edges[i]], _parent_slot(words[edges[i]], slots), num_slots)
+        starts[group_of(hashes[i], np.uint64(num_groups)) + 2] += 1
+    starts = np.cumsum(starts)
+    ordered = np.empty(edges.size, np.uint64)
+    for this in hashes:
+        group = group_of(this, np.uint64(num_groups))
+        ordered[starts[group + 1]] = this
+        starts[group + 1] += 1
+    return ordered, starts[:-1]
 
 
-@compiled
-def choose_seeds(hashes, edges, starts, ends, groups, first_slot, num_slots, slots, seeds):
-    """Write the seed of each of `groups`, in this order, and the slots of its edges; False if a group finds none.
-
-    hashes, edges: those of group g are at [starts[g] : ends[g]].
-    """
-    is_taken = np.zeros(num_slots, np.uint8)
-    for group in groups:
-        start = starts[group]
-        end = ends[group]
-        seed = _choose_seed(hashes[start:end], np.uint64(num_slots), is_taken)
-        if seed == NUM_SEEDS:
-            return False
-        seeds[group] = seed
-        for k in range(start, end):
-            slots[edges[k]] = first_slot + slot_of(hashes[k], np.uint64(seed), np.uint64(num_slots))
-    return True
+@inner
+def _largest_first(starts):
+    """Return the groups that have edges, those with most first; equally large ones in order."""
+    num_groups = starts.size - 1
+    largest = np.int64(0)
+    for group in range(num_groups):
+        largest = max(largest, starts[group + 1] - starts[group])
+    counts = np.zeros(largest + 2, np.int64)
+    for group in range(num_groups):
+        counts[largest - (starts[group + 1] - starts[group]) + 1] += 1
+    counts = np.cumsum(counts)
+    ordered = np.empty(num_groups, np.int64)
+    for group in range(num_groups):
+        size = starts[group + 1] - starts[group]
+        ordered[counts[largest - size]] = group
+        counts[largest - size] += 1
+    return ordered[: counts[largest - 1]] if largest > 0 else ordered[:0]
 
 
 @inner
@@ -205,8 +210,8 @@ def _choose_seed(hashes, num_slots, is_taken):
     """Take a free slot for each hash by the first seed that gives them; return the seed, NUM_SEEDS if none does."""
     for seed in range(NUM_SEEDS):
         placed = 0
-        for hashed in hashes:
-            slot = slot_of(hashed, np.uint64(seed), num_slots)
+        for this in hashes:
+            slot = slot_of(this, np.uint64(seed), num_slots)
             if is_taken[slot]:
                 break
             is_taken[slot] = 1
@@ -218,7 +223,7 @@ def _choose_seed(hashes, num_slots, is_taken):
     return NUM_SEEDS
 
 
-@compiled
+@kernel
 def write_edges(keys, words, slots, table_8B):
     """Write every edge to its slot of the table."""
     for edge in range(slots.size):

@@ -7,28 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.compiled import LOW_32, U1, U32, compiled, inlined, inner
-from worldclip.kernels.llvm import RANKED, count_smaller
+from worldclip.kernels.llvm import RANKED, count_smaller, inlined, inner, kernel
 from worldclip.match.matcher.tokenise import GOES_ON, put_normal_tokens, put_tokens, token_capacity
 from worldclip.match.matcher.trie import grown, walk
 
-# Walked together: enough searches at once, and all still in the L1 cache.
-BLOCK_TOKENS = 256
-BLOCK_TEXTS = 128
+BLOCK_TOKENS, BLOCK_TEXTS = 256, 128  # walked together: enough searches at once, and all still in the L1 cache
 # Counters per text, in turns: with one, each match of a text waits some 7 cycles for the counter that the last stored.
 COUNTERS = 4
 RECENT = 512  # matches remembered to drop repetitions; a power of two
 FEW = 128  # up to so many ids, comparing all with all in wide instructions is the fastest sort
 
-_U2 = np.uint64(2)
-_COUNTERS = np.uint64(COUNTERS)
-_LAST_COUNTER = np.uint64(COUNTERS - 1)
-_NOTHING = np.uint64(2**64 - 1)
-_LAST = ~np.uint64(GOES_ON)
+_U0, _U1, _U2, _U32 = (np.uint64(value) for value in (0, 1, 2, 32))
+_COUNTERS, _LAST_COUNTER = np.uint64(COUNTERS), np.uint64(COUNTERS - 1)
+_NOTHING, _LOW_32, _LAST = np.uint64(2**64 - 1), np.uint64(2**32 - 1), ~np.uint64(GOES_ON)
 _LARGEST = np.int32(2**31 - 1)
 
 
-@compiled
+@kernel
 def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
     """Return ids int32 and offsets (T + 1,) int64: the ids of each text, sorted and unique.
 
@@ -62,12 +57,10 @@ def match_texts(data, offsets, validity, first_bit, profile, unicode, table_8B):
             start = offsets[text]
             end = offsets[text + 1]
             if not has_nulls or validity[bit >> 3] >> (bit & 7) & 1:
-                text_bits = np.uint64(text - first) << U32
-                tokens, is_doubtful = put_tokens(
-                    data, start, end, True, profile, classes, text_bits, tokens_2N, num_tokens
-                )
+                this = np.uint64(text - first) << _U32
+                tokens, is_doubtful = put_tokens(data, start, end, True, profile, classes, this, tokens_2N, num_tokens)
                 if is_doubtful:
-                    tokens = put_normal_tokens(data, start, end, profile, unicode, text_bits, tokens_2N, num_tokens)
+                    tokens = put_normal_tokens(data, start, end, profile, unicode, this, tokens_2N, num_tokens)
             if tokens > num_tokens:
                 tokens_2N[2 * tokens - 1] &= _LAST
             num_tokens = tokens
@@ -105,25 +98,25 @@ def _group(matches, count, num_texts, recent, starts, grouped):
         starts[c] = 0
     num_kept = np.int64(0)  # typed, so that `_counter` is compiled once
     for k in range(count):
-        match = matches[k]
-        place = match & np.uint64(RECENT - 1)
-        is_new = recent[place] != match
-        recent[place] = match
-        matches[num_kept] = match
-        starts[_counter(match, num_kept) + _U2] += is_new
+        this = matches[k]
+        place = this & np.uint64(RECENT - 1)
+        is_new = recent[place] != this
+        recent[place] = this
+        matches[num_kept] = this
+        starts[_counter(this, num_kept) + _U2] += is_new
         num_kept += is_new
     for c in range(num_counters + 1):
         starts[c + 1] += starts[c]
     for k in range(num_kept):
-        c = _counter(matches[k], k) + U1
-        grouped[starts[c]] = matches[k] & LOW_32
+        c = _counter(matches[k], k) + _U1
+        grouped[starts[c]] = matches[k] & _LOW_32
         starts[c] += 1
 
 
 @inlined
 def _counter(match, k):
     """Return the counter of the k-th match."""
-    return (match >> U32) * _COUNTERS + (np.uint64(k) & _LAST_COUNTER)
+    return (match >> _U32) * _COUNTERS + (np.uint64(k) & _LAST_COUNTER)
 
 
 @inlined
@@ -148,9 +141,9 @@ def _put_few(grouped, start, end, ranks, ids, total):
         ids[total + ranks[i]] = grouped[start + i]
     end_of_ids = total
     for i in range(total, total + count):
-        entry_id = ids[i]
-        ids[end_of_ids] = entry_id
-        end_of_ids += entry_id != -1
+        this = ids[i]
+        ids[end_of_ids] = this
+        end_of_ids += this != -1
     return end_of_ids
 
 

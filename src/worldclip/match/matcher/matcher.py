@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core import artifacts
-from worldclip.core.arrow import NO_BYTES, byte_buffers, one_array, seal
+from worldclip.core.arrow import NO_BYTES, byte_buffers, seal
 from worldclip.core.errors import UserError
 from worldclip.kernels.unicode_table import UNICODE_VERSION, load_table
 from worldclip.language.profiles import PROFILES
@@ -28,7 +28,6 @@ Texts: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str | None]
 
 FORMAT_VERSION = 3  # version of the compiled files; raised when the same entries would give another table
 META = "matcher.json"
-STORED = ("profile", "num_entries", "num_dead", "digest")  # attributes in META
 TABLE = "table.npy"
 AGAIN = "compile it again (of a run: remove metadata/manifest.json and metadata/done/matchers, run the metadata stage)"
 NUM_NAMED = 20  # entries named in one error message
@@ -37,11 +36,10 @@ NUM_NAMED = 20  # entries named in one error message
 class Matcher:
     """Finds every entry of a list that occurs in a text, overlapping and nested ones too, as the profile defines it.
 
-    entries: str, ids are positions.
+    entries: str, ids are positions.  Raises ValueError that names entries which are empty or equal after the profile's
+    normalisation.
     profile: `reference` (byte for byte what the reference does), `unicode` (bounded words in every script) or
     `unicode_fold`, which is `unicode` with match.fold_case; see language/profiles.py.
-    strict: raise ValueError that names entries which are empty or equal after the profile's normalisation.  Otherwise
-    these dead entries keep their ids, never match, and are counted in `num_dead`.
     """
 
     num_entries: int
@@ -49,28 +47,20 @@ class Matcher:
     profile: str  # also the name of the folder to save to
     digest: str  # digest of the entries, see `entries_digest`
 
-    def __init__(self, entries: Texts, profile: str = "reference", *, strict: bool = True) -> None:
-        if profile not in PROFILES:
-            raise UserError(f"profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
-        column = _one_array(entries)
-        if column.null_count:
-            raise UserError(f"entry {column.is_null().index(True).as_py()} is null; entries are strings")
-        if len(column) >= MAX_ENTRIES:
-            raise UserError(f"{len(column):,} entries in one list; a matcher holds fewer than {MAX_ENTRIES:,}")
-        data, offsets = byte_buffers(column)
-        self.profile = profile
-        self.num_entries = len(column)
-        self.digest = _digest(data, offsets)
-        table, first_with = fill_table(data, offsets, PROFILES.index(profile), load_table())
-        self._table = seal(table)
-        dead = np.flatnonzero(first_with >= 0)
-        self.num_dead = dead.size
-        if strict and dead.size:
-            raise UserError(_name_dead(column, dead, first_with, profile))
+    def __init__(self, entries: Texts, profile: str = "reference") -> None:
+        self._compile(entries, profile, strict=True)
+
+    @classmethod
+    def build(cls, entries: Texts, profile: str) -> Matcher:
+        """Build as `Matcher(...)`, but dead entries keep their ids and are only counted (`num_dead`)."""
+        matcher = cls.__new__(cls)
+        matcher._compile(entries, profile, strict=False)
+        return matcher
 
     def match(self, text: str) -> np.ndarray:
         """Return the ids of the entries in `text`: int32, sorted, unique."""
-        return self.match_batch([text])[0]
+        data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+        return self._match(data, seal(np.array([0, data.size], np.int64)), NO_BYTES, 0)[0]
 
     def match_batch(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of each text: entry_ids int32 and offsets (num_texts + 1,) int64.
@@ -78,26 +68,20 @@ class Matcher:
         texts: an Arrow string, large_string (dictionary and view types are cast), chunked array or a sequence of str; a
         null matches nothing.  Arrow's memory is read in place, and the GIL is released meanwhile.
         """
-        chunks = _chunks(texts)
-        if len(chunks) == 1:
-            return self._match(chunks[0])
-        entry_ids = [np.zeros(0, np.int32)]
-        offsets = [np.zeros(1, np.int64)]
-        num_matches = 0
-        for chunk in chunks:
-            ids_of_chunk, offsets_of_chunk = self._match(chunk)
-            entry_ids.append(ids_of_chunk)
-            offsets.append(num_matches + offsets_of_chunk[1:])
-            num_matches += ids_of_chunk.size
-        return np.concatenate(entry_ids), np.concatenate(offsets)
+        parts = [self._match(*_buffers(chunk)) for chunk in _chunks(texts)]
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0] + [ids.size for ids, _ in parts])
+        offsets = [ends[1:] + start for (_, ends), start in zip(parts, starts, strict=False)]
+        ids = [np.zeros(0, np.int32), *(ids for ids, _ in parts)]
+        return np.concatenate(ids), np.concatenate([np.zeros(1, np.int64), *offsets])
 
     def save(self, folder: str | Path) -> None:
         """Write the table and, last, the record with the digest of its entries."""
         folder = Path(folder)
         artifacts.write_array(folder / TABLE, self._table)
-        meta = {"version": FORMAT_VERSION, "unicode": UNICODE_VERSION}
-        meta |= {name: getattr(self, name) for name in STORED}
-        artifacts.write_json(folder / META, meta)
+        meta = {name: getattr(self, name) for name in ("profile", "num_entries", "num_dead", "digest")}
+        artifacts.write_json(folder / META, {"version": FORMAT_VERSION, "unicode": UNICODE_VERSION, **meta})
 
     @classmethod
     def load(cls, folder: str | Path, digest: str | None = None) -> Matcher:
@@ -111,36 +95,57 @@ class Matcher:
         if not meta_path.is_file() or not table_path.is_file():
             raise UserError(f"{folder} is not a finished matcher ({META}, {TABLE}); {AGAIN}")
         meta = artifacts.read_json(meta_path)
-        problems = []
-        for key, wanted in (("version", FORMAT_VERSION), ("unicode", UNICODE_VERSION), ("digest", digest)):
-            if wanted is not None and meta.get(key) != wanted:
-                problems.append(f"{folder} has {key} {meta.get(key)!r}, expected {wanted!r}; {AGAIN}")
+        problems = [
+            f"{folder} has {key} {meta.get(key)!r}, expected {wanted!r}; {AGAIN}"
+            for key, wanted in (("version", FORMAT_VERSION), ("unicode", UNICODE_VERSION), ("digest", digest))
+            if meta.get(key) != wanted and wanted is not None
+        ]
         if problems:
             raise UserError(problems)
         matcher = cls.__new__(cls)
-        for name in STORED:
+        for name in ("profile", "num_entries", "num_dead", "digest"):
             setattr(matcher, name, meta[name])
         matcher._table = np.asarray(np.load(table_path, mmap_mode="r", allow_pickle=False))
         if not has_whole_levels(matcher._table):
             raise UserError(f"{table_path} is damaged; {AGAIN}")
         return matcher
 
-    def _match(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `match_batch` does, of one array in Arrow's own memory."""
-        data, offsets = byte_buffers(texts)
-        validity = NO_BYTES
-        if texts.null_count:
-            validity = seal(np.frombuffer(texts.buffers()[0], np.uint8))
+    def __len__(self) -> int:
+        return self.num_entries
+
+    def _compile(self, entries: Texts, profile: str, strict: bool) -> None:
+        if profile not in PROFILES:
+            raise UserError(f"profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
+        column = _one_array(entries)
+        if column.null_count:
+            raise UserError(f"entry {column.is_null().index(True).as_py()} is null; entries are strings")
+        if len(column) >= MAX_ENTRIES:
+            raise UserError(f"{len(column):,} entries in one list; a matcher holds fewer than {MAX_ENTRIES:,}")
+        data, offsets, *_ = _buffers(column)
+        self.profile = profile
+        self.num_entries = len(column)
+        self.digest = _digest(data, offsets)
+        table, first_with = fill_table(data, offsets, PROFILES.index(profile), load_table())
+        self._table = seal(table)
+        dead = np.flatnonzero(first_with >= 0)
+        self.num_dead = dead.size
+        if strict and dead.size:
+            raise UserError(_name_dead(column, dead, first_with, profile))
+
+    def _match(
+        self, data: np.ndarray, offsets: np.ndarray, validity: np.ndarray, first_bit: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         profile = PROFILES.index(self.profile)
         matches: tuple[np.ndarray, np.ndarray] = match_texts(
-            data, offsets, validity, texts.offset, profile, load_table(), self._table
+            data, offsets, validity, first_bit, profile, load_table(), self._table
         )
         return matches
 
 
 def entries_digest(entries: Texts) -> str:
     """Return SHA-256 of the entries in their order, 64 hex digits: a saved matcher records it."""
-    return _digest(*byte_buffers(_one_array(entries)))
+    data, offsets, *_ = _buffers(_one_array(entries))
+    return _digest(data, offsets)
 
 
 def _digest(data: np.ndarray, offsets: np.ndarray) -> str:
@@ -166,7 +171,15 @@ def _chunks(texts: Texts) -> list[pa.Array]:
 
 def _one_array(entries: Texts) -> pa.Array:
     chunks = [chunk.cast(pa.large_binary()) for chunk in _chunks(entries)]
-    return one_array(pa.chunked_array(chunks, pa.large_binary()))
+    return pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])
+
+
+def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Return (bytes uint8, offsets (n + 1,) int64, validity bitmap or empty, its first bit), in Arrow's own memory."""
+    data, offsets = byte_buffers(array)
+    if not array.null_count:
+        return data, offsets, NO_BYTES, 0
+    return data, offsets, seal(np.frombuffer(array.buffers()[0], np.uint8)), array.offset
 
 
 def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, profile: str) -> list[str]:
@@ -177,10 +190,10 @@ def _name_dead(entries: pa.Array, dead: np.ndarray, first_with: np.ndarray, prof
 
     problems = []
     for i in dead[:NUM_NAMED].tolist():
-        fault = "is empty"
+        fault, remedy = "is empty", "remove it"
         if first_with[i] != i:
-            fault = f"equals {name(int(first_with[i]))}"
-        problems.append(f"{name(i)} {fault} after the normalisation of profile {profile}; remove it")
+            fault, remedy = f"equals {name(int(first_with[i]))}", "remove one"
+        problems.append(f"{name(i)} {fault} after the normalisation of profile {profile}; {remedy}")
     if dead.size > NUM_NAMED:
         problems.append(f"and {dead.size - NUM_NAMED:,} more entries that are empty or not unique")
     return problems

@@ -11,43 +11,33 @@ tokens_2N[2n]      its key: its bytes, the first one lowest, padded with zeros; 
                    empty word between two blanks) and AFTER_BLANK
 tokens_2N[2n + 1]  text << 32 | MAY_END | GOES_ON (not the text's last) | MAY_BEGIN
 
-Examples in profile unicode:
-    red, apple   `red`, `,` and `apple`.  An entry may begin and end at each, so all have MAY_BEGIN and MAY_END.  `red`
-                 and `apple` also have AFTER_BLANK: the beginning of a text counts as a blank.
-    blueberries  `blueber` with MAY_BEGIN and AFTER_BLANK, `ries` with MAY_END: one word in two tokens
-    猫fish       `猫` and `fish`, both with MAY_BEGIN and MAY_END; only `猫` has AFTER_BLANK
-In profile reference an empty word follows the comma, a token of no bytes, since the reference writes blanks around it;
-and `fish` has no MAY_BEGIN.
+Example: in profile unicode "red, apple" has three tokens, `red`, `,` and `apple`.  An entry may begin and end at each,
+so all have MAY_BEGIN and MAY_END.  `red` and `apple` also have AFTER_BLANK: the beginning of a text counts as a blank.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.compiled import U0, inlined, inner
-from worldclip.kernels.llvm import alphanumeric_mask, as_read_only, load_8, store_pair, trailing_zeros
+from worldclip.kernels.llvm import alphanumeric_mask, as_read_only, inlined, inner, load_8, store_pair, trailing_zeros
 from worldclip.kernels.nfc import fold, is_nfc, nfc
 from worldclip.kernels.unicode_table import COMBINING_SHIFT, MARK, NFC_MAYBE, NFC_NO, SIMILAR_TO_CJK, SPACE, SPACED
 from worldclip.kernels.utf8 import LOW_BYTES, decode, word_at
 
-REFERENCE = 0  # positions in profiles.PROFILES
-UNICODE_FOLD = 2
+REFERENCE, UNICODE_FOLD = 0, 2  # positions in profiles.PROFILES
 
 MAX_TOKEN_BYTES = 7  # the eighth byte of a key holds the length
 AFTER_BLANK = 16  # a bit above a token's length, which is at most 7
-MAY_BEGIN = 1 << 29
-GOES_ON = 1 << 30  # this and the next are HAS_CHILD and HAS_ENTRY of trie.py
-MAY_END = 1 << 31
+MAY_BEGIN, GOES_ON, MAY_END = 1 << 29, 1 << 30, 1 << 31  # trie.py compares the last two with bits of its own
 
 # What each byte is to the reference's spacing: [:256] in entries, where only the blank parts words, [256:] in texts.
-_OTHER, _BLANK, _MARK, _END = range(4)
+_OTHER, _BLANK, _MARK, _END = 0, 1, 2, 3
 _KINDS = np.zeros(512, np.uint8)
 _KINDS[ord(" ")] = _BLANK
 _KINDS[[256 + ord(x) for x in " \t\n\r"]] = _BLANK
 _KINDS[[256 + ord(x) for x in ",.;:?!`"]] = _MARK
 
-_U56 = np.uint64(56)
-_NO_MAY_END = ~np.uint64(MAY_END)
+_U0, _U56, _NO_MAY_END = np.uint64(0), np.uint64(56), ~np.uint64(MAY_END)
 _SHORT = 2 * MAX_TOKEN_BYTES  # bytes of a word that is put out at once, without a loop: most words of most texts
 _ROOM = MAX_TOKEN_BYTES + 8  # bytes that are read to put out such a word
 _MASKED = 64  # bytes that one mask covers
@@ -140,7 +130,7 @@ def _alphanumeric_at(data, at):
     """Return `alphanumeric_mask`, also near the end of `data`."""
     if at + _MASKED <= data.size:
         return alphanumeric_mask(data, at)
-    mask = U0
+    mask = _U0
     for k in range(data.size - at):
         a = data[at + k]
         lower = a | 0x20
@@ -208,10 +198,10 @@ def _cut_reference(data, start, end, is_text, classes, text, tokens_2N, count):
     first_kind = 256 if is_text else 0
     # The piece being gathered: a word that began before `at`.  int64, not the literal 0, for which numba would compile
     # all that it is passed to a second time; so in `_cut_unicode`.
-    key = U0
+    key = _U0
     size = np.int64(0)
     flags = AFTER_BLANK | MAY_BEGIN
-    mask = U0  # which of the 64 bytes from masked_at on are ASCII letters and digits
+    mask = _U0  # which of the 64 bytes from masked_at on are ASCII letters and digits
     masked_at = start - _MASKED
     at = start
     while at < end:
@@ -241,7 +231,7 @@ def _cut_reference(data, start, end, is_text, classes, text, tokens_2N, count):
                 if size > 0 or flags & AFTER_BLANK:
                     _put(key, size | flags | MAY_END, text, tokens_2N, count)
                     count += 1
-                key = U0
+                key = _U0
                 size = np.int64(0)
                 flags = AFTER_BLANK | MAY_BEGIN
                 _put(np.uint64(data[at]), 1 | AFTER_BLANK | MAY_BEGIN | MAY_END, text, tokens_2N, count)
@@ -259,7 +249,7 @@ def _cut_reference(data, start, end, is_text, classes, text, tokens_2N, count):
                 flags = 0
             _put(word, width | (flags & AFTER_BLANK) | MAY_BEGIN | MAY_END, text, tokens_2N, count)
             count += 1
-            key = U0
+            key = _U0
             size = np.int64(0)
             flags = 0
         else:
@@ -292,14 +282,14 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
     """
     first = count
     # The word being gathered, and whether a blank goes before it.
-    key = U0
+    key = _U0
     size = np.int64(0)
     blank = AFTER_BLANK
     # For the quick check of NFC: all classes, or-ed, and whether combining classes ever fall.
     seen = np.uint16(0)
     is_unordered = False
     last = 0
-    mask = U0  # which of the 64 bytes from masked_at on are ASCII letters and digits
+    mask = _U0  # which of the 64 bytes from masked_at on are ASCII letters and digits
     masked_at = start - _MASKED
     at = start
     while at < end:
@@ -343,7 +333,7 @@ def _cut_unicode(data, start, end, classes, text, tokens_2N, count):
         if size > 0:
             _put(key, size | flags | (0 if bits & MARK else MAY_END), text, tokens_2N, count)
             count += 1
-            key = U0
+            key = _U0
             size = np.int64(0)
         if bits & SPACE:
             blank = AFTER_BLANK

@@ -5,9 +5,6 @@ slots of their own.  They fall into groups by their hash, and each group has a S
 edges of a level share a slot.  So an edge is in the one slot that its hash and its group's seed name, or nowhere: a
 search reads one byte of seeds and one cache line of slots, and has no branch that a processor could mispredict.
 
-Example: the entries `red` (0) and `red apple` (1) are two edges.  `red` leads out of ROOT, with HAS_ENTRY, HAS_CHILD
-and the id 0; `apple` with AFTER_BLANK leads out of the slot of `red`, with HAS_ENTRY and the id 1.
-
 Legend: tokens: see `tokenise.py`.
 table_8B uint64  [0] the number of levels.  Level l is [4l + 4 : 8l + 8]: the first byte of its seeds, the number of its
                  groups, its first slot, the number of its slots; bytes are counted from the table's beginning.
@@ -21,8 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldclip.kernels.compiled import HIGH_32, LOW_32, U0, U1, U32, inlined, inner
-from worldclip.kernels.llvm import load_byte, load_pair, mix, prefetch, store_pair
+from worldclip.kernels.llvm import inlined, inner, load_byte, load_pair, mix, prefetch, store_pair
 from worldclip.match.matcher.tokenise import AFTER_BLANK, GOES_ON, MAY_BEGIN, MAY_END
 
 MAX_SLOTS = 2**31 - 1  # 31 bits name a node, and ROOT is the last of them
@@ -30,20 +26,16 @@ MAX_ENTRIES = 2**30 - 1
 NUM_SEEDS = 256
 
 ROOT = np.uint64(MAX_SLOTS)
-ENTRY_ID = np.uint64(2**30 - 1)
-HAS_CHILD = np.uint64(1 << 30)
-HAS_ENTRY = np.uint64(1 << 31)
+ENTRY_ID, HAS_CHILD, HAS_ENTRY = np.uint64(2**30 - 1), np.uint64(1 << 30), np.uint64(1 << 31)
 PARENT_SHIFT = np.uint64(33)
-_U30 = np.uint64(30)
-_U31 = np.uint64(31)
+_U0, _U1, _U30, _U31, _U32 = (np.uint64(value) for value in (0, 1, 30, 31, 32))
 # A token says in the same bits whether an entry may end here and whether the text goes on as a word says whether one
 # does and whether the trie goes on: `token & word` answers both at once.
-_MAY_BEGIN = np.uint64(MAY_BEGIN)
+_MAY_BEGIN, _LOW_32, _HIGH_32 = np.uint64(MAY_BEGIN), np.uint64(2**32 - 1), np.uint64(2**64 - 2**32)
 assert (MAY_END, GOES_ON) == (HAS_ENTRY, HAS_CHILD)
 AS_FIRST = ~(np.uint64(AFTER_BLANK) << np.uint64(56))  # the blank before an entry is not part of it
 # Odd constants with well mixed bits: 2^64 / golden ratio, and two of splitmix64's finaliser.
-_MIX_KEY = np.uint64(0x9E3779B97F4A7C15)
-_MIX_NODE = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_KEY, _MIX_NODE = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 _MIX_SEED = np.uint64(0x94D049BB133111EB)
 
 
@@ -56,22 +48,22 @@ def edge_hash(key, node, num_slots):
 @inlined
 def group_of(edge_hash, num_groups):
     """Return the group of an edge among its level's: int64."""
-    return np.int64((edge_hash >> U32) * num_groups >> U32)
+    return np.int64((edge_hash >> _U32) * num_groups >> _U32)
 
 
 @inlined
 def slot_of(edge_hash, seed, num_slots):
     """Return the slot of an edge among its level's: int64."""
-    mixed = edge_hash * _MIX_SEED * (seed + seed + U1)
-    return np.int64((mixed >> U32) * num_slots >> U32)
+    mixed = edge_hash * _MIX_SEED * (seed + seed + _U1)
+    return np.int64((mixed >> _U32) * num_slots >> _U32)
 
 
 @inlined
 def find_slot(table_8B, key, node, first_seed, num_groups, first_slot, num_slots):
     """Return the only slot where the edge `key` out of `node` may be, by the level's record in the table: int64."""
-    hashed = edge_hash(key, node, num_slots)
-    seed = load_byte(table_8B, first_seed + group_of(hashed, num_groups))
-    return first_slot + slot_of(hashed, seed, num_slots)
+    this = edge_hash(key, node, num_slots)
+    seed = load_byte(table_8B, first_seed + group_of(this, num_groups))
+    return first_slot + slot_of(this, seed, num_slots)
 
 
 @inlined
@@ -125,8 +117,8 @@ def walk(num_tokens, tokens_2N, active_2N, table_8B, matches):
             key, info = load_pair(tokens_2N, n)
             slot = find_slot(table_8B, key & AS_FIRST, ROOT, first_seed, num_groups, first_slot, num_slots)
             prefetch(table_8B, 2 * slot)
-            store_pair(active_2N, active, ROOT << U32 | np.uint64(n), np.uint64(slot))
-            active += info & _MAY_BEGIN != U0
+            store_pair(active_2N, active, ROOT << _U32 | np.uint64(n), np.uint64(slot))
+            active += info & _MAY_BEGIN != _U0
     first = AS_FIRST
     level = np.int64(0)
     while active > 0:
@@ -135,22 +127,22 @@ def walk(num_tokens, tokens_2N, active_2N, table_8B, matches):
         num_edges = 0
         for j in range(active):
             node_token, slot_bits = load_pair(active_2N, j)
-            key, info = load_pair(tokens_2N, np.int64(node_token & LOW_32))
+            key, info = load_pair(tokens_2N, np.int64(node_token & _LOW_32))
             slot_key, word = load_pair(table_8B, np.int64(slot_bits))
-            is_edge = (slot_key == key & first) & (word >> PARENT_SHIFT == node_token >> U32)
-            both = info & word & (U0 - np.uint64(is_edge))
-            matches[np.uint64(count)] = info & HIGH_32 | word & ENTRY_ID
-            count += np.int64(both >> _U31 & U1)
-            store_pair(active_2N, num_edges, slot_bits << U32 | (node_token & LOW_32) + U1, U0)
-            num_edges += np.int64(both >> _U30 & U1)
+            is_edge = (slot_key == key & first) & (word >> PARENT_SHIFT == node_token >> _U32)
+            both = info & word & (_U0 - np.uint64(is_edge))
+            matches[np.uint64(count)] = info & _HIGH_32 | word & ENTRY_ID
+            count += np.int64(both >> _U31 & _U1)
+            store_pair(active_2N, num_edges, slot_bits << _U32 | (node_token & _LOW_32) + _U1, _U0)
+            num_edges += np.int64(both >> _U30 & _U1)
         level += 1
         active = num_edges if level < num_levels else np.int64(0)
-        first = ~U0
+        first = ~_U0
         first_seed, num_groups, first_slot, num_slots = read_level(table_8B, min(level, num_levels - 1))
         for j in range(active):
             node_token, _ = load_pair(active_2N, j)
-            key, _ = load_pair(tokens_2N, np.int64(node_token & LOW_32))
-            slot = find_slot(table_8B, key, node_token >> U32, first_seed, num_groups, first_slot, num_slots)
+            key, _ = load_pair(tokens_2N, np.int64(node_token & _LOW_32))
+            slot = find_slot(table_8B, key, node_token >> _U32, first_seed, num_groups, first_slot, num_slots)
             prefetch(table_8B, 2 * slot)
             store_pair(active_2N, j, node_token, np.uint64(slot))
     return count, matches

@@ -71,8 +71,7 @@ class Counter:
         self._make_room(num_bytes, num_texts=offsets_T.size - 1)
         num_tokens = num_bytes + 2 * offsets_T.size
         if num_tokens > self.spans_N.size:
-            self.spans_N = np.empty(num_tokens, np.int64)
-            self.keys_N = np.empty(num_tokens, np.uint64)
+            self.spans_N, self.keys_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
         count_texts(
             data, offsets_T, self.classes, self.spans_N, self.keys_N,
             self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
@@ -84,7 +83,7 @@ class Counter:
         A text of n bytes has at most (n + 1) / 2 words: two words have a byte between them, or one has three.  No byte
         lies between two texts.  Empty texts have no word, so there are never more words than bytes.
         """
-        num_words, num_arena, num_bigrams = self.state.tolist()
+        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
         new = min(num_bytes, (num_bytes + num_texts) // 2) + 1
         is_full = (
             num_words + new > MAX_WORDS
@@ -107,7 +106,7 @@ class Counter:
 
     def spill(self) -> None:
         """Write the tables as a sorted run and empty them."""
-        num_words, num_arena, num_bigrams = self.state.tolist()
+        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
         words = binary_array(self.arena[:num_arena], self.starts_W[1 : num_words + 2])
         # From malloc, which returns large blocks at once; Arrow's own pool keeps hundreds of MB for later.
         malloc = pa.system_memory_pool()

@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from worldclip.kernels.byte_table import same_bytes
-from worldclip.kernels.compiled import LOW_32, U0, U1, U32, compiled, inlined, inner
-from worldclip.kernels.llvm import prefetch
+from worldclip.kernels.llvm import inlined, inner, kernel, prefetch
 from worldclip.kernels.utf8 import decode, word_at
 from worldclip.language.segment import ALONE, BARRIER, WORD
 
 _FNV_PRIME = np.uint64(0x100000001B3)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
-_U29 = np.uint64(29)
+_U0, _U1, _U29, _U32 = np.uint64(0), np.uint64(1), np.uint64(29), np.uint64(32)
+_LOW_32 = np.uint64(0xFFFFFFFF)
 
 SHORT = 8  # bytes of a word that are its key
 # Positions in `state`.
@@ -26,7 +26,7 @@ ARENA = 1  # bytes of the arena
 BIGRAMS = 2  # number of bigrams
 
 
-@compiled
+@kernel
 def count_texts(data, offsets_T, classes, spans_N, keys_N, slots_2S, starts_W, counts_W, arena, table_2S, state):
     """Count words and bigrams of texts; the tables must have room.
 
@@ -42,14 +42,14 @@ def count_texts(data, offsets_T, classes, spans_N, keys_N, slots_2S, starts_W, c
     _number_words(data, offsets_T[0], spans_N, keys_N, slots_2S, starts_W, counts_W, arena, state)
     last_slot = np.uint64(table_2S.size // 2 - 1)
     for n in range(1, num_tokens):
-        key = np.uint64(spans_N[n - 1]) << U32 | np.uint64(spans_N[n])
+        key = np.uint64(spans_N[n - 1]) << _U32 | np.uint64(spans_N[n])
         prefetch(table_2S, 2 * np.int64(_mixed(key * _FNV_PRIME) & last_slot))
     _count_bigrams(spans_N, table_2S, state)
 
 
 @inlined
 def _mixed(h):
-    h = (h ^ (h >> U32)) * _GOLDEN
+    h = (h ^ (h >> _U32)) * _GOLDEN
     return h ^ (h >> _U29)
 
 
@@ -59,7 +59,7 @@ def _key(data, start, end):
 
     A word of up to 8 bytes, as most are, is thus compared without reading it from the arena.
     """
-    key = U0
+    key = _U0
     for k in range(min(end - start, SHORT)):
         key |= np.uint64(data[start + k]) << np.uint64(8 * k)
     if end - start > SHORT:
@@ -133,10 +133,10 @@ def _number_words(data, base, spans_N, keys_N, slots_2S, starts_W, counts_W, are
         key = keys_N[n]
         place = np.int64(_mixed(key) & mask)
         word = 0
-        while slots_2S[2 * place + 1] != U0:
+        while slots_2S[2 * place + 1] != _U0:
             slot = slots_2S[2 * place + 1]
-            if slots_2S[2 * place] == key and np.int64(slot >> U32) == length:
-                candidate = np.int64(slot & LOW_32)
+            if slots_2S[2 * place] == key and np.int64(slot >> _U32) == length:
+                candidate = np.int64(slot & _LOW_32)
                 first = starts_W[candidate]
                 if length <= SHORT or same_bytes(arena, first, first + length, data, start, start + length):
                     word = candidate
@@ -146,13 +146,13 @@ def _number_words(data, base, spans_N, keys_N, slots_2S, starts_W, counts_W, are
             num_words += 1
             word = num_words
             slots_2S[2 * place] = key
-            slots_2S[2 * place + 1] = np.uint64(length) << U32 | np.uint64(word)
+            slots_2S[2 * place + 1] = np.uint64(length) << _U32 | np.uint64(word)
             for k in range(length):
                 arena[used + k] = data[start + k]
             used += length
             starts_W[word + 1] = used
-            counts_W[word] = U0
-        counts_W[word] += U1
+            counts_W[word] = _U0
+        counts_W[word] += _U1
         spans_N[n] = word
     state[WORDS] = num_words
     state[ARENA] = used
@@ -163,46 +163,45 @@ def _count_bigrams(words_N, table_2S, state):
     """Count each pair of neighbouring words; 0 in words_N is a barrier."""
     mask = np.uint64(table_2S.size // 2 - 1)
     num_bigrams = state[BIGRAMS]
-    last = U0
+    last = _U0
     for n in range(words_N.size):
         word = np.uint64(words_N[n])
         if last and word:
-            key = last << U32 | word
+            key = last << _U32 | word
             place = np.int64(_mixed(key * _FNV_PRIME) & mask)
-            while table_2S[2 * place] != key and table_2S[2 * place] != U0:
+            while table_2S[2 * place] != key and table_2S[2 * place] != _U0:
                 place = np.int64(np.uint64(place + 1) & mask)
-            if table_2S[2 * place] == U0:
+            if table_2S[2 * place] == _U0:
                 table_2S[2 * place] = key
                 num_bigrams += 1
-            table_2S[2 * place + 1] += U1
+            table_2S[2 * place + 1] += _U1
         last = word
     state[BIGRAMS] = num_bigrams
 
 
-@compiled
+@kernel
 def refill(old_2S, new_2S, is_bigrams):
     """Put all pairs of a table into a larger, empty one: of words, or of bigrams."""
     mask = np.uint64(new_2S.size // 2 - 1)
-    factor = _FNV_PRIME if is_bigrams else U1
+    factor = _FNV_PRIME if is_bigrams else _U1
     for old in range(0, old_2S.size, 2):
-        if old_2S[old + 1] != U0:
+        if old_2S[old + 1] != _U0:
             place = np.int64(_mixed(old_2S[old] * factor) & mask)
-            while new_2S[2 * place + 1] != U0:
+            while new_2S[2 * place + 1] != _U0:
                 place = np.int64(np.uint64(place + 1) & mask)
             new_2S[2 * place] = old_2S[old]
             new_2S[2 * place + 1] = old_2S[old + 1]
 
 
-@compiled
+@kernel
 def take_bigrams(table_2S, ranks_W):
     """Move the bigrams to the front of their table, ids replaced by ranks; return (their number, the largest count)."""
     used = 0
-    largest = U0
+    largest = _U0
     for place in range(0, table_2S.size, 2):
-        key = table_2S[place]
-        count = table_2S[place + 1]
-        if count != U0:
-            table_2S[used] = np.uint64(ranks_W[key >> U32]) << U32 | np.uint64(ranks_W[key & LOW_32])
+        key, count = table_2S[place], table_2S[place + 1]
+        if count != _U0:
+            table_2S[used] = np.uint64(ranks_W[key >> _U32]) << _U32 | np.uint64(ranks_W[key & _LOW_32])
             table_2S[used + 1] = count
             used += 2
             largest = max(largest, count)
@@ -225,19 +224,19 @@ def sort_bigrams(pairs_B2: np.ndarray, num_words: int, largest: int) -> None:
     _unpack(packed_B, np.uint64(bits), np.uint64(count_bits), pairs_B2)
 
 
-@compiled
+@kernel
 def _pack(pairs_B2, bits, count_bits):
     """Return two ranks of `bits` and a count of `count_bits` as one number each, which sorts as the ranks do."""
     packed_B = np.empty(pairs_B2.shape[0], np.uint64)
     for i in range(packed_B.size):
         key = pairs_B2[i, 0]
-        packed_B[i] = ((key >> U32) << bits | (key & LOW_32)) << count_bits | pairs_B2[i, 1]
+        packed_B[i] = ((key >> _U32) << bits | (key & _LOW_32)) << count_bits | pairs_B2[i, 1]
     return packed_B
 
 
-@compiled
+@kernel
 def _unpack(packed_B, bits, count_bits, pairs_B2):
     for i in range(packed_B.size):
         key = packed_B[i] >> count_bits
-        pairs_B2[i, 0] = (key >> bits) << U32 | (key & ((U1 << bits) - U1))
-        pairs_B2[i, 1] = packed_B[i] & ((U1 << count_bits) - U1)
+        pairs_B2[i, 0] = (key >> bits) << _U32 | (key & ((_U1 << bits) - _U1))
+        pairs_B2[i, 1] = packed_B[i] & ((_U1 << count_bits) - _U1)

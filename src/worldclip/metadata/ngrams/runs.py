@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from worldclip.kernels.compiled import LOW_32, U0, U32, compiled, inner
+from worldclip.kernels.llvm import inner, kernel
 
 RUNS_VERSION = 2  # version of the run files
 FAN_IN = 16  # runs merged at once: a merge holds the words twice and 4 bytes for each word of each run
@@ -22,6 +22,8 @@ FAN_IN = 16  # runs merged at once: a merge holds the words twice and 4 bytes fo
 FAN_IN_OF_SMALL = 256
 FEW_WORDS = 2**20
 MERGED_AT_ONCE = 2**20  # bigrams in memory during a merge, of all runs together
+
+_U0, _U32, _LOW_32 = np.uint64(0), np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,13 @@ class Run(NamedTuple):
             file.seek(16 * self.num_bigrams, os.SEEK_CUR)
             return Words(np.fromfile(file, np.uint8, self.num_bytes), offsets, counts)
 
-    def iter_bigrams(self, ranks_W: np.ndarray, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (keys uint64, counts uint64) in rising order, `chunk` at a time, read rather than mapped.
-
-        ranks_W: the new rank of each word, by which the keys name it.
-        """
+    def iter_bigrams(self, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (keys uint64, counts uint64) in rising order, `chunk` at a time, read rather than mapped."""
         with open(self.path, "rb") as file:
             file.seek(self.start + 16 * self.num_words + 8)
             for done in range(0, self.num_bigrams, chunk):
                 pairs = np.frombuffer(file.read(16 * min(chunk, self.num_bigrams - done)), "<u8").reshape(-1, 2)
-                first = ranks_W[pairs[:, 0] >> U32].astype(np.uint64)
-                second = ranks_W[pairs[:, 0] & LOW_32].astype(np.uint64)
-                yield first << U32 | second, pairs[:, 1]
+                yield pairs[:, 0], pairs[:, 1]
 
 
 def write_run(path: Path, file: BinaryIO, words: Words, bigrams: Iterable[np.ndarray]) -> Run:
@@ -117,14 +114,13 @@ def _copy(data, start, end, out, at):
     return at
 
 
-@compiled
+@kernel
 def _merge_two(data_a, offsets_a, counts_a, data_b, offsets_b, counts_b):
     """Return the union of two sorted lists of words (bytes, offsets, counts) and the new ranks of the words of a and b.
 
     The union's arrays are the fronts of longer ones, whose unused pages are never touched and take no memory.
     """
-    num_a = counts_a.size
-    num_b = counts_b.size
+    num_a, num_b = counts_a.size, counts_b.size
     data = np.empty(data_a.size + data_b.size, np.uint8)
     offsets = np.empty(num_a + num_b + 1, np.int64)
     counts = np.empty(num_a + num_b, np.uint64)
@@ -143,7 +139,7 @@ def _merge_two(data_a, offsets_a, counts_a, data_b, offsets_b, counts_b):
             at = _copy(data_a, offsets_a[a], offsets_a[a + 1], data, at)
         else:
             at = _copy(data_b, offsets_b[b], offsets_b[b + 1], data, at)
-        count = U0
+        count = _U0
         if order <= 0:
             count += counts_a[a]
             ranks_a[a] = rank
@@ -180,6 +176,43 @@ def merge_words(lists: Iterable[Words]) -> tuple[Words, list[np.ndarray]]:
 # --- bigrams ---------------------------------------------------------------------------------------------------------
 
 
+def _renumbered(run: Run, ranks_W: np.ndarray, chunk: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (keys, counts) of a run's bigrams as `Run.iter_bigrams`, their words numbered by rank."""
+    for keys, counts in run.iter_bigrams(chunk):
+        first = ranks_W[keys >> _U32].astype(np.uint64)
+        second = ranks_W[keys & _LOW_32].astype(np.uint64)
+        yield first << _U32 | second, counts
+
+
+def _merge_bigrams(
+    runs: Sequence[Run], ranks: Sequence[np.ndarray], at_once: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield sorted (keys, counts) of all runs, equal keys summed; about `at_once` of them are in memory."""
+    chunk = max(1, at_once // max(1, len(runs)))
+    readers = [_renumbered(run, ranks_W, chunk) for run, ranks_W in zip(runs, ranks, strict=True)]
+    heads = [next(reader, None) for reader in readers]  # what is read of each run and not yet merged
+    while any(head is not None for head in heads):
+        # Heads [1, 4, 9] and [2, 4]: upto is 4; [1, 4] and [2, 4] are merged, [9] and the second run's next chunk stay.
+        upto = min(head[0][-1] for head in heads if head is not None)  # up to here all bigrams of every run are read
+        parts = []
+        for n, head in enumerate(heads):
+            if head is not None:
+                keys, counts = head
+                cut = int(np.searchsorted(keys, upto, side="right"))
+                parts.append((keys[:cut], counts[:cut]))
+                if cut < keys.size:
+                    heads[n] = (keys[cut:], counts[cut:])
+                else:
+                    heads[n] = next(readers[n], None)
+        keys = np.concatenate([part[0] for part in parts])
+        counts = np.concatenate([part[1] for part in parts])
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        counts = counts[order]
+        firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        yield keys[firsts], np.add.reduceat(counts, firsts)
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """All of a corpus: its words with their counts, and the runs that hold its bigrams."""
@@ -187,42 +220,14 @@ class Counts:
     words: Words
     runs: tuple[Run, ...]
     ranks: tuple[np.ndarray, ...]
-    """The rank in `words` of each word of each run, uint32."""
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.words.counts.sum())
 
     def iter_bigrams(self, at_once: int = MERGED_AT_ONCE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (keys uint64 = rank of the first word << 32 | rank of the second, counts uint64) in rising order.
-
-        Equal keys of the runs are summed.  About `at_once` bigrams are in memory.
-        """
-        chunk = max(1, at_once // max(1, len(self.runs)))
-        readers = []
-        heads = []  # what is read of each run and not yet merged; None at its end
-        for run, ranks_W in zip(self.runs, self.ranks, strict=True):
-            readers.append(run.iter_bigrams(ranks_W, chunk))
-            heads.append(next(readers[-1], None))
-        while any(head is not None for head in heads):
-            # Heads [1, 4, 9] and [2, 4]: upto is 4; [1, 4] and [2, 4] are merged, [9] and the second run's next chunk
-            # stay.
-            upto = min(head[0][-1] for head in heads if head is not None)  # up to here all bigrams of all runs are read
-            key_parts = []
-            count_parts = []
-            for n, head in enumerate(heads):
-                if head is not None:
-                    keys, counts = head
-                    cut = int(np.searchsorted(keys, upto, side="right"))
-                    key_parts.append(keys[:cut])
-                    count_parts.append(counts[:cut])
-                    if cut < keys.size:
-                        heads[n] = (keys[cut:], counts[cut:])
-                    else:
-                        heads[n] = next(readers[n], None)
-            keys = np.concatenate(key_parts)
-            counts = np.concatenate(count_parts)
-            order = np.argsort(keys, kind="stable")
-            keys = keys[order]
-            counts = counts[order]
-            firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-            yield keys[firsts], np.add.reduceat(counts, firsts)
+        """Yield (keys uint64 = rank of the first word << 32 | rank of the second, counts uint64) in rising order."""
+        return _merge_bigrams(self.runs, self.ranks, at_once)
 
 
 def merge(runs: Sequence[Run], scratch: Path, fan_in: int = FAN_IN) -> Counts:
@@ -231,26 +236,25 @@ def merge(runs: Sequence[Run], scratch: Path, fan_in: int = FAN_IN) -> Counts:
     num_merged = 0
     group_size = _merged_at_once(runs, fan_in)
     while group_size < len(runs):
-        scratch.mkdir(parents=True, exist_ok=True)
-        path = scratch / f"merged_{num_merged:05}"
-        group = _sum(runs[:group_size])
-        with open(path, "wb") as file:
-            bigrams = (np.stack(part, axis=1) for part in group.iter_bigrams())
-            merged = write_run(path, file, group.words, bigrams)
-        for run in group.runs:
+        group = runs[:group_size]
+        runs = [*runs[group_size:], _merge_group(group, scratch / f"merged_{num_merged:05}")]
+        for run in group:
             if run.path.parent == scratch:
                 run.path.unlink()
-        runs = [*runs[group_size:], merged]
         num_merged += 1
         group_size = _merged_at_once(runs, fan_in)
-    return _sum(runs)
-
-
-def _sum(runs: Sequence[Run]) -> Counts:
     if not runs:
         return Counts(NO_WORDS, (), ())
     words, ranks = merge_words(run.read_words() for run in runs)
     return Counts(words, tuple(runs), tuple(ranks))
+
+
+def _merge_group(group: Sequence[Run], merged: Path) -> Run:
+    words, ranks = merge_words(run.read_words() for run in group)
+    bigrams = (np.stack(part, axis=1) for part in _merge_bigrams(group, ranks, MERGED_AT_ONCE))
+    merged.parent.mkdir(parents=True, exist_ok=True)
+    with open(merged, "wb") as file:
+        return write_run(merged, file, words, bigrams)
 
 
 def _merged_at_once(runs: Sequence[Run], fan_in: int) -> int:
@@ -288,7 +292,7 @@ def best_bigrams(
     Bigrams have at least `min_count` occurrences and PMI >= `min_pmi`.  Of equal ones the more frequent comes first,
     then byte order decides.  The order is that of the quotient, so it does not depend on a processor's logarithm.
     """
-    num_tokens = int(counts.words.counts.sum())
+    num_tokens = counts.num_tokens
     counts_W = counts.words.counts.astype(np.float64)
     best = [np.zeros(0), np.zeros(0, np.uint64), np.zeros(0, np.uint64)]  # quotient, count, key
     least = 0.0  # the smallest quotient among `limit` bigrams seen so far
@@ -296,8 +300,8 @@ def best_bigrams(
         is_frequent = counts_B >= min_count
         keys_B = keys_B[is_frequent]
         counts_B = counts_B[is_frequent]
-        first = (keys_B >> U32).astype(np.int64)
-        second = (keys_B & LOW_32).astype(np.int64)
+        first = (keys_B >> _U32).astype(np.int64)
+        second = (keys_B & _LOW_32).astype(np.int64)
         quotient = counts_B / (counts_W[first] * counts_W[second])
         is_good = quotient >= least
         candidates = [quotient[is_good], counts_B[is_good], keys_B[is_good]]
@@ -310,10 +314,10 @@ def best_bigrams(
     pmi = np.array([math.log2(ratio) for ratio in (quotient * num_tokens).tolist()])
     is_good = pmi >= min_pmi
     word = counts.words.word
-    bigrams = []
-    for key, score in zip(keys_B[is_good].tolist(), pmi[is_good].tolist(), strict=True):
-        bigrams.append((f"{word(key >> 32)}{joiner}{word(key & 0xFFFFFFFF)}", score))
-    return bigrams
+    return [
+        (f"{word(key >> 32)}{joiner}{word(key & 0xFFFFFFFF)}", score)
+        for key, score in zip(keys_B[is_good].tolist(), pmi[is_good].tolist(), strict=True)
+    ]
 
 
 def iter_bigrams_by_pmi(

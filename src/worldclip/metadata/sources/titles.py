@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import urllib.parse
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,11 +25,12 @@ from worldclip.core.artifacts import read_json, write_array, write_json
 from worldclip.core.errors import BadShard
 from worldclip.core.execute import Report
 from worldclip.core.unpack import MAX_LINE_BYTES, as_file, check_document
+from worldclip.language.characters import casefold
 from worldclip.metadata.ngrams.runs import NO_WORDS, Words, merge_words
 from worldclip.metadata.sources.dumps import iter_bytes
 
 COLUMNS = ("domain", "title", "views", "bytes")
-USED_COLUMNS = pa.schema([(name, pa.binary()) for name in COLUMNS[:3]])
+USED_COLUMNS = COLUMNS[:3]
 BLOCK_BYTES = 2**25  # lines parsed at a time
 ROWS = "wikipedias.json"  # [first row, row after the last] of each Wikipedia; in the folder of a file's counts
 VIEWS_VERSION = 3  # version of the files in such a folder
@@ -45,11 +47,10 @@ CANONICAL_NAMESPACES = (
 
 
 def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_line_views: Mapping[str, int]) -> Report:
-    """Sum the views of each title of each of `wiki_langs` into `folder`; return the number of lines.
+    """Sum the views of each title of each of `wiki_langs` into `folder`; returns what was read and dropped.
 
     min_line_views: for some Wikipedias, the views below which a line does not count; of these only the desktop domain
-    counts, as in version 1 of the recipe.  Lines without the four fields, views that are no number and titles that are
-    not UTF-8 are skipped.  Raises BadShard if the file is broken or no line has the four fields.
+    counts, as in version 1 of the recipe.  Raises BadShard if the file is broken or no line has the four fields.
     """
     wiki_of_domain: dict[bytes, str] = {}
     for wiki in wiki_langs:
@@ -57,22 +58,25 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
         wiki_of_domain[desktop] = wiki
         if wiki not in min_line_views:
             wiki_of_domain[desktop + b".m"] = wiki
+    dropped: Counter[str] = Counter(fields=0, views=0, title=0)
     tables = []
     num_lines = 0
     for block in _iter_blocks(path):
-        lines = _parse(block)
+        lines = _parse(block, dropped)
         num_lines += len(lines)
-        tables.append(_sum_by_wiki(lines, wiki_of_domain, min_line_views))
-    if tables and not num_lines:
+        tables.append(_sum_by_wiki(lines, wiki_of_domain, min_line_views, dropped))
+    if not num_lines and dropped["fields"]:
         raise BadShard(f"{path}: no line has the four fields `domain title views bytes`; is it a page-view file?")
     counts: dict[str, pa.Table] = {}  # titles of each Wikipedia in byte order, and their views (TITLE_VIEWS)
     if tables:
         views = _sum_by_title(pa.concat_tables(tables))
         for wiki in sorted(set(wiki_of_domain.values())):
-            wiki_views = views.filter(pc.equal(views["wiki"], wiki))
-            titles = pa.array(map(decode_title, wiki_views["title"].to_pylist()), pa.large_binary())
-            decoded = pa.table({"title": titles, "views": wiki_views["views"]}).drop_null()
-            summed = decoded.group_by("title").aggregate([("views", "sum")])  # two spellings may decode to one title
+            of_wiki = views.filter(pc.equal(views["wiki"], wiki))
+            titles = list(map(decode_title, of_wiki["title"].to_pylist()))
+            dropped["title"] += titles.count(None)
+            decoded = {"title": pa.array(titles, pa.large_binary()), "views": of_wiki["views"]}
+            # two spellings may decode to one title
+            summed = pa.table(decoded).drop_null().group_by("title").aggregate([("views", "sum")])
             counts[wiki] = summed.sort_by("title").rename_columns(TITLE_VIEWS.names).cast(TITLE_VIEWS)
     # One set of files for all Wikipedias: a folder for each of 330 in each of a year's 888 sampled hours would be a
     # million files.
@@ -83,7 +87,8 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
         write_array(folder / f"word_{name}.npy", getattr(columns, name))
     ends = itertools.accumulate(map(len, counts.values()), initial=0)
     write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
-    return {"lines": num_lines}
+    num_titles = {wiki: len(table) for wiki, table in counts.items()}
+    return {"lines": num_lines, "dropped": dict(dropped), "titles": num_titles}
 
 
 def _iter_blocks(path: Path) -> Iterator[bytes]:
@@ -96,28 +101,33 @@ def _iter_blocks(path: Path) -> Iterator[bytes]:
         yield block + end
 
 
-def _parse(block: bytes) -> pa.Table:
-    """Return the lines of four fields as a table of binary columns."""
-    lines = block.splitlines()  # at \r too, as Arrow does
+def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
+    """Return lines of four fields as a table of binary columns; other lines are counted in `dropped`."""
+    lines = [line for line in block.splitlines() if line]  # at \r too, as Arrow does
     whole = [line for line in lines if line.count(b" ") == len(COLUMNS) - 1]
+    dropped["fields"] += len(lines) - len(whole)
     if not whole:  # Arrow refuses an empty file
-        return USED_COLUMNS.empty_table()
+        return pa.table({name: pa.array([], pa.binary()) for name in USED_COLUMNS})
     return pc_csv.read_csv(
         pa.BufferReader(b"\n".join([*whole, b""])),
         read_options=pc_csv.ReadOptions(column_names=list(COLUMNS), use_threads=False, block_size=len(block) + 1),
         parse_options=pc_csv.ParseOptions(delimiter=" ", quote_char=False, double_quote=False),
         convert_options=pc_csv.ConvertOptions(
-            column_types=USED_COLUMNS, include_columns=USED_COLUMNS.names,
+            column_types={name: pa.binary() for name in COLUMNS}, include_columns=list(USED_COLUMNS),
             strings_can_be_null=False,
         ),
     )  # fmt: skip
 
 
-def _sum_by_wiki(lines: pa.Table, wiki_of_domain: Mapping[bytes, str], min_line_views: Mapping[str, int]) -> pa.Table:
+def _sum_by_wiki(
+    lines: pa.Table, wiki_of_domain: Mapping[bytes, str], min_line_views: Mapping[str, int], dropped: Counter[str]
+) -> pa.Table:
     """Return one row (wiki, title, views) per title, of the lines of these domains whose views are a number."""
     domains = pa.array(list(wiki_of_domain), pa.binary())
     lines = lines.filter(pc.is_in(lines["domain"], domains))
-    lines = lines.filter(pc.match_substring_regex(lines["views"], "^[0-9]{1,18}$"))
+    is_number = pc.match_substring_regex(lines["views"], "^[0-9]{1,18}$")
+    dropped["views"] += len(lines) - (pc.sum(is_number).as_py() or 0)
+    lines = lines.filter(is_number)
     lines = lines.set_column(2, "views", lines["views"].cast(pa.string()).cast(pa.int64()))
     wikis = pc.take(pa.array(list(wiki_of_domain.values())), pc.index_in(lines["domain"], domains))
     lines = lines.set_column(0, "wiki", wikis)
@@ -164,9 +174,7 @@ def merge_views(folders: Sequence[Path], wiki: str) -> Words:
             views = merge_words([stack.pop()[1], views])[0]
             level += 1
         stack.append((level, views))
-    if not stack:
-        return NO_WORDS
-    return merge_words(views for _, views in reversed(stack))[0]
+    return merge_words(views for _, views in reversed(stack))[0] if stack else NO_WORDS
 
 
 def read_namespaces(path: Path) -> set[str]:
@@ -183,7 +191,7 @@ def read_namespaces(path: Path) -> set[str]:
         names: set[str] = set()
         for key, namespace in query["namespaces"].items():
             if int(key) != 0:
-                names.update(namespace.get(form, "") for form in ("*", "name", "canonical"))
+                names |= {namespace.get(form, "") for form in ("*", "name", "canonical")}
         for alias in query.get("namespacealiases", []):
             if alias["id"]:
                 names.add(alias.get("*", alias.get("alias", "")))
@@ -213,4 +221,4 @@ def find_articles(views: Words, namespaces: Collection[str] | None) -> np.ndarra
 
 
 def _fold(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
+    return casefold(name.replace("_", " ").strip())

@@ -4,8 +4,6 @@ Templates, tables, references, comments, files, categories, formulas and galleri
 that a reader sees; headings and list items become lines of text.  Nothing is expanded.  Syntax:
 https://www.mediawiki.org/wiki/Help:Formatting and the pages that it names.
 
-Example: `'''Simba''' ni [[Paka|paka]] mkubwa.{{Mbegu}}` is `Simba ni paka mkubwa.`
-
 Text is written as it is read.  An opening mark records the length of the text so far, and the closing mark of something
 unwanted cuts the text back to that length.  So an element that is never closed costs its mark only, not the rest of the
 article.

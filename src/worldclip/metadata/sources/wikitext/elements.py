@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from worldclip.kernels.compiled import inner
+from worldclip.kernels.llvm import inner
 from worldclip.kernels.utf8 import encode
 from worldclip.metadata.sources.wikitext.read import BLANK, NEWLINE, count_run, starts
 
 EQUALS = ord("=")
 
 # Kinds of open elements.
-TEMPLATE, PARAMETER, TABLE, LINK, UNWANTED_LINK, URL_LINK = range(1, 7)
+TEMPLATE, PARAMETER, TABLE, LINK, UNWANTED_LINK, URL_LINK = 1, 2, 3, 4, 5, 6
 MAX_DEPTH = 250
 
 # Columns of open_D.  START: length of the text when the element began.  HAS_PIPE: 1 after the first | of a link.
-KIND, START, HAS_PIPE = range(3)
+KIND, START, HAS_PIPE = 0, 1, 2
 
 # Positions in `state`.  HEADING_*: the heading of the present line.  LAST_*: the last heading, as long as no text
 # follows it.  UNCLOSED: bit k is set once element k is known to have no closing tag from here to the end, so that
 # each element is searched for once: many `<ref>` without an end would take quadratic time.
-DEPTH, LINE_START, HEADING_LEVEL, HEADING_AT, LAST_LEVEL, LAST_AT, LAST_END, UNCLOSED = range(8)
+DEPTH, LINE_START, HEADING_LEVEL, HEADING_AT, LAST_LEVEL, LAST_AT, LAST_END, UNCLOSED = 0, 1, 2, 3, 4, 5, 6, 7
 
 
 @inner
@@ -126,9 +126,7 @@ def end_line(out, n, floor, base, open_D, state):
         n = write_newline(out, n, floor, base)
         if state[DEPTH] == 0:
             state[HEADING_LEVEL] = 0
-            state[LAST_LEVEL] = level
-            state[LAST_AT] = start
-            state[LAST_END] = n
+            state[LAST_LEVEL], state[LAST_AT], state[LAST_END] = level, start, n
     else:
         n = write_newline(out, n, floor, base)
     state[LINE_START] = 1
@@ -158,8 +156,7 @@ def start_line(data, at, end, n, open_D, state):
         n = close_table(open_D, n, state)  # a heading ends a table that was never closed
         if state[DEPTH] == 0:
             n = without_empty_heading(n, level, state)
-            state[HEADING_LEVEL] = level
-            state[HEADING_AT] = n
+            state[HEADING_LEVEL], state[HEADING_AT] = level, n
         return at + level, n
     while at < end and data[at] in (ord("*"), ord("#"), ord(":"), ord(";")):
         at += 1

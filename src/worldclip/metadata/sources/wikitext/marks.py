@@ -9,14 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.arrow import byte_buffers
-from worldclip.kernels.compiled import compiled, inner
+from worldclip.kernels.llvm import inner, kernel
 from worldclip.kernels.utf8 import encode
 from worldclip.metadata.sources.wikitext import elements, read
 from worldclip.metadata.sources.wikitext.read import BLANK, NEWLINE, starts
 
 # Longest switch and variant that is looked for; longer ones are text.
-MAX_SWITCH_BYTES = 60
-MAX_VARIANT_BYTES = 2000
+MAX_SWITCH_BYTES, MAX_VARIANT_BYTES = 60, 2000
 
 
 @inner
@@ -142,14 +141,12 @@ def read_variants(data, at, end, out, n, floor, base):
     """
     if at + 1 >= end or data[at + 1] != ord("{"):
         return at, n
-    end_of_variants = at + 2
-    last = min(end - 1, at + MAX_VARIANT_BYTES)
+    end_of_variants, last = at + 2, min(end - 1, at + MAX_VARIANT_BYTES)
     while end_of_variants < last and not (data[end_of_variants] == ord("}") and data[end_of_variants + 1] == ord("-")):
         end_of_variants += 1
     if end_of_variants >= last or data[at + 2] == ord("{"):
         return at, n
-    start = at + 2
-    is_hidden = False
+    start, is_hidden = at + 2, False
     for k in range(at + 2, end_of_variants):
         if data[k] == ord("|") and start == at + 2:
             for flag in range(at + 2, k):
@@ -171,8 +168,7 @@ def read_variants(data, at, end, out, n, floor, base):
 def read_switch(data, at, end, n):
     """Remove `__NOTOC__` and the like, in any language: https://www.mediawiki.org/wiki/Help:Magic_words."""
     if at + 1 < end and data[at + 1] == ord("_"):
-        k = at + 2
-        last = min(end - 1, at + MAX_SWITCH_BYTES)
+        k, last = at + 2, min(end - 1, at + MAX_SWITCH_BYTES)
         while k < last and data[k] > BLANK and data[k] != ord("_"):
             k += 1
         if at + 2 < k < last and data[k] == ord("_") and data[k + 1] == ord("_"):
@@ -252,16 +248,13 @@ def _read_mark(data, at, end, out, n, floor, base, open_D, state, unwanted):
     return read_parenthesis(at, out, n, floor)
 
 
-@compiled
+@kernel
 def _strip_texts(data, offsets_T, unwanted, out, out_offsets_T):
     """Strip data[offsets_T[t] : offsets_T[t + 1]] for each t; `out` must hold all of them and 4 bytes per text."""
-    open_D = np.zeros((elements.MAX_DEPTH, 3), np.int64)
-    state = np.zeros(8, np.int64)
+    open_D, state = np.zeros((elements.MAX_DEPTH, 3), np.int64), np.zeros(8, np.int64)
     n = 0
     for t in range(offsets_T.size - 1):
-        at = np.int64(offsets_T[t])
-        end = np.int64(offsets_T[t + 1])
-        base = n
+        at, end, base = np.int64(offsets_T[t]), np.int64(offsets_T[t + 1]), n
         out_offsets_T[t] = n
         state[:] = 0
         state[elements.LINE_START] = 1

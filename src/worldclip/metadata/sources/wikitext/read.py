@@ -10,19 +10,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from worldclip.kernels.compiled import inner
+from worldclip.kernels.llvm import inner
+from worldclip.language.characters import lower as lower_any
+from worldclip.language.characters import upper
 
 # Longest tag, prefix of a link and entity that is looked for; longer ones are text.
-MAX_TAG_BYTES = 2000
-MAX_PREFIX_BYTES = 80
-MAX_ENTITY_BYTES = 12
+MAX_TAG_BYTES, MAX_PREFIX_BYTES, MAX_ENTITY_BYTES = 2000, 80, 12
 
-BLANK = ord(" ")
-NEWLINE = ord("\n")
+BLANK, NEWLINE = ord(" "), ord("\n")
 
 # FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/: names are hashed byte by byte while they are read.
-FNV_START = np.uint64(0xCBF29CE484222325)
-FNV_PRIME = np.uint64(0x100000001B3)
+FNV_START, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 # Elements that are removed with their contents, which are not wikitext.
 DROPPED_ELEMENTS = (
@@ -31,7 +29,7 @@ DROPPED_ELEMENTS = (
 )
 LITERAL_ELEMENTS = "nowiki pre"
 BLOCK_ELEMENTS = "br hr p div li ul ol dl dd dt tr td th table caption center blockquote poem h1 h2 h3 h4 h5 h6"
-DROPPED, LITERAL, BLOCK = range(1, 4)
+DROPPED, LITERAL, BLOCK = 1, 2, 3
 
 
 def _hash(text: str) -> int:
@@ -65,7 +63,7 @@ def prefix_hashes(prefixes: Iterable[str]) -> np.ndarray:
     for prefix in prefixes:
         name = prefix.replace("_", " ").strip()
         # The kernel lower-cases ASCII only, so other scripts are listed in the cases that people write.
-        for form in (name, name.lower(), name.upper(), name[:1].upper() + name[1:], name[:1].lower() + name[1:]):
+        for form in (name, lower_any(name), upper(name), upper(name[:1]) + name[1:], lower_any(name[:1]) + name[1:]):
             forms.add(form.encode().lower().decode())
     return np.array(sorted(_hash(form) for form in forms if form), np.uint64)
 
@@ -158,26 +156,21 @@ def read_entity(data, at, end):
         return 0, at
     if data[at + 1] == ord("#"):
         code = read_number(data, at + 2, k)
-        if 32 <= code <= 0x10FFFF and not 0xD800 <= code <= 0xDFFF:
-            return code, k + 1
-        return 0, at
+        is_valid = 32 <= code <= 0x10FFFF and not 0xD800 <= code <= 0xDFFF
+        return (code, k + 1) if is_valid else (0, at)
     h = FNV_START
     for i in range(at + 1, k):
         h = add_to_hash(h, data[i])
     row = find_hash(ENTITY_HASHES, h)
-    if row >= 0:
-        return ENTITY_CODES[row], k + 1
-    return 0, at
+    return (ENTITY_CODES[row], k + 1) if row >= 0 else (0, at)
 
 
 @inner
 def read_number(data, start, end):
     """Return the decimal or, after an x, hexadecimal number data[start:end]; -1 if it is not a number."""
     is_hex = lower(data[start]) == ord("x")
-    base = 10
-    if is_hex:
-        base = 16
-        start += 1
+    base = 16 if is_hex else 10
+    start = start + 1 if is_hex else start
     number = np.int64(0)
     for i in range(start, end):
         byte = np.int64(lower(data[i]))
@@ -196,8 +189,7 @@ def is_unwanted(data, at, end, unwanted):
     """Return whether the link whose target begins at `at` has an unwanted prefix."""
     while at < end and data[at] == BLANK:
         at += 1
-    h = FNV_START
-    last = min(end, at + MAX_PREFIX_BYTES)
+    h, last = FNV_START, min(end, at + MAX_PREFIX_BYTES)
     has_blank = False  # hashed only once a character follows it
     while at < last:
         byte = data[at]
