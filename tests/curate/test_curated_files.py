@@ -107,10 +107,17 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
     assert numbers == list(range(len(kept)))
 
 
-@pytest.mark.parametrize("texts", [[], ["txt", "json:texts"]])
-def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run, texts):
-    others = {"url": "http://x/a.jpg", "sha256": "ab", "width": 3, "alt": "\ud800"}
-    record = as_json({**others, "caption": "", "texts": [TEXT, "zzz"]})
+@pytest.mark.parametrize(
+    ("texts", "fields", "others"),
+    [
+        ([], {"caption": "", "texts": [TEXT, "zzz"]}, {}),
+        (["txt", "json:texts"], {"caption": "", "texts": [TEXT, "zzz"]}, {}),
+        (["json:words"], {"words": [TEXT, "zzz"]}, {"caption": "no text of the pool"}),
+    ],
+)
+def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run, texts, fields, others):
+    others = {"url": "http://x/a.jpg", "sha256": "ab", "width": 3, "alt": "\ud800", **others}
+    record = as_json(others | fields)
     write_tar(tmp_path / "pool/0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
     sections = {"pool": {"texts": texts}, "curate": {"write": "tars"}, **KEEP_ALL}
     report = run_stages(make_recipe(tmp_path / "pool", **sections), run)["curate"]

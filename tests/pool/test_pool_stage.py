@@ -96,6 +96,7 @@ def test_linked_folders_and_shards_count_once(folder: Path, tmp_path: Path) -> N
 def test_what_is_left_out_is_hidden_or_said(folder: Path, monkeypatch, capsys) -> None:
     write_tar(folder / ".trash" / "0.tar", sample("0", "gone"))
     write_tar(folder / ".hidden.tar", sample("0", "gone"))
+    write_tar(folder / "more" / "._00001.tar", sample("0", "gone"))  # macOS writes such files next to those it copies
     for name in ("other.parquet", "a.jpg"):
         (folder / name).touch()
     plain = os.scandir

@@ -268,6 +268,13 @@ def test_a_row_without_a_value_fulfils_no_condition(tmp_path: Path) -> None:
         assert [key for key, *_ in read_rows(path, key="uid", where=(("state", *condition),))] == ["a"]
 
 
+def test_whole_numbers_are_found_in_a_list_with_fractions(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "0.parquet", {"uid": ["a", "b", "c"], "text": ["red"] * 3, "width": [1, 2, 3]})
+    for comparison, keys in (("in", ["b"]), ("not in", ["a", "c"])):
+        where = (("width", comparison, (1.5, 2)),)
+        assert [key for key, *_ in read_rows(path, key="uid", where=where)] == keys
+
+
 def test_a_number_is_not_compared_with_the_texts_of_a_csv(tmp_path: Path) -> None:
     write_files(tmp_path, {"0.csv": "uid,text,price,day\na,red,100,2025-01-31\nb,red,9,2026-02-01\n"})
     path = tmp_path / "0.csv"

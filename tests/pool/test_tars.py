@@ -39,6 +39,11 @@ TEXTS_OF_MEMBERS: dict[str, tuple[list[tuple[str, bytes]], dict[str, Any], list[
         {},
         [("0", 0, "of a file", "kept"), ("1", 0, "two", "kept")],
     ),
+    "texts of a sample are in the order of pool.texts": (
+        sample("0", "of a file", {"alt": ["a", "b"]}),
+        {"texts": ("json:alt", "txt")},
+        [("0", 0, "a", "kept"), ("0", 1, "b", "kept"), ("0", 2, "of a file", "kept")],
+    ),
 }
 
 
