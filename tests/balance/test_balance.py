@@ -163,7 +163,15 @@ def test_the_stage_writes_thresholds_and_probabilities(run):
     np.testing.assert_array_equal(np.load(run / "balance" / "zh.npy"), [1.0])
     head = {"entry": "d", "source": "list", "matches": 90, "prob": float(np.float32(6 / 90))}
     assert report["top_entries"]["en"][0] == head
+    assert [row["entry"] for row in report["top_entries"]["sw"]] == ["h", "g", "f"], "e has no match"
     assert report["top_entries"]["zh"] == []
+
+
+@pytest.mark.parametrize("rule", ["tail_fraction", "same_threshold"])
+def test_a_list_may_have_a_tail_fraction_of_its_own_under_either_rule(run, rule):
+    report = finish_balance(run, rule=rule, english_threshold=6, tail_fractions={"sw": 0.5})
+    own = balance.threshold_for([0, 2, 8, 10], 0.5)
+    assert [report["lists"][name]["threshold"] for name in ("en", "sw")] == [6, own]
 
 
 def test_files_of_removed_languages_are_deleted(run):

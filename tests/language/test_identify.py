@@ -110,9 +110,10 @@ def test_a_language_is_shown_only_where_it_is_likely_and_of_the_texts_script() -
 
 @pytest.mark.parametrize(("hebrew", "english"), [("he", "en"), ("heb_Hebr", "eng_Latn")])
 def test_a_text_of_another_script_than_its_label_says_is_no_words(hebrew: str, english: str) -> None:
-    labels = np.array([hebrew, hebrew, english])
-    texts = pa.array(["IMG_1465", "תפוח אדום", "a red apple"], pa.large_string())
-    assert are_words(texts, labels, np.full(3, 0.9, np.float32)).tolist() == [False, True, True]
+    labels = np.array([hebrew, hebrew, english, hebrew, english, hebrew])
+    texts = ["IMG_1465", "תפוח אדום", "a red apple", "2 תפוחים", '"a red apple"', "12"]
+    shown = are_words(pa.array(texts, pa.large_string()), labels, np.full(6, 0.9, np.float32))
+    assert shown.tolist() == [False, True, True, True, True, False]
 
 
 @settings(max_examples=10, deadline=None)
