@@ -177,6 +177,17 @@ def test_a_run_trains_on_the_joined_images_counts_missing_ones_and_does_not_join
             assert (image.int() - expected.int()).abs().max() <= 1
 
 
+def test_images_that_come_before_the_first_checkpoint_are_trained_on(world):
+    run, recipe, _ = world
+    finish("train", recipe, run, QUIET)
+    for path in (run / "train").glob("step_*"):
+        shutil.rmtree(path)
+    (run / "train/config.json").unlink()
+    write_tar(run.parent / "tars/later.tar", sample_of("0", image_bytes(5), uid="u5"))
+    report = finish("train", recipe, run, QUIET)
+    assert (report["pairs"], report["no_image"]) == (35, 1)
+
+
 _JOIN = """
 import json, shutil
 from pathlib import Path

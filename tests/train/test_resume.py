@@ -29,6 +29,7 @@ from worldclip.train import checkpoint, checkpoint_writer, loop, stage
 from worldclip.train.checkpoint import (
     CheckpointReader,
     consolidate,
+    drop_best_of_removed,
     find_corruption,
     read_state,
     remove_old,
@@ -174,6 +175,8 @@ def test_after_checkpoints_are_removed_training_goes_on_at_another_rate_without_
     assert record["config"]["train"]["lr"] == 1e-3
     keys = {"train.lr": [2e-3, 1e-3], "train.skip_samples": [None, [[160, 176]]]}
     assert record["changes"] == [{"from_step": 10, "keys": keys}]
+    with pytest.raises(UserError, match="samples before 400 are seen already"):  # what was skipped stays skipped
+        train(run_dirs[2], **{**changed, "samples_seen": 480, "skip_samples": None})
     assert losses(run_dirs[1])[10] == losses(run_dirs[0])[10]
     assert losses(run_dirs[1])[20] != losses(run_dirs[0])[20]
 
@@ -381,6 +384,13 @@ def test_the_best_step_is_kept(tmp_path):
     write_json(tmp_path / "best.json", {"step": 2})
     remove_old(tmp_path, keep_last=1)
     assert steps_of(tmp_path) == [2, 6]
+
+
+@pytest.mark.parametrize(("step", "is_left"), [(None, False), (2, False), (4, True), (6, True)])
+def test_the_best_step_is_forgotten_where_training_goes_on_before_it(tmp_path, step, is_left):
+    write_json(tmp_path / "best.json", {"step": 4})
+    drop_best_of_removed(tmp_path, None if step is None else layout.step_folder(tmp_path, step))
+    assert (tmp_path / "best.json").exists() == is_left
 
 
 # checkpoints of several ranks

@@ -304,6 +304,19 @@ def test_shards_are_held_out_by_the_hash_and_never_all():
         split_shards(shards, 20)
 
 
+def test_held_out_pairs_are_the_same_whatever_training_skips(tmp_path, monkeypatch):
+    keys = []
+
+    def note(state, batches):
+        keys.append([batch.keys for batch in batches])
+        return 0.0
+
+    monkeypatch.setattr(loop, "validation_loss", note)
+    for name, skipped in (("whole", None), ("skipping", [[0, 16]])):
+        train(tmp_path / name / "run", validation_shards=1, samples_seen=16, skip_samples=skipped)
+    assert keys[0] == keys[1]
+
+
 @pytest.mark.parametrize("changes", [{}, {"accum_steps": 2, "patch_dropout": 0.5}])
 def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path, changes):
     settings = {"validation_shards": 1, "samples_seen": 10 * 16, **changes}
