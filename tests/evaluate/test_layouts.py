@@ -120,7 +120,7 @@ XTD10 = {
 }  # fmt: skip
 FLORES = {
     **PICTURES, "filenames.txt": LIST,
-    **{f"captions/{code}.txt": WORDS for code in ("deu_Latn", "zho_Hans", "zho_Hant", "swh_Latn")},
+    **{f"captions/{code}.txt": WORDS for code in ("deu_Latn", "zho_Hans", "zho_Hant", "swh_Latn", "tlh_Latn")},
 }  # fmt: skip
 
 
@@ -171,6 +171,12 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
     "each line of a txt is a caption": ("webdataset", LINES_OF_TXT, {}, {
         "en.n": 2, "task.en.texts": ["cat", "elk", "dog"], f"en.metrics.{TEXT}": 1.0,
     }),
+    "pictures of the train split are no candidates of a retrieval": (
+        "webdataset",
+        {**LINES_OF_TXT, "train/nshards.txt": "1\n", "train/0.tar": {"c.jpg": b"owl", "c.txt": b"owl"}},
+        {"with_train": True},
+        {"en.n": 2, "dataset.is_train": [False, False, True], "task.en.image_idx": [0, 1]},
+    ),
     "train split for probes": (
         "webdataset",
         {**WEBDATASET, "train/nshards.txt": "1\n", "train/0.tar": {"s0.jpg": b"owl", "s0.cls": b"2"}},
@@ -234,7 +240,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "de.n": 3, "de.num_texts": 3, f"de.metrics.{IMAGE}": 1.0, f"en.metrics.{IMAGE}": 2 / 3,
     }),
     "codes of FLORES become ours unless two share a language": ("lines", FLORES, {}, {
-        "languages": ["de", "sw", "zho_Hans", "zho_Hant"],
+        "languages": ["de", "sw", "tlh_Latn", "zho_Hans", "zho_Hant"],  # of Klingon there is no code of ours
     }),
     "texts of a pool have the languages that the pairs state": ("pool", POOL, {}, {
         "de.n": 4, "de.num_texts": 1, "en.n": 4, "en.num_texts": 2, "und.n": 4, "und.num_texts": 2,

@@ -43,8 +43,9 @@ def test_equal_candidates_tie_at_any_position(num_candidates, dim, block_bytes, 
 
 
 @pytest.mark.parametrize(("num_classes", "seed"), [(1, 0), (2, 0), (2, 1), (12, 0), (12, 1)])
-def test_metrics_of_classes_agree_with_scikit_learn(num_classes, seed):
+def test_metrics_of_classes_agree_with_scikit_learn(num_classes, seed, monkeypatch):
     metrics = pytest.importorskip("sklearn.metrics")
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 4 * 100 * num_classes)  # 100 of the 300 images at a time
     random = np.random.default_rng(seed)
     images, classes, target = unit(random, 300), unit(random, num_classes), random.integers(0, num_classes, 300)
     target[target == 4] = 5  # a class without an image

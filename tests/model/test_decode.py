@@ -151,6 +151,14 @@ def test_16_bit_levels_keep_their_high_byte(name):
     assert decode(PICTURES[name])[0, 0].tolist() == expected
 
 
+def test_a_large_picture_has_the_pixels_of_a_small_one(monkeypatch):
+    monkeypatch.setattr(decoding, "jpeg_decoder", lambda: None)
+    whole = {name: decode(data) for name, data in PICTURES.items()}
+    monkeypatch.setattr(decoding, "STRIP_PIXELS", 100)
+    for name, pixels in whole.items():
+        np.testing.assert_array_equal(decode(PICTURES[name]), pixels, name)
+
+
 def test_exif_that_cannot_be_read_counts_as_none():
     """A count that is text, an offset behind the end and a directory within itself: the pixels are good."""
     plain = encode(picture(), "JPEG")

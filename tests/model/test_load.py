@@ -34,6 +34,7 @@ from worldclip.model import published
 from worldclip.model.clip import model_config
 from worldclip.model.formats.open_clip_folder import (
     CONFIG_FILE,
+    WEIGHT_FILES,
     from_hugging_face_config,
     named_config,
     to_hugging_face_config,
@@ -358,6 +359,21 @@ def test_a_deviation_of_0_is_refused_in_an_open_clip_folder(checkpoint, tmp_path
     edit(folder / CONFIG_FILE, "preprocess_cfg", std=[0, 0, 0])
     (folder / "model.pt").rename(folder / "open_clip_pytorch_model.bin")
     assert "pixels are divided by it" in load_error(folder)
+
+
+def test_of_several_weights_in_a_folder_those_are_read_that_open_clip_reads(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    state = torch.load(folder / "model.pt", weights_only=True)
+    for scale, name in enumerate(WEIGHT_FILES):
+        tensors = {**state, "logit_scale": torch.tensor(float(scale))}
+        if name.endswith(".safetensors"):
+            save_file(tensors, folder / name)
+        else:
+            torch.save(tensors, folder / name)
+    while files := [name for name in WEIGHT_FILES if (folder / name).exists()]:
+        theirs = open_clip.create_model(f"local-dir:{folder}").logit_scale.exp()
+        assert float(worldclip.load(folder).logit_scale) == float(theirs)
+        (folder / files[0]).unlink()
 
 
 class PanicException(BaseException):
