@@ -152,6 +152,13 @@ def test_keys_with_one_first_hash_are_told_apart_by_the_second(tmp_path: Path, m
     assert SortedKeys(tmp_path / "keys.npy").contains(names).tolist() == [n % 4 != 3 for n in range(400)]
 
 
+def test_a_list_of_several_batches_holds_all_its_keys(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sorted_keys, "BATCH_ROWS", 2048)  # the smallest batch of DuckDB
+    names = pa.array([str(n) for n in range(5000)])
+    write_sorted(tmp_path / "keys.npy", [names])
+    assert SortedKeys(tmp_path / "keys.npy").contains(names).all()
+
+
 def test_hex_keys_of_a_numpy_file_and_of_a_table_are_one_set(small, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pairs = keys.sort_pairs(rng.integers(0, 2**63, (300, 2), np.uint64))

@@ -90,6 +90,14 @@ def test_some_shards_may_lack_a_field_that_others_have(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "match/done/counts").iterdir()] == ["1.tar.json"]
 
 
+def test_a_finished_stage_that_some_shards_are_matched_anew_of_is_unfinished(pool_folder, tmp_path):
+    run_stages(make_recipe(pool_folder), tmp_path, stages="pool match")
+    changed = context(make_recipe(pool_folder, match={"min_lang_prob": 0.5}), tmp_path)
+    match.match(dataclasses.replace(changed, part=slice(0, None, 2)))
+    with pytest.raises(UserError, match=r"match is not finished; run first: worldclip match"):
+        artifacts.require_manifest(tmp_path, "match")
+
+
 def test_a_pool_without_a_match_says_why(tmp_path):
     write_tar(tmp_path / "tars/0.tar", [("a.txt", b"a red house")])
     recipe = make_recipe(tmp_path / "tars", match={"min_lang_prob": 1.0})

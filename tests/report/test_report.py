@@ -25,6 +25,7 @@ from worldclip.report import balance, curate, write_evaluation, write_report
 from worldclip.report.by_language import find_language, language_map, languages_section
 from worldclip.report.evaluate import held_out_section, in_turn, published_section, results_section
 from worldclip.report.numbers import percent
+from worldclip.report.results import by_task_of_runs
 from worlds import WordModel
 
 VOID = {"meta", "img", "link"}
@@ -324,6 +325,14 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
     assert "Published numbers" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
+def test_english_and_local_questions_are_apart_also_in_a_run_with_english_ones_only():
+    english, local = ({"dataset": "cvqa", "task": "choice", "lang": lang} for lang in ("en", "local"))
+    for runs in ([[english, local], [english]], [[english], [english, local]]):
+        groups = {lang: by_lang_of_runs for (_, _, lang, _), by_lang_of_runs in by_task_of_runs(runs).items()}
+        assert groups["en"] == [{"en": english}, {"en": english}]
+        assert groups["local"] == [{"local": local} if local in run else {} for run in runs]
+
+
 # Hundreds of languages
 def scored(value, low=None):
     bounds = [value - 0.05 if low is None else low, value + 0.05]
@@ -334,7 +343,7 @@ def scored(value, low=None):
 
 def test_cells_are_sorted_and_coloured_by_times_chance():
     values = {"sw": 0.02, "yo": 0.4, "zu": 1.0, "ig": 0.2, "sn": 0.03, "en": 0.3, "xh": 0.029}
-    records = {lang: scored(value, low=None if lang == "sw" else value) for lang, value in values.items()}
+    records = {lang: scored(value, low=0.01 if lang == "sw" else value) for lang, value in values.items()}  # of chance
     known = {lang: INSTALLED.get(lang) for lang in values}
     drawn = language_map(records, "acc5", known, {lang: f"<{lang}>" for lang in values})
     assert "<b>Swahili</b>" in drawn

@@ -198,8 +198,9 @@ def test_a_denied_key_reads_and_embeds_no_picture_again(world, tmp_path, embedde
 
 def test_lists_of_keys_take_image_files_down(world, tmp_path, embedded_items, capfd):
     photos = write_photos(tmp_path / "photos", 6)
-    recipe = f'[pool]\npath = "{photos}"\ndeny_keys = ["denied.txt"]\n'
+    recipe = f'[pool]\npath = "{photos}"\ndeny_keys = ["denied.txt", "none.txt"]\n'
     write_files(tmp_path, {"r.toml": recipe, "denied.txt": "0/000.png\n", "valid.txt": "1/001.png\n2/002.png\n"})
+    write_files(tmp_path, {"none.txt": "of another folder\n"})
     assert counts(embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)) == (5, 0, 0, 0)
     assert "leaves out 1 file by pool.valid_keys and pool.deny_keys" in capfd.readouterr().err
     embedded_items.clear()
