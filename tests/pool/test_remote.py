@@ -234,6 +234,12 @@ def test_files_are_listed_once_and_never_asked_for_again(hub: FakeHub, tmp_path:
     assert recorded(tmp_path / "run") == shards
 
 
+def test_pool_of_the_hub_is_known_by_its_folder_at_any_revision() -> None:
+    rests = ("/a", "@main/a", "@refs/pr/1/a", "@main/b", "")
+    locations = [PoolConfig(path=f"hf://datasets/o/n{rest}").location for rest in rests]
+    assert locations == [f"hf://datasets/o/n{folder}" for folder in ("/a", "/a", "/a", "/b", "")]
+
+
 def test_refused_file_fails_alone(hub: FakeHub, tmp_path: Path) -> None:
     hub.commit("o/n", FILES)
     hub.refusals[f"o/n/{TRAIN[1]}"] = (403, {"X-Error-Code": "GatedRepo"})

@@ -11,7 +11,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
 from worldclip.core.safe_path import is_safe_name
-from worldclip.pool.hub import without_revision
+from worldclip.pool.config import without_revision
 
 
 def file_of(roots: Sequence[str], place: int, file: str) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -19,6 +20,8 @@ Where = tuple[tuple[_Operand | tuple[_Operand, ...], ...], ...]
 POOL_BUILDERS = ("emoji", "world")
 ORDERS = ("<", "<=", ">", ">=")
 COMPARISONS = ("=", "!=", *ORDERS, "in", "not in")
+HUB_DATASET = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(.*))?")
+"""A dataset of the Hugging Face hub: OWNER/NAME, its revision, and what is named in it."""
 
 
 def split_pattern(path: str) -> tuple[str, list[str]]:
@@ -31,6 +34,14 @@ def split_pattern(path: str) -> tuple[str, list[str]]:
         top = "/" if path.startswith("/") else "."
         return "/".join(parts[:i]) or top, parts[i:]
     return path.rstrip("/"), []
+
+
+def without_revision(url: str) -> str:
+    """Return the URL of a dataset of the hub, or of a file in it, without @REVISION; any other URL as it is."""
+    match = HUB_DATASET.fullmatch(url)
+    if match is None:
+        return url
+    return "/".join(filter(None, (f"hf://datasets/{match[1]}", match[3])))
 
 
 def name_of_place(path: str) -> str:
@@ -144,13 +155,7 @@ class PoolConfig(Config):
         """Where the pool lies, or the builder that draws it; of a dataset of the hub, any revision."""
         if self.build:
             return f"pool.build = {self.build!r}"
-        locations = []
-        for path in self.paths:
-            if path.startswith("hf://"):
-                locations.append(path.partition("@")[0])
-            else:
-                locations.append(path if "://" in path else os.path.abspath(path))
-        return ", ".join(locations)
+        return ", ".join(without_revision(path) if "://" in path else os.path.abspath(path) for path in self.paths)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from fsspec.utils import glob_translate
 
 from worldclip.core.errors import UserError, require
 from worldclip.core.hub_errors import explain, is_unreachable
+from worldclip.pool.config import HUB_DATASET
 from worldclip.pool.files import PoolFile
 
-_DATASET = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(.*))?")
 _IS_PATTERN = re.compile(r"[*?\[]")
 _TRAIN = re.compile(r"(?<![A-Za-z])train(ing)?(?![A-Za-z])", re.IGNORECASE)
 
@@ -28,14 +28,6 @@ def is_dataset(path: str) -> bool:
     return path.startswith("hf://datasets/")
 
 
-def without_revision(url: str) -> str:
-    """Return the URL of a dataset of the hub, or of a file in it, without @REVISION; any other URL as it is."""
-    match = _DATASET.fullmatch(url)
-    if match is None:
-        return url
-    return "/".join(filter(None, (f"hf://datasets/{match[1]}", match[3])))
-
-
 def list_dataset(url: str) -> list[PoolFile]:
     """Return the files of a dataset at the present commit of its revision.
 
@@ -43,7 +35,7 @@ def list_dataset(url: str) -> list[PoolFile]:
     the word `train` in their paths does.  Raises UserError for what the hub refuses, and for a card of several configs.
     """
     hub: Any = require("huggingface_hub", extra="hub")
-    match = _DATASET.fullmatch(url.rstrip("/"))
+    match = HUB_DATASET.fullmatch(url.rstrip("/"))
     if match is None:
         raise UserError(f"{url!r}: a dataset of the hub is hf://datasets/OWNER/NAME, @REVISION and /FOLDER may follow")
     repository, revision, within = match.groups("")
