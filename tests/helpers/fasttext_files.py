@@ -24,6 +24,7 @@ class Kind:
     pruned: int = -1
     sub_dim: int = 4
     has_eos: bool = True
+    deviation: float = 1.5  # of the rows
 
 
 WORDS = ["the", "cat", "и", "est", "猫", "ein", "__label__x", "a"]
@@ -58,6 +59,8 @@ KINDS = {
     "no end of sentence": Kind(has_eos=False),
     "as wide as the kernels' sums": Kind(dim=16, loss=HS),
     "wider, no multiple of them": Kind(dim=33),
+    "scores whose exponential overflows": Kind(deviation=30.0),
+    "scores of a tree that overflow": Kind(loss=HS, deviation=30.0),
 }
 
 
@@ -82,14 +85,15 @@ def write_model(path: Path, kind: Kind, words: list[str], labels: dict[str, int]
             out += struct.pack("<2i", bucket, row)
     num_rows = num_words + (kind.bucket if kind.pruned < 0 else kind.pruned)
     out += struct.pack("<?", kind.quantized)
-    out += _quantized(rng, num_rows, kind) if kind.quantized else _dense(rng, num_rows, kind.dim)
+    out += _quantized(rng, num_rows, kind) if kind.quantized else _dense(rng, num_rows, kind)
     out += struct.pack("<?", kind.quantized_output)
-    out += _quantized(rng, num_labels, kind) if kind.quantized_output else _dense(rng, num_labels, kind.dim)
+    out += _quantized(rng, num_labels, kind) if kind.quantized_output else _dense(rng, num_labels, kind)
     path.write_bytes(bytes(out))
 
 
-def _dense(rng: np.random.Generator, num_rows: int, dim: int) -> bytes:
-    return struct.pack("<2q", num_rows, dim) + rng.normal(0, 1.5, (num_rows, dim)).astype("<f4").tobytes()
+def _dense(rng: np.random.Generator, num_rows: int, kind: Kind) -> bytes:
+    rows = rng.normal(0, kind.deviation, (num_rows, kind.dim)).astype("<f4")
+    return struct.pack("<2q", num_rows, kind.dim) + rows.tobytes()
 
 
 def _quantized(rng: np.random.Generator, num_rows: int, kind: Kind) -> bytes:
