@@ -97,8 +97,10 @@ def concat_pairs(parts: Sequence[Pairs]) -> Pairs:
 class EpochCounts:
     """Pairs of each shard in each epoch: the ranks count a share each, and RUN/train/epochs keeps the numbers.
 
-        RUN/train/epochs/<digest of what decides them>/<epoch>.npy      (2, num_shards) int64: PAIRS, WITHOUT_IMAGE
-        RUN/train/epochs/<digest>/<epoch>.<rank>_of_<ranks>.npy         one rank's share, until all are there
+        RUN/train/epochs/<epoch>.npy                    (2, num_shards) int64: PAIRS, WITHOUT_IMAGE
+        RUN/train/epochs/<epoch>.<rank>_of_<ranks>.npy  one rank's share, until all are there
+
+    What decides them never changes in a training: one of other inputs begins with an empty RUN/train.
 
     The ranks meet in the folder and not in a collective: an epoch is counted while the step before it runs, which has
     collectives of its own, and a restart finds what was counted.
@@ -109,7 +111,7 @@ class EpochCounts:
     ) -> None:
         """count(shard, epoch) returns (pairs, kept pairs without an image); it is called from threads.
 
-        folder: the place of these numbers in RUN/train/epochs, which all ranks use, or None if this process counts all.
+        folder: RUN/train/epochs, which all ranks use, or None if this process counts all.
         """
         self.folder = folder
         self.num_shards = num_shards

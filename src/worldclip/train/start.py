@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.core import artifacts
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Shard
 from worldclip.core.job import Run
@@ -63,13 +62,6 @@ def create_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World, *,
     work = None
     if config.curation == "online":
         work = online_work(run)
-    decided_by = {
-        "pool": artifacts.require_manifest(run.dir, "pool")["digest"],
-        "curate": artifacts.require_manifest(run.dir, "curate")["digest"],
-        "curation": config.curation,
-        "shards": [shard.name for shard in shards],
-        "images": [image.fingerprint for image in start.images or ()],
-    }
     return Loader(
         run.dir,
         shards,
@@ -80,7 +72,7 @@ def create_loader(run: Run, start: Start, tokenizer: Tokenizer, world: World, *,
         num_streams=start.num_streams,
         work=work,
         images=start.images,
-        epochs_dir=layout.train_dir(run.dir) / "epochs" / artifacts.digest(decided_by),
+        epochs_dir=layout.train_dir(run.dir) / "epochs",
         pin_memory=pin_memory,
     )
 
