@@ -175,7 +175,10 @@ CASES: dict[str, tuple[str, Mapping[str, Any], dict[str, Any], dict[str, Any]]] 
         "webdataset",
         {**LINES_OF_TXT, "train/nshards.txt": "1\n", "train/0.tar": {"c.jpg": b"owl", "c.txt": b"owl"}},
         {"with_train": True},
-        {"en.n": 2, "dataset.is_train": [False, False, True], "task.en.image_idx": [0, 1]},
+        {
+            "en.n": 2, "dataset.is_train": [False, False, True],
+            "task.en.image_idx": [0, 1], "task.en.texts": ["cat", "elk", "dog"],
+        },
     ),
     "train split for probes": (
         "webdataset",

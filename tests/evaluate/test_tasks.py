@@ -43,9 +43,8 @@ def test_equal_candidates_tie_at_any_position(num_candidates, dim, block_bytes, 
 
 
 @pytest.mark.parametrize(("num_classes", "seed"), [(1, 0), (2, 0), (2, 1), (12, 0), (12, 1)])
-def test_metrics_of_classes_agree_with_scikit_learn(num_classes, seed, monkeypatch):
+def test_metrics_of_classes_agree_with_scikit_learn(num_classes, seed):
     metrics = pytest.importorskip("sklearn.metrics")
-    monkeypatch.setattr(ranking, "BLOCK_BYTES", 4 * 100 * num_classes)  # 100 of the 300 images at a time
     random = np.random.default_rng(seed)
     images, classes, target = unit(random, 300), unit(random, num_classes), random.integers(0, num_classes, 300)
     target[target == 4] = 5  # a class without an image
@@ -62,6 +61,14 @@ def test_metrics_of_classes_agree_with_scikit_learn(num_classes, seed, monkeypat
     if num_classes > 5:
         theirs["acc5"] = metrics.top_k_accuracy_score(target, scores, k=5, labels=np.arange(num_classes))
     assert ours == pytest.approx(theirs, **EXACT)
+
+
+def test_an_image_of_two_equal_classes_is_put_into_the_wrong_one(monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 1)  # an image at a time
+    classes = unit(np.random.default_rng(0), 2)[[0, 0, 1]]
+    target = np.array([2, 0, 1, 1, 0])
+    assert zeroshot.predictions(classes[target], classes, target).tolist() == [2, 1, 0, 0, 1]
+    assert zeroshot.predictions(classes[target], classes, target, "first").tolist() == [2, 0, 0, 0, 0]
 
 
 def test_nan_scores_rank_last():

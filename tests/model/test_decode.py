@@ -154,7 +154,7 @@ def test_16_bit_levels_keep_their_high_byte(name):
 def test_a_large_picture_has_the_pixels_of_a_small_one(monkeypatch):
     monkeypatch.setattr(decoding, "jpeg_decoder", lambda: None)
     whole = {name: decode(data) for name, data in PICTURES.items()}
-    monkeypatch.setattr(decoding, "STRIP_PIXELS", 100)
+    monkeypatch.setattr(decoding, "STRIP_PIXELS", 161 * 7)  # 7 of 125 rows at a time
     for name, pixels in whole.items():
         np.testing.assert_array_equal(decode(PICTURES[name]), pixels, name)
 
