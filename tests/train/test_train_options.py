@@ -312,8 +312,9 @@ def test_held_out_pairs_are_the_same_whatever_training_skips(tmp_path, monkeypat
         return 0.0
 
     monkeypatch.setattr(loop, "validation_loss", note)
+    short = {"validation_shards": 1, "samples_seen": 16, "warmup_samples": 0}
     for name, skipped in (("whole", None), ("skipping", [[0, 16]])):
-        train(tmp_path / name / "run", validation_shards=1, samples_seen=16, skip_samples=skipped)
+        train(tmp_path / name / "run", skip_samples=skipped, **short)
     assert keys[0] == keys[1]
 
 
