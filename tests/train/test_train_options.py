@@ -318,9 +318,17 @@ def test_held_out_pairs_are_the_same_whatever_training_skips(tmp_path, monkeypat
     assert keys[0] == keys[1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"accum_steps": 2, "patch_dropout": 0.5}])
-def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path, changes):
-    settings = {"validation_shards": 1, "samples_seen": 10 * 16, **changes}
+def test_the_loss_on_held_out_pairs_is_that_of_the_whole_batch(tmp_path):
+    losses = []
+    for accum_steps in (1, 2):
+        run_dir = tmp_path / str(accum_steps) / "run"
+        train(run_dir, validation_shards=1, samples_seen=16, warmup_samples=0, accum_steps=accum_steps)
+        losses += [record["loss"] for record in read_log(run_dir / "train/validation.jsonl")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path):
+    settings = {"validation_shards": 1, "samples_seen": 10 * 16, "accum_steps": 2, "patch_dropout": 0.5}
     run_dirs = [tmp_path / name / "run" for name in ("rarely", "often")]
     for run_dir, every in zip(run_dirs, (10**9, 2 * 16), strict=True):
         assert train(run_dir, **settings, checkpoint_every_samples=every)["pairs"] == 48  # of 72
