@@ -339,28 +339,22 @@ def _convert_text(text: Text, hint: Any, key: str, problems: list[str] | None, *
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def to_dict(config: Any) -> Table:
-    """Return nested dicts of a config, ready for JSON and TOML: unset keys left out, tuples as lists."""
-    values = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+def to_dict(config: Any) -> Any:
+    """Return nested dicts of a config, or of a part of one, for JSON and TOML: unset keys left out, tuples as lists."""
+    if isinstance(config, Mapping):
+        return {name: to_dict(value) for name, value in config.items()}
+    if isinstance(config, tuple):
+        return list(map(to_dict, config))
+    if not dataclasses.is_dataclass(config):
+        return config
+    values = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return list(map(_plain, value))
-    return value
 
 
 def to_toml(sections: Any) -> str:
     """Return TOML of a config with all defaults, or of {section: config or its table}; loadable as it is."""
     import tomli_w
 
-    if isinstance(sections, Mapping):
-        return tomli_w.dumps({name: _plain(config) for name, config in sections.items()})
     return tomli_w.dumps(to_dict(sections))
 
 
