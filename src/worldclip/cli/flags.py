@@ -175,15 +175,15 @@ def parse_flags(
             continue
         name, equals, value = word.partition("=")
         flag = _find(flags, name)
-        most = 1
+        max_words = 1
         if flag is not None and flag.is_many:
-            most = len(words)
+            max_words = len(words)
         if flag is not None and flag.is_switch:
-            most = 0
+            max_words = 0
         if flag is not None and flag.hint is bool and flag.is_key and words[:1] not in (["true"], ["false"]):
-            most = 0
+            max_words = 0
         values = [value] if equals else []
-        while words and len(values) < most and not equals and not _is_flag(words[0]):
+        while words and len(values) < max_words and not equals and not _is_flag(words[0]):
             values.append(words.pop(0))
         if flag is None:
             near = nearest(name, [item.word for item in flags if not item.is_positional])
@@ -195,7 +195,7 @@ def parse_flags(
             problems.append(f"{flag.word} takes no value{pointer}")
         elif flag.metavar == "KEY=VALUE" and "=" not in "".join(values):
             problems.append(f"{' '.join([word, *values])}: must be KEY=VALUE, without blanks{pointer}")
-        elif not values and most == 1:
+        elif not values and max_words == 1:
             problems.append(f"{flag.word} has no value; give one{pointer}")
         else:
             uses.append((flag, _with_hyphens(name), values))

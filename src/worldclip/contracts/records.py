@@ -263,12 +263,12 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / "results.jsonl"
     records = read_results(path, IDENTITY_TYPES)
     report = folder / "report.json"
-    named = (read_record(report) or {}).get("records")
-    if isinstance(named, list):
+    recorded = (read_record(report) or {}).get("records")
+    if isinstance(recorded, list):
         if read_manifest(folder) is None:
             raise UserError(f"{folder} has an unfinished evaluation; finish it with its command")
         by_digest = {record["digest"]: record for record in records}
-        digests = list(map(str, named))
+        digests = list(map(str, recorded))
         missing = set(digests) - by_digest.keys()
         if missing:
             raise UserError(

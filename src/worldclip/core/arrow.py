@@ -105,10 +105,7 @@ def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     order = sorted(range(len(names)), key=names.__getitem__)
     rank = np.empty(len(names), np.int32)
     rank[order] = np.arange(len(names))
-    codes = np.zeros(0, np.int32)
-    if len(whole):
-        codes = rank[whole.indices.to_numpy(zero_copy_only=False)]
-    return codes, [names[i] for i in order]
+    return rank[whole.indices.to_numpy(zero_copy_only=False)], [names[i] for i in order]
 
 
 def names_of(codes: np.ndarray, names: Sequence[str]) -> pa.Array:

@@ -169,12 +169,12 @@ def key_lists(valid_keys: str | None, deny_keys: Sequence[str], folder: Path) ->
 
     folder: where their sorted keys are.  Raises UserError that names every file that is not a list of keys.
     """
-    named = [("pool.deny_keys", path) for path in deny_keys]
+    files = [("pool.deny_keys", path) for path in deny_keys]
     if valid_keys is not None:
-        named = [("pool.valid_keys", valid_keys), *named]
-    _refuse_other_files(named)
+        files = [("pool.valid_keys", valid_keys), *files]
+    _refuse_other_files(files)
     lists = []
-    for setting, path in named:
+    for setting, path in files:
         digest = digest_of(path)
         by_shard = not path.endswith((".npy", ".txt")) and "shard" in pq.read_schema(path).names
         sorted_as = folder / f"{digest}.npy"
@@ -192,10 +192,10 @@ def read_list(path: str, setting: str) -> pa.ChunkedArray:
     return pa.chunked_array([pa.chunked_array(batches, pa.large_string()).unique()])
 
 
-def _refuse_other_files(named: Iterable[tuple[str, str]]) -> None:
-    """Raise UserError that names every file that is not a list of keys; named: setting and path of each."""
+def _refuse_other_files(files: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError that names every file that is not a list of keys; files: setting and path of each."""
     problems = []
-    for setting, path in named:
+    for setting, path in files:
         problem = _problem_with(Path(path))
         if problem:
             remedy = "give a .txt with one key per line, Parquet with a column `key` of strings, or a keys.npy"

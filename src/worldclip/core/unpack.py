@@ -134,7 +134,4 @@ def iter_lines(path: Path) -> Iterator[bytes]:
     Raises BadShard for data that is cut off, damaged or too large, and OSError for a file that cannot be read.
     """
     with open_regular(path) as file:
-        if not is_packed(path.name):
-            yield from file
-        else:
-            yield from as_file(unpack(file, path.name, path.stat().st_size))
+        yield from as_file(unpack(file, path.name, path.stat().st_size))
