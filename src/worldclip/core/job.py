@@ -178,7 +178,6 @@ class Run:
     write_recipe: Callable[[], object] | None = None  # writes RUN/recipe.toml, unless that is done
     current_stage: str | None = None  # whose turn it is
     _is_stale: bool = False  # dry run: a stage above would run
-    _is_taken_back: bool = False  # the first restarted stage has begun
 
     @classmethod
     def of(cls, run_dir: Path, *configs: Any, executor: Executor | None = None) -> Run:
@@ -270,7 +269,10 @@ class Run:
         say(name, f"starts ({reason})")
         started_at = time.perf_counter()
         if name in self.restarted:
-            self._take_back(job.folder)
+            if self.restarted.isdisjoint(self.reports):  # the first of them: the others are not finished any more
+                for stage in self.restarted:
+                    (self.dir / stage / MANIFEST).unlink(missing_ok=True)
+            remove(job.folder)  # with the markers of its shards, which say what made a file, and not by which formula
         self.reports[name] = job.run(lambda: work(self, job))
         say(name, f"finished in {time.perf_counter() - started_at:.1f} s")
         if self.after_stage is not None:
@@ -292,17 +294,6 @@ class Run:
         if job.name in self.restarted:
             return _ASKED_FOR
         return STAGE_ABOVE if self._is_stale else job.reason_to_run()
-
-    def _take_back(self, folder: Path) -> None:
-        """Remove the older result of a restarted stage, and before the first one the manifests of all.
-
-        The markers of its shards go too: they say which inputs made a file, and not which formula.
-        """
-        if not self._is_taken_back:
-            for stage in self.restarted:
-                (self.dir / stage / MANIFEST).unlink(missing_ok=True)
-        self._is_taken_back = True
-        remove(folder)
 
     def _say_plan(
         self, job: Job, problems: Callable[[Run], Iterable[str]], plan: Callable[[Run], Iterable[str]]
