@@ -42,6 +42,9 @@ class Timed:
     """A model that counts the seconds of its passes."""
 
     def __init__(self, clip: Clip) -> None:
+        self.preprocess = clip.preprocess
+        self.processor = clip.processor
+        self.tokenizer = clip.tokenizer
         self.clip, self.image_s, self.text_s, self.num_images, self.num_texts = clip, 0.0, 0.0, 0, 0
 
     def encode_each(self, images: list[bytes]) -> tuple[np.ndarray, dict[int, str]]:
@@ -71,6 +74,8 @@ class MadeUp:
 
     def __init__(self) -> None:
         self.random, self.elapsed_s = np.random.default_rng(0), 0.0
+        self.preprocess: dict[str, Any] = {}
+        self.processor = self.tokenizer = None
 
     def encode_each(self, images: list[bytes]) -> tuple[np.ndarray, dict[int, str]]:
         return self._features(len(images)), {}

@@ -36,6 +36,10 @@ def vector(text: str) -> Vector:
 class AxisModel:
     """A model as evaluation asks for it; b"broken" cannot be decoded."""
 
+    def __init__(self) -> None:
+        self.preprocess: dict[str, Any] = {}
+        self.processor = self.tokenizer = None
+
     def encode_each(self, images: Sequence[bytes]) -> tuple[np.ndarray, dict[int, str]]:
         bad = {row: "not an image" for row, image in enumerate(images) if image == b"broken"}
         nan = (float("nan"),) * len(AXES)

@@ -286,10 +286,10 @@ def test_half_are_right_and_right_ones_fill_up_where_wrong_ones_are_few(num_imag
     assert all(len(image["names"]["de"]["best"]) == 5 for image in images)
 
 
-def test_choice_is_by_hash_and_leaves_out_undecodable_images_missing_languages_and_many_texts(monkeypatch):
+def test_choice_is_by_hash_and_leaves_out_undecodable_images_and_many_texts(monkeypatch):
     first, again = ([image["key"] for image in gallery_of(GALLERY_WORDS, 4)] for _ in range(2))
     assert first == again != sorted(first)
-    images = gallery_of(["broken", "cat", "dog", "broken", "owl"], 5, languages=("en", "sw"))
+    images = gallery_of(["broken", "cat", "dog", "broken", "owl"], 5, languages=("en",))
     assert {image["key"] for image in images} == {"a1", "a2", "a4"}
     assert all(list(image["names"]) == ["en"] for image in images)
     assert gallery_of(["cat"], 0) == []

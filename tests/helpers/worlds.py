@@ -27,6 +27,8 @@ class WordModel:
     """
 
     def __init__(self, batches_left: int = 10**9) -> None:
+        self.preprocess: dict[str, str] = {}
+        self.processor = self.tokenizer = None
         self.images: list[bytes] = []
         self.texts: list[str] = []
         self.batches_left = batches_left

@@ -5,8 +5,7 @@ N images of a dataset, D embed_dim.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.printable import counted
 from worldclip.core.safe_path import safe_join
 from worldclip.evaluate import nllb
-from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images, preprocess_of
+from worldclip.evaluate.image_features import ImageFeatures, Model, cache_folder, encode_images
 from worldclip.evaluate.tasks import Dataset, NoneDecoded, Task
 from worldclip.language.table import INSTALLED
 from worldclip.model import decode
@@ -94,7 +93,7 @@ def evaluate(
     of all slices and removes their files.
     """
     pairs = list_pairs(datasets, languages)
-    model_id = {**model_id, "preprocess": preprocess_of(model)}
+    model_id = {**model_id, "preprocess": model.preprocess}
     slices = sorted(results_path.parent.glob("slice_*_of_*.jsonl"))
     records = _read_records([results_path, *slices])
     stored = records
@@ -102,52 +101,70 @@ def evaluate(
         pairs = pairs_of_part(pairs, datasets, part)
         results_path = results_path.with_name(f"slice_{part[0]}_of_{part[1]}.jsonl")
         stored = _read_records([results_path])  # those of other slices and of results.jsonl have their own files
-    keys = dict.fromkeys(itertools.chain.from_iterable(keys_of(model_id, pair) for pair in pairs))
-    stored = {key: record for key, record in stored.items() if key not in keys}
-    names = {dataset.name for dataset, _ in pairs}
-    features = {}
+    todo: list[Pair] = []
+    keys_of_dataset: dict[str, list[str]] = {}
+    for dataset, lang in pairs:
+        keys_of_pair = [_identity(model_id, dataset, lang, task)["digest"] for task in dataset.tasks(lang)]
+        keys_of_dataset.setdefault(dataset.name, []).extend(keys_of_pair)
+        if not records.keys() >= set(keys_of_pair):
+            todo.append((dataset, lang))
+    keys: dict[str, None] = {}  # of the records to return, in their order
+    features: dict[str, ImageFeatures] = {}
     for dataset in datasets:
-        if dataset.name in names:
+        if dataset.name in keys_of_dataset:
+            keys |= dict.fromkeys(keys_of_dataset[dataset.name])
             folder = cache and cache_folder(cache, model, model_id["model_digest"], dataset)
             features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
         elif part is None:
             say(f"{dataset.name} has none of these languages and is left out; it has {', '.join(dataset.languages)}")
+    other_records = [record for key, record in stored.items() if key not in keys]
+
+    def write() -> list[ResultRecord]:
+        """Write the records of `keys` that there are so far after all others, and return them."""
+        measured = [records[key] for key in keys if key in records]
+        write_json_lines(results_path, [*other_records, *measured])
+        return measured
+
     untold = nllb.untold(model, dict.fromkeys(lang for _, lang in pairs))
     if untold:
         say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
     encode_text = TextFeatures(model, batch_size)
-    todo = [pair for pair in pairs if not records.keys() >= set(keys_of(model_id, pair))]
     num_done = 0
-    for group in grouped(todo):
-        records |= score_group(model_id, group, features, encode_text, results_path.parent, records.keys())
-        write_json_lines(results_path, [*stored.values(), *_in_order(records, keys, datasets)])
+    for group, texts in grouped(todo):
+        # All texts of the group first: batches of similar length from several languages waste no padding.
+        encode_text.prepare(texts)
+        for dataset, lang in group:
+            images = features[dataset.name]
+            records |= score_pair(model_id, dataset, lang, images, encode_text, results_path.parent, records.keys())
+        write()
         num_done += len(group)
-        say(f"{num_done:,} of {len(todo):,} datasets x languages scored, last: {group[-1][1]} of {group[-1][0].name}")
+        say(f"{num_done:,} of {len(todo):,} datasets x languages scored, last: {lang} of {dataset.name}")
     if not todo:
         say(f"nothing to do: results.jsonl has all {len(keys):,} records")
-    if stored:
-        say(f"{counted(len(stored), 'record')} of other models, data or languages stay in {results_path.name}")
-    in_order = _in_order(records, keys, datasets)
-    write_json_lines(results_path, [*stored.values(), *in_order])
+    if other_records:
+        others = counted(len(other_records), "record")
+        say(f"{others} of other models, data or languages stay in {results_path.name}")
+    measured = write()
     if part is None:
         for path in slices:
             path.unlink()
-    return in_order, features, encode_text
+    return measured, features, encode_text
 
 
 def _read_records(paths: Sequence[Path]) -> dict[str, ResultRecord]:
     """Return the records of some files by their digests."""
     records: dict[str, ResultRecord] = {}
     for path in paths:
-        records |= {record["digest"]: record for record in read_results(path, IDENTITY_TYPES)}
+        for record in read_results(path, IDENTITY_TYPES):
+            records[record["digest"]] = record
     return records
 
 
 def pairs_of_part(pairs: Sequence[Pair], datasets: Sequence[Dataset], part: tuple[int, int]) -> list[Pair]:
     """Return slice I of N of the pairs, dataset by dataset, so that few slices encode the images of one dataset."""
     index, number = part
-    place = {dataset.name: i for i, dataset in enumerate(datasets)}
-    by_dataset = sorted(pairs, key=lambda pair: place[pair[0].name])
+    names = [dataset.name for dataset in datasets]
+    by_dataset = sorted(pairs, key=lambda pair: names.index(pair[0].name))
     return by_dataset[len(pairs) * (index - 1) // number : len(pairs) * index // number]
 
 
@@ -156,7 +173,9 @@ def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pa
 
     Raises UserError for a language that no dataset has.
     """
-    available = list(dict.fromkeys(itertools.chain.from_iterable(dataset.languages for dataset in datasets)))
+    available: dict[str, None] = {}
+    for dataset in datasets:
+        available |= dict.fromkeys(dataset.languages)
     missing = [lang for lang in languages if lang not in available]
     if missing:
         names = ", ".join(dataset.name for dataset in datasets)
@@ -171,71 +190,54 @@ def list_pairs(datasets: Sequence[Dataset], languages: Sequence[str]) -> list[Pa
     return pairs
 
 
-def texts_of(pairs: Sequence[Pair]) -> list[str]:
-    """Return the texts that the tasks of some pairs encode."""
+def grouped(pairs: Sequence[Pair]) -> Iterator[tuple[list[Pair], list[str]]]:
+    """Yield consecutive pairs and the texts of their tasks, as many pairs at a time as have GROUP_TEXTS texts."""
+    group: list[Pair] = []
     texts: list[str] = []
     for dataset, lang in pairs:
+        group.append((dataset, lang))
         for task in dataset.tasks(lang):
             texts += task.texts_to_encode()
-    return texts
-
-
-def grouped(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Yield consecutive pairs, as many at a time as have GROUP_TEXTS texts together."""
-    group: list[Pair] = []
-    num_texts = 0
-    for pair in pairs:
-        group.append(pair)
-        num_texts += len(texts_of([pair]))
-        if num_texts >= GROUP_TEXTS:
-            yield group
+        if len(texts) >= GROUP_TEXTS:
+            yield group, texts
             group = []
-            num_texts = 0
+            texts = []
     if group:
-        yield group
+        yield group, texts
 
 
-def keys_of(model_id: Json, pair: Pair) -> list[str]:
-    """Return the digests of the records of a pair's tasks."""
-    dataset, lang = pair
-    return [_identity(model_id, pair, task)["digest"] for task in dataset.tasks(lang)]
-
-
-def score_group(
+def score_pair(
     model_id: Json,
-    pairs: Sequence[Pair],
-    features: Mapping[str, ImageFeatures],
+    dataset: Dataset,
+    lang: str,
+    images: ImageFeatures,
     encode_text: TextFeatures,
     folder: Path,
     digests: Collection[str],
 ) -> dict[str, ResultRecord]:
-    """Return the records of the tasks of `pairs` that are not in `digests`, and write their ranks below `folder`."""
-    # All texts of the group first: batches of similar length from several languages waste no padding.
-    encode_text.prepare(texts_of(pairs))
+    """Return the records of a language's tasks that are not in `digests`, and write their ranks below `folder`."""
     records: dict[str, ResultRecord] = {}
-    for dataset, lang in pairs:
-        for task in dataset.tasks(lang):
-            identity = _identity(model_id, (dataset, lang), task)
-            if identity["digest"] in digests:
-                continue
-            try:
-                score = task.score(features[dataset.name].features_ND, encode_text.in_language(lang))
-            except NoneDecoded as error:
-                raise UserError(f"dataset {dataset.name}: {task.name} in {lang}: {error}") from error
-            for kind, ranks in score.ranks.items():
-                write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
-                write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
-            record = {**identity, "n": score.n, **score.counts, "metrics": score.metrics, "chance": score.chance}
-            record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
-            if score.slices:
-                record["slices"] = score.slices
-            records[record["digest"]] = record
+    for task in dataset.tasks(lang):
+        identity = _identity(model_id, dataset, lang, task)
+        if identity["digest"] in digests:
+            continue
+        try:
+            score = task.score(images.features_ND, encode_text.in_language(lang))
+        except NoneDecoded as error:
+            raise UserError(f"dataset {dataset.name}: {task.name} in {lang}: {error}") from error
+        for kind, ranks in score.ranks.items():
+            write_array(ranks_path(folder, identity, kind), ranks.astype(np.int32))
+            write_array(images_path(folder, identity, kind), score.images[kind].astype(np.int32))
+        record = {**identity, "n": score.n, **score.counts, "metrics": score.metrics, "chance": score.chance}
+        record["interval_95"] = {name: list(bounds) for name, bounds in score.interval.items()}
+        if score.slices:
+            record["slices"] = score.slices
+        records[record["digest"]] = record
     return records
 
 
-def _identity(model_id: Json, pair: Pair, task: Task) -> Json:
+def _identity(model_id: Json, dataset: Dataset, lang: str, task: Task) -> Json:
     """Return the fields of a record that say what was measured, and their digest, in which a model has no name."""
-    dataset, lang = pair
     identity = dict(model_id)
     name = identity.pop("model")
     preprocess = identity.pop("preprocess")
@@ -262,11 +264,3 @@ def ranks_path(folder: Path, record: ResultRecord, kind: str) -> Path:
 def images_path(folder: Path, record: ResultRecord, kind: str) -> Path:
     """Return the path of the image that each of these ranks is about, as its position in the dataset."""
     return ranks_path(folder, record, kind).with_suffix(".images.npy")
-
-
-def _in_order(
-    records: Mapping[str, ResultRecord], keys: Iterable[str], datasets: Sequence[Dataset]
-) -> list[ResultRecord]:
-    """Return the records of `keys` that there are so far, dataset by dataset."""
-    place = {dataset.name: i for i, dataset in enumerate(datasets)}
-    return sorted((records[key] for key in keys if key in records), key=lambda record: place[record["dataset"]])

@@ -28,18 +28,16 @@ def gallery(
     texts.
     """
     tasks: dict[str, Classification] = {}
+    class_CD: dict[str, np.ndarray] = {}
     for lang in languages:
-        if lang in dataset.languages:
-            task = next((task for task in dataset.tasks(lang) if isinstance(task, Classification)), None)
-            if task is not None and len(task.texts_to_encode()) <= MAX_TEXTS:
-                tasks[lang] = task
+        task = next((task for task in dataset.tasks(lang) if isinstance(task, Classification)), None)
+        if task is not None and len(task.texts_to_encode()) <= MAX_TEXTS:
+            tasks[lang] = task
+            class_CD[lang] = class_embeddings(task.class_names, task.templates, encode.in_language(lang))
     if not tasks:
         return []
-    class_CD = {
-        lang: class_embeddings(task.class_names, task.templates, encode.in_language(lang))
-        for lang, task in tasks.items()
-    }
-    first_lang, first = next(iter(tasks.items()))
+    first_lang = next(iter(tasks))
+    first = tasks[first_lang]
     rows = _choose(dataset, first, image_ND, class_CD[first_lang], size)
     image_idx = first.image_idx[rows]
     best = {lang: top(image_ND[image_idx], classes, NUM_NAMES) for lang, classes in class_CD.items()}
@@ -53,14 +51,14 @@ def gallery(
                 if not len(rows_of_image):  # the class of this image has no name in this language
                     continue
                 row = int(rows_of_image[0])
-            class_ids, scores = best[lang]
             # The classes that count as right, the target first.
             further_rows, further_classes = task.also_right
             right_classes = [int(task.target[row]), *further_classes[further_rows == row].tolist()]
-            best_names = [
-                {"name": task.class_names[c][0], "score": round(score, 4), "is_right": c in right_classes}
-                for c, score in zip(class_ids[i].tolist(), scores[i].tolist(), strict=True)
-            ]
+            best_names: list[Json] = []
+            class_ids, scores = best[lang]
+            for c, score in zip(class_ids[i].tolist(), scores[i].tolist(), strict=True):
+                name = task.class_names[c][0]
+                best_names.append({"name": name, "score": round(score, 4), "is_right": c in right_classes})
             truth = ", ".join(task.class_names[c][0] for c in right_classes)
             names[lang] = {"truth": truth, "best": best_names}
         image = data_uri(dataset.read_images(idx, idx + 1)[0])

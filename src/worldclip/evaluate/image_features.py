@@ -27,6 +27,12 @@ CHUNK_IMAGES = 4096  # a file of 16 MiB at 1,024 dimensions
 class Model(Protocol):
     """The part of a model that evaluation needs, see model.inference.Clip."""
 
+    @property
+    def preprocess(self) -> dict[str, Any]: ...
+    @property
+    def processor(self) -> Any: ...
+    @property
+    def tokenizer(self) -> Any: ...
     def encode_each(self, images: Sequence[bytes]) -> tuple[np.ndarray, dict[int, str]]: ...
     def encode_text(self, texts: Sequence[str]) -> np.ndarray: ...
 
@@ -41,16 +47,11 @@ class ImageFeatures:
     """Key and reason of each such image."""
 
 
-def cache_folder(root: Path, model: Any, model_digest: str, dataset: Dataset) -> Path:
+def cache_folder(root: Path, model: Model, model_digest: str, dataset: Dataset) -> Path:
     """Return the folder below `root` for the features of a dataset's images under a model."""
-    preprocessing = [repr(getattr(model, "processor", None)), preprocess_of(model)]
+    preprocessing = [repr(model.processor), model.preprocess]
     images = [dataset.images_digest or dataset.digest, decode.VERSION]
     return root / digest([model_digest, images, preprocessing, CHUNK_IMAGES])
-
-
-def preprocess_of(model: Any) -> dict[str, Any]:
-    """Return what a model does to an image, see Clip.preprocess; {} for a made-up model that reads no pixels."""
-    return getattr(model, "preprocess", {})
 
 
 def encode_images(
@@ -102,5 +103,6 @@ def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> tupl
         images = dataset.read_images(start, min(start + batch_size, stop))
         features_BD, reasons = model.encode_each(images)
         features.append(features_BD)
-        bad += [{"key": dataset.image_keys[start + row], "reason": reason} for row, reason in reasons.items()]
+        for row, reason in reasons.items():
+            bad.append({"key": dataset.image_keys[start + row], "reason": reason})
     return np.concatenate(features), bad

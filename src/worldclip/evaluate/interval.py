@@ -68,7 +68,7 @@ def class_mean_interval(num_right: np.ndarray, num_images: np.ndarray) -> Interv
     return quantiles(recall_RC.sum(axis=1) / has_image_RC.sum(axis=1))
 
 
-def mean_of_shares_interval(values: Sequence[float], num_queries: Sequence[int]) -> Interval:
+def mean_of_shares_interval(values: Sequence[float] | np.ndarray, num_queries: Sequence[int]) -> Interval:
     """Return the interval of a mean over languages or seeds: these are drawn, and the queries within each.
 
     values: the share of hits of each language or seed; num_queries: how many it is of.  Queries count as independent,

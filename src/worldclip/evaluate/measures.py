@@ -8,7 +8,6 @@ N images or pairs, D embed_dim; features are of unit length.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError
-from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough
+from worldclip.evaluate.probes import FewShot, LinearProbe, check_enough, hashed_order
 from worldclip.evaluate.tasks import Dataset, Encode, Retrieval, Score, Task, decoded
 from worldclip.report.results import NO_LANGUAGE
 
@@ -94,10 +93,9 @@ class Geometry:
         return []  # the retrieval has encoded them
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
-        rows = np.flatnonzero(decoded(image_ND)[self.image_idx]).tolist()
-        keys = {row: f"pairs {self.image_keys[int(self.image_idx[row])]}".encode() for row in rows}
-        by_hash = sorted(rows, key=lambda row: hashlib.sha256(keys[row]).hexdigest())
-        chosen = sorted(by_hash[:NUM_PAIRS])
+        rows = np.flatnonzero(decoded(image_ND)[self.image_idx])
+        keys_of_texts = [self.image_keys[idx] for idx in self.image_idx.tolist()]
+        chosen = np.sort(hashed_order(keys_of_texts, rows, "pairs")[:NUM_PAIRS])
         image_nD = image_ND[self.image_idx[chosen]]
         text_nD = encode([self.texts[row] for row in chosen])
         metrics = {"alignment": alignment(image_nD, text_nD)}

@@ -15,13 +15,11 @@ _STANDARD = {"ar": "arb_Arab"}  # of several codes of one list; elsewhere the sc
 
 def is_told_language(model: Any) -> bool:
     """Return whether the features of a text depend on the language that the model is told."""
-    return getattr(getattr(model, "tokenizer", None), "nllb", None) is not None
+    return getattr(model.tokenizer, "nllb", None) is not None
 
 
 def in_language(model: Any, lang: str) -> Any:
-    """Return the model for texts of a language; itself if it is told none, or its tokenizer has no token of it."""
-    if not is_told_language(model):
-        return model
+    """Return such a model for texts of a language; itself if its tokenizer has no token of it."""
     tokenizer = model.tokenizer
     hf = tokenizer.nllb
     ids = {}

@@ -60,16 +60,17 @@ class FewShot(_Probe):
         values = np.array(self.values, dtype=object)
         names, classes = np.unique(values, return_inverse=True)
         is_known = decoded(image_ND) & (values != "")
+        num_images = np.bincount(classes[is_known], minlength=len(names))
         metrics: dict[str, float] = {}
         interval: dict[str, Interval] = {}
         chance: dict[str, float] = {}
         num_classes: dict[str, int] = {}
         for shots in SHOTS:
-            large = [c for c in range(len(names)) if (is_known & (classes == c)).sum() > shots]
+            large = np.flatnonzero(num_images > shots)
             if len(large) < 2:
                 continue
             rows = np.flatnonzero(is_known & np.isin(classes, large))
-            hits = [self._hits(image_ND[rows], classes[rows], rows, shots, seed) for seed in range(NUM_SEEDS)]
+            hits = [self._hits(image_ND, classes, rows, shots, seed) for seed in range(NUM_SEEDS)]
             name = f"acc1_{shots}_shot"
             metrics[name], interval[name] = _over_seeds(hits)
             chance[name] = 1 / len(large)
@@ -79,25 +80,23 @@ class FewShot(_Probe):
         counts: Json = {"num_classes": num_classes}
         return Score(n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, counts=counts)
 
-    def _hits(
-        self, features_nD: np.ndarray, classes: np.ndarray, rows: np.ndarray, shots: int, seed: int
-    ) -> np.ndarray:
+    def _hits(self, image_ND: np.ndarray, classes: np.ndarray, rows: np.ndarray, shots: int, seed: int) -> np.ndarray:
         """Return (m,) bool: whether each image that was not learnt from is put into its class.
 
-        features_nD, classes and rows are those of the images that take part.  rows: their positions in the dataset.
+        classes: (N,).  rows: the images that take part, ascending.
         """
-        order = hashed_order([self.image_keys[row] for row in rows.tolist()], seed)
-        is_shot = np.zeros(len(rows), bool)
-        for c in np.unique(classes):
-            is_shot[order[classes[order] == c][:shots]] = True
-        predicted = ridge_predict(features_nD[is_shot], classes[is_shot], features_nD[~is_shot])
-        is_right: np.ndarray = predicted == classes[~is_shot]
+        order = hashed_order(self.image_keys, rows, seed)
+        shots_of_classes = [order[classes[order] == c][:shots] for c in np.unique(classes[rows])]
+        train = np.sort(np.concatenate(shots_of_classes))
+        test = np.setdiff1d(rows, train)
+        is_right: np.ndarray = ridge_predict(image_ND[train], classes[train], image_ND[test]) == classes[test]
         return is_right
 
 
 def check_enough(label: str, values: Sequence[str], where: str) -> None:
     """Raise UserError unless two values have more images than the fewest shots take."""
-    counts = Counter(value for value in values if value)
+    counts = Counter(values)
+    del counts[""]
     if sum(times > SHOTS[0] for times in counts.values()) < 2:
         raise UserError(
             f"few-shot probes of {label}: fewer than two values have more than {SHOTS[0]} images in {where}; "
@@ -140,8 +139,10 @@ class LinearProbe(_Probe):
 
     def _hits(self, image_ND: np.ndarray, values: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
         """Return (m,) bool: whether each image of the test half gets its value.  rows: positions of all images."""
-        rows = rows[hashed_order([self.image_keys[row] for row in rows.tolist()], seed)]
-        is_train = np.arange(len(rows)) < len(rows) // 2 if self.is_train is None else self.is_train[rows]
+        rows = hashed_order(self.image_keys, rows, seed)
+        is_train = np.arange(len(rows)) < len(rows) // 2
+        if self.is_train is not None:
+            is_train = self.is_train[rows]
         train = rows[is_train]
         test = rows[~is_train]
         if len(set(values[train])) < 2 or not len(test):
@@ -153,14 +154,17 @@ class LinearProbe(_Probe):
 
 def _over_seeds(hits: Sequence[np.ndarray]) -> tuple[float, Interval]:
     """Return the mean over seeds of each one's accuracy, and its interval.  hits: a bool array per seed."""
-    shares = [float(seed_hits.mean()) for seed_hits in hits]
-    return float(np.mean(shares)), mean_of_shares_interval(shares, [len(seed_hits) for seed_hits in hits])
+    shares = np.mean(hits, axis=1)
+    return float(shares.mean()), mean_of_shares_interval(shares, [len(hits[0])] * len(hits))
 
 
-def hashed_order(keys: Sequence[str], seed: int) -> np.ndarray:
-    """Return the positions of `keys` in an order that depends on the seed and on each key, never on their order."""
-    hashes = [hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in keys]
-    return np.array(sorted(range(len(keys)), key=lambda i: (hashes[i], keys[i])), np.int64)
+def hashed_order(keys: Sequence[str], rows: np.ndarray, seed: int | str) -> np.ndarray:
+    """Return `rows` in an order that depends on the seed and on the key of each row, never on the order of `rows`."""
+
+    def place(row: int) -> tuple[str, str]:
+        return hashlib.sha256(f"{seed} {keys[row]}".encode()).hexdigest(), keys[row]
+
+    return np.array(sorted(rows.tolist(), key=place), np.int64)
 
 
 def ridge_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndarray) -> np.ndarray:

@@ -40,7 +40,10 @@ class Choice:
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         is_good = decoded(image_ND)[self.image_idx]
         questions = rows_left(is_good)
-        features = encode(list(itertools.chain.from_iterable(self.options[row] for row in questions.tolist())))
+        texts: list[str] = []
+        for row in questions.tolist():
+            texts += self.options[row]
+        features = encode(texts)
         image_idx = self.image_idx[questions]
         option_nKD = features.reshape(len(questions), len(self.options[0]), -1)
         score_nK = np.einsum("nd,nkd->nk", image_ND[image_idx], option_nKD)
@@ -86,12 +89,13 @@ class Association:
             is_right = self.is_right[row]
             scores = np.einsum("cd,d->c", image_ND[self.candidates[row]], cue_nD[i])
             num_right = int(is_right.sum())
-            # Of equal scores: wrong images before right ones, or in their order.
-            place = is_right if self.ties == "against" else np.arange(len(scores))
+            place = np.arange(len(scores))
+            if self.ties == "against":
+                place = is_right  # of equal scores, wrong images come before right ones
             best_first = np.lexsort((place, -scores))
             num_hits = int(is_right[best_first[:num_right]].sum())
             jaccard[i] = num_hits / (2 * num_right - num_hits)
-        num_candidates = np.array([len(candidates) for candidates in self.candidates])
+        num_candidates = np.array(list(map(len, self.candidates)))
         slices = {"candidates 5-6": num_candidates <= 6, "candidates 10-12": num_candidates >= 10}
         return Score(
             n=len(rows),
