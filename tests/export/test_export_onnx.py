@@ -194,7 +194,7 @@ def test_a_joint_graph_that_does_not_run_on_every_shape_is_not_exported(clip, ot
             for dim in value.type.tensor_type.shape.dim:
                 dim.dim_param = names.get(dim.dim_param, dim.dim_param)
 
-    towers = [onnx_graphs.model_path(other, tower, "int8") for tower in ("vision_model", "text_model", "model")]
+    towers = [onnx_folder.model_path(other, tower, "int8") for tower in ("vision_model", "text_model", "model")]
     monkeypatch.setattr(onnx_joint, "rename_dimensions", rename_batch_alone)
     onnx_joint.write_joint(*towers, clip.logit_scale, onnx_graphs.MAX_FILE_BYTES)
     with pytest.raises(UserError, match=r"model_quantized\.onnx does not run on 16 images and 2 texts"):

@@ -22,7 +22,6 @@ from worldclip.contracts.matched import read_matched_texts
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.export.config import ExportConfig
-from worldclip.model.clip import count_parameters
 from worldclip.model.formats.huggingface_folder import build
 from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.tokenizer import Tokenizer, require_transformers, tokenizer_of
@@ -63,8 +62,8 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
         "rows_before": text_config.vocab_size,
         "rows_after": len(old_ids),
         "width": text_config.hidden_size,
-        "parameters_before": count_parameters(clip.model),
-        "parameters_after": count_parameters(pruned.model),
+        "parameters_before": clip.model.num_parameters(),
+        "parameters_after": pruned.model.num_parameters(),
         "texts_proven": len(corpus),
     }
 

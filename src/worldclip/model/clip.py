@@ -107,15 +107,34 @@ def check_tokenizer(config: MetaClip2Config, tokenizer: Tokenizer | PublishedTok
 def create_model(config: MetaClip2Config, seed: int, init: Init = "scaled") -> MetaClip2Model:
     """Return a model with initial weights, float32 on the CPU: a pure function of the arguments.
 
-    init: see ModelConfig.init.
+    init: see ModelConfig.init.  Gains are 1 already, and biases 0.
+
+    transformers' own initialisation exchanges the scales of the attention's input and output projections.  Under
+    `reference`, blocks are as OpenAI's release leaves them (github.com/openai/CLIP, MIT: `initialize_parameters` of
+    model.py draws the text tower's weight matrices and nothing else), and as open_clip and Meta CLIP train.  The order
+    of the draws is part of what a seed means.
     """
     torch = require("torch", extra="train")
     transformers = require_transformers()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model: MetaClip2Model = transformers.MetaClip2Model(config)
-        with torch.no_grad():
-            _initialise(model, init)
+        text = model.text_model
+        vision = model.vision_model
+        text.embeddings.token_embedding.weight.normal_(std=0.02)
+        text.embeddings.position_embedding.weight.normal_(std=0.01)
+        vision_width = vision.config.hidden_size
+        vision.embeddings.class_embedding.normal_(std=vision_width**-0.5)
+        vision.embeddings.position_embedding.weight.normal_(std=vision_width**-0.5)
+        vision.embeddings.patch_embedding.reset_parameters()
+        for tower in (text, vision):
+            for block in tower.encoder.layers:
+                if init == "reference":
+                    _draw_as_pytorch(block)
+                if init == "scaled" or tower is text:
+                    _draw_scaled(block, tower.config.hidden_size, tower.config.num_hidden_layers)
+        model.text_projection.weight.normal_(std=text.config.hidden_size**-0.5)
+        model.visual_projection.weight.normal_(std=vision_width**-0.5)
     return model
 
 
@@ -142,32 +161,6 @@ def fill_position_ids(model: MetaClip2Model) -> None:
         buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
 
 
-def _initialise(model: MetaClip2Model, init: Init) -> None:
-    """Draw the weights, gains excepted: they are 1 already, and the biases 0.
-
-    transformers' own initialisation exchanges the scales of the attention's input and output projections.  Under
-    `reference`, blocks are as OpenAI's release leaves them (github.com/openai/CLIP, MIT: `initialize_parameters` of
-    model.py draws the text tower's weight matrices and nothing else), and as open_clip and Meta CLIP train.  The order
-    of the draws is part of what a seed means.
-    """
-    text = model.text_model
-    vision = model.vision_model
-    text.embeddings.token_embedding.weight.normal_(std=0.02)
-    text.embeddings.position_embedding.weight.normal_(std=0.01)
-    vision_width = vision.config.hidden_size
-    vision.embeddings.class_embedding.normal_(std=vision_width**-0.5)
-    vision.embeddings.position_embedding.weight.normal_(std=vision_width**-0.5)
-    vision.embeddings.patch_embedding.reset_parameters()
-    for tower in (text, vision):
-        for block in tower.encoder.layers:
-            if init == "reference":
-                _draw_as_pytorch(block)
-            if init == "scaled" or tower is text:
-                _draw_scaled(block, tower.config.hidden_size, tower.config.num_hidden_layers)
-    model.text_projection.weight.normal_(std=text.config.hidden_size**-0.5)
-    model.visual_projection.weight.normal_(std=vision_width**-0.5)
-
-
 def _draw_scaled(block: Any, width: int, layers: int) -> None:
     """Draw a block's weight matrices by the scheme of CLIP's text tower: normal, scaled by width and depth."""
     residual_std = width**-0.5 * (2 * layers) ** -0.5  # two residual branches per block
@@ -180,13 +173,13 @@ def _draw_scaled(block: Any, width: int, layers: int) -> None:
 
 def _draw_as_pytorch(block: Any) -> None:
     """Draw a block as PyTorch's `MultiheadAttention` and `Linear` draw themselves: uniform, the MLP's biases too."""
-    attention, mlp = block.self_attn, block.mlp
+    attention = block.self_attn
     width = attention.q_proj.in_features
     # MultiheadAttention draws query, key and value as one matrix of (3 width, width) by Glorot's rule.
     bound = math.sqrt(6 / (width + 3 * width))
     for name in ("q_proj", "k_proj", "v_proj"):
         getattr(attention, name).weight.uniform_(-bound, bound)
-    for linear in (attention.out_proj, mlp.fc1, mlp.fc2):
+    for linear in (attention.out_proj, block.mlp.fc1, block.mlp.fc2):
         linear.reset_parameters()
     attention.out_proj.bias.zero_()
 
@@ -244,8 +237,9 @@ def text_features(
     import torch
 
     device = model.logit_scale.device
-    chunks = texts if isinstance(texts, TextChunks) else TextChunks.of(texts, num_chunks)
-    chunks = chunks.map(lambda tensor: tensor.to(device))
+    if not isinstance(texts, TextChunks):
+        texts = TextChunks.of(texts, num_chunks)
+    chunks = texts.map(lambda tensor: tensor.to(device))
     features = [model.text_projection(run_tower(model.text_model, ids)) for ids in chunks.ids]
     gathered_BD = torch.cat(features)[chunks.position_B]
     return torch.nn.functional.normalize(gathered_BD.float(), dim=-1)
@@ -255,8 +249,9 @@ def pixel_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and deviation of pixels in [0, 1], (3, 1, 1) float32 each."""
     import torch
 
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    return mean, std
+    mean = torch.tensor(IMAGE_MEAN, device=device)
+    std = torch.tensor(IMAGE_STD, device=device)
+    return mean.view(3, 1, 1), std.view(3, 1, 1)
 
 
 def normalise_pixels(images_B3SS: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
@@ -280,12 +275,18 @@ def pick_device(name: str) -> torch.device:
     require("torch", extra="train")
     import torch
 
-    is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = ["cpu"]
+    num_gpus = 0
+    best = "cpu"
+    if torch.backends.mps.is_available():
+        available.append("mps")
+        best = "mps"
+    if torch.cuda.is_available():
+        num_gpus = torch.cuda.device_count()
+        available += ["cuda", *(f"cuda:{number}" for number in range(num_gpus))]
+        best = "cuda"
     if name == "auto":
-        return torch.device(next(device for device in ("cuda", "mps", "cpu") if is_available[device]))
-    available = [device for device, is_there in is_available.items() if is_there]
-    num_gpus = torch.cuda.device_count() if is_available["cuda"] else 0
-    available += [f"cuda:{number}" for number in range(num_gpus)]
+        return torch.device(best)
     if name not in available:
         machine = "this machine"
         if name.startswith("cuda") and not num_gpus:
@@ -301,8 +302,3 @@ def device_problems(section: str, name: str) -> list[str]:
     except UserError as error:
         return [f"{section}.{problem}" for problem in error.problems]
     return []
-
-
-def count_parameters(model: MetaClip2Model) -> int:
-    """Return the number of parameters of both towers."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -98,12 +98,17 @@ class ModelConfig(Config):
         return dataclasses.replace(PRESETS[self.preset], **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
-        sizes = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(Architecture)}
-        return {name: size for name, size in sizes.items() if size is not None}
+        """Return the sizes that are set."""
+        sizes = {}
+        for field in dataclasses.fields(Architecture):
+            size = getattr(self, field.name, None)
+            if size is not None:
+                sizes[field.name] = size
+        return sizes
 
     def own_problems(self) -> Problems:
         """Yield sizes that are no multiples of a patch or a head."""
-        if any(size < 1 for size in self._sizes().values()):
+        if min(self._sizes().values(), default=1) < 1:
             return
         sizes = self.architecture()
         size = sizes.image_size

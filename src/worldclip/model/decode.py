@@ -76,7 +76,7 @@ def decode(data: bytes, min_side: int | None = None, *, applies_exif: bool = Tru
         size = jpeg_header.read_size(np.frombuffer(data, np.uint8))  # (0, 0) where Pillow has to read the header
         is_scalable = min_side is not None and min(size) >= 2 * min_side
         pixels = None
-        if _is_fit(*size) and not _is_bomb("JPEG", size, len(data)) and not is_scalable:
+        if not is_scalable and (_fault_of_size(size) or _fault_of_small("JPEG", size, len(data))) is None:
             pixels = _decode_jpeg(data, size)
         if pixels is not None:
             return pixels
@@ -168,7 +168,9 @@ def open_image(data: bytes) -> Image:
     with image_faults():
         if data.startswith(ICON_MARK):  # Pillow decodes it as it opens it
             for size in _sizes_in_icon(data):
-                _check_small("ICO", size, len(data))
+                fault = _fault_of_small("ICO", size, len(data))
+                if fault is not None:
+                    raise fault
         try:
             image: Image = pillow.open(io.BytesIO(data), formats=known_formats())
         except pillow.DecompressionBombError as error:
@@ -176,20 +178,19 @@ def open_image(data: bytes) -> Image:
         except pillow.UnidentifiedImageError as error:
             needs = needs_heif() if is_heif(data) else ""
             raise BadImage(UNDECODABLE, needs or "no known image format") from error
-        _check_size(*image.size)
-        _check_small(image.format, image.size, len(data))
+        fault = _fault_of_size(image.size) or _fault_of_small(image.format, image.size, len(data))
+        if fault is not None:
+            raise fault
         return image
 
 
-def _check_small(kind: str | None, size: tuple[int, int], num_bytes: int) -> None:
-    """Raise BadImage for a small file with so many pixels that its decoder would take more than 1 GiB."""
-    if _is_bomb(kind, size, num_bytes):
-        raise BadImage(BOMB, f"{size[0]} x {size[1]} pixels in {num_bytes} bytes, too many for a file below 4 MiB")
-
-
-def _is_bomb(kind: str | None, size: tuple[int, int], num_bytes: int) -> bool:
-    most = MAX_PIXELS_OF_SMALL.get(kind or "", MAX_PIXELS_OF_OTHER_SMALL)
-    return num_bytes < SMALL_FILE_BYTES and size[0] * size[1] > most
+def _fault_of_small(kind: str | None, size: tuple[int, int], num_bytes: int) -> BadImage | None:
+    """Return the fault of a small file with so many pixels that its decoder would take more than 1 GiB."""
+    width, height = size
+    max_pixels = MAX_PIXELS_OF_SMALL.get(kind or "", MAX_PIXELS_OF_OTHER_SMALL)
+    if num_bytes >= SMALL_FILE_BYTES or width * height <= max_pixels:
+        return None
+    return BadImage(BOMB, f"{width} x {height} pixels in {num_bytes} bytes, too many for a file below 4 MiB")
 
 
 def _sizes_in_icon(data: bytes) -> Iterator[tuple[int, int]]:
@@ -206,52 +207,44 @@ def _sizes_in_icon(data: bytes) -> Iterator[tuple[int, int]]:
             yield abs(width), abs(height) // 2  # the picture above its mask
 
 
-def _check_size(width: int, height: int) -> None:
-    """Raise BadImage for an image that is too large to decode, or too long to be resized by its shorter side."""
-    if _is_fit(width, height):
-        return
+def _fault_of_size(size: tuple[int, int]) -> BadImage | None:
+    """Return the fault of an image that is too large to decode, or too long to be resized by its shorter side."""
+    width, height = size
     if width < 1 or height < 1:
-        raise BadImage(UNDECODABLE, f"{width} x {height} pixels")
+        return BadImage(UNDECODABLE, f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
-        raise BadImage(BOMB, f"{width} x {height} pixels, more than {MAX_PIXELS}")
-    raise BadImage(BOMB, f"{width} x {height} pixels, one side more than {MAX_ASPECT} times the other")
-
-
-def _is_fit(width: int, height: int) -> bool:
-    return (
-        min(width, height) >= 1
-        and width * height <= MAX_PIXELS
-        and max(width, height) <= MAX_ASPECT * min(width, height)
-    )
+        return BadImage(BOMB, f"{width} x {height} pixels, more than {MAX_PIXELS}")
+    if max(size) > MAX_ASPECT * min(size):
+        return BadImage(BOMB, f"{width} x {height} pixels, one side more than {MAX_ASPECT} times the other")
+    return None
 
 
 def pixels_of(image: Image, *, applies_exif: bool = True) -> np.ndarray:
     """Return the present frame of a Pillow image as (height, width, 3) uint8 RGB; otherwise as `decode`."""
     with image_faults():
         image.load()
-        _check_size(*image.size)
-        pixels = _rgb(image)
+        fault = _fault_of_size(image.size)
+        if fault is not None:
+            raise fault
+        width, height = image.size
+        rows = max(1, STRIP_PIXELS // width)
+        if rows >= height:
+            pixels = _rgb_of_strip(image)
+        else:  # in strips: copies of all pixels would add up
+            pixels = np.empty((height, width, 3), np.uint8)
+            for top in range(0, height, rows):
+                strip = image.crop((0, top, width, min(height, top + rows)))
+                pixels[top : top + rows] = _rgb_of_strip(strip)
         if applies_exif:
             pixels = upright(pixels, orientation_of(image))
         return np.ascontiguousarray(pixels)
 
 
-def _rgb(image: Image) -> np.ndarray:
-    """Return (height, width, 3) uint8 of a loaded image, converted in strips: copies of all pixels would add up."""
-    width, height = image.size
-    rows = max(1, STRIP_PIXELS // width)
-    if rows >= height:
-        return _rgb_of_strip(image)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, rows):
-        strip = image.crop((0, top, width, min(height, top + rows)))
-        pixels[top : top + rows] = _rgb_of_strip(strip)
-    return pixels
-
-
 def _rgb_of_strip(image: Image) -> np.ndarray:
     levels = scale_16_bit(image)
-    return np.array(image.convert("RGB")) if levels is None else np.repeat(levels[:, :, None], 3, axis=2)
+    if levels is None:
+        return np.array(image.convert("RGB"))
+    return np.repeat(levels[:, :, None], 3, axis=2)
 
 
 def scale_16_bit(image: Image) -> np.ndarray | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 URL_STARTS = ("http://", "https://")
+_MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}
 
 
 def as_list(images: Any) -> list[Any]:
@@ -53,14 +54,14 @@ def open_image(image: Any, *, applies_exif: bool, prepare: Callable[[np.ndarray]
 
 def require_files(images: Iterable[Any], *, decodes: bool = False) -> None:
     """Raise UserError that names each path among images that is no file, or does not decode; needs no model."""
-    paths = [image for image in images if isinstance(image, str | Path) and (decodes or not Path(image).is_file())]
-    reasons = {path: open_image(path, applies_exif=False) for path in paths}
-    problems = [f"{path}: {reason}" for path, reason in reasons.items() if isinstance(reason, str)]
+    problems: dict[str | Path, str] = {}
+    for image in images:
+        if isinstance(image, str | Path) and (decodes or not Path(image).is_file()):
+            reason = open_image(image, applies_exif=False)
+            if isinstance(reason, str):
+                problems[image] = f"{image}: {reason}"
     if problems:
-        raise UserError(problems)
-
-
-_MEANING = {UNDECODABLE: "is not an image that can be decoded", BOMB: "is a decompression bomb"}
+        raise UserError(list(problems.values()))
 
 
 def _pixels(image: Any, applies_exif: bool) -> np.ndarray:
@@ -68,14 +69,23 @@ def _pixels(image: Any, applies_exif: bool) -> np.ndarray:
     if isinstance(image, str) and image.startswith(URL_STARTS):
         raise ValueError("is a URL; download it and give the file")
     if isinstance(image, str | Path):
-        return decode(_read(Path(image)), applies_exif=applies_exif)
+        try:
+            content = read_regular(Path(image))
+        except FileNotFoundError as error:
+            raise ValueError("does not exist") from error
+        except IsADirectoryError as error:
+            raise ValueError("is a directory; name the image files in it") from error
+        except OSError as error:
+            raise ValueError(f"cannot be read ({error.strerror})") from error
+        return decode(content, applies_exif=applies_exif)
     from PIL import Image as PillowImage
 
     if isinstance(image, np.ndarray):
         is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if image.dtype != np.uint8 or not is_image or image.size == 0:
-            is_planar = image.ndim == 3 and image.shape[0] in (1, 3)
-            hint = "; array.transpose(1, 2, 0) puts the channels last" if is_planar else ""
+            hint = ""
+            if image.ndim == 3 and image.shape[0] in (1, 3):
+                hint = "; array.transpose(1, 2, 0) puts the channels last"
             raise ValueError(f"is an array {image.shape} of {image.dtype}; give (height, width[, 3]) uint8{hint}")
         return pixels_of(PillowImage.fromarray(image))
     if isinstance(image, bytes):
@@ -86,14 +96,3 @@ def _pixels(image: Any, applies_exif: bool) -> np.ndarray:
         f"has the type {type(image).__name__}; give a path, a PIL image, the bytes of a file (file.read()) or a numpy "
         "array (height, width[, 3]) of uint8"
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_regular(path)
-    except FileNotFoundError as error:
-        raise ValueError("does not exist") from error
-    except IsADirectoryError as error:
-        raise ValueError("is a directory; name the image files in it") from error
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from error

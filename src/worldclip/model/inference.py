@@ -28,7 +28,7 @@ from worldclip.core.local_path import has_surrogate
 from worldclip.model import preprocess
 from worldclip.model.images import as_list, open_image, to_pillow
 from worldclip.model.precision import DTYPES
-from worldclip.model.preprocess import describe, facts_of
+from worldclip.model.preprocess import describe
 from worldclip.model.tokenizer import Tokens
 
 if TYPE_CHECKING:
@@ -122,8 +122,12 @@ class Clip:
     def precision(self) -> str | None:
         """The precision of a model in torch; None of one that does not run in torch."""
         model = getattr(self.backend, "model", None)
-        dtype = "" if model is None else str(next(model.parameters()).dtype)
-        return {f"torch.{name}": precision for precision, name in DTYPES.items()}.get(dtype)
+        if model is not None:
+            dtype = str(next(model.parameters()).dtype)
+            for precision, name in DTYPES.items():
+                if dtype == f"torch.{name}":
+                    return precision
+        return None
 
     def __repr__(self) -> str:
         """Return one line: sizes, tokens, device and precision, as far as the model has them."""
@@ -144,8 +148,11 @@ class Clip:
         images = as_list(images)
         features_ND, reasons = self.encode_each(images, batch_size=batch_size, progress=progress)
         if reasons:
-            names = {row: str(image) for row, image in enumerate(images) if isinstance(image, str | Path)}
-            raise UserError([f"{names.get(row, f'image {row}')}: {reason}" for row, reason in reasons.items()])
+            problems = []
+            for row, reason in reasons.items():
+                name = str(images[row]) if isinstance(images[row], str | Path) else f"image {row}"
+                problems.append(f"{name}: {reason}")
+            raise UserError(problems)
         return features_ND
 
     def encode_each(
@@ -180,16 +187,31 @@ class Clip:
         The next batch is prepared while the caller runs the tower, unless the tower takes the same cores: its threads
         wait for each other after every operation, and thus for each one that shares its core with a decoder.
         """
-        prepare_one, join = self._preparation()
+        facts = preprocess.square_facts(self.processor)
+        prepare_one: Callable[[np.ndarray], Any] = to_pillow
+        join: Callable[[list[Any]], Any] | None = None  # None: the processor makes its own batches
+        if facts is not None:
+            prepare_one = partial(preprocess.to_square, facts)
+            join = partial(preprocess.normalise_squares, facts, self._device())
+        elif isinstance(self.processor, preprocess.PerImage):
+            prepare_one = self.processor.of_array
+            join = preprocess.stack
         open_one = partial(open_image, applies_exif=self.applies_exif, prepare=prepare_one)
 
         def prepare(start: int) -> Batch:
-            opened = dict(enumerate(threads.map(open_one, images[start : start + batch_size]), start))
-            reasons = {row: image for row, image in opened.items() if isinstance(image, str)}
-            usable = {row: image for row, image in opened.items() if row not in reasons}
+            usable: dict[int, Any] = {}
+            reasons: dict[int, str] = {}
+            for row, image in enumerate(threads.map(open_one, images[start : start + batch_size]), start):
+                if isinstance(image, str):
+                    reasons[row] = image
+                else:
+                    usable[row] = image
+            opened = list(usable.values())
             pixels = None
-            if usable:
-                pixels = join(list(usable.values()))
+            if opened and join is None:
+                pixels = self.processor(images=opened, return_tensors="pt")["pixel_values"]
+            elif opened:
+                pixels = join(opened)
             return pixels, list(usable), reasons
 
         starts = range(0, len(images), batch_size)
@@ -198,21 +220,6 @@ class Clip:
                 yield from map(prepare, starts)
             else:
                 yield from _one_ahead(prepare, starts)
-
-    def _preparation(self) -> tuple[Callable[[np.ndarray], Any], Callable[[list[Any]], Any]]:
-        """Return what happens to each image in a thread of its own, and what makes a batch of the results."""
-        to_square = preprocess.square_of(self.processor)
-        if to_square is not None:
-            return to_square, self._normalise
-        if isinstance(self.processor, preprocess.PerImage):
-            return self.processor.of_array, preprocess.stack
-        return to_pillow, lambda opened: self.processor(images=opened, return_tensors="pt")["pixel_values"]
-
-    def _normalise(self, squares: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return (B, 3, S, S) float32 on the model's device: bytes are copied there, a quarter of what floats take."""
-        import torch
-
-        return preprocess.normalise_squares(torch.stack(list(squares)).to(self._device()), facts_of(self.processor))
 
     def encode_text(self, texts: Any, *, batch_size: int = TEXT_BATCH, progress: bool = False) -> np.ndarray:
         """Return (M, D) embeddings of texts, which run sorted by length so that there is little padding.

@@ -16,7 +16,6 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import TRAINER, best_checkpoint, report_json, stage_dir, train_dir, trainer_state
 from worldclip.core import artifacts
@@ -35,9 +34,6 @@ from worldclip.model.inference import Clip, TorchBackend
 from worldclip.model.precision import DTYPES, pick_precision
 from worldclip.model.preprocess import RULES, Rule, processor_problems, reference
 from worldclip.model.weights import library_faults
-
-if TYPE_CHECKING:
-    pass
 
 AUTO = "auto"
 RUNS = "runs"  # the folder in which recipes put their runs
@@ -112,13 +108,14 @@ class Source:
             here = [artifacts.fingerprint(path, place) for path in files if path.exists()]
             return artifacts.digest([*here, *open_clip_folder.named_tokenizer(place)])
         *_, repository, folder, commit = ("", "", *self.path.resolve().parts)
-        fingerprints: list[object] = [repository, commit]
-        if not (repository.startswith("models--") and folder == "snapshots"):
-            files = [path for path in files_of(self.path) if path.suffix != ".md"]
-            files = [path for path in files if path.relative_to(self.path).parts[0] != TRAINER]
-            fingerprints = [artifacts.fingerprint(path, self.path) for path in files]
-            fingerprints += open_clip_folder.named_tokenizer(self.path)
-        return artifacts.digest(fingerprints)
+        if repository.startswith("models--") and folder == "snapshots":
+            return artifacts.digest([repository, commit])
+        fingerprints = [
+            artifacts.fingerprint(path, self.path)
+            for path in files_of(self.path)
+            if path.suffix != ".md" and path.relative_to(self.path).parts[0] != TRAINER
+        ]
+        return artifacts.digest([*fingerprints, *open_clip_folder.named_tokenizer(self.path)])
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -257,8 +254,10 @@ def _local_path(source: str | Path, precision: str | None) -> Path:
         return path
     name = None if isinstance(source, Path) else hub_id(source)
     if name is None:
+        hint = ""
         row = published.find(str(source).removeprefix("hf-hub:"))
-        hint = f"; the hub id of this model is {row.hub_id}" if row else ""
+        if row is not None:
+            hint = f"; the hub id of this model is {row.hub_id}"
         raise UserError(
             f"{source} does not exist; {nearest_path(str(source))}give a run, a model's folder or file, or a hub id "
             f"(owner/name){hint}"
@@ -279,24 +278,26 @@ def hub_id(source: str) -> str | None:
 
 
 def _is_missing_folder(source: str) -> bool:
-    """Return whether owner/name is rather a path: below runs/ or a folder that is here, and no model known here."""
+    """Return whether owner/name is rather a path: below runs/ or a folder that is here, and no model known here.
+
+    A published model is known, and one that was downloaded before.
+    """
     owner = source.partition("/")[0]
     if owner != RUNS and not Path(owner).is_dir():
         return False
-    return published.find(source) is None and not _is_in_cache(source)
-
-
-def _is_in_cache(hub_id: str) -> bool:
-    """Return whether a hub repository was downloaded before."""
+    if published.find(source) is not None:
+        return False
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
-        return False
-    try:
-        paths = [try_to_load_from_cache(hub_id, name) for name in ("config.json", open_clip_folder.CONFIG_FILE)]
-    except ValueError:  # no name of a repository
-        return False
-    return any(isinstance(path, str) for path in paths)
+        return True
+    for name in ("config.json", open_clip_folder.CONFIG_FILE):
+        try:
+            if isinstance(try_to_load_from_cache(source, name), str):
+                return False
+        except ValueError:  # no name of a repository
+            break
+    return True
 
 
 def _download(hub_id: str, precision: str) -> Path:
@@ -309,7 +310,15 @@ def _download(hub_id: str, precision: str) -> Path:
     with library_faults(problem, "give a run, a model's folder or file, or a hub id (owner/name); check the network"):
         try:
             folder = Path(snapshot_download(hub_id, allow_patterns=small_files))
-            return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *_weights_of(folder, precision)]))
+            patterns = ["model*.safetensors"]
+            if (folder / open_clip_folder.CONFIG_FILE).exists():
+                patterns = list(open_clip_folder.WEIGHT_FILES)
+            elif onnx_folder.SCALE in huggingface_folder.read_config_json(
+                folder
+            ):  # only our ONNX folders have it there
+                files = onnx_folder.encoders(folder, precision)
+                patterns = [f"{path.relative_to(folder).as_posix()}*" for path in files]
+            return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *patterns]))
         except Exception as error:
             if not is_unreachable(error):
                 raise
@@ -318,12 +327,3 @@ def _download(hub_id: str, precision: str) -> Path:
                 f"connect (unset HF_HUB_OFFLINE); or on a computer with a network: hf download {hub_id} --local-dir "
                 "MODEL, copy the folder MODEL here and give its path (docs/start_use.md, Without a network)"
             ) from error
-
-
-def _weights_of(folder: Path, precision: str) -> list[str]:
-    """Return the patterns of the weights to download, by a repository's small files."""
-    if (folder / open_clip_folder.CONFIG_FILE).exists():
-        return list(open_clip_folder.WEIGHT_FILES)
-    if onnx_folder.SCALE in huggingface_folder.read_config_json(folder):  # only our ONNX folders have it there
-        return [f"{path.relative_to(folder).as_posix()}*" for path in onnx_folder.encoders(folder, precision)]
-    return ["model*.safetensors"]

@@ -39,5 +39,8 @@ def bf16_hardware(device: torch.device) -> str:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         return ""
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])  # none on ARM
-    return ", ".join(flag for flag in CPU_FLAGS if flag in flags)
+    for line in lines:
+        if line.startswith("flags"):  # the same for each core; ARM has no such line
+            flags = line.split()
+            return ", ".join(flag for flag in CPU_FLAGS if flag in flags)
+    return ""

@@ -135,16 +135,18 @@ def _is_number(value: Any) -> bool:
 
 def per_channel(value: float | Sequence[float]) -> tuple[float, ...]:
     """Return a mean or deviation for three channels; transformers allow one number for all."""
-    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
-    return numbers * 3 if len(numbers) == 1 else numbers
+    if not isinstance(value, Sequence):
+        return (value,) * 3
+    if len(value) == 1:
+        return (value[0],) * 3
+    return tuple(value)
 
 
 def describe(processor: Any, *, applies_exif: bool) -> Report:
     """Return what a processor does to an image, in words, for the record of an evaluation."""
     if isinstance(processor, PerImage):
         facts = processor.facts
-        edges = _edges(facts)
-        cropped = _crop_of_facts(facts)
+        edges, cropped = _edges_and_crop(facts)
         interpolation = facts.interpolation
         implementation = "Pillow"
         mean, std = facts.mean, facts.std
@@ -165,21 +167,19 @@ def describe(processor: Any, *, applies_exif: bool) -> Report:
     }
 
 
-def _edges(facts: Preprocess) -> Report:
-    """Return what the image is resized to, as Hugging Face's processors hold it."""
+def _edges_and_crop(facts: Preprocess) -> tuple[Report, Report]:
+    """Return what the image is resized to and the central crop, {} for the whole image, as Hugging Face holds them."""
+    square = {"height": facts.size, "width": facts.size}
     if facts.mode == "squash":
-        return {"height": facts.size, "width": facts.size}
-    return {f"{facts.mode}_edge": facts.size}
-
-
-def _crop_of_facts(facts: Preprocess) -> Report:
-    """Return the central crop, {} where it is the whole image."""
-    return {} if facts.mode == "squash" else {"height": facts.size, "width": facts.size}
+        return square, {}
+    return {f"{facts.mode}_edge": facts.size}, square
 
 
 def _crop_of(processor: Any) -> Report:
     """Return the central crop of a Hugging Face processor, {} where it crops nothing."""
-    return dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+    if not getattr(processor, "do_center_crop", False):
+        return {}
+    return dict(getattr(processor, "crop_size", None) or {})
 
 
 def _in_words(edges: Report) -> str:
@@ -212,21 +212,21 @@ def reference(processor: Any, *, is_numpy: bool = False) -> PerImage:
     return PerImage(lambda image: torch.from_numpy(pixels(image)), facts)
 
 
-def square_of(processor: Any) -> Callable[[np.ndarray], torch.Tensor] | None:
-    """Return what Hugging Face's processor does to an image before it normalises; its own batches take one thread.
+def square_facts(processor: Any) -> Preprocess | None:
+    """Return what a processor of Hugging Face does, if `to_square` and `normalise_squares` do the same.
 
-    The function maps (height, width, 3) uint8 to (3, size, size) uint8, safe to call from several threads; its pixels,
-    normalised by `normalise_squares`, are the processor's.  None for a processor with other steps than those two.
+    Their pixels are then the processor's, whose own batches take one thread.  None for a processor with other steps.
     """
     if isinstance(processor, PerImage) or getattr(processor, "backend", None) != "torchvision":
         return None
     try:
-        return partial(_resize_to_square, facts_of(processor))
+        return facts_of(processor)
     except UserError:
         return None
 
 
-def _resize_to_square(facts: Preprocess, pixels_HW3: np.ndarray) -> torch.Tensor:
+def to_square(facts: Preprocess, pixels_HW3: np.ndarray) -> torch.Tensor:
+    """Map (height, width, 3) uint8 to (3, size, size) uint8; safe to call from several threads."""
     import torch
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import crop, resize
@@ -242,13 +242,16 @@ def _resize_to_square(facts: Preprocess, pixels_HW3: np.ndarray) -> torch.Tensor
     return cropped
 
 
-def normalise_squares(squares_B3SS: torch.Tensor, facts: Preprocess) -> torch.Tensor:
-    """Map (B, 3, S, S) uint8 to float32 as Hugging Face's processors round, on the device of the squares."""
+def normalise_squares(facts: Preprocess, device: str, squares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Map B squares to (B, 3, S, S) float32 on a device, as Hugging Face's processors round.
+
+    The bytes are copied to the device, a quarter of what floats take.
+    """
     import torch
 
-    mean, std = (
-        torch.tensor(values, device=squares_B3SS.device)[:, None, None] * 255.0 for values in (facts.mean, facts.std)
-    )
+    squares_B3SS = torch.stack(list(squares)).to(device)
+    mean = torch.tensor(facts.mean, device=device)[:, None, None] * 255.0
+    std = torch.tensor(facts.std, device=device)[:, None, None] * 255.0
     return squares_B3SS.to(torch.float32).sub_(mean).div_(std)
 
 
@@ -259,32 +262,29 @@ def pillow_pixels(facts: Preprocess, image: Any, *, round_offset: Callable[[floa
     """
     size = facts.size
     shortest = min(image.size)
-    if facts.mode == "squash":
-        width = height = size
-    else:  # both libraries truncate the long side
-        width, height = (int(size * side / shortest) for side in image.size)
+    width = height = size
+    if facts.mode != "squash":  # both libraries truncate the long side
+        width = int(size * image.width / shortest)
+        height = int(size * image.height / shortest)
     resized = image.resize((width, height), BICUBIC)
     left = round_offset((width - size) / 2)
     top = round_offset((height - size) / 2)
     square = resized.crop((left, top, left + size, top + size))
     pixels_3SS = np.array(square).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (facts.mean, facts.std))
+    mean = np.array(facts.mean, np.float32).reshape(3, 1, 1)
+    std = np.array(facts.std, np.float32).reshape(3, 1, 1)
     return np.ascontiguousarray((pixels_3SS - mean) / std)
 
 
 def to_hugging_face(facts: Preprocess) -> CLIPImageProcessor:
     """Return Hugging Face's processor of a model of our family."""
+    edges, cropped = _edges_and_crop(facts)
     processor: CLIPImageProcessor = require_transformers().CLIPImageProcessor(
-        size=_edges(facts),
-        do_center_crop=bool(_crop_of_facts(facts)),
+        size=edges,
+        do_center_crop=bool(cropped),
         crop_size={"height": facts.size, "width": facts.size},
         resample=BICUBIC,
         image_mean=list(facts.mean),
         image_std=list(facts.std),
     )
     return processor
-
-
-def to_open_clip(facts: Preprocess) -> Report:
-    """Return preprocess_cfg of open_clip_config.json, for a model of our family."""
-    return {"mean": list(facts.mean), "std": list(facts.std), "interpolation": "bicubic", "resize_mode": facts.mode}

@@ -72,12 +72,6 @@ class Published:
             parts.append(str(self.image_size))
         return "-".join([*parts, "worldwide"])
 
-    @property
-    def reference_model(self) -> str:
-        """The `model_name` in the reference's README: the name above @ the class of the text encoder."""
-        encoder = "mT5WorldWideCLIP" if self.tokenizer is MT5 else "WorldWideCLIP"
-        return f"{self.reference}@{encoder}"
-
     def model_config(self) -> ModelConfig:
         return ModelConfig(preset=self.preset, image_size=self.image_size)
 
@@ -124,12 +118,21 @@ MT5_BASE_IDS = 250_100
 
 def activation(preset: str, image_size: int) -> Activation:
     """Return the activation of the published weights of that size; gelu where none are published."""
-    return next((row.activation for row in FAMILY if (row.preset, row.image_size) == (preset, image_size)), "gelu")
+    for row in FAMILY:
+        if (row.preset, row.image_size) == (preset, image_size):
+            return row.activation
+    return "gelu"
 
 
 def find(name: str) -> Published | None:
-    """Return the row with this hub id, its last part, or name in open_clip, timm or the reference; else None."""
+    """Return the row with this hub id, its last part, or name in open_clip, timm or the reference; else None.
+
+    The README of the reference writes its name @ the class of the text encoder, `ViT-B-32-worldwide@WorldWideCLIP`.
+    """
     for row in FAMILY:
-        if name in (row.hub_id, row.name, row.open_clip, row.timm, row.reference, row.reference_model):
+        encoder = "WorldWideCLIP"
+        if row.tokenizer is MT5:
+            encoder = "mT5WorldWideCLIP"
+        if name in (row.hub_id, row.name, row.open_clip, row.timm, row.reference, f"{row.reference}@{encoder}"):
             return row
     return None

@@ -55,13 +55,6 @@ def min_cosine(actual: np.ndarray, expected: np.ndarray) -> float:
     return float((actual * expected).sum(axis=1).min())
 
 
-def unit(features: torch.Tensor) -> np.ndarray:
-    """Return the features as float32 numpy rows of unit length."""
-    import torch
-
-    return torch.nn.functional.normalize(features.detach().float(), dim=-1).cpu().numpy()
-
-
 def require_close(difference: float, library: str) -> float:
     """Return `difference`.  Raises UserError where it exceeds TOLERANCE, or is NaN."""
     if not difference <= TOLERANCE:

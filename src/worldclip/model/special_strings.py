@@ -36,7 +36,12 @@ class SpecialStrings:
         self._stages = tuple(stages)
         self._is_decoding = is_decoding
         self._gives_special = gives_special
-        self._keys = {_key(special) for special in self.strings} | ({"&"} if is_decoding else set())
+        # The character of each special string that is rarest in texts: without it there is no special string.
+        self._keys = {
+            min(special, key=lambda char: (char not in string.punctuation, char.isalnum())) for special in self.strings
+        }
+        if is_decoding:
+            self._keys.add("&")
         self._harmless: set[str] = set()
 
     def break_in(self, text: str) -> str:
@@ -76,20 +81,18 @@ class SpecialStrings:
         for stage in self._stages:
             made = stage(made)
             if any(special in made for special in self.strings):
-                is_special = self._gives_special is None or self._gives_special(text)
-                return made if is_special else None
+                if self._gives_special is None or self._gives_special(text):
+                    return made
+                return None
         return None
-
-
-def _key(special: str) -> str:
-    """Return the character of a special string that is rarest in texts: without it there is no special string."""
-    return min(special, key=lambda char: (char not in string.punctuation, char.isalnum()))
 
 
 def stages_of(hf: Any) -> tuple[Stage, ...]:
     """Return the stages of a tokenizer of transformers: its normaliser, if it has one."""
     normaliser = getattr(getattr(hf, "backend_tokenizer", None), "normalizer", None)
-    return () if normaliser is None else (normaliser.normalize_str,)
+    if normaliser is None:
+        return ()
+    return (normaliser.normalize_str,)
 
 
 def break_specials(text: str, specials: Sequence[str]) -> str:
@@ -98,7 +101,10 @@ def break_specials(text: str, specials: Sequence[str]) -> str:
     A special string of one character is deleted.  Repeats until none is left, since breaking one may complete another.
     """
     while True:
-        special = next((special for special in specials if special in text), None)
-        if special is None:
+        for special in specials:
+            if special in text:
+                break
+        else:
             return text
-        text = text.replace(special, f"{special[0]} {special[1:]}" if len(special) > 1 else "")
+        broken = f"{special[0]} {special[1:]}" if len(special) > 1 else ""
+        text = text.replace(special, broken)

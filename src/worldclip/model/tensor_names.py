@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import MetaClip2Config
 
-Shape = tuple[int, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -26,22 +24,11 @@ class Rule:
     theirs: str
     is_transposed: bool = False
 
-    def to_theirs(self, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        import torch
-
-        parts = [state[name] for name in self.ours]
-        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return (whole.T if self.is_transposed else whole).contiguous()
-
-    def to_ours(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        whole = tensor.T if self.is_transposed else tensor
-        parts = whole.chunk(len(self.ours)) if len(self.ours) > 1 else (whole,)
-        return {name: part.contiguous() for name, part in zip(self.ours, parts, strict=True)}
-
 
 def open_clip_rules(config: MetaClip2Config) -> list[Rule]:
     """Return the rules of both towers for open_clip's CLIP, whose names the MetaCLIP reference shares."""
-    vision, text = "vision_model.", "text_model."
+    vision = "vision_model."
+    text = "text_model."
     vision_config: Any = config.vision_config  # transformers types both as optional
     text_config: Any = config.text_config
     return [
@@ -87,18 +74,29 @@ def _pair(ours: str, theirs: str) -> list[Rule]:
 
 def to_theirs(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return their tensors from our state dict."""
-    return {rule.theirs: rule.to_theirs(state) for rule in rules}
+    import torch
+
+    theirs = {}
+    for rule in rules:
+        whole = state[rule.ours[0]]
+        if len(rule.ours) > 1:
+            whole = torch.cat([state[name] for name in rule.ours])
+        if rule.is_transposed:
+            whole = whole.T
+        theirs[rule.theirs] = whole.contiguous()
+    return theirs
 
 
 def to_ours(rules: Sequence[Rule], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return our state dict, in float32, from their tensors."""
     ours = {}
     for rule in rules:
-        for name, part in rule.to_ours(state[rule.theirs]).items():
-            ours[name] = part.float()
+        whole = state[rule.theirs]
+        if rule.is_transposed:
+            whole = whole.T
+        if len(rule.ours) == 1:
+            ours[rule.ours[0]] = whole.contiguous().float()
+            continue
+        for name, part in zip(rule.ours, whole.chunk(len(rule.ours)), strict=True):
+            ours[name] = part.contiguous().float()
     return ours
-
-
-def shapes(state: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
-    """Return the shape of each tensor by name."""
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -61,7 +61,8 @@ class Tokens:
 
     def padded(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Return (num_rows, length of the longest) int64, padded on the right."""
-        rows = np.arange(len(self)) if rows is None else rows
+        if rows is None:
+            rows = np.arange(len(self))
         lengths = self.lengths[rows]
         columns = np.arange(lengths.max(initial=0))
         is_real = columns < lengths[:, None]
@@ -180,17 +181,24 @@ def load_hugging_face(source: str | Path) -> PreTrainedTokenizerFast:
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context_length: int) -> Tokenizer:
-    """Train a tokenizer with `vocab_size` pieces, or fewer where the texts do not hold so many.
+    """Train a Unigram tokenizer (arXiv:1804.10959) of `vocab_size` pieces; fewer where the texts do not hold so many.
 
-    Equal texts in equal order give equal bytes in every process.  Raises UserError where vocab_size is too small for
-    the characters.
+    Specials come first, then pieces by descending rounded score and by text.  Equal texts in equal order give equal
+    bytes in every process: sentencepiece trains on one thread and we number the pieces, since the trainer of
+    `tokenizers` numbers equally likely pieces differently in each process.
+
+    Raises UserError where vocab_size is too small for the characters.
     """
     from tokenizers import Tokenizer as Pipeline
-    from tokenizers import decoders, pre_tokenizers, processors
+    from tokenizers import decoders, models, pre_tokenizers, processors
 
     normalizer = _normalizer()
     normalised = (normalizer.normalize_str(text[:MAX_TRAINING_CHARS]) for text in texts)
-    pipeline = Pipeline(_train_unigram((text for text in normalised if text), vocab_size))
+    trained = _train_sentencepiece(filter(None, normalised), vocab_size - len(SPECIALS) + 1)  # +1: sentencepiece's unk
+    pieces = [(piece, round(score, SCORE_DIGITS)) for piece, score in trained]
+    pieces.sort(key=lambda item: (-item[1], item[0]))
+    vocabulary = [*((special, 0.0) for special in SPECIALS), *pieces]
+    pipeline = Pipeline(models.Unigram(vocabulary, unk_id=UNK_ID))
     pipeline.normalizer = normalizer
     pipeline.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START)
     pipeline.decoder = decoders.Metaspace()
@@ -233,20 +241,6 @@ def tokenizer_of(pipeline: Any, context_length: int, specials: Mapping[str, str]
         **specials,
     )
     return Tokenizer(hf, context_length)
-
-
-def _train_unigram(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train a Unigram model (arXiv:1804.10959): specials first, then pieces by descending rounded score and by text.
-
-    sentencepiece trains on one thread and we number the pieces: the trainer of `tokenizers` numbers equally likely
-    pieces differently in each process.
-    """
-    from tokenizers import models
-
-    trained = _train_sentencepiece(texts, vocab_size - len(SPECIALS) + 1)  # +1: sentencepiece's unk
-    pieces = [(piece, round(score, SCORE_DIGITS)) for piece, score in trained]
-    pieces.sort(key=lambda item: (-item[1], item[0]))
-    return models.Unigram([*((special, 0.0) for special in SPECIALS), *pieces], unk_id=UNK_ID)
 
 
 def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float]]:

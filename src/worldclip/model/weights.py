@@ -72,27 +72,13 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Raises UserError for a file that is cut, is not a checkpoint, or holds code besides tensors.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        content = _read_pickle(path) if path.suffix in PICKLES else load_file(path)
-    except SafetensorError as error:
-        raise _corrupt(path, error) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict (name -> tensor), neither bare nor as state_dict")
-    return {_WRAPPERS.sub("", name): tensor for name, tensor in content.items()}
-
-
-def _read_pickle(path: Path) -> Any:
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix in PICKLES:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            content = load_file(path)
     except pickle.UnpicklingError as error:
         # torch names the refused object as "GLOBAL module.name"
         _, _, refused = str(error).rpartition("GLOBAL ")
@@ -108,7 +94,14 @@ def _read_pickle(path: Path) -> Any:
             raise UserError(
                 f"{path} is a TorchScript archive, which is a program, and is refused; save its state_dict"
             ) from error
-        raise _corrupt(path, error) from error
+        raise UserError(f"{path} is cut or corrupt ({first_line(error)}); copy or download it again") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict (name -> tensor), neither bare nor as state_dict")
+    return {_WRAPPERS.sub("", name): tensor for name, tensor in content.items()}
 
 
 # What in a folder's records would make transformers fetch or run something else than its own model.
@@ -118,6 +111,7 @@ _FOREIGN = {
     "_attn_implementation": "names an attention kernel, which is code from the net",
     "experts_implementation": "names a kernel, which is code from the net",
 }
+_OWN_ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2")  # of transformers itself
 MAX_LAYERS = 512  # a tower is built before its tensors are compared with the files
 _LAYERS = ("num_hidden_layers", "layers")
 _ADAPTER = "adapter_config.json"
@@ -142,16 +136,11 @@ def refuse_foreign_code(folder: Path) -> None:
         )
     for path in sorted(folder.glob("*config.json")):
         record = read_json_config(path)
-        problems += [
-            f"{path}: {key} = {value!r:.100} {_FOREIGN[key]}; remove it"
-            for key, value in _iter_items(record)
-            if key in _FOREIGN and value not in (None, "eager", "sdpa", "flex_attention", "flash_attention_2")
-        ]
-        problems += [
-            f"{path}: {key} is {value}; a tower has 1 to {MAX_LAYERS} layers"
-            for key, value in _iter_items(record)
-            if key in _LAYERS and isinstance(value, int) and not 1 <= value <= MAX_LAYERS
-        ]
+        for key, value in _iter_items(record):
+            if key in _FOREIGN and value not in (None, *_OWN_ATTENTION):
+                problems.append(f"{path}: {key} = {value!r:.100} {_FOREIGN[key]}; remove it")
+            if key in _LAYERS and isinstance(value, int) and not 1 <= value <= MAX_LAYERS:
+                problems.append(f"{path}: {key} is {value}; a tower has 1 to {MAX_LAYERS} layers")
     if problems:
         raise UserError(problems)
 
@@ -187,7 +176,3 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if missing:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which its index names; copy the whole model again")
     return [folder / shard for shard in names]
-
-
-def _corrupt(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is cut or corrupt ({first_line(error)}); copy or download it again")

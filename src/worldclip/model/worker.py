@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from worldclip.core.execute import usable_cores
+from worldclip.model.clip import pick_device
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip
 from worldclip.model.load import Source, files_of, read
@@ -28,33 +29,22 @@ class WorkerModel:
 def num_processes(device: str, source: Source) -> int:
     """Return one process per CUDA device, else one per core while half of the memory holds the weights.
 
-    ONNX encoders run on the CPU.
+    ONNX encoders run on the CPU.  Raises UserError for an unavailable device.
     """
     if source.layout != "onnx":
-        num_devices = _num_cuda_devices(device)
-        if num_devices:
-            return num_devices
+        chosen = pick_device(device)
+        if chosen.type == "cuda" and chosen.index is not None:  # cuda:N
+            return 1
+        if chosen.type == "cuda":
+            import torch
+
+            return torch.cuda.device_count()
     files = [source.path]
     if not source.path.is_file():
         files = files_of(source.path)
     weights = max(1, sum(file.stat().st_size for file in files if file.suffix not in (".json", ".md")))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(usable_cores(), memory // 2 // weights))
-
-
-def _num_cuda_devices(device: str) -> int:
-    """Return the number of CUDA devices, 1 for one of them (cuda:N), 0 if the model runs elsewhere.
-
-    Raises UserError for an unavailable device.
-    """
-    from worldclip.model.clip import pick_device
-
-    chosen = pick_device(device)
-    if chosen.type != "cuda":
-        return 0
-    import torch
-
-    return torch.cuda.device_count() if chosen.index is None else 1
 
 
 @functools.lru_cache(maxsize=1)

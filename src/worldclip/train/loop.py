@@ -22,7 +22,6 @@ from worldclip.core.errors import UserError
 from worldclip.core.job import Report, Run
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
-from worldclip.model.clip import count_parameters
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate
@@ -121,7 +120,7 @@ class Trainer:
         loader = self.loader
         missing = f", {loader.num_without_image:,} kept pairs without an image" if loader.num_without_image else ""
         processes = f"{self.world.size} processes, " if self.world.size > 1 else ""
-        num_parameters = count_parameters(self.state.model.clip)
+        num_parameters = self.state.model.clip.num_parameters()
         return (
             f"{num_parameters / 1e6:.1f}M parameters, {self.tokenizer.vocab_size:,} tokens, "
             f"{self.schedule.num_steps:,} steps on {processes}{self.device.type}; "

@@ -10,7 +10,7 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
-from worldclip.model import preprocess, sample_inputs, tensor_names, weights
+from worldclip.model import preprocess, sample_inputs, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
 from worldclip.model.formats.interface import LoadOptions
@@ -38,8 +38,9 @@ def read(path: Path, options: LoadOptions) -> Clip:
         return other_clips.read_transformers(path, config, options)
     config, tokenizer, processor = read_parts(path, options)
     if not weights.weight_files(path, "model.safetensors"):
-        is_sharded = (layout.trainer_dir(path) / "shards").is_dir()  # written by several processes
-        remedy = f"run worldclip consolidate {path}" if is_sharded else "copy or download it whole"
+        remedy = "copy or download it whole"
+        if (layout.trainer_dir(path) / "shards").is_dir():  # written by several processes
+            remedy = f"run worldclip consolidate {path}"
         raise UserError(f"{path} holds config.json and no weights (model.safetensors); {remedy}")
     model = other_clips.read_whole(require_transformers().MetaClip2Model, path, config, is_strict=True)
     return Clip(TorchBackend(model.to(pick_device(options.device)).eval()), tokenizer, processor)
@@ -55,8 +56,10 @@ def read_parts(folder: Path, options: LoadOptions) -> tuple[Any, Tokenizer, Any]
     check_tokenizer(config, tokenizer)
     image_size = config.vision_config.image_size
     processor = require_transformers().AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    is_cropped = getattr(processor, "do_center_crop", False)
-    size = dict((processor.crop_size if is_cropped else processor.size) or {})
+    size = processor.size
+    if getattr(processor, "do_center_crop", False):
+        size = processor.crop_size
+    size = dict(size or {})
     sides = sorted({side for side in (size.get("height"), size.get("width")) if side is not None})
     if sides and sides != [image_size]:
         raise UserError(
@@ -93,7 +96,7 @@ def build(config: Any, state: dict[str, torch.Tensor]) -> Any:
 
     create = require_transformers().MetaClip2Model.from_pretrained
     model = create(None, config=config, state_dict=state, dtype=torch.float32).eval()
-    assert tensor_names.shapes(model.state_dict()) == tensor_names.shapes(state)
+    assert model.state_dict().keys() == state.keys()
     return model
 
 

@@ -1,4 +1,4 @@
-"""Both ONNX encoders in onnxruntime, on the CPU."""
+"""The files of both ONNX encoders, and the encoders in onnxruntime, on the CPU.  No torch is needed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ from worldclip.model.weights import library_faults
 
 if TYPE_CHECKING:
     import torch
+
+
+FOLDER = "onnx"
+IMAGE, TEXT, JOINT = "vision_model", "text_model", "model"
+# Suffixes of transformers.js; its dtype q8 is our int8.
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
+
+
+def model_path(folder: Path, tower: str, precision: str) -> Path:
+    """Return the file of an encoder, IMAGE or TEXT, or of both, JOINT, in fp32, fp16 or int8."""
+    return folder / FOLDER / f"{tower}{SUFFIXES[precision]}.onnx"
 
 
 @dataclass(frozen=True, slots=True)

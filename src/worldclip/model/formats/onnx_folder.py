@@ -17,19 +17,27 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core.artifacts import read_json, write_json
-from worldclip.core.errors import UserError
+from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
 from worldclip.model import sample_inputs
-from worldclip.model.formats import onnx_graphs
 from worldclip.model.formats.huggingface_folder import (
     read_config_json,
     read_parts,
     write_tokenizer_and_processor,
 )
 from worldclip.model.formats.interface import TORCH, LoadOptions
-from worldclip.model.formats.onnx_backend import OnnxBackend, attention_mask, open_session
-from worldclip.model.formats.onnx_graphs import FOLDER, IMAGE, JOINT, SUFFIXES, TEXT, check_file, model_path
+from worldclip.model.formats.onnx_backend import (
+    FOLDER,
+    IMAGE,
+    JOINT,
+    SUFFIXES,
+    TEXT,
+    OnnxBackend,
+    attention_mask,
+    model_path,
+    open_session,
+)
 from worldclip.model.formats.onnx_joint import write_joint
 from worldclip.model.formats.onnx_parts import are_plain, read_plain_parts
 from worldclip.model.inference import Clip
@@ -60,7 +68,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
         raise UserError(f"device = {options.device!r}: ONNX folders run on the CPU; use auto or cpu")
     precision = options.precision or "fp32"
     files = encoders(path, precision)
-    written = [name for name in SUFFIXES if all(file.exists() for file in encoders(path, name))]
+    written = [name for name in SUFFIXES if all(map(Path.exists, encoders(path, name)))]
     if precision not in written:
         raise UserError(f"{path} has no {precision} encoders; choose a precision: {', '.join(written)}")
     read_all = read_plain_parts if are_plain(path, options) else read_parts
@@ -74,6 +82,8 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: boo
 
     has_joint: write the joint graphs too.
     """
+    from worldclip.model.formats import onnx_graphs
+
     clip.model.config.save_pretrained(folder)
     config_path = folder / "config.json"
     write_json(config_path, {**read_json(config_path), SCALE: clip.backend.logit_scale})
@@ -83,7 +93,8 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: boo
         onnx_graphs.write_encoder(clip.model, tower, folder, precisions)
     if has_joint:
         for precision in precisions:
-            image, text, joint = (model_path(folder, name, precision) for name in (IMAGE, TEXT, JOINT))
+            image, text = encoders(folder, precision)
+            joint = model_path(folder, JOINT, precision)
             write_joint(image, text, joint, clip.backend.logit_scale, onnx_graphs.MAX_FILE_BYTES)
 
 
@@ -94,13 +105,17 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str], *, has_joint: b
     size; they hold small weights a second time.
     Raises UserError also for files that are not valid ONNX, which some runtimes load all the same.
     """
+    onnx = require("onnx", extra="export")
     tokens = clip.tokenizer.encode(sample_inputs.TEXTS)
     pixels = sample_inputs.pixels(clip)
     expected = (clip.backend.encode_pixels(pixels), clip.encode_text(list(sample_inputs.TEXTS)))
+    names = (IMAGE, TEXT, JOINT) if has_joint else (IMAGE, TEXT)
     checked: dict[str, float] = {}
     for precision in precisions:
-        for name in (IMAGE, TEXT, JOINT) if has_joint else (IMAGE, TEXT):
-            check_file(model_path(folder, name, precision))
+        for name in names:
+            path = model_path(folder, name, precision)
+            with library_faults(f"{path} is not valid ONNX", "nothing was exported"):
+                onnx.checker.check_model(str(path))
         backend = read(folder, LoadOptions(device="cpu", precision=precision)).backend
         embeds = (backend.encode_pixels(pixels), backend.encode_tokens(tokens, num_chunks=len(tokens)))
         pairs = list(zip(embeds, expected, strict=True))

@@ -11,27 +11,17 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from worldclip.core.errors import require
+from worldclip.model.formats.onnx_backend import IMAGE, model_path
 from worldclip.model.towers import pooled_image, pooled_text
-from worldclip.model.weights import library_faults
 
-if TYPE_CHECKING:
-    import torch
-
-FOLDER = "onnx"
-IMAGE, TEXT, JOINT = "vision_model", "text_model", "model"
-# Suffixes of transformers.js; its dtype q8 is our int8.
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 OPSET = 18
 MAX_FILE_BYTES = 1_500_000_000  # larger tensors go to <name>.onnx_data: a protobuf file is limited to 2 GiB
 QUANTISED_OPS = ["MatMul", "Gather"]  # Gather: the token table, which is most of a small model
-
-
-def model_path(folder: Path, tower: str, precision: str) -> Path:
-    """Return the file of an encoder, IMAGE or TEXT, or of both, JOINT, in fp32, fp16 or int8."""
-    return folder / FOLDER / f"{tower}{SUFFIXES[precision]}.onnx"
 
 
 def write_encoder(model: Any, tower: str, folder: Path, precisions: Sequence[str]) -> None:
@@ -48,8 +38,6 @@ def write_encoder(model: Any, tower: str, folder: Path, precisions: Sequence[str
 
 
 def _write_float32(model: Any, tower: str, path: Path) -> None:
-    import torch
-
     batch = torch.export.Dim("batch_size")
     if tower == IMAGE:
         size = model.config.vision_config.image_size
@@ -69,8 +57,6 @@ def write_graph(
 
     inputs: examples by name, in the order of the encoder's arguments.  dynamic: the dimensions that are not fixed.
     """
-    import torch
-
     onnx_ir = require("onnx_ir", extra="export")
     require("onnxscript", extra="export")
     with _without_warnings(), contextlib.redirect_stdout(io.StringIO()):  # torch prints its progress
@@ -97,9 +83,11 @@ def write_graph(
     onnx_ir.save(program.model, path, external_data=_external_data(path).name if is_large else None)
 
 
-def image_encoder(model: Any) -> Any:
-    """Return a module: pixels (B, 3, S, S) -> image embeddings (B, D), not normalised."""
-    import torch
+def image_encoder(model: Any) -> torch.nn.Module:
+    """Return a module: pixels (B, 3, S, S) -> image embeddings (B, D), not normalised.
+
+    The written graph holds the class's qualified name.
+    """
 
     class ImageEncoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -114,9 +102,8 @@ def image_encoder(model: Any) -> Any:
     return ImageEncoder()
 
 
-def text_encoder(model: Any) -> Any:
+def text_encoder(model: Any) -> torch.nn.Module:
     """Return a module: ids and mask (B, L) int64 -> text embeddings (B, D), not normalised."""
-    import torch
 
     class TextEncoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -191,10 +178,3 @@ def _without_warnings() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def check_file(path: Path) -> None:
-    """Raise UserError for a file that is not valid ONNX."""
-    onnx = require("onnx", extra="export")
-    with library_faults(f"{path} is not valid ONNX", "nothing was exported"):
-        onnx.checker.check_model(str(path))

@@ -39,19 +39,18 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     logit_scale: the factor of cosines.  Embedded weights of more than max_bytes go to <name>.onnx_data.
     """
     onnx = require("onnx", extra="export")
-    image, text = (onnx.load(encoder, load_external_data=False) for encoder in (image_path, text_path))
+    image = onnx.load(image_path, load_external_data=False)
+    text = onnx.load(text_path, load_external_data=False)
     rename_dimensions(image, "image_", {"batch_size": "batch_size"})
     rename_dimensions(text, "text_", {"batch_size": "text_batch_size", "sequence_length": "sequence_length"})
-    image, text = (
-        onnx.compose.add_prefix(encoder, prefix, rename_inputs=False, rename_outputs=False)
-        for encoder, prefix in ((image, "image_"), (text, "text_"))
-    )
+    image = onnx.compose.add_prefix(image, "image_", rename_inputs=False, rename_outputs=False)
+    text = onnx.compose.add_prefix(text, "text_", rename_inputs=False, rename_outputs=False)
     _rename_output(image, "image_embeds", "image_rows")
     _rename_output(text, "text_embeds", "text_rows")
     opsets = {entry.domain: entry.version for entry in [*image.opset_import, *text.opset_import]}
     dim = image.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     head = onnx.parser.parse_graph(_HEAD.format(dim=dim, scale=repr(float(logit_scale))))
-    names = [(name, name) for name in ("image_rows", "text_rows")]
+    names = [("image_rows", "image_rows"), ("text_rows", "text_rows")]
     # merge_models would check the graph in memory, which fails for weights above 2 GiB
     towers = onnx.compose.merge_graphs(image.graph, text.graph, io_map=[])
     joint = onnx.helper.make_model(

@@ -60,7 +60,15 @@ def read(path: Path, options: LoadOptions) -> Clip:
     state = weights.read_state(file)
     table = state.get("token_embedding.weight", state.get("text.token_embedding.weight"))
     num_ids = None if table is None else len(table)
-    record = _find_config(folder, file, options.arch, num_ids)
+    arch = options.arch
+    if arch is not None:
+        record = read_config(Path(arch)) if Path(arch).is_file() else named_config(arch, num_ids)
+    elif (folder / CONFIG_FILE).exists():
+        record = read_config(folder / CONFIG_FILE)
+    else:
+        raise UserError(
+            f"{file} does not say what it is; give arch=, the path of its {CONFIG_FILE} or a name: {_KNOWN_NAMES}"
+        )
     text_cfg = record["model_cfg"]["text_cfg"]
     if not is_of_family(record["model_cfg"]):
         return other_clips.read_open_clip(options.arch or folder / CONFIG_FILE, record["model_cfg"], state, options)
@@ -75,17 +83,6 @@ def read(path: Path, options: LoadOptions) -> Clip:
     model: Any = _to_model(state, config, str(file))
     processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
-
-
-def _find_config(folder: Path, file: Path, arch: str | None, num_ids: int | None) -> Report:
-    """Return the configuration that `arch` names, else the one next to the file; num_ids: as in named_config."""
-    if arch is not None:
-        return read_config(Path(arch)) if Path(arch).is_file() else named_config(arch, num_ids)
-    if (folder / CONFIG_FILE).exists():
-        return read_config(folder / CONFIG_FILE)
-    raise UserError(
-        f"{file} does not say what it is; give arch=, the path of its {CONFIG_FILE} or a name: {_KNOWN_NAMES}"
-    )
 
 
 def named_tokenizer(folder: Path) -> list[Report]:
@@ -104,7 +101,8 @@ def named_tokenizer(folder: Path) -> list[Report]:
 def read_config(path: Path) -> Report:
     """Read model_cfg and preprocess_cfg from open_clip_config.json, or a bare model_cfg as open_clip ships them."""
     record = weights.read_json_config(path)
-    record = record if "model_cfg" in record else {"model_cfg": record}
+    if "model_cfg" not in record:
+        record = {"model_cfg": record}
     return {"model_cfg": record["model_cfg"], "preprocess_cfg": record.get("preprocess_cfg", {})}
 
 
@@ -156,7 +154,8 @@ def to_hugging_face_config(model_cfg: Mapping[str, Any], pad_id: int = 1) -> Met
 
 def is_of_family(model_cfg: Mapping[str, Any]) -> bool:
     """Return whether a configuration has only what models of this family have."""
-    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    vision = model_cfg["vision_cfg"]
+    text = model_cfg["text_cfg"]
     has_own_keys = model_cfg.keys() <= _TOP_KEYS and text.keys() <= _TEXT_KEYS
     pools_end_token = text.get("pool_type") == "eos" and "eos_id" in text
     return has_own_keys and pools_end_token and vision.keys() <= _VISION_DEFAULTS.keys()
@@ -200,12 +199,17 @@ def from_hugging_face_config(config: MetaClip2Config, tokenizer_name: str) -> Re
 
 def _mlp_ratio(tower: Any) -> dict[str, float]:
     """Return mlp_ratio where it is not 4, with the fewest digits that give the MLP's width back after truncation."""
-    width, mlp_width = tower.hidden_size, tower.intermediate_size
+    width = tower.hidden_size
+    mlp_width = tower.intermediate_size
     if mlp_width == 4 * width:
         return {}
     # aim at the middle of [mlp_width, mlp_width + 1): then a short ratio suffices
-    ratios = (float(f"{(mlp_width + 0.5) / width:.{digits}f}") for digits in range(1, 16))
-    return {"mlp_ratio": next(ratio for ratio in ratios if int(width * ratio) == mlp_width)}
+    ratio = 0.0
+    digits = 0
+    while int(width * ratio) != mlp_width:
+        digits += 1
+        ratio = round((mlp_width + 0.5) / width, digits)
+    return {"mlp_ratio": ratio}
 
 
 def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where: str) -> MetaClip2Model:
@@ -226,18 +230,21 @@ def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preproc
     require("open_clip", extra="export")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    stated = {key: value for key, value in preprocess_cfg.items() if value is not None}
-    mode = stated.get("mode", "RGB")
+    settings = {"size": image_size}
+    for key in PreprocessCfg.__dataclass_fields__.keys() - {"size"}:
+        if preprocess_cfg.get(key) is not None:
+            settings[key] = preprocess_cfg[key]
+    mode = settings.get("mode", "RGB")
     if mode != "RGB":
         raise UserError(f"preprocess_cfg has mode {mode!r:.80}; models of this family see 'RGB'")
-    settings = {key: stated[key] for key in PreprocessCfg.__dataclass_fields__ if key in stated}
-    config = PreprocessCfg(**{**settings, "size": image_size})
+    config = PreprocessCfg(**settings)
     if config.interpolation != "bicubic" or config.resize_mode not in ("shortest", "squash"):
         raise UserError(
             f"preprocess_cfg has interpolation {config.interpolation!r} and resize_mode {config.resize_mode!r}; models "
             "of this family use 'bicubic' with 'shortest' or 'squash'"
         )
-    mean, std = preprocess.per_channel(config.mean), preprocess.per_channel(config.std)
+    mean = preprocess.per_channel(config.mean)
+    std = preprocess.per_channel(config.std)
     facts = preprocess.Preprocess(image_size, config.resize_mode, mean, std)
     return preprocess.PerImage(image_transform_v2(config, is_train=False), facts)
 
@@ -249,10 +256,16 @@ def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     state = tensor_names.to_theirs(tensor_names.open_clip_rules(config), clip.model.state_dict())
     save_file(state, folder / WEIGHTS_FILE, {"format": "pt"})
     clip.tokenizer.save(folder)
+    facts = preprocess.facts_of(clip.processor)
     record = {
         # open_clip reads the tokenizer from the folder itself; a name, any name, says that it is Hugging Face's
         "model_cfg": from_hugging_face_config(config, tokenizer_name="."),
-        "preprocess_cfg": preprocess.to_open_clip(preprocess.facts_of(clip.processor)),
+        "preprocess_cfg": {
+            "mean": list(facts.mean),
+            "std": list(facts.std),
+            "interpolation": "bicubic",
+            "resize_mode": facts.mode,
+        },
     }
     (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -269,7 +282,7 @@ def compare(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> Report:
     if not torch.equal(model.logit_scale.detach(), clip.model.logit_scale.detach().cpu()):
         raise UserError("open_clip reads a different logit_scale; nothing was exported")
     with torch.inference_mode():
-        images = sample_inputs.unit(model.encode_image(pixels))
-        texts = sample_inputs.unit(model.encode_text(tokens))
+        images = model.encode_image(pixels, normalize=True).numpy()
+        texts = model.encode_text(tokens, normalize=True).numpy()
     difference = sample_inputs.embedding_difference(clip, pixels, images, texts)
     return {"max_difference": sample_inputs.require_close(difference, "open_clip")}

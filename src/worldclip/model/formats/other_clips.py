@@ -100,9 +100,8 @@ class OtherBackend:
             ids_BT = np.pad(ids_BT, ((0, 0), (0, width - ids_BT.shape[1])), constant_values=tokens.pad_id)
             mask_BT = np.arange(width) < tokens.lengths[rows][:, None]
             if self.pads_left:  # such towers take no mask
-                ids_BT = np.stack(
-                    [np.roll(ids_T, width - n) for ids_T, n in zip(ids_BT, tokens.lengths[rows], strict=True)]
-                )
+                for ids_T, length in zip(ids_BT, tokens.lengths[rows], strict=True):
+                    ids_T[:] = np.roll(ids_T, width - length)
             features_BD[rows] = _unit(self.model, self.run_texts, torch.from_numpy(ids_BT), torch.from_numpy(mask_BT))
         return features_BD
 
@@ -166,7 +165,9 @@ def read_whole(model_class: Any, folder: Path, config: Any, *, is_strict: bool =
     also where there are others, as of further layers.
     """
     model, report = model_class.from_pretrained(folder, config=config, dtype="float32", output_loading_info=True)
-    lost = [*report["missing_keys"], *(report["unexpected_keys"] if is_strict else ())]
+    lost = list(report["missing_keys"])
+    if is_strict:
+        lost += report["unexpected_keys"]
     lost = sorted(name for name in lost if not name.endswith(OLD_BUFFER))
     lost += sorted(str(name) for name in report["mismatched_keys"])
     if lost:
@@ -239,8 +240,7 @@ def read_open_clip(
 
     open_clip = require("open_clip", extra="export")
     text_cfg = model_cfg["text_cfg"]
-    _refuse_foreign_towers(model_cfg["vision_cfg"], source)
-    _refuse_foreign_code(text_cfg, source)
+    _refuse_foreign_code(model_cfg, source)
     name = str(source)
     if Path(source).is_file() and Path(source).name == "open_clip_config.json":
         name = f"local-dir:{Path(source).parent}"
@@ -267,24 +267,21 @@ def read_open_clip(
     return Clip(backend, tokenizer, PerImage(transform, facts))
 
 
-def _refuse_foreign_towers(vision_cfg: Mapping[str, Any], source: str | Path) -> None:
-    """Raise UserError for an image tower of timm that timm would fetch from the hub, or read from another folder."""
-    name = vision_cfg.get("timm_model_name")
-    if name is None:
-        return
-    timm = require("timm", extra="export")
-    if not (isinstance(name, str) and timm.is_model(name)):
-        raise UserError(
-            f"{source}: vision_cfg.timm_model_name = {name!r:.100} is no architecture of timm, and is refused"
-        )
+def _refuse_foreign_code(model_cfg: Mapping[str, Any], source: str | Path) -> None:
+    """Raise UserError where open_clip would let transformers or timm run or fetch what the folder names.
 
-
-def _refuse_foreign_code(text_cfg: Mapping[str, Any], source: str | Path) -> None:
-    """Raise UserError where open_clip would let transformers run code in the folder of a tokenizer or a text tower.
-
-    It passes tokenizer_kwargs on, trust_remote_code among them, and builds a text tower without a word on trust:
-    transformers then asks whoever sits at the terminal.
+    timm would fetch an image tower from the hub, or read it from another folder.  open_clip passes tokenizer_kwargs on,
+    trust_remote_code among them, and builds a text tower without a word on trust: transformers then asks whoever sits
+    at the terminal.
     """
+    name = model_cfg["vision_cfg"].get("timm_model_name")
+    if name is not None:
+        timm = require("timm", extra="export")
+        if not (isinstance(name, str) and timm.is_model(name)):
+            raise UserError(
+                f"{source}: vision_cfg.timm_model_name = {name!r:.100} is no architecture of timm, and is refused"
+            )
+    text_cfg = model_cfg["text_cfg"]
     arguments = text_cfg.get("tokenizer_kwargs") or {}
     refused = [str(key) for key in arguments if key not in TOKENIZER_ARGUMENTS]
     if refused:
