@@ -310,13 +310,15 @@ def test_files_keep_their_groups_and_new_ones_fill_those_that_are_half_empty(mon
     assert list(few) == ["files_000000"], "many small groups become one"
 
 
-def test_a_listing_has_every_file_once_with_size_and_time(tmp_path):
-    write_files(tmp_path, {"b/2.png": "12", "a.png": "1", "b/c/d.txt": "123"})
+def test_a_listing_has_every_picture_once_with_size_and_time_and_the_names_of_other_files(tmp_path):
+    write_files(tmp_path, {"b/2.png": "12", "b.png": "1", "a.JPG": "1", "b/c/ü.webp": "123", "b/c/d.txt": "", "a": ""})
     expected = []
-    for name in ("a.png", "b/2.png", "b/c/d.txt"):
+    for name in ("a.JPG", "b.png", "b/2.png", "b/c/ü.webp"):
         status = os.stat(tmp_path / name)
         expected.append((name, status.st_size, status.st_mtime_ns))
-    assert list_folder(tmp_path).files == expected
+    listing = list_folder(tmp_path)
+    assert listing.pictures == expected
+    assert listing.others == ["a", "b/c/d.txt"]
 
 
 def test_texts_of_a_grown_table_embed_the_new_texts(world, tmp_path, embedded_items):
@@ -349,7 +351,7 @@ def test_a_folder_of_release_0_1_is_searched_and_embedded_again(world, tmp_path)
     probe.rename(out / "probe.npy")
     manifest = json.loads((out / "manifest.json").read_text())
     del manifest["segments"], manifest["probe"]
-    stamps = [[name, size, time_ns] for name, size, time_ns in list_folder(photos).files]
+    stamps = [[name, size, time_ns] for name, size, time_ns in list_folder(photos).pictures]
     manifest["inputs"]["images"] = {"files_000000": {"files": stamps}}
     (out / "manifest.json").write_text(json.dumps(manifest))
     marker = out / "done/images/files_000000.json"

@@ -25,7 +25,7 @@ from worldclip.core.artifacts import write_table
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
-from worldclip.core.image_names import SUFFIXES
+from worldclip.core.image_names import SUFFIXES, readable_suffixes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.parquet import PARQUET
 from worldclip.pool.picture_folder import (
@@ -34,7 +34,6 @@ from worldclip.pool.picture_folder import (
     fingerprint_of_group,
     group_files,
     list_folder,
-    pictures_of,
 )
 from worldclip.pool.read import is_table
 
@@ -106,22 +105,23 @@ def source_units(
     """
     root = source if source.is_dir() else source.parent
     if not source.is_dir():
-        status = source.stat()
-        listing = Listing(root=root, files=[(source.name, status.st_size, status.st_mtime_ns)])
+        listing = Listing(root=root, others=[source.name])
+        if source.name.lower().endswith(readable_suffixes()):
+            status = source.stat()
+            listing = Listing(root=root, pictures=[(source.name, status.st_size, status.st_mtime_ns)])
     elif listing is None:
         listing = list_folder(source)
-    archives = [name for name, *_ in listing.files if name.endswith((".tar", *PARQUET.suffixes))]
+    archives = [name for name in listing.others if name.endswith((".tar", *PARQUET.suffixes))]
     archives = [name for name in archives if name.endswith(".tar") or _is_table_of_images(root / name)]
     units = [Shard.of_file(name, str(root / name)) for name in archives]
-    pictures, others = pictures_of(listing.files)
-    for group, stamps in group_files(pictures, earlier_groups).items():
+    for group, stamps in group_files(listing.pictures, earlier_groups).items():
         units.append(Shard(name=group, path=str(root), fingerprint=fingerprint_of_group(stamps)))
     if not units:
         raise UserError(
             f"{source} holds no tar and no image ({', '.join(SUFFIXES)}), and has no column of images; unpack "
             "compressed tars first"
         )
-    for line in listing.remarks([name for name in others if name not in archives]):
+    for line in listing.remarks([name for name in listing.others if name not in archives]):
         _say_once(line)
     return units
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +28,10 @@ class Listing:
     """The regular files of a folder and of the folders in it, by name; links to files among them."""
 
     root: Path
-    files: list[Stamp] = field(default_factory=list)
+    pictures: list[Stamp] = field(default_factory=list)
+    """Those that can be read."""
+    others: list[str] = field(default_factory=list)
+    """Names of all other files."""
     num_hidden: int = 0
     """Files and folders whose name begins with a dot; they are left out."""
     num_not_utf8: int = 0
@@ -38,7 +42,7 @@ class Listing:
     """(path, target) of links to files outside of the folder; they are listed."""
 
     def remarks(self, other_files: Sequence[str]) -> list[str]:
-        """Return lines for the user on what is not read; other_files: names of files that are no pictures."""
+        """Return lines for the user on what is not read; other_files: those of `others` that are not read."""
         lines = []
         if other_files:
             lines.append(f"{self.root}: left out {by_suffix(other_files)}")
@@ -60,41 +64,38 @@ class Listing:
 def list_folder(root: Path) -> Listing:
     """Return what a folder holds.  Raises OSError for a folder that cannot be read."""
     listing = Listing(root=root)
+    suffixes = readable_suffixes()
     inside = f"{os.path.realpath(root)}/"
     prefixes = [""]
     while prefixes:
         prefix = prefixes.pop()
         with os.scandir(root / prefix) as entries:
             for entry in entries:
-                name = f"{prefix}{entry.name}"
-                if entry.name.startswith("."):
+                name = entry.name
+                path = f"{prefix}{name}"
+                if name.startswith("."):
                     listing.num_hidden += 1
-                elif not _is_utf8(entry.name):
+                    continue
+                if not name.isascii() and not _is_utf8(name):
                     listing.num_not_utf8 += 1
-                elif entry.is_dir(follow_symlinks=False):
-                    prefixes.append(f"{name}/")
-                elif entry.is_dir():
-                    listing.linked_folders.append(name)
-                elif entry.is_file():
+                    continue
+                if not entry.is_file(follow_symlinks=False):  # few are none, so a file has one call
+                    if entry.is_dir(follow_symlinks=False):
+                        prefixes.append(f"{path}/")
+                    elif entry.is_dir():
+                        listing.linked_folders.append(path)
+                    if not entry.is_file():
+                        continue
+                    if not os.path.realpath(entry.path).startswith(inside):
+                        listing.leaving.append((path, os.path.realpath(entry.path)))
+                if name.lower().endswith(suffixes):
                     status = entry.stat()
-                    listing.files.append((name, status.st_size, status.st_mtime_ns))
-                    if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
-                        listing.leaving.append((name, os.path.realpath(entry.path)))
-    listing.files.sort()
+                    listing.pictures.append((path, status.st_size, status.st_mtime_ns))
+                else:
+                    listing.others.append(path)
+    listing.pictures.sort(key=itemgetter(0))  # texts compare in half the time of tuples
+    listing.others.sort()
     return listing
-
-
-def pictures_of(files: Sequence[Stamp]) -> tuple[list[Stamp], list[str]]:
-    """Return the pictures that can be read among files, and the names of all others."""
-    suffixes = readable_suffixes()
-    pictures: list[Stamp] = []
-    others: list[str] = []
-    for stamp in files:
-        if stamp[0].lower().endswith(suffixes):
-            pictures.append(stamp)
-        else:
-            others.append(stamp[0])
-    return pictures, others
 
 
 def group_files(files: Sequence[Stamp], earlier: Mapping[str, Sequence[str]]) -> dict[str, list[Stamp]]:
@@ -109,7 +110,8 @@ def group_files(files: Sequence[Stamp], earlier: Mapping[str, Sequence[str]]) ->
     new = {stamp[0]: stamp for stamp in files}
     groups: dict[str, list[Stamp]] = {}
     for group, names in earlier.items():
-        members = [new.pop(name) for name in names if name in new]
+        stamps = [new.pop(name, None) for name in names]
+        members = [stamp for stamp in stamps if stamp is not None]
         if members:
             groups[group] = members
     arriving = list(new.values())
@@ -132,10 +134,21 @@ def fingerprint_of_group(files: Sequence[Stamp]) -> Json:
     return {"files": "\0".join([f"{name}\0{size}\0{time_ns}" for name, size, time_ns in files])}
 
 
+def names_of_group(fingerprint: Json) -> list[str]:
+    """Return the names of a group's files from its fingerprint, in a third of the time of `files_of_group`."""
+    names: list[str] = fingerprint["files"].split("\0")[0::3]
+    return names
+
+
 def files_of_group(fingerprint: Json) -> list[Stamp]:
     """Return the stamps of a group from its fingerprint."""
     parts = fingerprint["files"].split("\0")
     return list(zip(parts[0::3], map(int, parts[1::3]), map(int, parts[2::3]), strict=True))
+
+
+def size_of_group(fingerprint: Json) -> int:
+    """Return the bytes of a group's files from its fingerprint."""
+    return sum(map(int, fingerprint["files"].split("\0")[1::3]))
 
 
 def _is_utf8(name: str) -> bool:

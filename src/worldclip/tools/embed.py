@@ -154,10 +154,9 @@ def _list_pictures(run: Run, of: Sequence[Of]) -> Listing | None:
     if folder is None:
         return None
     listing = list_folder(folder)
-    names = [name for name, *_ in listing.files]
     shards = (*pool_suffixes(), *COMPRESSED)
-    has_pictures = any(name.lower().endswith(SUFFIXES) for name in names)
-    return listing if has_pictures and not any(name.endswith(shards) for name in names) else None
+    has_pictures = bool(listing.pictures) or any(name.lower().endswith(SUFFIXES) for name in listing.others)
+    return listing if has_pictures and not any(name.endswith(shards) for name in listing.others) else None
 
 
 def _find_units(
@@ -187,8 +186,10 @@ def _find_units(
 
 
 def _without_excluded(pictures: Listing, config: PoolConfig) -> Listing:
-    """Leave out the files that the recipe's lists of keys exclude, and say how many: a file's key is its path."""
-    names = pa.array([name for name, *_ in pictures.files], pa.large_string())
+    """Leave out the pictures that the recipe's lists of keys exclude, and say how many: a picture's key is its path."""
+    if config.valid_keys is None and not config.deny_keys:
+        return pictures
+    names = pa.array([name for name, *_ in pictures.pictures], pa.large_string())
     is_left = np.ones(len(names), bool)
     if config.valid_keys is not None:
         is_left &= np.asarray(pc.is_in(names, read_list(config.valid_keys, "pool.valid_keys")))
@@ -197,7 +198,8 @@ def _without_excluded(pictures: Listing, config: PoolConfig) -> Listing:
     if is_left.all():
         return pictures
     say("embed", f"leaves out {counted(int((~is_left).sum()), 'file')} by pool.valid_keys and pool.deny_keys")
-    return dataclasses.replace(pictures, files=[pictures.files[row] for row in np.flatnonzero(is_left).tolist()])
+    left = [pictures.pictures[row] for row in np.flatnonzero(is_left).tolist()]
+    return dataclasses.replace(pictures, pictures=left)
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:

@@ -34,7 +34,7 @@ from worldclip.model import decode
 from worldclip.model.worker import WorkerModel, load_here, num_processes
 from worldclip.pool.config import PoolConfig, bare, split_pattern
 from worldclip.pool.files import check_source
-from worldclip.pool.picture_folder import files_of_group
+from worldclip.pool.picture_folder import names_of_group, size_of_group
 from worldclip.tools.embed_shard import NUM_BAD_SAMPLES, EmbedWork, embed_images, embed_texts
 from worldclip.tools.known_vectors import index_vectors
 
@@ -137,7 +137,7 @@ class Embedding:
         for names in earlier_groups(self.folder).values():
             earlier |= set(names)
         for shard in self.units.get("images", ()):
-            if is_group(shard.name) and any(name in earlier for name, *_ in files_of_group(shard.fingerprint)):
+            if is_group(shard.name) and not earlier.isdisjoint(names_of_group(shard.fingerprint)):
                 return True
         return False
 
@@ -283,14 +283,14 @@ def earlier_groups(folder: Path) -> dict[str, list[str]]:
     for path in sorted(layout.done_dir(folder, "images").glob("*.json")):
         fingerprint = read_json(path)["fingerprint"]
         if is_group(path.stem) and isinstance(fingerprint["files"], str):
-            groups[path.stem] = [name for name, *_ in files_of_group(fingerprint)]
+            groups[path.stem] = names_of_group(fingerprint)
     return groups
 
 
 def _num_bytes(shard: Shard) -> int:
     """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
     if is_group(shard.name):
-        return sum(size for _, size, _ in files_of_group(shard.fingerprint))
+        return size_of_group(shard.fingerprint)
     return int(shard.fingerprint.get("size") or 0)
 
 
