@@ -196,7 +196,7 @@ def test_a_cut_off_tar_stops_a_command_unless_the_recipe_skips_it(
     assert main(command.format(broken.recipe, tmp_path / "stopped").split()) == 1
     said = capfd.readouterr().err
     assert "00001.tar: " in said
-    assert 'pool.broken_shards = "skip" goes on without them' in said
+    assert 'pool.broken_shards = "skip" goes on without all of their pairs' in said
     words = command.format(skipping, tmp_path / "out").split()
     for _ in range(2):  # a call that finds the work finished says it too
         assert main(words) == 0

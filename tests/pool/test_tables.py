@@ -300,3 +300,21 @@ def test_a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path: Path, c
     line = 2 if content.startswith(b'u1,"') else 3
     with pytest.raises(BadShard, match=f"line {line}: a quote opens a field and is not closed"):
         read(tmp_path / "0.csv", b"url,caption\n" + content)
+
+
+def test_a_column_of_another_type_in_some_shards_fails_these_and_loses_no_pair(tmp_path: Path) -> None:
+    """A key is the same as a number and as a text; a condition on numbers is not asked of texts."""
+    for name, uid, width in (("a", "1", 300), ("b", 2, "300"), ("c", "3", 200)):
+        write_table(tmp_path / f"pool/{name}.parquet", {"uid": [uid], "text": ["red"], "width": [width]})
+    settings = {"path": str(tmp_path / "pool"), "key": "uid", "texts": ["text"]}
+    run = run_pool(tmp_path / "run", **settings)
+    assert [rows_of(pool.read_pairs(run, f"{name}.parquet", ())) for name in "abc"] == [
+        [(key, 0, "red", "kept")] for key in "123"
+    ]
+    with pytest.raises(StageFailed) as failed:
+        run_pool(tmp_path / "other", **settings, where=[["width", ">=", 256]])
+    ((name, reason),) = failed.value.failures.items()
+    assert name == "b.parquet"
+    assert "width holds texts, not comparable with 256" in reason
+    assert "where only some files differ, write the column anew there" in reason
+    assert "goes on without all of their pairs" in failed.value.remedy

@@ -306,6 +306,40 @@ def test_csv_has_no_numbers_to_compare_and_few_rows_no_few_values(tmp_path):
     assert draft(pool_of(tmp_path / "b", **shop(4)))["where_columns"].keys() == {"price"}
 
 
+def test_limits_of_csv_are_said_before_work_goes_into_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draft_recipe, "LARGE_FILE", 100)
+    rows = [f"s{i},{DOG},{i}.50,{'true' if i % 2 else ''}" for i in range(4)]
+    write_files(tmp_path / "a", {"shop.csv": "\n".join(["sku,title,price,sold", *rows])})
+    assert main(["init", "a"]) == 0
+    said, error = capsys.readouterr()
+    assert "numbers as texts: price; pool.where" in said
+    assert "shop.csv: CSV and TSV are read whole into memory" in error
+    pool_of(tmp_path / "b", sku=["a"], title=[DOG], price=["1"])
+    assert main(["init", "b"]) == 0
+    said, error = capsys.readouterr()
+    assert "numbers as texts" not in said
+    assert error == ""
+
+
+def test_a_shard_with_another_type_of_texts_is_named_and_the_others_are_read(tmp_path, capfd):
+    write_table(tmp_path / "a/0.parquet", {"uid": ["a"], "text": [DOG]})
+    write_table(tmp_path / "a/1.parquet", {"uid": ["b"], "text": [1]})
+    assert draft(str(tmp_path / "a"))["num_texts"] == 1
+    assert "init  warning: 1.parquet: column text is int64; it must hold texts" in capfd.readouterr().err
+
+
+def test_tables_next_to_tars_are_named_unless_they_are_those_of_the_tars(tmp_path, capfd):
+    for name, table in (("a", "0.parquet"), ("b", "more.parquet")):
+        write_tar(tmp_path / name / "0.tar", [("1.jpg", b"image"), ("1.txt", DOG.encode())])
+        write_table(tmp_path / name / table, {"uid": ["a"], "text": [DOG]})
+        assert draft(str(tmp_path / name))["format"] == "tar"
+    said = capfd.readouterr().err
+    assert f"{tmp_path}/a: left out: .parquet files\n" in said
+    assert f"{tmp_path}/b: left out: 1 file such as more.parquet, since all shards of a folder have one format" in said
+    assert "name both folders in [[pool.place]]" in said
+
+
 def test_fields_of_json_lines_are_described_and_a_usual_filter_of_another_type_is_not_suggested(tmp_path):
     rows = [
         {"id": i, "text": DOG, "alts": [f"{HUND} {i}", f"Hund {i}"], "nsfw": i % 2 == 0, "meta": {"w": i}}

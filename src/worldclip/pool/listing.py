@@ -21,6 +21,7 @@ from worldclip.core.hub_errors import explain
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Run
 from worldclip.core.local_path import nearest_path
+from worldclip.core.printable import counted
 from worldclip.core.safe_path import is_safe_name
 from worldclip.pool import hub
 from worldclip.pool.config import PoolConfig, name_of_place, split_pattern
@@ -105,13 +106,32 @@ def _shard_files(path: str, setting: str) -> list[PoolFile]:
         if pool_format.is_table:  # images next to a table may be those that it names
             left_out = [file for file in left_out if not file.name.lower().endswith(image_names.SUFFIXES)]
             has_images = False
-        _say_left_out(setting, path, _kinds(left_out), LOOSE_IMAGES if has_images else "")
+        further = _further_shards(left_out, shards)
+        kinds = _kinds([file for file in left_out if file not in further])
+        _say_left_out(setting, path, kinds, _remedy_of(further), LOOSE_IMAGES if has_images else "")
         return shards
     remedy = "set it to the folder of the shards"
     if has_images:
         remedy = "give its folder" if os.path.isfile(path) else LOOSE_IMAGES
     contents = f"only {_kinds(files)}" if files else "nothing"
     raise UserError(f"{path!r}: no {', '.join(pool_suffixes())} files, {contents} in it; {remedy}")
+
+
+def _further_shards(left_out: Sequence[PoolFile], shards: Sequence[PoolFile]) -> list[PoolFile]:
+    """Return the files of other formats, but those that are named as a shard: img2dataset's tables of its tars."""
+    stems = {PurePosixPath(shard.name).with_suffix("") for shard in shards}
+    others = [file for file in left_out if file.name.endswith(pool_suffixes())]
+    return [file for file in others if PurePosixPath(file.name).with_suffix("") not in stems]
+
+
+def _remedy_of(further: Sequence[PoolFile]) -> str:
+    """Return what to do with files of other formats; empty for none."""
+    if not further:
+        return ""
+    return (
+        f"{counted(len(further), 'file')} such as {further[0].name}, since all shards of a folder have one format; if "
+        "they hold further pairs, move them to another folder and name both folders in [[pool.place]]"
+    )
 
 
 def _kinds(files: Sequence[PoolFile]) -> str:

@@ -414,7 +414,7 @@ def _index(run: Run, shards: Sequence[Shard], *, needs_texts: bool, is_slice: bo
         if all_failed:
             refuse_wrong_columns(shards, config, needs_texts=needs_texts)
         if config.broken_shards == "stop" and error.broken:
-            remedy = f'{error.remedy}; pool.broken_shards = "skip" goes on without them'
+            remedy = f'{error.remedy}; pool.broken_shards = "skip" goes on without all of their pairs'
             raise StageFailed(error.stage, error.failures, remedy, error.broken) from error
         raise
 

@@ -39,11 +39,20 @@ from worldclip.pool.listing import require_place
 from worldclip.pool.pairs import read_shard
 from worldclip.pool.read import image_places, read_members
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
-from worldclip.tools.sampled_columns import columns_for_where, columns_of_texts, condition_of, fits, values_by_column
+from worldclip.tools.sampled_columns import (
+    columns_for_where,
+    columns_of_texts,
+    columns_of_written_numbers,
+    condition_of,
+    fits,
+    values_by_column,
+)
 
 NUM_TEXTS = 1000  # identified, to list the pool's languages
 NUM_IMAGES = 20  # decoded, for the model's image size
 MAX_SHARDS = 8  # opened for them
+LARGE_FILE = 1 << 30  # bytes of CSV or TSV
+WITHOUT_TYPES = ("csv", "tsv")  # formats that hold only texts
 MIN_SHARE = 0.01  # of a language in the recipe
 MIN_TEXTS = 5  # fewer texts are mostly errors of identification
 # IMG_1465, 20190506_123456.jpg: to language identification these are Hebrew, Russian or Swedish
@@ -135,8 +144,9 @@ def draft(
 
     Keys: recipe (TOML), format, shards, has_images, key, texts, lang, columns (of a table, or fields of the .json of
     tars), image_side (median shorter side of a few images in pixels; None where they are not on this machine or Pillow
-    is not installed), other_texts (further columns of texts) and where_columns ({column worth a condition: its values,
-    in words}), both of the first rows of a table on this machine; num_texts (that were identified), languages (number
+    is not installed), other_texts (further columns of texts), where_columns ({column worth a condition: its values,
+    in words}) and written_numbers (columns of numbers that CSV or TSV hold as texts), all of the first rows of a table on
+    this machine; num_texts (that were identified), languages (number
     of these texts by language, most frequent first), without_words (languages of the recipe for which the package
     wordfreq has no list).
 
@@ -145,6 +155,7 @@ def draft(
     require_place(source)
     path = source if is_remote(source) else str(Path(source).absolute())
     shards = pool.list_shards(PoolConfig(path=path))
+    _say_large_files(shards)
     config = PoolConfig(path=path, columns=tuple(columns))
     names, usual = _describe_first(shards, config)
     problems = []
@@ -162,9 +173,12 @@ def draft(
         sample = _read_sample(shards, config)
     if not sample.texts:
         remedy = "give --texts, where the texts of a pair are"
-        if sample.problems:
-            raise UserError(f"{source}: {'; '.join(dict.fromkeys(sample.problems))}; or {remedy}")
+        problems = [*sample.unread, *sample.problems]
+        if problems:
+            raise UserError(f"{source}: {'; '.join(dict.fromkeys(problems))}; or {remedy}")
         raise UserError(f"{source}: the first {min(len(shards), MAX_SHARDS)} shards hold no text; {remedy}")
+    for problem in sample.unread:
+        say("init", f"warning: {problem}")
     with_words = [(text, label) for text, label in sample.texts if label or not _FILE_NAME.fullmatch(text.strip())]
     sampled_texts = with_words or sample.texts
     by_language = _count_languages(sampled_texts)
@@ -175,8 +189,12 @@ def draft(
     values = values_by_column(sample.rows)
     other_texts = [name for name in columns_of_texts(values) if name not in used]
     where_columns = columns_for_where(values, [*used, *other_texts])
+    format_name = format_of(shards[0].name).name
+    written_numbers = []
+    if format_name in WITHOUT_TYPES:
+        written_numbers = [name for name in columns_of_written_numbers(values) if name not in used]
     drafted: Report = {
-        "format": format_of(shards[0].name).name,
+        "format": format_name,
         "shards": len(shards),
         "has_images": sample.has_images,
         "image_side": sample.image_side,
@@ -186,11 +204,23 @@ def draft(
         "columns": names,
         "other_texts": other_texts,
         "where_columns": where_columns,
+        "written_numbers": written_numbers,
         "num_texts": num_texts,
         "languages": by_language,
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
     return {"recipe": printable(_to_toml(drafted, config, codes, sample.rows)), **drafted}
+
+
+def _say_large_files(shards: Sequence[Shard]) -> None:
+    """Say before anything is read that a large file of CSV or TSV takes long, each time."""
+    large = [shard for shard in shards if shard.fingerprint.get("size", 0) >= LARGE_FILE]
+    if large and format_of(large[0].name).name in WITHOUT_TYPES:
+        say(
+            "init",
+            f"{large[0].name}: CSV and TSV are read whole into memory, by one core per file; split it into "
+            "files of some 500,000 lines, or write Parquet (docs/pool.md, Numbers in CSV)",
+        )
 
 
 def _describe_first(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[str], KnownPool]:
@@ -215,14 +245,17 @@ class _Sample(NamedTuple):
     """(text, language that the pool states or "")."""
     has_images: bool
     image_side: int | None
+    unread: list[str]
+    """Why shards were not read."""
     problems: list[str]
-    """Why shards or texts were not read."""
+    """Why texts were not read."""
     rows: list[dict[str, Any]]
     """The first rows of a table, with all fields that JSON can hold; none of tars."""
 
 
 def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
     sample: list[tuple[str, str]] = []
+    unread: list[str] = []
     problems: list[str] = []
     rows: list[dict[str, Any]] = []
     has_images = False
@@ -233,7 +266,7 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
         try:
             settled = read_shard(shard, config)
         except BadShard as error:
-            problems.append(f"{shard.name}: {error}")
+            unread.append(f"{shard.name}: {error}")
             continue
         has_images |= len(settled.images) > 0
         if image_side is None and is_installed("PIL") and not is_remote(shard.path):
@@ -246,7 +279,7 @@ def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
         kept = pa.array(np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))])
         stated = [""] * len(kept) if read.lang is None else read.lang.take(kept).to_pylist()
         sample += zip(read.text.take(kept).to_pylist(), stated, strict=True)
-    return _Sample(sample[:NUM_TEXTS], has_images, image_side, problems, rows)
+    return _Sample(sample[:NUM_TEXTS], has_images, image_side, unread, problems, rows)
 
 
 def _median_side(shard: Shard, images: pa.Table) -> int | None:
@@ -376,6 +409,11 @@ def to_text(drafted: Report, path: Path) -> str:
         f"{counted(drafted['shards'], drafted['format'] + ' shard')}, {images}",
         f"languages of {counted(drafted['num_texts'], 'text')}: {counts}",
     ]
+    if drafted["written_numbers"]:
+        lines.append(
+            f"numbers as texts: {', '.join(drafted['written_numbers'])}; pool.where, embed and search compare them by "
+            "their characters. To filter by them, write Parquet first (docs/pool.md, Numbers in CSV)"
+        )
     if drafted["without_words"]:
         lines.append(
             f"missing: lists of words of {', '.join(drafted['without_words'])}; set metadata.lists in {path}, or "

@@ -16,6 +16,7 @@ MIN_REPEATS = 4  # rows per value, on average: among fewer rows any column has f
 MAX_CHARS = 30  # of a value in a comment
 MIN_TEXTS = 0.5  # of the values: texts of several words
 _ADDRESS = re.compile(r"\w+://\S+$|\S*$")  # one word: an address, a path, a key, a number
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?", re.ASCII)
 Columns = Mapping[str, Sequence[Any]]
 """The values of each column in the first rows, without missing ones."""
 
@@ -60,6 +61,16 @@ def columns_for_where(columns: Columns, used: Sequence[str]) -> dict[str, str]:
         elif not any(isinstance(value, bool | str) for value in values):
             described[name] = f"{min(values):.6g} to {max(values):.6g}"
     return described
+
+
+def columns_of_written_numbers(columns: Columns) -> list[str]:
+    """Return the columns of texts that are all numbers, as CSV stores them; they compare by their characters."""
+    names = []
+    for name, values in columns.items():
+        texts = [value for value in values if value != ""]
+        if texts and all(isinstance(text, str) and _NUMBER.fullmatch(text.strip()) for text in texts):
+            names.append(name)
+    return names
 
 
 def condition_of(name: str, values: Sequence[Any]) -> tuple[str, str, Any]:
