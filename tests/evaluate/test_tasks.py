@@ -67,8 +67,8 @@ def test_an_image_of_two_equal_classes_is_put_into_the_wrong_one(monkeypatch):
     monkeypatch.setattr(ranking, "BLOCK_BYTES", 1)  # an image at a time
     classes = unit(np.random.default_rng(0), 2)[[0, 0, 1]]
     target = np.array([2, 0, 1, 1, 0])
-    assert zeroshot.predictions(classes[target], classes, target).tolist() == [2, 1, 0, 0, 1]
-    assert zeroshot.predictions(classes[target], classes, target, "first").tolist() == [2, 0, 0, 0, 0]
+    assert tasks.predictions(classes[target], classes, target).tolist() == [2, 1, 0, 0, 1]
+    assert tasks.predictions(classes[target], classes, target, "first").tolist() == [2, 0, 0, 0, 0]
 
 
 def test_nan_scores_rank_last():

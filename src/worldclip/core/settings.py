@@ -71,7 +71,7 @@ def deciding(config: Any, output: str, default: Decides | None = None) -> Table:
     This is the only query for the keys of manifests and markers.
     """
     default = default or Decides(section_name(type(config)))
-    values = to_dict(config)
+    values: Table = to_dict(config)
     for name, (_, marks) in fields_of(config.__class__).items():
         mark = next((mark for mark in marks if isinstance(mark, Decides)), default)
         value = getattr(config, name)

@@ -208,10 +208,10 @@ class Clip:
                     usable[row] = image
             opened = list(usable.values())
             pixels = None
-            if opened and join is None:
-                pixels = self.processor(images=opened, return_tensors="pt")["pixel_values"]
-            elif opened:
+            if opened and join is not None:
                 pixels = join(opened)
+            elif opened:
+                pixels = self.processor(images=opened, return_tensors="pt")["pixel_values"]
             return pixels, list(usable), reasons
 
         starts = range(0, len(images), batch_size)

@@ -41,7 +41,9 @@ def fulfils(
         is_met = _compare(values, comparison, operand)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         held = str(values.type)
-        remedy = "compare numbers with numbers, texts with texts; where only some files differ, write the column anew there"
+        remedy = (
+            "compare numbers with numbers, texts with texts; where only some files differ, write the column anew there"
+        )
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             held = "texts"
             remedy += (

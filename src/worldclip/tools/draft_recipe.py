@@ -145,9 +145,9 @@ def draft(
     Keys: recipe (TOML), format, shards, has_images, key, texts, lang, columns (of a table, or fields of the .json of
     tars), image_side (median shorter side of a few images in pixels; None where they are not on this machine or Pillow
     is not installed), other_texts (further columns of texts), where_columns ({column worth a condition: its values,
-    in words}) and written_numbers (columns of numbers that CSV or TSV hold as texts), all of the first rows of a table on
-    this machine; num_texts (that were identified), languages (number
-    of these texts by language, most frequent first), without_words (languages of the recipe for which the package
+    in words}) and written_numbers (columns of numbers that CSV or TSV hold as texts), all of the first rows of a table
+    on this machine; num_texts (that were identified), languages (number of these texts by language, most frequent
+    first), without_words (languages of the recipe for which the package
     wordfreq has no list).
 
     Raises UserError for a pool that cannot be read.

@@ -144,4 +144,6 @@ def _column(records: Sequence[Record], name: str) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise WrongColumns(f"pool.where: field {name!r} holds values of several types ({error}); write all as one type") from error
+        raise WrongColumns(
+            f"pool.where: field {name!r} holds values of several types ({error}); write all as one type"
+        ) from error
