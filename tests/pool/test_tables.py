@@ -307,8 +307,8 @@ def test_a_column_of_another_type_in_some_shards_fails_these_and_loses_no_pair(t
     for name, uid, width in (("a", "1", 300), ("b", 2, "300"), ("c", "3", 200)):
         write_table(tmp_path / f"pool/{name}.parquet", {"uid": [uid], "text": ["red"], "width": [width]})
     settings = {"path": str(tmp_path / "pool"), "key": "uid", "texts": ["text"]}
-    run = run_pool(tmp_path / "run", **settings)
-    assert [rows_of(pool.read_pairs(run, f"{name}.parquet", ())) for name in "abc"] == [
+    assert run_pool(tmp_path / "run", **settings)
+    assert [rows_of(pool.read_pairs(tmp_path / "run", f"{name}.parquet", pool.EVERY_KEY)) for name in "abc"] == [
         [(key, 0, "red", "kept")] for key in "123"
     ]
     with pytest.raises(StageFailed) as failed:
