@@ -225,7 +225,7 @@ def test_the_shop_of_the_page_is_found_by_its_lines(world, tmp_path, monkeypatch
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/emoji").symlink_to(world / "model")
     monkeypatch.chdir(tmp_path)
-    (to_parquet,) = [block for block in blocks("docs/pool.md", "python") if "shop.csv" in block]
+    (to_parquet,) = [block for block in blocks("docs/pool.md", "python") if "COPY" in block and "shop.csv" in block]
     exec(to_parquet, {})
     page = (REPOSITORY / "docs/inference.md").read_text(encoding="utf-8").partition("### Filters")[2]
     lines = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("    worldclip ")]

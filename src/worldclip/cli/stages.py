@@ -57,6 +57,7 @@ def run_recipe(
         worldclip run runs/my_images --set balance.tail_fraction=0.06 --dry-run
     """
     started_at = time.perf_counter()
+    load_recipe(recipe, set)  # what is no recipe is said before anything about the run's folder
     context = walk(
         recipe, _own_folder(recipe, out),
         from_stage=from_, from_run=from_run, until=until, overrides=set, executor=executor, dry_run=dry_run,
