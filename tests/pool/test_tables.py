@@ -255,6 +255,19 @@ def test_a_list_of_languages_has_one_per_text(tmp_path: Path) -> None:
     assert bad == set(columns["uid"]) - right
 
 
+def test_texts_of_a_shard_without_the_field_of_languages_have_none(tmp_path: Path) -> None:
+    """Another shard has it, so that the recipe is right; language identification is not asked."""
+    write_lines(tmp_path / "pool/0.jsonl", [{"uid": "a", "text": "red", "lang": "en"}, {"uid": "b", "text": "red"}])
+    write_lines(tmp_path / "pool/1.jsonl", [{"uid": "c", "text": "red"}])
+    assert run_pool(tmp_path / "run", path=str(tmp_path / "pool"), key="uid", texts=["text"], lang="lang")
+    langs = []
+    for name in ("0.jsonl", "1.jsonl"):
+        texts = pool.read_pairs(tmp_path / "run", name, pool.EVERY_KEY)
+        assert texts.lang is not None
+        langs.append(texts.lang.to_pylist())
+    assert langs == [["en", None], [None]]
+
+
 def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> None:
     lines = [{"uid": f"k{number}", "text": "red"} for number in range(150)]
     path = write_lines(tmp_path / "0.jsonl", [*lines, {"uid": "last", "text": "red", "width": 300}])

@@ -89,6 +89,6 @@ def shorten_paths(record: Any) -> Any:
     parts = record.split("::")  # `simplecache::/folder/file`
     for i, part in enumerate(parts):
         path = _LOCAL_PATH.fullmatch(part)
-        if path is not None and not path[2].startswith("//"):  # which would be the rest of a URL
+        if path is not None and not path[2].startswith("//"):  # two slashes begin the rest of a URL
             parts[i] = f"{path[1] or ''}{PurePosixPath(path[2]).name}"
     return "::".join(parts)

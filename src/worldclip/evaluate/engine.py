@@ -108,7 +108,7 @@ def evaluate(
         keys_of_dataset.setdefault(dataset.name, []).extend(keys_of_pair)
         if not records.keys() >= set(keys_of_pair):
             todo.append((dataset, lang))
-    keys: dict[str, None] = {}  # of the records to return, in their order
+    keys: dict[str, None] = {}  # the digests of the records to return, in order
     features: dict[str, ImageFeatures] = {}
     for dataset in datasets:
         if dataset.name in keys_of_dataset:

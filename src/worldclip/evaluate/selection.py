@@ -91,7 +91,7 @@ class Association:
             num_right = int(is_right.sum())
             place = np.arange(len(scores))
             if self.ties == "against":
-                place = is_right  # of equal scores, wrong images come before right ones
+                place = is_right  # a wrong image comes before a right one of the same score
             best_first = np.lexsort((place, -scores))
             num_hits = int(is_right[best_first[:num_right]].sum())
             jaccard[i] = num_hits / (2 * num_right - num_hits)

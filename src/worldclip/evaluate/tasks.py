@@ -137,7 +137,7 @@ class Classification(_OfClasses):
         target = self.target[is_good]
         further_idx, further_class = self.also_right
         is_kept = is_good[further_idx]
-        position = np.cumsum(is_good) - 1  # of each image among those that decode
+        position = np.cumsum(is_good) - 1  # row of each image in image_nD
         right_image = np.concatenate([np.arange(len(target)), position[further_idx[is_kept]]])
         right_class = np.concatenate([target, further_class[is_kept]])
         ranks = ranking.ranks(image_nD, class_CD, right_image, right_class, self.ties)

@@ -144,7 +144,7 @@ def image_faults() -> Iterator[None]:
     """Raise whatever a decoder raises as BadImage.
 
     Bytes of others make decoders raise nearly anything: OSError, SyntaxError, struct.error, KeyError, RuntimeError,
-    NotImplementedError.  A list of them is never complete.  A missing package and a lack of memory are no fault of an
+    NotImplementedError.  No list names them all.  A missing package and a lack of memory are no fault of an
     image; "decoder error -9" is one, since Pillow also raises it for a tile of 2^60 pixels.
     """
     try:

@@ -82,6 +82,8 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
     has_key[list(problems)] = False
     is_duplicate = find_duplicates(keys, has_key)
     texts = _texts_of(shard_pairs, keys, is_chosen, has_key, is_duplicate, problems)
+    if config.lang is not None and texts.lang is None:  # no record of this shard has the field
+        texts = dataclasses.replace(texts, lang=pa.repeat(pa.scalar("", pa.large_string()), len(texts.text)))
     images = POOL_IMAGES.empty_table()
     if shard_pairs.images is not None:
         has_first_key = has_key & ~is_duplicate

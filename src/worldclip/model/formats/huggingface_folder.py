@@ -91,12 +91,13 @@ def complete_special_ids(text_config: Any, stated: Report, tokenizer: Tokenizer)
 
 
 def build(config: Any, state: dict[str, torch.Tensor]) -> Any:
-    """Return a MetaClip2Model with exactly these tensors."""
+    """Return a MetaClip2Model with exactly these tensors, in names and shapes."""
     import torch
 
     create = require_transformers().MetaClip2Model.from_pretrained
     model = create(None, config=config, state_dict=state, dtype=torch.float32).eval()
-    assert model.state_dict().keys() == state.keys()
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in state.items()}
     return model
 
 
