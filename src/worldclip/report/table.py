@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +34,20 @@ class Column:
     """Write a cell's value in HTML; default: its text, escaped."""
     align: Literal["left", "right"] = "right"
 
+    def write(self, value: Any) -> str:
+        """Return a cell as text."""
+        if isinstance(value, Html):
+            raise TypeError(f"column {self.title!r} holds HTML, which only to_html can write")
+        return "" if value is None else self.text(value)
+
+    def draw(self, value: Any) -> Html:
+        """Return a cell as markup."""
+        if isinstance(value, Html):
+            return value
+        if self.html is None or value is None:
+            return html(self.write(value))
+        return self.html(value)
+
 
 def text_column(title: str, html: Callable[[Any], Html] | None = None) -> Column:
     """Return a column of text, aligned left."""
@@ -55,48 +68,49 @@ class Table:
     totals: Collection[int] = ()
     """Rows set apart: sums and means."""
 
-    def without_empty_columns(self) -> Table:
-        """Return the table without columns in which every cell is None."""
-        # Row by row, so that a row of another length than the columns is an error here (strict).
-        is_used = [False] * len(self.columns)
-        for row in self.rows:
-            is_used = [used or cell is not None for used, cell in zip(is_used, row, strict=True)]
-        rows = [list(itertools.compress(row, is_used)) for row in self.rows]
-        return Table(list(itertools.compress(self.columns, is_used)), rows, self.totals)
-
 
 def to_html(table: Table) -> Html:
-    """Return a <table> that scrolls sideways on its own, by keyboard too, without its empty columns."""
-    if table.rows:
-        table = table.without_empty_columns()
-    head = tag("tr", *(tag("th", column.title, class_=_side(column)) for column in table.columns))
+    """Return a <table> that scrolls sideways on its own, by keyboard too.
+
+    A column whose cells are all None is left out.
+    """
+    drawn_columns = []
+    for column, *values in zip(table.columns, *table.rows, strict=True):
+        if values and all(value is None for value in values):
+            continue
+        side = "n" if column.align == "right" else None
+        title = tag("th", column.title, class_=side)
+        drawn_columns.append([title, *(tag("td", column.draw(value), class_=side) for value in values)])
+    titles, *rows = zip(*drawn_columns, strict=True)
     body = []
-    for number, row in enumerate(table.rows):
-        cells = [tag("td", _html_cell(column, value), class_=_side(column)) for column, value in _cells(table, row)]
+    for number, cells in enumerate(rows):
         css_class = "total" if number in table.totals else None
         body.append(tag("tr", *cells, class_=css_class))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll", tabindex=0)
+    head = tag("thead", tag("tr", *titles))
+    return tag("div", tag("table", head, tag("tbody", *body)), class_="scroll", tabindex=0)
 
 
 def to_markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too; totals are bold."""
-    lines = []
-    for texts in _texts(table):
-        in_one_line = [" ".join(text.split()) for text in texts]
-        lines.append([_MARKDOWN_SPECIAL.sub(r"\\\g<0>", text) for text in in_one_line])
-    for number in table.totals:
-        lines[1 + number][0] = f"**{lines[1 + number][0]}**"
-    columns = []
-    for column, cells in zip(table.columns, zip(*lines, strict=True), strict=True):
+    columns: list[list[str]] = []
+    for column, *values in zip(table.columns, *table.rows, strict=True):
+        cells = []
+        for text in (column.title, *map(column.write, values)):
+            in_one_line = " ".join(text.split())
+            cells.append(_MARKDOWN_SPECIAL.sub(r"\\\g<0>", in_one_line))
+        if not columns:
+            for number in table.totals:
+                cells[1 + number] = f"**{cells[1 + number]}**"
         width = max(3, *map(len, cells))
         if column is table.columns[-1] and column.align == "left":
             width = 3  # a last column may hold long lists: no reason to pad every row to the longest
-        padded = [cell.ljust(width) for cell in cells]
         rule = "-" * width
+        justify = str.ljust
         if column.align == "right":
-            padded = [cell.rjust(width) for cell in cells]
             rule = f"{rule[1:]}:"
-        columns.append([padded[0], rule, *padded[1:]])
+            justify = str.rjust
+        title, *texts = (justify(cell, width) for cell in cells)
+        columns.append([title, rule, *texts])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
 
 
@@ -105,8 +119,7 @@ def to_csv(table: Table) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([column.title for column in table.columns])
-    for row in table.rows:
-        writer.writerow([value for _, value in _cells(table, row)])  # None becomes an empty cell
+    writer.writerows(table.rows)  # None becomes an empty cell
     return file.getvalue()
 
 
@@ -121,40 +134,10 @@ def to_text(table: Table) -> str:
         is_number = column.align == "right"
         drawn.add_column(Text(column.title), justify=column.align, no_wrap=is_number, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(Text(_text(column, value)) for column, value in _cells(table, row)))
+        texts = map(Column.write, table.columns, row)
+        drawn.add_row(*map(Text, texts))
     width = shutil.get_terminal_size((FILE_WIDTH, 1)).columns
     console = Console(width=width, color_system=None, highlight=False)
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def _texts(table: Table) -> Iterator[list[str]]:
-    """Yield the titles, then the texts of each row."""
-    yield [column.title for column in table.columns]
-    for row in table.rows:
-        yield [_text(column, value) for column, value in _cells(table, row)]
-
-
-def _cells(table: Table, row: Sequence[Any]) -> list[tuple[Column, Any]]:
-    return list(zip(table.columns, row, strict=True))
-
-
-def _side(column: Column) -> str | None:
-    return "n" if column.align == "right" else None
-
-
-def _text(column: Column, value: Any) -> str:
-    if isinstance(value, Html):
-        raise TypeError(f"column {column.title!r} holds HTML, which only to_html can write")
-    return "" if value is None else column.text(value)
-
-
-def _html_cell(column: Column, value: Any) -> Html:
-    if value is None:
-        return Html()
-    if isinstance(value, Html):
-        return value
-    if column.html is None:
-        return html(column.text(value))
-    return column.html(value)
