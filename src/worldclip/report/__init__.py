@@ -37,9 +37,11 @@ _SECTIONS: dict[str, Callable[[Any, Languages], list[Section]]] = {
 
 def write_report(run_dir: Path) -> Path:
     """Write RUN/report.html, without the stages that have not run; return its path."""
-    paths = {stage: layout.report_json(run_dir / stage) for stage in STAGES}
-    is_finished = {stage: read_manifest(run_dir / stage) is not None for stage in STAGES}
-    reports = {stage: read_json(path) for stage, path in paths.items() if is_finished[stage] and path.exists()}
+    reports: dict[str, Any] = {}
+    for stage in STAGES:
+        path = layout.report_json(run_dir / stage)
+        if path.exists() and read_manifest(run_dir / stage) is not None:
+            reports[stage] = read_json(path)
     left_out = ""
     if "evaluate" in reports:
         from worldclip.model.load import outdated_results
@@ -54,7 +56,8 @@ def write_report(run_dir: Path) -> Path:
         remedy = f"run: worldclip run {run_dir}"
         reason = next(iter(outdated.values()))
         left_out += f" Left out: {', '.join(outdated)}, made before a change ({reason}); {remedy}"
-        reports = {stage: report for stage, report in reports.items() if stage not in outdated}
+    for stage in outdated:
+        reports.pop(stage, None)
     if "train" in outdated:
         log = []
     by_stage = {
