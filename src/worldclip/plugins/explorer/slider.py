@@ -28,29 +28,30 @@ def slider_record(run_dir: Path, languages: Sequence[str], lists: Sequence[str])
     values = np.sort(values)
     candidates = matched.estimate_values(values)
     no_pairs: Report = {"expected_pairs": 0.0}
-    expected: list[list[float]] = []
-    thresholds: dict[str, list[int | None]] = {}
-    for lang in languages:
-        rows = [candidate["languages"].get(lang, no_pairs) for candidate in candidates]
-        expected.append([row["expected_pairs"] for row in rows])
-        if lang in matched.list_of_lang:
-            thresholds[matched.list_of_lang[lang]] = [row.get("threshold") for row in rows]
-    no_thresholds: list[int | None] = [None] * len(values)
-    effective: list[list[float]] = []
+    totals: list[float] = []
+    expected: dict[str, list[float]] = {lang: [] for lang in languages}
+    thresholds: dict[str, list[int | None]] = {name: [None] * len(values) for name in lists}
+    for number, candidate in enumerate(candidates):
+        totals.append(candidate["total"]["expected_pairs"])
+        for lang in languages:
+            row = candidate["languages"].get(lang, no_pairs)
+            expected[lang].append(row["expected_pairs"])
+            list_name = matched.list_of_lang.get(lang)
+            if list_name in thresholds:
+                thresholds[list_name][number] = row.get("threshold")
+    effective: dict[str, list[float]] = {name: [] for name in lists}
     for name in lists:
         counts = matched.counts[name]
         positive = counts[counts > 0]
-        of_list = []
-        for threshold in thresholds.get(name, no_thresholds):
+        for threshold in thresholds[name]:
             balanced = np.minimum(positive, np.uint64(threshold)) if threshold else positive
-            of_list.append(effective_entries(balanced))
-        effective.append(of_list)
+            effective[name].append(effective_entries(balanced))
     return {
         "key": matched.key,
         "values": values.tolist(),
         "own": int(np.searchsorted(values, own_value)) if own_value else None,
-        "total": [candidate["total"]["expected_pairs"] for candidate in candidates],
-        "expected": expected,
-        "thresholds": [thresholds.get(name, no_thresholds) for name in lists],
-        "effective": effective,
+        "total": totals,
+        "expected": list(expected.values()),
+        "thresholds": list(thresholds.values()),
+        "effective": list(effective.values()),
     }
