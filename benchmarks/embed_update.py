@@ -1,21 +1,24 @@
 """An embedded folder of many photographs after a day's changes: the CPU time of an update, and of a search.
 
-    python benchmarks/embed_update.py MODEL [--files 1000000] [--changes 1000] [--dim 512] [--write]
+    python benchmarks/embed_update.py MODEL [--files 1000000] [--changes 1000] [--dim 512] [--tars] [--write]
 
 MODEL is any exported model.  Its vectors are replaced by random ones of --dim dimensions, and the files hold a few
 bytes each, so what is measured is all but the model: listing the folder, telling what is new, copying, writing.
---write renews benchmarks/results/embed_update.md.
+--tars measures the same number of pictures with captions in tars.  --write renews
+benchmarks/results/embed_update.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import statistics
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from worldclip.tools.embed import embed
 from worldclip.tools.search import nearest
 
 FOLDERS = 1000  # of the files
+FILES_PER_TAR = 10_000
 PARTS_BEFORE = 1000  # rows of a segment in the layout of before
 QUERIES = 9  # timed; the median counts
 RESULTS = Path(__file__).parent / "results" / "embed_update.md"
@@ -41,6 +45,17 @@ def write_files(folder: Path, numbers: range) -> None:
         path = folder / f"{number % FOLDERS:03}" / f"{number:07}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(str(number).encode())
+
+
+def write_tar(path: Path, numbers: range) -> None:
+    """Write a tar of the pictures of write_files, each with a caption."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            for suffix, content in (("png", str(number).encode()), ("txt", b"a picture")):
+                member = tarfile.TarInfo(f"{number:07}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
 
 
 def random_vectors(dim: int) -> Callable[..., Any]:
@@ -73,6 +88,34 @@ def search_ms(layouts: list[list[Any]], dim: int) -> list[float]:
     return [statistics.median(of_layout) for of_layout in times]
 
 
+def change_files(photos: Path, files: int, changes: int) -> Iterator[str]:
+    """Write a folder of files, then change it; yield what was done each time."""
+    write_files(photos, range(files))
+    yield "first"
+    yield "nothing changed"
+    write_files(photos, range(files, files + changes))
+    yield "new files"
+    for path in sorted(photos.rglob("*.png"))[:: files // changes][:changes]:
+        path.unlink()
+    write_files(photos, range(files + changes, files + 2 * changes))
+    yield "as many new, as many removed all over"
+    for path in next(folder for folder in sorted(photos.iterdir())).iterdir():
+        os.utime(path)
+    yield "files of one folder touched"
+
+
+def change_tars(photos: Path, files: int, changes: int) -> Iterator[str]:
+    """Write a folder of tars, then change it; yield what was done each time."""
+    for start in range(0, files, FILES_PER_TAR):
+        write_tar(photos / f"{start:07}.tar", range(start, min(start + FILES_PER_TAR, files)))
+    yield "first"
+    yield "nothing changed"
+    write_tar(photos / f"{files:07}.tar", range(files, files + changes))
+    yield "a new tar"
+    write_tar(photos / f"{0:07}.tar", range(changes, min(FILES_PER_TAR, files)))
+    yield "a tar without some of its pictures"
+
+
 def main() -> None:
     """Measure, print a table and, on request, write it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -80,6 +123,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--changes", type=int, default=1000)
     parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--tars", action="store_true")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     Clip.encode_each = random_vectors(arguments.dim)  # type: ignore[method-assign]
@@ -87,7 +131,6 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as place:
         photos, out = Path(place) / "photos", Path(place) / "embedded"
-        write_files(photos, range(arguments.files))
 
         def update() -> Any:
             return embed(arguments.model, photos, out, executor=LocalExecutor(quiet=True))["images"]
@@ -98,19 +141,9 @@ def main() -> None:
             rows.append(f"| {name} | {counts} | {seconds:.1f} s |")
             print(rows[-1], flush=True)
 
-        measure("first")
-        measure("nothing changed")
-        write_files(photos, range(arguments.files, arguments.files + arguments.changes))
-        measure("new files")
-        for path in sorted(photos.rglob("*.png"))[:: arguments.files // arguments.changes][: arguments.changes]:
-            path.unlink()
-        first = arguments.files + arguments.changes
-        write_files(photos, range(first, first + arguments.changes))
-        measure("as many new, as many removed all over")
-        for folder in sorted(photos.iterdir())[:1]:
-            for path in folder.iterdir():
-                os.utime(path)
-        measure("files of one folder touched")
+        changes = change_tars if arguments.tars else change_files
+        for name in changes(photos, arguments.files, arguments.changes):
+            measure(name)
         embedded = open_embedded(out)
         every = np.concatenate([part[:] for part in embedded.parts])
         before = []
