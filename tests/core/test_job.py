@@ -81,6 +81,16 @@ def test_changed_inputs_are_named_by_file_stage_and_version() -> None:
     assert [change.name for change in changes] == ["match", "0.tar", "1.tar", "2.tar", "x", "b.txt", "model"]
 
 
+def test_many_changed_inputs_are_counted_and_groups_of_files_once(tmp_path: Path) -> None:
+    def inputs(content: str) -> Any:
+        files = {f"files_{group:06}": {"files": content * 32} for group in range(257)}
+        return {"images": files, "texts": {f"{i}.tar": tar(f"{i}.tar", content) for i in range(1004)}}
+
+    Job("demo", tmp_path, {}, lambda: inputs("a")).run(no_work)
+    reason = Job("demo", tmp_path, {}, lambda: inputs("b")).reason_to_run()
+    assert reason == "its inputs changed: files of 257 groups, 0.tar, 1.tar and 1,002 more"
+
+
 def test_changed_inputs_of_one_path_are_told_apart() -> None:
     def changed(old: Any, new: Any) -> list[str]:
         return [str(change) for change in changed_inputs({"shards": old}, {"shards": new})]

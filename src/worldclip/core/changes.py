@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +46,15 @@ def _short(value: Any) -> str:
 
 
 def name_changes(changes: Sequence[Change]) -> str:
-    """Return the first changes in words."""
-    return ", ".join(map(str, changes[:NUM_NAMED]))
+    """Return the first changes, and the number of the others: `0.tar, 1.tar (new), 2.tar and 254 more`.
+
+    Files of a folder are recorded by group, and all groups have the same name for them: `files of 257 groups`.
+    """
+    texts = []
+    for text, number in Counter(map(str, changes)).items():
+        texts.append(text if number == 1 else f"{text} of {number:,} groups")
+    named = ", ".join(texts[:NUM_NAMED])
+    return named if len(texts) <= NUM_NAMED else f"{named} and {len(texts) - NUM_NAMED:,} more"
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[Change]:

@@ -30,7 +30,7 @@ from worldclip.core.artifacts import (
     write_json,
     write_manifest,
 )
-from worldclip.core.changes import NUM_NAMED, Change, changed_inputs, changed_keys, name_changes
+from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
 from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
@@ -92,12 +92,7 @@ class Job:
         if changes:
             return "; ".join(map(str, changes))
         changes = self.changes(manifest["inputs"], self.inputs)
-        if not changes:
-            return None
-        reason = f"its inputs changed: {name_changes(changes)}"
-        if len(changes) > NUM_NAMED:
-            reason += f" and {len(changes) - NUM_NAMED} more"
-        return reason
+        return f"its inputs changed: {name_changes(changes)}" if changes else None
 
     def run(self, work: Callable[[], Result]) -> Report:
         """Do the work, remove stale files, write report.json, and the manifest last.  Raises StageFailed.
