@@ -120,11 +120,29 @@ def test_an_estimate_has_the_cpu_time_that_the_stages_of_the_run_took(run, tmp_p
     expected = {"pool": 0.5 * per_million, "match": (1.0 + 0.25) * per_million}
     assert estimate(copy)["cpu_s_per_million_pairs"] == pytest.approx(expected)
     total = sum(expected.values())
+    pairs_per_shard = round(counts["pairs"] / counts["shards"])
+    assert estimate(copy)["cpu_sample"] == {"shards": 2, "pairs_per_shard": pairs_per_shard}
     assert main(["estimate", str(copy)]) == 0
     assert (
-        f"CPU time: {total:,.1f} s per million pairs (pool {expected['pool']:,.1f}, match {expected['match']:,.1f}); "
-        f"{total / 3.6:,.1f} core-hours per billion\n"
+        f"CPU time: {total:,.1f} s per million pairs (pool {expected['pool']:,.1f}, match {expected['match']:,.1f}, "
+        f"curate not measured); {total / 3.6:,.1f} core-hours per billion\n"
+        f"measured on 2 shards of {pairs_per_shard:,} pairs; rough: below 50,000 "
     ) in capsys.readouterr().out
+
+
+def test_an_estimate_of_few_pairs_says_that_it_is_rough_and_that_of_many_does_not(run):
+    estimated = estimate(run)
+    rows = estimated["candidates"][0]["languages"]
+    assert estimated["cpu_sample"] is None
+    for row in rows.values():
+        if row["expected_pairs"]:
+            assert row["relative_error"] == pytest.approx(row["expected_pairs"] ** -0.5)
+        else:
+            assert row["relative_error"] is None
+    assert "rough: " in to_text(estimated)
+    for row in rows.values():
+        row["expected_pairs"] *= 1_000
+    assert "rough: " not in to_text(estimated)
 
 
 # inspect

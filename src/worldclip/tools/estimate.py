@@ -1,11 +1,13 @@
 """Estimate what other thresholds would keep, per language, from the match files; write nothing.
 
-Expected pairs are sums of keep probabilities, so they are exact up to the sampling itself.
+Expected pairs are sums of keep probabilities, so they are exact up to the sampling itself: of n expected pairs the run
+keeps n with a standard deviation of at most sqrt(n), and so does a larger pool of which this one is a sample.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.core.marks import Commas, Metavar
+from worldclip.core.printable import counted
 from worldclip.curate import accounting
 from worldclip.curate.candidates import DECIDING_COLUMNS, CurateWork, decide_on, text_probs
 from worldclip.curate.config import CurateConfig
@@ -38,6 +41,11 @@ from worldclip.pool.config import PoolConfig
 CPU_LABELS = {"pool": ("pool",), "match": ("match", "count"), "curate": ("caps", "curate")}
 """Stage -> the labels of its maps over shards; copies (curate.write) are left out."""
 AT_ONCE = 9  # values of the balance key estimated in one pass over the match files
+FEW_PAIRS = 100  # fewer expected pairs may be off by more than 10%, 1 / sqrt(n)
+# From pool to curate a shard takes 33 ms of CPU time whatever its size, and a pair 6.7 us (shards of 100 to 50,000
+# captions; docs/scale.md): the former is a tenth of the time at 50,000 pairs, half of it at 5,000.
+SMALL_SHARD = 50_000
+NUM_ROUGH_NAMED = 10  # languages
 
 
 def estimate(
@@ -73,6 +81,7 @@ def estimate(
         "text_policy": matched.work.config.text_policy,
         "candidates": candidates,
         "cpu_s_per_million_pairs": cpu_time(matched.work.run_dir),
+        "cpu_sample": cpu_sample(matched.work.run_dir),
     }
 
 
@@ -91,6 +100,16 @@ def cpu_time(run_dir: Path) -> dict[str, float]:
         of_shard = sum(measured[label]["seconds"] / measured[label]["shards"] for label in labels if label in measured)
         seconds[stage] = of_shard * counts["shards"] / counts["pairs"] * 1e6
     return seconds
+
+
+def cpu_sample(run_dir: Path) -> Report | None:
+    """Return on what the CPU time was measured: shards (of the stage with the fewest) and mean pairs_per_shard."""
+    measured = read_cpu_time(run_dir)
+    shards = [measured[label]["shards"] for labels in CPU_LABELS.values() for label in labels if label in measured]
+    if not shards:
+        return None
+    counts = artifacts.require_manifest(run_dir, "pool")["counts"]
+    return {"shards": min(shards), "pairs_per_shard": round(counts["pairs"] / counts["shards"])}
 
 
 def _with(config: BalanceConfig, **values: Any) -> BalanceConfig:
@@ -165,7 +184,8 @@ class MatchedRun:
         """Return one candidate per config, in one pass over the match files.
 
         Keys: english_threshold, tail_fraction, warnings, total and languages, by code: pairs_in, pairs_matched (that
-        may be kept), expected_pairs, of a language also threshold and tail_fraction.
+        may be kept), expected_pairs, relative_error (1 / sqrt(expected_pairs)), of a language also threshold and
+        tail_fraction.
         """
         thresholds = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
         probs = []
@@ -207,10 +227,12 @@ class MatchedRun:
 
 
 def _columns(row: PairCounts) -> Report:
+    expected = row["expected_pairs"]
     return {
         "pairs_in": row["pairs_in"],
         "pairs_matched": row["sampled_out"] + row["pairs_out"],
-        "expected_pairs": row["expected_pairs"],
+        "expected_pairs": expected,
+        "relative_error": 1 / math.sqrt(expected) if expected else None,
     }
 
 
@@ -237,17 +259,35 @@ def to_text(estimated: Report, num_languages: int = 12) -> str:
             sums.update({name: row[name] for name in ("pairs_in", "pairs_matched", "expected_pairs")})
         if sums:
             lines.append(_line(f"{len(rows) - num_languages} more", sums))
-    return "\n".join([*lines, _cpu_line(estimated["cpu_s_per_million_pairs"])])
+        rough = [lang for lang, row in rows if 0 < row["expected_pairs"] < FEW_PAIRS]
+        if rough:
+            named = ", ".join(rough[:NUM_ROUGH_NAMED])
+            if len(rough) > NUM_ROUGH_NAMED:
+                named += f" and {len(rough) - NUM_ROUGH_NAMED} more"
+            lines.append(
+                f"  rough: {named}, with fewer than {FEW_PAIRS} pairs each; a number n may be off by 1 / sqrt(n), "
+                f"which is over {1 / math.sqrt(FEW_PAIRS):.0%}"
+            )
+    return "\n".join([*lines, *_cpu_lines(estimated)])
 
 
-def _cpu_line(seconds: Mapping[str, float]) -> str:
-    """Return the CPU time per million pairs, and of a billion."""
+def _cpu_lines(estimated: Report) -> list[str]:
+    """Return the CPU time per million pairs, and of a billion, and on how many shards of which size it was measured."""
+    seconds: Mapping[str, float] = estimated["cpu_s_per_million_pairs"]
     if not seconds:
-        return "CPU time: not measured (the first shard of each worker, which loads compiled code, does not count)"
+        return ["CPU time: not measured (the first shard of each worker, which loads compiled code, does not count)"]
     total = sum(seconds.values())
-    parts = ", ".join(f"{stage} {value:,.1f}" for stage, value in seconds.items())
+    times = {stage: f"{value:,.1f}" for stage, value in seconds.items()}
+    parts = ", ".join(f"{stage} {times.get(stage, 'not measured')}" for stage in CPU_LABELS)
     hours = total * 1000 / 3600
-    return f"CPU time: {total:,.1f} s per million pairs ({parts}); {hours:,.1f} core-hours per billion"
+    sample = estimated["cpu_sample"]
+    lines = [
+        f"CPU time: {total:,.1f} s per million pairs ({parts}); {hours:,.1f} core-hours per billion",
+        f"measured on {counted(sample['shards'], 'shard')} of {sample['pairs_per_shard']:,} pairs",
+    ]
+    if sample["pairs_per_shard"] < SMALL_SHARD:
+        lines[-1] += f"; rough: below {SMALL_SHARD:,} a shard's own cost counts, and larger shards take less per pair"
+    return lines
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
