@@ -173,6 +173,17 @@ def test_a_dry_run_refuses_what_the_run_refuses(command, own_run, capfd, monkeyp
     assert all(refused in text for text in said)
 
 
+@pytest.mark.parametrize(
+    ("lr", "until", "is_said"), [("75", "train", True), ("0.01", "train", False), ("75", "curate", False)]
+)
+def test_a_learning_rate_that_is_probably_a_typing_error_is_said_before_the_work(
+    lr, until, is_said, toy_world, tmp_path, capfd
+):
+    out = ["--out", str(tmp_path / "run"), "--dry-run", "--until", until]
+    assert main(["run", str(toy_world.recipe), *out, "--set", f"train.lr={lr}"]) == 0
+    assert (f"warning: train.lr = {lr} is unusually large" in capfd.readouterr().err) is is_said
+
+
 def test_a_stage_prints_its_report_as_json(curated_run, tmp_path, capfd):
     run_dir = shutil.copytree(curated_run, tmp_path / "run")
     assert main(["curate", str(run_dir), "--json"]) == 0

@@ -36,6 +36,7 @@ STEPS = (
     Step("export", "checkpoint -> other libraries' formats"),
 )
 """The calls of `recipe` in order: the one list of stages, for the command line and the report."""
+LARGEST_LR = 0.01  # of AdamW; those of our recipes are 4e-5 to 2e-3
 
 
 def recipe(run: Run) -> None:
@@ -159,6 +160,8 @@ def run_stages(
         is_dry=dry_run,
         after_stage=write_report,
     )
+    if "train" in names and not is_helper_rank():
+        _say_large_lr(config, run_dir)
     if dry_run:
         check_run_folder(run_dir, stage_names())
         recipe(context)
@@ -196,6 +199,16 @@ def run_stages(
                 add_cpu_time(run_dir, executor.cpu_time)
         context.keep_recipe()
     return context
+
+
+def _say_large_lr(config: Recipe, run_dir: Path) -> None:
+    """Warn of a learning rate that is probably a typing error; a bound would refuse runs that were trained by it."""
+    from worldclip.core.artifacts import read_manifest
+    from worldclip.core.console import say
+
+    lr = config.train.lr
+    if lr > LARGEST_LR and read_manifest(layout.train_dir(run_dir)) is None:
+        say("train", f"warning: train.lr = {lr:g} is unusually large for AdamW; recipes of worldclip take 4e-5 to 2e-3")
 
 
 def _take_back_refused(run_dir: Path, stage: str, recorded: Recipe, before: Recipe) -> None:
