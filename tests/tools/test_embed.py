@@ -512,11 +512,11 @@ def test_search_prints_the_paths_of_pictures_from_here(world, tmp_path, monkeypa
     embed(world / "model", tmp_path / "list", tmp_path / "of_list", of=("images",), executor=QUIET)
     for folder, path in (
         (tmp_path / "photos", "photos/sub/3.png"),
-        (tmp_path / "of_list", "photos/sub/3.png"),
+        (tmp_path / "of_list", "photos/sub/3.png  (a.csv/k3)"),
         ("embedded", f"pool/00000.tar/{key_of(0, 3)}"),
     ):
         assert main(["search", str(folder), "a", "--top", "1000"]) == 0
-        assert path in [line.split()[-1] for line in capfd.readouterr().out.splitlines()]
+        assert path in [line.partition("  ")[2].partition("  ")[2] for line in capfd.readouterr().out.splitlines()]
 
 
 def test_a_picture_among_the_texts_of_the_command_is_a_picture(world, monkeypatch, capfd):

@@ -138,6 +138,12 @@ def test_the_command_line_filters_and_hits_show_the_columns(shop, capfd):
     assert search(folder, ["apple"], filter=(("price", ">", 1000),))[0]["hits"] == []
     assert main(["search", folder, "apple", "--keys", "nobody"]) == 0
     assert capfd.readouterr().out == "apple\n  none: no row fulfils all conditions\n"
+    assert main(["search", folder, "apple", "--keys", "k1", "k2", "k8"]) == 0
+    assert {line.partition("  (")[2] for line in capfd.readouterr().out.splitlines()[1:]} == {
+        "0.parquet/k1)  category: hat, in_stock: false",
+        "0.parquet/k2)  price: 3.0, category: shoe, in_stock: true",
+        "1.parquet/k8)  category: hat, in_stock: true",
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Q queries, N embedded images or texts, D embed_dim, k results per query.
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -201,12 +202,28 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
         if not result["hits"]:
             lines.append("  none: no row fulfils all conditions")
         for hit in result["hits"]:
+            name = f"({one_line(hit['shard'])}/{one_line(hit['key'])})"
             if "text" in hit:
-                shown = f"{one_line(hit['text'])}  ({one_line(hit['shard'])}/{one_line(hit['key'])})"
+                shown = f"{one_line(hit['text'])}  {name}"
             else:
                 shown = one_line("/".join(folder_and_file(hit)).removeprefix(f"{Path.cwd()}/"))
+                if not shown.endswith(one_line(hit["key"])):  # a picture that a table names under another key
+                    shown = f"{shown}  {name}"
+            columns = _columns_text(hit.get("columns", {}))
+            if columns:
+                shown = f"{shown}  {columns}"
             lines.append(f"  {hit['score']:6.3f}  {shown}")
     return "\n".join(lines)
+
+
+def _columns_text(columns: Mapping[str, Any]) -> str:
+    """Return `category: shoe, price: 20.0`; a missing value is left out, true and false are as --filter reads them."""
+    values = []
+    for name, value in columns.items():
+        if value is not None:
+            shown = value if isinstance(value, str) else json.dumps(value)
+            values.append(f"{one_line(name)}: {one_line(shown)}")
+    return ", ".join(values)
 
 
 def _with_tuples(conditions: Sequence[Any]) -> Where:
