@@ -179,7 +179,9 @@ def test_the_server_filters_as_the_library_does(shop, clip):
             ({"filter": [["price", "<", 10**400]]}, "not comparable with"),
             ({"filter": "price < 8"}, "filter: must be a list"),
             ({"keys": "k0"}, "keys: must be a list of texts"),
+            ({"keys": ["\ud800"]}, "keys: must be a list of texts in valid Unicode"),
             ({"path_prefix": 3}, "path_prefix: must be a text"),
+            ({"path_prefix": "\ud800"}, "path_prefix: must be a text in valid Unicode"),
             ({"path_prefix": "k0"}, "path_prefix = 'k0': no path in the pool begins so; the first is '0.parquet/k0'"),
         ):
             answer = post(address, "search", {"input": "apple", **wrong})
@@ -260,14 +262,36 @@ def test_a_folder_keeps_its_columns_where_none_are_named(world, shop, tmp_path, 
         search(out, ["apple"], filter=[("price", ">", 1)])
 
 
-def test_python_takes_lists_one_key_and_names_a_lone_condition(shop):
+def test_python_takes_lists_and_one_key(shop):
     embedded = shop / "embedded"
     as_tuples = search(embedded, ["apple"], filter=(("category", "in", ("shoe", "bag")),), top=20)
     assert search(embedded, ["apple"], filter=[["category", "in", ["shoe", "bag"]]], top=20) == as_tuples
     assert [hit["key"] for hit in search(embedded, ["apple"], keys="k8")[0]["hits"]] == ["k8"]
     assert search(embedded, ["apple"], keys=[])[0]["hits"] == []
-    with pytest.raises(UserError, match=r"'price' is no condition; give a list of them"):
-        search(embedded, ["apple"], filter=("price", "<", 50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problems"),
+    [
+        ({"top": 2.5}, ["top = 2.5: must be a whole number"]),
+        ({"top": True}, ["top = True: must be a whole number"]),
+        ({"top": "5", "of": "image"}, ["top = '5': must be a whole number", "of = 'image': must be images or texts"]),
+        ({"filter": ("price", "<", 50)}, ['must be a list of conditions, as [("price", "<", 20)]']),
+        ({"filter": 5}, ["filter = 5: must be a list of conditions"]),
+        ({"filter": [("price", "<", None)]}, ["filter: ('price', '<', None) has no value"]),
+        ({"keys": [7, 8]}, ["keys[0]: has the type int"]),
+        ({"keys": 7, "path_prefix": 7}, ["keys = 7: must be a list", "path_prefix: has the type int"]),
+        ({"path_prefix": "\ud800"}, ["path_prefix: '\\ud800' is not valid Unicode"]),
+        ({"texts": [None]}, ["texts[0]: has the type NoneType"]),
+        ({"texts": 5, "images": 5, "pool": 5}, ["texts = 5: must be", "images = 5: must be", "pool = 5: must be"]),
+    ],
+)
+def test_an_argument_of_another_type_is_named(arguments, problems, shop):
+    with pytest.raises(UserError) as caught:
+        search(shop / "embedded", **{"texts": ["apple"], **arguments})
+    assert len(caught.value.problems) == len(problems)
+    for problem in problems:
+        assert problem in str(caught.value)
 
 
 def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):

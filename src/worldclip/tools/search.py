@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -28,10 +29,10 @@ from worldclip.core.job import Report
 from worldclip.core.marks import Folder
 from worldclip.core.printable import one_line
 from worldclip.export.embedded import Embedded, check_model, folder_and_file, open_embedded
-from worldclip.export.segments import Of, ShardRows
+from worldclip.export.segments import IMAGES_OR_TEXTS, Of, ShardRows
 from worldclip.model import load as model_load
 from worldclip.model.images import require_files
-from worldclip.model.inference import Clip
+from worldclip.model.inference import Clip, text_problem
 from worldclip.pool.config import Where
 
 BLOCK_BYTES = 64 * 2**20  # scores held at once
@@ -143,19 +144,26 @@ def search(
         worldclip search embedded "two dogs on a beach"
         worldclip search embedded "ein roter Schuh" --filter "price,<,50" --top 20
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    images = [images] if isinstance(images, str | Path) else list(images)
-    keys = [keys] if isinstance(keys, str) else keys
-    problems = [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
-    if not texts and not images:
+    problems: list[str] = []
+    texts = _texts_of("texts", texts, problems)
+    images = [images] if isinstance(images, str | Path | bytes) else _as_list("images", images, problems)
+    keys = None if keys is None else _texts_of("keys", keys, problems)
+    pool = _texts_of("pool", pool, problems)
+    where = _conditions(filter, problems)
+    problems += [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
+    if not problems and not texts and not images:
         problems.append("no query; give a text or an image")
-    if top < 1:
-        problems.append(f"top = {top}: the number of results must be at least 1")
+    if not isinstance(top, Integral) or isinstance(top, bool) or top < 1:
+        problems.append(f"top = {top!r}: must be a whole number of results, at least 1")
+    if of not in (None, *IMAGES_OR_TEXTS):
+        problems.append(f"of = {of!r}: must be {' or '.join(IMAGES_OR_TEXTS)}")
+    problem = text_problem(path_prefix)
+    if problem:
+        problems.append(f"path_prefix: {problem}")
     if problems:
         raise UserError(problems)
     require_files(images, decodes=True)
     embedded = open_embedded(folder, of, pool=pool)
-    where = _with_tuples(filter)
     is_chosen = None
     if where or keys is not None or path_prefix:
         is_chosen = embedded.select(where, keys, path_prefix)
@@ -226,12 +234,34 @@ def _columns_text(columns: Mapping[str, Any]) -> str:
     return ", ".join(values)
 
 
-def _with_tuples(conditions: Sequence[Any]) -> Where:
-    """Return conditions whose lists are tuples.  Raises UserError for one condition in place of several."""
+def _as_list(name: str, values: Any, problems: list[str]) -> list[Any]:
+    """Return the values of an argument as a list; [] and a problem for what holds none."""
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+        return list(values)
+    problems.append(f"{name} = {values!r:.60}: must be a list")
+    return []
+
+
+def _texts_of(name: str, values: Any, problems: list[str]) -> list[str]:
+    """Return an argument, one text or several, as a list; adds a problem for the first value that is no text."""
+    items = [values] if isinstance(values, str) else _as_list(name, values, problems)
+    for i, item in enumerate(items):
+        problem = text_problem(item)
+        if problem:
+            problems.append(f"{name}[{i}]: {problem}")
+            return []
+    return items
+
+
+def _conditions(conditions: Any, problems: list[str]) -> Where:
+    """Return conditions with tuples for lists; adds a problem for what is no list of them, as a single one."""
+    if not isinstance(conditions, list | tuple) or not all(isinstance(part, list | tuple) for part in conditions):
+        problems.append(f'filter = {conditions!r:.60}: must be a list of conditions, as [("price", "<", 20)]')
+        return ()
     where = []
     for condition in conditions:
-        if not isinstance(condition, list | tuple):
-            raise UserError(f'filter: {condition!r} is no condition; give a list of them, as [("price", "<", 20)]')
+        if None in condition:
+            problems.append(f"filter: {condition!r} has no value; a missing value fulfils no condition")
         where.append(tuple(tuple(part) if isinstance(part, list) else part for part in condition))
     return tuple(where)
 

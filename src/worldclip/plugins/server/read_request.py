@@ -118,17 +118,15 @@ def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...] | No
         problems += [f"filter: {problem}" for problem in problems_of_conditions(where)]
     except TypeError:
         problems.append('filter: must be a list of ["column", comparison, value], as [["price", "<", 20]]')
-    keys = None
-    if "keys" in body:
-        keys = body["keys"]
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            problems.append("keys: must be a list of texts")
+    keys = body.get("keys", [])
     path_prefix = body.get("path_prefix", "")
-    if not isinstance(path_prefix, str):
-        problems.append("path_prefix: must be a text, the begin of a path in the pool")
+    if not isinstance(keys, list) or any(map(text_problem, keys)):
+        problems.append("keys: must be a list of texts in valid Unicode")
+    if text_problem(path_prefix):
+        problems.append("path_prefix: must be a text in valid Unicode, the begin of a path in the pool")
     if problems:
         raise ApiError(400, problems, param=problems[0].partition(":")[0])
-    return where, None if keys is None else tuple(keys), path_prefix
+    return where, tuple(keys) if "keys" in body else None, path_prefix
 
 
 def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | Picture]:
