@@ -118,11 +118,18 @@ def test_a_folder_of_another_model_is_not_followed_and_a_gone_one_said(shop, wor
         embed(other, shop / "photos", shop / "embedded", executor=QUIET)
         answer = post(address, "search", {"input": "a"})
         assert answer.status_code == 503
-        assert "is not the model that embedded" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["message"] == (
+            "another model embedded the folder 'embedded'; restart the server with that one"
+        )
         assert httpx.get(f"{address}/healthz").status_code == 503
         embed(shop / "model", shop / "photos", shop / "embedded", executor=QUIET)
         assert post(address, "search", {"input": "a"}).status_code == 200
         assert httpx.get(f"{address}/healthz").status_code == 200
+        manifest = (shop / "embedded/manifest.json").read_text()
+        (shop / "embedded/manifest.json").write_text("{")
+        problem = "the folder 'embedded' was embedded again and cannot be opened; the server's log says why"
+        assert httpx.get(f"{address}/healthz").json()["problems"] == [problem]
+        (shop / "embedded/manifest.json").write_text(manifest)
         (shop / "embedded").rename(shop / "away")
         answer = post(address, "search", {"input": "a"})
         assert (answer.status_code, "'embedded' is gone" in answer.text) == (503, True)

@@ -305,8 +305,9 @@ def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):
 
 
 def test_the_page_filters_and_says_that_the_pictures_are_gone(world, clip, tmp_path):
-    pictures = {f"{i}.png": picture(i) for i in range(4)}
-    rows = "".join(f"{i}.png,{'red' if i % 2 else 'blue'}\n" for i in range(4))
+    long = f"{'long_name' * 10}_{{}}.png"
+    pictures = {long.format(i): picture(i) for i in range(4)}
+    rows = "".join(f"{long.format(i)},{'red' if i % 2 else 'blue'}\n" for i in range(4))
     write_files(tmp_path / "list", {**pictures, "0.csv": f"filepath,colour\n{rows}"})
     recipe = f'[pool]\npath = "{tmp_path}/list"\nkey = "filepath"\nimage_field = "filepath"\ntexts = ["colour"]\n'
     write_files(tmp_path, {"r.toml": recipe})
@@ -318,8 +319,16 @@ def test_the_page_filters_and_says_that_the_pictures_are_gone(world, clip, tmp_p
         page.run("document.querySelector('#filter select').value = JSON.stringify('red')")
         page.run("document.querySelector('#filter select').dispatchEvent(new Event('change')) && 0")
         page.wait("document.querySelectorAll('.hit').length === 2")
-        assert page.run(paths) == ["0.csv/1.png", "0.csv/3.png"]
+        assert page.run(paths) == [f"0.csv/{long.format(1)}", f"0.csv/{long.format(3)}"]
         assert "colour: red" in page.run("document.querySelector('.hit').textContent")
+        page.run("document.querySelector('.hit a').click()")
+        page.wait("document.querySelector('#pair').textContent.includes('60 × 40 pixels')")
+        named = "[...document.querySelectorAll('#pair dt, #pair dd')].map((element) => element.textContent)"
+        assert page.run(named)[::2] == ["Path", "Size", "colour"]
+        assert page.run(named)[1] in (f"0.csv/{long.format(1)}", f"0.csv/{long.format(3)}")
+        assert page.run(named)[5] == "red"
+        assert str(tmp_path) not in page.run("document.body.textContent")
+        assert not page.is_cut()
         assert page.errors == []
         (tmp_path / "list").rename(tmp_path / "away")
         page.open(f"{address}/?q=apple", "document.querySelectorAll('.hit').length === 4")
@@ -327,3 +336,6 @@ def test_the_page_filters_and_says_that_the_pictures_are_gone(world, clip, tmp_p
             "document.querySelector('#remarks').textContent"
         )
         assert page.run("document.querySelectorAll('.hit img').length") == 0
+        for width in (390, 1280):
+            page.resize(width, 900)
+            assert not page.is_cut(), width

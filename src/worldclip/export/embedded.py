@@ -117,13 +117,17 @@ class Embedded:
         pool = ", ".join(self.manifest.get("places", [])) or "an unknown place"
         return f"reads no pictures: the pool is at {pool}; --pictures-from PLACE gives its host, bucket or folder"
 
+    def may_read(self, row: Report) -> bool:
+        """Return whether the file of a row of `rows` lies in `places`."""
+        return any(is_below(row["file"], place) for place in self.places)
+
     def read_picture(self, row: Report) -> bytes:
         """Return the image file of a row of `rows`, whose table somebody else may have written.
 
         Raises UserError for a file outside of `places`, and for a picture that is another one than was embedded;
         otherwise as read_member.
         """
-        if not any(is_below(row["file"], place) for place in self.places):
+        if not self.may_read(row):
             raise UserError(
                 f"{row['file']} does not lie in {' or '.join(self.places) or 'a local pool'}; to read it, give its "
                 "folder, host or bucket as --pictures-from"

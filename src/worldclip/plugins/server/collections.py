@@ -87,7 +87,7 @@ class Collections:
         """Open a folder.  Raises UserError where it holds no embeddings, or where another model embedded it."""
         self.folder = folder
         self.problem = ""
-        """Why the newest manifest cannot be used; the version before stays."""
+        """Why the newest manifest cannot be used, for clients; the version before stays."""
         self._clip = clip
         self._name = name
         self._pictures_from = pictures_from
@@ -121,14 +121,16 @@ class Collections:
 
     def _take_next(self) -> None:
         before = next(iter(self._version.kinds.values()))
+        problem = f"the folder {self.folder.name!r} was embedded again and cannot be opened; the server's log says why"
         try:
             version = self._open()
             after = next(iter(version.kinds.values()))
             if after.manifest.get("probe") != before.manifest.get("probe"):
+                problem = f"another model embedded the folder {self.folder.name!r}; restart the server with that one"
                 check_model(after, self._clip, self._name, "restart the server with that one")
         except (UserError, OSError) as error:
-            self.problem = f"the folder was embedded again and cannot be opened: {error}"
-            say("serve", f"{self.problem}; answers from what was there before")
+            self.problem = problem
+            say("serve", f"{self.folder} cannot be opened anew: {error}; answers from what was there before")
             return
         self.problem = ""
         self._version = version

@@ -16,7 +16,7 @@ import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.job import Record, Report
-from worldclip.export.embedded import Embedded, folder_and_file, path_in_pool
+from worldclip.export.embedded import Embedded, path_in_pool
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
 from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
@@ -212,10 +212,7 @@ class Service:
             texts.append(text)
         described = []
         for row, caption in zip(rows, self.with_language(texts), strict=True):
-            names = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
-            if embedded.columns:
-                names["columns"] = row["columns"]
-            described.append({**names, **caption})
+            described.append({**_names(row), **caption})
         answers: list[list[Record]] = []
         start = 0
         for ids, scores in all_hits:
@@ -237,16 +234,15 @@ class Service:
         return captions
 
     def pair(self, of: str, row_id: str) -> Record:
-        """Return one row with its texts, of an image also where it lies.  Raises ApiError for an unknown id."""
+        """Return one row with its texts, of an image also its size.  Raises ApiError for an unknown id."""
         return self._with_row(of, row_id, self._pair)
 
     def _pair(self, embedded: Embedded, row: Report) -> Record:
-        pair: Record = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
         if embedded.of == "texts":
-            return {**pair, "texts": self.with_language([row["text"]])}
-        folder, file = folder_and_file(row)
+            return {**_names(row), "texts": self.with_language([row["text"]])}
         texts = embedded.captions([row]).get((row["shard"], row["key"]), [])
-        return {**pair, "folder": folder, "file": file, "bytes": row["size"], "texts": self.with_language(texts)}
+        num_bytes = row["size"] if row["size"] >= 0 else None  # a table does not say how large its images are
+        return {**_names(row), "bytes": num_bytes, "texts": self.with_language(texts)}
 
     def picture(self, row_id: str) -> bytes:
         """Return the image file of one row.  Raises ApiError where it cannot be read."""
@@ -259,8 +255,8 @@ class Service:
             if embedded.remark:
                 raise ApiError(503, embedded.remark) from error
             reason = "it changed or went since it was embedded; embed the pool again"
-            if isinstance(error, UserError):
-                reason = str(error)
+            if not embedded.may_read(row):
+                reason = "its file lies outside of the folders that the server reads; start it with --pictures-from"
             raise ApiError(404, f"the picture {path_in_pool(row)} cannot be read: {reason}") from error
 
     def _with_row(self, of: str, row_id: str, work: Callable[[Embedded, Report], Result]) -> Result:
@@ -276,6 +272,14 @@ class Service:
             return work(embedded, embedded.rows(np.array([row]))[0])
 
         return self._with_version(of, answer)
+
+
+def _names(row: Report) -> Record:
+    """Return what a client learns of a row: nothing of the server's folders."""
+    names: Record = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
+    if "columns" in row:
+        names["columns"] = row["columns"]
+    return names
 
 
 def _kind(version: Version, of: str) -> Embedded:

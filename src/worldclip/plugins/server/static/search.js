@@ -174,16 +174,18 @@ function readFile(file) {
 }
 
 async function takeFiles(files) {
+  const tooLarge = [];
   for (const file of files) {
     const image = await readFile(file);
-    if (image.length > facts.body_bytes) {
-      say(`${file.name} is too large; at most ${facts.body_bytes.toLocaleString("en")} bytes are allowed`, true);
-      continue;
-    }
-    queries.push({ image, name: file.name });
+    if (image.length > facts.body_bytes) tooLarge.push(file.name);
+    else queries.push({ image, name: file.name });
   }
   drawQueries();
-  search();
+  if (tooLarge.length) {
+    say(`${tooLarge.join(", ")}: too large; at most ${facts.body_bytes.toLocaleString("en")} bytes are allowed`, true);
+  } else {
+    search();
+  }
 }
 
 // --- filter ---------------------------------------------------------------------------------------------------------
@@ -226,10 +228,16 @@ function say(text, isBad = false) {
   byId("state").className = isBad ? "lead bad" : "lead";
 }
 
+// Return a message of the server with the names of the queries, which it only numbers.
+function nameQueries(message, asked) {
+  return message.replace(/input\[(\d+)\]:/g, (whole, i) => asked[i]?.name ?? "the text");
+}
+
 async function search() {
   const number = ++latest;
   enterSearch();
-  const input = inputsOf(readForm()).map((query) => query.image ?? { text: query.text });
+  const asked = inputsOf(readForm());
+  const input = asked.map((query) => query.image ?? { text: query.text });
   if (!input.length) return drawStart();
   say("Searching …");
   const start = performance.now();
@@ -244,7 +252,7 @@ async function search() {
     const combined = input.length > 1 ? `${input.length} queries combined. ` : "";
     say(`${combined}The ${ids.length} most similar ${of === "images" ? "pictures" : "texts"}, in ${ms} ms.`);
   } catch (error) {
-    if (number === latest) say(error.message, true);
+    if (number === latest) say(nameQueries(error.message, asked), true);
   }
 }
 
@@ -275,8 +283,9 @@ function pairLink(kind, id, ...children) {
 function hitElement(hit) {
   const link = pairLink(of, hit.id);
   const caption = element("p", { className: "caption", lang: tag(hit.lang), dir: "auto" }, hit.text);
-  if (of === "images" && facts.remarks.length) {
-    link.append(words(hit.path)); // the folder of the pictures is gone
+  const isGone = of === "images" && facts.remarks.length > 0; // the folder of the pictures
+  if (isGone) {
+    link.append(words(hit.path));
   } else if (of === "images") {
     const img = element("img", { alt: hit.text || hit.path, loading: "lazy" });
     showPicture(img, hit.id, 480);
@@ -285,11 +294,17 @@ function hitElement(hit) {
   } else {
     link.append(caption);
   }
-  const parts = of === "images" ? [...(hit.text ? [caption] : []), pathElement(hit.id, hit.path)] : [];
+  const parts = of === "images" && hit.text ? [caption] : [];
+  if (of === "images" && !isGone) parts.push(pathElement(hit.id, hit.path));
   const about = [hit.lang_name, `similarity ${hit.score.toFixed(2)}`].filter(Boolean).join(", ");
-  const values = Object.entries(hit.columns ?? {}).filter(([, value]) => value !== null);
+  const values = valuesOf(hit);
   if (values.length) parts.push(element("small", {}, words(values.map(([name, value]) => `${name}: ${value}`).join(", "))));
   return element("article", { className: "hit" }, link, ...parts, element("small", {}, about));
+}
+
+// Return [name, value] of each column that the pool was embedded with.
+function valuesOf(row) {
+  return Object.entries(row.columns ?? {}).filter(([, value]) => value !== null);
 }
 
 // A link that opens the picture itself; it cannot send a key, and is only text then.
@@ -314,15 +329,17 @@ async function showPair() {
     const list = element("dl", { className: "about" });
     const add = (name, value) => list.append(element("dt", {}, name), element("dd", {}, value));
     if (kind === "images") {
-      const img = element("img", { alt: pair.texts[0]?.text ?? pair.file });
-      const size = element("span", {}, `${Math.ceil(pair.bytes / 1000).toLocaleString("en")} kB`);
-      img.addEventListener("load", () => size.prepend(`${img.naturalWidth} × ${img.naturalHeight} pixels, `));
+      const img = element("img", { alt: pair.texts[0]?.text ?? pair.path });
+      const size = element("span", {}, pair.bytes === null ? "" : `${Math.ceil(pair.bytes / 1000).toLocaleString("en")} kB`);
+      img.addEventListener("load", () => size.prepend(`${img.naturalWidth} × ${img.naturalHeight} pixels${size.textContent && ", "}`));
       showPicture(img, pair.id);
       body.append(img);
-      add("File", pathElement(pair.id, pair.file));
-      add("Folder", words(pair.folder));
+      add("Path", pathElement(pair.id, pair.path));
       add("Size", size);
+    } else {
+      add("Path", words(pair.path));
     }
+    for (const [name, value] of valuesOf(pair)) add(words(name), words(String(value)));
     const texts = pair.texts.map((text) =>
       element("li", {}, element("span", { lang: tag(text.lang), dir: "auto" }, text.text), element("small", {}, text.lang_name)),
     );
