@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from worldclip.report.html import Html, tag
@@ -94,43 +93,6 @@ def axis_over(values: Sequence[float], *, log: bool = False) -> Axis:
     return Axis(low=low, high=high, log=log)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Frame:
-    """The plot area inside a chart, in pixels."""
-
-    width: int
-    height: int
-    y_axis: Axis
-
-    @property
-    def right(self) -> int:
-        return self.width - MARGIN_RIGHT
-
-    @property
-    def bottom(self) -> int:
-        return self.height - MARGIN_BOTTOM
-
-    def y(self, value: float) -> float:
-        return MARGIN_TOP + (1 - self.y_axis.share(value)) * (self.bottom - MARGIN_TOP)
-
-    def rule(self, value: float, *children: object, **attributes: object) -> Html:
-        """Return a horizontal line across the plot."""
-        y = f"{self.y(value):.1f}"
-        return tag("line", *children, x1=MARGIN_LEFT, x2=self.right, y1=y, y2=y, **attributes)
-
-    def svg(self, label: str, x_label: str, marks: Sequence[Html]) -> Html:
-        """Return the chart: grid and tick labels, the marks, the name of the x axis."""
-        grid = []
-        for value in self.y_axis.ticks():
-            grid.append(self.rule(value, class_="grid-line"))
-            place = {"x": MARGIN_LEFT - 6, "y": f"{self.y(value) + 4:.1f}"}
-            grid.append(tag("text", tick(value), **place, text_anchor="end"))
-        x_name = tag("text", x_label, x=self.right, y=self.height - 3, text_anchor="end")
-        box = f"0 0 {self.width} {self.height}"
-        widest = f"max-width:{MAX_SCALE * self.width:.0f}px"
-        return tag("svg", *grid, *marks, x_name, viewBox=box, role="img", aria_label=label, style=widest)
-
-
 def line_chart(
     lines: Sequence[Line],
     *,
@@ -145,29 +107,53 @@ def line_chart(
     log: both axes are logarithmic.  rules: (y, name) of dotted horizontal lines.  size_px: width and height at the
     size of the text; the page scales them.
     """
-    x_axis = axis_over(list(chain.from_iterable(line.x for line in lines)), log=log)
-    y_values = list(chain.from_iterable(line.y for line in lines)) + [y for y, _ in rules]
+    x_values: list[float] = []
+    y_values: list[float] = []
+    for line in lines:
+        x_values += line.x
+        y_values += line.y
+    for y, _ in rules:
+        y_values.append(y)
+    x_axis = axis_over(x_values, log=log)
+    y_axis = axis_over(y_values, log=log)
     width, height = size_px
-    frame = _Frame(width=width, height=height, y_axis=axis_over(y_values, log=log))
+    right = width - MARGIN_RIGHT
+    bottom = height - MARGIN_BOTTOM
 
     def place_x(value: float) -> float:
-        return MARGIN_LEFT + x_axis.share(value) * (frame.right - MARGIN_LEFT)
+        return MARGIN_LEFT + x_axis.share(value) * (right - MARGIN_LEFT)
+
+    def place_y(value: float) -> float:
+        return MARGIN_TOP + (1 - y_axis.share(value)) * (bottom - MARGIN_TOP)
 
     marks = []
+    for value in y_axis.ticks():
+        y_px = f"{place_y(value):.1f}"
+        marks.append(tag("line", x1=MARGIN_LEFT, x2=right, y1=y_px, y2=y_px, class_="grid-line"))
+        marks.append(tag("text", tick(value), x=MARGIN_LEFT - 6, y=f"{place_y(value) + 4:.1f}", text_anchor="end"))
     for value in x_axis.ticks():
-        x = f"{place_x(value):.1f}"
-        marks.append(tag("line", class_="grid-line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 4))
-        marks.append(tag("text", tick(value), x=x, y=frame.bottom + 16, text_anchor="middle"))
+        x_px = f"{place_x(value):.1f}"
+        marks.append(tag("line", class_="grid-line", x1=x_px, x2=x_px, y1=bottom, y2=bottom + 4))
+        marks.append(tag("text", tick(value), x=x_px, y=bottom + 16, text_anchor="middle"))
     for value, name in rules:
-        marks.append(frame.rule(value, tag("title", name), stroke="var(--s2)", stroke_dasharray="2 4"))
+        y_px = f"{place_y(value):.1f}"
+        dotted = {"stroke": "var(--s2)", "stroke_dasharray": "2 4"}
+        marks.append(tag("line", tag("title", name), x1=MARGIN_LEFT, x2=right, y1=y_px, y2=y_px, **dotted))
     for line in lines:
-        points = [
-            f"{place_x(x):.1f} {frame.y(y):.1f}"
-            for x, y in zip(line.x, line.y, strict=True)
-            if x_axis.has(x) and frame.y_axis.has(y)
-        ]
+        points = []
+        for x, y in zip(line.x, line.y, strict=True):
+            if x_axis.has(x) and y_axis.has(y):
+                points.append(f"{place_x(x):.1f} {place_y(y):.1f}")
         path = f"M{' L'.join(points)}" if points else ""
-        name = "curve below" if line.is_below else "curve"
-        marks.append(tag("path", tag("title", line.name), class_=name, d=path, stroke=line.colour))
+        css_class = "curve below" if line.is_below else "curve"
+        marks.append(tag("path", tag("title", line.name), class_=css_class, d=path, stroke=line.colour))
+    marks.append(tag("text", x_label, x=right, y=height - 3, text_anchor="end"))
     names = ", ".join(line.name for line in lines)
-    return frame.svg(f"{y_label} by {x_label}: {names}", x_label, marks)
+    return tag(
+        "svg",
+        *marks,
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=f"{y_label} by {x_label}: {names}",
+        style=f"max-width:{MAX_SCALE * width:.0f}px",
+    )
