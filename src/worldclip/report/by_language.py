@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -25,7 +25,7 @@ from worldclip.report.page import (
     language_name,
     legend,
 )
-from worldclip.report.results import long_table, pivot
+from worldclip.report.results import Number, long_table
 from worldclip.report.table import Column, Table, columns_of, text_column, to_html
 
 MAX_BARS = 40  # languages shown as bars; more are cells of a map
@@ -54,19 +54,22 @@ def languages_section(datasets: Mapping[str, Json], languages: Languages) -> Sec
         ("var(--ink)", "95% interval (of top-5 where both are drawn)"),
         ("var(--s2)", "chance (of the same)"),
     ]
-    return Section(
-        "By language",
+    lead = (
         "Languages sorted by result. Each task asks in one language at a time: classification among the class names of "
-        "that language, retrieval among its texts.",
-        join([legend(colours), *(_dataset(name, result, languages) for name, result in datasets.items())]),
+        "that language, retrieval among its texts."
     )
+    parts = [_dataset(name, result, languages) for name, result in datasets.items()]
+    return Section("By language", lead, join([legend(colours), *parts]))
 
 
 def _dataset(name: str, result: Json, languages: Languages) -> Html:
     parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images"))]
     # The languages of the means, once for all tasks with the same languages.
-    means = [task["mean"]["languages"] for task in result["tasks"].values() if task["is_averaged"]]
-    for langs in dict.fromkeys(map(tuple, means)):
+    langs_of_means: dict[tuple[str, ...], None] = {}
+    for task_result in result["tasks"].values():
+        if task_result["is_averaged"]:
+            langs_of_means[tuple(task_result["mean"]["languages"])] = None
+    for langs in langs_of_means:
         text = f"Mean over {len(langs)} languages"
         names = ", ".join(language_name(lang, languages) or lang for lang in langs)
         if len(langs) <= MAX_NAMED_LANGUAGES:
@@ -102,16 +105,32 @@ def _by_language(task: str, result: Json, languages: Languages) -> Html:
     if not records:
         return Html()
     by_value = sorted(records, key=lambda lang: -records[lang]["metrics"][metric])
-    hovers = {lang: _hover(lang, metric, records[lang], languages) for lang in by_value}
+    in_table: dict[str, Language] = {}
+    hovers: dict[str, str] = {}
+    for lang in by_value:
+        language = find_language(lang, languages)
+        hovers[lang] = _hover(lang, metric, records[lang], language)
+        if language is not None:
+            in_table[lang] = language
     name = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
     heading = tag("h4", task_name(task), " ", tag("small", name))
     if len(records) > MAX_BARS:
-        all_languages = {lang: find_language(lang, languages) for lang in by_value}
-        in_table = {lang: language for lang, language in all_languages.items() if language is not None}
         cells = language_map(records, metric, in_table, hovers)
         if cells:
             return join([heading, cells, tag("p", FIND, class_="lead")])
-    rows = [_bar(lang_name(lang, languages), metric, records[lang], hovers[lang]) for lang in by_value]
+    rows = []
+    for lang in by_value:
+        record = records[lang]
+        value = record["metrics"][metric]
+        parts = [(value, SCORE_COLOURS["acc1"], hovers[lang])]
+        remark = percent(value)
+        if metric == "acc5":  # top-5 behind top-1
+            first = record["metrics"]["acc1"]
+            parts = [(first, SCORE_COLOURS["acc1"], hovers[lang]), (value - first, SCORE_COLOURS["acc5"], hovers[lang])]
+            remark = f"{percent(first)} · {percent(value)}"
+        bounds = record["interval_95"].get(metric)
+        chance = record["chance"].get(metric)
+        rows.append(Bar(label=lang_name(lang, languages), parts=parts, note=remark, interval=bounds, mark=chance))
     return heading + first_and_more(rows, MAX_BARS, "more languages", bars)
 
 
@@ -137,43 +156,28 @@ def language_map(
             look = "at-chance"
         name = tag("b", languages[lang].name)
         cells[lang] = tag("span", name, tag("small", times(ratio)), class_=f"c {look}", title=hovers[lang])
-    langs_by_ratio = sorted(ratios, key=lambda lang: (-ratios[lang], lang))
-    by_family: dict[str, list[str]] = {}
-    for lang in langs_by_ratio:
-        by_family.setdefault(languages[lang].family, []).append(lang)
-    large = {family: langs for family, langs in by_family.items() if len(langs) >= MIN_MEMBERS}
-    headings = {family: large[family] for family in sorted(large, key=lambda name: (-len(large[name]), name))}
-    langs_of_small = [lang for lang in langs_by_ratio if languages[lang].family not in large]
-    if langs_of_small:
-        headings[OTHER_FAMILIES] = langs_of_small
-    if not headings:
+    if not cells:
         return Html()
+    sizes = Counter(languages[lang].family for lang in cells)
+    by_family: dict[tuple[int, str], list[Html]] = {}  # by (minus the size, name), small families as one at the end
+    for lang in sorted(ratios, key=lambda lang: (-ratios[lang], lang)):
+        family = languages[lang].family
+        place = (0, OTHER_FAMILIES)
+        if sizes[family] >= MIN_MEMBERS:
+            place = (-sizes[family], family)
+        by_family.setdefault(place, []).append(cells[lang])
     parts = []
-    for family, langs in headings.items():
-        heading = tag("h5", family, " ", tag("small", count(len(langs))))
-        parts.append(tag("div", heading, tag("div", *map(cells.get, langs), class_="cells")))
+    for (_, family), cells_of_family in sorted(by_family.items()):
+        heading = tag("h5", family, " ", tag("small", count(len(cells_of_family))))
+        parts.append(tag("div", heading, tag("div", *cells_of_family, class_="cells")))
     colours = [tag("span", tag("i", class_=f"step{i}"), name) for i, name in enumerate(STEP_NAMES)]
     colours.append(tag("span", tag("i", class_="at-chance"), "the 95% interval holds chance"))
     legend = tag("p", tag("span", "times chance:"), *colours, class_="legend map-legend")
     return legend + tag("div", *parts, class_="languages")
 
 
-def _bar(label: str, metric: str, record: Json, hover: str) -> Bar:
-    """Return top-1 and, if `metric` is acc5, top-5 behind it; else the metric."""
-    value = record["metrics"][metric]
-    parts = [(value, SCORE_COLOURS["acc1"], hover)]
-    remark = percent(value)
-    if metric == "acc5":
-        first = record["metrics"]["acc1"]
-        parts = [(first, SCORE_COLOURS["acc1"], hover), (value - first, SCORE_COLOURS["acc5"], hover)]
-        remark = f"{percent(first)} · {percent(value)}"
-    bounds = record["interval_95"].get(metric)
-    return Bar(label=label, parts=parts, note=remark, interval=bounds, mark=record["chance"].get(metric))
-
-
-def _hover(lang: str, metric: str, record: Json, languages: Languages) -> str:
+def _hover(lang: str, metric: str, record: Json, language: Language | None) -> str:
     """Return language, value, interval, chance, number of queries, family and script."""
-    language = find_language(lang, languages)
     facts = [f"{metric_name(metric)} {percent(record['metrics'][metric])}"]
     bounds = record["interval_95"].get(metric)
     if bounds:
@@ -193,21 +197,24 @@ def _family_and_script(language: Language) -> str:
 
 def _parts(task: Json, languages: Languages) -> Html:
     """Return a dataset's parts: means over languages, or each language where a mean would mix questions."""
-    numbers = [number for number in long_table(task["languages"].values()) if number.part]
-    # English and local questions differ in difficulty: their parts are columns side by side, never averaged.
-    by_part = pivot(numbers, lambda number: number.part, lambda number: (number.lang, number.metric))
+    by_part: dict[str, dict[tuple[str, str], Number]] = {}
+    metrics: dict[str, None] = {}
+    langs: dict[str, None] = {}
+    for number in long_table(task["languages"].values()):
+        if number.part:
+            by_part.setdefault(number.part, {})[number.lang, number.metric] = number
+            metrics[number.metric] = None
+            langs[number.lang] = None
     if not by_part:
         return Html()
-    metrics = list(dict.fromkeys(number.metric for number in numbers))
-    langs = list(dict.fromkeys(number.lang for number in numbers))
+    # English and local questions differ in difficulty: their parts are columns side by side, never averaged.
     has_mean = task["is_averaged"] or len(task["languages"]) == 1
     titles: list[str] = []
     if has_mean:
         titles += map(metric_name, metrics)
     else:
-        for lang in langs:
-            name = language_name(lang, languages) or lang
-            titles += [f"{name}, {metric_name(metric)}" for metric in metrics]
+        for lang, metric in product(langs, metrics):
+            titles.append(f"{language_name(lang, languages) or lang}, {metric_name(metric)}")
     rows = []
     for part, cells in by_part.items():
         values: list[float | None] = []
@@ -215,7 +222,8 @@ def _parts(task: Json, languages: Languages) -> Html:
             values += [task["mean"]["metrics"].get(f"{part}/{metric}") for metric in metrics]
         else:
             for place in product(langs, metrics):
-                values.append(cells[place].value if place in cells else None)
+                cell = cells.get(place)
+                values.append(None if cell is None else cell.value)
         rows.append([part, *values, max(number.n for number in cells.values())])
     title = "part (mean over languages)" if task["is_averaged"] else "part"
     columns = [text_column(title), *columns_of(titles, percent), Column("queries", count)]
@@ -239,26 +247,25 @@ def _metrics_table(task: Json, main: str, languages: Languages) -> Table:
         Column("times chance", times),
         Column("queries", count),
     ]
+    names: dict[str, str] = {}  # in lower case, to sort by
     rows: list[list[Any]] = []
-    for lang in sorted(records, key=partial(_name_key, languages=languages)) if is_long else records:
-        record = records[lang]
+    for lang, record in records.items():
         language = find_language(lang, languages)
-        about = f"{_family_and_script(language)}, {language.resource_level}" if language and is_long else None
+        names[lang] = (language.name if language else lang).casefold()
+        about = None
+        if language and is_long:
+            about = f"{_family_and_script(language)}, {language.resource_level}"
         values = [record["metrics"][name] for name in metrics]
         bounds = record["interval_95"].get(main)
         rows.append([lang, about, *values, bounds, *_chance_and_multiple(record, main), record["n"]])
+    if is_long:
+        rows.sort(key=lambda row: (names[row[0]], row[0]))
     if not task["is_averaged"]:
         return Table(columns, rows)
     means = [mean["metrics"][name] for name in metrics]
     title = Html(f"mean over {len(mean['languages'])}")
     rows.append([title, None, *means, None, *_chance_and_multiple(mean, main), None])
     return Table(columns, rows, totals=[len(rows) - 1])
-
-
-def _name_key(lang: str, languages: Languages) -> tuple[str, str]:
-    language = find_language(lang, languages)
-    name = language.name if language else lang
-    return name.casefold(), lang
 
 
 def _chance_and_multiple(record: Json, metric: str) -> list[float | None]:

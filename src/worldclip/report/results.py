@@ -1,14 +1,14 @@
-"""Results as one long table, and its pivots: every table, page and comparison is made from them.
+"""Results as one long table, and as groups: every table, page and comparison is made from them.
 
 A record is a line of results.jsonl: what one model scored in one task of a dataset, in one language.  A row of the long
-table is one number of a record, so that a table of any shape is a pivot of rows, and a mean runs over a row of a pivot.
+table is one number of a record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,10 +19,6 @@ NO_LANGUAGE = "und"  # instead of a language: tasks without texts, such as probe
 
 ResultRecord: TypeAlias = dict[str, Any]
 """A line of results.jsonl; docs/design.md lists its keys."""
-
-_Row = TypeVar("_Row")
-_Index = TypeVar("_Index", bound=Hashable)
-_Column = TypeVar("_Column", bound=Hashable)
 
 
 class Number(NamedTuple):
@@ -41,11 +37,6 @@ class Number(NamedTuple):
     chance: float | None
     n: int
 
-    @property
-    def name(self) -> str:
-        """Return the metric, of a part as part/metric."""
-        return f"{self.part}/{self.metric}" if self.part else self.metric
-
 
 def long_table(records: Iterable[Mapping[str, Any]]) -> list[Number]:
     """Return a row per metric of each record and of each of its parts, in the order of the records."""
@@ -61,25 +52,12 @@ def long_table(records: Iterable[Mapping[str, Any]]) -> list[Number]:
     return numbers
 
 
-def pivot(
-    rows: Iterable[_Row], index: Callable[[_Row], _Index], column: Callable[[_Row], _Column]
-) -> dict[_Index, dict[_Column, _Row]]:
-    """Return {index of a row: {column: row}}, in the order of the rows; of equal places the last row stays.
-
-    Records of (en, acc1), (en, acc5), (sw, acc1) by language and metric: {en: {acc1: ..., acc5: ...}, sw: {acc1: ...}}.
-    """
-    table: dict[_Index, dict[_Column, _Row]] = {}
-    for row in rows:
-        table.setdefault(index(row), {})[column(row)] = row
-    return table
-
-
 def by_dataset(records: Iterable[ResultRecord]) -> dict[str, dict[str, dict[str, ResultRecord]]]:
     """Return {dataset: {task: {language: record}}}, in the order of the records."""
-    tasks = pivot(records, lambda record: (record["dataset"], record["task"]), lambda record: record["lang"])
     datasets: dict[str, dict[str, dict[str, ResultRecord]]] = {}
-    for (dataset, task), by_lang in tasks.items():
-        datasets.setdefault(dataset, {})[task] = by_lang
+    for record in records:
+        tasks = datasets.setdefault(record["dataset"], {})
+        tasks.setdefault(record["task"], {})[record["lang"]] = record
     return datasets
 
 
@@ -118,13 +96,17 @@ def is_averaged(languages: Iterable[str]) -> bool:
 def mean_over_languages(records: Sequence[ResultRecord]) -> Json:
     """Return the plain means of the metrics, chances and parts that *all* records have, and their languages.
 
-    records: those of one dataset and one task.  A metric or a chance that one of them lacks has no mean.
+    records: those of one dataset and one task.  A metric or a chance that one of them lacks has no mean; a metric of
+    a part is named `part/metric`.
     """
     metrics = {}
-    by_name = pivot(long_table(records), lambda number: number.name, lambda number: number.lang)
-    for name, by_lang in by_name.items():
-        if len(by_lang) == len(records):
-            metrics[name] = float(np.mean([number.value for number in by_lang.values()]))
+    values_of_names: dict[str, list[float]] = {}
+    for number in long_table(records):
+        name = f"{number.part}/{number.metric}" if number.part else number.metric
+        values_of_names.setdefault(name, []).append(number.value)
+    for name, values in values_of_names.items():
+        if len(values) == len(records):
+            metrics[name] = float(np.mean(values))
     chances = {}
     for metric in records[0]["chance"]:
         values = [record["chance"][metric] for record in records if metric in record["chance"]]
