@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import chain, islice, zip_longest
+from itertools import chain, zip_longest
 from typing import Any, TypeAlias
 
 from worldclip.contracts.sources import METADATA_SOURCES
@@ -58,21 +58,30 @@ def cards(report: Mapping[str, Any]) -> list[Card]:
 def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
     """Return entries per list, per source and per script."""
     lists = dict(sorted(report["lists"].items(), key=lambda item: (-item[1]["entries"], item[0])))
-    per_language = {lang: row for lang, row in lists.items() if lang != MERGED}
-    present = set(chain.from_iterable(row["by_source"] for row in lists.values()))
+    per_language = dict(lists)
+    per_language.pop(MERGED, None)
+    present: set[str] = set()
+    profiles: dict[str, str] = {}  # with their titles
+    for row in lists.values():
+        present.update(row["by_source"])
+        for profile in row["dead"]:
+            profiles[profile] = f"dead in {profile}"
     sources = [*filter(present.__contains__, METADATA_SOURCES), *sorted(present.difference(METADATA_SOURCES))]
-    profiles = list(dict.fromkeys(chain.from_iterable(row["dead"] for row in lists.values())))
-    titles = ["entries", *sources, *(f"dead in {profile}" for profile in profiles), "bytes", "matcher bytes"]
+    colours: dict[str, str] = {}
+    for source in sources:
+        position = [*METADATA_SOURCES, source].index(source)
+        colours[source] = f"var(--s{_COLOURS[position % len(_COLOURS)]})"
     rows = []
     for lang, row in lists.items():
         by_source = map(row["by_source"].get, sources)
         dead = map(row["dead"].get, profiles)
         matcher_bytes = sum(row.get("matcher_bytes", {}).values())
         rows.append([lang, row["entries"], *by_source, *dead, row.get("bytes"), matcher_bytes])
+    titles = ["entries", *sources, *profiles.values(), "bytes", "matcher bytes"]
     all_lists = Table([language_column("list", languages), *columns_of(titles, count)], rows)
     body = [
-        legend((_colour(source), source) for source in sources),
-        _list_bars(per_language, sources, languages),
+        legend(zip(colours.values(), colours, strict=True)),
+        _list_bars(per_language, colours, languages),
         tag("h3", "Sources"),
         to_html(_source_table(per_language, sources)),
         _scripts(per_language, languages),
@@ -86,20 +95,16 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
     return [Section("Entries", lead, join(body))]
 
 
-def _colour(source: str) -> str:
-    position = [*METADATA_SOURCES, source].index(source)
-    return f"var(--s{_COLOURS[position % len(_COLOURS)]})"
-
-
-def _list_bars(lists: Lists, sources: Sequence[str], languages: Languages) -> Html:
+def _list_bars(lists: Lists, colours: Mapping[str, str], languages: Languages) -> Html:
+    """Return the sizes of the lists by source.  colours: of the sources."""
     largest = max((row["entries"] for row in lists.values()), default=1)
     rows = []
     for lang, row in lists.items():
         parts = []
-        for source in sources:
+        for source, colour in colours.items():
             number = row["by_source"].get(source, 0)
             if number:
-                parts.append((number / largest, _colour(source), f"{source}: {count(number)}"))
+                parts.append((number / largest, colour, f"{source}: {count(number)}"))
         rows.append(Bar(label=lang_name(lang, languages), parts=parts, note=count(row["entries"])))
     return first_and_more(rows, MAX_BARS, "smaller lists", bars)
 
@@ -108,14 +113,17 @@ def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
     """Return one row per source: languages that have it, its candidates, and what became of them."""
     rows = []
     for source in sources:
-        entries = [row["by_source"][source] for row in lists.values() if row["by_source"].get(source)]
+        num_lists = 0
+        num_entries = 0
         dropped = Counter[str]()
         for row in lists.values():
+            number = row["by_source"].get(source, 0)
+            num_lists += number > 0
+            num_entries += number
             dropped.update(row.get("rules", {}).get(source, {}))
         by_rule = [dropped[rule] for rule in DROP_RULES]
-        covered = f"{count(len(entries))} ({percent(len(entries) / len(lists))})"
-        candidates = sum(entries) + sum(by_rule)
-        rows.append([source, covered, candidates, sum(entries), *(number or None for number in by_rule)])
+        covered = f"{count(num_lists)} ({percent(num_lists / len(lists))})"
+        rows.append([source, covered, num_entries + sum(by_rule), num_entries, *(number or None for number in by_rule)])
     counts = columns_of(("candidates", "entries", *DROP_RULES.values()), count)
     return Table([text_column("source"), Column("languages with it"), *counts], rows)
 
@@ -128,9 +136,11 @@ def _scripts(lists: Lists, languages: Languages) -> Html:
     rows = []
     for script, langs in sorted(by_script.items(), key=lambda item: (-len(item[1]), item[0])):
         examples = list(lists[langs[0]].get("examples", {}).values())
-        # one of each source, then the second of each, and so on
-        in_turn = (entry for entry in chain.from_iterable(zip_longest(*examples)) if entry is not None)
-        shown = [words(entry, langs[0]) for entry in islice(in_turn, NUM_EXAMPLES)]
+        shown = []
+        # One of each source, then the second of each, and so on.
+        for entry in chain.from_iterable(zip_longest(*examples)):
+            if entry is not None and len(shown) < NUM_EXAMPLES:
+                shown.append(words(entry, langs[0]))
         if shown:
             rows.append([scripts.NAMES.get(script, script), len(langs), langs[0], join(shown, Html("&ensp;"))])
     if not rows:

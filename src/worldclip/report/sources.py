@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from worldclip.report.table import Table, text_column, to_markdown
@@ -18,14 +18,15 @@ def sources_table(manifest: Mapping[str, Any]) -> str:
     lists: dict[tuple[str, str, str], list[str]] = {}
     for name, sources in sorted(manifest.get("sources", {}).items()):
         for source in sources:
-            names = [str(source[key]) for key in ("package", "version", "file", "path", "name") if source.get(key)]
-            origin = " ".join(dict.fromkeys(names))  # the path is often the file's name
+            origin: dict[str, None] = {}  # names once each: the path is often the file's name
+            for key in ("package", "version", "file", "path", "name"):
+                if source.get(key):
+                    origin[str(source[key])] = None
             licence = source.get("licence") or NOT_STATED
-            lists.setdefault((str(source["source"]), origin, licence), []).append(name)
+            lists.setdefault((str(source["source"]), " ".join(origin), licence), []).append(name)
     for views in manifest.get("pageviews", []):
         lists[("page views", views.get("file", ""), views.get("licence") or NOT_STATED)] = ["all"]
     if not lists:
         return ""
-    columns = [text_column(title) for title in ("source", "from", "licence", "languages")]
-    rows: Sequence[Sequence[str]] = [[*source, ", ".join(names)] for source, names in sorted(lists.items())]
-    return to_markdown(Table(columns, rows))
+    columns = list(map(text_column, ("source", "from", "licence", "languages")))
+    return to_markdown(Table(columns, [[*source, ", ".join(names)] for source, names in sorted(lists.items())]))
