@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
@@ -39,13 +38,23 @@ def sections(report: Json, languages: Languages) -> list[Section]:
 
 
 def _thresholds(report: Json, languages: Languages) -> Section:
-    lists: dict[str, Mapping[str, Any]] = {name: row for name, row in report["lists"].items() if row["num_matches"]}
-    by_size = sorted(lists, key=lambda name: -lists[name]["num_matches"])
     keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
     rows = []
-    for name in by_size:
-        numbers = [lists[name][key] for key in keys]
-        rows.append([name, *numbers, *report["curves"][name]["effective_entries"]])
+    curves = []
+    for name, row in sorted(report["lists"].items(), key=lambda item: -item[1]["num_matches"]):
+        if not row["num_matches"]:
+            continue
+        curve = report["curves"][name]
+        rows.append([name, *map(row.__getitem__, keys), *curve["effective_entries"]])
+        if len(curves) == NUM_CURVES:
+            continue
+        lines = [
+            Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)", is_below=True),
+            Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
+        ]
+        rule = f"threshold {count(row['threshold'])}"
+        drawn = rank_chart(lines, [(row["threshold"], rule)])
+        curves.append(figure(lang_name(name, languages), rule, drawn))
     columns = [
         language_column("list", languages),
         Column("threshold", count),
@@ -57,16 +66,6 @@ def _thresholds(report: Json, languages: Languages) -> Section:
         ("var(--s1)", "matches times its keep probability"),
         ("var(--s2)", "threshold"),
     ]
-    curves = []
-    for name in by_size[:NUM_CURVES]:
-        curve = report["curves"][name]
-        threshold = lists[name]["threshold"]
-        lines = [
-            Line(name="matches", x=curve["rank"], y=curve["matches"], colour="var(--s7)", is_below=True),
-            Line(name="balanced", x=curve["rank"], y=curve["balanced"]),
-        ]
-        rule = f"threshold {count(threshold)}"
-        curves.append(figure(lang_name(name, languages), rule, rank_chart(lines, [(threshold, rule)])))
     body = [
         *map(note, report["warnings"]),
         legend(colours),
@@ -90,15 +89,16 @@ def _head_entries(report: Json, languages: Languages) -> Section:
     by_size = sorted(lists, key=lambda name: (name != "en", -report["lists"][name]["num_matches"]))
     columns = [text_column("entry"), Column("matches", count), Column("keep probability", percent)]
     tables = []
-    for name in by_size[:MAX_HEADS]:
+    tops = []  # of the lists that have no table of their own: the most frequent entry
+    for number, name in enumerate(by_size):
         rows = [[words(row["entry"], name), row["matches"], row["prob"]] for row in lists[name][:HEAD_ENTRIES]]
-        tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
+        if number < MAX_HEADS:
+            tables.append(tag("div", tag("h3", lang_name(name, languages)), to_html(Table(columns, rows))))
+        else:
+            tops.append([name, *rows[0]])
     lead = "The most frequent entries of each list, and the probability that a match of only this entry keeps a pair."
     drawn = first_and_more(tables, OPEN_LISTS, "more lists", grid)
-    # One table for the lists that have none of their own: the most frequent entry of each.
-    tops = {name: lists[name][0] for name in by_size[MAX_HEADS:]}
     if tops:
-        rows = [[name, words(top["entry"], name), top["matches"], top["prob"]] for name, top in tops.items()]
         columns = [language_column("list", languages), text_column("most frequent entry"), *columns[1:]]
-        drawn += folded(f"The most frequent entry of {len(tops)} smaller lists", to_html(Table(columns, rows)))
+        drawn += folded(f"The most frequent entry of {len(tops)} smaller lists", to_html(Table(columns, tops)))
     return Section("Head entries", lead, drawn)

@@ -83,17 +83,21 @@ def _fates(report: Json, languages: Languages) -> Section:
     langs = sorted(rows, key=lambda lang: (-rows[lang]["pairs_out"], -rows[lang]["pairs_in"], lang))
     total = _total(rows)
     ends = [end for end in ENDS if total[end]]
-    bar_rows = [_fate_bar(tag("b", "all"), total, ends)]
-    bar_rows += [_fate_bar(lang_name(lang, languages), rows[lang], ends) for lang in langs if rows[lang]["pairs_in"]]
-    reasons = [end for end in ends if end != "pairs_out"]
-    titles = [f"{counted} in", *(reason.replace("_", " ") for reason in reasons), f"{counted} out", "expected"]
+    reasons = {end: end.replace("_", " ") for end in ends if end != "pairs_out"}  # with their titles
+    bar_of_all = _fate_bar(tag("b", "all"), total, ends)
+    bars_of_langs = []
+    cells = []
+    for lang in langs:
+        if rows[lang]["pairs_in"]:
+            bars_of_langs.append(_fate_bar(lang_name(lang, languages), rows[lang], ends))
+        cells.append(_fate_cells(lang, rows[lang], reasons))
+    cells.append(_fate_cells(Html("all"), total, reasons))
+    titles = [f"{counted} in", *reasons.values(), f"{counted} out", "expected"]
     columns = [language_column("language", languages), *columns_of(titles, count), Column("kept", percent)]
-    table_rows = [_fate_cells(lang, rows[lang], reasons) for lang in langs]
-    table_rows.append(_fate_cells(Html("all"), total, reasons))
     body = [
-        legend(ENDS[end] for end in ends),
-        first_and_more(bar_rows, MAX_BARS, "languages with fewer pairs", bars),
-        folded("In numbers", to_html(Table(columns, table_rows, totals=[len(langs)]))),
+        legend(map(ENDS.__getitem__, ends)),
+        first_and_more([bar_of_all, *bars_of_langs], MAX_BARS, "languages with fewer pairs", bars),
+        folded("In numbers", to_html(Table(columns, cells, totals=[len(langs)]))),
     ]
     pairs = f"{count(total['pairs_in'])} {counted}"
     lead = f"Each of the {pairs} ends in exactly one way. Bars show shares within a language."
@@ -141,18 +145,21 @@ def _effect(curves: Mapping[str, Json], languages: Languages) -> Section | None:
         return None
     by_size = sorted(curves, key=lambda name: -curves[name]["matches"][0])
     figures = []
-    for name in by_size[:NUM_CURVES]:
+    rows = []
+    for number, name in enumerate(by_size):
         curve = curves[name]
+        before, after = curve["effective_entries"]
+        rows.append([name, before, after])
+        if number >= NUM_CURVES:
+            continue
         (grey, in_pool), (blue, among_kept) = BEFORE_AFTER
         lines = [
             Line(name=in_pool, x=curve["rank"], y=curve["matches"], colour=grey, is_below=True),
             Line(name=among_kept, x=curve["rank"], y=curve["kept"], colour=blue),
         ]
-        before, after = curve["effective_entries"]
         change = f"effective entries {short(before)} → {short(after)} kept"
         figures.append(figure(lang_name(name, languages), change, rank_chart(lines)))
     columns = [language_column("list", languages), *columns_of(("effective before", "effective, kept"), count)]
-    rows = [[name, *curves[name]["effective_entries"]] for name in by_size]
     body = [
         legend(BEFORE_AFTER),
         first_and_more(figures, OPEN_CURVES, "more lists", grid),

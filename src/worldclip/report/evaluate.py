@@ -16,13 +16,13 @@ from worldclip.report.page import (
     Bar,
     Card,
     Section,
+    bar_line,
     code,
     first_and_more,
     folded,
     language_column,
     language_name,
     note,
-    small_bar,
     words,
 )
 from worldclip.report.page import cards as card_row
@@ -120,7 +120,7 @@ def _headline_cells(task: Json, headline: Json, languages: Languages) -> list[An
     drawn = None
     if task["is_share"]:
         bar = Bar(parts=[(value, "var(--s1)", number(value))], interval=bounds, mark=headline["chance"])
-        drawn = small_bar(bar)
+        drawn = tag("span", bar_line(bar), class_="bars cell")
     shown_langs: Any = len(langs)
     if len(langs) == 1:
         shown_langs = language_name(langs[0], languages) or langs[0]
@@ -145,13 +145,16 @@ def held_out_section(report: Json, languages: Languages) -> Section | None:
     shares = columns_of(("seen", "held out", "chance"), percent)
     columns = [*labels, *shares, *columns_of(("pictures seen", "held out"), count)]
     keys = ("dataset", "lang", "metric", "seen", "held", "chance", "num_seen", "num_held")
-    rows = [[row[key] for key in keys] for row in combinations]
-    for dataset in dict.fromkeys(row["dataset"] for row in combinations):
-        rows_of_set = [row for row in combinations if row["dataset"] == dataset]
+    rows: list[list[Any]] = []
+    rows_of_sets: dict[str, list[Json]] = {}
+    for combination in combinations:
+        rows.append(list(map(combination.__getitem__, keys)))
+        rows_of_sets.setdefault(combination["dataset"], []).append(combination)
+    for dataset, rows_of_set in rows_of_sets.items():
         means = []
         for key in ("seen", "held", "chance"):
-            values = [row[key] for row in rows_of_set]
-            means.append(sum(values) / len(values))
+            total = sum(row[key] for row in rows_of_set)
+            means.append(total / len(rows_of_set))
         rows.append([dataset, f"mean over {len(rows_of_set)}", rows_of_set[0]["metric"], *means, None, None])
     return Section("Held-out combinations", lead, to_html(Table(columns, rows)))
 
@@ -191,9 +194,11 @@ def gallery_section(gallery: Sequence[Json], languages: Languages) -> Section | 
     if not gallery:
         return None
     parts = []
-    for number, dataset in enumerate(dict.fromkeys(image["dataset"] for image in gallery)):
-        images = in_turn([image for image in gallery if image["dataset"] == dataset])
-        shots = [_shot(image, languages) for image in images]
+    images_of_sets: dict[str, list[Json]] = {}
+    for image in gallery:
+        images_of_sets.setdefault(image["dataset"], []).append(image)
+    for number, (dataset, images) in enumerate(images_of_sets.items()):
+        shots = [_shot(image, languages) for image in in_turn(images)]
         if number < MAX_OPEN_SETS:
             parts.append(tag("h3", dataset))
             parts.append(first_and_more(shots, MAX_SHOTS, "more images", _side_by_side))
@@ -212,8 +217,10 @@ def _side_by_side(shots: Sequence[Html]) -> Html:
 
 def in_turn(images: Sequence[Json]) -> list[Json]:
     """Return images that are right in their first language and wrong ones in turn, so that the first few show both."""
-    right = [image for image in images if _is_right(image)]
-    wrong = [image for image in images if not _is_right(image)]
+    wrong_and_right: tuple[list[Json], list[Json]] = ([], [])
+    for image in images:
+        wrong_and_right[_is_right(image)].append(image)
+    wrong, right = wrong_and_right
     pairs = chain.from_iterable(zip_longest(right, wrong))
     return [image for image in pairs if image is not None]
 

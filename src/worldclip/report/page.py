@@ -32,11 +32,6 @@ class Section:
     group: str = ""
     """Heading of the links to this part and its neighbours; "" where a page has few parts."""
 
-    @property
-    def anchor(self) -> str:
-        """The part's address on the page."""
-        return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
-
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -75,9 +70,10 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
     parts = []
     links: dict[str, list[Html]] = {}  # of each group
     for section in sections:
+        anchor = re.sub(r"\W+", "-", section.heading.lower()).strip("-")
         lead = tag("p", section.lead, class_="lead")
-        parts.append(tag("section", tag("h2", section.heading), lead, section.body, id=section.anchor))
-        links.setdefault(section.group, []).append(tag("a", section.heading, href=f"#{section.anchor}"))
+        parts.append(tag("section", tag("h2", section.heading), lead, section.body, id=anchor))
+        links.setdefault(section.group, []).append(tag("a", section.heading, href=f"#{anchor}"))
     lines = []
     for group, links_of_group in links.items():
         heading = tag("b", group) if group else None
@@ -107,11 +103,11 @@ def style() -> str:
 
 def cards(items: Iterable[Card]) -> Html:
     """Return large figures side by side."""
-    inner = [
-        tag("div", tag("b", card.value), tag("span", card.name), tag("small", card.remark), class_="card")
-        for card in items
-    ]
-    return tag("div", *inner, class_="cards")
+    drawn = []
+    for card in items:
+        texts = [tag("b", card.value), tag("span", card.name), tag("small", card.remark)]
+        drawn.append(tag("div", *texts, class_="card"))
+    return tag("div", *drawn, class_="cards")
 
 
 def legend(items: Iterable[tuple[str, str]]) -> Html:
@@ -122,21 +118,16 @@ def legend(items: Iterable[tuple[str, str]]) -> Html:
 
 def bars(rows: Iterable[Bar]) -> Html:
     """Return bars below each other, label on the left, note on the right."""
-    lines = [tag("span", row.label, class_="l") + _bar(row) + tag("span", row.note, class_="v") for row in rows]
+    lines = [tag("span", row.label, class_="l") + bar_line(row) + tag("span", row.note, class_="v") for row in rows]
     return tag("div", *lines, class_="bars")
 
 
-def small_bar(bar: Bar) -> Html:
-    """Return a bar that fits into a table's cell, without label and note."""
-    return tag("span", _bar(bar), class_="bars cell")
-
-
-def _bar(bar: Bar) -> Html:
-    parts = [
-        tag("i", style=f"width:{100 * length:.3f}%;background:{colour}", title=hover)
-        for length, colour, hover in bar.parts
-        if length > 0
-    ]
+def bar_line(bar: Bar) -> Html:
+    """Return a bar without label and note."""
+    parts = []
+    for length, colour, hover in bar.parts:
+        if length > 0:
+            parts.append(tag("i", style=f"width:{100 * length:.3f}%;background:{colour}", title=hover))
     if bar.interval is not None:
         low, high = bar.interval
         parts.append(tag("u", style=f"left:{100 * low:.3f}%;width:{100 * (high - low):.3f}%"))
