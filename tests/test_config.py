@@ -70,6 +70,21 @@ PROBLEMS: dict[str, tuple[dict, list[str]]] = {
         {"train": {"tokenizer": {"vocabsize": 3}}},
         ["unknown key train.tokenizer.vocabsize; did you mean vocab_size?"],
     ),
+    "key of a section below": (
+        {"train": {"patchsize": 16}},
+        ["unknown key train.patchsize; did you mean train.model.patch_size or global_batch_size?"],
+    ),
+    "key of another section": (
+        {"train": {"batch_size": 8}, "match": {"tail_fraction": 0.1}},
+        [
+            "unknown key train.batch_size; did you mean evaluate.batch_size or global_batch_size?",
+            "unknown key match.tail_fraction; did you mean balance.tail_fraction?",
+        ],
+    ),
+    "section without the one above": (
+        {"model": {"patch_size": 16}},
+        ["unknown section model; did you mean train.model?"],
+    ),
     "no near key": ({"languages": {"qqq": 1}}, ["unknown key languages.qqq; known: codes, lid_model, add"]),
     "numbers and bools": (
         {"match": {"min_lang_prob": True, "fold_case": 1}},

@@ -204,7 +204,7 @@ def load_config(
     values = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
     if folder is None and not isinstance(source, Mapping) and os.path.isfile(source):
         folder = Path(source).parent
-    problems: list[str] = []
+    problems = _BuildProblems(cls)
     prefix = _prefix(cls)
     config: Config = _build(cls, values, prefix, problems)
     if folder is not None:
@@ -214,10 +214,38 @@ def load_config(
         for override in overrides:
             _apply_override(values, override, problems, in_sections=_has_only_sections(cls))
         config = with_absolute_places(_build(cls, values, prefix, problems))
-    problems = problems or config.problems()
-    if problems:
-        raise UserError(problems)
+    all_problems = problems or config.problems()
+    if all_problems:
+        raise UserError(all_problems)
     return config
+
+
+class _BuildProblems(list[str]):
+    """Problems of a source.  root: the config class that is built of it, whose keys are suggested for unknown ones."""
+
+    def __init__(self, root: Any) -> None:
+        super().__init__()
+        self.root = root
+
+    def add_unknown(self, cls: Any, prefix: str, key: str) -> None:
+        """Add an unknown key of a config class, with the nearest of all keys, and the nearest of the class."""
+        own_names = {name: name for name in fields_of(cls)}
+        names = {**_key_paths(self.root, _prefix(self.root)), **own_names}
+        near = [names[name] for name in nearest(key, names)]
+        near += [name for name in nearest(key, own_names) if name not in near]
+        kind = "section" if _has_only_sections(cls) else "key"
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(fields_of(cls))}"
+        self.append(f"unknown {kind} {prefix}{key}; {remedy}")
+
+
+def _key_paths(cls: Any, prefix: str) -> dict[str, str]:
+    """Return the keys of a config class and of its sections: {"patch_size": "train.model.patch_size"}."""
+    paths = {}
+    for name, (hint, _) in fields_of(cls).items():
+        paths[name] = f"{prefix}{name}"
+        if dataclasses.is_dataclass(hint):
+            paths |= _key_paths(hint, f"{prefix}{name}.")
+    return paths
 
 
 def _has_only_sections(cls: type) -> bool:
@@ -259,7 +287,7 @@ def _toml_value(text: str) -> Any:
         return None
 
 
-def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
+def _build(cls: Any, values: Any, prefix: str, problems: _BuildProblems) -> Any:
     """Return a config of nested dicts; keys with a problem, which is added to `problems`, keep their default."""
     if not isinstance(values, Mapping):
         section = prefix.removesuffix(".")
@@ -268,8 +296,7 @@ def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
     arguments = {}
     for key, value in values.items():
         if key not in fields_of(cls):
-            kind = "section" if _has_only_sections(cls) else "key"
-            problems.append(f"unknown {kind} {prefix}{key}; {suggest(key, fields_of(cls))}")
+            problems.add_unknown(cls, prefix, key)
             continue
         hint, marks = fields_of(cls)[key]
         try:
@@ -284,7 +311,9 @@ def is_marked(marks: Sequence[Any], kind: type) -> bool:
     return any(isinstance(mark, kind) for mark in marks)
 
 
-def convert(value: Any, hint: Any, key: str = "", problems: list[str] | None = None, *, has_paths: bool = False) -> Any:
+def convert(
+    value: Any, hint: Any, key: str = "", problems: _BuildProblems | None = None, *, has_paths: bool = False
+) -> Any:
     """Convert a value of TOML, or a Text, to a type: str, int, float, bool, Literal, union, list, table or config.
 
     key: of the value, for `problems` of configs in it.  has_paths: a path may hold commas, at which a Text is no list.
@@ -296,7 +325,7 @@ def convert(value: Any, hint: Any, key: str = "", problems: list[str] | None = N
     if isinstance(value, Text):
         return _convert_text(value, hint, key, problems, has_paths=has_paths)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, f"{key}.", [] if problems is None else problems)
+        return _build(hint, value, f"{key}.", _BuildProblems(hint) if problems is None else problems)
     if len(options) > 1:
         for option in options:
             try:
@@ -319,7 +348,7 @@ def convert(value: Any, hint: Any, key: str = "", problems: list[str] | None = N
     raise TypeError(value)
 
 
-def _convert_text(text: Text, hint: Any, key: str, problems: list[str] | None, *, has_paths: bool) -> Any:
+def _convert_text(text: Text, hint: Any, key: str, problems: _BuildProblems | None, *, has_paths: bool) -> Any:
     """Convert what is typed: as TOML if that is of the type, else as a bare word, else as a list with commas."""
     for value in (_toml_value(text), str(text)):
         try:
