@@ -22,7 +22,7 @@ from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites, tables
 from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES, read_csv
-from worldclip.evaluate.compare import Comparison, compare, find_arms, holm
+from worldclip.evaluate.compare import compare, find_arms, holm
 from worldclip.evaluate.comparison_table import comparison_text
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.interval import mean_of_resamples, quantiles, resampled_arms, resampled_means
@@ -159,7 +159,7 @@ def test_english_and_local_questions_are_compared_separately(tmp_path):
     rows = [row for row in comparison.rows if row["metric"] == "acc1"]
     assert [row["languages"] for row in rows] == [["en"], ["local"]]
     assert all(row["is_significant"] == [True] for row in rows)
-    text = comparison_text(Comparison(arms=comparison.arms, rows=rows, by_language=[]))
+    text = comparison_text(dataclasses.replace(comparison, rows=rows, by_language=[]))
     assert [row[:4] for row in markdown_rows(text)[2:]] == [
         ("a", "zeroshot_classification", "acc1", lang) for lang in ("en", "local")
     ]
@@ -351,6 +351,16 @@ def test_a_star_needs_more_the_more_is_compared(tmp_path):
     row = top1_of(compare(evaluated(WordModel(), tmp_path / "whole"), evaluated(almost_whole, tmp_path / "almost")))
     assert row["intervals"][0][1] < 0 < 0.05 < row["p_values"][0]
     assert row["is_significant"] == [False], "one of many comparisons"
+
+
+def test_metrics_of_the_same_answers_are_one_of_the_comparisons(tmp_path):
+    models = {"whole": WordModel(), "forgetful": Forgetful()}
+    found = compare(*(evaluated(model, tmp_path / name) for name, model in models.items()))
+    p_values = {row["metric"]: row["p_values"] for row in found.rows if "p_values" in row}
+    assert p_values["acc1"] == p_values["text_retrieval_recall@1"] != p_values["acc5"]
+    distinct = {tuple(row["intervals"]) for row in found.rows if "p_values" in row}
+    assert found.num_tests == len(distinct) < len(p_values)
+    assert f"correction for {len(distinct)} comparisons" in comparison_text(found)
 
 
 class Blind(WordModel):

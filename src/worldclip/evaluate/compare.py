@@ -115,6 +115,8 @@ class Comparison:
     arms: list[Arm]
     rows: list[MetricRow]
     by_language: list[LanguageRow]
+    num_tests: int
+    """Differences that Holm's correction counts: rows of the same answers once."""
 
 
 def compare(*paths: Path) -> Comparison:
@@ -148,8 +150,8 @@ def compare(*paths: Path) -> Comparison:
                 row, in_languages = _compare_metric(group, metric, folders, arm_of_run)
                 rows.append(row)
                 by_language += in_languages
-    _mark_significant(rows)
-    return Comparison(arms=arms, rows=rows, by_language=by_language)
+    num_tests = _mark_significant(rows)
+    return Comparison(arms=arms, rows=rows, by_language=by_language, num_tests=num_tests)
 
 
 def find_arms(paths: Sequence[Path]) -> list[Arm]:
@@ -365,17 +367,30 @@ def _compare_metric(
     return row, in_languages
 
 
-def _mark_significant(rows: Sequence[MetricRow]) -> None:
-    """Correct p_values for the number of all differences, and add is_significant: 0 is outside of the interval, too."""
-    tested = [row for row in rows if "p_values" in row]
-    p_values = itertools.chain.from_iterable(row["p_values"] for row in tested)
-    corrected = iter(holm(list(p_values)))
-    for row in tested:
-        row["p_values"] = [next(corrected) for _ in row["p_values"]]
-        row["is_significant"] = []
-        for interval, p in zip(row["intervals"], row["p_values"], strict=True):
-            excludes_zero = interval is not None and (interval[0] > 0 or interval[1] < 0)
-            row["is_significant"].append(excludes_zero and p < 1 - LEVEL)
+def _mark_significant(rows: Sequence[MetricRow]) -> int:
+    """Correct p_values for the number of all differences, add is_significant, and return that number.
+
+    A difference is significant if 0 is outside of the interval, too.  Rows of the same answers count once: of a set
+    with one name per image, acc1 and the text_retrieval_recall@1 are the same test.
+    """
+    tests: dict[str, list[MetricRow]] = {}
+    for row in rows:
+        if "p_values" in row:
+            answers = [row["dataset"], row["languages"], row["values"], row["intervals"], row["p_values"]]
+            tests.setdefault(digest(answers), []).append(row)
+    p_values: list[float] = []
+    for same_rows in tests.values():
+        p_values += same_rows[0]["p_values"]
+    corrected = iter(holm(p_values))
+    for same_rows in tests.values():
+        p_values_of_test = [next(corrected) for _ in same_rows[0]["p_values"]]
+        for row in same_rows:
+            row["p_values"] = p_values_of_test
+            row["is_significant"] = []
+            for interval, p in zip(row["intervals"], p_values_of_test, strict=True):
+                excludes_zero = interval is not None and (interval[0] > 0 or interval[1] < 0)
+                row["is_significant"].append(excludes_zero and p < 1 - LEVEL)
+    return len(p_values)
 
 
 def _p_value(resampled: np.ndarray) -> float:

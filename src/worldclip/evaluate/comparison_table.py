@@ -31,12 +31,10 @@ def comparison_text(comparison: Comparison) -> str:
     names = [arm.name for arm in comparison.arms]
     means: dict[str, None] = {}
     preprocessing: dict[tuple[str, ...], None] = {}
-    num_tests = 0
     for row in comparison.rows:
         if len(row["languages"]) > 1:
             means[f"Means over: {' '.join(row['languages'])}."] = None
         preprocessing[tuple(map(image_text, row["preprocess"]))] = None
-        num_tests += len(row.get("p_values", ()))
     parts = [to_markdown(_table(names, comparison.rows)), "", *means]
     for texts in preprocessing:
         if len(set(texts)) > 1:
@@ -49,7 +47,7 @@ def comparison_text(comparison: Comparison) -> str:
         has_intervals |= "intervals" in rows[0]
     if has_intervals:
         parts += ["", ONE_BY_ONE]
-    star = STAR.format(num_tests) if num_tests else ""
+    star = STAR.format(comparison.num_tests) if comparison.num_tests else ""
     return "\n".join([*parts, "", star + NOT_ABOVE_CHANCE, ""])
 
 
