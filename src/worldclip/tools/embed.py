@@ -49,7 +49,7 @@ from worldclip.pool.files import check_own
 from worldclip.pool.formats import pool_suffixes
 from worldclip.pool.listing import COMPRESSED
 from worldclip.pool.picture_folder import Listing, list_folder
-from worldclip.tools.embed_job import CHANGES, Embedding, Units, earlier_groups
+from worldclip.tools.embed_job import CHANGES, Embedding, Units, earlier_groups, with_retries
 from worldclip.tools.embed_shard import VECTOR
 from worldclip.tools.known_pools import with_usual_columns
 
@@ -182,7 +182,8 @@ def _find_units(
             )
         pictures = list_folder(files)
     pictures = _without_excluded(pictures, run.section(PoolConfig))
-    return None, {"images": source_units(pictures.root, earlier_groups(folder), pictures)}
+    units = source_units(pictures.root, earlier_groups(folder), pictures)
+    return None, {"images": with_retries(folder, units)}
 
 
 def _without_excluded(pictures: Listing, config: PoolConfig) -> Listing:
@@ -255,7 +256,8 @@ def _embedded_text(report: Mapping[str, Any], flags: Flags) -> str:
         if any(counts.get(name) for name in CHANGES[1:]):
             line = f"{counts['embedded']:,} {kind}"
             for name in CHANGES:
-                line += f", {counts[name]:,} {name}"
+                if counts[name]:
+                    line += f", {counts[name]:,} {name.replace('_', ' ')}"
         for name, count in counts.items():
             if name not in ("shards", "pairs", "embedded", "bad", *CHANGES) and count:
                 line += f", {count:,} {name.replace('_', ' ')}"

@@ -28,7 +28,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Result
-from worldclip.export.embedded import embed_sample_inputs
+from worldclip.export.embedded import as_json, embed_sample_inputs
 from worldclip.export.segments import Of, is_group, row_names, segments_of
 from worldclip.model import decode
 from worldclip.model.worker import WorkerModel, load_here, num_processes
@@ -42,7 +42,8 @@ from worldclip.tools.known_vectors import index_vectors
 # less work than that does not pay.
 BYTES_PER_PROCESS: dict[Of, int] = {"images": 8 * 2**20, "texts": 256 * 2**10}
 Units = Mapping[Of, Sequence[Shard]]
-CHANGES = ("new", "removed", "changed", "unchanged")  # counts of rows since the call before
+# Counts of rows since the call before; all but the removed ones add up to those that are embedded
+CHANGES = ("new", "renamed", "removed", "changed", "changed_only_in_columns", "unchanged")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +170,7 @@ class Embedding:
             load_here.cache_clear()  # frees this process's copy; the workers load their own
         totals: dict[str, Report] = {}
         segments: dict[str, dict[str, str]] = {}
+        retries: dict[str, int] = {}
         outputs: list[str | Path] = [probe, folder / "pool"]
         before = read_manifest(folder)
         for kind, shards in self.units.items():
@@ -192,15 +194,19 @@ class Embedding:
                 reports = workers.map(fn, shards, label=kind, done_dir=layout.done_dir(folder, kind), key=key)
             segments[kind] = {shard.name: work.stem(shard) for shard in shards}
             totals[kind] = _sum(reports)
-            changes[kind] = _compare(folder, kind, before, segments[kind], totals[kind]["embedded"])
+            if kind == "images":
+                retries = _count_retries(shards, reports, totals[kind])
+            counts = _compare(folder, kind, before, segments[kind], self.config.get("columns", ()))
+            counts["unchanged"] = totals[kind]["embedded"] - (sum(counts.values()) - counts["removed"])
+            changes[kind] = counts
             for shard in shards:
                 outputs += [*_files_of(folder, kind, work.stem(shard)), layout.marker(folder, shard.name, kind)]
-        counts = {kind: total["embedded"] for kind, total in totals.items()}
-        if not any(counts.values()):
+        num_rows = {kind: total["embedded"] for kind, total in totals.items()}
+        if not any(num_rows.values()):
             raise UserError(_nothing_to_embed(totals))
         report = {"model": self.model_id["source"], **totals}
-        manifest = {**manifest, "probe": probe.name, "segments": segments}
-        return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
+        manifest = {**manifest, "probe": probe.name, "segments": segments, "retries": retries}
+        return Result(report=report, counts=num_rows, outputs=outputs, manifest=manifest)
 
     def _workers(self, executor: Executor | None) -> tuple[Executor, int]:
         """Return the executor, and the threads of each of its processes."""
@@ -229,26 +235,53 @@ def _files_of(folder: Path, kind: str, stem: str) -> tuple[Path, Path]:
     return folder / kind / f"{stem}.npy", folder / kind / f"{stem}.parquet"
 
 
-def _compare(folder: Path, kind: Of, before: Report | None, segments: Mapping[str, str], num_rows: int) -> Report:
-    """Return how many rows are new, removed, changed and unchanged since the manifest of before.
+def _compare(folder: Path, kind: Of, before: Report | None, after: Mapping[str, str], columns: Sequence[str]) -> Report:
+    """Return the counts of CHANGES but `unchanged`, since the manifest of before; after: {shard: segment}.
 
-    A row is told by its key, of texts also by its position, and has changed where its content has.
+    A row is told by its key, of texts also by its position, and has changed where its content has.  A renamed row has
+    the content of one that went.
     """
     earlier = {} if before is None else segments_of(before, kind)
     if before is not None and "segments" not in before:
         earlier = {}  # of release 0.1: its tables do not tell contents
-    old = _rows_of(folder, kind, {name: stem for name, stem in earlier.items() if segments.get(name) != stem})
-    new = _rows_of(folder, kind, {name: stem for name, stem in segments.items() if earlier.get(name) != stem})
+    common_columns: list[str] = []
+    if before is not None:
+        common_columns = [name for name in columns if name in before["config"].get("columns", ())]
+    old = _rows_of(folder, kind, {name: stem for name, stem in earlier.items() if after.get(name) != stem})
+    new = _rows_of(folder, kind, {name: stem for name, stem in after.items() if earlier.get(name) != stem})
     old_row = pc.index_in(new["row"], value_set=old["row"].combine_chunks())
-    num_common = len(new) - old_row.null_count
     is_same = pc.equal(new["sha256"], old["sha256"].combine_chunks().take(old_row.combine_chunks()))
-    num_same = pc.sum(pc.fill_null(is_same, False)).as_py() or 0
+    is_same = pc.fill_null(is_same, False)
+    arrived = new.filter(pc.is_null(old_row))
+    went = old.filter(pc.invert(pc.is_in(old["row"], value_set=new["row"].combine_chunks())))
+    renamed = (Counter(arrived["sha256"].to_pylist()) & Counter(went["sha256"].to_pylist())).total()
+    changed_columns = 0
+    for shard in earlier.keys() & after.keys():
+        if common_columns and earlier[shard] != after[shard]:
+            paths = [_files_of(folder, kind, stem)[1] for stem in (earlier[shard], after[shard])]
+            changed_columns += _count_changed_columns(kind, shard, *paths, common_columns)
     return {
-        "new": len(new) - num_common,
-        "removed": len(old) - num_common,
-        "changed": num_common - num_same,
-        "unchanged": num_rows - len(new) + num_same,
+        "new": len(arrived) - renamed,
+        "renamed": renamed,
+        "removed": len(went) - renamed,
+        "changed": len(new) - len(arrived) - (pc.sum(is_same).as_py() or 0),
+        "changed_only_in_columns": changed_columns,
     }
+
+
+def _count_changed_columns(kind: Of, shard: str, before: Path, after: Path, columns: Sequence[str]) -> int:
+    """Return how many rows of a shard have the content of before and other values in columns, as searches show them."""
+    names = [*(["key"] if kind == "images" else ["key", "text_idx"]), "sha256", *columns]
+    old, new = (pq.read_table(path, columns=names) for path in (before, after))
+    old_row = pc.index_in(row_names(kind, shard, new), value_set=row_names(kind, shard, old).combine_chunks())
+    new = new.filter(pc.is_valid(old_row))
+    old = old.take(old_row.drop_null())
+    is_same = np.asarray(pc.equal(new["sha256"], old["sha256"]))
+    is_other = np.zeros(len(new), bool)
+    for name in columns:
+        pairs = zip(old[name].to_pylist(), new[name].to_pylist(), strict=True)
+        is_other |= np.fromiter((as_json(was) != as_json(value) for was, value in pairs), bool, len(new))
+    return int((is_same & is_other).sum())
 
 
 def _rows_of(folder: Path, kind: Of, segments: Mapping[str, str]) -> pa.Table:
@@ -285,6 +318,30 @@ def earlier_groups(folder: Path) -> dict[str, list[str]]:
         if is_group(path.stem) and isinstance(fingerprint["files"], str):
             groups[path.stem] = names_of_group(fingerprint)
     return groups
+
+
+def with_retries(folder: Path, units: Sequence[Shard]) -> list[Shard]:
+    """Return units of which those with files that could not be read have another fingerprint than the time before.
+
+    A file that went for a moment, or that nobody may read until its rights change, has the same size and time again.
+    """
+    retries = (read_manifest(folder) or {}).get("retries", {})
+    after = []
+    for unit in units:
+        if unit.name in retries:
+            unit = dataclasses.replace(unit, fingerprint={**unit.fingerprint, "retry": retries[unit.name]})
+        after.append(unit)
+    return after
+
+
+def _count_retries(shards: Sequence[Shard], reports: Sequence[Report], total: Report) -> dict[str, int]:
+    """Return {group of image files: how many times it had files that could not be read}."""
+    retries = {shard.name: int(shard.fingerprint["retry"]) for shard in shards if "retry" in shard.fingerprint}
+    if total.get("unreadable"):
+        for shard, report in zip(shards, reports, strict=True):
+            if report.get("unreadable"):
+                retries[shard.name] = retries.get(shard.name, 0) + 1
+    return retries
 
 
 def _num_bytes(shard: Shard) -> int:

@@ -35,7 +35,6 @@ from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, hash_co
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
-CHANGED = "changed or went while embed ran; the next embed takes it"
 VECTOR = "vector"  # column of the embeddings in a .parquet
 NUM_BAD_SAMPLES = 20  # unusable pairs named in the report
 SHARD = b"worldclip.shard"
@@ -76,8 +75,8 @@ class EmbedWork:
 def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
     """Write the shard's segment; images that do not decode are left out and counted.
 
-    So are image files that changed or went since they were listed.  Raises BadShard for another shard that cannot be
-    read.
+    So are image files that cannot be read, as they changed or went since they were listed: the next call reads them.
+    Raises BadShard for another shard that cannot be read.
     """
     places, counts = _image_places(shard, work)
     num_images = len(places)
@@ -87,7 +86,8 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
     for path in _earlier_segments(shard, work):
         _copy_unchanged(shard, path, places, work, is_unread, hashes_N2, features_ND)
     is_usable = np.ones(num_images, bool)
-    bad: list[dict[str, str]] = []
+    undecodable: list[dict[str, str]] = []
+    unreadable: list[dict[str, str]] = []
     unread = np.flatnonzero(is_unread)
     contents = pools.read_members(places.take(unread))
     for start in range(0, len(unread), IMAGES_AT_ONCE):
@@ -101,7 +101,8 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
                 raise image
             is_usable[row] = False
             is_unread[row] = False
-            bad.append({"key": places["key"][row].as_py(), "reason": CHANGED})
+            reason = f"{image}; the next embed reads it again"
+            unreadable.append({"key": places["key"][row].as_py(), "reason": reason})
         rows = unread[start : start + IMAGES_AT_ONCE]
         rows = rows[is_unread[rows]]
         hashes_N2[rows] = hashes_of(images)
@@ -115,14 +116,14 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
             for position, reason in reasons.items():
                 row = int(rows[new[position]])
                 is_usable[row] = False
-                bad.append({"key": places["key"][row].as_py(), "reason": reason})
+                undecodable.append({"key": places["key"][row].as_py(), "reason": reason})
         features_ND[rows] = vectors
     write_array(work.path("images", shard, "npy"), features_ND[is_usable])
     table = places.append_column("sha256", as_bytes(hashes_N2)).filter(pa.array(is_usable))
     _write_rows("images", shard, table, EMBEDDED_IMAGES, work)
     embedded = int(is_usable.sum())
-    counts |= {"embedded": embedded, "undecodable": len(bad)}
-    return {**counts, "bad": sample_records(bad, NUM_BAD_SAMPLES)}
+    counts |= {"embedded": embedded, "undecodable": len(undecodable), "unreadable": len(unreadable)}
+    return {**counts, "bad": sample_records([*unreadable, *undecodable], NUM_BAD_SAMPLES)}
 
 
 def _image_places(shard: Shard, work: EmbedWork) -> tuple[pa.Table, Report]:
