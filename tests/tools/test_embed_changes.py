@@ -24,6 +24,7 @@ from worldclip.model import sample_inputs
 from worldclip.model.inference import Clip
 from worldclip.pool import picture_folder
 from worldclip.pool.picture_folder import group_files, list_folder
+from worldclip.tools import draft_recipe
 from worldclip.tools.embed import embed
 from worldclip.tools.search import search
 
@@ -462,18 +463,23 @@ def test_pictures_that_a_table_names_are_followed_under_an_unchanged_table(
     check_against_fresh(tmp_path / "out", world / "model", shop, tmp_path / "fresh")
 
 
-def test_changed_values_of_columns_are_counted_and_embed_nothing(world, shop, tmp_path, embedded_items, capfd):
+def test_changed_values_of_columns_are_counted_and_embed_nothing(
+    world, shop, tmp_path, embedded_items, monkeypatch, capfd
+):
     def update(columns: list[str]) -> dict[str, int]:
         embedded_items.clear()
         return nonzero_counts(embed(world / "model", shop, tmp_path / "out", columns=columns, executor=QUIET))
 
     table = tmp_path / "pool/shop.csv"
     assert update(["price"]) == {"new": 3, "embedded": 3, "no_image": 1}
+    assert "numbers as texts: price; pool.where, embed and search compare" in " ".join(capfd.readouterr().err.split())
     table.write_text(table.read_text().replace("a dog,1", "a dog,10").replace("a cow,2", "a cow,"))
     assert update(["price"]) == {"changed_only_in_columns": 2, "unchanged": 1, "embedded": 3, "no_image": 1}
     table.write_text(table.read_text().replace("a cat", "the cat"))
     assert update(["price"]) == {"unchanged": 3, "embedded": 3, "no_image": 1}, "title is no column of the folder"
+    monkeypatch.setattr(draft_recipe, "LARGE_FILE", 100)
     assert update(["price", "title"]) == {"unchanged": 3, "embedded": 3, "no_image": 1}
+    assert "shop.csv: CSV and TSV are read whole into memory" in capfd.readouterr().err
     assert embedded_items == []
 
 

@@ -155,7 +155,7 @@ def draft(
     require_place(source)
     path = source if is_remote(source) else str(Path(source).absolute())
     shards = pool.list_shards(PoolConfig(path=path))
-    _say_large_files(shards)
+    say_large_files("init", shards)
     config = PoolConfig(path=path, columns=tuple(columns))
     names, usual = _describe_first(shards, config)
     problems = []
@@ -212,12 +212,12 @@ def draft(
     return {"recipe": printable(_to_toml(drafted, config, codes, sample.rows)), **drafted}
 
 
-def _say_large_files(shards: Sequence[Shard]) -> None:
+def say_large_files(command: str, shards: Sequence[Shard]) -> None:
     """Say before anything is read that a large file of CSV or TSV takes long, each time."""
     large = [shard for shard in shards if shard.fingerprint.get("size", 0) >= LARGE_FILE]
     if large and format_of(large[0].name).name in WITHOUT_TYPES:
         say(
-            "init",
+            command,
             f"{large[0].name}: CSV and TSV are read whole into memory, by one core per file; split it into "
             "files of some 500,000 lines, or write Parquet (docs/pool.md, Numbers in CSV)",
         )
@@ -401,6 +401,14 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def written_numbers_text(names: Sequence[str]) -> str:
+    """Return what it means that columns of CSV or TSV hold numbers as texts."""
+    return (
+        f"numbers as texts: {', '.join(names)}; pool.where, embed and search compare them by their characters. "
+        "To filter by them, write Parquet first (docs/pool.md, Numbers in CSV)"
+    )
+
+
 def to_text(drafted: Report, path: Path) -> str:
     """Return what was found and what is missing."""
     counts = ", ".join(f"{code} {count:,}" for code, count in list(drafted["languages"].items())[:12])
@@ -410,10 +418,7 @@ def to_text(drafted: Report, path: Path) -> str:
         f"languages of {counted(drafted['num_texts'], 'text')}: {counts}",
     ]
     if drafted["written_numbers"]:
-        lines.append(
-            f"numbers as texts: {', '.join(drafted['written_numbers'])}; pool.where, embed and search compare them by "
-            "their characters. To filter by them, write Parquet first (docs/pool.md, Numbers in CSV)"
-        )
+        lines.append(written_numbers_text(drafted["written_numbers"]))
     if drafted["without_words"]:
         lines.append(
             f"missing: lists of words of {', '.join(drafted['without_words'])}; set metadata.lists in {path}, or "

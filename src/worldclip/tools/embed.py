@@ -31,7 +31,7 @@ from worldclip.core.artifacts import digest, read_manifest
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
-from worldclip.core.execute import Executor, Report
+from worldclip.core.execute import Executor, Report, Shard
 from worldclip.core.image_names import SUFFIXES
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Run, lock_folder
@@ -40,18 +40,23 @@ from worldclip.core.marks import Folder
 from worldclip.core.preflight import problems_of
 from worldclip.core.printable import counted
 from worldclip.curate.stage import refuse_outdated
-from worldclip.export.segments import Of
+from worldclip.export.embedded import open_embedded
+from worldclip.export.segments import Of, is_group
 from worldclip.model import load as model_load
 from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.worker import WorkerModel, load_here
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.files import check_own
-from worldclip.pool.formats import pool_suffixes
+from worldclip.pool.formats import format_of, pool_suffixes
 from worldclip.pool.listing import COMPRESSED
 from worldclip.pool.picture_folder import Listing, list_folder
+from worldclip.tools.draft_recipe import WITHOUT_TYPES, say_large_files, written_numbers_text
 from worldclip.tools.embed_job import CHANGES, Embedding, Units, earlier_groups, with_retries
 from worldclip.tools.embed_shard import VECTOR
 from worldclip.tools.known_pools import with_usual_columns
+from worldclip.tools.sampled_columns import columns_of_written_numbers
+
+NUM_ROWS = 1000  # of a table, that tell which of its texts are numbers
 
 
 def embed(
@@ -102,7 +107,9 @@ def embed(
     _check_columns(columns)
     columns = [bare(name) for name in columns] or _columns_of_before(folder)
     if pictures is None and not pools.is_run(run):
-        no_shards = problems_of(pools.list_pool, run)
+        listed: list[Shard] = []
+        no_shards = problems_of(lambda: listed.extend(pools.list_pool(run)))
+        say_large_files("embed", listed)
         if no_shards and _folder_of_files(run, of) is None:
             raise UserError(no_shards)
         if no_shards:
@@ -135,9 +142,24 @@ def embed(
             has_vectors=vectors_in_table,
         )
         try:
-            return embedding.run(executor, Path(pool))
+            report = embedding.run(executor, Path(pool))
         finally:
             load_here.cache_clear()
+    _say_written_numbers(embedding)
+    return report
+
+
+def _say_written_numbers(embedding: Embedding) -> None:
+    """Say which columns of the first table of CSV or TSV are numbers that the folder holds as texts."""
+    kind, shards = next(iter(embedding.units.items()))
+    if not embedding.columns or is_group(shards[0].name) or format_of(shards[0].name).name not in WITHOUT_TYPES:
+        return
+    names = list(map(bare, embedding.columns))
+    rows = open_embedded(embedding.folder, kind).read_columns(0, names).slice(0, NUM_ROWS)
+    values = {name: rows[name].drop_null().to_pylist() for name in names}
+    numbers = columns_of_written_numbers(values)
+    if numbers:
+        say("embed", written_numbers_text(numbers))
 
 
 def _folder_of_files(run: Run, of: Sequence[Of]) -> Path | None:

@@ -258,8 +258,9 @@ def _compare(folder: Path, kind: Of, before: Report | None, after: Mapping[str, 
     changed_columns = 0
     for shard in earlier.keys() & after.keys():
         if common_columns and earlier[shard] != after[shard]:
-            paths = [_files_of(folder, kind, stem)[1] for stem in (earlier[shard], after[shard])]
-            changed_columns += _count_changed_columns(kind, shard, *paths, common_columns)
+            path_before = _files_of(folder, kind, earlier[shard])[1]
+            path_after = _files_of(folder, kind, after[shard])[1]
+            changed_columns += _count_changed_columns(kind, shard, path_before, path_after, common_columns)
     return {
         "new": len(arrived) - renamed,
         "renamed": renamed,

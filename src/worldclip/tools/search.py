@@ -14,7 +14,6 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -153,7 +152,7 @@ def search(
     problems += [f"query {text!r} is blank; give words" for text in texts if not text.strip()]
     if not problems and not texts and not images:
         problems.append("no query; give a text or an image")
-    if not isinstance(top, Integral) or isinstance(top, bool) or top < 1:
+    if not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1:
         problems.append(f"top = {top!r}: must be a whole number of results, at least 1")
     if of not in (None, *IMAGES_OR_TEXTS):
         problems.append(f"of = {of!r}: must be {' or '.join(IMAGES_OR_TEXTS)}")

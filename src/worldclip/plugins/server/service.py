@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -276,7 +276,7 @@ class Service:
 
 def _names(row: Report) -> Record:
     """Return what a client learns of a row: nothing of the server's folders."""
-    names: Record = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
+    names: dict[str, Any] = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
     if "columns" in row:
         names["columns"] = row["columns"]
     return names
