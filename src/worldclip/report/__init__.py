@@ -62,9 +62,15 @@ def write_report(run_dir: Path) -> Path:
         log = []
     by_stage = {
         "train": train.sections(reports.get("train"), log),  # an unfinished training has curves and no report yet
-        "account": _account(run_dir),
         "pool": skipped_sections(skipped_shards(run_dir)),
     }
+    steps = [tag("li", step) for step in account(run_dir)]
+    if steps:
+        lead = (
+            "A row is a row of a table, or the members of a tar with one name. A sample has a key, and one pair per "
+            "stored text; one without text is one pair."
+        )
+        by_stage["account"] = [Section("From rows to kept pairs", lead, tag("ul", *steps))]
     languages = languages_of(run_dir)
     for stage, sections_of in _SECTIONS.items():
         if stage in reports:
@@ -94,16 +100,6 @@ def write_evaluation(folder: Path) -> Path:
     summary = Section("Summary", f"Model: {report['model']}.", evaluate.cards_and_datasets(report))
     sections = [summary, *evaluate.sections(report, INSTALLED)]
     return write_page(folder / "report.html", f"Evaluation of {report['model']}", "Made with worldclip.", sections)
-
-
-def _account(run_dir: Path) -> list[Section]:
-    """Return the steps from rows to kept pairs, as log, status and data card say them."""
-    lines = [tag("li", step) for step in account(run_dir)]
-    lead = (
-        "A row is a row of a table, or the members of a tar with one name. A sample has a key, and one pair per stored "
-        "text; one without text is one pair."
-    )
-    return [Section("From rows to kept pairs", lead, tag("ul", *lines))] if lines else []
 
 
 def _summary(reports: Mapping[str, Any], log: Sequence[train.LogRow], left_out: str) -> Section:

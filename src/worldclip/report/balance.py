@@ -40,7 +40,7 @@ def sections(report: Json, languages: Languages) -> list[Section]:
 def _thresholds(report: Json, languages: Languages) -> Section:
     keys = ("threshold", "tail_fraction", "num_entries", "num_matched_entries", "num_matches")
     rows = []
-    curves = []
+    curves: list[Html] = []
     for name, row in sorted(report["lists"].items(), key=lambda item: -item[1]["num_matches"]):
         if not row["num_matches"]:
             continue

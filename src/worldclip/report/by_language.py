@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -77,30 +77,22 @@ def _dataset(name: str, result: Json, languages: Languages) -> Html:
         else:
             parts.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
     for number, (task, task_result) in enumerate(result["tasks"].items()):
-        drawn = _by_language(task, task_result, languages) + _parts(task_result, languages)
+        metric = task_result.get("plotted", "")
+        if task == CLASSIFICATION:
+            metric = top_metric(task_result["mean"]["metrics"])
+        drawn = _by_language(task, metric, task_result, languages) + _parts(task_result, languages)
         if number and drawn:
             drawn = folded(f"{task_name(task)}, by language", drawn)
         title = f"All metrics of {task_name(task)}"
         if len(task_result["languages"]) > MAX_BARS:
             title += ", languages by name"
-        all_metrics = to_html(_metrics_table(task_result, main_metric(task, task_result), languages))
+        all_metrics = to_html(_metrics_table(task_result, metric, languages))
         parts += [drawn, folded(title, all_metrics)]
     return join(parts)
 
 
-def number_of(task: Json) -> Callable[[float], str]:
-    """Return how the metrics of a task are written: shares in percent, distances as they are."""
-    return percent if task["is_share"] else DISTANCE
-
-
-def main_metric(task: str, result: Json) -> str:
-    """Return the metric that is plotted by language; empty if none is."""
-    return top_metric(result["mean"]["metrics"]) if task == CLASSIFICATION else result.get("plotted", "")
-
-
-def _by_language(task: str, result: Json, languages: Languages) -> Html:
-    """Return a task's main metric: a map of many languages, else bars."""
-    metric = main_metric(task, result)
+def _by_language(task: str, metric: str, result: Json, languages: Languages) -> Html:
+    """Return a task's main metric: a map of many languages, else bars; nothing where no metric is plotted."""
     records = {lang: record for lang, record in result["languages"].items() if metric in record["metrics"]}
     if not records:
         return Html()
@@ -235,7 +227,7 @@ def _metrics_table(task: Json, main: str, languages: Languages) -> Table:
     """Return every metric by language, with the interval, chance and multiple of chance of `main`, and the mean."""
     mean = task["mean"]
     records = task["languages"]
-    number = number_of(task)
+    number = percent if task["is_share"] else DISTANCE
     metrics = [name for name in mean["metrics"] if "/" not in name]
     is_long = len(records) > MAX_BARS  # then the names are what one looks for
     columns = [

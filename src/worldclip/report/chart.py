@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ MAX_DECADES = 5  # between ticks of a logarithmic axis
 MAX_SCALE = 1.4  # a page enlarges a chart, text included, at most by this factor
 
 
-@functools.cache
 def chart_style() -> str:
     """Return the style sheet of charts: the colours, light and dark, that all of a page uses too."""
     return (Path(__file__).parent / "chart.css").read_text(encoding="utf-8")

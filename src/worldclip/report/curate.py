@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from worldclip.contracts.reasons import REASONS, Reason
@@ -113,7 +113,7 @@ def _fate_bar(label: str, row: LanguageRow, ends: Sequence[str]) -> Bar:
     return Bar(label=label, parts=parts, note=f"{count(row['pairs_out'])} of {count(row['pairs_in'])}")
 
 
-def _fate_cells(name: str, row: LanguageRow, reasons: Sequence[str]) -> list[object]:
+def _fate_cells(name: str, row: LanguageRow, reasons: Iterable[str]) -> list[object]:
     share = row["pairs_out"] / row["pairs_in"] if row["pairs_in"] else None
     by_reason = [row.get(reason) or None for reason in reasons]
     return [name, row["pairs_in"], *by_reason, row["pairs_out"], row["expected_pairs"], share]

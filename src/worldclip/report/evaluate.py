@@ -8,9 +8,9 @@ from typing import Any
 
 from worldclip.core.artifacts import Json
 from worldclip.language.table import Languages
-from worldclip.report.by_language import languages_section, number_of
+from worldclip.report.by_language import languages_section
 from worldclip.report.html import Html, html, join, tag
-from worldclip.report.metrics import CLASSIFICATION, metric_name, task_name, top_metric
+from worldclip.report.metrics import CLASSIFICATION, DISTANCE, metric_name, task_name, top_metric
 from worldclip.report.numbers import count, interval, percent
 from worldclip.report.page import (
     Bar,
@@ -113,7 +113,7 @@ def results_section(report: Json, languages: Languages) -> Section | None:
 
 def _headline_cells(task: Json, headline: Json, languages: Languages) -> list[Any]:
     """Return metric, value, bar, languages, interval, number of queries."""
-    number = number_of(task)
+    number = percent if task["is_share"] else DISTANCE
     value = headline["value"]
     bounds = headline["interval_95"]
     langs = headline["languages"]
@@ -217,10 +217,13 @@ def _side_by_side(shots: Sequence[Html]) -> Html:
 
 def in_turn(images: Sequence[Json]) -> list[Json]:
     """Return images that are right in their first language and wrong ones in turn, so that the first few show both."""
-    wrong_and_right: tuple[list[Json], list[Json]] = ([], [])
+    right: list[Json] = []
+    wrong: list[Json] = []
     for image in images:
-        wrong_and_right[_is_right(image)].append(image)
-    wrong, right = wrong_and_right
+        if _is_right(image):
+            right.append(image)
+        else:
+            wrong.append(image)
     pairs = chain.from_iterable(zip_longest(right, wrong))
     return [image for image in pairs if image is not None]
 

@@ -136,7 +136,7 @@ def _scripts(lists: Lists, languages: Languages) -> Html:
     rows = []
     for script, langs in sorted(by_script.items(), key=lambda item: (-len(item[1]), item[0])):
         examples = list(lists[langs[0]].get("examples", {}).values())
-        shown = []
+        shown: list[Html] = []
         # One of each source, then the second of each, and so on.
         for entry in chain.from_iterable(zip_longest(*examples)):
             if entry is not None and len(shown) < NUM_EXAMPLES:
