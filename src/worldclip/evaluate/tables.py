@@ -56,58 +56,59 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         columns += [(task, metric) for metric in main_metrics(dataset, task, available)]
         means[task] = mean_over_languages(list(by_lang.values()))
     langs = list(langs_of_tasks)
-    shown: list[str | None] = list(langs)
+    shown = langs
     note = _languages_of_means(means)
     if columns and len(langs) > MAX_LANGUAGES_IN_TEXT:  # a terminal shows no 300 rows
         task, metric = columns[0]
-        values = {lang: record["metrics"].get(metric) for lang, record in tasks[task].items()}
-        shown = _best_and_weakest(langs, values, is_low_best=not task_info(task).is_share)
+        ascending: dict[str, float] = {}  # the best language has the lowest number, one without a number comes last
+        sign = -1.0 if task_info(task).is_share else 1.0
+        for lang, record in tasks[task].items():
+            value = record["metrics"].get(metric)
+            if value is not None:
+                ascending[lang] = sign * value
+        ranked = sorted(langs, key=lambda lang: ascending.get(lang, math.inf))
+        shown = [*ranked[:NUM_EXTREMES], "", *ranked[-NUM_EXTREMES:]]  # "": the row that counts the others
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
-    has_own_chance = _chance_differs(columns, tasks)
-    rows: list[list[Any]] = []
-    empty = [None] * len(columns)
-    for shown_lang in shown:
-        if shown_lang is None:
-            rows.append([f"{len(langs) - 2 * NUM_EXTREMES} more", None, *_next_to(empty, empty, has_own_chance)])
-            continue
-        numbers = [_with_interval(tasks[task].get(shown_lang), metric) for task, metric in columns]
-        chances = [_chance(tasks[task].get(shown_lang), metric) for task, metric in columns]
-        rows.append([shown_lang, num_classes.get(shown_lang), *_next_to(numbers, chances, has_own_chance)])
-    totals = []
-    mean_chances = _means("chance", means, columns)
-    if LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values()):
-        totals.append(len(rows))
-        mean_values = _means("metrics", means, columns)
-        rows.append(["mean", None, *_next_to(mean_values, mean_chances, has_own_chance)])
-    if not all(has_own_chance):
-        common = [None if differs else chance for chance, differs in zip(mean_chances, has_own_chance, strict=True)]
-        rows.append(["chance", None, *_next_to(common, empty, has_own_chance)])
-    titled = _titled(columns, has_own_chance)
-    if not num_classes:
-        del titled[1]
-        for row in rows:
-            del row[1]
-    at_chance = [lang for lang in langs if _is_at_chance(lang, tasks)]
-    if at_chance:
-        few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
-        note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
-    table = to_markdown(Table(titled, rows, totals))
-    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note.strip()]
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _titled(columns: Sequence[tuple[str, str]], has_own_chance: Sequence[bool]) -> list[Column]:
-    """Return the columns of a table: language, classes, each metric, and after it the chance that differs."""
-    titled = [text_column("language"), Column("classes", "{:,}".format)]
+    # Column by column: a cell per language, then the mean, and the chance where all languages have the same.
+    has_mean = LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values())
+    has_common_chance = False
+    more = f"{len(langs) - 2 * NUM_EXTREMES} more"
+    titled = [text_column("language")]
+    cells: list[list[Any]] = [[*(lang or more for lang in shown), "mean", "chance"]]
+    if num_classes:
+        titled.append(Column("classes", "{:,}".format))
+        cells.append([*map(num_classes.get, shown), None, None])
     times = Counter(metric for _, metric in columns)
-    for (task, metric), differs in zip(columns, has_own_chance, strict=True):
+    for task, metric in columns:
+        by_lang = tasks[task]
         title = metric_name(metric)
         if times[metric] > 1:  # several tasks have it
             title += f" ({task_name(task)})"
         titled.append(Column(title))
-        if differs:
+        values: list[str | None] = []
+        chances: list[str | None] = []
+        for lang in shown:
+            values.append(_with_interval(by_lang.get(lang), metric))
+            chances.append(_chance(by_lang.get(lang), metric))
+        mean, mean_chance = (_number(means[task][kind].get(metric), task) for kind in ("metrics", "chance"))
+        if len({_chance(record, metric) for record in by_lang.values()} - {None}) > 1:
             titled.append(Column("chance"))
-    return titled
+            cells += [[*values, mean, None], [*chances, mean_chance, None]]
+        else:
+            has_common_chance = True
+            cells.append([*values, mean, mean_chance])
+    rows = list(map(list, zip(*cells, strict=True)))
+    if not has_common_chance:
+        rows.pop()
+    if not has_mean:
+        del rows[len(shown)]
+    at_chance = [lang for lang in langs if _is_at_chance(lang, tasks)]
+    if at_chance:
+        few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
+        note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
+    table = to_markdown(Table(titled, rows, totals=[len(shown)] if has_mean else []))
+    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note.strip()]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _is_at_chance(lang: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> bool:
@@ -137,49 +138,12 @@ def _with_interval(record: ResultRecord | None, metric: str) -> str | None:
 
 def _chance(record: ResultRecord | None, metric: str) -> str | None:
     """Return what guessing gives of a metric of a record; None where it is not known."""
-    chance = None if record is None else record["chance"].get(metric)
-    return None if record is None or chance is None else task_info(record["task"]).number(chance)
+    return None if record is None else _number(record["chance"].get(metric), record["task"])
 
 
-def _chance_differs(columns: Sequence[tuple[str, str]], tasks: Mapping[str, Mapping[str, ResultRecord]]) -> list[bool]:
-    """Return of each column whether languages have different chances."""
-    differs = []
-    for task, metric in columns:
-        chances = {_chance(record, metric) for record in tasks[task].values()}
-        differs.append(len(chances - {None}) > 1)
-    return differs
-
-
-def _next_to(numbers: Sequence[Any], chances: Sequence[Any], has_own_chance: Sequence[bool]) -> list[Any]:
-    """Return a cell per number, and after it one of its chance where the column has chances of its own."""
-    cells = []
-    for number, chance, is_shown in zip(numbers, chances, has_own_chance, strict=True):
-        cells += [number, chance] if is_shown else [number]
-    return cells
-
-
-def _means(kind: str, means: Mapping[str, Json], columns: Sequence[tuple[str, str]]) -> list[str | None]:
-    """Return the mean of each column.  kind: metrics or chance."""
-    cells: list[str | None] = []
-    for task, metric in columns:
-        mean = means[task][kind].get(metric)
-        cells.append(None if mean is None else task_info(task).number(mean))
-    return cells
-
-
-def _best_and_weakest(langs: Sequence[str], values: Mapping[str, float | None], is_low_best: bool) -> list[str | None]:
-    """Return the first and last languages by their numbers, and between them None for the others.
-
-    Languages without a number come last.
-    """
-    sign = 1.0 if is_low_best else -1.0
-
-    def place(lang: str) -> float:
-        value = values.get(lang)
-        return math.inf if value is None else sign * value
-
-    ranked = sorted(langs, key=place)
-    return [*ranked[:NUM_EXTREMES], None, *ranked[-NUM_EXTREMES:]]
+def _number(value: float | None, task: str) -> str | None:
+    """Return a number of a task as its tables write it; None stays None."""
+    return None if value is None else task_info(task).number(value)
 
 
 def _languages_of_means(means: Mapping[str, Json]) -> str:
