@@ -81,8 +81,9 @@ def load(name: str, folder: Path, *, with_train: bool = False) -> Dataset:
         if not np.isin(rows, (0, 1)).all():
             raise ValueError(f"{folder / SPLIT}: each .npy must hold 0 or 1 for each class")
         return build_dataset(name, images, _multilabel_tasks(names, rows), contents, is_train=is_train)
-    labels = [sample.members["cls"].decode() for sample in samples]
-    target = np.array([class_index(label, num_classes, str(folder)) for label in labels])
+    target = np.empty(len(samples), np.int64)
+    for i, sample in enumerate(samples):
+        target[i] = class_index(sample.members["cls"].decode(), num_classes, str(folder))
     return classification_dataset(
         name,
         folder,
@@ -94,7 +95,7 @@ def load(name: str, folder: Path, *, with_train: bool = False) -> Dataset:
         other_protocol={"names": "given"},
         slices=_groups(info, test),
         use_f1="f1_macro" in info.metrics,
-        labels={"class": [str(label) for label in target]},
+        labels={"class": target.astype(str).tolist()},
         is_train=is_train,
     )
 
@@ -103,11 +104,11 @@ def _list_tars(folder: Path, split: str) -> list[Path]:
     """Return the tars of a split.  Raises UserError if they are not those that nshards.txt says."""
     path = folder / split / "nshards.txt"
     number = int(read_lines(path)[0])
-    present = {tar.name for tar in (folder / split).glob("*.tar")}
-    names = [f"{i}.tar" for i in range(len(present))]
-    if number != len(present) or set(names) != present:
+    present = set((folder / split).glob("*.tar"))
+    tars = [folder / split / f"{i}.tar" for i in range(len(present))]
+    if number != len(present) or set(tars) != present:
         raise UserError(f"{path} says {number} tars, 0.tar and so on; {folder / split} has {len(present)}")
-    return [folder / split / name for name in names]
+    return tars
 
 
 def _multilabel_tasks(names: Mapping[str, class_names.Names], rows: np.ndarray) -> dict[str, list[MultiLabel]]:
@@ -134,7 +135,9 @@ def _groups(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, np.ndarra
     for part in info.parts:
         field, _, left_out = part.partition("!")
         column = rows[:, info.fields.index(field)]
-        masks |= {f"{field} {group}": column == group for group in np.unique(column) if str(group) != left_out}
+        for group in np.unique(column):
+            if str(group) != left_out:
+                masks[f"{field} {group}"] = column == group
     return masks
 
 

@@ -35,15 +35,17 @@ def fingerprints(paths: Iterable[Path], root: Path | None = None) -> list[Json]:
 
 
 def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
-    """Return the images anywhere below FOLDER/images with these names, extensions aside.
+    """Return the images anywhere below FOLDER/images with these names, extensions aside; of equal names the first.
 
     source: the file or folder that lists them.  Raises UserError with the names of missing images.
     """
     root = folder / "images"
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    path_of_stem = {path.stem: path for path in reversed(files)}  # the first of equal stems
+    path_of_stem: dict[str, Path] = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            path_of_stem.setdefault(path.stem, path)
     _check_missing(sorted(set(stems) - path_of_stem.keys()), root, source)
-    return _images_in_files([path_of_stem[stem] for stem in stems], list(stems), folder)
+    return _images_in_files(list(map(path_of_stem.__getitem__, stems)), list(stems), folder)
 
 
 def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys: Sequence[str] = ()) -> Images:
@@ -55,8 +57,13 @@ def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys
     unsafe = [path for path in paths if not is_safe_name(path)]
     if unsafe:
         raise UserError(f"{source} lists {', '.join(map(repr, unsafe[:5]))}: not a path below {root}; it is refused")
-    files = [safe_join(root, path) for path in paths]
-    _check_missing([path for path, file in zip(paths, files, strict=True) if not file.exists()], root, source)
+    files: list[Path] = []
+    missing: list[str] = []
+    for path in paths:
+        files.append(safe_join(root, path))
+        if not files[-1].exists():
+            missing.append(path)
+    _check_missing(missing, root, source)
     return _images_in_files(files, list(keys or paths), folder)
 
 
@@ -141,10 +148,11 @@ def _samples_of(path: Path) -> list[Sample]:
     if without_image:
         examples = ", ".join(without_image[:5])
         raise UserError(f"{path} holds {len(without_image)} labels or captions without an image: {examples}")
-    return [
-        Sample(key=stem, tar=path, offset=offset, size=size, members=members.get(stem, {}))
-        for stem, (offset, size) in images.items()
-    ]
+    samples = []
+    for stem, (offset, size) in images.items():
+        contents = members.get(stem, {})
+        samples.append(Sample(key=stem, tar=path, offset=offset, size=size, members=contents))
+    return samples
 
 
 def images_in_tars(samples: Sequence[Sample], keys: Iterable[str], tars: Sequence[Path], root: Path | None) -> Images:
