@@ -58,11 +58,12 @@ def with_slip_names(dataset: Dataset) -> Dataset:
     names = names_by_dataset().get(dataset.name)
     if names is None or "en" not in dataset.languages:
         return dataset
-    task_of_folder = next((task for task in dataset.tasks("en") if task.name == CLASSIFICATION), None)
+    tasks_by_name = {task.name: task for task in dataset.tasks("en")}
+    task_of_folder = tasks_by_name.get(CLASSIFICATION)
     if not isinstance(task_of_folder, Classification):
         return dataset
     order = slip_order([synonyms[0] for synonyms in task_of_folder.class_names], names)
-    classes = [names.classes[row] for row in order]
+    classes = list(map(names.classes.__getitem__, order))
     protocol = {
         "templates": len(names.templates),
         "names": SOURCE,
@@ -85,11 +86,12 @@ def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:
     Names are compared only by their letters and digits.  Raises UserError unless each class has exactly one partner.
     """
     positions = list(range(len(names.classes)))
-    position_of = {letters(name): position for position, name in enumerate(names.copies)}
-    position_of |= {letters(synonyms[0]): position for position, synonyms in enumerate(names.classes)}
-    order = [position_of.get(letters(name), -1) for name in class_names]
-    if names.is_by_position:
-        order = list(range(len(class_names)))
+    position_of = dict(zip(map(letters, names.copies), positions, strict=True))
+    for position, synonyms in enumerate(names.classes):
+        position_of[letters(synonyms[0])] = position
+    order = list(range(len(class_names)))
+    if not names.is_by_position:
+        order = [position_of.get(letters(name), -1) for name in class_names]
     if sorted(order) != positions:
         unknown = [name for name, position in zip(class_names, order, strict=True) if position not in positions]
         unused = [names.classes[position][0] for position in positions if position not in order]
@@ -104,4 +106,4 @@ def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:
 
 def letters(name: str) -> str:
     """Return the letters and digits of a name, in lower case."""
-    return "".join(character for character in name.casefold() if character.isalnum())
+    return "".join(filter(str.isalnum, name.casefold()))

@@ -38,7 +38,7 @@ def in_languages(english: Names, folder: Path) -> dict[str, Names]:
             classes: list[list[str]] = []
             for name in record["classes"]:
                 synonyms = [name] if isinstance(name, str) else [*name]
-                if synonyms and all(synonym.strip() for synonym in synonyms):
+                if synonyms and all(map(str.strip, synonyms)):
                     classes.append(synonyms)
             if not len(classes) == len(record["classes"]) == len(english.classes):
                 raise ValueError(f"{path}: {lang} must name each of the {len(english.classes)} classes")
@@ -65,16 +65,17 @@ def with_places(templates: Any, path: Path) -> list[str]:
 
 def read_class_list(path: Path) -> list[list[str]]:
     """Return the names of a text file, one class per line.  Raises ValueError for a blank line, which names none."""
-    names = read_lines(path)
-    blank = [number for number, name in enumerate(names, 1) if not name.strip()]
-    if blank:
-        raise ValueError(f"{path}: line {blank[0]} is blank; each line names a class")
-    return [[name] for name in names]
+    classes = []
+    for number, name in enumerate(read_lines(path), 1):
+        if not name.strip():
+            raise ValueError(f"{path}: line {number} is blank; each line names a class")
+        classes.append([name])
+    return classes
 
 
 def read_templates(path: Path) -> list[str]:
     """Return the templates of a text file, one per line; `{c}` and `{}` stand for the name."""
-    return with_places([line for line in read_lines(path) if line.strip()], path)
+    return with_places(list(filter(str.strip, read_lines(path))), path)
 
 
 def imagenet_names() -> Names:
