@@ -30,10 +30,14 @@ def in_language(model: Any, lang: str) -> Any:
     code = _code_of(lang, list(ids))
     if code is None:
         return model
-    replaced = {token: ids[code] for token in hf("a")["input_ids"] if token in ids.values()}
+    default_tokens = set(hf("a")["input_ids"]) & set(ids.values())
 
     def to_ids(texts: list[str]) -> list[list[int]]:
-        return [[replaced.get(token, token) for token in row] for row in tokenizer.to_ids(texts)]
+        rows = []
+        for row in tokenizer.to_ids(texts):
+            told = [ids[code] if token in default_tokens else token for token in row]
+            rows.append(told)
+        return rows
 
     return dataclasses.replace(model, tokenizer=dataclasses.replace(tokenizer, to_ids=to_ids))
 

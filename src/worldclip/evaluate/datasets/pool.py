@@ -40,23 +40,25 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     texts: list[Text] = []
     keys: list[str] = []
     for i, sample in enumerate(samples):
-        texts += [(i, lang, text) for lang, text in _texts(sample)]
+        texts += _texts(i, sample)
         keys.append(f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}")
     images = images_in_tars(samples, keys, tars, folder)
-    by_language = _by_language(name, texts, languages)
+    unstated = [text for _, lang, text in texts if lang is None]
+    by_language = _by_language(texts, _identify(name, unstated, languages), languages)
     contents: list[Any] = [images.fingerprints]
-    if any(lang is None for _, lang, _ in texts):
+    if unstated:
         contents += [sorted(by_language), "identified"]
     return retrieval_dataset(name, images, by_language, contents)
 
 
-def _by_language(name: str, texts: Sequence[Text], languages: Languages) -> dict[str, list[Caption]]:
+def _by_language(
+    texts: Sequence[Text], langs_of_unstated: Sequence[str], languages: Languages
+) -> dict[str, list[Caption]]:
     """Return the captions of each language, stated or identified, in the order of the languages' names.
 
     A stated label that is no language (de-DE is one) is a row by itself.
     """
-    unstated = [text for _, lang, text in texts if lang is None]
-    identified = iter(_identify(name, unstated, languages))
+    identified = iter(langs_of_unstated)
     table = languages.by_code()
     codes: dict[str, str] = {}  # of the stated languages
     by_language: dict[str, list[Caption]] = {}
@@ -83,17 +85,16 @@ def _identify(name: str, texts: Sequence[str], languages: Languages) -> list[str
     from worldclip.language.identify import identify
 
     labels, _ = identify(texts)
-    codes = [languages.from_lid(label) for label in labels.tolist()]
+    codes = list(map(languages.from_lid, labels.tolist()))
     counts = Counter(codes)
-    frequent = {code for code, times in counts.items() if code != OTHER and times >= MIN_TEXTS}
-    rare = {code: times for code, times in counts.most_common() if code != OTHER and code not in frequent}
+    rare = {code: times for code, times in counts.most_common() if code != OTHER and times < MIN_TEXTS}
     if rare:
         listed = ", ".join(f"{code} {times}" for code, times in rare.items())
         _say_once(
             f"dataset {name}: {counted(sum(rare.values()), 'text')} of languages with fewer than {MIN_TEXTS} "
             f"identified texts: results under {NO_LANGUAGE!r} ({listed}); {LANG_FIELD} in the .json states a language"
         )
-    return [code if code in frequent else NO_LANGUAGE for code in codes]
+    return [NO_LANGUAGE if code == OTHER or code in rare else code for code in codes]
 
 
 @functools.cache
@@ -102,8 +103,8 @@ def _say_once(message: str) -> None:
     say("evaluate", message)
 
 
-def _texts(sample: Sample) -> list[tuple[str | None, str]]:
-    """Return (stated language or None, text) of each text that is not blank."""
+def _texts(i: int, sample: Sample) -> list[Text]:
+    """Return the texts of image `i` that are not blank."""
     if "txt" in sample.members:
         texts: Any = [sample.members["txt"].decode()]
         langs: Any = [None]
@@ -115,4 +116,4 @@ def _texts(sample: Sample) -> list[tuple[str | None, str]]:
         langs = record.get(LANG_FIELD)
         if not isinstance(langs, list):
             langs = [langs] * len(texts)
-    return [(lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text and text.strip()]
+    return [(i, lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text and text.strip()]
