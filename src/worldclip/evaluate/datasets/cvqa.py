@@ -55,16 +55,18 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     answers = [class_index(answer, NUM_OPTIONS, str(labels_path)) for answer in stated]
     images = _images(files, folder)
     position = {key: i for i, key in enumerate(images.keys)}
-    image_idx = np.array([position[_image_key(question["ID"])] for question in questions])
     # Parts by country and by language, by our code where our table has one.
     codes = {language.name.lower(): language.code for language in languages.all_languages()}
+    images_of_questions = []
     countries = []
     langs = []
     for question in questions:
+        images_of_questions.append(position[_image_key(question["ID"])])
         language_name, country = parse_list(question["Subset"])  # "('Swahili', 'Kenya')"
         language_name = language_name.replace("_", " ").lower()
         countries.append(country)
         langs.append(our_code(codes.get(language_name, language_name), languages))
+    image_idx = np.array(images_of_questions)
     slices = slices_by(countries, "country ") | slices_by(langs, "lang ")
     tasks = {
         "en": [_task(questions, "Translated ", answers, image_idx, slices)],

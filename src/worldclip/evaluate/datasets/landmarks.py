@@ -42,13 +42,16 @@ def load(name: str, folder: Path) -> Dataset:
     # Ids are numbers as text: by length, then by text, is their numeric order.
     ids = sorted(set(itertools.chain.from_iterable(landmarks)), key=lambda text: (len(text), text))
     images = images_at(folder, folder / "test", paths, solution, keys)
-    english = Names([[name_of[landmark]] for landmark in ids], ["a photo of {}."])
-    position = {landmark: i for i, landmark in enumerate(ids)}
+    names = []
+    position = {}
+    for i, landmark in enumerate(ids):
+        names.append([name_of[landmark]])
+        position[landmark] = i
     return classification_dataset(
         name,
         folder,
         images,
-        in_languages(english, folder),
+        in_languages(Names(names, ["a photo of {}."]), folder),
         [list(map(position.__getitem__, right)) for right in landmarks],
         fingerprints([solution, categories]),
         protocol={"names": "categories of the landmarks that occur"},

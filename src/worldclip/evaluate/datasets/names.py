@@ -47,7 +47,7 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     unknown = [key for key in keys if key not in record["subjects"]]
     if unknown:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
-    subject_idx = np.array([record["subjects"][key] for key in keys])
+    subject_idx = np.array(list(map(record["subjects"].__getitem__, keys)))
     names = named["lang"]
     slices = {}
     if record.get("thirds") and run_dir is not None and "en" in names:
@@ -61,13 +61,17 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     for lang, names_of_lang in names.items():
         if lang not in languages.by_code():
             continue  # a code of CLDR that neither the table nor the recipe has
-        image_idx = [i for i, idx in enumerate(subject_idx.tolist()) if names_of_lang[idx] is not None]
+        chosen = set(keys)
+        min_images = MIN_NAMED * len(keys)
         if "asked" in record:
             chosen = set(record["asked"].get(lang, ()))
-            image_idx = [i for i in image_idx if keys[i] in chosen]
-        elif len(image_idx) < MIN_NAMED * len(keys):
-            continue
-        if image_idx:
+            min_images = 0
+        image_idx = []
+        for i, idx in enumerate(subject_idx.tolist()):
+            has_name = names_of_lang[idx] is not None
+            if has_name and keys[i] in chosen:
+                image_idx.append(i)
+        if image_idx and len(image_idx) >= min_images:
             images_of_langs[lang] = np.array(image_idx)
     classes = {*(record.get("classes") or subject_idx.tolist())}
     for i in itertools.chain.from_iterable(images_of_langs.values()):
@@ -131,11 +135,13 @@ class NameSet:
         """
         names = self.named["lang"][lang]
         image_idx = self.images_of_langs[lang]
-        class_idx = [idx for idx in self.record.get("classes") or range(len(names)) if names[idx] is not None]
-        class_names = np.array([names[idx] for idx in class_idx], dtype=object)
-        classes, class_of_subject = np.unique(class_names, return_inverse=True)
-        class_of = dict(zip(class_idx, class_of_subject.tolist(), strict=True))
-        target = np.array([class_of[idx] for idx in self.subject_idx[image_idx].tolist()])
+        class_names: dict[int, str] = {}  # by subject
+        for idx in self.record.get("classes") or range(len(names)):
+            if names[idx] is not None:
+                class_names[idx] = names[idx]
+        classes, class_idx = np.unique(np.array(list(class_names.values()), dtype=object), return_inverse=True)
+        class_of_subject = dict(zip(class_names, class_idx.tolist(), strict=True))
+        target = np.array(list(map(class_of_subject.__getitem__, self.subject_idx[image_idx].tolist())))
         text_classes, pair_text = np.unique(target, return_inverse=True)
         templates = self.named["templates"].get(lang, ["{}"])
         return [
@@ -148,7 +154,7 @@ class NameSet:
                 protocol={"templates": len(templates), "classes": self.record["about"]},
             ),
             Retrieval(
-                texts=[classes[idx] for idx in text_classes],
+                texts=classes[text_classes].tolist(),
                 pair_image=image_idx,
                 pair_text=pair_text,
                 image_idx=image_idx,
