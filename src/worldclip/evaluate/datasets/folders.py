@@ -77,13 +77,14 @@ def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
         names_from = "given"
         if len(names) != len(classes):
             raise UserError(f"{names_path} has {len(names)} names; there are {len(classes)} folders")
-    elif are_numbers or all(_WORDNET_ID.fullmatch(label) for label in classes):
+    elif are_numbers or all(map(_WORDNET_ID.fullmatch, classes)):
         index = numbers if are_numbers else class_names.imagenet_index()
-        unknown = [label for label in classes if label not in index]
-        if unknown:
-            raise UserError(f"{folder}: {unknown[0]} is no class of ImageNet-1k; give names in classnames.txt")
         openai, templates = class_names.imagenet_names()
-        names = [openai[index[label]] for label in classes]
+        names = []
+        for label in classes:
+            if label not in index:
+                raise UserError(f"{folder}: {label} is no class of ImageNet-1k; give names in classnames.txt")
+            names.append(openai[index[label]])
         names_from = "imagenet"
     else:
         names = [[label.replace("_", " ")] for label in classes]

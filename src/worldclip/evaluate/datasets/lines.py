@@ -44,7 +44,7 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     files = dict(sorted((ours[code], path) for code, path in path_of_code.items()))
     captions = {}
     for lang, path in files.items():
-        lines = [line.strip() for line in read_lines(path)]
+        lines = list(map(str.strip, read_lines(path)))
         if len(lines) != len(stems) or "" in lines:
             raise ValueError(
                 f"{path} has {len(lines)} lines; it must have a caption for each of the {len(stems)} images"

@@ -27,9 +27,11 @@ def load(name: str, folder: Path) -> Dataset:
     columns = read_columns(path)
     candidates = list(map(parse_list, columns["candidates"]))
     right = list(map(parse_list, columns["associations"]))
+    is_right = []
     for names, associations in zip(candidates, right, strict=True):
         if not associations or not set(associations) <= set(names):
             raise ValueError(f"{path}: associations {associations} are not some of the candidates {names}")
+        is_right.append(np.isin(names, associations))
     cues = []
     for cue in map(str.lower, columns["cue"]):
         article = "An" if cue[:1] in set("aeiou") else "A"
@@ -40,7 +42,7 @@ def load(name: str, folder: Path) -> Dataset:
     task = Association(
         cues=cues,
         candidates=[np.array(list(map(position.__getitem__, names))) for names in candidates],
-        is_right=[np.isin(names, associations) for names, associations in zip(candidates, right, strict=True)],
+        is_right=is_right,
         protocol={"text": "article + cue"},
     )
     return build_dataset(name, images, {"en": [task]}, [images.fingerprints, fingerprint(path, folder)])
