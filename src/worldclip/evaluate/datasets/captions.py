@@ -26,13 +26,12 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "captions.jsonl"
     records = read_jsonl(path)
-    keys = [record[KEY] for record in records]
-    check_distinct(keys, path)
-    images = images_by_stem(folder, keys, path)
-    contents = [fingerprint(path, folder), images.fingerprints]
-    labels = {"country": [record.get("image/locale") or "" for record in records]}
+    keys: list[str] = []
+    countries: list[str] = []
     captions: dict[str, list[Caption]] = {}  # by our language code; blank ones are left out
     for i, record in enumerate(records):
+        keys.append(record[KEY])
+        countries.append(record.get("image/locale") or "")
         for code, value in record.items():
             if not isinstance(value, dict):
                 continue
@@ -42,4 +41,8 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
             for text in texts:
                 if text.strip():
                     captions.setdefault(our_code(code, languages), []).append((i, text))
-    return retrieval_dataset(name, images, dict(sorted(captions.items())), contents, labels=labels)
+    check_distinct(keys, path)
+    images = images_by_stem(folder, keys, path)
+    contents = [fingerprint(path, folder), images.fingerprints]
+    captions = dict(sorted(captions.items()))
+    return retrieval_dataset(name, images, captions, contents, labels={"country": countries})

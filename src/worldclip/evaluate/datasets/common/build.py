@@ -62,10 +62,12 @@ def classification_dataset(
         target = classes
         also_right = NO_PAIRS
     else:
-        target = np.array([right[0] for right in classes])
+        first: list[int] = []
         further: list[tuple[int, int]] = []
         for i, right in enumerate(classes):
+            first.append(right[0])
             further += [(i, c) for c in right[1:]]
+        target = np.array(first)
         further_images, further_classes = np.array(further, np.int64).reshape(-1, 2).T
         also_right = (further_images, further_classes)
     tasks = {}
@@ -113,10 +115,15 @@ def retrieval_dataset(
         num_images -= int(is_train.sum())
     tasks = {}
     for lang, pairs in captions.items():
+        images_of_texts: list[int] = []
+        texts: list[str] = []
+        for image, text in pairs:
+            images_of_texts.append(image)
+            texts.append(text)
         task = Retrieval(
-            texts=[text for _, text in pairs],
-            pair_image=np.array([image for image, _ in pairs]),
-            pair_text=np.arange(len(pairs)),
+            texts=texts,
+            pair_image=np.array(images_of_texts),
+            pair_text=np.arange(len(texts)),
             image_idx=np.arange(num_images),
             protocol={"captions": "all_captions"},
         )
