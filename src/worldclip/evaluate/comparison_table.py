@@ -38,7 +38,7 @@ def comparison_text(comparison: Comparison) -> str:
     parts = [to_markdown(_table(names, comparison.rows)), "", *means]
     for texts in preprocessing:
         if len(set(texts)) > 1:
-            arm_texts = [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+            arm_texts = map(": ".join, zip(names, texts, strict=True))
             parts.append(f"Images are preprocessed differently. {'; '.join(arm_texts)}.")
     parts += _what_differs(comparison.arms)
     has_intervals = False
@@ -53,20 +53,25 @@ def comparison_text(comparison: Comparison) -> str:
 
 def _what_differs(arms: Sequence[Arm]) -> list[str]:
     """Return the lines about the runs of each arm, what is not as in the first one, and the pairs seen by language."""
-    lines = []
-    if any(arm.changes or arm.code or arm.schedules for arm in arms):
-        lines += ["", "What differs from the first:", ""]
-        for arm in arms:
-            facts = [*map(str, arm.changes), *arm.schedules]
-            if arm.code:
-                facts.append(f"other code of {', '.join(arm.code)}")
-            if arm.name != arm.runs[0]:
-                facts.insert(0, ", ".join(arm.runs))
-            if not facts:
-                facts.append("the first" if arm is arms[0] else "no key")
-            lines.append(f"- {arm.name}: {'; '.join(facts)}")
-    seen = [arm.seen for arm in arms]
-    if all(seen) and any(other != seen[0] for other in seen[1:]):
+    lines = ["", "What differs from the first:", ""]
+    has_changes = False
+    is_seen_known = True
+    differs_in_seen = False
+    for arm in arms:
+        facts = [*map(str, arm.changes), *arm.schedules]
+        if arm.code:
+            facts.append(f"other code of {', '.join(arm.code)}")
+        has_changes |= bool(facts)
+        is_seen_known &= bool(arm.seen)
+        differs_in_seen |= arm.seen != arms[0].seen
+        if arm.name != arm.runs[0]:
+            facts.insert(0, ", ".join(arm.runs))
+        if not facts:
+            facts.append("the first" if arm is arms[0] else "no key")
+        lines.append(f"- {arm.name}: {'; '.join(facts)}")
+    if not has_changes:
+        lines = []
+    if is_seen_known and differs_in_seen:
         lines += ["", "Pairs seen in training by language:", "", to_markdown(_seen_table(arms))]
     return lines
 

@@ -36,7 +36,9 @@ def markdown_table(records: Sequence[ResultRecord]) -> str:
 def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> str:
     columns: list[tuple[str, str]] = []  # task and metric
     means: dict[str, Json] = {}
+    times = Counter[str]()  # tasks that have a metric
     num_classes: dict[str, Any] = {}  # by language
+    has_mean = False
     langs_of_tasks: dict[str, None] = {}
     largest = 0
     unit = "images"
@@ -53,7 +55,10 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
             largest = max(largest, int(record.get("num_images") or record["n"]))
         if unit == "images":
             unit = task_info(task).unit
-        columns += [(task, metric) for metric in main_metrics(dataset, task, available)]
+        for metric in main_metrics(dataset, task, available):
+            columns.append((task, metric))
+            times[metric] += 1
+        has_mean |= len(by_lang) > 1
         means[task] = mean_over_languages(list(by_lang.values()))
     langs = list(langs_of_tasks)
     shown = langs
@@ -70,7 +75,7 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         shown = [*ranked[:NUM_EXTREMES], "", *ranked[-NUM_EXTREMES:]]  # "": the row that counts the others
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
     # Column by column: a cell per language, then the mean, and the chance where all languages have the same.
-    has_mean = LOCAL not in langs and any(len(by_lang) > 1 for by_lang in tasks.values())
+    has_mean &= LOCAL not in langs
     has_common_chance = False
     more = f"{len(langs) - 2 * NUM_EXTREMES} more"
     titled = [text_column("language")]
@@ -78,11 +83,10 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     if num_classes:
         titled.append(Column("classes", "{:,}".format))
         cells.append([*map(num_classes.get, shown), None, None])
-    times = Counter(metric for _, metric in columns)
     for task, metric in columns:
         by_lang = tasks[task]
         title = metric_name(metric)
-        if times[metric] > 1:  # several tasks have it
+        if times[metric] > 1:
             title += f" ({task_name(task)})"
         titled.append(Column(title))
         values: list[str | None] = []
@@ -90,7 +94,8 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         for lang in shown:
             values.append(_with_interval(by_lang.get(lang), metric))
             chances.append(_chance(by_lang.get(lang), metric))
-        mean, mean_chance = (_number(means[task][kind].get(metric), task) for kind in ("metrics", "chance"))
+        mean = _number(means[task]["metrics"].get(metric), task)
+        mean_chance = _number(means[task]["chance"].get(metric), task)
         if len({_chance(record, metric) for record in by_lang.values()} - {None}) > 1:
             titled.append(Column("chance"))
             cells += [[*values, mean, None], [*chances, mean_chance, None]]
@@ -148,9 +153,12 @@ def _number(value: float | None, task: str) -> str | None:
 
 def _languages_of_means(means: Mapping[str, Json]) -> str:
     """Name the languages of each mean; "" if each task has one language."""
-    if any(LOCAL in mean["languages"] for mean in means.values()):
-        return f"`{LOCAL}`: each question in the language it was written in."
-    langs = {task: tuple(mean["languages"]) for task, mean in means.items() if len(mean["languages"]) > 1}
+    langs: dict[str, tuple[str, ...]] = {}
+    for task, mean in means.items():
+        if LOCAL in mean["languages"]:
+            return f"`{LOCAL}`: each question in the language it was written in."
+        if len(mean["languages"]) > 1:
+            langs[task] = tuple(mean["languages"])
     # Most datasets have the same languages in all tasks: say them once, without the task.
     if len(set(langs.values())) == 1:
         langs = {"": next(iter(langs.values()))}
