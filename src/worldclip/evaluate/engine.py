@@ -58,7 +58,7 @@ class TextFeatures:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, D) float32."""
         self.encode(texts)
-        return np.stack([self._features[text] for text in texts])
+        return np.stack(list(map(self._features.__getitem__, texts)))
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode those of `texts` that are not in memory, in batches of similar length."""
@@ -102,8 +102,10 @@ def evaluate(
         results_path = results_path.with_name(f"slice_{part[0]}_of_{part[1]}.jsonl")
         stored = _read_records([results_path])  # those of other slices and of results.jsonl have their own files
     todo: list[Pair] = []
+    langs: dict[str, None] = {}
     keys_of_dataset: dict[str, list[str]] = {}
     for dataset, lang in pairs:
+        langs[lang] = None
         keys_of_pair = [_identity(model_id, dataset, lang, task)["digest"] for task in dataset.tasks(lang)]
         keys_of_dataset.setdefault(dataset.name, []).extend(keys_of_pair)
         if not records.keys() >= set(keys_of_pair):
@@ -125,7 +127,7 @@ def evaluate(
         write_json_lines(results_path, [*other_records, *measured])
         return measured
 
-    untold = nllb.untold(model, dict.fromkeys(lang for _, lang in pairs))
+    untold = nllb.untold(model, langs)
     if untold:
         say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
     encode_text = TextFeatures(model, batch_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import cast
 
 from worldclip.core.artifacts import Json
 from worldclip.evaluate import suites
@@ -26,7 +25,7 @@ def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) ->
         headlines += _headlines(dataset, task, group)
     result: Json = {
         "mean": mean,
-        "languages": {lang: cast(Json, record) for lang, record in records.items()},
+        "languages": dict(records),
         "headlines": headlines,
         "is_averaged": is_averaged(records),
         "is_share": info.is_share,

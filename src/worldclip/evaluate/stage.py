@@ -201,22 +201,26 @@ def _measure(
             return {}
         summary["records"] = [record["digest"] for record in records]
         grouped = by_dataset(records)
+        by_lang_of: dict[str, dict[str, ResultRecord]] = {}  # records of classification
         for dataset in loaded:
             if dataset.name not in features:
                 continue
             images = features[dataset.name]
-            tasks = grouped.get(dataset.name, {})
+            tasks: Json = {}
+            for task, by_lang in grouped.get(dataset.name, {}).items():
+                tasks[task] = report.task_result(dataset.name, task, by_lang)
+                if task == CLASSIFICATION:
+                    by_lang_of[dataset.name] = by_lang
             summary["datasets"][dataset.name] = {
                 **_about(dataset.name, run_dir),
                 "num_images": len(dataset.image_keys),
                 "num_bad_images": len(images.bad),
                 "bad_images": images.bad[:20],
-                "tasks": {task: report.task_result(dataset.name, task, by_lang) for task, by_lang in tasks.items()},
+                "tasks": tasks,
             }
             wanted = [lang for lang in dataset.languages if not langs or lang in langs]
             shown_langs = _gallery_languages(wanted, languages_of(run_dir))
             summary["gallery"] += gallery(dataset, images.features_ND, encode_text, shown_langs)
-        by_lang_of = {name: tasks[CLASSIFICATION] for name, tasks in grouped.items() if CLASSIFICATION in tasks}
         combinations = report.held_out_combinations(by_lang_of)
         if combinations:
             summary["held_out"] = combinations
@@ -307,8 +311,12 @@ def _gallery_languages(codes: Sequence[str], languages: Languages) -> list[str]:
 
     Scripts come in the order of the languages that use them, most first; of a script, the language with most resources.
     """
-    rows = [languages.by_code()[code] for code in codes if code in languages.by_code()]  # datasets have own codes too
-    in_script = Counter(row.script for row in rows)
+    rows: list[Language] = []
+    in_script = Counter[str]()
+    for code in codes:
+        if code in languages.by_code():  # datasets have own codes too
+            rows.append(languages.by_code()[code])
+            in_script[rows[-1].script] += 1
 
     def place(row: Language) -> tuple[bool, int, int, str]:
         return row.code != "en", -in_script[row.script], report.LEVELS.index(row.resource_level), row.code
