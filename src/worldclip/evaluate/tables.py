@@ -72,14 +72,13 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
             if value is not None:
                 ascending[lang] = sign * value
         ranked = sorted(langs, key=lambda lang: ascending.get(lang, math.inf))
-        shown = [*ranked[:NUM_EXTREMES], "", *ranked[-NUM_EXTREMES:]]  # "": the row that counts the others
+        shown = [*ranked[:NUM_EXTREMES], f"{len(langs) - 2 * NUM_EXTREMES} more", *ranked[-NUM_EXTREMES:]]
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
     # Column by column: a cell per language, then the mean, and the chance where all languages have the same.
     has_mean &= LOCAL not in langs
     has_common_chance = False
-    more = f"{len(langs) - 2 * NUM_EXTREMES} more"
     titled = [text_column("language")]
-    cells: list[list[Any]] = [[*(lang or more for lang in shown), "mean", "chance"]]
+    cells: list[list[Any]] = [[*shown, "mean", "chance"]]
     if num_classes:
         titled.append(Column("classes", "{:,}".format))
         cells.append([*map(num_classes.get, shown), None, None])

@@ -15,7 +15,7 @@ from pathlib import Path
 from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
-from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, read_jsonl
+from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, parse_json, read_lines
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, Languages
 
@@ -25,11 +25,11 @@ KEY = "image/key"
 def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     """Return the dataset in `folder`."""
     path = folder / "captions.jsonl"
-    records = read_jsonl(path)
     keys: list[str] = []
     countries: list[str] = []
     captions: dict[str, list[Caption]] = {}  # by our language code; blank ones are left out
-    for i, record in enumerate(records):
+    for i, line in enumerate(read_lines(path)):
+        record = parse_json(line, f"{path}:{i + 1}")
         keys.append(record[KEY])
         countries.append(record.get("image/locale") or "")
         for code, value in record.items():

@@ -108,7 +108,7 @@ def _read(set_path: Path, names_path: Path) -> tuple[Json, Json]:
     named["templates"] = {lang: with_places(texts, names_path) for lang, texts in templates.items()}
     positions = [*record["subjects"].values(), *record.get("classes", ())]
     num_subjects = min(map(len, named["lang"].values()))
-    if not all(0 <= position < num_subjects for position in positions):
+    if positions and not 0 <= min(positions) <= max(positions) < num_subjects:
         raise ValueError(f"{set_path} and {names_path} do not fit together: a position is not one of the subjects")
     return record, named
 

@@ -60,11 +60,6 @@ def read_json(path: Path) -> Json:
     return value
 
 
-def read_jsonl(path: Path) -> list[Json]:
-    """Return the JSON objects of a file with one per line."""
-    return [parse_json(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
-
-
 def read_columns(path: Path) -> dict[str, list[str]]:
     """Return the columns of a CSV file with a header, by name; all have equally many rows, at least one."""
     file = io.StringIO(read_text(path), newline="")
