@@ -9,7 +9,7 @@ from worldclip.evaluate import suites
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.pool.config import held_out_names
 from worldclip.report.metrics import task_info, top_metric
-from worldclip.report.results import ResultRecord, groups_to_average, is_averaged, mean_over_languages
+from worldclip.report.results import ResultRecord, is_averaged, mean_over_languages
 
 PROBES = ("few_shot", "linear_probe")  # tasks whose metrics have the names of a dataset's own
 HELD = "_held"  # a held-out set of this ending asks for a part of the pictures of the one without it
@@ -17,12 +17,18 @@ LEVELS = ("high", "mid", "low")  # resource levels, the best first
 
 
 def task_result(dataset: str, task: str, records: Mapping[str, ResultRecord]) -> Json:
-    """Return what the report says of one task: records by language, their mean, and the numbers that stand for it."""
+    """Return what the report says of one task: records by language, their mean, and the numbers that stand for it.
+
+    One number stands for all languages, or for each one where a mean would mix English and local questions.
+    """
     info = task_info(task)
     mean = mean_over_languages(list(records.values()))
     headlines: list[Json] = []
-    for group in groups_to_average(records):
-        headlines += _headlines(dataset, task, group)
+    if is_averaged(records):
+        headlines += _headlines(dataset, task, list(records.values()))
+    else:
+        for record in records.values():
+            headlines += _headlines(dataset, task, [record])
     result: Json = {
         "mean": mean,
         "languages": dict(records),

@@ -80,13 +80,6 @@ def by_task_of_runs(
     return groups
 
 
-def groups_to_average(by_lang: Mapping[str, ResultRecord]) -> list[list[ResultRecord]]:
-    """Group a task's records by what one number may stand for: all languages, or English and local one by one."""
-    if is_averaged(by_lang):
-        return [list(by_lang.values())]
-    return [[record] for record in by_lang.values()]
-
-
 def is_averaged(languages: Iterable[str]) -> bool:
     """Return whether the mean over the languages of a task is a number of interest."""
     languages = list(languages)
