@@ -58,8 +58,7 @@ def with_slip_names(dataset: Dataset) -> Dataset:
     names = names_by_dataset().get(dataset.name)
     if names is None or "en" not in dataset.languages:
         return dataset
-    tasks_by_name = {task.name: task for task in dataset.tasks("en")}
-    task_of_folder = tasks_by_name.get(CLASSIFICATION)
+    task_of_folder = next((task for task in dataset.tasks("en") if task.name == CLASSIFICATION), None)
     if not isinstance(task_of_folder, Classification):
         return dataset
     order = slip_order([synonyms[0] for synonyms in task_of_folder.class_names], names)

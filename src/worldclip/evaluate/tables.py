@@ -95,7 +95,7 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
             chances.append(_chance(by_lang.get(lang), metric))
         mean = _number(means[task]["metrics"].get(metric), task)
         mean_chance = _number(means[task]["chance"].get(metric), task)
-        if len({_chance(record, metric) for record in by_lang.values()} - {None}) > 1:
+        if len({_chance(record, metric) for record in by_lang.values()} - {None}) > 1:  # languages differ in chance
             titled.append(Column("chance"))
             cells += [[*values, mean, None], [*chances, mean_chance, None]]
         else:
