@@ -81,7 +81,8 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
     if languages.added and "languages" in parameters:  # they may take labels and codes of others
         added = [dataclasses.asdict(language) for language in languages.added]
         dataset = dataclasses.replace(dataset, digest=digest([dataset.digest, added]))
-    dataset = with_measures(dataset, config.also)
+    if config.also:
+        dataset = with_measures(dataset, config.also)
     if config.is_paper:
         dataset = with_slip_names(dataset)
     return with_ties(dataset, config.tie_rule)
