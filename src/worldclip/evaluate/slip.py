@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class SlipNames:
     """The synonyms of each class."""
     templates: list[str]
     copies: list[str]
-    """The name of each class in copies of the dataset."""
+    """The name of each class in copies of the dataset; [] where copies have the first of its synonyms."""
     is_by_position: bool
     """Whether labels are in the order of `classes`, as folders have no names in common."""
 
@@ -40,11 +41,10 @@ def names_by_dataset() -> dict[str, SlipNames]:
     text = Path(__file__).with_name("slip.toml").read_text(encoding="utf-8")
     names = {}
     for dataset, record in tomllib.loads(text).items():
-        classes = [[name] if isinstance(name, str) else name for name in record["classes"]]
         names[dataset] = SlipNames(
-            classes=classes,
+            classes=[[name] if isinstance(name, str) else name for name in record["classes"]],
             templates=record["templates"],
-            copies=record.get("copies", [synonyms[0] for synonyms in classes]),
+            copies=record.get("copies", []),
             is_by_position=record.get("by") == "position",
         )
     return names
@@ -85,7 +85,7 @@ def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:
     Names are compared only by their letters and digits.  Raises UserError unless each class has exactly one partner.
     """
     positions = list(range(len(names.classes)))
-    position_of = dict(zip(map(letters, names.copies), positions, strict=True))
+    position_of = dict(zip(map(letters, names.copies), itertools.count()))
     for position, synonyms in enumerate(names.classes):
         position_of[letters(synonyms[0])] = position
     order = list(range(len(class_names)))
