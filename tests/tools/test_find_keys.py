@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from embedded_world import picture
 from miniature import write_files
 from pools import write_table
+from stages import QUIET
 from worldclip.cli import main
 from worldclip.core.artifacts import write_manifest
+from worldclip.tools.embed import embed
 from worldclip.tools.find_keys import to_text
 from worldclip.tools.status import status
 
@@ -156,6 +159,41 @@ def test_long_lists_are_cut_in_text_and_whole_in_json(run, tmp_path, capsys):
     assert said.index("plain ") < said.index("key-0 ")
     assert main(["status", str(run), "--keys", str(tmp_path / "many.txt"), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["keys"]) == 31
+
+
+def test_keys_of_a_folder_of_image_files_are_found_and_leave_it_with_their_files(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "1000")
+    photos = write_files(tmp_path / "my photos", {f"sub/{i}.png": picture(i) for i in range(3)} | {"bad.png": b"none"})
+    embed(world / "model", photos, tmp_path / "embedded", executor=QUIET)
+    (photos / "sub/2.png").unlink()
+    write_files(tmp_path, {"down.txt": "sub/0.png\nsub/2.png\nbad.png\nsub/9.png\n/etc/passwd\n"})
+    command = ["status", "embedded", "--keys", "down.txt"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("down.txt, 5 keys: 2 embedded, 1 in the pool, 2 not here\n")
+    assert "to take them down: delete the files, or name down.txt in pool.deny_keys of a recipe and embed that" in said
+    found = status(Path("embedded"), keys=Path("down.txt"))
+    assert {key: record["file"] for key, record in found["keys"].items() if record["file"]} == {
+        name: f"{photos}/{name}" for name in ("sub/0.png", "bad.png")
+    }
+    for record in found["keys"].values():
+        if record["file"]:
+            Path(record["file"]).unlink()
+    assert main(shlex.split(said.splitlines()[-1].removeprefix("next: worldclip "))) == 0
+    found = status(Path("embedded"), keys=Path("down.txt"))
+    assert (found["states"]["not here"], found["next"]) == (5, None)
+    assert main([*command, "--folders", "."]) == 2
+
+
+def test_keys_of_embedded_texts_leave_the_folder_by_its_recipe_or_run(world, run, tmp_path, monkeypatch):
+    write_files(tmp_path, {"r.toml": f'[pool]\npath = "{tmp_path}/pool"\nkey = "uid"\n', "down.txt": "plain\n"})
+    for pool, command in ((tmp_path / "r.toml", "embed"), (run, "status")):
+        embed(world / "model", pool, tmp_path / f"of_{command}", executor=QUIET)
+        found = status(tmp_path / f"of_{command}", keys=tmp_path / "down.txt")
+        assert found["keys"] == {"plain": {"state": "embedded", "file": None}}
+        assert found["remedy"].endswith(f"or name {tmp_path}/down.txt in pool.deny_keys of {pool}")
+        assert found["next"].startswith(f"worldclip {command} ")
 
 
 @pytest.mark.parametrize(

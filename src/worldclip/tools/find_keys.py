@@ -27,6 +27,8 @@ from worldclip.core.keys import BATCH_KEYS, HEX_PAIR, KeyTable, hex_strings, is_
 from worldclip.core.parquet_size import check_parquet
 from worldclip.core.printable import counted, one_line
 from worldclip.core.regular_file import open_regular, read_regular
+from worldclip.core.safe_path import is_safe_name
+from worldclip.export.segments import is_group
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.report import table
 
@@ -37,6 +39,12 @@ STATES = {
     "gone": "left out, and no file of RUN and of the folders found to be made from it has it; --folders names others",
 }
 """State of a key -> what it means."""
+EMBEDDED_STATES = {
+    "embedded": "a search finds it",
+    "in the pool": "not embedded, but its file lies in the pool: a later embed may take it",
+    "not here": "neither embedded nor a file of the pool: it is gone, or spelt otherwise",
+}
+"""State of a key in a folder of embeddings -> what it means."""
 MAX_SHOWN = 20  # keys that the text lists
 COMMANDS = {
     "curate": "worldclip run {run} --until curate",
@@ -116,6 +124,54 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
         "unread": unread,
         "other_runs": other_runs(run),
         "next": _next(run, listed, states),
+    }
+
+
+def find_embedded_keys(folder: Path, listed: Path) -> Report:
+    """Return whether each key of a list is in a folder of embeddings, and how it leaves the folder; change nothing.
+
+    Keys: list; folder; states {state: number}; keys {key: {state, file}}, with an image file that is still there, else
+    None; unread {file: why}; remedy, which takes the keys down, and next, the command after it, None where no key is
+    here.
+
+    Raises UserError for a file that is no list.
+    """
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    wanted = read_list(str(listed), "--keys")
+    lookup = KeyTable(wanted)
+    unread: dict[str, str] = {}
+    embedded_rows = {row for kind in ("images", "texts") for row in rows_in(folder / kind, lookup, "key", unread)}
+    source = manifest["source"]
+    has_image_files = all(map(is_group, manifest["inputs"].get("images", ()))) and "texts" not in manifest["inputs"]
+    by_key: dict[str, Report] = {}
+    states = dict.fromkeys(EMBEDDED_STATES, 0)
+    for row, key in enumerate(wanted.to_pylist()):
+        path = f"{source}/{key}"
+        is_file = has_image_files and is_safe_name(key) and os.path.isfile(path)
+        state = "not here"
+        if row in embedded_rows:
+            state = "embedded"
+        elif is_file:
+            state = "in the pool"
+        states[state] += 1
+        by_key[key] = {"state": state, "file": path if is_file else None}
+    is_here = states["embedded"] + states["in the pool"] > 0
+    recipe = manifest.get("recipe")
+    removal = "delete the files" if has_image_files else f"remove them from {source}"
+    remedy = f"{removal}, or name {listed} in pool.deny_keys of {recipe or 'a recipe and embed that'}"
+    names = [manifest["config"]["model"]["source"], recipe or source, "--out", str(folder)]
+    next_command = f"worldclip embed {shlex.join(names)}"
+    if recipe is not None and layout.is_run(Path(recipe)):  # which leaves them out first
+        next_command = f"worldclip status {shlex.join([recipe, '--keys', str(listed)])}"
+    return {
+        "list": str(listed),
+        "folder": str(folder),
+        "states": states,
+        "keys": by_key,
+        "unread": unread,
+        "remedy": remedy if is_here else None,
+        "next": next_command if is_here else None,
     }
 
 
@@ -316,6 +372,8 @@ def to_text(found: Report) -> str:
     states = {state: number for state, number in found["states"].items() if number}
     numbers = ", ".join(f"{number:,} {state}" for state, number in states.items())
     lines = [f"{found['list']}, {counted(len(found['keys']), 'key')}: {numbers or 'none'}"]
+    if "folder" in found:
+        return "\n".join([*lines, *_lines_of_folder(found, states)])
     lines += [f"{state}: {STATES[state]}" for state in states]
     in_order = sorted(found["keys"].items(), key=lambda item: list(STATES).index(item[1]["state"]))
     rows = []
@@ -342,3 +400,18 @@ def to_text(found: Report) -> str:
     if found["next"]:
         lines += ["", f"next: {found['next']}"]
     return "\n".join(lines)
+
+
+def _lines_of_folder(found: Report, states: dict[str, int]) -> list[str]:
+    """Return lines on the keys of a folder of embeddings."""
+    lines = [f"{state}: {EMBEDDED_STATES[state]}" for state in states]
+    in_order = sorted(found["keys"].items(), key=lambda item: list(EMBEDDED_STATES).index(item[1]["state"]))
+    rows = [[one_line(key), record["state"], one_line(record["file"] or "")] for key, record in in_order[:MAX_SHOWN]]
+    columns = list(map(table.text_column, ("key", "state", "file that is still there")))
+    lines += ["", table.to_text(table.Table(columns, rows))]
+    if len(in_order) > MAX_SHOWN:
+        lines.append(f"and {len(in_order) - MAX_SHOWN:,} more (--json lists all)")
+    lines += [f"cannot be read: {path}: {why}" for path, why in found["unread"].items()]
+    if found["next"]:
+        lines += ["", f"to take them down: {found['remedy']}", f"next: {found['next']}"]
+    return lines

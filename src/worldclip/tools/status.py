@@ -34,16 +34,18 @@ STAGES = tuple(section for section in SECTIONS if section != "languages")
 def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequence[Path] = ()) -> Report:
     """Describe a run from its manifests and its lists of keys; list its pool if that is local, without reading it.
 
-    run: folder of a run (default: list those in runs/).
+    run: folder of a run (default: list those in runs/); with keys also a folder that `worldclip embed` wrote.
     keys: a list of keys, as pool.deny_keys takes it: whether each is in the pool, gone or unknown, and which files have
         it.
     folders: with --keys, folders to search besides those next to the run and in the working directory.
 
-    With keys, returns tools.find_keys.find_keys.  Raises UserError for a folder that is no run.
+    With keys, returns tools.find_keys.find_keys, of embeddings find_embedded_keys.  Raises UserError for a folder that
+    is neither.
 
     Examples:
         worldclip status runs/my_images
         worldclip status runs/my_images --keys takedown.txt
+        worldclip status embedded --keys takedown.txt
     """
     if folders and keys is None:
         raise UserError("--folders is a flag of --keys; give a list of keys too")
@@ -51,6 +53,10 @@ def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequen
         raise UserError("--keys needs a run: worldclip status RUN --keys LIST")
     if run is None:
         return {"runs": [str(recipe.parent) for recipe in sorted(Path("runs").glob("*/recipe.toml"))]}
+    if keys is not None and _is_embedded(run):
+        if folders:
+            raise UserError(f"--folders is for the keys of a run, and {run} is a folder of embeddings")
+        return find_keys.find_embedded_keys(run, keys)
     if not layout.is_run(run):
         raise UserError(f"{run} is not a run: it holds no recipe.toml; give the folder that --out named")
     if keys is not None:
@@ -81,6 +87,11 @@ def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequen
         "skipped": skipped_shards(run),
         "next": next_command,
     }
+
+
+def _is_embedded(folder: Path) -> bool:
+    manifest = read_manifest(folder) if folder.is_dir() else None
+    return manifest is not None and manifest.get("job") == "embed"
 
 
 def _changes_of_pool(run_dir: Path) -> Report:
