@@ -114,7 +114,7 @@ def test_a_moved_pool_and_a_removed_file_are_embedded_again(world, tmp_path, mon
     assert capfd.readouterr().err.count("is finished and unchanged") == 1
     shutil.copy("fotos/sub/0.png", "fotos/new.png")
     embed(world / "model", "fotos", "out", executor=QUIET)
-    assert "starts (its inputs changed: files)" in capfd.readouterr().err
+    assert "starts (its inputs changed: image files)" in capfd.readouterr().err
 
 
 def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(world, tmp_path, monkeypatch):

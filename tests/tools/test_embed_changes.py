@@ -158,6 +158,21 @@ def test_every_photograph_is_counted_once_by_what_happened_to_it(world, tmp_path
     assert update() == {"unchanged": 6, "embedded": 6, "undecodable": 1}
 
 
+def test_an_empty_folder_keeps_its_embeddings_and_asks_for_its_disk(world, tmp_path, capfd):
+    photos = write_photos(tmp_path / "photos", 3)
+    embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    photos.rename(tmp_path / "away")
+    photos.mkdir()
+    with pytest.raises(UserError, match="photos has no picture any more, and"):
+        embed(world / "model", photos, tmp_path / "out", executor=QUIET)
+    assert len(vectors_by_key(tmp_path / "out")) == 3
+    photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    (photos / "0/000.png").unlink()
+    assert counts(embed(world / "model", photos, tmp_path / "out", executor=QUIET)) == (0, 1, 0, 2)
+    assert "embed  starts (its inputs changed: image files)" in capfd.readouterr().err
+
+
 def test_a_photograph_that_goes_for_a_moment_while_embed_runs_is_read_next_time(world, tmp_path, monkeypatch):
     """It comes back with the same size and time, as one does that nobody could read until its rights were set."""
     photos = write_photos(tmp_path / "photos", 4)

@@ -203,6 +203,12 @@ def _find_units(
                 " image files, or a recipe whose pool.image_field names a column of paths"
             )
         pictures = list_folder(files)
+    manifest = read_manifest(folder)
+    if not pictures.pictures and manifest is not None and manifest["source"] == os.path.abspath(pictures.root):
+        raise UserError(
+            f"{pictures.root} has no picture any more, and {folder} keeps its embeddings; mount its disk or restore it "
+            f"(or remove {folder})"
+        )
     pictures = _without_excluded(pictures, run.section(PoolConfig))
     units = source_units(pictures.root, earlier_groups(folder), pictures)
     return None, {"images": with_retries(folder, units)}

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from worldclip.contracts import layout
 from worldclip.core import keys
 from worldclip.core.artifacts import MANIFEST, digest, folder_aside, read_json, read_manifest, write_array
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.coin import sample_records
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -106,7 +107,7 @@ class Embedding:
 
     def run(self, executor: Executor | None, opened_from: Path) -> Report:
         """Embed what is not embedded yet; return the report."""
-        job = Job("embed", self.folder, self.config, lambda: self.inputs, keeps_result=True)
+        job = Job("embed", self.folder, self.config, lambda: self.inputs, _changed_inputs, keeps_result=True)
         before = read_manifest(self.folder)
         is_elsewhere = before is not None and before.get("source") != self.pool.location
         if is_elsewhere and not self._holds_earlier_files():
@@ -220,6 +221,15 @@ class Embedding:
         if isinstance(executor, LocalExecutor):
             threads = max(1, usable_cores() // min(executor.workers, max(map(len, self.units.values()))))
         return executor, threads
+
+
+def _changed_inputs(old: Any, new: Any) -> list[Change]:
+    """Return each changed input; groups of image files, whose names say nothing to a person, are one."""
+    changes = changed_inputs(old, new)
+    others = [change for change in changes if change.name != "files"]
+    if len(others) < len(changes):
+        others.append(Change("image files", is_value=False, old="", new=""))
+    return others
 
 
 def _nothing_to_embed(totals: Mapping[str, Report]) -> str:
