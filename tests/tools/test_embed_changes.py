@@ -495,6 +495,8 @@ def test_changed_values_of_columns_are_counted_and_embed_nothing(
     monkeypatch.setattr(draft_recipe, "LARGE_FILE", 100)
     assert update(["price", "title"]) == {"unchanged": 3, "embedded": 3, "no_image": 1}
     assert "shop.csv: CSV and TSV are read whole into memory" in capfd.readouterr().err
+    table.write_text(f"{table.read_text()}cat,img/dog.png,another cat,9\n")
+    assert update([]) == {"unchanged": 3, "embedded": 3, "no_image": 1, "duplicate": 1}
     assert embedded_items == []
 
 

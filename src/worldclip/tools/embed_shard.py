@@ -143,7 +143,12 @@ def _image_places(shard: Shard, work: EmbedWork) -> tuple[pa.Table, Report]:
         num_pairs = len(pair_keys) + num_without + num_repeated
         num_images = len(pools.read_images(work.run_dir, shard.name, pools.EVERY_KEY))
         images = pools.read_images(work.run_dir, shard.name, work.key_lists)
-        counts = {"pairs": num_pairs, "no_image": num_pairs - num_images, "not_valid": num_images - len(images)}
+        counts = {
+            "pairs": num_pairs,
+            Reason.DUPLICATE.label: num_repeated,
+            "no_image": num_pairs - num_repeated - num_images,
+            "not_valid": num_images - len(images),
+        }
         places = pools.image_places(shard, images)
         if _names_files(shard):
             times = [_mtime_ns(path) for path in places["file"].to_pylist()]
