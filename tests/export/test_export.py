@@ -134,6 +134,19 @@ def test_export_replaces_no_folder_of_others(run_dir, tmp_path):
     assert contents(run_dir / "export") == before
 
 
+def test_export_does_not_replace_or_remove_its_own_source(run_dir, tmp_path):
+    out = tmp_path / "out"
+    export_model(run_dir, out)
+    (tmp_path / "link").symlink_to(out / "huggingface")
+    before = contents(out)
+    for source in (out / "huggingface", tmp_path / "link"):
+        for name in ("huggingface", "open_clip"):
+            with pytest.raises(UserError, match="whose formats an export replaces; choose another --out"):
+                export_model(source, out, ExportConfig(formats=(name,)))
+    assert contents(out) == before
+    export_model(out / "huggingface", tmp_path / "other")
+
+
 def test_a_page_that_leaves_out_unreadable_pictures_is_made_again(run_dir):
     run_export(run_dir)
     manifest = artifacts.read_manifest(run_dir / "export")

@@ -147,8 +147,8 @@ def export_model(
     """Export any model that `worldclip.load` takes to OUT/<format>; returns the report.
 
     Of a run, the best checkpoint is exported, with the run's model card and recipe.  arch, tokenizer as in
-    worldclip.load.  Raises UserError where the configuration has problems, a folder of others would be replaced, or
-    what was written differs when loaded.
+    worldclip.load.  Raises UserError where the configuration has problems, a folder of others or the model itself would
+    be replaced, or what was written differs when loaded.
     """
     config = config or ExportConfig()
     problems = config.problems() or list(_format_problems(config))
@@ -166,6 +166,7 @@ def export_model(
     if config.embedded:
         open_embedded(config.embedded, pictures_from=config.pictures_from or ())
     recognised = model_load.find(source)
+    _refuse_own_source(out, recognised.path)
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     if run_dir is None:
@@ -189,6 +190,13 @@ def export_model(
 
     with lock_folder(out):  # two exports into one folder would remove each other's files
         return job.run(work)
+
+
+def _refuse_own_source(out: Path, source: Path) -> None:
+    """Raise UserError for a model in one of the folders of `out`, which an export replaces or removes."""
+    for name in MODULES:
+        if source.resolve().is_relative_to((out / name).resolve()):
+            raise UserError(f"{source} is in --out {out}, whose formats an export replaces; choose another --out")
 
 
 def _export(
