@@ -18,10 +18,13 @@ from miniature import write_files
 from programs import output_of
 from served import static_host
 from serving import data_url
+from stages import QUIET
+from toy import write_tar
 from worldclip.core.errors import BadShard, UserError
 from worldclip.export import ExportConfig, export_model
 from worldclip.export.embedded import Embedded, open_embedded
 from worldclip.plugins.browser import web_folder
+from worldclip.tools.embed import embed
 from worldclip.tools.search import search
 
 QUERIES = ("a red apple", "красное яблоко", "赤いリンゴ", "قطة صغيرة", "แมวสองตัว")
@@ -148,6 +151,16 @@ def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, 
         web_folder.writer(clip, str(folder)).write(clip, page, ["fp32"])
     assert not (page / "pictures").exists()
     assert web_folder.writer(clip, str(folder), [str(embedded_world)]).pool["images"].places == (str(embedded_world),)
+
+
+def test_a_folder_in_which_no_picture_was_embedded_is_refused(embedded_world, clip, monkeypatch, tmp_path):
+    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
+    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
+    page = write_files(tmp_path, {"page/.keep": ""}) / "page"
+    write_tar(tmp_path / "pool/0.tar", [("0.png", b"no image"), ("0.txt", b"a red apple")])
+    embed(embedded_world / "model", tmp_path / "pool", tmp_path / "embedded", of=("images", "texts"), executor=QUIET)
+    with pytest.raises(UserError, match=r"none of the pictures .*none was embedded"):
+        web_folder.writer(clip, str(tmp_path / "embedded")).write(clip, page, ["fp32"])
 
 
 def test_what_the_page_leaves_out_is_counted_in_the_output_and_on_the_page(

@@ -196,7 +196,8 @@ def _write_pictures(folder: Path, embedded: Embedded, precision: str) -> tuple[i
         path.write_bytes(content)
         records.append([name, row["key"], captions.get((row["shard"], row["key"]), [""])[0]])
     if not records:
-        raise UserError(f"none of the pictures of {embedded.folder} can be read ({reasons[0]})")
+        reason = reasons[0] if reasons else "none was embedded"
+        raise UserError(f"none of the pictures of {embedded.folder} can be read ({reason})")
     if reasons:
         say("export", f"{len(reasons):,} {UNREADABLE}; the first: {reasons[0]}")
     langs = identify_codes([caption for *_, caption in records])
