@@ -117,6 +117,22 @@ def test_a_moved_pool_and_a_removed_file_are_embedded_again(world, tmp_path, mon
     assert "starts (its inputs changed: image files)" in capfd.readouterr().err
 
 
+def test_damaged_arrays_of_a_folder_are_named(world, tmp_path):
+    out = tmp_path / "out"
+    embed(world / "model", world / "photos", out, executor=QUIET)
+    probe = out / json.loads((out / "manifest.json").read_text())["probe"]
+    content = probe.read_bytes()
+    probe.write_bytes(content[:100])
+    with pytest.raises(UserError, match=rf"{probe.name} cannot be read .*; remove .*out and embed the pool again"):
+        search(out, ["a"])
+    probe.write_bytes(content)
+    rows = segment_of(out, "files_000000", "npy")
+    for size in ((), 4, (4, 1, 1)):
+        np.save(rows, np.zeros(size, np.float32))
+        with pytest.raises(UserError, match=f"{rows.name} is cut or no array .*; remove it and embed the pool again"):
+            search(out, ["a"])
+
+
 def test_changed_shards_are_updated_and_another_model_or_decoder_starts_over(world, tmp_path, monkeypatch):
     pool = shutil.copytree(world / "pool", tmp_path / "pool")
     out = tmp_path / "out"

@@ -347,9 +347,14 @@ def _is_changed(path: str, recorded: str) -> bool:
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
-    """Raise UserError where `clip` does not embed as the model did that embedded the folder."""
+    """Raise UserError where `clip` does not embed as the model did that embedded the folder, or nothing says how."""
     probe = safe_join(embedded.folder, embedded.manifest.get("probe", "probe.npy"))
-    expected = np.load(probe, allow_pickle=False)
+    try:
+        expected = np.load(probe, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(
+            f"{probe} cannot be read ({error}); remove {embedded.folder} and embed the pool again"
+        ) from error
     actual = embed_sample_inputs(clip)
     if actual.shape != expected.shape or (actual * expected).sum(axis=1).min() < MIN_MODEL_COSINE:
         raise UserError(

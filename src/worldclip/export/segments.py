@@ -9,6 +9,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import EllipsisType
 from typing import Literal
 
 import numpy as np
@@ -35,14 +36,16 @@ class ShardRows:
         self.path = path
         self._written = size_and_time(str(path))
         try:
-            self.shape: tuple[int, ...] = self[:].shape
+            self.shape: tuple[int, ...] = self[...].shape
+            if len(self.shape) != 2:
+                raise ValueError(f"{len(self.shape)} dimensions")
         except (ValueError, EOFError, OSError) as error:
             raise UserError(f"{path} is cut or no array ({error}); remove it and embed the pool again") from error
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: slice | EllipsisType | np.ndarray) -> np.ndarray:
         """Return rows.  Raises UserError as `require_unchanged`."""
         self.require_unchanged()
         array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
