@@ -13,6 +13,7 @@ from evaluated import caption_files, recipe_to_evaluate, write_checkpoint
 from miniature import write_files
 from model_folders import put_any_model_in_hub_cache
 from stages import finish, why_run
+from toy import markdown_rows
 from worldclip.config import load_recipe
 from worldclip.contracts.records import read_results, results_of
 from worldclip.core.artifacts import read_json
@@ -30,6 +31,7 @@ from worldclip.evaluate.image_features import cache_folder, encode_images
 from worldclip.model import decode
 from worldclip.model import load as model_load
 from worldclip.model.preprocess import PerImage, Preprocess
+from worldclip.report.results import NO_LANGUAGE
 from worlds import WordModel, word_dataset
 
 MODEL = {"model": "made up", "model_digest": "0"}
@@ -420,6 +422,24 @@ def test_languages_default_to_those_of_the_run(run_dir):
     found = run(recipe_to_evaluate(folders, languages=["th"]), run_dir)
     assert "other" not in found["datasets"]
     assert languages_of(found) == ["th"]
+
+
+def write_places(run_dir):
+    """Let the images of `mini` be from two countries, six from each."""
+    files = caption_files([f"word{i}" for i in range(12)])
+    lines = [json.loads(line) for line in files["captions.jsonl"].splitlines()]
+    places = [{**line, "image/locale": "ke" if i % 2 else "pe"} for i, line in enumerate(lines)]
+    write_files(run_dir.parent / "mini", {**files, "captions.jsonl": "\n".join(map(json.dumps, places))})
+
+
+def test_stage_writes_the_table_of_few_shot_probes(run_dir):
+    write_places(run_dir)
+    run(recipe_of(run_dir, also=["few_shot"]), run_dir)
+    (record,) = [record for record in results_of(run_dir / "evaluate") if record["lang"] == NO_LANGUAGE]
+    assert record["num_classes"] == {"5": 2}
+    rows = markdown_rows((run_dir / "evaluate/table.md").read_text("utf-8"))
+    assert (rows[0][0], rows[0][-1]) == ("language", "acc1 5 shot")
+    assert "und" in [row[0] for row in rows]
 
 
 def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, monkeypatch):

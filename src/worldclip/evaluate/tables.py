@@ -48,7 +48,7 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         for lang, record in by_lang.items():
             langs_of_tasks[lang] = None
             available |= dict.fromkeys(record["metrics"])
-            if "num_classes" in record:
+            if isinstance(record.get("num_classes"), int):  # a few-shot probe has a number for each number of shots
                 num_classes[lang] = record["num_classes"]
             if record["interval_95"]:
                 scale = "percent, 95% intervals in brackets"
