@@ -442,6 +442,15 @@ def test_stage_writes_the_table_of_few_shot_probes(run_dir):
     assert "und" in [row[0] for row in rows]
 
 
+def test_probes_are_measured_next_to_any_languages(run_dir):
+    write_places(run_dir)
+    for languages in (["th"], ["th", NO_LANGUAGE]):
+        found = run(recipe_of(run_dir, languages=languages, also=["few_shot"]), run_dir)["datasets"]["mini"]["tasks"]
+        langs = {task: list(of_task["languages"]) for task, of_task in found.items()}
+        assert langs == {RETRIEVAL: ["th"], "few_shot_country": [NO_LANGUAGE]}
+    assert languages_of(run(recipe_of(run_dir, languages=["th"]), run_dir)) == ["th"]
+
+
 def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, monkeypatch):
     put_any_model_in_hub_cache("someone/model", tmp_path, monkeypatch)
     config = recipe_of(run_dir).evaluate

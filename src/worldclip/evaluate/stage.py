@@ -22,6 +22,7 @@ from worldclip.evaluate import datasets, engine, report, suites, tables
 from worldclip.evaluate.catalog import CATALOG
 from worldclip.evaluate.config import NO_DATASET, EvaluateConfig
 from worldclip.evaluate.gallery import gallery
+from worldclip.evaluate.measures import PROBED
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.config import LanguagesConfig, languages_of
 from worldclip.language.table import Language, Languages
@@ -294,12 +295,19 @@ def _write_tables(folder: Path, records: Sequence[ResultRecord], config: Evaluat
 
 
 def _languages(config: EvaluateConfig, codes: Sequence[str], loaded: Sequence[Dataset]) -> list[str]:
-    """Return evaluate.languages, or the run's `codes` that a dataset has; [] stands for all, as a suite asks for."""
-    if config.languages or config.suite:
-        return list(config.languages)
+    """Return evaluate.languages, or the run's `codes` that a dataset has; [] stands for all, as a suite asks for.
+
+    Probes have no language: where evaluate.also asks for them, they are measured next to any languages.
+    """
     available: set[str] = set()
     for dataset in loaded:
         available.update(dataset.languages)
+    if config.languages or config.suite:
+        langs = list(config.languages)
+        has_probes = NO_LANGUAGE in available and not PROBED.keys().isdisjoint(config.also)
+        if langs and has_probes and NO_LANGUAGE not in langs:
+            langs.append(NO_LANGUAGE)
+        return langs
     langs = [code for code in codes if code in available]
     if langs:
         langs += [name for name in (LOCAL, NO_LANGUAGE) if name in available]
