@@ -166,6 +166,18 @@ def test_gz_is_one_file_and_members_outside_the_folder_are_refused(server, tmp_p
     assert not (tmp_path / "evil.jpg").exists()
 
 
+def test_archives_that_are_cut_are_named_and_fetched_again(server, tmp_path):
+    captions_zip = zip_of({"captions.jsonl": b"{}"})
+    images = tar_of({"0001.jpg": bytes(range(256)) * 99}, "w:gz")
+    server.files[CAPTIONS] = captions_zip
+    server.files[IMAGES] = images[: len(images) // 2]
+    with pytest.raises(StageFailed) as caught:
+        fetch_dataset(server, "xm3600", tmp_path)
+    assert set(caught.value.failures) == {"images.tgz"}
+    server.files[IMAGES] = images
+    assert fetch_dataset(server, "xm3600", tmp_path)["files"] == 1
+
+
 @pytest.mark.parametrize("path", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "a\0b"])
 def test_listing_that_names_files_outside_of_the_folder_is_refused(server, tmp_path, path):
     put_cars(server)

@@ -15,6 +15,7 @@ import tarfile
 import time
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from worldclip.evaluate.datasets import layout_module
 
 HUB = "https://huggingface.co"
 RECORD = "fetched.json"
+# The errors of an archive that is damaged or cut.
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +119,7 @@ def _fetch_missing(name: str, sources: Sequence[Source], mirror: str, folder: Pa
         write_json(folder / RECORD, record)
         try:
             entry = _fetch(source, mirror, folder, client)
-        except (Broken, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+        except (Broken, *DAMAGED) as error:
             failures[source.path] = str(error)
             continue
         record[source.path] = entry
