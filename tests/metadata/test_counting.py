@@ -108,6 +108,8 @@ def test_namespaces_come_from_siteinfo_or_dump(where: str, tmp_path: Path) -> No
         (folder / "swwiki-20240101-siteinfo-namespaces.json").write_text(site)
         older = '{"query": {"namespaces": {"6": {"canonical": "File", "*": "Faili"}}}}'
         (folder / "swwiki-20230101-siteinfo-namespaces.json").write_text(older)
+        (folder / "swwiki-20240201-siteinfo-namespaces.json.gz.part").write_text("the beginning")
+        (folder / ".swwiki-20240101-siteinfo-namespaces.json").write_text("hidden")
     write_views(tmp_path / "dumps/pageviews", "sw Picha:Paka.jpg 5 0, sw Terminator_2:_Hukumu 4 0, sw Paka 3 0")
     rule = "colon" if where == "rule" else "namespaces"
     articles = ["Paka"] if where in ("unknown", "rule") else ["Terminator 2: Hukumu", "Paka"]

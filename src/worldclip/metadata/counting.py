@@ -129,10 +129,15 @@ def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
         return []
     texts = []
     for path in sorted((Path(config.dumps) / wiki).glob("*")):
-        is_other = path.name.startswith(".") or path.name.endswith(".part") or "-index" in path.name
+        is_other = not _is_whole(path) or "-index" in path.name
         if not is_other and any(form in path.name for form in DUMP_FORMATS) and path.is_file():
             texts.append(path)
     return texts
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a file is neither hidden nor a download that was interrupted."""
+    return not path.name.startswith(".") and not path.name.endswith(".part")
 
 
 def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> Path | None:
@@ -140,7 +145,7 @@ def _find_siteinfo(config: MetadataConfig, wiki: str, files: Sequence[Path]) -> 
     if config.dumps:
         folders.append(Path(config.dumps) / wiki)
     for folder in folders:
-        for path in sorted(folder.glob(SITEINFO), reverse=True):
+        for path in sorted(filter(_is_whole, folder.glob(SITEINFO)), reverse=True):
             return path  # the newest: of an earlier fetch they stay
     return next((path for path in files if ".xml" in path.name), None)
 
