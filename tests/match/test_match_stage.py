@@ -165,6 +165,10 @@ def test_languages_without_a_list_are_named_with_where_a_list_is_to_be_had():
         "sw 120 (metadata.sources: cldr), de 30 (metadata.sources: wordfreq and cldr), "
         "ace 9 (metadata.lists.ace = FILE), zh 2 (metadata.sources: wordfreq and cldr)"
     )
+    stated = {"fr-FR": 5, "German": 3, "en-GB": 2, "und": 7}  # as a pool writes them; und: of no label
+    assert missing_lists(stated, ["en"], INSTALLED) == (
+        "fr 5 (metadata.sources: wordfreq and cldr), de 3 (metadata.sources: wordfreq and cldr)"
+    )
     nine = dict.fromkeys(["de", "fr", "it", "es", "pt", "nl", "sv", "da", "fi"], 1)
     assert missing_lists(nine, [], INSTALLED).endswith(", 1 more")
 

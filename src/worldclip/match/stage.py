@@ -36,7 +36,7 @@ from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language.assign import LanguageRules
 from worldclip.language.config import LanguagesConfig
-from worldclip.language.table import Languages, not_of_the_run, scheme_of
+from worldclip.language.table import Languages, code_of_stated, not_of_the_run
 from worldclip.match.accounting import NUM_SAMPLES, dropped_texts, report_texts, sum_reports
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.loop import match_texts
@@ -117,13 +117,13 @@ def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages
 def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Languages) -> str:
     """Return the languages of labels without a list as text, most texts first, each with where a list is to be had.
 
-    labels: number of texts of each label.  langs: the run's languages, whose labels are here if
-    match.min_lang_prob drops texts.
+    labels: number of texts of each label, of a model or of the pool.  langs: the run's languages, whose labels are
+    here if match.min_lang_prob drops texts.
     """
     texts: Counter[str] = Counter()
     for label, number in labels.items():
-        code = table.from_lid(label, scheme_of(label))
-        if code not in langs:
+        code = code_of_stated(label, langs, table)
+        if label != lid.NO_LABEL and code not in langs:
             texts[code] += number
     parts = []
     for code, number in texts.most_common(NUM_MISSING_NAMED):
