@@ -21,7 +21,7 @@ from worldclip.evaluate.stage import _gallery_languages
 from worldclip.language import table as languages
 from worldclip.language.table import INSTALLED
 from worldclip.model import load as model_load
-from worldclip.report import balance, curate, write_evaluation, write_report
+from worldclip.report import balance, curate, metadata, write_evaluation, write_report
 from worldclip.report.by_language import find_language, language_map, languages_section
 from worldclip.report.evaluate import held_out_section, in_turn, published_section, results_section
 from worldclip.report.numbers import percent
@@ -425,6 +425,12 @@ def test_the_largest_languages_are_in_sight_and_the_others_folded():
     assert rows_in_sight(heads.body) == balance.OPEN_LISTS * (balance.HEAD_ENTRIES + 1)
     assert "&lt;b&gt;" in heads.body
     assert all(f"<code>{code}</code>" in heads.body for code in codes)
+
+
+def test_all_lists_as_one_are_no_further_language_and_no_further_entries():
+    lists = {"en": {"entries": 10}, "sw": {"entries": 5}, "merged": {"entries": 12}}
+    (card,) = metadata.cards({"lists": lists})
+    assert (card.value, card.remark) == ("15", "in 2 languages")
 
 
 @pytest.mark.parametrize(("pairs_in", "pairs_out"), [(1, 500), (9_000, 0)])

@@ -50,9 +50,9 @@ maybe rules: dropped candidates by source and rule; examples: entries by source,
 
 
 def cards(report: Mapping[str, Any]) -> list[Card]:
-    """Return the number of entries."""
-    total = sum(row["entries"] for row in report["lists"].values())
-    return [Card(short(total), "entries", f"in {len(report['lists'])} languages")]
+    """Return the number of entries of all languages."""
+    entries = [row["entries"] for name, row in report["lists"].items() if name != MERGED]
+    return [Card(short(sum(entries)), "entries", f"in {len(entries)} languages")]
 
 
 def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
