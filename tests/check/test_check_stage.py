@@ -276,6 +276,19 @@ def test_pictures_are_those_of_a_pool_and_a_set_that_moved(pool: Path) -> None:
     assert pictures("moved_", 5) == before
 
 
+def test_images_of_one_name_in_two_sets_and_in_the_pool_are_groups_of_their_own(tmp_path: Path) -> None:
+    images = {"x": 0, "y": 1, "0.png": 2, "copy": 2}
+    members = [part for key, n in images.items() for part in pair(key[0], encode(photograph(n)), "a text", uid=key)]
+    write_tar(tmp_path / "pool" / "0.tar", members)
+    sets = {f"set{n}": str(write_images(tmp_path / f"set{n}", **{"0": photograph(n)})) for n in range(2)}
+    run(tmp_path, against=sets, pool={"key": "json:uid"})
+    assert {other for _, other, _ in removed(tmp_path).values()} == {"0.png"}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    groups = [re.findall(r'src="([^"]+)', group) for group in page.split("<figure")[1:]]
+    assert [group[1:] for group in groups] == [group[:1] for group in groups], "the same picture twice"
+    assert len(groups) == 3
+
+
 def test_keys_are_never_markup(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script>\"'&"
     members = [

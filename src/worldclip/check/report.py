@@ -27,6 +27,7 @@ from worldclip.report.table import Column, Table, text_column, to_html
 MAX_GROUPS = 24  # groups with pictures, chosen by hash
 MAX_COPIES = 11  # removed images shown in a group
 THUMBNAIL_PX = 112
+AGAINST = "against:"  # how rules of decontamination begin; the name of the set follows
 
 Places: TypeAlias = dict[str, tuple[str, int, int]]
 """File, offset and size of images by key."""
@@ -69,11 +70,17 @@ def _groups(
     """Return sampled groups: the pair that stays, or the evaluation image, then those removed for it."""
     removed = read_table(folder / "removed.parquet", REMOVED)
     removed = removed.filter(removed["other_key"].is_valid())
-    other_keys = pc.unique(removed["other_key"])
-    if not len(other_keys):
+    # Images of two sets, or of a set and the pool, may have one name: they are different images.
+    rules = removed["rule"].cast(pa.string())
+    removed = removed.append_column("set", pc.if_else(pc.starts_with(rules, AGAINST), rules, ""))
+    others = removed.group_by(["set", "other_key"], use_threads=False).aggregate([])
+    if not len(others):
         return []
-    shown = other_keys.take(pa.array(np.argsort(sample_numbers(other_keys), kind="stable")[:MAX_GROUPS]))
-    groups = [removed.filter(pc.equal(removed["other_key"], key)).to_pylist() for key in shown]
+    shown = np.argsort(sample_numbers(others["other_key"]), kind="stable")[:MAX_GROUPS]
+    groups = []
+    for other in others.take(pa.array(shown)).to_pylist():
+        is_copy = pc.and_(pc.equal(removed["set"], other["set"]), pc.equal(removed["other_key"], other["other_key"]))
+        groups.append(removed.filter(is_copy).to_pylist())
     keys: set[str] = set()
     for group in groups:
         keys.add(group[0]["other_key"])
@@ -83,9 +90,9 @@ def _groups(
     places = {}
     for name, of_set in units.items():
         in_files = (places_of(unit) for unit in of_set if unit.path)  # images of a dataset have no place
-        places[f"against:{name}"] = _places(in_files, keys)
-    figures = [_group(group, of_pool, places.get(group[0]["rule"], of_pool)) for group in groups]
-    which = f"{len(figures)} of {count(len(other_keys))}, chosen by hash"
+        places[f"{AGAINST}{name}"] = _places(in_files, keys)
+    figures = [_group(group, of_pool, places.get(group[0]["set"], of_pool)) for group in groups]
+    which = f"{len(figures)} of {count(len(others))}, chosen by hash"
     lead = f"{which}. The pair that stays, or the evaluation image, comes first."
     return [Section("Groups of copies", lead, tag("div", grid(figures), class_="pictures"))]
 
