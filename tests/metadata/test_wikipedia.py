@@ -121,6 +121,7 @@ def test_long_line_is_cut_at_punctuation(wiki: str, sentence: str, tmp_path: Pat
 
 
 REDIRECTS = ["#REDIRECT [[x]]", " # REDIRECT : [[x]]", "#\u91cd\u5b9a\u5411:[[x]]", "#ПРЕНАСОЧВАНЕ  [[x]]", "#A :[["]
+REDIRECTS += ["#अनुप्रेषित [[x]]", "#เปลี่ยนทาง [[x]]", "#വഴിമാറ്റുക[[x]]", "\uff03転送 [[x]]"]  # with marks, and a wide sign
 # The last one begins with a letter that is newer than the table of characters.
 LIKE_IT = ["#REDIRECT x", "#[[x]]", "#A:: [[x]]", "#A: b [[x]]", "A [[x]]", "#A\U0001e030 [[x]]"]
 LONG = [text.replace("{}", " " * 2**20) for text in ("#A{}x", "#A{}:{}x", "{}x", "#{}x")]

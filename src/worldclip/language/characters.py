@@ -51,6 +51,12 @@ def word_class() -> str:
     return _ranges(is_in("L", "N")) + "_"
 
 
+@functools.cache
+def mark_class() -> str:
+    """Return what stands for the combining marks, which `\\w` leaves out, in the brackets of a regular expression."""
+    return _ranges(is_in("M"))
+
+
 def _change_known(change: Callable[[str], str], text: str) -> str:
     """Apply a change of `str` to the pieces between characters that the table does not have.
 

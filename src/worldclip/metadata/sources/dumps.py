@@ -151,9 +151,10 @@ def _name(tag: str) -> str:
 
 @functools.cache
 def _redirect() -> re.Pattern[str]:
-    """Return the pattern of a redirect's first line in any language: `#REDIRECT [[...`, `#ПРЕНАСОЧВАНЕ [[...`."""
+    """Return the pattern of a redirect's first line in any language: `#REDIRECT [[...`, `＃転送 [[...`."""
+    word = f"[{characters.word_class()}{characters.mark_class()}]+"
     # No two runs of blanks can meet: they would take quadratic time on a page of blanks.
-    return re.compile(rf"\s*#\s*[{characters.word_class()}]+\s*(?::\s*)?\[\[")
+    return re.compile(rf"\s*[#＃]\s*{word}\s*(?::\s*)?\[\[")
 
 
 def _parse(path: Path) -> Iterator[_Pages]:
