@@ -193,6 +193,17 @@ def test_key_removed_in_one_shard_is_removed_in_all(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("0.tar.*")), "rows and marker of a shard that is gone"
 
 
+def test_a_key_that_a_list_denies_in_the_other_shard_is_in_one_shard(tmp_path: Path, capfd) -> None:
+    for shard in range(2):
+        image = encode(photograph(shard))
+        write_tar(tmp_path / f"pool/{shard}.tar", pair("k", image[: None if shard else 60], "a", uid="k"))
+    write_table(tmp_path / "denied.parquet", {"shard": ["0.tar"], "key": ["k"]})
+    report = run(tmp_path, pool={"key": "json:uid", "deny_keys": (str(tmp_path / "denied.parquet"),)})
+    assert valid_keys(tmp_path) == ["k"]
+    assert report["keys_in_several_shards"] == 0
+    assert "in several shards" not in capfd.readouterr().err
+
+
 class MeanColour:
     """Embeds an image by its mean colour, or all alike: a stand-in for a trained model."""
 

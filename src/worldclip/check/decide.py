@@ -108,13 +108,17 @@ class Pairs:
 # --- lists of keys ----------------------------------------------------------------------------------------------------
 
 
-def remove_excluded(pairs: Pairs, key_lists: Sequence[KeyList]) -> None:
-    """Remove pairs that the recipe's lists of keys exclude, so that no other pair goes for one of them."""
+def remove_excluded(pairs: Pairs, key_lists: Sequence[KeyList]) -> np.ndarray:
+    """Remove pairs that the recipe's lists of keys exclude, so that no other pair goes for one of them.
+
+    Return (n,) bool: the pairs that the lists leave, those that a rule removes included.
+    """
     is_listed = np.ones(len(pairs.rule), bool)
     for name, rows in pairs.shards():
         is_listed[rows] = is_valid(pairs.key[rows], key_lists, name)
     valid_rows = pairs.valid_rows
     pairs.remove(valid_rows[~is_listed[valid_rows]], Reason.NOT_VALID.label)
+    return is_listed
 
 
 # --- decontamination --------------------------------------------------------------------------------------------------
@@ -151,15 +155,16 @@ def decontaminate(pairs: Pairs, references: pa.Table, radius: int) -> None:
 # --- keys in several shards -------------------------------------------------------------------------------------------
 
 
-def remove_elsewhere(pairs: Pairs) -> int:
+def remove_elsewhere(pairs: Pairs, is_listed: np.ndarray) -> int:
     """Remove a key from every shard if a rule removes it in one, because a list of valid keys does not name shards.
 
-    Return the number of keys that several shards have.
+    is_listed: see remove_excluded; of the others the recipe drops the pair in its own shard.  Return the number of keys
+    that several shards have.
     """
     hashes = hash_keys(pairs.key)
-    values, counts = np.unique(hashes, return_counts=True)
+    values, counts = np.unique(hashes[is_listed], return_counts=True)
     repeated = values[counts > 1]
-    is_removed = (pairs.rule != None) & ~np.isin(pairs.rule, NOT_ELSEWHERE)  # noqa: E711
+    is_removed = is_listed & (pairs.rule != None) & ~np.isin(pairs.rule, NOT_ELSEWHERE)  # noqa: E711
     removed = np.intersect1d(repeated, hashes[is_removed])
     rows = pairs.valid_rows
     pairs.remove(rows[np.isin(hashes[rows], removed)], ELSEWHERE)

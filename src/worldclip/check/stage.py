@@ -191,11 +191,11 @@ def _check(work: _Work) -> Result:
         num_references[name] = _scan(work, part, scan, units, {})["images"]
         _remove_stale_rows(folder, part, units)
     pairs = decide.Pairs.read(folder / "images", work.shards)
-    decide.remove_excluded(pairs, work.key_lists)
+    is_listed = decide.remove_excluded(pairs, work.key_lists)
     if work.units:
         radius = config.radius if config.against_radius is None else config.against_radius
         decide.decontaminate(pairs, read_references(folder / "against", work.units), radius)
-    num_repeated_keys = decide.remove_elsewhere(pairs)
+    num_repeated_keys = decide.remove_elsewhere(pairs, is_listed)
     if config.duplicates != "keep":
         decide.remove_duplicates(pairs, config)
     write_tables(folder / "valid_keys.parquet", pairs.tables(is_valid=True), VALID_KEYS)
@@ -228,8 +228,8 @@ def _say_cautions(work: _Work, report: Report) -> None:
     cautions = []
     if num_repeated:
         cautions.append(
-            f"{num_repeated:,} keys are in several shards; valid_keys cannot tell their pairs apart; also set "
-            "pool.deny_keys to the list of: worldclip pool dedup"
+            f"{num_repeated:,} keys are in several shards; valid_keys cannot tell their pairs apart; set "
+            "pool.deny_keys to the list of: worldclip pool dedup, then check again"
         )
     if num_duplicates > MANY_DUPLICATES * num_images:
         cautions.append(
