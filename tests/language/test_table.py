@@ -126,8 +126,14 @@ def test_config_names_every_wrong_language_with_a_suggestion() -> None:
 TAGS = {
     "deu": "de", "ger": "de", "DE": "de", "de-DE": "de", "de_AT": "de", "German": "de", "english": "en", "zh-CN": "zh",
     "zh-Hant-TW": "zh", "cmn": "zh", "zh_yue": "zh", "iw": "he", "iw-IL": "he", "nb-NO": "no", "sr-Latn-RS": "sr",
-    "fil": "tl", "swa": "sw", " pt-BR ": "pt",
+    "fil": "tl", "swa": "sw", " pt-BR ": "pt", "mon": "mn",
 }  # fmt: skip
+
+
+def test_labels_of_a_pool_may_be_codes_of_wikipedias() -> None:
+    for wiki, code in languages.INSTALLED.by_wikipedia().items():
+        assert languages.code_of_stated(wiki, ["zh", "be"], languages.INSTALLED) == code
+    assert languages.code_of_stated("zh_Hant", ["en"], languages.INSTALLED) == "zh"
 
 
 def test_tags_of_other_standards_mean_our_code_and_other_texts_none() -> None:

@@ -212,7 +212,7 @@ def _tables(added: tuple[Language, ...]) -> _Tables:
     iso639_3 = codes_of("iso639_3")
     names = {language.name: language.code for language in languages.values()}
     codes = {code: code for code in languages}
-    tags = codes_of("cldr") | iso639_3 | lid176 | wikipedia | names | codes
+    tags = names | codes_of("cldr") | iso639_3 | lid176 | wikipedia | codes  # `mon` is Mongolian, not the language Mon
     by_tag = OTHER_TAGS | {tag.casefold().replace("-", "_"): code for tag, code in tags.items()}
     return _Tables(languages, wikipedia, lid176, iso639_3, by_tag)
 
@@ -247,9 +247,11 @@ def scheme_of(label: str) -> Scheme:
 
 
 def code_of_stated(label: str, codes: Container[str], table: Languages) -> str:
-    """Return our code of a label that a pool states (pool.lang): one of `codes`, a LID model's label, a tag (de-DE)."""
+    """Return our code of a label that a pool states (pool.lang): one of `codes`, a Wikipedia's, a LID label, a tag."""
     if label in codes:
         return label
+    if label in table.by_wikipedia():  # `zh_min_nan` is no `zh`, as the label `zh_Hant` is
+        return table.by_wikipedia()[label]
     code = table.from_lid(label, scheme=scheme_of(label))
     return code if code != OTHER else table.from_tag(label) or OTHER
 
