@@ -225,6 +225,28 @@ def test_what_a_mixed_lake_cannot_be_written_as_is_said_before_the_work(names, t
     assert len(problems) == len({*names} - {"tables"}) + 1
 
 
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_tables_without_images_are_refused_as_tars_before_the_work(prefix, tmp_path, run):
+    row = {"uid": "b", "text": TEXT}
+    write_files(tmp_path, {"dropped/0.parquet": "damaged", "lines/0.jsonl": json.dumps(row)})
+    write_table(tmp_path / "dropped/1.parquet", {name: [value] for name, value in row.items()})
+    write_parquet(tmp_path / "photos/0.parquet", [{**row, "image": b"\x89PNG", "name": "b.png"}])
+
+    def walk_places(*names: str) -> None:
+        places = [{"path": f"{prefix}{tmp_path / name}", "key": "uid"} for name in names]
+        sections = {"pool": {"place": places}, "languages": {"codes": ["en"]}, "metadata": {"sources": ["number"]}}
+        recipe = load_recipe({**sections, **KEEP_ALL, "curate": {"write": "tars", "write_dropped": "lines" in names}})
+        walk(recipe, run, until="curate", dry_run="photos" in names)
+
+    with pytest.raises(UserError) as raised:
+        walk_places("dropped", "lines")
+    kept_in_dropped, no_images = raised.value.problems
+    assert "RUN/curate/dropped is written, where the list of the shard dropped/0.parquet stands" in kept_in_dropped
+    assert no_images.startswith('curate.write = "tars": the pool consists of tables without images; set "list"')
+    assert not run.exists()
+    walk_places("dropped", "photos")
+
+
 def test_a_mixed_lake_is_written_as_tars(tmp_path, run):
     in_pool = mixed_lake(tmp_path, ("photos", "tables"))
     recipe = load_recipe({"pool": in_pool, "languages": {"codes": ["en"]}, "curate": {"write": "tars"}, **KEEP_ALL})

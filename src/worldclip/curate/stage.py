@@ -42,6 +42,10 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.listing import check_place
 
 CURVE_POINTS = 60
+NO_IMAGES = (
+    'curate.write = "tars": the pool consists of tables without images; set "list", or match the tars that were '
+    "downloaded from it"
+)
 
 
 def curate(run: Run) -> None:
@@ -221,7 +225,10 @@ def _problems(run: Run) -> Iterator[str]:
     """Yield languages without entries in this run, files that the pool does not allow, caps by slices."""
     config = run.section(CurateConfig)
     if not run.above_is_done:
-        yield from _problems_of_names(run, config, pool.expected_names(run))
+        files = pool.expected_files(run, at_urls=config.write != "list")
+        yield from _problems_of_names(run, config, [file.name for file in files])
+        if files and config.write == "tars" and not pool.may_hold_images(files, run.section(PoolConfig)):
+            yield NO_IMAGES
         return
     table = run.section(LanguagesConfig).table
     if run.part is not None and config.max_pairs is not None:
@@ -250,10 +257,7 @@ def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
         return
     yield from problems_of(pool.refuse_replaced_files, run)
     if config.write == "tars" and not pool.holds_images(run.dir, shards):
-        yield (
-            'curate.write = "tars": the pool consists of tables without images; set "list", or match the '
-            "tars that were downloaded from it"
-        )
+        yield NO_IMAGES
 
 
 def _problems_of_names(run: Run, config: CurateConfig, names: Sequence[str]) -> Iterator[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from worldclip.pool.listing import list_shards as list_shards
     from worldclip.pool.listing import options_of as options_of
     from worldclip.pool.pairs import left_out_by as left_out_by
+    from worldclip.pool.pairs import may_hold_images as may_hold_images
     from worldclip.pool.pairs import read_columns as read_columns
     from worldclip.pool.pairs import read_shard as read_shard
     from worldclip.pool.read import EVERY_KEY as EVERY_KEY
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_member as read_member
     from worldclip.pool.read import read_members as read_members
     from worldclip.pool.read import read_pairs as read_pairs
-    from worldclip.pool.stage import expected_names as expected_names
+    from worldclip.pool.stage import expected_files as expected_files
     from worldclip.pool.stage import index as index
     from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import is_run as is_run

@@ -39,15 +39,11 @@ def list_shards(pool: PoolConfig, setting: str = "pool", part: slice = ALL_SHARD
     A shard's name is its path below the root, after the root's own name if there are several.  Raises UserError that
     lists every root that is missing, has no shard, or has compressed tars.
     """
-    return ShardList.of_files(_input_files(pool, setting)[part])
+    return ShardList.of_files(list_input_files(pool, setting)[part])
 
 
-def list_names(pool: PoolConfig) -> list[str]:
-    """Return the names of the shards of `list_shards` without opening a file."""
-    return [file.name for file in _input_files(pool, "pool")]
-
-
-def _input_files(pool: PoolConfig, setting: str) -> list[InputFile]:
+def list_input_files(pool: PoolConfig, setting: str = "pool") -> list[InputFile]:
+    """Return the files of the shards of `list_shards` without opening one."""
     problems: list[str] = []
     files: list[InputFile] = []
     names = list(map(name_of_place, pool.paths))

@@ -22,11 +22,12 @@ from worldclip.contracts.summary import OF_POOL
 from worldclip.core.arrow import one_array
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
+from worldclip.core.execute.shard_list import InputFile
 from worldclip.pool.conditions import comparable, fulfils
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import DEFAULT_PLACES, ROW, ShardPairs, Values, WrongColumns, missing_column
-from worldclip.pool.listing import shards_by_place
+from worldclip.pool.listing import options_of, shards_by_place
 from worldclip.pool.texts import (
     BLANKS,
     NO_PLACE,
@@ -213,6 +214,28 @@ def _wrong_columns(shards: Sequence[Shard], options: PoolConfig, *, needs_texts:
                 return ()
             problems = problems or settled.missing
     return problems
+
+
+def may_hold_images(files: Sequence[InputFile], config: PoolConfig) -> bool:
+    """Return whether a pool may hold images: in tars, or in tables like the first readable one of their place.
+
+    For checks before the stage reads the shards, here `files`.
+    """
+    places_without = set()
+    for file in files:
+        options = options_of(config, file.name)
+        if options.path in places_without:
+            continue
+        if not format_of(file.name).is_table:
+            return True
+        try:
+            settled = read_shard(Shard.of_file(*file), options, needs_texts=False)
+        except BadShard:  # reported when the stage reads the shard
+            continue
+        if settled.holds_images:
+            return True
+        places_without.add(options.path)
+    return len(places_without) < len(config.places)
 
 
 # --- pool.where -------------------------------------------------------------------------------------------------------

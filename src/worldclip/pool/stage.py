@@ -26,7 +26,7 @@ from worldclip.core.changes import Change, changed_inputs, changed_keys, name_ch
 from worldclip.core.console import say
 from worldclip.core.errors import NUM_NAMED, BadShard, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
-from worldclip.core.execute.shard_list import ShardList, read_shards
+from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
 from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import missing_packages, problems_of
@@ -37,7 +37,7 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 from worldclip.pool.listing import (
     check_place,
-    list_names,
+    list_input_files,
     list_shards,
     options_of,
     place_of,
@@ -137,16 +137,17 @@ def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     return list_shards(config, part=part)
 
 
-def expected_names(run: Run) -> list[str]:
-    """Return the names of the shards that the stage will find in local folders; empty for any other pool.
+def expected_files(run: Run, *, at_urls: bool) -> list[InputFile]:
+    """Return the files of the shards that the stage will find; empty for a pool that it builds or does not read.
 
-    For checks before the stage works; what is wrong with the folders is said by the stage itself.
+    For checks before the stage works; what is wrong with the places is said by the stage itself.  at_urls: list a pool
+    at URLs too, which may take minutes.
     """
     config = run.section(PoolConfig)
-    if not run.asks_for("pool") or config.build or any(map(is_remote, config.paths)):
+    if not run.asks_for("pool") or config.build or (any(map(is_remote, config.paths)) and not at_urls):
         return []
     with suppress(UserError):
-        return list_names(config)
+        return list_input_files(config)
     return []
 
 
