@@ -157,6 +157,8 @@ def test_a_dry_run_of_each_recipe_prints_parameters_and_memory(name, tmp_path, c
     assert main(["train", name, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     output = capsys.readouterr().err
     assert "parameters: token table" in output
+    is_trained_first = load_recipe(name).train.tokenizer.path is None
+    assert ("; at most, as the tokenizer that is trained first has up to" in output) is is_trained_first
     assert "memory      about" in output
     assert "days, at 10 pairs/s" in output or "hours, at 10 pairs/s" in output
     assert not (tmp_path / "run").exists()

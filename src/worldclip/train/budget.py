@@ -158,7 +158,10 @@ def plan(config: TrainConfig, run_dir: Path) -> list[str]:
         return ["batch size unknown: train.scale reads the share of English from the report of curate"]
     schedule = plan_schedule(config, run_dir, num_ranks())
     check_batch(schedule.global_batch_size, num_ranks(), config.accum_steps)
-    return to_lines(config, vocab_size, schedule, num_ranks())
+    lines = to_lines(config, vocab_size, schedule, num_ranks())
+    if config.tokenizer.path is None and not layout.tokenizer(run_dir).exists():
+        lines[0] += f"; at most, as the tokenizer that is trained first has up to {vocab_size:,} tokens"
+    return lines
 
 
 def find_vocab_size(config: TrainConfig, run_dir: Path) -> int | None:
