@@ -45,8 +45,8 @@ def run_lines(lines: list[str]) -> None:
             subprocess.run(line, shell=True, check=True)
 
 
-def deliver(name: str, keys: list[str]) -> None:
-    write_table(Path("lake") / name, {"uid": keys, "text": ["a red apple"] * len(keys)})
+def deliver(name: str, keys: list[str], text: str = "a red apple") -> None:
+    write_table(Path("lake") / name, {"uid": keys, "text": [text] * len(keys)})
 
 
 def kept() -> list[str]:
@@ -85,6 +85,30 @@ def test_a_delivery_is_deduplicated_and_only_its_files_are_read_and_matched(begu
     after = {**modified(Path("runs/lake/pool/pairs")), **modified(Path("runs/lake/match/texts"))}
     assert before.items() <= after.items()
     assert len(after) == len(before) + 2
+
+
+def test_entries_of_the_pools_words_are_frozen_so_that_a_delivery_matches_only_its_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lake.toml").write_text(RECIPE.replace('lists = { en = "en.txt" }', 'sources = ["pool"]'))
+    deliver("2026-12-01/0.parquet", ["a", "b", "c", "d", "e"])
+    assert main(["run", "lake.toml", "--until", "curate"]) == 0
+    texts = Path("runs/lake/match/texts")
+    oldest = texts / "2026-12-01/0.parquet.parquet"
+    before = modified(texts)
+    deliver("2026-12-02/0.parquet", ["f", "g", "h", "i", "j"], "the green pear")
+    assert main(["run", "runs/lake", "--until", "curate"]) == 0
+    assert modified(texts)[oldest] > before[oldest]
+    before = modified(texts)
+    page = (REPOSITORY / "docs/scale.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"Freeze the entries.*?\n\n((?:    .*\n)+)", page)
+    run_lines([line.strip() for line in block.splitlines()])
+    deliver("2026-12-03/0.parquet", ["k", "l", "m", "n", "o"], "red pear in the blue boat")
+    assert main(["run", "runs/lake", "--until", "curate"]) == 0
+    assert before.items() <= modified(texts).items()
+    assert kept() == list("abcdefghijklmno")
+    unfreeze = ["--set", "metadata.lists=none", "--set", "metadata.sources=pool"]
+    assert main(["run", "runs/lake", "--until", "curate", *unfreeze]) == 0
+    assert modified(texts)[oldest] > before[oldest]
 
 
 def test_keys_that_are_taken_down_are_gone_and_stay_gone_when_they_are_delivered_again(begun, capsys):
