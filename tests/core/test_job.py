@@ -91,6 +91,21 @@ def test_many_changed_inputs_are_counted_and_groups_of_files_once(tmp_path: Path
     assert reason == "its inputs changed: files of 257 groups, 0.tar, 1.tar and 1,002 more"
 
 
+def test_changed_lists_of_keys_are_named_by_their_setting() -> None:
+    def lists(*settings: str) -> Any:
+        return {"key_lists": [{"setting": f"pool.{setting[:-1]}", "digest": setting[-1] * 32} for setting in settings]}
+
+    old = lists("valid_keysa", "deny_keysb", "deny_keysc")
+    for new, changed in (
+        (lists("valid_keysa", "deny_keysd", "deny_keyse"), ["pool.deny_keys"]),
+        (lists("valid_keysa"), ["pool.deny_keys (gone)"]),
+        (lists("valid_keysb", "deny_keysb", "deny_keysc"), ["pool.valid_keys"]),
+        (lists(), ["pool.valid_keys (gone)", "pool.deny_keys (gone)"]),
+    ):
+        assert list(map(str, changed_inputs(old, new))) == changed
+    assert list(map(str, changed_inputs(lists(), lists("deny_keysa")))) == ["pool.deny_keys (new)"]
+
+
 def test_changed_inputs_of_one_path_are_told_apart() -> None:
     def changed(old: Any, new: Any) -> list[str]:
         return [str(change) for change in changed_inputs({"shards": old}, {"shards": new})]

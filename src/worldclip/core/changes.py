@@ -88,10 +88,16 @@ def changed_inputs(old: Any, new: Any, name: str = "") -> list[Change]:
 def _parts(record: Any, name: str) -> dict[str, Any] | None:
     """Return the inputs in a record by their names; None for one input: a fingerprint, a digest, a version.
 
-    A file of a list is named by its path, unless two have the same one: lists of entries in two folders.
+    A file of a list is named by its path, unless two have the same one: lists of entries in two folders.  Lists of
+    keys have no names and are one input, their setting.
     """
     if record is None:
         return {}
+    if isinstance(record, list) and any(isinstance(item, Mapping) and "setting" in item for item in record):
+        by_setting: dict[str, list[str]] = {}
+        for item in record:
+            by_setting.setdefault(item["setting"], []).append(item["digest"])
+        return {setting: digest(digests) for setting, digests in by_setting.items()}
     if isinstance(record, list) and not any(isinstance(item, list) for item in record):  # nested: groups of files
         inputs = {f"{name} {i}": item for i, item in enumerate(record)}
         if len(record) == 1:
