@@ -301,6 +301,13 @@ def test_a_record_without_its_preprocessing_is_compared(tmp_path):
     assert "acc1" in comparison_text(compare(*folders))
 
 
+def test_of_a_path_that_does_not_exist_nothing_is_said_of_the_others(tmp_path, capsys):
+    curated = write_files(tmp_path / "curated", {"recipe.toml": "", "curate/report.json": "{}"})
+    assert main(["compare", str(curated), str(tmp_path / "missing")]) == 2
+    remedy = "give runs, or folders that evaluate wrote"
+    assert capsys.readouterr().err == f"worldclip: {tmp_path}/missing does not exist; {remedy}\n"
+
+
 def test_folders_are_told_apart_by_few_names_and_one_given_twice_is_no_second_seed(tmp_path):
     paths = [evaluated(WordModel(), tmp_path / name / "out") for name in ("a", "b")]
     assert [arm.name for arm in find_arms(paths)] == ["a/out", "b/out"]

@@ -161,11 +161,13 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     """
     paths = [layout.run_of(path.absolute(), "evaluate") for path in paths]
     folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
-    problems = []
+    problems = [
+        f"{path} does not exist; give runs, or folders that evaluate wrote" for path in paths if not path.exists()
+    ]
+    if problems:  # what is compared of the others, curated lists or evaluations, is not known
+        raise UserError(problems)
     for path, folder in zip(paths, folders, strict=True):
-        if not path.exists():
-            problems.append(f"{path} does not exist; give runs, or folders that evaluate wrote")
-        elif not (folder / "results.jsonl").exists():
+        if not (folder / "results.jsonl").exists():
             step = "evaluate"
             if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None:
                 step = "run"
