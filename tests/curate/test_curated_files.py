@@ -115,7 +115,7 @@ def test_kept_samples_as_tars_hold_the_pools_bytes_and_make_a_pool_again(pool_fo
         (["json:words"], {"words": [TEXT, "zzz"]}, {"caption": "no text of the pool"}),
     ],
 )
-def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run, texts, fields, others):
+def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, run, texts, fields, others, capfd):
     others = {"url": "http://x/a.jpg", "sha256": "ab", "width": 3, "alt": "\ud800", **others}
     record = as_json(others | fields)
     write_tar(tmp_path / "pool/0.tar", [("a.json", record), ("a.jpg", b"A"), ("b.json", record)])
@@ -124,6 +124,9 @@ def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, 
     written = json.loads(read_tar(run / "curate/tars/000000.tar")["000000000.json"])
     assert written == {**others, "key": "a", "texts": [TEXT], "text_idx": [0], "lang": ["en"]}
     assert report["tars"] == {"samples": 1, "no_image": 1, "cut_image": 0}, "b has no image"
+    said = capfd.readouterr().err
+    assert f"1 sample in tars: {run}/curate/tars" in said
+    assert "warning: kept keys without an image in the pool, which are in no tar: 1\n" in said
     run_stages(make_recipe(tmp_path / "pool", **KEEP_ALL), run, stages="curate")
     assert not (run / "curate" / "tars").exists()
 

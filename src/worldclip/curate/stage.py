@@ -24,6 +24,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
+from worldclip.core.printable import counted
 from worldclip.curate.accounting import (
     LanguageCounts,
     account_for_all,
@@ -141,9 +142,13 @@ def _curate(run: Run, job: Job) -> Result:
     if config.write == "tars":
         from worldclip.curate.write_tars import write_tars
 
-        report["tars"] = write_tars(run, shards, config.samples_per_tar, list_digest)
-        if report["tars"]["cut_image"]:
-            say("curate", f"warning: {report['tars']['cut_image']:,} kept images are damaged, and in no tar")
+        tars = write_tars(run, shards, config.samples_per_tar, list_digest)
+        report["tars"] = tars
+        say("curate", f"{counted(tars['samples'], 'sample')} in tars: {layout.curated_tars(run.dir)}")
+        if tars["no_image"]:
+            say("curate", f"warning: kept keys without an image in the pool, which are in no tar: {tars['no_image']:,}")
+        if tars["cut_image"]:
+            say("curate", f"warning: {tars['cut_image']:,} kept images are damaged, and in no tar")
         write_readme(layout.tars_readme(run.dir), ["*.tar"], "../DATA_CARD.md", job.digest)
     if config.write == "parquet":
         from worldclip.curate.write_parquet import write_parquet
