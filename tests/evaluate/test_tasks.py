@@ -71,6 +71,24 @@ def test_an_image_of_two_equal_classes_is_put_into_the_wrong_one(monkeypatch):
     assert tasks.predictions(classes[target], classes, target, "first").tolist() == [2, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("ties", ["against", "first"])
+@pytest.mark.parametrize("block_bytes", [1, 200, 10**6])
+def test_ranks_agree_with_a_plain_count_for_right_pairs_in_any_order(ties, block_bytes, monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", block_bytes)
+    random = np.random.default_rng(0)
+    queries, candidates = (random.integers(-2, 3, (size, 3)).astype(np.float32) for size in (30, 20))  # many ties
+    is_right = random.random((30, 20)) < 0.1
+    plain = []
+    for query, is_right_C in zip(queries, is_right, strict=True):
+        scores = (candidates @ query).tolist()
+        right = sorted(np.flatnonzero(is_right_C).tolist(), key=lambda c: (-scores[c], c))
+        places = [(-scores[c], c if ties == "first" else is_right_C[c]) for c in range(20)]
+        before = [c for c in range(20) if right and not is_right_C[c] and places[c] < places[right[0]]]
+        plain.append(len(before) if right else -1)
+    pairs = random.permutation(np.argwhere(is_right))
+    assert ranking.ranks(queries, candidates, *pairs.T, ties).tolist() == plain
+
+
 def test_nan_scores_rank_last():
     queries = np.array([[np.nan], [1.0]], np.float32)
     candidates = np.array([[1.0], [0.0], [-1.0]], np.float32)
@@ -133,6 +151,17 @@ def test_dependent_captions_widen_the_interval():
     alone = mean_interval(hits)
     together = mean_interval(hits, np.repeat(np.arange(40), 5))
     assert np.ptp(together) > 2 * np.ptp(alone)
+
+
+def test_interval_of_clusters_of_any_sizes_is_that_of_drawing_clusters():
+    random = np.random.default_rng(3)
+    sizes = random.integers(1, 12, 60)
+    cluster = np.repeat(np.arange(60), sizes)
+    hits = random.random(len(cluster)) < 0.9
+    drawn = random.integers(0, 60, (1_000, 60))
+    hits_of = [hits[cluster == c] for c in range(60)]
+    means = [np.concatenate([hits_of[c] for c in clusters]).mean() for clusters in drawn]
+    assert mean_interval(hits, cluster) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
 
 
 def test_class_mean_interval_agrees_with_resampling():
@@ -412,11 +441,13 @@ def test_too_few_images_and_duplicate_keys_for_a_probe_are_errors_before_any_wor
         with_measures(dataclasses.replace(dataset, image_keys=["same"] * 12), ["few_shot"])
 
 
-def test_values_with_too_few_images_take_no_part_in_a_few_shot_probe():
+@pytest.mark.parametrize("number", [4, 5])
+def test_values_with_too_few_images_take_no_part_in_a_few_shot_probe(number):
     features, places = clusters(40, spread=0.5)
     alone = few_shot(features, places)
-    others = clusters(4, spread=0.5, seed=1)[0]
-    assert few_shot(np.concatenate([features, others]), [*places, *["atlantis"] * 4]).metrics == alone.metrics
+    others = clusters(number, spread=0.5, seed=1)[0][:number]  # 5: none would be left to predict
+    with_others = few_shot(np.concatenate([features, others]), [*places, *["atlantis"] * number])
+    assert (with_others.metrics, with_others.chance) == (alone.metrics, alone.chance)
 
 
 def test_chance_of_a_recall_is_that_of_every_order():

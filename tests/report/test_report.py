@@ -97,6 +97,10 @@ def section_of(html: str, name: str) -> str:
     return section
 
 
+def bars_of(body: str) -> list[str]:
+    return re.findall(r'<span class="b">(.*?)</span>', body)
+
+
 def test_page_shows_every_stage_and_every_language(html, text):
     headings = Page(html).headings
     assert headings[:2] == ["Summary", "Gallery"]
@@ -231,6 +235,16 @@ def test_languages_of_an_evaluation_are_sorted_and_have_their_interval_chance_an
     assert {"fr", "zh", "tr"} <= values.keys() < set(LANGS)
     order = list(dict.fromkeys(re.findall(r"<code>(\w+)</code>", numbers)))
     assert order == sorted(LANGS, key=lambda lang: -float(values.get(lang, 0)))  # one is at chance
+
+
+def test_a_bar_draws_the_numbers_of_its_hover(html):
+    bars = [bar for bar in bars_of(section_of(html, "by-language")) if "<s " in bar and "title" in bar]
+    assert len(bars) > len(LANGS)
+    for bar in bars:
+        *bounds, chance = map(float, re.search(r"([\d.]+)% to ([\d.]+)%, chance ([\d.]+)%", bar).groups())
+        low, length = map(float, re.search(r'<u style="left:([\d.]+)%;width:([\d.]+)%', bar).groups())
+        assert [low, low + length] == pytest.approx(bounds, abs=0.06)
+        assert float(re.search(r'<s style="left:([\d.]+)%', bar)[1]) == pytest.approx(chance, abs=0.006)
 
 
 def test_language_codes_of_datasets_are_resolved():
@@ -379,6 +393,10 @@ def test_held_out_pictures_are_beside_the_others():
     table = cells(held_out_section({"held_out": [row]}, INSTALLED).body)
     assert table[2][:2] == ["world_flags", "mean over 1"]
     assert table[1][3:] == [*table[2][3:6], "225", "25"]
+    others = [{**row, "dataset": "more", "lang": lang, "seen": seen} for lang, seen in (("sw", 0.5), ("yo", 0.25))]
+    of_both = cells(held_out_section({"held_out": [row, *others]}, INSTALLED).body)
+    assert table[2] in of_both, "a mean is of its own dataset"
+    assert ["more", "mean over 2", "37.5%"] in [[cells[0], cells[1], cells[3]] for cells in of_both]
 
 
 def test_page_of_all_languages_has_map_and_held_out_table(tmp_path):
@@ -442,10 +460,14 @@ def test_a_language_that_is_large_in_the_pool_or_among_kept_pairs_is_in_sight(pa
     shares = curate.sections(report, INSTALLED)[1]
     assert shares.heading == "Languages before and after"
     assert "<code>sw</code>" in shares.body
+    lengths = [sum(map(float, re.findall(r"width:([\d.]+)%", bar))) for bar in bars_of(shares.body)]
+    assert max(lengths) == 100
+    num_kept = sum(1 for row in rows.values() if row["pairs_out"])
+    assert [card.value for card in curate.cards(report)][1] == str(num_kept)
 
 
 def test_the_parts_of_a_language_s_bar_are_its_pairs_by_fate(html):
-    bars = re.findall(r'<span class="b">(.*?)</span>', section_of(html, "what-was-kept"))
+    bars = bars_of(section_of(html, "what-was-kept"))
     assert len(bars) > len(LANGS)
     for bar in bars:
         assert sum(map(float, re.findall(r"width:([\d.]+)%", bar))) == pytest.approx(100, abs=0.01)
