@@ -93,6 +93,22 @@ def test_linked_folders_and_shards_count_once(folder: Path, tmp_path: Path) -> N
     assert names == ["00001.tar", "linked/deep/1.tar", "sub/00000.tar"]
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_links_to_a_shard_are_its_first_name_in_any_order_of_the_folder(folder: Path, tmp_path, monkeypatch, step):
+    shard = write_tar(tmp_path / "elsewhere" / "1.tar", sample("1", "one"))
+    for name in ("c", "a", "b"):
+        (folder / f"{name}.tar").symlink_to(shard)
+    walk = os.walk
+
+    def in_order(*args, **options):
+        for place, folders, names in walk(*args, **options):
+            yield place, folders, sorted(names)[::step]
+
+    monkeypatch.setattr(os, "walk", in_order)
+    names = [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))]
+    assert names == ["00001.tar", "a.tar", "sub/00000.tar"]
+
+
 def test_what_is_left_out_is_hidden_or_said(folder: Path, monkeypatch, capsys) -> None:
     write_tar(folder / ".trash" / "0.tar", sample("0", "gone"))
     write_tar(folder / ".hidden.tar", sample("0", "gone"))

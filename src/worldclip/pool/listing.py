@@ -234,7 +234,7 @@ def _list_local(root: str) -> list[PoolFile]:
             else:
                 files.append(file)
                 real_paths.add(os.path.join(real, name))
-    for file in links:
+    for file in sorted(links):  # the same name on every machine, whatever order a folder lists its files in
         real = os.path.realpath(file.path)
         if real not in real_paths:  # else a shard would count twice
             real_paths.add(real)
