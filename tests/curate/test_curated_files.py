@@ -131,6 +131,24 @@ def test_curated_tars_keep_the_fields_of_the_pool_but_no_dropped_text(tmp_path, 
     assert not (run / "curate" / "tars").exists()
 
 
+def test_a_picture_in_the_tars_has_the_texts_of_its_key_where_other_keys_have_none(tmp_path, run):
+    for shard, without in (("a", (0, 3, 4)), ("b", (1, 5))):
+        members = []
+        for key in (f"{shard}{i}" for i in range(8)):
+            members.append((f"{key}.json", as_json({"texts": [f"{TEXT} {key}"]})))
+            if int(key[1]) not in without:
+                members.append((f"{key}.jpg", key.encode()))
+        write_tar(tmp_path / f"pool/{shard}.tar", members)
+    curating = {"write": "tars", "samples_per_tar": 5}
+    report = run_stages(make_recipe(tmp_path / "pool", curate=curating, **KEEP_ALL), run)["curate"]
+    assert report["tars"] == {"samples": 11, "no_image": 5, "cut_image": 0}
+    for tar in (run / "curate/tars").glob("*.tar"):
+        members = read_tar(tar)
+        for name in (name for name in members if name.endswith(".jpg")):
+            record = json.loads(members[name.replace(".jpg", ".json")])
+            assert [record["key"], record["texts"]] == [members[name].decode(), [f"{TEXT} {record['key']}"]]
+
+
 @pytest.mark.parametrize("least", [0, 10])
 def test_curated_rows_of_a_parquet_pool_keep_all_columns(tmp_path, run, least):
     texts = [["zzz", *(f"{TEXT} {i} {n}" for n in range(i % 4))] for i in range(30)]

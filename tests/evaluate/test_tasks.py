@@ -283,6 +283,22 @@ def test_queries_name_images_by_their_positions_in_the_dataset_where_one_does_no
         assert set(of_query.tolist()) == set(task.image_idx.tolist()) - {0}
 
 
+def test_a_cue_counts_where_all_of_its_images_decode():
+    random = np.random.default_rng(0)
+    images, cues = unit(random, 12), rows_of(unit(random, 40))
+    candidates = [random.permutation(12)[:5] for _ in range(40)]
+    is_right = [random.permutation(np.arange(5) < 2) for _ in range(40)]
+    images[[3, 7]] = np.nan
+    whole = [row for row in range(40) if not {3, 7} & set(candidates[row].tolist())]
+
+    def score(rows):
+        names, of_cues, right = (list(map(values.__getitem__, rows)) for values in (range(40), candidates, is_right))
+        return Association(cues=list(map(str, names)), candidates=of_cues, is_right=right).score(images, cues)
+
+    assert 0 < len(whole) < 40
+    assert score(range(40)) == score(whole)
+
+
 def test_roc_auc_needs_images_of_both_classes():
     images = np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32)
 

@@ -124,7 +124,9 @@ def test_valid_and_deny_lists_recount_and_never_match_again(pool_folder, tmp_pat
     valid, denied = [*all_keys[::2], "not in the pool"], all_keys[:40]
     pq.write_table(pa.table({"key": valid}), tmp_path / "valid.parquet")
     pq.write_table(pa.table({"key": denied, "why": ["asked"] * 40}), tmp_path / "denied.parquet")
-    lists = {"valid_keys": str(tmp_path / "valid.parquet"), "deny_keys": [str(tmp_path / "denied.parquet")]}
+    (tmp_path / "empty.txt").touch()
+    denying = [str(tmp_path / name) for name in ("empty.txt", "denied.parquet")]
+    lists = {"valid_keys": str(tmp_path / "valid.parquet"), "deny_keys": denying}
     run_stages(make_recipe(pool_folder, pool=lists), tmp_path, stages="match")
     said = capsys.readouterr().err
     for path, number in (("valid", len(valid)), ("denied", 40)):

@@ -1,6 +1,7 @@
 """The loader gives the plan's pairs with their images, for any world size, first step and broken images."""
 
 import functools
+import struct
 import threading
 import time
 from collections import Counter
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
+import small_world
 import trainings
 from calls import before, calls_of
-from small_world import COLOURS, TEXTS, write_world
+from small_world import COLOURS, FORMS, TEXTS, write_world
 from trainings import pairs_of, read
 from worldclip.core.coin import CROP, uniform
 from worldclip.core.errors import UserError
@@ -44,9 +46,9 @@ def run_dir(tmp_path):
 make_loader = functools.partial(trainings.make_loader, global_batch_size=10)
 
 
-def loader_of(run_dir, broken=(), without_image=(), **options):
+def loader_of(run_dir, broken=(), without_image=(), per_shard=8, **options):
     """Write the small world and open its loader."""
-    write_world(run_dir, broken=broken, without_image=without_image)
+    write_world(run_dir, broken=broken, without_image=without_image, per_shard=per_shard)
     return make_loader(run_dir, **options)
 
 
@@ -113,6 +115,21 @@ def test_images_match_their_texts(run_dir):
         assert np.abs(centre.astype(int) - COLOURS[colour]).max() < 12
         assert colour in trainings.tokenizer().hf.decode(ids)
     assert batch.langs == Counter(list(TEXTS)[i] for i in batch.text_idx)
+
+
+def test_images_of_one_size_at_one_place_of_several_tars_are_those_of_their_keys(run_dir, monkeypatch):
+    """Decoded images are cached, and the tars of uncompressed ones have equal offsets."""
+    header = b"BM" + struct.pack("<4I2i2H6I", 54 + 768, 0, 54, 40, 16, 16, 1, 24, 0, 0, 0, 0, 0, 0)
+
+    def grey(colour, form):
+        pair = (9 * list(COLOURS).index(colour) + 4 * FORMS.index(form)) % 12  # pair % 4 and pair % 3 decide these
+        return header + bytes([20 * pair]) * 768
+
+    monkeypatch.setattr(small_world, "picture", grey)
+    loader = loader_of(run_dir, per_shard=4)
+    for step in range(6):
+        batch = loader.batch(step)
+        assert [round(image.float().mean().item()) // 20 for image in batch.images] == list(map(int, batch.keys))
 
 
 @pytest.mark.parametrize(
