@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedded_world import BAD, PER_SHARD, SHARDS, picture, segment_of, text_of
 from miniature import write_files
@@ -373,6 +375,23 @@ def test_files_keep_their_groups_and_new_ones_fill_those_that_are_half_empty(mon
     assert sorted(itertools.chain(*after.values())) == sorted(changed)
     few = group_files(files[:2], {f"files_{i:06}": [name] for i, (name, _, _) in enumerate(files)})
     assert list(few) == ["files_000000"], "many small groups become one"
+
+
+@given(st.lists(st.sets(st.integers(0, 20)), max_size=6))
+def test_groups_of_a_folder_with_any_history_hold_each_file_once_and_are_never_empty(history):
+    earlier: dict[str, list[str]] = {}
+    for numbers in history:
+        files = [(f"{number:02}", 1, 1) for number in sorted(numbers)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(picture_folder, "FILES_PER_GROUP", 3)
+            groups = group_files(files, earlier)
+        assert sorted(itertools.chain(*groups.values())) == files
+        assert {len(group) for group in groups.values()} <= {1, 2, 3}
+        names = {group: [stamp[0] for stamp in members] for group, members in groups.items()}
+        if len(earlier) <= 2 * (len(files) // 3 + 1):  # else all are grouped anew
+            for group, before in earlier.items():
+                assert {name for name in before if (name, 1, 1) in files} <= set(names.get(group, []))
+        earlier = names
 
 
 def test_a_listing_has_every_picture_once_with_size_and_time_and_the_names_of_other_files(tmp_path):
