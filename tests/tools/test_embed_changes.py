@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -18,10 +19,11 @@ from pools import write_table
 from stages import QUIET
 from toy import write_tar
 from worldclip import pool as pools
-from worldclip.contracts.schemas import IMAGE_PLACES
+from worldclip.contracts.schemas import EMBEDDED_TEXTS, IMAGE_PLACES
 from worldclip.core.artifacts import write_table as write_artifact_table
 from worldclip.core.errors import UserError
 from worldclip.export.embedded import open_embedded
+from worldclip.export.segments import read_segment
 from worldclip.model import sample_inputs
 from worldclip.model.inference import Clip
 from worldclip.pool import picture_folder
@@ -325,6 +327,18 @@ def test_ids_do_not_move_with_the_rows(world, tmp_path):
     embed(world / "model", photos, tmp_path / "other", executor=QUIET)
     rows = open_embedded(tmp_path / "other").rows(np.arange(8))
     assert {row["key"]: row["id"] for row in rows}.items() < ids.items()
+
+
+def test_a_table_that_was_written_again_with_its_size_is_read_again(tmp_path):
+    path = tmp_path / "0.parquet"
+    sizes = set()
+    for time_ns, key in enumerate("ab"):
+        rows = pa.Table.from_pylist([{name: None for name in EMBEDDED_TEXTS.names} | {"key": key}], EMBEDDED_TEXTS)
+        write_artifact_table(path, rows, EMBEDDED_TEXTS)
+        os.utime(path, ns=(time_ns, time_ns))
+        sizes.add(path.stat().st_size)
+        assert read_segment(path, EMBEDDED_TEXTS)["key"].to_pylist() == [key]
+    assert len(sizes) == 1
 
 
 def test_a_moved_pool_is_named_by_search_and_given_anew(world, tmp_path):
