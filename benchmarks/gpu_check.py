@@ -54,9 +54,8 @@ from worldclip.train.distributed import (
     pick_rank_device,
 )
 from worldclip.train.loader import Batch
-from worldclip.train.loop import Trainer
+from worldclip.train.loop import Start, Trainer
 from worldclip.train.schedule import Schedule
-from worldclip.train.start import Start
 from worldclip.train.step import train_step
 from worldclip.train.train_state import TrainState, create_train_state
 

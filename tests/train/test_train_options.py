@@ -38,12 +38,12 @@ from worldclip.evaluate import engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export import ExportConfig, export_model
 from worldclip.model.config import TokenizerConfig
-from worldclip.train import garbage, loop
+from worldclip.train import loop
 from worldclip.train.config import TrainConfig
 from worldclip.train.log import read_log
 from worldclip.train.lora import adapted_layers, add_adapters
+from worldclip.train.plan import split_shards
 from worldclip.train.scores import config_of_scores
-from worldclip.train.start import split_shards
 from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, run_tokenizer, training_texts
 from worldclip.train.train_state import resize_positions
 
@@ -381,9 +381,9 @@ def test_wandb_gets_every_curve_and_one_run_id_for_all_resumed_parts(tmp_path, m
 
 
 def test_garbage_is_collected_at_the_same_steps_on_all_ranks_and_no_step_leaves_tensors(tmp_path, monkeypatch):
-    """Tensors that a step leaves would grow the memory for garbage.EVERY_STEPS."""
+    """Tensors that a step leaves would grow the memory for loop.COLLECT_EVERY_STEPS."""
     collected, is_enabled, num_tensors = [], [], []
-    monkeypatch.setattr(garbage, "EVERY_STEPS", 4)
+    monkeypatch.setattr(loop, "COLLECT_EVERY_STEPS", 4)
 
     def count(*_, **__):
         is_enabled.append(gc.isenabled())

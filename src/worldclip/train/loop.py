@@ -6,20 +6,24 @@ learning rate from the step, and no random generator is used.  All ranks run the
 
 from __future__ import annotations
 
+import gc
 import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 
 from worldclip.contracts import layout
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
+from worldclip.core.execute import Shard
 from worldclip.core.job import Report, Run
+from worldclip.curate import online_work
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.language.config import LanguagesConfig
 from worldclip.model.tokenizer import Tokenizer
@@ -30,14 +34,13 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.device import keep_freed_memory
 from worldclip.train.distill import encode_by_teacher, load_teacher
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
-from worldclip.train.garbage import collect_at, collected_by_step
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
+from worldclip.train.plan import split_shards
 from worldclip.train.progress import RankCounts, read_progress
-from worldclip.train.schedule import crosses, learning_rate
+from worldclip.train.schedule import Schedule, crosses, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, score_checkpoint
 from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
-from worldclip.train.start import Start, create_loader, create_validation_loader
 from worldclip.train.step import (
     LaunchedStep,
     StepResult,
@@ -54,6 +57,25 @@ MAX_UNREADABLE_SHARE = 0.01  # share of the samples between two checkpoints; mor
 FEW_UNREADABLE = 20  # unreadable samples without an error: two checkpoints may be only one step apart
 MAX_S_WITHOUT_CHECKPOINT = 600.0
 VALIDATION_BATCHES = 8  # measured each time, always the same
+COLLECT_EVERY_STEPS = 50
+YOUNG = 1  # generations 0 and 1 of Python's garbage collector, in which nearly all garbage is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The facts that rank 0 has found, from which all ranks start."""
+
+    schedule: Schedule
+    checkpoint: Path | None
+    """None: fresh weights."""
+    num_streams: int
+    """Streams that the images are read in; 0: windows."""
+    shards: Sequence[Shard]
+    """Shards of the matched pool."""
+    images: Sequence[Shard] | None
+    """The joined files of train.pool; None: the matched pool holds the images."""
+    lacks_scores: bool = False
+    """Whether the checkpoint is due for an evaluation that did not end, or was of other datasets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +112,7 @@ class Trainer:
         if world.is_first:  # before training allocates memory
             for line in budget.to_lines(config, tokenizer.vocab_size, self.schedule, world.size):
                 say("train", line)
-        self.validation = create_validation_loader(run, start, tokenizer, world)
+        self.validation = self._open_validation_loader(run, start)
         self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
         self.progress = read_progress(start.checkpoint, world)
         self.lacks_scores = start.lacks_scores
@@ -114,7 +136,49 @@ class Trainer:
 
     def open_loader(self, run: Run, start: Start) -> Loader:
         """Return the loader of the pairs to train on; benchmarks/gpu_check.py has another one."""
-        return create_loader(run, start, self.tokenizer, self.world, pin_memory=self.device.type == "cuda")
+        shards, _ = split_shards(start.shards, self.config.validation_shards)
+        work = None
+        if self.config.curation == "online":
+            work = online_work(run)
+        return Loader(
+            run.dir,
+            shards,
+            self.tokenizer,
+            self.config,
+            global_batch_size=start.schedule.global_batch_size,
+            world=self.world,
+            num_streams=start.num_streams,
+            work=work,
+            images=start.images,
+            epochs_dir=self.train_dir / "epochs",
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _open_validation_loader(self, run: Run, start: Start) -> Loader | None:
+        """Return the loader of the held-out pairs, without patch dropout; None where none are held out.
+
+        Raises UserError if they are fewer than a batch.
+        """
+        _, shards = split_shards(start.shards, self.config.validation_shards)
+        if not shards:
+            return None
+        config = replace(self.config, patch_dropout=0.0, skip_samples=None)
+        batch_size = start.schedule.global_batch_size
+        loader = Loader(
+            run.dir,
+            shards,
+            self.tokenizer,
+            config,
+            global_batch_size=batch_size,
+            world=self.world,
+            images=start.images,
+        )
+        if loader.epoch_length < batch_size:
+            raise UserError(
+                f"train.validation_shards = {len(shards)}: they hold {loader.epoch_length:,} pairs, fewer than a batch "
+                f"of {batch_size:,}; hold out more"
+            )
+        return loader
 
     def _describe(self) -> str:
         loader = self.loader
@@ -138,7 +202,7 @@ class Trainer:
         teacher = self.config.distill.teacher
         self.teacher = None if teacher is None else load_teacher(teacher, self.device)
         self.saved_at = time.monotonic()
-        with closing(self.writer), catch_signals() as exit_code_of_signal, self.log, collected_by_step():
+        with closing(self.writer), catch_signals() as exit_code_of_signal, self.log, no_garbage_collection():
             if self.lacks_scores:  # a kill came before the end of the evaluation, or its datasets changed
                 self._evaluate()
             self.started_at = self.idle_since = time.perf_counter()
@@ -171,9 +235,11 @@ class Trainer:
         if self.world.size == 1:  # nobody else is to agree
             requests = self._requests(exit_code_of_signal())
         is_saved = is_due or requests.is_overdue or requests.exit_code > 0
-        collect_at(num_launched, is_saved=is_saved)
         if not is_saved:
+            if num_launched % COLLECT_EVERY_STEPS == 0:
+                gc.collect(YOUNG)
             return
+        gc.collect()
         self._read_steps(0)
         self._save()
         if is_evaluated:
@@ -337,3 +403,23 @@ class Trainer:
 def steps_ahead(device: torch.device) -> int:
     """Return how many steps are launched ahead of the one that is read: reading waits, and a GPU would idle."""
     return 1 if device.type == "cuda" else 0
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Let Python collect garbage only where the loop asks for it: at the same steps on all ranks.
+
+    A full collection goes through all objects of the process: 0.4 s with torch and transformers loaded.  Left to
+    itself, each rank would collect at a step of its own, and all others would wait for it in the next exchange.
+    Objects from before, which stay, are never gone through again.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

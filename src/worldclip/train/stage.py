@@ -47,7 +47,7 @@ from worldclip.train.schedule import (
 from worldclip.train.tokenizer import run_tokenizer
 
 if TYPE_CHECKING:
-    from worldclip.train.start import Start
+    from worldclip.train.loop import Start
 
 REMOTE_STREAMS = 64  # smallest default number of streams of an object store
 STREAMS_PER_RANK = 6  # ... with many ranks
@@ -250,7 +250,7 @@ def _train_once(run: Run, job: Job) -> Result:
 
 def _find_start(run: Run, schedule: Schedule) -> tuple[Start, Tokenizer]:
     """Return what all ranks start from, and the tokenizer: list the shards, join the images, make what is missing."""
-    from worldclip.train.start import Start
+    from worldclip.train.loop import Start
 
     config = run.section(TrainConfig)
     indexed = pool.indexed_shards(run)
