@@ -34,7 +34,7 @@ from worldclip.evaluate.datasets import names as of_names
 from worldclip.model.clip import create_model, image_processor, model_config
 from worldclip.model.config import ModelConfig
 from worldclip.model.tokenizer import load_tokenizer, train_tokenizer
-from worldclip.train.train_state import load_initial_weights
+from worldclip.train.initial_weights import load_initial_weights
 
 EXAMPLES = REPOSITORY / "examples"
 NOTEBOOK = EXAMPLES / "notebook" / "worldclip.ipynb"

@@ -38,7 +38,7 @@ from worldclip.core.settings import load_config
 from worldclip.model.tokenizer import Tokens, train_tokenizer
 from worldclip.train import checkpoint_writer, distributed, loop, stage, train_state
 from worldclip.train.checkpoint import CheckpointReader
-from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor
+from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, copy_to_cpu
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, connected_ranks, gather_records
 from worldclip.train.dual_encoder import DualEncoder
@@ -241,7 +241,7 @@ def count_read() -> list[int]:
 def save(state: Any, train_dir: Path) -> dict[str, int]:
     """Write the checkpoint of step 3.  Return the bytes that this rank copied, and wrote to its own file."""
     train_dir.mkdir(parents=True, exist_ok=True)
-    writer, tensors = CheckpointWriter(train_dir, state.world, keep_last=1), train_state.copy_to_cpu(state)
+    writer, tensors = CheckpointWriter(train_dir, state.world, keep_last=1), copy_to_cpu(state)
     writer.start(3, tensors, {"updates": 3}, lambda folder: None)
     writer.wait()
     distributed.barrier(state.world)  # rank 0 has renamed the folder

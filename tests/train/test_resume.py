@@ -35,13 +35,19 @@ from worldclip.train.checkpoint import (
     remove_old,
     write_digests,
 )
-from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, cut_share, write_index, write_shard
+from worldclip.train.checkpoint_writer import (
+    CheckpointWriter,
+    LocalTensor,
+    copy_to_cpu,
+    cut_share,
+    write_index,
+    write_shard,
+)
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
 from worldclip.train.signals import catch_signals
 from worldclip.train.step import LaunchedStep
-from worldclip.train.train_state import copy_to_cpu
 
 
 @pytest.fixture(scope="module")

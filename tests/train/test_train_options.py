@@ -40,12 +40,12 @@ from worldclip.export import ExportConfig, export_model
 from worldclip.model.config import TokenizerConfig
 from worldclip.train import loop
 from worldclip.train.config import TrainConfig
+from worldclip.train.initial_weights import resize_positions
 from worldclip.train.log import read_log
 from worldclip.train.lora import adapted_layers, add_adapters
 from worldclip.train.plan import split_shards
 from worldclip.train.scores import config_of_scores
 from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, run_tokenizer, training_texts
-from worldclip.train.train_state import resize_positions
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 10**9, "warmup_samples": 16}
 

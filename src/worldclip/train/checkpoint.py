@@ -68,7 +68,7 @@ Digests = dict[str, dict[str, int | str]]
 
 
 class CheckpointReader:
-    """Reads tensors, or rows of them, by the names of train_state.copy_to_cpu, from either layout."""
+    """Reads tensors, or rows of them, by the names of checkpoint_writer.copy_to_cpu, from either layout."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
 import shutil
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from worldclip.contracts import layout
 from worldclip.contracts.layout import step_folder
@@ -22,6 +24,9 @@ from worldclip.core.console import say
 from worldclip.core.errors import WorkStopped, naming
 from worldclip.core.job import Record
 from worldclip.core.job_files import FORMAT_VERSION
+from worldclip.model.clip import image_processor
+from worldclip.model.formats.huggingface_folder import write_sentence_modules
+from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import (
     MODEL,
     OPTIMIZER,
@@ -35,7 +40,10 @@ from worldclip.train.checkpoint import (
     size_and_digest,
     write_digests,
 )
-from worldclip.train.distributed import World, barrier
+from worldclip.train.distributed import World, barrier, local_tensor, shard_rows, sharding_ranks
+from worldclip.train.lora import FOLDER as ADAPTERS
+from worldclip.train.lora import copy_adapters, is_adapter, merged_weights, write_adapters
+from worldclip.train.train_state import MOMENTS, TrainState
 
 MAX_FAILED_SAVES = 3  # consecutive failures after which training stops
 _FAILED = "failed"  # key of a rank's note: why it could not write its rows
@@ -90,6 +98,59 @@ def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dic
     return share
 
 
+def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
+    """Return copies of this rank's share of weights and moments, which later steps do not change.
+
+    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>.  What several ranks hold is cut among them,
+    so that each row is copied once: all under DDP, under HSDP the shards, of which every machine has a copy.
+
+    With LoRA: weights.<parameter> are merged, base.<parameter> what the adapters are added to, adapter.<parameter> the
+    adapters.
+    """
+    world = state.world
+    sharding = sharding_ranks(state.config.parallel, world)
+    replicated: dict[str, LocalTensor] = {}
+    sharded: dict[str, LocalTensor] = {}
+    merged = dict(merged_weights(state.model.clip))
+    for name, parameter in state.model.checkpoint_parameters().items():
+        kinds = {"adapter" if is_adapter(name) else "weights": parameter.detach()}
+        if name in merged:
+            kinds = {"weights": merged[name], "base": parameter.detach()}
+        if parameter in state.optimizer.state:
+            kinds |= {moment: state.optimizer.state[parameter][moment] for moment in MOMENTS}
+        tensors = replicated
+        first_row = 0
+        if isinstance(parameter, DTensor):
+            tensors = sharded
+            first_row, _ = shard_rows(len(parameter), sharding)
+        for kind, tensor in kinds.items():
+            tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
+    share = cut_share(replicated, world.rank, world.size)
+    share |= cut_share(sharded, world.rank // sharding.size, world.size // sharding.size)
+    return {name: local.copy() for name, local in share.items() if local.num_rows}
+
+
+def folder_writer(state: TrainState, tokenizer: Tokenizer) -> Callable[[Path], None]:
+    """Return a function that another thread calls to write all of a checkpoint's folder but weights and moments.
+
+    Those are configuration, tokenizer, preprocessing, and with LoRA the present adapters.
+    """
+    adapters = copy_adapters(state.model.clip) if state.config.lora_rank is not None else None
+
+    def write(folder: Path) -> None:
+        config = copy.deepcopy(state.model.clip.config)
+        config.architectures = ["MetaClip2Model"]
+        config.dtype = "float32"
+        config.save_pretrained(folder)
+        tokenizer.save(folder)
+        image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
+        write_sentence_modules(folder)
+        if adapters is not None:
+            write_adapters(folder / ADAPTERS, adapters, state.config)
+
+    return write
+
+
 class CheckpointWriter:
     """Writes checkpoints in a thread while training continues, one at a time.
 
@@ -118,7 +179,7 @@ class CheckpointWriter:
     ) -> None:
         """Start to write step_<step>, after the checkpoint before it is complete.  Every rank must call this.
 
-        tensors: as train_state.copy_to_cpu names them.  state: further keys of state.json.  write_model: fills a folder
+        tensors: as copy_to_cpu names them.  state: further keys of state.json.  write_model: fills a folder
         with configuration, tokenizer and preprocessing.  Raises the error of the checkpoint before only after
         MAX_FAILED_SAVES of them in a row.
         """

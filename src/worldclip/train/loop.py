@@ -29,7 +29,7 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate
-from worldclip.train.checkpoint_writer import CheckpointWriter
+from worldclip.train.checkpoint_writer import CheckpointWriter, copy_to_cpu, folder_writer
 from worldclip.train.config import TrainConfig
 from worldclip.train.device import keep_freed_memory
 from worldclip.train.distill import encode_by_teacher, load_teacher
@@ -49,7 +49,7 @@ from worldclip.train.step import (
     launch_step,
     validation_loss,
 )
-from worldclip.train.train_state import copy_to_cpu, create_train_state, folder_writer
+from worldclip.train.train_state import create_train_state
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
 MAX_SKIPPED_IN_A_ROW = 10

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,29 +15,20 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from worldclip.contracts import layout
-from worldclip.core.errors import UserError
 from worldclip.model.clip import (
-    IMAGE_MEAN,
-    IMAGE_STD,
     create_empty_model,
     create_model,
     fill_position_ids,
-    image_processor,
     model_config,
     pixel_statistics,
 )
-from worldclip.model.formats.huggingface_folder import write_sentence_modules
-from worldclip.model.load import find, load
-from worldclip.model.preprocess import describe
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader
-from worldclip.train.checkpoint_writer import LocalTensor, cut_share
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World, barrier, local_tensor, shard_rows, sharding_ranks
 from worldclip.train.dual_encoder import SIGLIP_SCALE, TEXT_CHUNKS, DualEncoder
-from worldclip.train.lora import FOLDER as ADAPTERS
-from worldclip.train.lora import add_adapters, copy_adapters, is_adapter, merged_weights, write_adapters
+from worldclip.train.initial_weights import load_initial_weights, read_logit_bias
+from worldclip.train.lora import add_adapters
 
 if TYPE_CHECKING:
     from transformers import MetaClip2Model
@@ -48,7 +37,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 # of AdamW, as in arXiv:2103.00020 and in all recipes
 BETA1 = 0.9
 EPS = 1e-6
-POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +71,17 @@ def create_train_state(
 def _create_fresh(config: TrainConfig, tokenizer: Tokenizer, world: World, device: torch.device) -> TrainState:
     """Draw the weights, or take those of config.initial_weights, whole on each rank; then wrap the model."""
     clip = create_model(model_config(config.model, tokenizer), config.seed, config.model.init)
-    bias = None
     if config.loss == "siglip":
         with torch.no_grad():
             clip.logit_scale.fill_(SIGLIP_SCALE)
     if config.initial_weights is not None:
         load_initial_weights(clip, config.initial_weights, tokenizer)
-        if config.loss == "siglip":
-            bias = read_logit_bias(config.initial_weights)
     model = _create_encoder(clip, config, world)
-    if model.logit_bias is not None and bias is not None:
-        with torch.no_grad():
-            model.logit_bias.copy_(bias)
+    if model.logit_bias is not None and config.initial_weights is not None:
+        bias = read_logit_bias(config.initial_weights)
+        if bias is not None:
+            with torch.no_grad():
+                model.logit_bias.copy_(bias)
     model.to(device)
     wrapped = _wrap(model, config, world, device)
     return _with_optimizer(model, wrapped, config, world, device)
@@ -188,80 +175,6 @@ def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim
     )
 
 
-def load_initial_weights(model: MetaClip2Model, source: str, tokenizer: Tokenizer) -> None:
-    """Fill `model` with the weights of a run, a Hugging Face folder or a hub id, whose image size may differ.
-
-    tokenizer: the run's.  Raises UserError if shapes differ, or the heads or the activation, which shapes do not show;
-    if the source's tokenizer has other pieces: rows of its token table would stand for other pieces here; and if the
-    source normalises pixels in another way than training does.
-    """
-    clip = load(source, device="cpu")
-    other: Any = clip.model
-    weights = other.state_dict()
-    own_weights = model.state_dict()
-    weights[POSITIONS] = resize_positions(weights[POSITIONS], len(own_weights[POSITIONS]))
-    problems = []
-    for name, own_weight in own_weights.items():
-        shape = tuple(weights[name].shape) if name in weights else "missing"
-        own_shape = tuple(own_weight.shape)
-        if shape != own_shape:
-            problems.append(f"{name} is {shape} there, {own_shape} here")
-    for encoder in ("vision_config", "text_config"):
-        for key in ("hidden_act", "num_attention_heads"):
-            value = getattr(getattr(other.config, encoder), key)
-            own_value = getattr(getattr(model.config, encoder), key)
-            if value != own_value:
-                problems.append(f"{encoder}.{key} is {value} there, {own_value} here")
-    if problems:
-        raise UserError(
-            f"train.initial_weights = {source!r}: its architecture differs ({'; '.join(problems[:3])}); set "
-            "train.model and train.tokenizer.path to that model's"
-        )
-    if clip.tokenizer.hf.get_vocab() != tokenizer.hf.get_vocab():
-        raise UserError(
-            f"train.initial_weights = {source!r}: its token table is that of another tokenizer; set "
-            f"train.tokenizer.path = {clip.tokenizer.hf.name_or_path!r}"
-        )
-    facts = describe(clip.processor, applies_exif=False)
-    for key, values in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
-        ours = [round(value, 4) for value in values]
-        if facts[key] != ours:
-            raise UserError(
-                f"train.initial_weights = {source!r}: it normalises pixels with {key} {facts[key]}, and training with "
-                f"{ours}; choose a model that was trained with these numbers"
-            )
-    model.load_state_dict(weights)
-
-
-def resize_positions(positions_PW: torch.Tensor, num_positions: int) -> torch.Tensor:
-    """Interpolate the positions of an image tower of width W, (P, W), to (num_positions, W).
-
-    Row 0, of the class token, stays.  The others are a square of n rows by n, and are interpolated by antialiased
-    bicubic weights, as open_clip does when a model's image size changes.
-    """
-    if len(positions_PW) == num_positions:
-        return positions_PW
-    side = math.isqrt(len(positions_PW) - 1)
-    new_side = math.isqrt(num_positions - 1)
-    square_WNN = positions_PW[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized_WMM = torch.nn.functional.interpolate(
-        square_WNN, size=(new_side, new_side), mode="bicubic", antialias=True, align_corners=False
-    )
-    patches_MW = resized_WMM.permute(0, 2, 3, 1).reshape(new_side * new_side, -1)
-    return torch.cat([positions_PW[:1].float(), patches_MW])
-
-
-def read_logit_bias(source: str) -> torch.Tensor | None:
-    """Return SigLIP's bias of a run or a checkpoint; None of any other model: model.safetensors does not hold it."""
-    folder = find(source).path
-    if not layout.trainer_state(folder).exists():
-        return None
-    reader = CheckpointReader(folder)
-    if "weights.logit_bias" not in reader:
-        return None
-    return reader.read("weights.logit_bias")
-
-
 def _wrap(model: DualEncoder, config: TrainConfig, world: World, device: torch.device) -> torch.nn.Module:
     """Wrap the model in DDP or FSDP2 (HSDP: on a mesh of machines and their ranks).  The scalars are left alone.
 
@@ -308,62 +221,6 @@ def _names_in_ddp(model: torch.nn.Module, parameters: Iterable[torch.nn.Paramete
             if parameter in ignored:
                 names.append(f"{module_name}.{name}")
     return list(dict.fromkeys(names))
-
-
-# to and from a checkpoint
-
-
-def folder_writer(state: TrainState, tokenizer: Tokenizer) -> Callable[[Path], None]:
-    """Return a function that another thread calls to write all of a checkpoint's folder but weights and moments.
-
-    Those are configuration, tokenizer, preprocessing, and with LoRA the present adapters.
-    """
-    adapters = copy_adapters(state.model.clip) if state.config.lora_rank is not None else None
-
-    def write(folder: Path) -> None:
-        config = copy.deepcopy(state.model.clip.config)
-        config.architectures = ["MetaClip2Model"]
-        config.dtype = "float32"
-        config.save_pretrained(folder)
-        tokenizer.save(folder)
-        image_processor(state.config.model.architecture().image_size).save_pretrained(folder)
-        write_sentence_modules(folder)
-        if adapters is not None:
-            write_adapters(folder / ADAPTERS, adapters, state.config)
-
-    return write
-
-
-def copy_to_cpu(state: TrainState) -> dict[str, LocalTensor]:
-    """Return copies of this rank's share of weights and moments, which later steps do not change.
-
-    Names: weights.<parameter>, exp_avg.<parameter>, exp_avg_sq.<parameter>.  What several ranks hold is cut among them,
-    so that each row is copied once: all under DDP, under HSDP the shards, of which every machine has a copy.
-
-    With LoRA: weights.<parameter> are merged, base.<parameter> what the adapters are added to, adapter.<parameter> the
-    adapters.
-    """
-    world = state.world
-    sharding = sharding_ranks(state.config.parallel, world)
-    replicated: dict[str, LocalTensor] = {}
-    sharded: dict[str, LocalTensor] = {}
-    merged = dict(merged_weights(state.model.clip))
-    for name, parameter in state.model.checkpoint_parameters().items():
-        kinds = {"adapter" if is_adapter(name) else "weights": parameter.detach()}
-        if name in merged:
-            kinds = {"weights": merged[name], "base": parameter.detach()}
-        if parameter in state.optimizer.state:
-            kinds |= {moment: state.optimizer.state[parameter][moment] for moment in MOMENTS}
-        tensors = replicated
-        first_row = 0
-        if isinstance(parameter, DTensor):
-            tensors = sharded
-            first_row, _ = shard_rows(len(parameter), sharding)
-        for kind, tensor in kinds.items():
-            tensors[f"{kind}.{name}"] = LocalTensor(local_tensor(tensor), tuple(parameter.shape), first_row)
-    share = cut_share(replicated, world.rank, world.size)
-    share |= cut_share(sharded, world.rank // sharding.size, world.size // sharding.size)
-    return {name: local.copy() for name, local in share.items() if local.num_rows}
 
 
 @torch.no_grad()
