@@ -116,15 +116,14 @@ class Loader:
         self.image_size = sizes.image_size
         self._min_side = math.ceil(SCALED_MARGIN * self.image_size) if config.scaled_decode else None
         self.shards = sorted(shards, key=lambda shard: shard.name)
-        names = [shard.name for shard in self.shards]
         num_cached = shards_to_cache(len(self.shards), config.shuffle_shards, num_streams, world)
         self.source = PairSource(run_dir, self.shards, images, num_cached, work, world, epochs_dir)
         self._files = ImageFiles(images or self.shards, self.source.image_index)
         self.order: plan.Order
         if num_streams:
-            self.order = plan.Streams(self.source, names, self.seed, num_streams)
+            self.order = plan.Streams(self.source, self.seed, num_streams)
         else:
-            self.order = plan.Windows(self.source, names, self.seed, config.shuffle_shards)
+            self.order = plan.Windows(self.source, self.seed, config.shuffle_shards)
         self._epoch_starts = [0]  # positions in the concatenation of epochs, for online curation
         self._epoch_starts_lock = threading.Lock()  # the loop asks `epochs_of` while threads make batches
         self._plan_lock, self._tables_lock, self._tokenizer_lock = (threading.Lock() for _ in range(3))
@@ -153,22 +152,40 @@ class Loader:
             epochs, within = self._positions(step)
             parts = [self.order.pairs_at(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)]
         pairs = concat_pairs(parts)
-        bad = BadImages()
         size = self.image_size
         crops_B3SS = torch.empty((len(pairs), 3, size, size), dtype=torch.uint8, pin_memory=self.pin_memory)
         draws = self._draws(pairs, epochs)
-        replacements: dict[int, Pairs] = {}
+        bad = BadImages()
+        replacements: list[Pairs] = []
+        rows = np.arange(len(pairs))  # in the pairs and, after them, the replacements
         for i, image in self._fill(crops_B3SS, pairs, draws):
             bad.add(pairs.keys[i].as_py(), image)
-            replacement, replacements[i] = self._replace(int(epochs[i]), int(within[i]), bad)
-            draws[i] = self._draws(replacements[i], epochs[i : i + 1])[0]
-            crops_B3SS[i] = random_resized_crop(replacement, draws[i], self.crop_scale_min, self.image_size)
+            replacement, pair = self._replace(int(epochs[i]), int(within[i]), bad)
+            rows[i] = len(pairs) + len(replacements)
+            replacements.append(pair)
+            draws[i] = self._draws(pair, epochs[i : i + 1])[0]
+            crops_B3SS[i] = random_resized_crop(replacement, draws[i], self.crop_scale_min, size)
         if replacements:
-            parts = [pairs.take(np.array([i])) for i in range(len(pairs))]
-            for i, pair in replacements.items():
-                parts[i] = pair
-            pairs = concat_pairs(parts)
-        return self._finish(pairs, epochs, crops_B3SS, draws, bad)
+            pairs = concat_pairs([pairs, *replacements]).take(rows)
+        keys = pairs.keys.to_pylist()
+        texts = pairs.texts.to_pylist()
+        patches = None
+        if self.patches_seen < self.num_patches:
+            kept_BP = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patches_seen)
+            patches = torch.from_numpy(kept_BP)
+        images_B3SS = augment(crops_B3SS, draws, self.augment)
+        with self._tokenizer_lock:  # transformers sets the truncation of a tokenizer that encodes meanwhile
+            tokens = self.tokenizer.encode(texts)
+        return Batch(
+            images=images_B3SS,
+            tokens=tokens,
+            keys=keys,
+            text_idx=pairs.text_idx,
+            langs=Counter(pairs.lang.to_pylist()),
+            patches=patches,
+            texts=texts,
+            bad=bad,
+        )
 
     def _draws(self, pairs: Pairs, epochs: np.ndarray) -> np.ndarray:
         return crop_draws(pairs.keys.to_pylist(), pairs.text_idx, self.seed, epochs)
@@ -223,30 +240,6 @@ class Loader:
             self.source.count_ahead(len(starts) - 1)
         epochs = np.searchsorted(starts, positions, side="right") - 1
         return epochs, positions - starts[epochs]
-
-    def _finish(
-        self, pairs: Pairs, epochs: np.ndarray, crops_B3SS: torch.Tensor, draws: np.ndarray, bad: BadImages
-    ) -> Batch:
-        """Warp the crops, draw the kept patches, tokenise the texts."""
-        keys = pairs.keys.to_pylist()
-        texts = pairs.texts.to_pylist()
-        crops_B3SS = augment(crops_B3SS, draws, self.augment)
-        patches = None
-        if self.patches_seen < self.num_patches:
-            rows = kept_patches(keys, pairs.text_idx, self.seed, epochs, self.num_patches, self.patches_seen)
-            patches = torch.from_numpy(rows)
-        with self._tokenizer_lock:  # transformers sets the truncation of a tokenizer that encodes meanwhile
-            tokens = self.tokenizer.encode(texts)
-        return Batch(
-            images=crops_B3SS,
-            tokens=tokens,
-            keys=keys,
-            text_idx=pairs.text_idx,
-            langs=Counter(pairs.lang.to_pylist()),
-            patches=patches,
-            texts=texts,
-            bad=bad,
-        )
 
     def _replace(self, epoch: int, position: int, bad: BadImages) -> tuple[torch.Tensor, Pairs]:
         """Return the first replacement of a position whose image decodes, in the order of plan.replacement.

@@ -223,8 +223,17 @@ class Trainer:
         Raises SystemExit after a signal, UserError if the loss diverges.
         """
         config = self.config
-        self._launch(batch, self._requests(exit_code_of_signal()))
-        num_launched = self.progress.step + len(self.pending)
+        step = self.progress.step + len(self.pending)
+        wait_s = time.perf_counter() - self.started_at
+        lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, config.lr)
+        teacher_features = None
+        if self.teacher is not None:
+            teacher_features = encode_by_teacher(self.teacher, batch, self.device, config.precision)
+        requests = self._requests(exit_code_of_signal())
+        launched = launch_step(self.state, batch, lr, teacher_features, requests, self.idle_since)
+        self.counts.add(batch)
+        self.pending.append(PendingStep(launched, lr, wait_s, len(batch.tokens.ids), batch.bad.counts[UNREADABLE]))
+        num_launched = step + 1
         is_last = num_launched == self.schedule.num_steps
         is_evaluated = crosses(num_launched, self.schedule, config.evaluate_every_samples)
         is_by_samples = is_last or crosses(num_launched, self.schedule, config.checkpoint_every_samples)
@@ -260,18 +269,6 @@ class Trainer:
         """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""
         is_overdue = time.monotonic() - self.saved_at >= MAX_S_WITHOUT_CHECKPOINT
         return Requests(is_overdue and self.world.is_first, exit_code)
-
-    def _launch(self, batch: Batch, requests: Requests) -> None:
-        """Start the model's step; with a teacher, after its features of the batch."""
-        step = self.progress.step + len(self.pending)
-        wait_s = time.perf_counter() - self.started_at
-        lr = learning_rate(step, self.schedule.num_steps, self.schedule.warmup_steps, self.config.lr)
-        teacher_features = None
-        if self.teacher is not None:
-            teacher_features = encode_by_teacher(self.teacher, batch, self.device, self.config.precision)
-        launched = launch_step(self.state, batch, lr, teacher_features, requests, self.idle_since)
-        self.counts.add(batch)
-        self.pending.append(PendingStep(launched, lr, wait_s, len(batch.tokens.ids), batch.bad.counts[UNREADABLE]))
 
     def _read_steps(self, num_left: int) -> Requests:
         """Read the numbers of all steps but the last num_left, and return what any rank asks by the last one read.
@@ -331,9 +328,9 @@ class Trainer:
         """
         progress = self.progress
         self.saved_at = time.monotonic()
-        num_unreadable = progress.bad[UNREADABLE]
+        num_unreadable_before = progress.bad[UNREADABLE]
         self.counts.move_to(progress, self.world)
-        num_unreadable = progress.bad[UNREADABLE] - num_unreadable
+        num_unreadable = progress.bad[UNREADABLE] - num_unreadable_before
         samples = progress.step * self.schedule.global_batch_size
         record = progress.to_record() | {"samples_seen": samples}
         write_model = folder_writer(self.state, self.tokenizer)

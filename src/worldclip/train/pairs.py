@@ -199,7 +199,7 @@ class PairSource:
         world: World = ALONE,
         epochs_dir: Path | None = None,
     ) -> None:
-        """epochs_dir: see EpochCounts."""
+        """shards: sorted by name.  epochs_dir: see EpochCounts."""
         self.run_dir = run_dir
         self.shards = shards
         self.image_shards = image_shards

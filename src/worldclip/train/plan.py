@@ -141,10 +141,9 @@ def replacement(position: int, draw: int, num_pairs: int, seed: int, epoch: int)
 class Order(ABC):
     """Pairs of a pool by epoch and position."""
 
-    def __init__(self, source: PairSource, names: Sequence[str], seed: int) -> None:
-        """names: the sorted names of the source's shards."""
+    def __init__(self, source: PairSource, seed: int) -> None:
         self.source = source
-        self.names = names
+        self.names = [shard.name for shard in source.shards]
         self.seed = seed
         self._layout = functools.lru_cache(maxsize=2)(self._find_layout)  # a batch may span two epochs
 
@@ -167,8 +166,8 @@ class Order(ABC):
 class Windows(Order):
     """Shuffled windows of shards.  Images are read wherever they are, so that any rank may read any position."""
 
-    def __init__(self, source: PairSource, names: Sequence[str], seed: int, shuffle_shards: int) -> None:
-        super().__init__(source, names, seed)
+    def __init__(self, source: PairSource, seed: int, shuffle_shards: int) -> None:
+        super().__init__(source, seed)
         self.shuffle_shards = shuffle_shards
         self._window = functools.lru_cache(maxsize=3)(self.read_window)  # a batch may span two; the next one
         self._ahead: dict[tuple[int, int], Future[Pairs]] = {}
@@ -222,8 +221,8 @@ class Windows(Order):
 class Streams(Order):
     """Fixed streams of shards.  A rank reads its own streams, and a few pairs of others when its streams end first."""
 
-    def __init__(self, source: PairSource, names: Sequence[str], seed: int, num_streams: int) -> None:
-        super().__init__(source, names, seed)
+    def __init__(self, source: PairSource, seed: int, num_streams: int) -> None:
+        super().__init__(source, seed)
         self.num_streams = num_streams
 
     def stream_of(self, epoch: int, positions: np.ndarray) -> np.ndarray:
