@@ -81,20 +81,26 @@ def cut_share(tensors: Mapping[str, LocalTensor], index: int, count: int) -> dic
 
     Consecutive rows, so that most tensors are in one file: a slice of each tensor in each file would make an index of a
     million entries for a model of 800 tensors on 384 ranks.
+
+    Example: tensor a has 4 rows of 8 bytes, which start at the bytes 0, 8, 16, 24; b has 2 rows of 16 bytes, which
+    start at 32 and 48.  Three shares of these 64 bytes are the bytes 0 to 20, 21 to 41 and 42 to 63.  A share gets the
+    rows that start in it: the first one rows 0, 1, 2 of a, the second row 3 of a and row 0 of b, the third row 1 of b.
     """
-    total = sum(local.tensor.nbytes for local in tensors.values())
-    first_byte = total * index // count
-    last_byte = total * (index + 1) // count
+    total_bytes = sum(local.tensor.nbytes for local in tensors.values())
+    share_start = total_bytes * index // count
+    share_stop = total_bytes * (index + 1) // count
     share = {}
-    offset = 0
+    tensor_start = 0
     for name, local in tensors.items():
         row_bytes = max(1, local.tensor.nbytes // max(1, local.num_rows))
-        # a row belongs to the share in which it starts
-        start = min(max(-(-(first_byte - offset) // row_bytes), 0), local.num_rows)
-        stop = min(max(-(-(last_byte - offset) // row_bytes), 0), local.num_rows)
-        if start < stop:
-            share[name] = local.rows(start, stop)
-        offset += local.tensor.nbytes
+        # the number of rows that start before a byte of the tensor: byte / row_bytes, rounded up
+        first_row = -(-(share_start - tensor_start) // row_bytes)
+        stop_row = -(-(share_stop - tensor_start) // row_bytes)
+        first_row = min(max(first_row, 0), local.num_rows)
+        stop_row = min(max(stop_row, 0), local.num_rows)
+        if first_row < stop_row:
+            share[name] = local.rows(first_row, stop_row)
+        tensor_start += local.tensor.nbytes
     return share
 
 

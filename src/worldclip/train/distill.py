@@ -33,7 +33,11 @@ def encode_by_teacher(clip: Clip, batch: Batch, device: torch.device, precision:
     bicubically from the model's crop to the teacher's size, the whole crop.
     """
     facts = facts_of(clip.processor)
-    pixels = resize(batch.images.to(device), facts.size).float() / 255
+    images_B3SS = batch.images.to(device)
+    if images_B3SS.shape[-1] != facts.size:
+        size = (facts.size, facts.size)
+        images_B3SS = torch.nn.functional.interpolate(images_B3SS, size, mode="bicubic", antialias=True)
+    pixels = images_B3SS.float() / 255
     mean = torch.tensor(facts.mean, device=device)[:, None, None]
     std = torch.tensor(facts.std, device=device)[:, None, None]
     tokens = clip.tokenizer.encode(batch.texts)
@@ -41,10 +45,3 @@ def encode_by_teacher(clip: Clip, batch: Batch, device: torch.device, precision:
         image_BE = clip.backend.encode_pixels((pixels - mean) / std)
         text_BE = clip.backend.encode_tokens(tokens, num_chunks=TEXT_CHUNKS)
     return torch.from_numpy(image_BE).to(device), torch.from_numpy(text_BE).to(device)
-
-
-def resize(images_B3SS: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize (B, 3, S, S) uint8 bicubically to (B, 3, size, size) uint8."""
-    if images_B3SS.shape[-1] == size:
-        return images_B3SS
-    return torch.nn.functional.interpolate(images_B3SS, (size, size), mode="bicubic", antialias=True)

@@ -83,19 +83,21 @@ def locate_in_streams(positions: np.ndarray, lengths: np.ndarray) -> tuple[np.nd
     The epoch falls into phases.  A phase ends where the next shortest stream is exhausted, so that within a phase every
     round reads the same streams, and a division finds the round and the stream.
 
-    Example: lengths [3, 1, 2] give the streams 0, 1, 2 in round 0, 0, 2 in round 1 and 0 in round 2.
+    Example: streams of [3, 1, 2] pairs.  Round 0 reads the streams 0, 1, 2, round 1 the streams 0, 2, round 2 stream 0.
+    Positions 0 to 5 are therefore in the streams [0, 1, 2, 0, 2, 0], at the places [0, 0, 0, 1, 1, 2].  There are three
+    phases of one round each: they begin at the rounds 0, 1, 2 and at the positions 0, 3, 5.
     """
-    bounds = np.unique(np.concatenate(([0], lengths)))
-    rounds = np.diff(bounds)
-    active = [np.flatnonzero(lengths >= bound) for bound in bounds[1:]]
-    starts = np.concatenate(([0], np.cumsum(rounds * [len(streams) for streams in active]))).astype(np.int64)
-    phase_of = np.searchsorted(starts, positions, side="right") - 1
+    bounds = np.unique(np.append(lengths, 0))  # phase i is the rounds [bounds[i], bounds[i + 1])
+    num_active = len(lengths) - np.searchsorted(np.sort(lengths), bounds[:-1], side="right")
+    phase_starts = np.append(0, np.cumsum(np.diff(bounds) * num_active))
+    phase_of = np.searchsorted(phase_starts, positions, side="right") - 1
     stream = np.empty(len(positions), np.int64)
     place = np.empty(len(positions), np.int64)
     for phase in np.unique(phase_of):
         rows = phase_of == phase
-        round_, turn = np.divmod(positions[rows] - starts[phase], len(active[phase]))
-        stream[rows] = active[phase][turn]
+        active = np.flatnonzero(lengths > bounds[phase])
+        round_, turn = np.divmod(positions[rows] - phase_starts[phase], len(active))
+        stream[rows] = active[turn]
         place[rows] = bounds[phase] + round_
     return stream, place
 
@@ -160,7 +162,14 @@ class Order(ABC):
         """Return the pairs, read already, among which the replacement of the one at a position is looked for."""
 
     @abstractmethod
-    def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]: ...
+    def group_shards(self, shards: np.ndarray) -> list[np.ndarray]:
+        """Return the shards of each window or stream.  shards: the indices of all shards, in the order of an epoch."""
+
+    def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return (the shards of each window or stream of an epoch, (num_groups,) int64: its number of pairs)."""
+        counts = self.source.counts(epoch)[0]
+        groups = self.group_shards(shard_order(self.names, self.seed, epoch))
+        return groups, np.array([counts[group].sum() for group in groups], np.int64)
 
 
 class Windows(Order):
@@ -174,7 +183,8 @@ class Windows(Order):
         self._background = ThreadPoolExecutor(1, thread_name_prefix="window")
 
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
-        starts, window_of = self._windows_of(epoch, positions)
+        starts = self._window_starts(epoch)
+        window_of = np.searchsorted(starts, positions, side="right") - 1
         parts = []
         for window in np.unique(window_of).tolist():
             ahead = self._ahead.pop((epoch, window), None)
@@ -186,7 +196,7 @@ class Windows(Order):
 
     def _read_ahead(self, epoch: int, window: int, position: int) -> None:
         """Read the window after `window` in the background once half of that one is over."""
-        starts = self._layout(epoch)[1]
+        starts = self._window_starts(epoch)
         following = window + 1
         if following == len(starts) or 2 * position < starts[window] + starts[following]:
             return
@@ -195,21 +205,17 @@ class Windows(Order):
 
     def neighbours(self, epoch: int, position: int) -> Pairs:
         """Return the pairs of the position's window."""
-        return self._window(epoch, int(self._windows_of(epoch, np.array([position]))[1][0]))
+        return self._window(epoch, int(np.searchsorted(self._window_starts(epoch), position, side="right")) - 1)
 
-    def _windows_of(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (the position at which each window starts, the window of each of `positions`)."""
-        starts = self._layout(epoch)[1]
-        return starts, np.searchsorted(starts, positions, side="right") - 1
+    def _window_starts(self, epoch: int) -> np.ndarray:
+        """Return the position at which each window of an epoch starts, (num_windows,) int64."""
+        lengths = self._layout(epoch)[1]
+        return np.cumsum(lengths) - lengths
 
-    def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the windows of an epoch (shard indices) and the position at which each starts."""
-        order = shard_order(self.names, self.seed, epoch)
+    def group_shards(self, shards: np.ndarray) -> list[np.ndarray]:
+        """Return the shards of each window.  The last window may be shorter."""
         size = self.shuffle_shards
-        epoch_windows = [order[start : start + size] for start in range(0, len(order), size)]  # the last may be shorter
-        counts = self.source.counts(epoch)[0]
-        lengths = [int(counts[window].sum()) for window in epoch_windows]
-        return epoch_windows, np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
+        return [shards[start : start + size] for start in range(0, len(shards), size)]
 
     def read_window(self, epoch: int, window: int) -> Pairs:
         """Read the pairs of a window and shuffle them."""
@@ -250,23 +256,28 @@ class Streams(Order):
         for stream in np.unique(stream_of):
             in_stream = stream_of == stream
             shards = stream_shards[stream]
-            starts = np.concatenate(([0], np.cumsum(counts[shards])[:-1]))
+            starts = np.cumsum(counts[shards]) - counts[shards]
             number = np.searchsorted(starts, place[in_stream], side="right") - 1
             shard_of[in_stream] = shards[number]
             row[in_stream] = place[in_stream] - starts[number]
         return shard_of, row
 
-    def _find_layout(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the shard indices and the number of pairs of each stream."""
-        order = shard_order(self.names, self.seed, epoch)
-        counts = self.source.counts(epoch)[0]
-        stream_shards = [order[stream :: self.num_streams] for stream in range(self.num_streams)]
-        return stream_shards, np.array([int(counts[shards].sum()) for shards in stream_shards], np.int64)
+    def group_shards(self, shards: np.ndarray) -> list[np.ndarray]:
+        """Return the shards of each stream."""
+        return [shards[stream :: self.num_streams] for stream in range(self.num_streams)]
 
 
 def _ungroup(parts: Sequence[Pairs], group_of: np.ndarray) -> Pairs:
-    """Concatenate parts, one per group in ascending order, and restore the order of `group_of`'s positions."""
+    """Return the pairs of a batch in their order, from parts that each hold the pairs of one window or shard.
+
+    parts: by ascending number of the window or shard.  group_of: (n,) the window or shard of each pair of the batch.
+
+    Example: group_of is [7, 4, 7, 4].  The parts are the pairs 1 and 3, of group 4, and the pairs 0 and 2, of group 7.
+    Laid end to end they are the pairs [1, 3, 0, 2], so that pair 0 is in row 2, pair 1 in row 0: rows [2, 0, 3, 1].
+    """
     if len(parts) == 1:
         return parts[0]
-    concatenated_row = np.argsort(np.argsort(group_of, kind="stable"), kind="stable")
-    return concat_pairs(parts).take(concatenated_row)
+    concatenated_pairs = np.argsort(group_of, kind="stable")
+    row_of_pair = np.empty_like(concatenated_pairs)
+    row_of_pair[concatenated_pairs] = np.arange(len(group_of))
+    return concat_pairs(parts).take(row_of_pair)
