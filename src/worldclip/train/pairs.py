@@ -250,21 +250,18 @@ class PairSource:
         decision = decide_on(candidates, keep_prob, self.work.config, epoch)
         return table["key"].filter(pa.array(decision.kept_T))
 
+    @patient
     def _read_pairs(self, shard_idx: int, epoch: int) -> tuple[Pairs, int]:
         """Return (pairs of a shard in an epoch, number of kept pairs without an image)."""
         if self.work is None:
-            return self._read_curated(shard_idx)
+            columns = ("key", "text_idx", "text", "lang")
+            curated = read_curated(self.run_dir, self.shards[shard_idx], columns)
+            pairs, has_image = self._join_images(curated, shard_idx)
+            return pairs, int((~has_image).sum())
         candidates, keep_prob, pairs, has_image = self._candidates(shard_idx)
         kept_T = decide_on(candidates, keep_prob, self.work.config, epoch).kept_T
         return pairs.take(np.flatnonzero(kept_T[has_image])), int((kept_T & ~has_image).sum())
 
-    @patient
-    def _read_curated(self, shard_idx: int) -> tuple[Pairs, int]:
-        columns = ("key", "text_idx", "text", "lang")
-        pairs, has_image = self._join_images(read_curated(self.run_dir, self.shards[shard_idx], columns), shard_idx)
-        return pairs, int((~has_image).sum())
-
-    @patient
     def _read_candidates(self, shard_idx: int) -> tuple[Candidates, np.ndarray, Pairs, np.ndarray]:
         """Return (candidates, keep probabilities, the pairs with an image, which candidates those are)."""
         assert self.work is not None

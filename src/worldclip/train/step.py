@@ -98,7 +98,9 @@ def launch_step(
     accumulates = state.config.accum_steps > 1
     busy_s = time.perf_counter() - idle_since
     if accumulates:
-        features = _features_without_graph(state, micro_batches)
+        features = _encode_parts(state, micro_batches)
+        for side in features:  # leaves that get the gradient of the whole batch's loss
+            side.requires_grad_()
     else:
         features = state.wrapped(*micro_batches[0])
     if state.config.parallel == "ddp":  # FSDP exchanges weights with other ranks in the forward pass
@@ -181,11 +183,11 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
         state.model.towers.renew()
 
 
-def _features_without_graph(state: TrainState, micro_batches: Sequence[ModelInputs]) -> Features:
-    """Return the features of all micro-batches, as leaves that get the gradient of the whole batch's loss."""
-    with torch.no_grad():
-        features = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
-    image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*features, strict=True))
+@torch.no_grad()
+def _encode_parts(state: TrainState, micro_batches: Sequence[ModelInputs]) -> Features:
+    """Return the features of all micro-batches, without a graph."""
+    parts = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
+    image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
     return image_BD, text_BD
 
 
@@ -274,9 +276,8 @@ def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
     """Return the mean contrastive loss over global batches, the same on all ranks.  Changes nothing."""
     losses = []
     for batch in batches:
-        parts = [state.wrapped(*inputs) for inputs in split_batch(batch, state.config.accum_steps)]
-        image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
-        loss = _compute_loss(state, (image_BD, text_BD), None)
+        features = _encode_parts(state, split_batch(batch, state.config.accum_steps))
+        loss = _compute_loss(state, features, None)
         losses.append(all_reduce(loss, state.world) / state.world.size)
     return float(torch.stack(losses).mean())
 
