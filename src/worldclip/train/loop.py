@@ -229,8 +229,8 @@ class Trainer:
         teacher_features = None
         if self.teacher is not None:
             teacher_features = encode_by_teacher(self.teacher, batch, self.device, config.precision)
-        requests = self._requests(exit_code_of_signal())
-        launched = launch_step(self.state, batch, lr, teacher_features, requests, self.idle_since)
+        votes = self._requests(exit_code_of_signal()).votes()
+        launched = launch_step(self.state, batch, lr, teacher_features, votes, self.idle_since)
         self.counts.add(batch)
         self.pending.append(PendingStep(launched, lr, wait_s, len(batch.tokens.ids), batch.bad.counts[UNREADABLE]))
         num_launched = step + 1
@@ -293,7 +293,7 @@ class Trainer:
                     f"train.lr = {self.config.lr}: the loss or its gradient was not finite for {skipped} steps in a "
                     f"row, up to step {self.progress.step}; lower it, move {self.train_dir} away and train anew"
                 )
-            requests = result.requests
+            requests = Requests.of_votes(result.votes)
         return requests
 
     def _log_step(self, result: StepResult, lr: float) -> None:

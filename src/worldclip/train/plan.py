@@ -210,7 +210,8 @@ class Windows(Order):
     def _window_starts(self, epoch: int) -> np.ndarray:
         """Return the position at which each window of an epoch starts, (num_windows,) int64."""
         lengths = self._layout(epoch)[1]
-        return np.cumsum(lengths) - lengths
+        starts: np.ndarray = np.cumsum(lengths) - lengths
+        return starts
 
     def group_shards(self, shards: np.ndarray) -> list[np.ndarray]:
         """Return the shards of each window.  The last window may be shorter."""

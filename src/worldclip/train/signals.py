@@ -17,12 +17,11 @@ from worldclip.train.launch import is_helper_rank
 
 SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "Ctrl-C"}
 EXIT_CODES = {128 + number: name for number, name in SIGNALS.items()}  # as a shell reports them
-NUM_VOTES = 1 + len(EXIT_CODES)
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The requests of a rank to all ranks; they ride in the exchange of the step's scalars."""
+    """The requests of a rank to all ranks; they ride as votes in the exchange of the step's scalars."""
 
     is_overdue: bool = False
     """Whether a checkpoint is due by rank 0's clock."""
@@ -30,14 +29,17 @@ class Requests:
     """Code of EXIT_CODES to exit with after a checkpoint; 0 for none."""
 
     def votes(self) -> list[bool]:
-        """Return one number per request, to be summed over ranks."""
+        """Return whether a checkpoint is due, then of each of EXIT_CODES whether it is the one to exit with."""
         return [self.is_overdue, *(self.exit_code == code for code in EXIT_CODES)]
 
     @classmethod
-    def any_of(cls, votes: Sequence[float]) -> Requests:
-        """Return what any rank asks, from sums or means of votes; of two exit codes the first in EXIT_CODES."""
-        codes = [code for code, vote in zip(EXIT_CODES, votes[1:], strict=True) if vote > 0]
-        return cls(votes[0] > 0, codes[0] if codes else 0)
+    def of_votes(cls, votes: Sequence[bool]) -> Requests:
+        """Return what any rank asks, from what any rank voted for; of two exit codes the first in EXIT_CODES."""
+        is_overdue, *is_exit_code = votes
+        for code, is_wanted in zip(EXIT_CODES, is_exit_code, strict=True):
+            if is_wanted:
+                return cls(is_overdue, code)
+        return cls(is_overdue)
 
 
 @contextmanager

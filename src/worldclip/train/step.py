@@ -21,7 +21,6 @@ from worldclip.model.tokenizer import Tokens
 from worldclip.train.distributed import World, all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
 from worldclip.train.loss import LOSSES, distillation_loss
-from worldclip.train.signals import NUM_VOTES, Requests
 from worldclip.train.train_state import TrainState
 
 Features = tuple[torch.Tensor, torch.Tensor]
@@ -38,8 +37,8 @@ class StepResult:
     """Whether the step changed the weights: loss and gradient were finite."""
     logit_scale: float
     """The factor, after the step."""
-    requests: Requests
-    """What any rank asks."""
+    votes: tuple[bool, ...]
+    """Whether any rank voted for it, of each of the votes that launch_step took."""
     busy_s: tuple[float, ...]
     """By rank, the seconds before its first exchange with others; of one process empty."""
 
@@ -50,28 +49,30 @@ class LaunchedStep:
 
     numbers: torch.Tensor
     """(4 + votes + ranks,) float32 in this machine's memory; of one process without its rank."""
+    num_votes: int
     copied: torch.cuda.Event | None
     """Comes after the copy of the numbers; None: they are there."""
 
     @classmethod
-    def of(cls, *parts: torch.Tensor) -> LaunchedStep:
+    def of(cls, num_votes: int, *parts: torch.Tensor) -> LaunchedStep:
         """Start to copy the numbers, scalars and vectors, from their device."""
         numbers = torch.cat([part.reshape(-1).float() for part in parts])
         if numbers.device.type != "cuda":
-            return cls(numbers.cpu(), None)
+            return cls(numbers.cpu(), num_votes, None)
         pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         pinned.copy_(numbers, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record()
-        return cls(pinned, copied)
+        return cls(pinned, num_votes, copied)
 
     def read(self) -> StepResult:
         """Wait for the numbers and return them."""
         if self.copied is not None:
             self.copied.synchronize()
-        loss, grad_norm, is_applied, logit_scale, *message = self.numbers.tolist()
-        requests = Requests.any_of(message[:NUM_VOTES])
-        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, requests, tuple(message[NUM_VOTES:]))
+        loss, grad_norm, is_applied, logit_scale, *mean_votes_and_busy_s = self.numbers.tolist()
+        votes = tuple(mean > 0 for mean in mean_votes_and_busy_s[: self.num_votes])
+        busy_s = tuple(mean_votes_and_busy_s[self.num_votes :])
+        return StepResult(loss, grad_norm, bool(is_applied), logit_scale, votes, busy_s)
 
 
 def train_step(state: TrainState, batch: Batch, lr: float, teacher_features: Features | None = None) -> StepResult:
@@ -84,14 +85,15 @@ def launch_step(
     batch: Batch,
     lr: float,
     teacher_features: Features | None = None,
-    requests: Requests | None = None,
+    votes: Sequence[bool] = (),
     idle_since: float = 0.0,
 ) -> LaunchedStep:
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
     That is decided on the device: nothing here waits for it, unless the optimizer is not fused (mps).
-    teacher_features: a teacher's features of the same pairs, for distillation.  requests: to all ranks.  idle_since:
-    time.perf_counter at the end of this rank's step before.
+    teacher_features: a teacher's features of the same pairs, for distillation.  votes: of this rank, as many on each
+    rank; they ride in the exchange of the step's scalars.  idle_since: time.perf_counter at the end of this rank's step
+    before.
     """
     state.optimizer.zero_grad(set_to_none=True)
     micro_batches = batch.inputs or split_batch(batch, state.config.accum_steps)
@@ -111,12 +113,12 @@ def launch_step(
     if accumulates:
         _accumulate_gradients(state, micro_batches, features)
     scalar_grads = [scalar.grad for scalar in state.model.scalars() if scalar.grad is not None]
-    votes_and_busy = average_scalars([loss, *scalar_grads], requests or Requests(), busy_s, state.world)
+    votes_and_busy = average_scalars([loss, *scalar_grads], votes, busy_s, state.world)
     grad_norm = _gradient_norm(state)
     is_finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     _update(state, lr, grad_norm, is_finite)
     logit_scale = state.model.clip.logit_scale.detach().exp()
-    return LaunchedStep.of(loss, grad_norm, is_finite, logit_scale, votes_and_busy)
+    return LaunchedStep.of(len(votes), loss, grad_norm, is_finite, logit_scale, votes_and_busy)
 
 
 def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
@@ -136,21 +138,23 @@ def _compute_loss(state: TrainState, features: Features, teacher_features: Featu
     return loss + distill.weight * taught
 
 
-def average_scalars(scalars: Sequence[torch.Tensor], requests: Requests, busy_s: float, world: World) -> torch.Tensor:
+def average_scalars(
+    scalars: Sequence[torch.Tensor], votes: Sequence[bool], busy_s: float, world: World
+) -> torch.Tensor:
     """Replace scalars by their means over ranks.  Return one vector: the mean votes, then busy_s of each rank.
 
     With one process it has only the votes.  All of it is one all-reduce, since each collective costs a step the
     latency of the whole network.  busy_s: from the end of this rank's step before to its first exchange with others.
     """
-    votes = scalars[0].new_zeros(NUM_VOTES)
-    for i, is_wanted in enumerate(requests.votes()):
+    votes_V = scalars[0].new_zeros(len(votes))
+    for i, is_wanted in enumerate(votes):
         if is_wanted:
-            votes[i].fill_(1)  # a tensor of Python's numbers would be copied from pageable memory, which waits
+            votes_V[i].fill_(1)  # a tensor of Python's numbers would be copied from pageable memory, which waits
     if world.size == 1:
-        return votes
-    busy_R = votes.new_zeros(world.size)
+        return votes_V
+    busy_R = votes_V.new_zeros(world.size)
     busy_R[world.rank].fill_(busy_s * world.size)  # the mean over ranks is busy_s again
-    values = torch.cat([torch.stack([scalar.detach() for scalar in scalars]), votes, busy_R])
+    values = torch.cat([torch.stack([scalar.detach() for scalar in scalars]), votes_V, busy_R])
     means = all_reduce(values, world).div_(world.size)
     for scalar, mean in zip(scalars, means, strict=False):
         scalar.copy_(mean)
