@@ -154,7 +154,7 @@ class Loader:
         pairs = concat_pairs(parts)
         size = self.image_size
         crops_B3SS = torch.empty((len(pairs), 3, size, size), dtype=torch.uint8, pin_memory=self.pin_memory)
-        draws = self._draws(pairs, epochs)
+        draws = crop_draws(pairs.keys.to_pylist(), pairs.text_idx, self.seed, epochs)
         bad = BadImages()
         replacements: list[Pairs] = []
         rows = np.arange(len(pairs))  # in the pairs and, after them, the replacements
@@ -163,7 +163,7 @@ class Loader:
             replacement, pair = self._replace(int(epochs[i]), int(within[i]), bad)
             rows[i] = len(pairs) + len(replacements)
             replacements.append(pair)
-            draws[i] = self._draws(pair, epochs[i : i + 1])[0]
+            draws[i] = crop_draws(pair.keys.to_pylist(), pair.text_idx, self.seed, epochs[i : i + 1])[0]
             crops_B3SS[i] = random_resized_crop(replacement, draws[i], self.crop_scale_min, size)
         if replacements:
             pairs = concat_pairs([pairs, *replacements]).take(rows)
@@ -186,9 +186,6 @@ class Loader:
             texts=texts,
             bad=bad,
         )
-
-    def _draws(self, pairs: Pairs, epochs: np.ndarray) -> np.ndarray:
-        return crop_draws(pairs.keys.to_pylist(), pairs.text_idx, self.seed, epochs)
 
     def _fill(self, crops_B3SS: torch.Tensor, pairs: Pairs, draws: np.ndarray) -> list[tuple[int, BadImage]]:
         """Write the crop of each pair's image to its row, and return the rows and reasons of those without one.

@@ -126,6 +126,9 @@ def split_by_owner(owner: np.ndarray, num_owners: int, rank: int, world_size: in
 
     Ranks own contiguous blocks of streams.  If streams end unevenly, the rows that one rank has too many go to the
     next.  The rows are sorted by the rank that owns them.
+
+    Example: of 4 streams, rank 0 of 2 owns 0 and 1.  A batch of the streams [3, 0, 1, 0] has three rows of rank 0,
+    [1, 2, 3], and one of rank 1, [0].  Each rank reads two: rank 0 the rows [1, 2], rank 1 the rows [3, 0].
     """
     order = np.argsort(owner * world_size // num_owners, kind="stable")
     return order[rank * len(owner) // world_size : (rank + 1) * len(owner) // world_size]
