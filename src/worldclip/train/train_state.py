@@ -159,13 +159,12 @@ def _create_encoder(clip: MetaClip2Model, config: TrainConfig, world: World) -> 
 def create_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW without weight decay for one-dimensional parameters and scalars.  Each step sets its groups' lr."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    is_sharded = any(isinstance(parameter, DTensor) for parameter in trained)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim == 1 or (p.ndim < 1 and not is_sharded)], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+        # under FSDP the scalars are plain tensors, and fused AdamW may not mix them with DTensors in one group
+        {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0},
     ]
-    if is_sharded:  # the scalars are plain tensors, and fused AdamW may not mix them with DTensors in one group
-        groups.append({"params": [p for p in trained if p.ndim < 1], "weight_decay": 0.0})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],  # under LoRA every parameter is a matrix
         lr=config.lr,
