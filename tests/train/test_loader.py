@@ -26,7 +26,6 @@ from worldclip.train import loader as loaders
 from worldclip.train.augment import (
     CROP_DRAWS,
     WARP_DRAWS,
-    Warps,
     crop_box,
     crop_draws,
     jitter,
@@ -273,31 +272,32 @@ def warp_draws(**changes):
     return row
 
 
-def test_a_warp_rotates_shrinks_and_tints_the_background():
+def test_a_warp_rotates_shrinks_and_tints_the_background(monkeypatch):
+    for name, value in {"ROTATE_DEG": 45, "ZOOM_OUT_MIN": 0.5, "BACKDROP_MIN": 0.5}.items():
+        monkeypatch.setattr(f"worldclip.train.augment.{name}", value)
     image = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
     image[:, :, 8:24, 8:24] = 0  # a black square of 16 pixels
-    warps = Warps(rotate_deg=45, zoom_out_min=0.5, backdrop_min=0.5)
-    assert torch.equal(warp(image, warp_draws(), warps), image)
-    small = warp(image, warp_draws(size=0.0), warps)[0]
+    assert torch.equal(warp(image, warp_draws()), image)
+    small = warp(image, warp_draws(size=0.0))[0]
     assert (small[0] < 100).sum().item() == 64
     assert (small[0, 0] == 200).all()
     image[:, :, 16, 16] = 180
-    red = warp(image, warp_draws(green=0.0, blue=0.0), warps)[0]
+    red = warp(image, warp_draws(green=0.0, blue=0.0))[0]
     assert red[:, 0, 0].tolist() == [200, 100, 100]
     assert red[:, 16, 16].tolist() == [180, 180, 180]  # inside the square: not background
     image[:, :, 0, 0] = 90
-    assert torch.equal(warp(image, warp_draws(green=0.0), warps), image)  # no background: the corners differ
+    assert torch.equal(warp(image, warp_draws(green=0.0)), image)  # no background: the corners differ
     image[:, :, 0, 0], image[:, :, 16, 16] = 200, 0
-    turned = warp(image, warp_draws(angle=0.0), warps)[0, 0]
+    turned = warp(image, warp_draws(angle=0.0))[0, 0]
     assert turned[16, 7] < 100 < turned[9, 9]  # a square on its corner
     assert (turned < 100).sum().item() == pytest.approx(256, rel=0.05)
 
 
-def test_a_share_of_the_images_is_warped():
+def test_a_quarter_of_the_images_is_warped():
     images = torch.zeros((2, 3, 16, 16), dtype=torch.uint8)
     images[:, :, :8] = 250
-    draws = np.concatenate([warp_draws(angle=0.0, chance=0.39), warp_draws(angle=0.0, chance=0.41)])
-    warped = warp(images, draws, Warps(rotate_deg=90, share=0.4))
+    draws = np.concatenate([warp_draws(angle=0.0, chance=0.24), warp_draws(angle=0.0, chance=0.26)])
+    warped = warp(images, draws)
     assert (warped[0, 0, :, :7] != images[0, 0, :, :7]).any()
     assert torch.equal(warped[1], images[1])
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,22 +21,11 @@ WARP_DRAWS = 6
 PATCH_OFFSET = np.uint64(1 << 32)  # patch dropout draws the numbers from here on, far beyond those of crop and warp
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Warps:
-    """The changes that training makes to images in addition to the crop."""
-
-    rotate_deg: float = 0.0
-    """Maximum rotation either way."""
-    zoom_out_min: float = 1.0
-    """Minimum size that images are shrunk to, as a share of their side; the border is repeated outwards."""
-    backdrop_min: float = 1.0
-    """Minimum factor of each channel of a plain background."""
-    share: float = 1.0
-    """Share of the images that are rotated, shrunk and recoloured; the others are only cropped."""
-
-
-# By train.augment.  The emoji pool's held-out drawings are rotated, shrunk and on coloured backgrounds.
-WARPS = {"drawings": Warps(rotate_deg=15.0, zoom_out_min=0.7, backdrop_min=0.5, share=0.25)}
+# drawings: those that the emoji pool holds out are rotated, shrunk and on coloured backgrounds
+WARPED_SHARE = 0.25  # share of the images that are rotated, shrunk and recoloured; the others are only cropped
+ROTATE_DEG = 15.0  # maximum rotation either way
+ZOOM_OUT_MIN = 0.7  # minimum size that images are shrunk to, as a share of their side; the border is repeated outwards
+BACKDROP_MIN = 0.5  # minimum factor of each channel of a plain background
 COLOUR = 0.4  # photos: maximum change of brightness, contrast and saturation, as SimCLR's small crops take it
 LUMA = (299, 587, 114)  # thousandths of red, green and blue, ITU-R BT.601
 
@@ -113,8 +101,8 @@ def augment(images_B3SS: torch.Tensor, draws: np.ndarray, name: str) -> torch.Te
     """Return (B, 3, S, S) uint8: the crops as `train.augment` changes them further.  draws: rows of crop_draws."""
     if name == "photos":
         return jitter(images_B3SS, draws)
-    if name in WARPS:
-        return warp(images_B3SS, draws, WARPS[name])
+    if name == "drawings":
+        return warp(images_B3SS, draws)
     return images_B3SS
 
 
@@ -139,21 +127,21 @@ def jitter(images_B3SS: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
     return changed_B3SS.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def warp(images_B3SS: torch.Tensor, draws: np.ndarray, warps: Warps) -> torch.Tensor:
+def warp(images_B3SS: torch.Tensor, draws: np.ndarray) -> torch.Tensor:
     """Return (B, 3, S, S) uint8: a share of the images with another background colour, rotated and shrunk.
 
     draws: rows of crop_draws.  Pixels from outside the image repeat its border; sampling is bilinear.
     """
     angle_draw, size_draw, red, green, blue, chance = draws[:, CROP_DRAWS:].T
-    rows = np.flatnonzero(chance < warps.share)
+    rows = np.flatnonzero(chance < WARPED_SHARE)
     if not len(rows):
         return images_B3SS
     chosen = torch.from_numpy(rows)
     colour_draws = np.stack([red, green, blue], 1)[rows]
-    tint_B3 = warps.backdrop_min + (1 - warps.backdrop_min) * colour_draws
+    tint_B3 = BACKDROP_MIN + (1 - BACKDROP_MIN) * colour_draws
     images = _tint_background(images_B3SS[chosen], torch.from_numpy(tint_B3).float())
-    angle = np.radians(warps.rotate_deg) * (2 * angle_draw[rows] - 1)
-    size = warps.zoom_out_min + (1 - warps.zoom_out_min) * size_draw[rows]
+    angle = np.radians(ROTATE_DEG) * (2 * angle_draw[rows] - 1)
+    size = ZOOM_OUT_MIN + (1 - ZOOM_OUT_MIN) * size_draw[rows]
     cos = np.cos(angle) / size
     sin = np.sin(angle) / size
     zero = np.zeros(len(rows))
