@@ -60,15 +60,21 @@ def create_train_state(
     Raises UserError if config.initial_weights is a model of another architecture, tokenizer or normalisation of pixels.
     """
     if checkpoint is None:
-        state = _create_fresh(config, tokenizer, world, device)
+        model, wrapped = _create_fresh(config, tokenizer, world, device)
     else:
-        state = _open_checkpoint(config, tokenizer, world, device, checkpoint)
+        model, wrapped = _create_empty(config, tokenizer, world, device)
+    optimizer = create_optimizer(model, config)  # holds the parameters that are there now: FSDP has replaced some
+    state = TrainState(config=config, world=world, device=device, model=model, wrapped=wrapped, optimizer=optimizer)
+    if checkpoint is not None:
+        restore(state, CheckpointReader(checkpoint))
     if device.type == "cpu" and not (config.compile or _is_fsdp(config, world)):
         state.model.multiply_by_onednn()  # copies the weights that are there now; FSDP has copies of its own
     return state
 
 
-def _create_fresh(config: TrainConfig, tokenizer: Tokenizer, world: World, device: torch.device) -> TrainState:
+def _create_fresh(
+    config: TrainConfig, tokenizer: Tokenizer, world: World, device: torch.device
+) -> tuple[DualEncoder, torch.nn.Module]:
     """Draw the weights, or take those of config.initial_weights, whole on each rank; then wrap the model."""
     clip = create_model(model_config(config.model, tokenizer), config.seed, config.model.init)
     if config.loss == "siglip":
@@ -83,14 +89,13 @@ def _create_fresh(config: TrainConfig, tokenizer: Tokenizer, world: World, devic
             with torch.no_grad():
                 model.logit_bias.copy_(bias)
     model.to(device)
-    wrapped = _wrap(model, config, world, device)
-    return _with_optimizer(model, wrapped, config, world, device)
+    return model, _wrap(model, config, world, device)
 
 
-def _open_checkpoint(
-    config: TrainConfig, tokenizer: Tokenizer, world: World, device: torch.device, checkpoint: Path
-) -> TrainState:
-    """Wrap an empty model, then fill it; under FSDP no rank ever holds the whole model."""
+def _create_empty(
+    config: TrainConfig, tokenizer: Tokenizer, world: World, device: torch.device
+) -> tuple[DualEncoder, torch.nn.Module]:
+    """Wrap a model without weights, which a checkpoint fills; under FSDP no rank ever holds the whole model."""
     is_fsdp = _is_fsdp(config, world)
     clip = create_empty_model(model_config(config.model, tokenizer), "meta" if is_fsdp else "cpu")
     model = _create_encoder(clip, config, world)
@@ -103,23 +108,7 @@ def _open_checkpoint(
         mean, std = pixel_statistics(device)
         model.pixel_mean.copy_(mean)
         model.pixel_std.copy_(std)
-    state = _with_optimizer(model, wrapped, config, world, device)
-    restore(state, CheckpointReader(checkpoint))
-    return state
-
-
-def _with_optimizer(
-    model: DualEncoder, wrapped: torch.nn.Module, config: TrainConfig, world: World, device: torch.device
-) -> TrainState:
-    """Return the state of a model on its device: the optimizer holds the parameters that are there now."""
-    return TrainState(
-        config=config,
-        world=world,
-        device=device,
-        model=model,
-        wrapped=wrapped,
-        optimizer=create_optimizer(model, config),
-    )
+    return model, wrapped
 
 
 def _is_fsdp(config: TrainConfig, world: World) -> bool:
