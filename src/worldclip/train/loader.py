@@ -335,7 +335,7 @@ class Loader:
         """Yield batches first_step ... num_steps - 1, made ahead by threads, whose errors are raised here."""
         ahead: deque[Future[Batch]] = deque()
         batch_bytes = self.global_batch_size // self.world.size * 3 * self.image_size**2
-        num_ahead = min(BATCHES_AHEAD, max(BATCHES_AT_ONCE, AHEAD_BYTES // max(1, batch_bytes)))
+        num_ahead = min(BATCHES_AHEAD, max(BATCHES_AT_ONCE, AHEAD_BYTES // batch_bytes))
         threads = _start_threads(min(BATCHES_AT_ONCE, self._num_threads), "loader")
         try:
             for step in range(first_step, num_steps):

@@ -310,7 +310,7 @@ def _say_what_became(report: Report) -> None:
         say("train", f"{report['no_image']:,} kept pairs have no image and are not trained on")
     num_bad = sum(report["bad"].values())
     if num_bad:
-        share = num_bad / max(1, report["samples_seen"])
+        share = num_bad / report["samples_seen"]
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report["bad"].items())
         say(
             "train",

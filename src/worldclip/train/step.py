@@ -250,9 +250,8 @@ def _gradient_norm(state: TrainState) -> torch.Tensor:
     num_copies = state.world.num_machines if state.config.parallel == "hsdp" else 1
     square = torch.nn.utils.get_total_norm(sharded) ** 2 / num_copies
     all_reduce(square, state.world)
-    replicated = [grad for grad in grads if not isinstance(grad, DTensor)]
-    if replicated:
-        square += torch.nn.utils.get_total_norm(replicated) ** 2
+    scalars = [grad for grad in grads if not isinstance(grad, DTensor)]
+    square += torch.nn.utils.get_total_norm(scalars) ** 2
     return square.sqrt()
 
 
