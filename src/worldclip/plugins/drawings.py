@@ -138,7 +138,11 @@ def draw_openmoji(file: str, key: str, image_px: int, is_varied: bool = False) -
         background = "#" + bytes(channels).hex()
         angle_deg = (2 * fraction(key, "rotation") - 1) * MAX_ROTATION_DEG
         scale = MIN_SCALE + fraction(key, "scale") * (MAX_SCALE - MIN_SCALE)
-        svg = transformed(svg, angle_deg, scale)
+        # Rotated and scaled about the centre, which is (36, 36) in OpenMoji's view box.
+        move = f'<g transform="translate(36 36) rotate({angle_deg:.4f}) scale({scale:.4f}) translate(-36 -36)">'
+        opening = svg.index(">", svg.index("<svg")) + 1
+        closing = svg.rindex("</svg>")
+        svg = f"{svg[:opening]}{move}{svg[opening:closing]}</g>{svg[closing:]}"
     return render(svg, image_px, background)
 
 
@@ -175,14 +179,6 @@ def _require_self_contained(svg: str) -> None:
         parser.Parse(svg.encode(), True)
     except expat.ExpatError as error:
         raise ValueError(f"not SVG: {error}") from error
-
-
-def transformed(svg: str, angle_deg: float, scale: float) -> str:
-    """Return the drawing rotated and scaled about its centre, (36, 36) in OpenMoji's view box."""
-    opening = svg.index(">", svg.index("<svg")) + 1
-    closing = svg.rindex("</svg>")
-    move = f'<g transform="translate(36 36) rotate({angle_deg:.4f}) scale({scale:.4f}) translate(-36 -36)">'
-    return f"{svg[:opening]}{move}{svg[opening:closing]}</g>{svg[closing:]}"
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
