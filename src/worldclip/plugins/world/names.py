@@ -92,16 +92,10 @@ def merge(parts: Sequence[Part]) -> Table:
             table.names[subject][lang] = Names(tuple(texts), rows[0][2])
             if lang not in languages.by_code():
                 table.without_row[lang] += len(texts)
-    table.held_flags = hold_out_flags(table)
-    return table
-
-
-def hold_out_flags(table: Table) -> dict[str, list[str]]:
-    """Return the flags that are held out of each language: those that another language names, by hash."""
+    # Held out by hash, only flags that another language names.
     flags = [subject for subject in table.names if territory_of(subject) and len(table.names[subject]) > 1]
-    held: dict[str, list[str]] = {}
     for lang in HELD_FLAG_LANGS:
         for flag in flags:
             if lang in table.names[flag] and fraction(f"{territory_of(flag)} {lang}", "flag") < HELD_FLAG_FRACTION:
-                held.setdefault(lang, []).append(flag)
-    return held
+                table.held_flags.setdefault(lang, []).append(flag)
+    return table
