@@ -5,7 +5,6 @@ wordfreq has words of 44 languages, CLDR (in the package babel) 100 names or mor
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -62,22 +61,16 @@ def read_wordfreq(inputs: Inputs) -> Candidates:
     skipped.
     """
     wordfreq = require("wordfreq", extra="metadata")
+    # 0000 stands for 1984 and all other numbers of four digits, and occurs in no text: smash_numbers in
+    # wordfreq/numbers.py.
+    digit = f"[{characters.digit_class()}]"
+    merged_number = re.compile(f"{digit}.*{digit}")
     frequencies = wordfreq.get_frequency_dict(inputs.language.wordfreq, "best")
     for word, frequency in list(frequencies.items())[: inputs.config.wordfreq_top]:
-        if _merged_number().search(word):
+        if merged_number.search(word):
             continue
         yield word, frequency
         yield title_case(word, inputs.lang), frequency
-
-
-@functools.cache
-def _merged_number() -> re.Pattern[str]:
-    """Return the pattern of a word that stands for all numbers with the same number of digits: 0000 for 1984.
-
-    Such a word occurs in no text.  Source: smash_numbers in wordfreq/numbers.py.
-    """
-    digit = f"[{characters.digit_class()}]"
-    return re.compile(f"{digit}.*{digit}")
 
 
 def title_case(word: str, lang: str) -> str:
