@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,12 +41,10 @@ def max_difference(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(actual - expected).max())
 
 
-def embedding_difference(
-    clip: Clip, pixels: torch.Tensor, image_BD: np.ndarray, text_BD: np.ndarray, texts: Sequence[str] = TEXTS
-) -> float:
-    """Return the largest difference of a library's embeddings of these pixels and texts from the model's own."""
+def embedding_difference(clip: Clip, pixels: torch.Tensor, image_BD: np.ndarray, text_BD: np.ndarray) -> float:
+    """Return the largest difference of a library's embeddings of these pixels and of TEXTS from the model's own."""
     images = max_difference(image_BD, clip.backend.encode_pixels(pixels))
-    return max(images, max_difference(text_BD, clip.encode_text(list(texts))))
+    return max(images, max_difference(text_BD, clip.encode_text(list(TEXTS))))
 
 
 def min_cosine(actual: np.ndarray, expected: np.ndarray) -> float:
