@@ -7,7 +7,7 @@ RUN/metadata/pool/<shard>.json      where they are: {language: {"texts": number,
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,24 +100,20 @@ def count_shard(shard: Shard, *, folder: Path, run_dir: Path, rules: LanguageRul
     counts_path, places_path = runs.run_files(folder / POOL, shard.name)
     places: Record = {}
     texts = pool.read_pairs(run_dir, shard.name, pool.EVERY_KEY)  # else another list would match every text again
+    lang_T = rules.find(texts.text, texts.lang)[0]
+    lang_T[texts.reason != Reason.KEPT] = -1
     with whole_file(counts_path) as aside, open(aside, "wb") as file:
-        for lang, of_lang in _by_language(texts, rules):
+        for position in np.unique(lang_T[lang_T >= 0]).tolist():  # languages in sorted order
+            lang = rules.languages[position]
             if lang not in codes:
                 continue
+            of_lang = texts.text.take(pa.array(np.flatnonzero(lang_T == position)))
             scheme = segment.scheme_of(lang, rules.table)
             counter = Counter(counts_path, file, scheme)
             counter.add(segment.segment(of_lang, scheme))
             places[lang] = {"texts": len(of_lang), "runs": [run[1:] for run in counter.finish()]}
     write_json(places_path, places)
     return {"pairs": len(texts.text)}
-
-
-def _by_language(texts: pool.PoolTexts, rules: LanguageRules) -> Iterator[tuple[str, pa.Array]]:
-    """Yield each language that has texts, in sorted order, with its texts in the shard's order."""
-    lang_T, _, _ = rules.find(texts.text, texts.lang)
-    lang_T[texts.reason != Reason.KEPT] = -1
-    for position in np.unique(lang_T[lang_T >= 0]).tolist():
-        yield rules.languages[position], texts.text.take(pa.array(np.flatnonzero(lang_T == position)))
 
 
 def merge_pool_counts(lang: str, shard_names: Sequence[str], folder: Path, scratch: Path) -> runs.Counts:
