@@ -28,6 +28,13 @@ def card(run_dir: Path, facts: Mapping[str, Any]) -> str:
     data_card = read_regular(layout.data_card(run_dir)).decode().removeprefix("# Data card").strip()
     unit = "keys and texts of image-text pairs" if facts["data"] == "list" else "image-text pairs"
     code = f'from datasets import load_dataset\n\npairs = load_dataset("{facts["repository"]}", split="train")'
+    removed = []  # by the first reason that applies to each pair
+    for reason in REASONS:
+        number = facts["total"][reason.column]
+        if number or reason is Reason.KEPT:
+            share = number / max(1, facts["total"]["pairs_in"])
+            removed.append([reason.label, number, share, reason.meaning])
+    columns = [text_column("reason"), Column("pairs", "{:,}".format), Column("share", "{:.2%}".format)]
     parts = [
         _front_matter(facts),
         f"# {facts['name']}",
@@ -35,7 +42,7 @@ def card(run_dir: Path, facts: Mapping[str, Any]) -> str:
         f"```python\n{code}\n```",
         ROW_OF[facts["data"]],
         "## What was removed, and why",
-        removed_table(facts["total"]),
+        to_markdown(Table([*columns, text_column("meaning")], removed)),
         "## How it was made",
         data_card.replace("\n## ", "\n### "),
     ]
@@ -62,14 +69,3 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
         "---",
     ]
     return "\n".join(lines)
-
-
-def removed_table(total: Mapping[str, Any]) -> str:
-    """Return a table of how many pairs each reason dropped, the first reason that applies to each."""
-    rows = []
-    for reason in REASONS:
-        number = total[reason.column]
-        if number or reason is Reason.KEPT:
-            rows.append([reason.label, number, number / max(1, total["pairs_in"]), reason.meaning])
-    columns = [text_column("reason"), Column("pairs", "{:,}".format), Column("share", "{:.2%}".format)]
-    return to_markdown(Table([*columns, text_column("meaning")], rows))
