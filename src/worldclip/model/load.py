@@ -313,9 +313,7 @@ def _download(hub_id: str, precision: str) -> Path:
             patterns = ["model*.safetensors"]
             if (folder / open_clip_folder.CONFIG_FILE).exists():
                 patterns = list(open_clip_folder.WEIGHT_FILES)
-            elif onnx_folder.SCALE in huggingface_folder.read_config_json(
-                folder
-            ):  # only our ONNX folders have it there
+            elif onnx_folder.SCALE in huggingface_folder.read_config_json(folder):  # only in our ONNX folders
                 files = onnx_folder.encoders(folder, precision)
                 patterns = [f"{path.relative_to(folder).as_posix()}*" for path in files]
             return Path(snapshot_download(hub_id, allow_patterns=[*small_files, *patterns]))
