@@ -12,7 +12,7 @@ from worldclip.evaluate import engine, measures, probes, ranking, tasks
 from worldclip.evaluate.interval import (
     class_mean_interval,
     mean_interval,
-    mean_of_shares_interval,
+    mean_over_seeds_interval,
 )
 from worldclip.evaluate.measures import Geometry, with_measures
 from worldclip.evaluate.probes import PENALTIES, FewShot, LinearProbe, logistic_predict, ridge_predict
@@ -176,16 +176,26 @@ def test_class_mean_interval_agrees_with_resampling():
     np.testing.assert_allclose(class_mean_interval(right, num), np.quantile(means, [0.025, 0.975]), atol=0.02)
 
 
-def test_interval_over_languages_is_that_of_drawing_languages_and_queries():
-    shares, sizes = [0.2, 0.8, 0.5], [40, 10, 200]
+def test_interval_over_seeds_is_that_of_drawing_seeds_and_images_of_all_of_them():
     random = np.random.default_rng(7)
+    answers = []
+    for size in (40, 10, 80):  # the images that a seed asks about
+        images = random.permutation(80)[:size]
+        answers.append((images % 5 > random.integers(0, 5, size), images))
     means = []
     for _ in range(4000):
-        drawn = random.integers(0, 3, 3)
-        means.append(np.mean([(random.random(sizes[i]) < shares[i]).mean() for i in drawn]))
-    found = mean_of_shares_interval(shares, sizes)
+        times = np.bincount(random.integers(0, 80, 80), minlength=80)
+        drawn = [answers[i] for i in random.integers(0, 3, 3)]
+        means.append(
+            np.mean([np.average(hits, weights=times[images]) for hits, images in drawn if times[images].any()])
+        )
+    found = mean_over_seeds_interval(answers)
     assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
-    assert mean_of_shares_interval([1.0, 1.0], [5, 5]) == mean_interval(np.ones(10, bool))
+    hits = np.arange(200) % 4 > 0
+    same = mean_over_seeds_interval([(hits, np.arange(200))] * 5)
+    assert same == pytest.approx(mean_interval(hits), abs=0.02), "five seeds of one answer are no more images"
+    right = [(np.ones(5, bool), np.arange(start, start + 5)) for start in (0, 2)]
+    assert mean_over_seeds_interval(right) == mean_interval(np.ones(7, bool))
 
 
 def test_choice_averages_over_questions_and_drops_undecodable_images():

@@ -23,7 +23,7 @@ RESAMPLES_AT_ONCE = 100  # 20 MB of counts for 50,000 images
 
 Interval = tuple[float, float]
 Answers = tuple[np.ndarray, np.ndarray]
-"""A number for each query of a language (hit or not, or a gain), and the image that the query is about."""
+"""A number for each query of a language or seed (hit or not, or a gain), and the image that the query is about."""
 
 
 def mean_interval(hits: np.ndarray, cluster: np.ndarray | None = None) -> Interval:
@@ -68,19 +68,20 @@ def class_mean_interval(num_right: np.ndarray, num_images: np.ndarray) -> Interv
     return quantiles(recall_RC.sum(axis=1) / has_image_RC.sum(axis=1))
 
 
-def mean_of_shares_interval(values: Sequence[float] | np.ndarray, num_queries: Sequence[int]) -> Interval:
-    """Return the interval of a mean over languages or seeds: these are drawn, and the queries within each.
+def mean_over_seeds_interval(answers: Sequence[Answers]) -> Interval:
+    """Return the interval of the mean over seeds of each one's share of hits: images and seeds are drawn.
 
-    values: the share of hits of each language or seed; num_queries: how many it is of.  Queries count as independent,
-    though languages share images.
+    answers: of each seed.  An image is drawn with the answers of all seeds about it: seeds share images, so that their
+    answers are not independent.
     """
-    random = np.random.default_rng(0)
-    shares = np.asarray(values, float)
-    sizes = np.asarray(num_queries, np.int64)
-    if shares.mean() in (0, 1):
-        return extreme_interval(shares.mean(), _num_independent(sizes))
-    drawn = random.integers(0, len(shares), (NUM_RESAMPLES, len(shares)))
-    return quantiles((random.binomial(sizes[drawn], shares[drawn]) / sizes[drawn]).mean(axis=1))
+    mean = float(np.mean([hits.mean() for hits, _ in answers]))
+    if mean in (0, 1):
+        return extreme_interval(mean, len(np.unique(np.concatenate([images for _, images in answers]))))
+    means_NS = resampled_means(answers)
+    drawn_NS = np.random.default_rng(1).integers(0, len(answers), means_NS.shape)
+    with np.errstate(invalid="ignore"):  # in a resample of few images, the drawn seeds may have no query
+        mean_N = mean_of_resamples(np.take_along_axis(means_NS, drawn_NS, axis=1))
+    return quantiles(mean_N[~np.isnan(mean_N)])
 
 
 def extreme_interval(share: float, n: float) -> Interval:

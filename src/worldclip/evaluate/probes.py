@@ -16,11 +16,12 @@ import numpy as np
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, require
-from worldclip.evaluate.interval import Interval, mean_of_shares_interval
+from worldclip.evaluate.interval import Answers, Interval, mean_over_seeds_interval
 from worldclip.evaluate.tasks import Encode, Score, decoded
 
 SHOTS = (5, 10, 25)  # arXiv:2507.22062, few-shot geo-localisation
 NUM_SEEDS = 5
+INTERVAL = "images and seeds"  # what a resample draws; records of another interval are measured again
 RIDGE = 1.0  # weight of the squared norm in few-shot probes, whose loss is squared errors of +-1 targets
 SCORE_DIGITS = 9  # decimal digits of a ridge's scores, which are about 1; far above rounding errors of float64
 PENALTIES = tuple(10.0**power for power in range(-2, 5))  # C of the logistic regression, the best on held-out images
@@ -54,7 +55,7 @@ class FewShot(_Probe):
     @property
     def protocol(self) -> Json:
         probe = {"probe": f"ridge {RIDGE:g}", "features": "unit length, centred"}
-        return {"shots": list(SHOTS), "seeds": NUM_SEEDS, **probe}
+        return {"shots": list(SHOTS), "seeds": NUM_SEEDS, "interval": INTERVAL, **probe}
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         values = np.array(self.values, dtype=object)
@@ -70,9 +71,9 @@ class FewShot(_Probe):
             if len(large) < 2:
                 continue
             rows = np.flatnonzero(is_known & np.isin(classes, large))
-            hits = [self._hits(image_ND, classes, rows, shots, seed) for seed in range(NUM_SEEDS)]
+            answers = [self._answers(image_ND, classes, rows, shots, seed) for seed in range(NUM_SEEDS)]
             name = f"acc1_{shots}_shot"
-            metrics[name], interval[name] = _over_seeds(hits)
+            metrics[name], interval[name] = _over_seeds(answers)
             chance[name] = 1 / len(large)
             num_classes[str(shots)] = len(large)
         if not metrics:
@@ -80,8 +81,8 @@ class FewShot(_Probe):
         counts: Json = {"num_classes": num_classes}
         return Score(n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, counts=counts)
 
-    def _hits(self, image_ND: np.ndarray, classes: np.ndarray, rows: np.ndarray, shots: int, seed: int) -> np.ndarray:
-        """Return (m,) bool: whether each image that was not learnt from is put into its class.
+    def _answers(self, image_ND: np.ndarray, classes: np.ndarray, rows: np.ndarray, shots: int, seed: int) -> Answers:
+        """Return (m,) bool, whether each image that was not learnt from is put into its class, and these images.
 
         classes: (N,).  rows: the images that take part, ascending.
         """
@@ -90,7 +91,7 @@ class FewShot(_Probe):
         train = np.sort(np.concatenate(shots_of_classes))
         test = np.setdiff1d(rows, train)
         is_right: np.ndarray = ridge_predict(image_ND[train], classes[train], image_ND[test]) == classes[test]
-        return is_right
+        return is_right, test
 
 
 def check_enough(label: str, values: Sequence[str], where: str) -> None:
@@ -121,24 +122,28 @@ class LinearProbe(_Probe):
     @property
     def protocol(self) -> Json:
         split = "half" if self.is_train is None else "given"
-        return {"split": split, "seeds": NUM_SEEDS, "probe": "logistic", "penalties": list(PENALTIES)}
+        probe = {"probe": "logistic", "penalties": list(PENALTIES)}
+        return {"split": split, "seeds": NUM_SEEDS, "interval": INTERVAL, **probe}
 
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         values = np.array(self.values, dtype=object)
         rows = np.flatnonzero(decoded(image_ND) & (values != ""))
-        hits = [self._hits(image_ND, values, rows, seed) for seed in range(NUM_SEEDS)]
-        mean, interval = _over_seeds(hits)
+        answers = [self._answers(image_ND, values, rows, seed) for seed in range(NUM_SEEDS)]
+        mean, interval = _over_seeds(answers)
         num_classes = len(set(values[rows]))
         return Score(
-            n=len(hits[0]),
+            n=len(answers[0][0]),
             metrics={"acc1": mean},
             chance={"acc1": 1 / num_classes},
             interval={"acc1": interval},
             counts={"num_classes": num_classes},
         )
 
-    def _hits(self, image_ND: np.ndarray, values: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-        """Return (m,) bool: whether each image of the test half gets its value.  rows: positions of all images."""
+    def _answers(self, image_ND: np.ndarray, values: np.ndarray, rows: np.ndarray, seed: int) -> Answers:
+        """Return (m,) bool, whether each image of the test half gets its value, and these images.
+
+        rows: positions of all images.
+        """
         rows = hashed_order(self.image_keys, rows, seed)
         is_train = np.arange(len(rows)) < len(rows) // 2
         if self.is_train is not None:
@@ -149,13 +154,13 @@ class LinearProbe(_Probe):
             raise UserError(f"linear probe of {self.label}: it needs two values to learn from and images to predict")
         predicted = logistic_predict(image_ND[train], values[train].astype(str), image_ND[test])
         is_right: np.ndarray = predicted == values[test].astype(str)
-        return is_right
+        return is_right, test
 
 
-def _over_seeds(hits: Sequence[np.ndarray]) -> tuple[float, Interval]:
-    """Return the mean over seeds of each one's accuracy, and its interval.  hits: a bool array per seed."""
-    shares = np.mean(hits, axis=1)
-    return float(shares.mean()), mean_of_shares_interval(shares, [len(hits[0])] * len(hits))
+def _over_seeds(answers: Sequence[Answers]) -> tuple[float, Interval]:
+    """Return the mean over seeds of each one's accuracy, and its interval.  answers: of each seed."""
+    shares = np.mean([is_right for is_right, _ in answers], axis=1)
+    return float(shares.mean()), mean_over_seeds_interval(answers)
 
 
 def hashed_order(keys: Sequence[str], rows: np.ndarray, seed: int | str) -> np.ndarray:
