@@ -109,6 +109,16 @@ def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):
     assert counts == {"no_image": 1, "no_text": 1, "not_unicode": 1, "unsafe_name": 3, "not_an_image": 1}
 
 
+def test_a_file_whose_name_is_not_utf_8_is_left_out(tmp_path):
+    folder = tmp_path / "photos"
+    write_images(folder, "1.png", "2.png")
+    write_files(folder, {"1.txt": "a dog", "2.txt": "a cat"})
+    for suffix in (".png", ".txt"):
+        (folder / f"2{suffix}").rename(folder / f"\udcff{suffix}")
+    report = pack_files(folder, tmp_path / "out", executor=QUIET)
+    assert (report["pairs"], report["not_unicode"]) == (1, 1)
+
+
 def test_a_file_without_captions_is_named_with_what_is_read(tmp_path):
     write_images(tmp_path / "photos", "a.png")
     captions = tmp_path / "captions.json"

@@ -176,6 +176,8 @@ def _reason(folder: Path, file: object) -> str:
     """Return why a name that somebody else wrote is no image of the folder; empty where it is one."""
     if not isinstance(file, str) or not is_safe_name(file):
         return "unsafe_name"
+    if has_surrogate(file):  # bytes that are not UTF-8
+        return "not_unicode"
     if not file.lower().endswith(SUFFIXES):
         return "not_an_image"
     return "" if safe_join(folder, file).is_file() else "no_image"
