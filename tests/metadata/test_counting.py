@@ -24,7 +24,9 @@ from stages import run_stage
 from worldclip.config import Recipe
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.language import segment
-from worldclip.metadata.config import RULES, WikipediaRules
+from worldclip.language.table import INSTALLED
+from worldclip.metadata import counting
+from worldclip.metadata.config import RULES, MetadataConfig, WikipediaRules
 from worldclip.metadata.sources.dumps import read_texts
 
 SWAHILI = ["Paka ni mnyama. " * 8, "Simba ni mnyama mkubwa. " * 6, "Paka mweusi na mbwa mweupe, ndege wa angani."]
@@ -126,6 +128,15 @@ def test_indexes_and_partial_downloads_next_to_a_dump_are_not_read(tmp_path: Pat
     build(recipe("sw", dumps=str(tmp_path / "dumps"), sources=["unigram"]), tmp_path / "run")
     counted = killed.modified(tmp_path / "run/metadata", "ngrams/**/*.counts")
     assert [path.stem for path in counted] == ["sw-pages-articles.xml.bz2"]
+
+
+@pytest.mark.parametrize("pattern", ["texts [1]/*.parquet", "texts [1]/sw[1].parquet", "*/sw?1?.parquet"])
+def test_brackets_in_names_of_texts_are_no_pattern(pattern: str, tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts [1]/sw[1].parquet", "neno")
+    config = MetadataConfig(sources=("unigram",), wikipedia={"sw": str(tmp_path / pattern)})
+    assert config.problems() == []
+    (shard,) = counting.find_dumps(config, ["sw"], "lid176", INSTALLED).text_shards()
+    assert shard.name == "sw/sw[1].parquet"
 
 
 def test_changed_cap_or_new_language_recounts_nothing(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ class MetadataConfig(Config):
         elif "://" not in self.lists and not os.path.isdir(self.lists):
             yield "lists", "no such folder; set the folder metadata of a run, or lists.CODE = FILE"
         for wiki, pattern in self.wikipedia.items():
-            if not glob.glob(pattern):
+            if not files_of(pattern):
                 yield f"wikipedia.{wiki}", "matches no file; set a file or a pattern"
         if self.wikipedia and not {"unigram", "bigram"} & set(self.sources):
             yield "wikipedia", 'unused: metadata.sources lacks "unigram" and "bigram"; add one or both'
@@ -168,6 +168,16 @@ class MetadataConfig(Config):
         for wiki in self.wikipedia:
             if wiki not in languages.by_wikipedia():
                 yield f"wikipedia.{wiki}", "unknown Wikipedia; worldclip languages lists the known ones"
+
+
+def files_of(pattern: str) -> list[str]:
+    """Return the files of metadata.wikipedia, sorted: a file, or a pattern; brackets in a folder's name are its own."""
+    folder, name = os.path.split(pattern)
+    if os.path.isfile(pattern):
+        return [pattern]
+    if os.path.isdir(folder):
+        pattern = os.path.join(glob.escape(folder), name)
+    return sorted(glob.glob(pattern))
 
 
 def _may_be_file(path: str) -> bool:

@@ -9,7 +9,6 @@ RUN/metadata/views/<file>/                      views of titles
 from __future__ import annotations
 
 import functools
-import glob
 import itertools
 import math
 import re
@@ -30,7 +29,7 @@ from worldclip.core.printable import counted
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language.table import Languages, Scheme
-from worldclip.metadata.config import MetadataConfig, WikipediaRules
+from worldclip.metadata.config import MetadataConfig, WikipediaRules, files_of
 from worldclip.metadata.ngrams import runs
 from worldclip.metadata.ngrams.counter import count_to_file
 from worldclip.metadata.sources import titles
@@ -124,7 +123,7 @@ def find_dumps(config: MetadataConfig, codes: Sequence[str], scheme: Scheme, lan
 
 def _find_texts(config: MetadataConfig, wiki: str) -> list[Path]:
     if wiki in config.wikipedia:
-        return [Path(path) for path in sorted(glob.glob(config.wikipedia[wiki]))]
+        return [Path(path) for path in files_of(config.wikipedia[wiki])]
     if not config.dumps:
         return []
     texts = []
