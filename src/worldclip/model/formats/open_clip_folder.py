@@ -23,8 +23,7 @@ from worldclip.model.formats.interface import LoadOptions
 from worldclip.model.inference import Clip, TorchBackend
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import MetaClip2Config, MetaClip2Model
+    from transformers import MetaClip2Config
 
 REQUIRES = Requirement(("open_clip",), extra="export")
 CONFIG_FILE = "open_clip_config.json"
@@ -80,7 +79,14 @@ def read(path: Path, options: LoadOptions) -> Clip:
     tokenizer = read_tokenizer(source, text_cfg.get("context_length", 77))
     config: Any = to_hugging_face_config(record["model_cfg"], tokenizer.pad_id)
     check_tokenizer(config, tokenizer)
-    model: Any = _to_model(state, config, str(file))
+    state = {name.removeprefix("text."): tensor for name, tensor in state.items()}  # open_clip's CustomTextCLIP
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(())  # (1,) under open_clip's nonscalar_logit_scale
+    rules = tensor_names.open_clip_rules(config)
+    unlike = sorted({rule.theirs for rule in rules} ^ (state.keys() - {"attn_mask"}))  # the causal mask, a buffer
+    if unlike:
+        raise UserError(f"{file}: {len(unlike)} tensors are missing or unknown, such as {unlike[0]}")
+    model = build(config, tensor_names.to_ours(rules, state))
     processor = preprocessing(record["preprocess_cfg"], config.vision_config.image_size)
     return Clip(TorchBackend(model.to(pick_device(options.device))), tokenizer, processor)
 
@@ -210,19 +216,6 @@ def _mlp_ratio(tower: Any) -> dict[str, float]:
         digits += 1
         ratio = round((mlp_width + 0.5) / width, digits)
     return {"mlp_ratio": ratio}
-
-
-def _to_model(state: Mapping[str, torch.Tensor], config: MetaClip2Config, where: str) -> MetaClip2Model:
-    """Return a MetaClip2Model of open_clip's tensors, float32 on the CPU.  Raises UserError where some do not fit."""
-    state = {name.removeprefix("text."): tensor for name, tensor in state.items()}  # open_clip's CustomTextCLIP
-    if "logit_scale" in state:
-        state["logit_scale"] = state["logit_scale"].reshape(())  # (1,) under open_clip's nonscalar_logit_scale
-    rules = tensor_names.open_clip_rules(config)
-    unlike = sorted({rule.theirs for rule in rules} ^ (state.keys() - {"attn_mask"}))  # the causal mask, a buffer
-    if unlike:
-        raise UserError(f"{where}: {len(unlike)} tensors are missing or unknown, such as {unlike[0]}")
-    model: MetaClip2Model = build(config, tensor_names.to_ours(rules, state))
-    return model
 
 
 def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preprocess.PerImage:
