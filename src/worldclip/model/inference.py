@@ -296,7 +296,11 @@ def label_sentences(labels: Sequence[str], templates: Sequence[str]) -> list[lis
         problems.append("labels is empty; give at least one")
     if problems:
         raise UserError(problems)
-    return [[template.replace("{}", label) for template in templates] for label in labels]
+    sentences = []
+    for label in labels:
+        of_label = [template.replace("{}", label) for template in templates]
+        sentences.append(of_label)
+    return sentences
 
 
 def text_problem(text: object) -> str:
