@@ -40,10 +40,3 @@ def read_regular(path: str | Path) -> bytes:
     """Return a file's bytes.  Raises as `open_regular_fd`."""
     with open_regular(path) as file:
         return file.read()
-
-
-def what_is(path: str | Path) -> str | None:
-    """Return why a path is not a regular file, links followed; None for a file, a folder and what is not there."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        return NO_FILE
-    return None
