@@ -34,7 +34,6 @@ from worldclip.export.segments import (
     Of,
     ShardRows,
     hash_of,
-    is_group,
     is_own_file,
     read_segment,
     row_names,
@@ -162,19 +161,22 @@ class Embedded:
         return rows_nD
 
     def rows(self, ids: np.ndarray) -> list[Report]:
-        """Return what the rows are: id, shard, key, and file, offset, size, sha256 of an image, or text_idx, text.
+        """Return what the rows are: id, shard, key, path, and file, offset, size, sha256 of an image or text_idx, text.
 
         A folder with columns of the pool has their values as `columns`.
 
-        `id` is a picture's for good, whatever is embedded besides: 16 hex digits of a hash of its path in the pool.
+        `id` is a picture's for good, whatever is embedded besides: 16 hex digits of a hash of its shard and key, of an
+        image file in a folder of its path.  `path` is where it lies in the pool, as `select` has it.
         """
         names = [name for name in IMAGES_OR_TEXTS[self.of].names if name != "mtime_ns"]
         records: list[Report] = [{}] * len(ids)
         for s, positions, rows in self._by_shard(ids):
             table = self.read_columns(s, [*names, *self.columns])
             row_ids = self._row_ids(s, table)[rows].tolist()
-            for position, row_id, row in zip(positions.tolist(), row_ids, table.take(rows).to_pylist(), strict=True):
-                record = {"id": f"{row_id:016x}", "shard": self.shards[s], **row}
+            table = table.take(rows)
+            paths = self._paths(s, table).to_pylist()
+            for position, row_id, path, row in zip(positions.tolist(), row_ids, paths, table.to_pylist(), strict=True):
+                record = {"id": f"{row_id:016x}", "shard": self.shards[s], "path": path, **row}
                 if self.of == "images":
                     record["file"] = file_of(self.roots, record.pop("place"), row["file"])
                 record["sha256"] = row["sha256"] and row["sha256"].hex()
@@ -198,7 +200,7 @@ class Embedded:
         is_chosen = np.ones(len(self), bool)
         has_prefix = np.zeros(len(self), bool)
         example = ""
-        places = ("file", "offset", "size") if path_prefix and self.of == "images" else ()
+        places = ("place", "file", "offset", "size") if path_prefix and self.of == "images" else ()
         for s in range(len(self.shards)):
             table = self.read_columns(s, ["key", *places, *dict.fromkeys(asked)])
             chosen = is_chosen[self.first[s] : self.first[s + 1]]
@@ -210,9 +212,7 @@ class Embedded:
             if keys is not None:
                 chosen &= np.asarray(pc.is_in(table["key"], pa.array(keys, pa.string())))
             if path_prefix:
-                paths = row_names("images", self.shards[s], table)
-                if places:
-                    paths = pc.if_else(is_own_file(table), table["file"], paths)
+                paths = self._paths(s, table)
                 if not example and len(paths):
                     example = paths[0].as_py()
                 has_prefix[self.first[s] : self.first[s + 1]] = pc.starts_with(paths, path_prefix)
@@ -224,6 +224,14 @@ class Embedded:
                 "file its path, else SHARD/KEY: the table or tar, then the key)"
             )
         return is_chosen & has_prefix
+
+    def _paths(self, s: int, table: pa.Table) -> pa.ChunkedArray:
+        """Return where rows of a shard lie in the pool: an image file below a place of the pool, others SHARD/KEY."""
+        paths = row_names("images", self.shards[s], table)
+        if self.of == "texts":
+            return paths
+        is_file = pc.and_(is_own_file(table), pc.greater_equal(table["place"], 0))
+        return pc.if_else(is_file, table["file"], paths)
 
     def all_ids(self) -> np.ndarray:
         """Return the number in `id` of every row: (N,) uint64."""
@@ -247,11 +255,6 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)
-
-
-def path_in_pool(row: Report) -> str:
-    """Return the path of a row of `Embedded.rows` in its pool: an image file's, else its shard's and its key."""
-    return str(row["key"]) if is_group(row["shard"]) else f"{row['shard']}/{row['key']}"
 
 
 def folder_and_file(row: Report) -> tuple[str, str]:

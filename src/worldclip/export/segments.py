@@ -104,7 +104,7 @@ def hash_of(content: bytes) -> bytes:
 def row_names(of: Of, shard: str, table: pa.Table) -> pa.ChunkedArray:
     """Return what names each row of a shard in its pool; table: key, and text_idx of texts.
 
-    It is the path of an image as `path_in_pool` has it, and shard/key#text_idx of a text.
+    It is shard/key of an image, of a picture in a folder its path, and shard/key#text_idx of a text.
     """
     names = table["key"].cast(pa.string())
     if not is_group(shard):

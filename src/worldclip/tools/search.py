@@ -122,7 +122,8 @@ def search(
 ) -> list[Report]:
     """Return {"query", "hits"} for each text and then each image: the `top` nearest rows, best first.
 
-    A hit has its `score` (cosine), id, shard, key, columns, and file, offset, size of an image, or text_idx, text.
+    A hit has its `score` (cosine), id, shard, key, path in the pool, columns, and file, offset, size of an image, or
+    text_idx, text.
 
     folder: folder that `worldclip embed` wrote; its manifest names the model.
     texts: texts to search for; on the command line the path of a picture is that picture.

@@ -16,7 +16,7 @@ import numpy as np
 
 from worldclip.core.errors import UserError
 from worldclip.core.job import Record, Report
-from worldclip.export.embedded import Embedded, path_in_pool
+from worldclip.export.embedded import Embedded
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
 from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
@@ -257,7 +257,7 @@ class Service:
             reason = "it changed or went since it was embedded; embed the pool again"
             if not embedded.may_read(row):
                 reason = "its file lies outside of the folders that the server reads; start it with --pictures-from"
-            raise ApiError(404, f"the picture {path_in_pool(row)} cannot be read: {reason}") from error
+            raise ApiError(404, f"the picture {row['path']} cannot be read: {reason}") from error
 
     def _with_row(self, of: str, row_id: str, work: Callable[[Embedded, Report], Result]) -> Result:
         if self.collections is None:
@@ -276,7 +276,7 @@ class Service:
 
 def _names(row: Report) -> Record:
     """Return what a client learns of a row: nothing of the server's folders."""
-    names: dict[str, Any] = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": path_in_pool(row)}
+    names: dict[str, Any] = {"id": row["id"], "shard": row["shard"], "key": row["key"], "path": row["path"]}
     if "columns" in row:
         names["columns"] = row["columns"]
     return names
