@@ -169,6 +169,8 @@ def test_classes_with_synonyms_and_several_right_ones(drawn, tmp_path_factory):
         image, right = questions[number]
         ranks[number] = rank([score(images[image], of_class) for of_class in texts], right, ties)
     record = evaluate(dataset_of(images, task), folder)["en", task.name]
+    in_one_guess = [len(questions[number][1]) / len(classes) for number in kept]
+    assert record["chance"]["acc1"] == pytest.approx(sum(in_one_guess) / len(kept))
     metrics = plain_accuracies([*ranks.values()], [targets[number] for number in kept], len(classes))
     check(record, metrics, n=len(kept), num_classes=len(classes))
     even = [ranks[number] for number in kept if halves[number]]

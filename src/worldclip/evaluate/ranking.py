@@ -116,12 +116,12 @@ def recall_chance(pair_image: np.ndarray, pair_text: np.ndarray, num_images: int
     image_chance: dict[str, float] = {}
     text_chance: dict[str, float] = {}
     for k in RECALL_AT:
-        image_chance[f"image_retrieval_recall@{k}"] = _chance_within(k, np.bincount(pair_text), num_images)
-        text_chance[f"text_retrieval_recall@{k}"] = _chance_within(k, np.bincount(pair_image), num_texts)
+        image_chance[f"image_retrieval_recall@{k}"] = chance_within(k, np.bincount(pair_text), num_images)
+        text_chance[f"text_retrieval_recall@{k}"] = chance_within(k, np.bincount(pair_image), num_texts)
     return image_chance | text_chance
 
 
-def _chance_within(k: int, num_right: np.ndarray, num_candidates: int) -> float:
+def chance_within(k: int, num_right: np.ndarray, num_candidates: int) -> float:
     """Return the share of queries with a right one among the first k of a random order; num_right: of each query."""
     right = num_right[num_right > 0]
     all_wrong = np.ones(len(right))

@@ -146,17 +146,21 @@ class Classification(_OfClasses):
         metrics = _accuracies(ranks, top_ks)
         chance: dict[str, float] = {}
         interval: dict[str, Interval] = {}
+        num_right_classes = np.bincount(np.unique([right_image, right_class], axis=1)[0])
         for k in top_ks:
             chance[f"acc{k}"] = k / num_classes
+            if len(right_image) > len(target):
+                chance[f"acc{k}"] = ranking.chance_within(k, num_right_classes, num_classes)
             interval[f"acc{k}"] = mean_interval(ranks < k)
         # Only classes that have images count in the mean.
         _, class_of_image, num_images = np.unique(target, return_inverse=True, return_counts=True)
         num_right = np.bincount(class_of_image, weights=ranks == 0)
         metrics["mean_per_class_recall"] = float((num_right / num_images).mean())
         interval["mean_per_class_recall"] = class_mean_interval(num_right, num_images)
-        if self.use_f1:  # WILDS' for iWildCam
+        if self.use_f1:  # WILDS' for iWildCam: a class that is only predicted does not count
             predicted = predictions(image_nD, class_CD, target, self.ties)
-            metrics["f1_macro"] = float(_sklearn_metrics().f1_score(target, predicted, average="macro"))
+            f1_score = _sklearn_metrics().f1_score
+            metrics["f1_macro"] = float(f1_score(target, predicted, average="macro", labels=np.unique(target)))
         if num_classes == 2 and 0 < target.sum() < len(target):
             _, margins = next(ranking.score_blocks(class_CD[1:] - class_CD[:1], image_nD))
             metrics["roc_auc"] = float(_sklearn_metrics().roc_auc_score(target, margins[0]))
