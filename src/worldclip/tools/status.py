@@ -45,7 +45,6 @@ def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequen
     Examples:
         worldclip status runs/my_images
         worldclip status runs/my_images --keys takedown.txt
-        worldclip status embedded --keys takedown.txt
     """
     if folders and keys is None:
         raise UserError("--folders is a flag of --keys; give a list of keys too")
