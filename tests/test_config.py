@@ -1,6 +1,7 @@
 """Recipes and their keys: all problems at once, --set and flags, relative paths, bases."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,16 @@ def test_problems_of_a_recipe(case):
 def test_bounds_are_ignored_for_unset_keys():
     (problem,) = BalanceConfig(english_threshold=0).problems()
     assert problem.startswith("balance.english_threshold = 0: must be at least 1")
+
+
+def test_numbers_that_no_stage_can_compute_with_are_problems():
+    overrides = {"bigram_min_pmi": math.nan, "bigram_min_count": 2**63}
+    problems = problems_of(BASE | {"balance": {"english_threshold": 10**20}, "metadata": {"overrides": overrides}})
+    assert [(text.partition(" = ")[0], text.rpartition(": ")[2]) for text in problems] == [
+        ("metadata.overrides.bigram_min_pmi", "must be a finite number"),
+        ("metadata.overrides.bigram_min_count", "must fit 64 bits"),
+        ("balance.english_threshold", "must fit 64 bits"),
+    ]
 
 
 def test_number_out_of_range_violates_a_bound():

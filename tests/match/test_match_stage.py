@@ -150,6 +150,16 @@ def test_a_list_that_allowed_keys_and_denies_them_now_is_counted_again(pool_fold
         assert read_counts(tmp_path / "run") == read_counts(tmp_path / setting)
 
 
+def test_keys_of_another_form_are_shown_next_to_one_of_the_pool(pool_folder, tmp_path):
+    write_pool(tmp_path / "pool", {"00.tar": [], **SHARDS})  # the first shard has no key to show
+    (tmp_path / "keys.txt").write_text("https://example.org/1.jpg\n")
+    recipe = make_recipe(tmp_path / "pool", pool={"deny_keys": [str(tmp_path / "keys.txt")]})
+    with pytest.raises(UserError) as raised:
+        run_stages(recipe, tmp_path / "run", stages="pool match")
+    (problem,) = raised.value.problems
+    assert any(f"keys look like {key!r} " in problem for key in keys_of(SHARDS))
+
+
 def test_every_missing_or_invalid_key_list_is_named(pool_folder, tmp_path):
     np.save(tmp_path / "wrong.npy", np.zeros(3))
     pq.write_table(pa.table({"uid": ["a"]}), tmp_path / "column.parquet")

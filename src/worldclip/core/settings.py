@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import tomllib
 import types
@@ -35,6 +36,8 @@ from worldclip.core.suggest import nearest, suggest
 Table = dict[str, Any]  # a TOML table
 SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
 """The sections of a recipe's file; worldclip.config.Recipe has a field for each."""
+LARGEST_INTEGER = 2**63 - 1  # of numpy and Arrow
+
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 
 
@@ -445,8 +448,16 @@ def _violation(hint: Any, marks: Sequence[Any], value: Any) -> str | None:
         return None
     if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
         return must_be(value, hint)
-    violations = (mark.violation(value) for mark in marks if isinstance(mark, Between | NotEmpty | ItemOf))
-    return next(filter(None, violations), None)
+    for mark in marks:
+        if isinstance(mark, Between | NotEmpty | ItemOf) and mark.violation(value):
+            return mark.violation(value)
+    if typing.get_origin(hint) is dict:  # its values have marks, or a config of their own
+        return None
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        return "must fit 64 bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    return None
 
 
 def _message(key: str, value: Any, text: str) -> str:

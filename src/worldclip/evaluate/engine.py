@@ -118,7 +118,8 @@ def evaluate(
             folder = cache and cache_folder(cache, model, model_id["model_digest"], dataset)
             features[dataset.name] = encode_images(model, dataset, batch_size, folder, say)
         elif part is None:
-            say(f"{dataset.name} has none of these languages and is left out; it has {', '.join(dataset.languages)}")
+            langs_of_dataset = ", ".join(dataset.languages) or "none that worldclip knows"
+            say(f"{dataset.name} has none of these languages and is left out; it has {langs_of_dataset}")
     other_records = [record for key, record in stored.items() if key not in keys]
 
     def write() -> list[ResultRecord]:

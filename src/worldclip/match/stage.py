@@ -271,6 +271,15 @@ def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
 # --- keys of valid and deny lists -------------------------------------------------------------------------------------
 
 
+def _first_key(run: Run, shards: Sequence[Shard]) -> str:
+    """Return a key of the pool; "" where it has none."""
+    for shard in shards:
+        first_keys, _, _ = pool.read_keys(run.dir, shard.name)
+        if len(first_keys):
+            return str(first_keys[0])
+    return ""
+
+
 def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report]) -> None:
     """Say how many samples with a match each list names.  Raises UserError for lists that name no key of the pool.
 
@@ -291,10 +300,8 @@ def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report]) ->
     problems = []
     for name, is_asked, total in zip(names, is_unused, _sum_listed(reports, key_lists), strict=True):
         if is_asked and total == 0:
-            first_keys, _, _ = pool.read_keys(run.dir, shards[0].name)
-            example = "".join(map(repr, first_keys[:1].to_pylist()))
             problems.append(
-                f"{name}: none of its keys is in the pool, whose keys look like {example} "
+                f"{name}: none of its keys is in the pool, whose keys look like {_first_key(run, shards)!r} "
                 f"(pool.key = {config.key!r}); write them so, or leave out the list"
             )
     if problems:

@@ -29,6 +29,7 @@ from worldclip.metadata.lists import find_lists
 WIKIMEDIA = "https://dumps.wikimedia.org"
 DATABASE_OF = {"be_tarask": "be_x_old"}  # the only Wikipedia whose database is named after an older code
 CONNECTIONS = 2  # files downloaded in parallel; Wikimedia asks for few
+MAX_DAYS = 400  # more go back to before page views were counted (2015)
 DAYS_APART = 10  # 37 days ten days apart cover a year, with all seasons and weekdays
 
 _SUM_LINE = re.compile(r"(?P<sha1>[0-9a-f]{40})\s+\*?(?P<name>\S+)$")
@@ -61,8 +62,8 @@ class FetchConfig(Config):
             problems.append(f"--base-url {self.base_url!r}: must begin with http:// or https://")
         if not 0 <= self.pageview_hours <= 24:
             problems.append(f"--pageview-hours {self.pageview_hours}: must be between 0 and 24")
-        if self.pageview_days < 0:
-            problems.append(f"--pageview-days {self.pageview_days}: must be at least 0")
+        if not 0 <= self.pageview_days <= MAX_DAYS:
+            problems.append(f"--pageview-days {self.pageview_days}: must be between 0 and {MAX_DAYS}")
         return problems
 
 
