@@ -268,6 +268,15 @@ def test_texts_of_a_shard_without_the_field_of_languages_have_none(tmp_path: Pat
     assert langs == [["en", None], [None]]
 
 
+def test_a_shard_whose_lists_of_texts_are_empty_has_the_field(tmp_path: Path) -> None:
+    """Only a recipe that names no field is refused, of records that have none."""
+    path = write_lines(tmp_path / "0.jsonl", [{"uid": "a", "texts": []}])
+    assert run_pool(tmp_path / "run", path=str(path), key="uid")
+    path = write_lines(tmp_path / "1.jsonl", [{"uid": "a", "words": []}])
+    with pytest.raises(UserError, match=r"pool\.texts is not set"):
+        run_pool(tmp_path / "other", path=str(path), key="uid")
+
+
 def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> None:
     lines = [{"uid": f"k{number}", "text": "red"} for number in range(150)]
     path = write_lines(tmp_path / "0.jsonl", [*lines, {"uid": "last", "text": "red", "width": 300}])

@@ -174,6 +174,7 @@ def _missing_fields(shard_pairs: ShardPairs, config: PoolConfig, *, needs_texts:
     if shard_pairs.has_schema or len(absent) == len(config.texts):  # records need only one place
         missing += [missing_column("pool.texts", name, names) for name in absent]
     has_texts = any(shard_pairs.has_schema or len(values.pair) for values in shard_pairs.texts)
+    has_texts |= not set(DEFAULT_PLACES).isdisjoint(names)  # fields of empty lists hold no value
     if needs_texts and not config.texts and not has_texts:
         defaults = ", ".join(DEFAULT_PLACES)
         there_is = ", ".join(names) or "nothing"
