@@ -32,7 +32,7 @@ from worldclip.cli.overview import COMMANDS
 from worldclip.config import SECTIONS, Recipe
 from worldclip.contracts import layout
 from worldclip.core import errors, parquet_size, unpack
-from worldclip.core.settings import _apply_override, _build, _BuildProblems
+from worldclip.core.fields import BuildProblems, apply_override, build
 from worldclip.model import decode
 from worldclip.model.config import PRESETS
 from worldclip.plugins.server.read_request import Limits
@@ -235,11 +235,11 @@ def commands(code: str) -> list[list[str]]:
 def test_commands_parse(code, monkeypatch, capsys):
     def parse(*arguments: Any, **values: Any) -> int:
         _, called_with = command.parse_command(*arguments, **values)
-        problems = _BuildProblems(Recipe)
+        problems = BuildProblems(Recipe)
         table: dict[str, Any] = {}
         for override in called_with.get("overrides", ()):
-            _apply_override(table, override, problems, in_sections=True)
-        _build(Recipe, table, "", problems)
+            apply_override(table, override, problems, in_sections=True)
+        build(Recipe, table, "", problems)
         assert problems == []
         return 0
 
@@ -285,6 +285,6 @@ def test_tables_are_of_a_recipe_or_of_the_rules_of_a_check(code):
         return
     problems = []
     for config in (Recipe, CheckConfig):
-        problems.append(_BuildProblems(config))
-        _build(config, tables, "", problems[-1])
+        problems.append(BuildProblems(config))
+        build(config, tables, "", problems[-1])
     assert [] in problems, problems[0]

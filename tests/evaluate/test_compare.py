@@ -21,8 +21,9 @@ from worldclip.contracts.records import read_results, results_of
 from worldclip.core.artifacts import write_manifest
 from worldclip.core.errors import UserError
 from worldclip.evaluate import datasets, engine, slip, suites, tables
+from worldclip.evaluate.arms import find_arms
 from worldclip.evaluate.catalog import CATALOG, DATACOMP38, SLIP26, SUITES, read_csv
-from worldclip.evaluate.compare import compare, find_arms, holm
+from worldclip.evaluate.compare import compare, holm
 from worldclip.evaluate.comparison_table import comparison_text
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.evaluate.interval import mean_of_resamples, quantiles, resampled_arms, resampled_means

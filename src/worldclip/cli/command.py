@@ -24,11 +24,12 @@ from worldclip.core.command import Flags as Flags
 from worldclip.core.docstrings import field_docstrings
 from worldclip.core.errors import UserError
 from worldclip.core.execute import create_executor
+from worldclip.core.fields import fields_of, is_marked, options_of, section_name
 from worldclip.core.local_path import url_problem
 from worldclip.core.marks import Commas, File, Folder, Metavar, Place
 from worldclip.core.printable import printable
 from worldclip.core.redact import redact, redact_record
-from worldclip.core.settings import fields_of, is_marked, load_config, options_of, section_name, to_dict
+from worldclip.core.settings import load_config, to_dict
 
 JSON = Flag(key="json", hint=bool, default=False, help="Print the result as JSON.")
 EXECUTOR = Flag(

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from worldclip.core.errors import UserError
+from worldclip.core.fields import Text, convert, is_marked, must_be, options_of
 from worldclip.core.marks import Commas, Place, Repeated
 from worldclip.core.registry import ItemOf
-from worldclip.core.settings import Text, convert, is_marked, must_be, options_of
 from worldclip.core.suggest import nearest
 
 REQUIRED = dataclasses.MISSING

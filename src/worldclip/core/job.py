@@ -35,9 +35,10 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError, naming
 from worldclip.core.execute import Executor, LocalExecutor
 from worldclip.core.execute import Report as Report
+from worldclip.core.fields import section_name
 from worldclip.core.local_path import require_local
 from worldclip.core.printable import counted
-from worldclip.core.settings import deciding, load_config, read_sections, section_name
+from worldclip.core.settings import deciding, load_config, read_sections
 
 ALL_SHARDS = slice(None)
 STAGE_ABOVE = "a stage above it runs"  # why a stage would run, in a dry run

@@ -9,22 +9,17 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from worldclip.contracts import layout
-from worldclip.contracts.records import outdated_stages, results_of
-from worldclip.core.artifacts import digest, read_manifest
-from worldclip.core.changes import Change, changed_keys
-from worldclip.core.console import say
+from worldclip.contracts.records import results_of
+from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
-from worldclip.core.job_files import read_record
-from worldclip.core.settings import read_toml
+from worldclip.evaluate.arms import Arm, find_arms
 from worldclip.evaluate.engine import images_path, ranks_path
 from worldclip.evaluate.interval import (
     LEVEL,
@@ -37,35 +32,12 @@ from worldclip.evaluate.interval import (
     resampled_arms,
     resampled_means,
 )
-from worldclip.model.load import outdated_results
 from worldclip.report.results import ResultRecord, by_task_of_runs
-from worldclip.report.train import read_log
 
-DECIDING_STAGES = ("metadata", "match", "balance", "curate", "train")
-MAX_NAME = 40  # characters of the keys in an arm's name; longer ones leave no room for a table
 _AT_K = re.compile(r"^(acc|image_retrieval_recall@|text_retrieval_recall@)(\d+)$")
 
 Group = Sequence[Sequence[ResultRecord]]
 """For each language the records of all runs, of one dataset and task."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arm:
-    """Evaluations of one setting, one per seed."""
-
-    name: str
-    folders: list[Path]
-    """With results.jsonl and ranks."""
-    runs: list[str]
-    """Short names of the folders."""
-    changes: list[Change] = field(default_factory=list)
-    """Keys of the recipe that are not as in the first arm; empty without recipes."""
-    seen: dict[str, float] = field(default_factory=dict)
-    """Pairs that training saw, by language: the mean over the runs, empty where a run has no training."""
-    code: list[str] = field(default_factory=list)
-    """Stages whose code was not as in the first arm (`code` of their manifests)."""
-    schedules: list[str] = field(default_factory=list)
-    """Keys that changed while a run was trained, and from which step on."""
 
 
 class MetricRow(TypedDict):
@@ -152,145 +124,6 @@ def compare(*paths: Path) -> Comparison:
                 by_language += in_languages
     num_tests = _mark_significant(rows)
     return Comparison(arms=arms, rows=rows, by_language=by_language, num_tests=num_tests)
-
-
-def find_arms(paths: Sequence[Path]) -> list[Arm]:
-    """Group runs whose recipes differ only in seeds; any other folder is an arm of its own.
-
-    Raises UserError for a path without an evaluation, and for a run that was trained since.
-    """
-    paths = [layout.run_of(path.absolute(), "evaluate") for path in paths]
-    folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
-    problems = [
-        f"{path} does not exist; give runs, or folders that evaluate wrote" for path in paths if not path.exists()
-    ]
-    if problems:  # what is compared of the others, curated lists or evaluations, is not known
-        raise UserError(problems)
-    for path, folder in zip(paths, folders, strict=True):
-        if not (folder / "results.jsonl").exists():
-            step = "evaluate"
-            if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None:
-                step = "run"
-            problems.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
-        elif folder != path:
-            outdated = outdated_results(path).get("evaluate")
-            if outdated is not None:
-                problems.append(f"{folder} is out of date: {outdated}; run first: worldclip evaluate {path}")
-    if problems:
-        raise UserError(problems)
-    recipes: dict[int, dict[str, Any]] = {}
-    tables: list[dict[str, Any]] = []
-    for i, path in enumerate(paths):
-        if not layout.recipe(path).is_file() or "evaluate" in outdated_stages(path):
-            continue  # or a recipe that another training was begun by
-        table = read_toml(path)
-        if table not in tables:  # a run given twice, or its copy, is not a second seed
-            recipes[i] = _without_seeds(table)
-            tables.append(table)
-    groups: dict[str, list[int]] = {}
-    for i in range(len(paths)):
-        key = digest(recipes[i]) if i in recipes else f"folder {i}"
-        groups.setdefault(key, []).append(i)
-    settings = [recipes.get(runs[0]) for runs in groups.values()]
-    changes: list[list[Change]] = [[] for _ in settings]
-    if None not in settings:
-        changes = [changed_keys(settings[0], setting) for setting in settings]
-    names = _short_names(paths)
-    arm_names = _names_by_keys(changes) or [names[runs[0]] for runs in groups.values()]
-    arms = []
-    for name, runs, changes_of_arm in zip(arm_names, groups.values(), changes, strict=True):
-        if len(runs) > 1:
-            name = f"{name} ({len(runs)} seeds)"
-        if len({_made_from(paths[run]) for run in runs}) > 1:
-            listed = ", ".join(names[run] for run in runs)
-            difference = "have one recipe but not the same pool, lists or code; they count as seeds"
-            say("compare", f"warning: {listed} {difference}")
-        arm = Arm(
-            name=name,
-            folders=[folders[run] for run in runs],
-            runs=[names[run] for run in runs],
-            changes=changes_of_arm,
-            seen=_mean_seen([paths[run] for run in runs]),
-            code=_stages_of_other_code(paths[0], paths[runs[0]]),
-        )
-        for run in runs:
-            arm.schedules.extend(_schedule_changes(paths[run], names[run]))
-        arms.append(arm)
-    return arms
-
-
-def _mean_seen(run_dirs: Sequence[Path]) -> dict[str, float]:
-    """Return the pairs that training saw by language, as the mean over runs; {} if one of them has no training."""
-    total: Counter[str] = Counter()
-    for run_dir in run_dirs:
-        records = read_log(layout.train_dir(run_dir) / "seen.jsonl")
-        if not records:
-            return {}
-        total.update(records[-1]["seen"])
-    return {lang: number / len(run_dirs) for lang, number in total.most_common()}
-
-
-def _schedule_changes(run_dir: Path, name: str) -> list[str]:
-    """Return a text for each change of the schedule while a run was trained."""
-    record = read_record(layout.train_dir(run_dir) / "config.json") or {}
-    texts = []
-    for change in record.get("changes", []):
-        keys = [str(Change(key, old, new)) for key, (old, new) in change["keys"].items()]
-        texts.append(f"{name} from step {change['from_step']:,} on: {', '.join(keys)}")
-    return texts
-
-
-def _made_from(run_dir: Path) -> tuple[object, ...]:
-    """Return the digests of a run's pool, of its lists, and of the code of its stages."""
-    manifests = [read_manifest(layout.stage_dir(run_dir, stage)) for stage in ("pool", "metadata")]
-    digests = [None if manifest is None else manifest["digest"] for manifest in manifests]
-    return (*digests, *_code_of(run_dir).items())
-
-
-def _code_of(run_dir: Path) -> dict[str, str]:
-    """Return the digest of the code that made each finished stage of a run, where it is recorded."""
-    code = {}
-    for stage in DECIDING_STAGES:
-        manifest = read_manifest(layout.stage_dir(run_dir, stage))
-        if manifest is not None and "code" in manifest:
-            code[stage] = manifest["code"]
-    return code
-
-
-def _stages_of_other_code(first: Path, run_dir: Path) -> list[str]:
-    """Return the stages that two runs made by different code; those without a record count as equal."""
-    code = _code_of(first)
-    return [stage for stage, own in _code_of(run_dir).items() if code.get(stage, own) != own]
-
-
-def _names_by_keys(changes: Sequence[Sequence[Change]]) -> list[str]:
-    """Return a name per arm, as `train.lr=0.001`; empty if the arms differ in no key, or in more than a name holds."""
-    first = {change.name: change.old for change in itertools.chain.from_iterable(changes)}
-    if not first:
-        return []
-    names = []
-    for changes_of_arm in changes:
-        values = first | {change.name: change.new for change in changes_of_arm}
-        names.append(", ".join(f"{key}={value}" for key, value in values.items()))
-    return names if max(map(len, names)) <= MAX_NAME else []
-
-
-def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:
-    """Return the tables of a recipe without the keys called seed."""
-    copy = {}
-    for key, value in table.items():
-        if key != "seed":
-            copy[key] = _without_seeds(value) if isinstance(value, dict) else value
-    return copy
-
-
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of paths, as many as it takes to tell them apart."""
-    depth = 1
-    # Runs of one name are common (runs/a/evaluate, runs/b/evaluate): add folders until the names differ.
-    while len({path.parts[-depth:] for path in paths}) < len({path.parts for path in paths}):
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from worldclip.evaluate.compare import Arm, Comparison, LanguageRow, MetricRow
+from worldclip.evaluate.arms import Arm
+from worldclip.evaluate.compare import Comparison, LanguageRow, MetricRow
 from worldclip.evaluate.tables import MAX_LANGUAGES_IN_TEXT, NUM_EXTREMES, image_text
 from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from worldclip.core.settings import convert
+from worldclip.core.fields import convert
 from worldclip.model.decode import BadImage, open_image
 from worldclip.model.inference import text_problem
 from worldclip.plugins.server.errors import ApiError
