@@ -18,7 +18,7 @@ from worldclip.cli import main
 from worldclip.config import load_recipe
 from worldclip.contracts.reasons import Reason
 from worldclip.core.errors import UserError
-from worldclip.tools import draft_recipe
+from worldclip.tools import draft_recipe, pool_sample
 from worldclip.tools.draft_recipe import draft, init
 
 DOG = "a black dog runs over the green field near our house"
@@ -33,7 +33,7 @@ def pool_of(folder: Path, **columns: list[Any]) -> str:
 
 
 def test_recipe_of_tars_loads_and_names_pool_and_languages(toy_world, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(draft_recipe, "is_compiled", lambda kernel: False)
+    monkeypatch.setattr(pool_sample, "is_compiled", lambda kernel: False)
     drafted = init(str(toy_world.pool), out=tmp_path / "mine.toml")
     assert capsys.readouterr().err.count("compiles language identification") == 1
     recipe = load_recipe(tmp_path / "mine.toml")

@@ -65,14 +65,7 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     note = _languages_of_means(means)
     if columns and len(langs) > MAX_LANGUAGES_IN_TEXT:  # a terminal shows no 300 rows
         task, metric = columns[0]
-        ascending: dict[str, float] = {}  # the best language has the lowest number, one without a number comes last
-        sign = -1.0 if task_info(task).is_share else 1.0
-        for lang, record in tasks[task].items():
-            value = record["metrics"].get(metric)
-            if value is not None:
-                ascending[lang] = sign * value
-        ranked = sorted(langs, key=lambda lang: ascending.get(lang, math.inf))
-        shown = [*ranked[:NUM_EXTREMES], f"{len(langs) - 2 * NUM_EXTREMES} more", *ranked[-NUM_EXTREMES:]]
+        shown = _best_and_weakest(langs, tasks[task], metric, is_low_best=not task_info(task).is_share)
         note = f"The {NUM_EXTREMES} best and {NUM_EXTREMES} weakest of {len(langs)} languages; results.csv has all."
     # Column by column: a cell per language, then the mean, and the chance where all languages have the same.
     has_mean &= LOCAL not in langs
@@ -106,13 +99,29 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         rows.pop()
     if not has_mean:
         del rows[len(shown)]
-    at_chance = [lang for lang in langs if _is_at_chance(lang, tasks)]
-    if at_chance:
-        few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
-        note += f"\n\nNot above chance (every 95% interval begins at or below what guessing gives): {few}."
     table = to_markdown(Table(titled, rows, totals=[len(shown)] if has_mean else []))
-    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note.strip()]
+    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note, _remark_on_chance(langs, tasks)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _best_and_weakest(
+    langs: Sequence[str], records: Mapping[str, ResultRecord], metric: str, *, is_low_best: bool
+) -> list[str]:
+    """Return the first and last languages by a metric, and a line for those between; without a number comes last."""
+    ascending: dict[str, float] = {}
+    for lang, record in records.items():
+        value = record["metrics"].get(metric)
+        if value is not None:
+            ascending[lang] = value if is_low_best else -value
+    ranked = sorted(langs, key=lambda lang: ascending.get(lang, math.inf))
+    return [*ranked[:NUM_EXTREMES], f"{len(langs) - 2 * NUM_EXTREMES} more", *ranked[-NUM_EXTREMES:]]
+
+
+def _remark_on_chance(langs: Sequence[str], tasks: Mapping[str, Mapping[str, ResultRecord]]) -> str:
+    """Name the languages that are not above chance; "" for none."""
+    at_chance = [lang for lang in langs if _is_at_chance(lang, tasks)]
+    few = ", ".join(at_chance[:MAX_LANGUAGES_IN_TEXT])
+    return few and f"Not above chance (every 95% interval begins at or below what guessing gives): {few}."
 
 
 def _is_at_chance(lang: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> bool:

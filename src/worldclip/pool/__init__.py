@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from worldclip.pool.read import read_member as read_member
     from worldclip.pool.read import read_members as read_members
     from worldclip.pool.read import read_pairs as read_pairs
-    from worldclip.pool.stage import expected_files as expected_files
+    from worldclip.pool.shards_of_run import expected_files as expected_files
+    from worldclip.pool.shards_of_run import indexed_shards as indexed_shards
+    from worldclip.pool.shards_of_run import list_pool as list_pool
+    from worldclip.pool.shards_of_run import refuse_changed_keys as refuse_changed_keys
+    from worldclip.pool.shards_of_run import refuse_replaced_files as refuse_replaced_files
     from worldclip.pool.stage import index as index
-    from worldclip.pool.stage import indexed_shards as indexed_shards
     from worldclip.pool.stage import is_run as is_run
-    from worldclip.pool.stage import list_pool as list_pool
     from worldclip.pool.stage import num_left_out as num_left_out
     from worldclip.pool.stage import open_pool as open_pool
     from worldclip.pool.stage import read_pool as read_pool
-    from worldclip.pool.stage import refuse_changed_keys as refuse_changed_keys
-    from worldclip.pool.stage import refuse_replaced_files as refuse_replaced_files
     from worldclip.pool.texts import PoolTexts as PoolTexts
 
 __getattr__, __dir__, __all__ = lazy_names(__name__)

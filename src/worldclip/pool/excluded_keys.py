@@ -9,7 +9,7 @@ from worldclip.core import artifacts, keys
 from worldclip.core.changes import changed_inputs, changed_keys, name_changes
 from worldclip.core.job import Run
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.stage import indexed_shards
+from worldclip.pool.shards_of_run import indexed_shards
 
 LISTING_TOOLS = ("check", "dedup")  # tools whose folders have a list of keys and, in the manifest, its shards
 

@@ -14,20 +14,19 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from worldclip.contracts import layout
-from worldclip.contracts.records import Skipped, skipped_shards
+from worldclip.contracts.records import Skipped
 from worldclip.contracts.schemas import POOL_IMAGES, POOL_PAIRS
 from worldclip.contracts.summary import LEFT_OUT, pool_steps, texts_step
-from worldclip.core import artifacts, job_files
-from worldclip.core.changes import Change, changed_inputs, changed_keys, name_changes
+from worldclip.core import artifacts
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import NUM_NAMED, BadShard, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
-from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
-from worldclip.core.inputs import fingerprint_of, is_remote
+from worldclip.core.execute.shard_list import ShardList, read_shards
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.printable import counted
@@ -37,8 +36,6 @@ from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
 from worldclip.pool.listing import (
     check_place,
-    list_input_files,
-    list_shards,
     options_of,
     place_of,
     require_place,
@@ -46,6 +43,12 @@ from worldclip.pool.listing import (
 )
 from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
 from worldclip.pool.picture_files import digest_of_pictures
+from worldclip.pool.shards_of_run import (
+    indexed_shards,
+    list_pool,
+    refuse_replaced_files,
+    with_pictures,
+)
 
 NUM_WARNINGS = 3  # shards without texts that the log names
 
@@ -97,7 +100,7 @@ def read_pool(
     shards = list_pool(tool_run, part)
     reports, skipped = _index_slice(tool_run, shards, needs_texts=needs_texts)
     whole = [shard for shard in shards if shard.name not in skipped]
-    return tool_run, ShardList(map(_with_pictures, whole, [report["pictures"] for report in reports]))
+    return tool_run, ShardList(map(with_pictures, whole, [report["pictures"] for report in reports]))
 
 
 def _forget_changed_pictures(run: Run, shards: Sequence[Shard]) -> None:
@@ -124,94 +127,6 @@ def _forget_changed_pictures(run: Run, shards: Sequence[Shard]) -> None:
             say("pool", f"pictures that {shard.name} names have changed")
             (stage_dir / artifacts.MANIFEST).unlink(missing_ok=True)
             marker.unlink()
-
-
-def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """List the pool's files as `list_shards` does; a pool that the run builds has them in RUN/pool/train.
-
-    part: which of the sorted files; the others are not opened.
-    """
-    config = run.section(PoolConfig)
-    if config.build:
-        config = dataclasses.replace(config, path=str(layout.built_pool(run.dir)))
-    return list_shards(config, part=part)
-
-
-def expected_files(run: Run, *, at_urls: bool) -> list[InputFile]:
-    """Return the files of the shards that the stage will find; empty for a pool that it builds or does not read.
-
-    For checks before the stage works; what is wrong with the places is said by the stage itself.  at_urls: list a pool
-    at URLs too, which may take minutes.
-    """
-    config = run.section(PoolConfig)
-    if not run.asks_for("pool") or config.build or (any(map(is_remote, config.paths)) and not at_urls):
-        return []
-    with suppress(UserError):
-        return list_input_files(config)
-    return []
-
-
-def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
-    """Return the shards as the stage recorded them, without the broken ones: what later stages read.
-
-    Raises UserError if the stage is not finished.
-    """
-    artifacts.require_manifest(run.dir, "pool")
-    skipped = skipped_shards(run.dir)
-    pictures = job_files.read_record(layout.pool_pictures(run.dir)) or {}
-    shards = ShardList()
-    for shard in read_shards(layout.pool_shards(run.dir))[part]:
-        if shard.name in skipped:
-            continue
-        if not is_remote(shard.path) and not os.path.isabs(shard.path):
-            path = place_of(run, shard)
-            if not path.endswith(f"/{shard.path}"):  # a place may be one file
-                path = f"{path}/{shard.path}"
-            shard = dataclasses.replace(shard, path=path)
-        shards.append(_with_pictures(shard, pictures.get(shard.name)))
-    return shards
-
-
-def _with_pictures(shard: Shard, pictures: str | None) -> Shard:
-    """Return the shard; the digest of its pictures in files of their own, if any, is part of the fingerprint."""
-    if not pictures:
-        return shard
-    return dataclasses.replace(shard, fingerprint={**shard.fingerprint, "pictures": pictures})
-
-
-def refuse_replaced_files(run: Run) -> None:
-    """Raise UserError for local files of the pool that are not those that the stage read: images lie elsewhere in them.
-
-    For readers of images in a call of their own; `worldclip run` reads such files again.  Only files that were written,
-    renamed or copied since the stage listed them, or have another time than then, are hashed.
-    """
-    listed = job_files.read_record(layout.pool_listed_at(run.dir)) or {"ns": 0, "mtime_ns": {}}
-    replaced = []
-    for shard in indexed_shards(run):
-        if is_remote(shard.path) or not os.path.exists(shard.path):
-            continue
-        stat = os.stat(shard.path)
-        is_newer = max(stat.st_mtime_ns, stat.st_ctime_ns) >= listed["ns"]
-        if is_newer or stat.st_mtime_ns != listed["mtime_ns"].get(shard.name):
-            present = fingerprint_of(shard.path, shard.fingerprint["path"])
-            if any(shard.fingerprint[name] != value for name, value in present.items()):
-                replaced.append(shard.name)
-    if replaced:
-        names = ", ".join(replaced[:NUM_NAMED])
-        if len(replaced) > NUM_NAMED:
-            names += f" and {len(replaced) - NUM_NAMED:,} more"
-        raise UserError(
-            f"{names} changed since the stage pool read the pool; run first: worldclip run {run.dir} --until curate"
-        )
-
-
-def refuse_changed_keys(run: Run) -> None:
-    """Raise UserError where RUN/pool was made under other keys of [pool] than those of the recipe."""
-    changes = changed_keys(artifacts.require_manifest(run.dir, "pool")["config"], run.deciding("pool"))
-    if changes:
-        raise UserError(
-            f"{run.dir / 'pool'} is out of date: {name_changes(changes)}; run first: worldclip run {run.dir}"
-        )
 
 
 def index(run: Run, *, needs_texts: bool = True, is_tool: bool = False) -> None:

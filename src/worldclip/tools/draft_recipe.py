@@ -6,17 +6,11 @@ import dataclasses
 import json
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-
-import numpy as np
-import pyarrow as pa
+from typing import Annotated, Any
 
 from worldclip import pool
-from worldclip.contracts.reasons import Reason
-from worldclip.contracts.summary import REMEDIES
 from worldclip.core.artifacts import write_text
 from worldclip.core.command import Command, OutFile
 from worldclip.core.console import say
@@ -25,20 +19,14 @@ from worldclip.core.execute import Shard
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import Report
 from worldclip.core.marks import Commas
-from worldclip.core.preflight import is_installed
 from worldclip.core.printable import counted, printable
-from worldclip.kernels.llvm import is_compiled
 from worldclip.language import table as languages
-from worldclip.language.fasttext import kernels
-from worldclip.language.identify import Identifier
-from worldclip.model.decode import BadImage, decode
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW, missing_column
 from worldclip.pool.listing import require_place
-from worldclip.pool.pairs import read_shard
-from worldclip.pool.read import image_places, read_members
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
+from worldclip.tools.pool_sample import MAX_SHARDS, count_languages, read_sample
 from worldclip.tools.sampled_columns import (
     columns_for_where,
     columns_of_texts,
@@ -48,9 +36,6 @@ from worldclip.tools.sampled_columns import (
     values_by_column,
 )
 
-NUM_TEXTS = 1000  # identified, to list the pool's languages
-NUM_IMAGES = 20  # decoded, for the model's image size
-MAX_SHARDS = 8  # opened for them
 LARGE_FILE = 1 << 30  # bytes of CSV or TSV
 WITHOUT_TYPES = ("csv", "tsv")  # formats that hold only texts
 MIN_SHARE = 0.01  # of a language in the recipe
@@ -166,11 +151,11 @@ def draft(
         raise UserError(problems)
     config = dataclasses.replace(config, key=key or usual.key, texts=tuple(texts) or usual.texts)
     config = dataclasses.replace(config, lang=lang or usual.lang, image_field=usual.image_field)
-    sample = _read_sample(shards, config)
+    sample = read_sample(shards, config)
     fields = text_columns(names)
     if fields and not sample.texts and not config.texts:  # tars with texts in another field
         config = dataclasses.replace(config, texts=tuple(f"json:{name}" for name in fields))
-        sample = _read_sample(shards, config)
+        sample = read_sample(shards, config)
     if not sample.texts:
         remedy = "give --texts, where the texts of a pair are"
         problems = [*sample.unread, *sample.problems]
@@ -181,7 +166,7 @@ def draft(
         say("init", f"warning: {problem}")
     with_words = [(text, label) for text, label in sample.texts if label or not _FILE_NAME.fullmatch(text.strip())]
     sampled_texts = with_words or sample.texts
-    by_language = _count_languages(sampled_texts)
+    by_language = count_languages(sampled_texts)
     num_texts = len(sampled_texts)
     least = max(MIN_SHARE * num_texts, min(MIN_TEXTS, num_texts / 20))  # of 20 texts one is enough
     codes = [code for code, count in by_language.items() if count >= least and code != languages.OTHER]
@@ -236,88 +221,6 @@ def _describe_first(shards: Sequence[Shard], config: PoolConfig) -> tuple[list[s
         except BadShard as error:
             problems.append(f"{shard.path}: {error}")
     raise UserError(problems)
-
-
-class _Sample(NamedTuple):
-    """Texts of shards spread over a pool."""
-
-    texts: list[tuple[str, str]]
-    """(text, language that the pool states or "")."""
-    has_images: bool
-    image_side: int | None
-    unread: list[str]
-    """Why shards were not read."""
-    problems: list[str]
-    """Why texts were not read."""
-    rows: list[dict[str, Any]]
-    """The first rows of a table, with all fields that JSON can hold; none of tars."""
-
-
-def _read_sample(shards: Sequence[Shard], config: PoolConfig) -> _Sample:
-    sample: list[tuple[str, str]] = []
-    unread: list[str] = []
-    problems: list[str] = []
-    rows: list[dict[str, Any]] = []
-    has_images = False
-    image_side = None
-    step = max(1, len(shards) // MAX_SHARDS)
-    sampled = shards[::step][:MAX_SHARDS]
-    for shard in sampled:
-        try:
-            settled = read_shard(shard, config)
-        except BadShard as error:
-            unread.append(f"{shard.name}: {error}")
-            continue
-        has_images |= len(settled.images) > 0
-        if image_side is None and is_installed("PIL") and not is_remote(shard.path):
-            image_side = _median_side(shard, settled.images)
-        if not rows:
-            rows = _first_rows(shard, config, settled.counts["rows"])
-        read = settled.texts
-        for bad in read.bad[:1]:
-            problems += [f"{shard.name}, {bad['key']}: {bad['reason']}", REMEDIES[Reason.BAD_PAIR]]
-        kept = pa.array(np.flatnonzero(read.reason == Reason.KEPT)[: -(-NUM_TEXTS // len(sampled))])
-        stated = [""] * len(kept) if read.lang is None else read.lang.take(kept).to_pylist()
-        sample += zip(read.text.take(kept).to_pylist(), stated, strict=True)
-    return _Sample(sample[:NUM_TEXTS], has_images, image_side, unread, problems, rows)
-
-
-def _median_side(shard: Shard, images: pa.Table) -> int | None:
-    """Return the median shorter side, in pixels, of the first images of a shard; None if none of them decodes."""
-    sides = []
-    for image in read_members(image_places(shard, images.slice(0, NUM_IMAGES))):
-        if isinstance(image, BadShard):
-            continue
-        try:
-            height, width, _ = decode(image).shape
-        except BadImage:
-            continue
-        sides.append(min(height, width))
-    return int(np.median(sides)) if sides else None
-
-
-def _first_rows(shard: Shard, config: PoolConfig, num_rows: int) -> list[dict[str, Any]]:
-    pool_format = format_of(shard.name)
-    if not pool_format.is_table or pool_format.read_rows is None or is_remote(shard.path):  # all columns of a store
-        return []
-    return list(pool_format.read_rows(shard, config, np.arange(min(num_rows, NUM_TEXTS))))
-
-
-def _count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Return the number of texts by language, most frequent first: stated by the pool, or identified."""
-    by_code = languages.by_code()
-    codes = []
-    without_label = []
-    for text, label in sample:
-        if label:
-            codes.append(languages.code_of_stated(label, by_code, languages.INSTALLED))
-        else:
-            without_label.append(text)
-    if without_label:
-        if not is_compiled(kernels.predict):
-            say("init", "compiles language identification for this processor, once per installation (10 to 20 s)")
-        codes += [languages.from_lid(str(label)) for label in Identifier().predict(without_label)[0]]
-    return dict(Counter(codes).most_common())
 
 
 def _to_toml(drafted: Report, config: PoolConfig, codes: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

@@ -1,10 +1,13 @@
-"""The memory of the device that a rank trains on."""
+"""The memory of a rank: of its device, and of its process."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +41,23 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Let Python collect garbage only where the loop asks for it: at the same steps on all ranks.
+
+    A full collection goes through all objects of the process: 0.4 s with torch and transformers loaded.  Left to
+    itself, each rank would collect at a step of its own, and all others would wait for it in the next exchange.
+    Objects from before, which stay, are never gone through again.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

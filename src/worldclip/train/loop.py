@@ -11,8 +11,8 @@ import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from worldclip.train import budget
 from worldclip.train.checkpoint import consolidate
 from worldclip.train.checkpoint_writer import CheckpointWriter, copy_to_cpu, folder_writer
 from worldclip.train.config import TrainConfig
-from worldclip.train.device import keep_freed_memory
+from worldclip.train.device import keep_freed_memory, no_garbage_collection
 from worldclip.train.distill import encode_by_teacher, load_teacher
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
 from worldclip.train.loader import UNREADABLE, Batch, Loader
@@ -400,23 +400,3 @@ class Trainer:
 def steps_ahead(device: torch.device) -> int:
     """Return how many steps are launched ahead of the one that is read: reading waits, and a GPU would idle."""
     return 1 if device.type == "cuda" else 0
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Let Python collect garbage only where the loop asks for it: at the same steps on all ranks.
-
-    A full collection goes through all objects of the process: 0.4 s with torch and transformers loaded.  Left to
-    itself, each rank would collect at a step of its own, and all others would wait for it in the next exchange.
-    Objects from before, which stay, are never gone through again.
-    """
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_enabled:
-            gc.enable()
