@@ -160,6 +160,8 @@ def test_shards_of_a_killed_worker_are_retried(tmp_path: Path, run_map: Map) -> 
 def die(out: Path, shard: Shard) -> dict:
     """End as the kernel ends a process."""
     if shard.name == "002.tar":
+        with open(out.with_suffix(".tries"), "a") as file:
+            file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.05)  # others are worked on beside it
     if shard.name == "003.tar":
@@ -176,6 +178,7 @@ def test_shards_that_raise_or_lose_their_workers_fail_alone(tmp_path: Path, run_
     assert set(failures) == {"002.tar", "003.tar"}
     assert set(calls(tmp_path)) == {shard.name for shard in many} - {*failures}
     assert re.match("its worker process was lost 3 times: .*memory ran out", failures["002.tar"])
+    assert tmp_path.with_suffix(".tries").read_text() == "xxx"
     assert failures["003.tar"].endswith("ZeroDivisionError: in a library")
 
 

@@ -20,6 +20,7 @@ from worldclip.kernels.nfc import is_nfc, nfc
 from worldclip.kernels.unicode_table import SPACED, load_table
 from worldclip.match import Matcher
 from worldclip.match.matcher import fill, matcher
+from worldclip.match.matcher.loop import RECENT
 
 # --- plain search, straight from the profiles' definitions ----------------------------------------
 
@@ -248,6 +249,14 @@ def test_ids_are_sorted_and_unique_for_any_number_of_matches():
         assert ids.dtype == np.int32
         assert (np.diff(ids) > 0).all()
         assert ids[:size].tolist() == list(range(size))
+
+
+def test_ids_that_push_each_other_out_of_the_recent_ones_are_unique():
+    compiled = Matcher([f"w{i}" for i in range(RECENT + 40)])
+    for size in (1, 5, 40):  # of pairs: in one wide instruction, and in several
+        ids = [*range(size), *range(RECENT, RECENT + size)]
+        text = " ".join(f"w{i}" for i in [*ids, *ids])
+        assert compiled.match(text).tolist() == ids
 
 
 @pytest.mark.parametrize("num_entries", [200, 256, 257, 400, 512, 513, 65_600])

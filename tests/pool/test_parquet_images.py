@@ -88,6 +88,9 @@ def test_training_batches_equal_those_of_tars(curated, kind, num_streams) -> Non
 def test_column_of_images_is_found_by_its_type_or_by_what_datasets_says(tmp_path: Path) -> None:
     assert read_all(table_of(tmp_path / "a.parquet", structs(IMAGES)))["1"] == IMAGES[1]
     assert read_all(table_of(tmp_path / "b.parquet", pa.array(IMAGES, pa.large_binary())))["2"] == IMAGES[2]
+    first = pa.table({"image": pa.array(IMAGES, pa.binary()), "key": list("0123"), "text": list("0123")})
+    pq.write_table(first, tmp_path / "first.parquet")  # its first image has the place 0
+    assert list(read_all(tmp_path / "first.parquet").values()) == IMAGES
     sound = {"sound": structs(IMAGES), "image": structs(IMAGES)}
     table = pa.table({"key": list("0123"), "text": list("0123"), **sound})
     features = {"sound": {"_type": "Audio"}, "image": {"_type": "Image"}}
