@@ -338,5 +338,5 @@ def test_a_column_of_another_type_in_some_shards_fails_these_and_loses_no_pair(t
     ((name, reason),) = failed.value.failures.items()
     assert name == "b.parquet"
     assert "width holds texts, not comparable with 256" in reason
-    assert "where only some files differ, write the column anew there" in reason
+    assert "where only some files differ, rewrite the column there" in reason
     assert "goes on without all of their pairs" in failed.value.remedy

@@ -34,7 +34,7 @@ def _path_of(relative: str) -> Callable[[Path, str], Path]:
 
 
 run_log = path_in("log.txt")  # what the commands on the run said, with the time; appended to
-branched = path_in("branch.json")  # of a run begun with --from-run: the training precision of the first run
+branched = path_in("branch.json")  # the training precision of the run that --from-run names
 report_html = path_in("report.html")  # report of RUN, or of any job's folder
 
 attribution = path_in("pool/README.md")  # sources and licences of a pool that the run built

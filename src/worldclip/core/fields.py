@@ -109,7 +109,7 @@ class Text(str):
 
 
 def _toml_value(text: str) -> Any:
-    """Return the value that a text is in TOML, None where it is none, such as a bare word."""
+    """Parse a value of TOML; return None for other text, such as a bare word."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -46,7 +46,7 @@ from worldclip.core.suggest import suggest
 
 SECTIONS = ("pool", "languages", "metadata", "match", "balance", "curate", "train", "evaluate", "export")
 """The sections of a recipe's file; worldclip.config.Recipe has a field for each."""
-LARGEST_INTEGER = 2**63 - 1  # of numpy and Arrow
+LARGEST_INTEGER = 2**63 - 1  # that numpy and Arrow hold
 
 Problems = Iterator[tuple[str, str]]  # (key within the section or "" for the section itself, what is wrong)
 

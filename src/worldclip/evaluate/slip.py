@@ -62,7 +62,7 @@ def with_slip_names(dataset: Dataset) -> Dataset:
     if not isinstance(task_of_folder, Classification):
         return dataset
     order = slip_order([synonyms[0] for synonyms in task_of_folder.class_names], names)
-    classes = list(map(names.classes.__getitem__, order))
+    classes = [names.classes[position] for position in order]
     protocol = {
         "templates": len(names.templates),
         "names": SOURCE,

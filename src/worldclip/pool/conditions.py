@@ -42,7 +42,7 @@ def fulfils(
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         held = str(values.type)
         remedy = (
-            "compare numbers with numbers, texts with texts; where only some files differ, write the column anew there"
+            "compare numbers with numbers, texts with texts; where only some files differ, rewrite the column there"
         )
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             held = "texts"

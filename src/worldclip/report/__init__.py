@@ -64,7 +64,7 @@ def write_report(run_dir: Path) -> Path:
         "train": train.sections(reports.get("train"), log),  # an unfinished training has curves and no report yet
         "pool": skipped_sections(skipped_shards(run_dir)),
     }
-    steps = [tag("li", step) for step in account(run_dir)]  # as log, status and data card say them
+    steps = [tag("li", step) for step in account(run_dir)]  # the sentences of the log, of status and of the data card
     if steps:
         lead = (
             "A row is a row of a table, or the members of a tar with one name. A sample has a key, and one pair per "

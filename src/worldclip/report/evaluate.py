@@ -148,7 +148,7 @@ def held_out_section(report: Json, languages: Languages) -> Section | None:
     rows: list[list[Any]] = []
     rows_of_sets: dict[str, list[Json]] = {}
     for combination in combinations:
-        rows.append(list(map(combination.__getitem__, keys)))
+        rows.append([combination[key] for key in keys])
         rows_of_sets.setdefault(combination["dataset"], []).append(combination)
     for dataset, rows_of_set in rows_of_sets.items():
         means = []

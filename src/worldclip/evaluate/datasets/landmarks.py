@@ -52,7 +52,7 @@ def load(name: str, folder: Path) -> Dataset:
         folder,
         images,
         in_languages(Names(names, ["a photo of {}."]), folder),
-        [list(map(position.__getitem__, right)) for right in landmarks],
+        [[position[name] for name in right] for right in landmarks],
         fingerprints([solution, categories]),
         protocol={"names": "categories of the landmarks that occur"},
     )

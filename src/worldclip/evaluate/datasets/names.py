@@ -47,7 +47,7 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     unknown = [key for key in keys if key not in record["subjects"]]
     if unknown:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
-    subject_idx = np.array(list(map(record["subjects"].__getitem__, keys)))
+    subject_idx = np.array([record["subjects"][key] for key in keys])
     names = named["lang"]
     slices = {}
     if record.get("thirds") and run_dir is not None and "en" in names:
@@ -141,7 +141,7 @@ class NameSet:
                 class_names[idx] = names[idx]
         classes, class_idx = np.unique(np.array(list(class_names.values()), dtype=object), return_inverse=True)
         class_of_subject = dict(zip(class_names, class_idx.tolist(), strict=True))
-        target = np.array(list(map(class_of_subject.__getitem__, self.subject_idx[image_idx].tolist())))
+        target = np.array([class_of_subject[subject] for subject in self.subject_idx[image_idx].tolist()])
         text_classes, pair_text = np.unique(target, return_inverse=True)
         templates = self.named["templates"].get(lang, ["{}"])
         return [

@@ -41,7 +41,7 @@ def load(name: str, folder: Path) -> Dataset:
     position = {key: i for i, key in enumerate(keys)}
     task = Association(
         cues=cues,
-        candidates=[np.array(list(map(position.__getitem__, names))) for names in candidates],
+        candidates=[np.array([position[name] for name in names]) for names in candidates],
         is_right=is_right,
         protocol={"text": "article + cue"},
     )

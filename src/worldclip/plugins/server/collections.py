@@ -130,7 +130,7 @@ class Collections:
                 check_model(after, self._clip, self._name, "restart the server with that one")
         except (UserError, OSError) as error:
             self.problem = problem
-            say("serve", f"{self.folder} cannot be opened anew: {error}; answers from what was there before")
+            say("serve", f"cannot open the new {self.folder}: {error}; searches still use the version before")
             return
         self.problem = ""
         self._version = version

@@ -122,8 +122,8 @@ def as_binary(name: str, column: pa.ChunkedArray) -> pa.Array:
     is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     if not any(is_kind(kind) for is_kind in (*is_text, *is_bytes)):
         raise BadShard(
-            f"column {name} is {column.type}; it must hold texts or lists of texts: name another column, or write this "
-            "one anew"
+            f"column {name} is {column.type}; it must hold texts or lists of texts: name another column, or rewrite "
+            "this one"
         )
     if pa.types.is_dictionary(column.type):
         column = column.cast(kind)

@@ -45,7 +45,7 @@ def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
         if path.suffix.lower() in SUFFIXES:
             path_of_stem.setdefault(path.stem, path)
     _check_missing(sorted(set(stems) - path_of_stem.keys()), root, source)
-    return _images_in_files(list(map(path_of_stem.__getitem__, stems)), list(stems), folder)
+    return _images_in_files([path_of_stem[stem] for stem in stems], list(stems), folder)
 
 
 def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys: Sequence[str] = ()) -> Images:
