@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from numba.core import caching
 
 from unicode_builder import build_categories, build_table
 from worldclip.core.arrow import byte_buffers
 from worldclip.kernels import tar_headers as tar
-from worldclip.kernels import unicode_table
+from worldclip.kernels import unicode_table, utf8
 from worldclip.kernels.byte_table import empty_slots, find_row, find_slot, hash_bytes, insert_rows, put_row
 from worldclip.kernels.llvm import kernel
 from worldclip.kernels.read_at import WINDOW_BYTES, gather, window_of_bytes, window_of_file
@@ -354,6 +355,21 @@ def test_buffers_of_kernels_hold_the_longest_expansions():
         assert len(folded.encode()) <= 3 * size
         assert len(unicodedata.normalize("NFD", chr(c))) <= 1.5 * size
         assert len(unicodedata.normalize("NFD", folded)) <= 2 * size
+
+
+@njit
+def encode_all(points, out):
+    end = 0
+    for point in points:
+        end = utf8.encode(point, out, end)
+    return end
+
+
+def test_code_points_are_written_as_python_writes_them():
+    points = np.delete(np.arange(0x110000), np.arange(0xD800, 0xE000))
+    out = np.empty(4 * len(points), np.uint8)
+    end = encode_all(points, out)
+    assert out[:end].tobytes().decode() == "".join(map(chr, points))
 
 
 def test_class_of_a_character():

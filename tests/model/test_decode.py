@@ -234,18 +234,21 @@ def test_a_truncated_image_is_undecodable(monkeypatch, kind, others_load_them):
     assert ImageFile.LOAD_TRUNCATED_IMAGES is others_load_them
 
 
-def test_scaled_decode_is_smaller_and_similar():
+@pytest.mark.parametrize(("has_exif", "shape"), [(False, (400, 600, 3)), (True, (600, 400, 3))])
+def test_scaled_decode_is_smaller_and_similar(has_exif, shape):
     gradient = np.add.outer(np.arange(400), np.arange(600)).astype(np.float32) * 255 / 1000
     image = Image.fromarray(np.repeat(gradient[:, :, None], 3, axis=2).astype(np.uint8))
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    data = encode(image, "JPEG", quality=95, exif=exif)
-    whole, scaled = decode(data), decode(data, 100)
-    assert whole.shape == (600, 400, 3)
-    assert scaled.shape == (150, 100, 3)
-    resized = np.array(Image.fromarray(whole).resize((100, 150), Image.Resampling.BOX))
-    assert np.abs(resized.astype(int) - scaled.astype(int)).mean() < 2
-    assert decode(data, 300).shape == whole.shape  # too small to be scaled
+    data = encode(image, "JPEG", quality=95, **({"exif": exif} if has_exif else {}))
+    whole = decode(data)
+    assert whole.shape == shape
+    for min_side, divisor in ((50, 8), (51, 4), (100, 4), (101, 2), (200, 2), (201, 1), (300, 1)):
+        scaled = decode(data, min_side)
+        height, width = shape[0] // divisor, shape[1] // divisor
+        assert scaled.shape == (height, width, 3), min_side
+        resized = np.array(Image.fromarray(whole).resize((width, height), Image.Resampling.BOX))
+        assert np.abs(resized.astype(int) - scaled.astype(int)).mean() < 2
 
 
 @pytest.mark.parametrize("place", ["load", "getexif"])
