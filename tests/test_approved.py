@@ -10,10 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from approved import masked, page
+from approved import masked, shown
 from plain_recipe import LISTS, make_shards, write_pool
 from pools import write_table
 from worldclip.cli import main
+from worldclip.tools.estimate import estimate, to_text
 
 RECIPE = """
 [pool]
@@ -70,7 +71,7 @@ def run_dir(folder) -> Path:
 
 
 def test_page_of_a_run(run_dir, folder, snapshot):
-    assert masked(page(run_dir / "report.html"), FOLDER=folder) == snapshot
+    assert masked(shown((run_dir / "report.html").read_text(encoding="utf-8")), FOLDER=folder) == snapshot
 
 
 def test_data_card(run_dir, folder, snapshot):
@@ -108,3 +109,17 @@ def test_output_of_commands(name, run_dir, folder, capsys, snapshot):
     code = main(words)
     output = capsys.readouterr()
     assert masked(f"exit code {code}\n{output.out}\n{output.err}", RUN=run_dir, FOLDER=folder) == snapshot
+
+
+def test_estimate_of_more_languages_than_are_named(run_dir, snapshot):
+    assert masked(to_text(estimate(run_dir), num_languages=2)) == snapshot
+
+
+def test_status_of_a_stage_that_is_done_in_part(run_dir, folder, capsys, snapshot):
+    part = folder / "part"
+    recipe = str(folder / "recipe.toml")
+    assert main(["run", recipe, "--out", str(part), "--until", "metadata"]) == 0
+    assert main(["match", recipe, "--out", str(part), "--shards", "2/3"]) == 0
+    capsys.readouterr()
+    assert main(["status", str(part)]) == 0
+    assert masked(capsys.readouterr().out, RUN=part) == snapshot

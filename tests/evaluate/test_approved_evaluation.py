@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from approved import masked, page
+from approved import masked, shown
 from miniature import write_files
 from model_folders import put_any_model_in_hub_cache
 from upstream import CONCEPTS, files_of, jsonl
@@ -109,7 +109,7 @@ def test_tables(name, folder, snapshot):
 
 
 def test_page(folder, snapshot):
-    assert masked(page(folder / "one" / "report.html"), FOLDER=folder) == snapshot
+    assert masked(shown((folder / "one" / "report.html").read_text(encoding="utf-8")), FOLDER=folder) == snapshot
 
 
 def test_comparison(folder, capsys, snapshot):

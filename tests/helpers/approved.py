@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 LINES = {"h1", "h2", "h3", "h4", "h5", "p", "li", "tr", "dt", "dd", "div", "section", "summary", "svg", "path", "text"}
 SHOWN = {"title", "style", "href", "alt", "lang", "dir", "d", "stroke", "class", "open"}
@@ -47,9 +46,9 @@ class _Lines(HTMLParser):
             self.lines[-1] += data
 
 
-def page(path: Path) -> str:
-    """Return what a page of HTML shows, as lines."""
-    lines = _Lines(path.read_text(encoding="utf-8")).lines
+def shown(html: str) -> str:
+    """Return what HTML shows, as lines."""
+    lines = _Lines(html).lines
     return "\n".join(line for line in map(str.strip, lines) if line)
 
 
