@@ -111,6 +111,17 @@ def test_output_of_commands(name, run_dir, folder, capsys, snapshot):
     assert masked(f"exit code {code}\n{output.out}\n{output.err}", RUN=run_dir, FOLDER=folder) == snapshot
 
 
+def test_data_of_the_explorer(run_dir, folder, snapshot):
+    assert main(["explore", str(run_dir), "--out", str(folder / "explorer")]) == 0
+    data = folder / "explorer/data"
+    parts = []
+    for path in sorted(data.rglob("*.js")):
+        if path.name != "profile.js":  # classes of all characters
+            content = path.read_text(encoding="utf-8")
+            parts.append(f"{path.relative_to(data).as_posix()}\n" + content.replace(",[", ",\n["))
+    assert masked("\n".join(parts), FOLDER=folder) == snapshot
+
+
 def test_estimate_of_more_languages_than_are_named(run_dir, snapshot):
     assert masked(to_text(estimate(run_dir), num_languages=2)) == snapshot
 
