@@ -28,13 +28,7 @@ from worldclip.core.execute import Report, Shard
 from worldclip.core.image_names import SUFFIXES, readable_suffixes
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats.parquet import PARQUET
-from worldclip.pool.picture_folder import (
-    Listing,
-    files_of_group,
-    fingerprint_of_group,
-    group_files,
-    list_folder,
-)
+from worldclip.pool.picture_folder import Listing, files_of_group, fingerprint_of_group, group_files, list_folder
 from worldclip.pool.read import is_table
 
 BY_ROW = PoolConfig(key="row")  # keys of tables outside of a pool

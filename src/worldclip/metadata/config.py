@@ -13,16 +13,7 @@ from typing import Annotated, Literal
 
 from worldclip.contracts.sources import METADATA_SOURCES
 from worldclip.core.registry import ItemOf
-from worldclip.core.settings import (
-    AtLeast,
-    Between,
-    Config,
-    Decides,
-    NotEmpty,
-    Place,
-    Problems,
-    value_problem,
-)
+from worldclip.core.settings import AtLeast, Between, Config, Decides, NotEmpty, Place, Problems, value_problem
 from worldclip.language.table import Languages, how_to_know
 
 PAPER_SOURCES = ("number", "wordnet", "unigram", "bigram", "title")

@@ -16,11 +16,7 @@ from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
 from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.job import ALL_SHARDS, Run
 from worldclip.pool.config import PoolConfig
-from worldclip.pool.listing import (
-    list_input_files,
-    list_shards,
-    place_of,
-)
+from worldclip.pool.listing import list_input_files, list_shards, place_of
 
 
 def list_pool(run: Run, part: slice = ALL_SHARDS) -> ShardList:

@@ -34,21 +34,10 @@ from worldclip.pool import hub
 from worldclip.pool.builders import builder_of
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import format_of
-from worldclip.pool.listing import (
-    check_place,
-    options_of,
-    place_of,
-    require_place,
-    shards_by_place,
-)
+from worldclip.pool.listing import check_place, options_of, place_of, require_place, shards_by_place
 from worldclip.pool.pairs import COUNTS, read_shard, refuse_wrong_columns
 from worldclip.pool.picture_files import digest_of_pictures
-from worldclip.pool.shards_of_run import (
-    indexed_shards,
-    list_pool,
-    refuse_replaced_files,
-    with_pictures,
-)
+from worldclip.pool.shards_of_run import indexed_shards, list_pool, refuse_replaced_files, with_pictures
 
 NUM_WARNINGS = 3  # shards without texts that the log names
 

@@ -41,14 +41,7 @@ from worldclip.train.progress import RankCounts, read_progress
 from worldclip.train.schedule import Schedule, crosses, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, score_checkpoint
 from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
-from worldclip.train.step import (
-    LaunchedStep,
-    StepResult,
-    assign_buckets,
-    copy_ahead,
-    launch_step,
-    validation_loss,
-)
+from worldclip.train.step import LaunchedStep, StepResult, assign_buckets, copy_ahead, launch_step, validation_loss
 from worldclip.train.train_state import create_train_state
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.

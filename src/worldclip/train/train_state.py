@@ -15,13 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from worldclip.model.clip import (
-    create_empty_model,
-    create_model,
-    fill_position_ids,
-    model_config,
-    pixel_statistics,
-)
+from worldclip.model.clip import create_empty_model, create_model, fill_position_ids, model_config, pixel_statistics
 from worldclip.model.tokenizer import Tokenizer
 from worldclip.train.checkpoint import CheckpointReader
 from worldclip.train.config import TrainConfig

@@ -21,11 +21,7 @@ from worldclip.core.errors import UserError, require
 from worldclip.core.job import Report
 from worldclip.core.registry import Requirement
 from worldclip.model import sample_inputs
-from worldclip.model.formats.huggingface_folder import (
-    read_config_json,
-    read_parts,
-    write_tokenizer_and_processor,
-)
+from worldclip.model.formats.huggingface_folder import read_config_json, read_parts, write_tokenizer_and_processor
 from worldclip.model.formats.interface import TORCH, LoadOptions
 from worldclip.model.formats.onnx_backend import (
     FOLDER,

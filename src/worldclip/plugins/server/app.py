@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -33,10 +32,11 @@ from worldclip.core.console import say
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
 from worldclip.plugins.server.connections import unless_gone
-from worldclip.plugins.server.errors import CLIENT_GONE, ApiError, too_busy, unanswered
+from worldclip.plugins.server.errors import CLIENT_GONE, ApiError, unanswered
 from worldclip.plugins.server.guard import Guard
 from worldclip.plugins.server.metrics import Metrics
 from worldclip.plugins.server.read_request import (
+    Budget,
     Limits,
     read_inputs,
     read_json,
@@ -52,7 +52,6 @@ BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON:
 # Up to here a thread takes longer to start than the work: of a body, and of an answer at BYTES_PER_NUMBER
 SMALL_BYTES = 16 * 1024
 SMALL_ANSWER_BYTES = 512 * 1024
-BUSY_RETRY_S = 2  # Retry-After while other requests fill the memory
 MAX_THUMBNAIL_PX = 1024
 MAX_DIGITS = 18
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -109,44 +108,13 @@ def _unexpected(request: Request, error: Exception) -> Response:
     return ApiError(500, "the server failed on this request; its log says why").response()
 
 
-class _Budget:
-    """The bytes that requests under way may hold together."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._free = num_bytes
-
-    @contextlib.contextmanager
-    def take(self, num_bytes: int) -> Iterator[None]:
-        """Hold that many bytes.  Raises ApiError where others hold them."""
-        with self.taking() as take:
-            take(num_bytes)
-            yield
-
-    @contextlib.contextmanager
-    def taking(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes so many bytes more, as `take` does, and hold them all until the block ends."""
-        held = 0
-
-        def take(num_bytes: int) -> None:
-            nonlocal held
-            if num_bytes > self._free:
-                raise too_busy(BUSY_RETRY_S)
-            self._free -= num_bytes
-            held += num_bytes
-
-        try:
-            yield take
-        finally:
-            self._free += held
-
-
 class _Api:
     """The handlers of all routes."""
 
     def __init__(self, service: Service, limits: Limits) -> None:
         self._service = service
         self._limits = limits
-        self._budget = _Budget(limits.bytes_in_flight)
+        self._budget = Budget(limits.bytes_in_flight)
         self._decoding = asyncio.Semaphore(usable_cores())  # bounds the pixels of pictures that are being shrunk
 
     # --- the API ------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,13 @@ import numpy as np
 from worldclip.core.fields import convert
 from worldclip.model.decode import BadImage, open_image
 from worldclip.model.inference import text_problem
-from worldclip.plugins.server.errors import ApiError
+from worldclip.plugins.server.errors import ApiError, too_busy
 from worldclip.pool.config import Where, problems_of_conditions
 
 DATA = "data:"
 VALUES_PER_INPUT = 8  # commas and brackets of a body, for each input that is allowed
 SCAN_BYTES = 2**20  # scanned together
+BUSY_RETRY_S = 2  # Retry-After while other requests fill the memory
 REST_OF_ESCAPE = re.compile(rb"\\*[^\\]?", re.DOTALL)
 
 
@@ -60,6 +62,37 @@ class Picture:
 
     content: bytes
     num_pixels: int
+
+
+class Budget:
+    """The bytes that requests under way may hold together."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._free = num_bytes
+
+    @contextlib.contextmanager
+    def take(self, num_bytes: int) -> Iterator[None]:
+        """Hold that many bytes.  Raises ApiError where others hold them."""
+        with self.taking() as take:
+            take(num_bytes)
+            yield
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes so many bytes more, as `take` does, and hold them all until the block ends."""
+        held = 0
+
+        def take(num_bytes: int) -> None:
+            nonlocal held
+            if num_bytes > self._free:
+                raise too_busy(BUSY_RETRY_S)
+            self._free -= num_bytes
+            held += num_bytes
+
+        try:
+            yield take
+        finally:
+            self._free += held
 
 
 def read_json(content: bytes, limits: Limits) -> Any:
