@@ -39,6 +39,11 @@ max_pairs = {zh = 2}
 """
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A pool of three shards of 5, 40 and 17 samples, some bad, repeated, denied or without a text, and its recipe."""

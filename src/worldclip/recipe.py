@@ -139,12 +139,9 @@ def run_stages(
     alone.  recorded: what RUN/recipe.toml then holds (default: config).  without_overrides: what a new run's holds of a
     stage that refuses its overrides.
     """
-    from worldclip.config import load_recipe
-    from worldclip.contracts.records import add_cpu_time, read_cpu_time
-    from worldclip.core.artifacts import describe_run, write_json, write_text
     from worldclip.core.console import logged_to
     from worldclip.core.job import Run, lock_folder
-    from worldclip.core.settings import to_toml, with_absolute_places
+    from worldclip.core.settings import with_absolute_places
     from worldclip.pool.files import check_run_folder
     from worldclip.report import write_report
     from worldclip.train.launch import is_helper_rank
@@ -181,24 +178,37 @@ def run_stages(
     recipe(check)  # finds what would stop a stage later: packages, devices, datasets, columns, disk
     _refuse(check.preflight or [])
     with lock_folder(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
-        write_json(layout.run_record(run_dir), {**describe_run(), "cpu_time": read_cpu_time(run_dir)})
-        executor.cpu_time.clear()  # of another run
-        before = load_recipe(run_dir) if layout.recipe(run_dir).is_file() else without_overrides
-        recorded = with_absolute_places(recorded or config)
-        recipe_toml = to_toml(recorded)
-        context.write_recipe = lambda: write_text(layout.recipe(run_dir), recipe_toml)
-        try:
-            recipe(context)
-        except UserError:
-            is_written = context.write_recipe is None
-            if is_written and context.current_stage is not None and before is not None:
-                _take_back_refused(run_dir, context.current_stage, recorded, with_absolute_places(before))
-            raise
-        finally:
-            with contextlib.suppress(OSError):  # of a full disk, which is said where it stops a stage
-                add_cpu_time(run_dir, executor.cpu_time)
-        context.keep_recipe()
+        _run_locked(context, executor, with_absolute_places(recorded or config), without_overrides)
     return context
+
+
+def _run_locked(context: Run, executor: Executor, recorded: Recipe, without_overrides: Recipe | None) -> None:
+    """Walk `recipe` and note what ran, with which recipe, and the CPU time of the workers; the lock is held.
+
+    recorded, without_overrides: as in run_stages.
+    """
+    from worldclip.config import load_recipe
+    from worldclip.contracts.records import add_cpu_time, read_cpu_time
+    from worldclip.core.artifacts import describe_run, write_json, write_text
+    from worldclip.core.settings import to_toml, with_absolute_places
+
+    run_dir = context.dir
+    write_json(layout.run_record(run_dir), {**describe_run(), "cpu_time": read_cpu_time(run_dir)})
+    executor.cpu_time.clear()  # of another run
+    before = load_recipe(run_dir) if layout.recipe(run_dir).is_file() else without_overrides
+    recipe_toml = to_toml(recorded)
+    context.write_recipe = lambda: write_text(layout.recipe(run_dir), recipe_toml)
+    try:
+        recipe(context)
+    except UserError:
+        is_written = context.write_recipe is None
+        if is_written and context.current_stage is not None and before is not None:
+            _take_back_refused(run_dir, context.current_stage, recorded, with_absolute_places(before))
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk, which is said where it stops a stage
+            add_cpu_time(run_dir, executor.cpu_time)
+    context.keep_recipe()
 
 
 def _say_large_lr(config: Recipe, run_dir: Path) -> None:

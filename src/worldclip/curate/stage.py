@@ -140,22 +140,9 @@ def _curate(run: Run, job: Job) -> Result:
     }
     list_digest = artifacts.digest([run.deciding("curate.list"), job.inputs])
     if config.write == "tars":
-        from worldclip.curate.write_tars import write_tars
-
-        tars = write_tars(run, shards, config.samples_per_tar, list_digest)
-        report["tars"] = tars
-        say("curate", f"{counted(tars['samples'], 'sample')} in tars: {layout.curated_tars(run.dir)}")
-        if tars["no_image"]:
-            say("curate", f"warning: kept keys without an image in the pool, which are in no tar: {tars['no_image']:,}")
-        if tars["cut_image"]:
-            say("curate", f"warning: {tars['cut_image']:,} kept images are damaged, and in no tar")
-        write_readme(layout.tars_readme(run.dir), ["*.tar"], "../DATA_CARD.md", job.digest)
+        report["tars"] = _write_tars(run, job, shards, list_digest)
     if config.write == "parquet":
-        from worldclip.curate.write_parquet import write_parquet
-
-        report["parquet"] = write_parquet(run.dir, shards, run.executor, list_digest)
-        write_readme(layout.tables_readme(run.dir), ["**/*.parquet"], "../DATA_CARD.md", job.digest)
-        say("curate", f"{report['parquet']['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
+        report["parquet"] = _write_tables(run, job, shards, list_digest)
     artifacts.write_text(layout.data_card(run.dir), data_card(run.dir, report))
     lists = []
     for top in sorted({Path(shard.name).parent.parts[:1] for shard in shards}):  # not those of dropped/ and parquet/
@@ -168,6 +155,32 @@ def _curate(run: Run, job: Job) -> Result:
         outputs=_outputs(run.dir, config, shards),
         manifest={"list": list_digest},  # of the kept pairs, which further files do not change
     )
+
+
+def _write_tars(run: Run, job: Job, shards: Sequence[Shard], list_digest: str) -> Report:
+    """Copy the kept samples into new tars; return their part of the report."""
+    from worldclip.curate.data_card import write_readme
+    from worldclip.curate.write_tars import write_tars
+
+    tars = write_tars(run, shards, run.section(CurateConfig).samples_per_tar, list_digest)
+    say("curate", f"{counted(tars['samples'], 'sample')} in tars: {layout.curated_tars(run.dir)}")
+    if tars["no_image"]:
+        say("curate", f"warning: kept keys without an image in the pool, which are in no tar: {tars['no_image']:,}")
+    if tars["cut_image"]:
+        say("curate", f"warning: {tars['cut_image']:,} kept images are damaged, and in no tar")
+    write_readme(layout.tars_readme(run.dir), ["*.tar"], "../DATA_CARD.md", job.digest)
+    return tars
+
+
+def _write_tables(run: Run, job: Job, shards: Sequence[Shard], list_digest: str) -> Report:
+    """Copy the rows of the kept pairs with all columns; return their part of the report."""
+    from worldclip.curate.data_card import write_readme
+    from worldclip.curate.write_parquet import write_parquet
+
+    tables = write_parquet(run.dir, shards, run.executor, list_digest)
+    write_readme(layout.tables_readme(run.dir), ["**/*.parquet"], "../DATA_CARD.md", job.digest)
+    say("curate", f"{tables['rows']:,} rows with all columns: {layout.curated_tables(run.dir)}")
+    return tables
 
 
 def _curate_shards(run: Run, shards: Sequence[Shard]) -> tuple[CurateWork, Sequence[Report]]:

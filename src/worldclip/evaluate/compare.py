@@ -194,12 +194,17 @@ def _compare_metric(
             for value, arm in zip(row["values"], arms, strict=True):
                 low, _ = extreme_interval(value, num_images) if value in (0, 1) else quantiles(arm)
                 row["is_at_chance"].append(low <= row["chance"])
-    means_R = values_LR.mean(axis=0)
-    row["seeds"] = []
-    for runs in runs_of_arms:
-        seeds = np.sort(means_R[runs]).tolist()
-        row["seeds"].append(seeds if len(runs) > 1 else [])
+    row["seeds"] = _values_of_seeds(values_LR.mean(axis=0), runs_of_arms)
     return row, in_languages
+
+
+def _values_of_seeds(means_R: np.ndarray, runs_of_arms: Sequence[np.ndarray]) -> list[list[float]]:
+    """Return by arm the values of its seeds, ascending; none of an arm with one run."""
+    values = []
+    for runs in runs_of_arms:
+        seeds: list[float] = np.sort(means_R[runs]).tolist()
+        values.append(seeds if len(runs) > 1 else [])
+    return values
 
 
 def _mark_significant(rows: Sequence[MetricRow]) -> int:

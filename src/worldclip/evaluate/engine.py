@@ -5,7 +5,7 @@ N images of a dataset, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,15 +101,7 @@ def evaluate(
         pairs = pairs_of_part(pairs, datasets, part)
         results_path = results_path.with_name(f"slice_{part[0]}_of_{part[1]}.jsonl")
         stored = _read_records([results_path])  # those of other slices and of results.jsonl have their own files
-    todo: list[Pair] = []
-    langs: dict[str, None] = {}
-    keys_of_dataset: dict[str, list[str]] = {}
-    for dataset, lang in pairs:
-        langs[lang] = None
-        keys_of_pair = [_identity(model_id, dataset, lang, task)["digest"] for task in dataset.tasks(lang)]
-        keys_of_dataset.setdefault(dataset.name, []).extend(keys_of_pair)
-        if not records.keys() >= set(keys_of_pair):
-            todo.append((dataset, lang))
+    todo, keys_of_dataset = _find_unmeasured(pairs, model_id, records)
     keys: dict[str, None] = {}  # the digests of the records to return, in order
     features: dict[str, ImageFeatures] = {}
     for dataset in datasets:
@@ -128,9 +120,7 @@ def evaluate(
         write_json_lines(results_path, [*other_records, *measured])
         return measured
 
-    untold = nllb.untold(model, langs)
-    if untold:
-        say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
+    _say_untold(model, pairs, say)
     encode_text = TextFeatures(model, batch_size)
     num_done = 0
     for group, texts in grouped(todo):
@@ -152,6 +142,27 @@ def evaluate(
         for path in slices:
             path.unlink()
     return measured, features, encode_text
+
+
+def _find_unmeasured(
+    pairs: Sequence[Pair], model_id: Json, records: Mapping[str, ResultRecord]
+) -> tuple[list[Pair], dict[str, list[str]]]:
+    """Return the pairs without a record of each task, and by dataset the digests of the records of all its pairs."""
+    unmeasured: list[Pair] = []
+    keys_of_dataset: dict[str, list[str]] = {}
+    for dataset, lang in pairs:
+        keys_of_pair = [_identity(model_id, dataset, lang, task)["digest"] for task in dataset.tasks(lang)]
+        keys_of_dataset.setdefault(dataset.name, []).extend(keys_of_pair)
+        if not records.keys() >= set(keys_of_pair):
+            unmeasured.append((dataset, lang))
+    return unmeasured, keys_of_dataset
+
+
+def _say_untold(model: Model, pairs: Sequence[Pair], say: Callable[[str], None]) -> None:
+    """Name the languages of which a model that is told the language of its texts has no token."""
+    untold = nllb.untold(model, dict.fromkeys(lang for _, lang in pairs))
+    if untold:
+        say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
 
 
 def _read_records(paths: Sequence[Path]) -> dict[str, ResultRecord]:

@@ -40,9 +40,6 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     num_classes: dict[str, Any] = {}  # by language
     has_mean = False
     langs_of_tasks: dict[str, None] = {}
-    largest = 0
-    unit = "images"
-    scale = "percent"
     for task, by_lang in tasks.items():
         available: dict[str, None] = {}
         for lang, record in by_lang.items():
@@ -50,11 +47,6 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
             available |= dict.fromkeys(record["metrics"])
             if isinstance(record.get("num_classes"), int):  # a few-shot probe has a number for each number of shots
                 num_classes[lang] = record["num_classes"]
-            if record["interval_95"]:
-                scale = "percent, 95% intervals in brackets"
-            largest = max(largest, int(record.get("num_images") or record["n"]))
-        if unit == "images":
-            unit = task_info(task).unit
         for metric in main_metrics(dataset, task, available):
             columns.append((task, metric))
             times[metric] += 1
@@ -100,8 +92,23 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
     if not has_mean:
         del rows[len(shown)]
     table = to_markdown(Table(titled, rows, totals=[len(shown)] if has_mean else []))
-    parts = [f"### {dataset}", f"{largest:,} {unit}; {scale}.", table, note, _remark_on_chance(langs, tasks)]
+    parts = [f"### {dataset}", _counted_and_scale(tasks), table, note, _remark_on_chance(langs, tasks)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _counted_and_scale(tasks: Mapping[str, Mapping[str, ResultRecord]]) -> str:
+    """Return what the numbers of a dataset count, and how they are written: `1,000 images; percent.`"""
+    largest = 0
+    unit = "images"
+    scale = "percent"
+    for task, by_lang in tasks.items():
+        if unit == "images":
+            unit = task_info(task).unit
+        for record in by_lang.values():
+            largest = max(largest, int(record.get("num_images") or record["n"]))
+            if record["interval_95"]:
+                scale = "percent, 95% intervals in brackets"
+    return f"{largest:,} {unit}; {scale}."
 
 
 def _best_and_weakest(

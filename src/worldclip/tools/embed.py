@@ -107,13 +107,7 @@ def embed(
     _check_columns(columns)
     columns = [bare(name) for name in columns] or _columns_of_before(folder)
     if pictures is None and not pools.is_run(run):
-        listed: list[Shard] = []
-        no_shards = problems_of(lambda: listed.extend(pools.list_pool(run)))
-        say_large_files("embed", listed)
-        if no_shards and _folder_of_files(run, of) is None:
-            raise UserError(no_shards)
-        if no_shards:
-            pictures = list_folder(Path(run.section(PoolConfig).paths[0]))
+        pictures = _pictures_without_shards(run, of)
     source = model_load.find(model, precision)
     precision = model_load.choose_precision(precision, source, device)  # chosen once, for all workers
     loading: dict[str, Any] = {"arch": arch, "tokenizer": tokenizer and str(tokenizer), "precision": precision}
@@ -125,10 +119,7 @@ def embed(
         run_dir, units = _find_units(run, folder, of, executor, pictures)
         run = dataclasses.replace(run, dir=run_dir or folder)
         if run_dir is None and columns:
-            raise UserError(
-                f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
-                "table whose pool.image_field names the files"
-            )
+            raise _without_columns(run)
         model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
         embedding = Embedding(
             folder=folder,
@@ -147,6 +138,13 @@ def embed(
             load_here.cache_clear()
     _say_written_numbers(embedding)
     return report
+
+
+def _without_columns(run: Run) -> UserError:
+    return UserError(
+        f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
+        "table whose pool.image_field names the files"
+    )
 
 
 def _say_written_numbers(embedding: Embedding) -> None:
@@ -179,6 +177,18 @@ def _list_pictures(run: Run, of: Sequence[Of]) -> Listing | None:
     shards = (*pool_suffixes(), *COMPRESSED)
     has_pictures = bool(listing.pictures) or any(name.lower().endswith(SUFFIXES) for name in listing.others)
     return listing if has_pictures and not any(name.endswith(shards) for name in listing.others) else None
+
+
+def _pictures_without_shards(run: Run, of: Sequence[Of]) -> Listing | None:
+    """List a pool of shards, say which files are large, and return None; of a folder without a shard what it holds."""
+    listed: list[Shard] = []
+    no_shards = problems_of(lambda: listed.extend(pools.list_pool(run)))
+    say_large_files("embed", listed)
+    if not no_shards:
+        return None
+    if _folder_of_files(run, of) is None:
+        raise UserError(no_shards)
+    return list_folder(Path(run.section(PoolConfig).paths[0]))
 
 
 def _find_units(
