@@ -102,14 +102,14 @@ def test_large_requests_take_turns_by_client():
     work = HeldWork()
     batches = SharedBatches(work, max_batch=60, max_waiting=10_000)
     start_and_wait(batches, work)
-    many = [submit(batches, "many", [1000 + i] * 400) for i in range(3)]
-    one = submit(batches, "one", [1] * 60)
+    requests = [range(1000 * i, 1000 * i + 400) for i in (1, 2, 3)]
+    many = [submit(batches, "many", list(request)) for request in requests]
+    one = submit(batches, "one", list(range(60)))
     work.release.set()
-    one.result(60)
-    for future in many:
-        future.result(60)
-    assert [batch.count(1) for batch in work.batches[2:4]] == [30, 30]
-    assert [work.batches[2].count(1000 + i) for i in range(3)] == [10, 10, 10]
+    assert one.result(60) == [2 * i for i in range(60)]
+    assert [future.result(60) for future in many] == [[2 * i for i in request] for request in requests]
+    assert [sum(item < 60 for item in batch) for batch in work.batches[2:4]] == [30, 30]
+    assert [sum(item in request for item in work.batches[2]) for request in requests] == [10, 10, 10]
 
 
 def test_a_full_queue_refuses_more_of_a_client_and_takes_another_client():

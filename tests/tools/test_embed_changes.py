@@ -508,6 +508,16 @@ def test_pictures_that_a_table_names_are_followed_under_an_unchanged_table(
         path.touch()
     assert update() == (0, 0, 0, 3)
     assert not embedded_items
+
+
+def test_pictures_that_come_where_a_table_had_none_are_embedded(world, shop, tmp_path):
+    img = tmp_path / "pool/img"
+    img.rename(tmp_path / "away")
+    write_files(tmp_path, {"pool/more.csv": "sku,image,title,price\nfox,photos/fox.png,a fox,1\n"})
+    write_files(tmp_path, {"pool/photos/fox.png": picture(7)})
+    assert counts(embed(world / "model", shop, tmp_path / "out", executor=QUIET)) == (1, 0, 0, 0)
+    (tmp_path / "away").rename(img)
+    assert counts(embed(world / "model", shop, tmp_path / "out", executor=QUIET)) == (3, 0, 0, 1)
     check_against_fresh(tmp_path / "out", world / "model", shop, tmp_path / "fresh")
 
 

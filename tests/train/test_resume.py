@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from calls import before, calls_of, fail_at
+from miniature import write_files
 from on_ranks import run_on_ranks, start_ranks
 from small_world import TRAIN, write_world
 from trainings import losses, result_bytes, steps_of, train, train_until
@@ -31,6 +32,7 @@ from worldclip.train.checkpoint import (
     consolidate,
     drop_best_of_removed,
     find_corruption,
+    latest_valid_checkpoint,
     read_state,
     remove_old,
     write_digests,
@@ -142,6 +144,18 @@ def test_a_corrupt_checkpoint_is_skipped_with_a_warning(whole, tmp_path, capsys)
     assert result_bytes(tmp_path / "run") == result_bytes(whole)
 
 
+@pytest.mark.parametrize("num_corrupt", range(5))
+def test_the_newest_checkpoint_that_is_whole_is_found_behind_any_number_of_corrupt_ones(num_corrupt, tmp_path):
+    folders = [layout.step_folder(tmp_path, step) for step in range(1, 6)]
+    for folder in folders:
+        write_files(folder, {"config.json": "{}", "trainer/state.json": "{}"})
+        write_digests(folder, {})
+    for folder in folders[5 - num_corrupt :]:
+        (folder / "config.json").write_text("[]")
+    assert latest_valid_checkpoint(tmp_path) == folders[4 - num_corrupt]
+    assert checkpoints(tmp_path) == folders[: 5 - num_corrupt]
+
+
 def test_only_corrupt_checkpoints_are_an_error(tmp_path):
     train(tmp_path / "run", samples_seen=64)
     for folder in checkpoints(tmp_path / "run" / "train"):
@@ -202,6 +216,7 @@ def test_a_finished_run_trains_longer_as_if_stopped_before(whole, tmp_path):
         ({"lr": 1e-3}, "train.lr was 0.002, is 0.001: 384 samples are seen already"),
         ({"samples_seen": 20 * 16}, "384 samples are seen already"),
         ({"samples_seen": 480, "skip_samples": [[8, 16]]}, "samples before 384 are seen already"),
+        ({"samples_seen": 480, "skip_samples": [[380, 390]]}, "samples before 384 are seen already"),
         ({"samples_seen": 480, "beta2": 0.98}, "train.beta2 was 0.95, is 0.98"),
         ({"model": TRAIN["model"] | {"embed_dim": 8}}, "train.model.embed_dim was 16, is 8"),
     ],

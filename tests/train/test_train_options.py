@@ -13,6 +13,7 @@ import peft
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 import worldclip
@@ -28,7 +29,7 @@ from trainings import (
     train_until,
 )
 from worldclip.config import load_recipe
-from worldclip.contracts import schemas
+from worldclip.contracts import layout, schemas
 from worldclip.contracts.layout import best_checkpoint, latest_checkpoint
 from worldclip.core import artifacts
 from worldclip.core.errors import UserError
@@ -39,6 +40,7 @@ from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export import ExportConfig, export_model
 from worldclip.model.config import TokenizerConfig
 from worldclip.train import loop
+from worldclip.train.budget import checkpoint_bytes
 from worldclip.train.config import TrainConfig
 from worldclip.train.initial_weights import resize_positions
 from worldclip.train.log import read_log
@@ -193,6 +195,16 @@ def lora_of(run_dir):
 @pytest.fixture(scope="module")
 def lora_run(tmp_path_factory, plain_run):
     return run(tmp_path_factory.mktemp("lora") / "run", **lora_of(plain_run))
+
+
+@pytest.mark.parametrize("name", ["plain_run", "lora_run"])
+def test_a_checkpoint_has_the_bytes_that_were_foreseen(name, request):
+    run_dir = request.getfixturevalue(name)
+    num_bytes = 0
+    for path in latest_checkpoint(run_dir).rglob("*.safetensors"):
+        num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in load_file(path).values())
+    vocab_size = artifacts.read_json(layout.stage_report(run_dir, "train"))["vocab_size"]
+    assert checkpoint_bytes(load_recipe(run_dir).train, vocab_size) == num_bytes
 
 
 def test_adapters_and_projections_learn_and_everything_else_stays(plain_run, lora_run):

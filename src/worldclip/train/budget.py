@@ -62,7 +62,8 @@ def count_trained(config: TrainConfig, vocab_size: int) -> int:
     counts = count_parameters(config.model.architecture(), vocab_size, config.loss)
     if config.lora_rank is not None:
         adapters, _ = count_adapters(config)
-        return adapters + counts["heads"]
+        sizes = config.model.architecture()
+        return adapters + (sizes.vision_width + sizes.text_width) * sizes.embed_dim
     frozen = {"vision": ("image encoder",), "text": ("text encoder", "token table")}
     for tower in config.freeze:
         for part in frozen[tower]:
