@@ -46,6 +46,7 @@ MISTAKES = """
 mtach RECIPE --workers 2                           | 2 | unknown command mtach; did you mean match?
 xyzzy                                              | 2 | worldclip --help lists all commands
 fetch                                              | 2 | known: fetch metadata, fetch dataset
+fetch metdata                                      | 2 | did you mean fetch metadata?
 pool chek POOL                                     | 2 | did you mean pool check?
 int POOL                                           | 2 | unknown command int; did you mean init?
 int pool                                           | 2 | unknown command int; did you mean init?

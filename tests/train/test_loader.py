@@ -205,10 +205,22 @@ def test_crop_draws_are_splitmix64_of_the_hash_of_pair_seed_and_epoch():
     assert ((draws >= 0) & (draws < 1)).all()
     np.testing.assert_array_equal(draws[1:], crop_draws(keys[1:], text_idx[1:], 1, epochs[1:]))
     assert len(np.unique(draws)) == draws.size
-    h = (int(uniform("a", 4, 1, 3, CROP) * 2**53) + 1 + 0x9E3779B97F4A7C15) % 2**64
+    assert draws[0].tolist() == [plain_draw("a", 4, 3, number) for number in range(1, draws.shape[1] + 1)]
+
+
+def test_patches_that_stay_have_the_least_draws_from_number_2_to_the_32_on():
+    kept = kept_patches(["b", "a"], np.array([0, 4]), 1, np.array([0, 3]), 9, 4)
+    for row, pair in enumerate((("b", 0, 0), ("a", 4, 3))):
+        draws = [plain_draw(*pair, 2**32 + patch) for patch in range(9)]
+        assert kept[row].tolist() == sorted(sorted(range(9), key=draws.__getitem__)[:4])
+
+
+def plain_draw(key, text_idx, epoch, number):
+    """Return one draw of a pair under seed 1."""
+    h = (int(uniform(key, text_idx, 1, epoch, CROP) * 2**53) + number + 0x9E3779B97F4A7C15) % 2**64
     h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     h = (h ^ h >> 27) * 0x94D049BB133111EB % 2**64
-    assert draws[0, 0] == ((h ^ h >> 31) >> 11) * 2.0**-53
+    return ((h ^ h >> 31) >> 11) * 2.0**-53
 
 
 @settings(deadline=None)

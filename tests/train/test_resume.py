@@ -48,7 +48,7 @@ from worldclip.train.checkpoint_writer import (
 from worldclip.train.distributed import ALONE, World
 from worldclip.train.log import read_log
 from worldclip.train.loss import LOSSES
-from worldclip.train.signals import catch_signals
+from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
 from worldclip.train.step import LaunchedStep
 
 
@@ -128,6 +128,15 @@ def test_a_first_ctrl_c_asks_for_a_checkpoint_and_a_second_one_interrupts(capfd)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGINT, before)
+
+
+def test_any_rank_that_is_told_to_exit_is_heard_by_all():
+    for exit_code in (0, *EXIT_CODES):
+        asked = Requests(is_overdue=exit_code == 0, exit_code=exit_code)
+        votes = [any(of_kind) for of_kind in zip(Requests().votes(), asked.votes(), strict=True)]
+        assert Requests.of_votes(votes) == asked
+    every = [any(of_kind) for of_kind in zip(*(Requests(exit_code=code).votes() for code in EXIT_CODES), strict=True)]
+    assert Requests.of_votes(every).exit_code == next(iter(EXIT_CODES))
 
 
 def test_a_corrupt_checkpoint_is_skipped_with_a_warning(whole, tmp_path, capsys):
