@@ -3,6 +3,8 @@
 After a change that is meant: pytest tests/report --snapshot-update, then read the diff of __snapshots__.
 """
 
+import re
+
 from approved import shown
 from made_up_world import made_up_world
 from worldclip.contracts.sources import METADATA_SOURCES
@@ -45,6 +47,15 @@ def test_a_training_with_gaps(snapshot):
     }  # fmt: skip
     finished = lines_of(train.sections(report, log))
     assert f"{shown(cards(train.cards(log)))}\n{finished}\n{lines_of(train.sections(None, log[:3]))}" == snapshot
+
+
+def test_a_curve_of_many_points_ends_where_the_training_does():
+    log = [{"step": n, "samples_seen": 10 * n, "loss": 2.0 + n % 2, "lr": 1e-3} for n in range(1, 902)]
+    (loss, _) = re.findall(r'<path [^>]*d="M([^"]*)"', train.sections(None, log)[0].body)
+    points = [tuple(map(float, point.split())) for point in loss.split(" L")]
+    assert len(points) <= train.MAX_POINTS
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert points[-1][0] == 330  # the right border
 
 
 def test_an_evaluation_in_many_languages(snapshot):

@@ -225,6 +225,8 @@ def test_a_batch_that_is_skipped_is_not_trained_on(tmp_path, num_streams):
     skipping = make_loader(tmp_path / "run", num_streams=num_streams, skip_samples=stretches)
     for step, step_of_whole in ((0, 0), (1, 2), (2, 4)):
         assert pairs_of(skipping.batch(step)) == pairs_of(whole.batch(step_of_whole))
+    for num_seen, position in ((11, 11), (12, 24), (23, 35), (35, 59), (36, 60)):
+        assert skipping.epochs_of(num_seen) == whole.epochs_of(position)
 
 
 @pytest.mark.parametrize("num_streams", [0, 2])
