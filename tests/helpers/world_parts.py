@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tars import tar_of
 
@@ -69,12 +70,24 @@ def write_stamps(folder: Path, captions: Mapping[str, str], picture: bytes) -> P
 
 
 def write_rcc(path: Path, files: Mapping[str, tuple[int, bytes]]) -> Path:
-    """Write a resource file of Qt with one folder; files: name -> flags and data as stored."""
-    names, data, nodes = b"", b"", [struct.pack(">iHiiq", 0, 2, len(files), 1, 0)]
-    for name, (flags, content) in files.items():
-        nodes.append(struct.pack(">iHHHiq", len(names), flags, 0, 0, len(data), 0))
+    """Write a resource file of Qt; files: path in its folders -> flags and data as stored."""
+    root: dict[str, Any] = {}
+    for name, file in files.items():
+        *folders, last = name.split("/")
+        folder = root
+        for step in folders:
+            folder = folder.setdefault(step, {})
+        folder[last] = file
+    names, data, nodes, queue = b"", b"", [], [("", root)]
+    for name, content in queue:  # it grows: the children of a folder follow each other
+        if isinstance(content, dict):
+            nodes.append(struct.pack(">iHiiq", len(names), 2, len(content), len(queue), 0))
+            queue += content.items()
+        else:
+            flags, stored = content
+            nodes.append(struct.pack(">iHHHiq", len(names), flags, 0, 0, len(data), 0))
+            data += struct.pack(">I", len(stored)) + stored
         names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
-        data += struct.pack(">I", len(content)) + content
     body = b"".join(nodes)
     start = 20
     header = struct.pack(">4siiii", b"qres", 2, start, start + len(body), start + len(body) + len(data))
