@@ -12,8 +12,9 @@ from stages import QUIET
 from tars import shard_of
 from worldclip.contracts.reasons import Reason
 from worldclip.core.artifacts import read_json
-from worldclip.plugins.drawings import shape_of
-from worldclip.plugins.emoji import build as emoji_pool
+from worldclip.language.locale_data import TONES
+from worldclip.plugins import drawings
+from worldclip.plugins.drawings import shape_of, split_tones, tones_of
 from worldclip.plugins.emoji.build import LANGS, build_emoji
 from worldclip.pool.config import PoolConfig
 
@@ -34,9 +35,9 @@ def names(built) -> dict:
     return read_json(built / "names.json")
 
 
-def pictures_of(folder: Path) -> dict[str, bytes]:
-    """Return key -> PNG of all tars, in their order."""
-    return {row["key"]: row["image"] for path in sorted(folder.glob("*.tar")) for row in rows_of_tar(path)}
+def pictures_of(folder: Path) -> list[tuple[str, bytes]]:
+    """Return (key, PNG) of all tars, in their order."""
+    return [(row["key"], row["image"]) for path in sorted(folder.glob("*.tar")) for row in rows_of_tar(path)]
 
 
 def test_every_emoji_has_a_name_in_each_language(names):
@@ -50,18 +51,32 @@ def test_every_emoji_has_a_name_in_each_language(names):
     assert names["lang"]["ja"][waving] == "手を振る 薄い肌色"
 
 
-def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(built, names):
-    pictures, tone = pictures_of(built / "train"), pictures_of(built / "tone")
-    assert sorted([*pictures, *tone]) == names["keys"]
-    assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == set(tone)
+def test_each_emoji_is_in_one_set_once_and_drawn_as_the_first_with_its_picture(built, names):
+    train, tone = pictures_of(built / "train"), pictures_of(built / "tone")
+    pictures = dict(sorted([*train, *tone]))
+    assert sorted(key for key, _ in [*train, *tone]) == [*pictures] == names["keys"]
+    assert {key for key, split in zip(names["keys"], names["split"], strict=True) if split == "tone"} == {*dict(tone)}
     assert 200 <= len(tone) <= 300
-    emoji = {item.key: item for item in emoji_pool.read_emoji()}
-    train = [emoji[key] for key in pictures]
-    shapes, tones = {shape_of(item.char) for item in train}, {item.tones for item in train}
-    for key, picture in tone.items():
-        assert emoji[key].tones in tones - {""}
-        assert shape_of(emoji[key].char) in shapes
-        assert picture not in pictures.values()
+    first: dict[bytes, str] = {}
+    assert names["drawn_as"] == [first.setdefault(picture, key) for key, picture in pictures.items()]
+    untoned = [key for key, is_toned in zip(names["keys"], names["is_toned"], strict=True) if not is_toned]
+    assert sorted(key for key, _ in pictures_of(built / "base")) == untoned
+
+
+@pytest.mark.parametrize("held_fraction", [0.3, 1.0])
+def test_held_out_emoji_has_its_shape_and_tone_but_not_its_picture_in_training(held_fraction, monkeypatch):
+    monkeypatch.setattr(drawings, "TONE_FRACTION", held_fraction)
+    chars = {f"{shape}{tone}": shape + tone for shape in "\U0001f44b\U0001f44d\u270b" for tone in ("", *TONES)}
+    del chars["\u270b"]
+    drawn_as = {key: key for key in chars} | {"\u270b\U0001f3fb": "\U0001f44b\U0001f3fb"}
+    split = split_tones(chars, drawn_as)
+    train = [key for key, name in split.items() if name == "train"]
+    held = [key for key, name in split.items() if name == "tone"]
+    assert len(held) >= 3
+    for key in held:
+        assert tones_of(key) in [*map(tones_of, train)]
+        assert shape_of(key) in [*map(shape_of, train)]
+        assert drawn_as[key] not in [drawn_as[other] for other in chars if other != key]
 
 
 def test_pool_has_14_texts_per_picture(built):

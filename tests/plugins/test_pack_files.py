@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from killed import modified
 from miniature import write_files
 from pools import texts_of
 from stages import QUIET
@@ -81,14 +82,17 @@ def write_captions(folder: Path, *rows: object) -> Path:
 
 def test_several_texts_of_an_image_are_kept_for_all_in_the_json(tmp_path):
     write_images(tmp_path / "photos", "a.png", "b.png")
-    rows = [{"file_name": "a.png", "captions": ["one", "", 3]}, {"file_name": "b.png", "captions": ["three"]}]
-    rows.append({"file_name": "a.png", "captions": ["two"]})
-    pack_files(tmp_path / "photos", tmp_path / "tars", write_captions(tmp_path, *rows), executor=QUIET)
-    with tarfile.open(tmp_path / "tars" / "000000.tar") as tar:
-        assert [member.name for member in tar] == ["000000000.png", "000000000.json", "000000001.png", "000000001.json"]
-    config = PoolConfig(path=str(tmp_path / "tars"))
-    (shard,) = pool.list_shards(config)
-    assert texts_of(shard, config).text.to_pylist() == ["one", "two", "three"]
+    rows = [{"file_name": "./b.png", "text": "", "caption": "four"}, {"file_name": "a.png", "captions": ["one", "", 3]}]
+    rows += [{"file_name": file, "captions": [text]} for file, text in (("./a.png", "two"), (".//a.png", "three"))]
+    out = tmp_path / "tars"
+    pack_files(tmp_path / "photos", out, write_captions(tmp_path, *rows), samples_per_tar=1, executor=QUIET)
+    members = []
+    for path in sorted(out.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members += [(member.name, json.load(tar.extractfile(member))) for member in tar if "json" in member.name]
+    texts = {"a.png": ["one", "two", "three"], "b.png": ["four"]}
+    expected = [{"file": file, "texts": of_file} for file, of_file in texts.items()]
+    assert members == [(f"{number:09}.json", record) for number, record in enumerate(expected)]
 
 
 def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):
@@ -136,14 +140,14 @@ def test_a_file_without_captions_is_named_with_what_is_read(tmp_path):
     assert not (tmp_path / "tars").exists()
 
 
-def test_a_second_call_writes_only_what_changed_and_files_that_are_no_images_are_named(tmp_path, capsys):
+def test_a_second_call_writes_only_what_changed_and_files_that_are_no_images_are_named(tmp_path, monkeypatch, capsys):
     write_images(tmp_path / "photos", *TEXTS, "d.HEIC")
     names = {**{file.replace("png", "txt"): text for file, text in TEXTS.items()}, "d.txt": "x", "b.mov": "", ".DS": ""}
     write_files(tmp_path / "photos", names)
     out = tmp_path / "tars"
 
-    def pack(samples_per_tar: int) -> dict[str, bytes]:
-        words = ["pool", "pack", str(tmp_path / "photos"), "--out", str(out)]
+    def pack(samples_per_tar: int, folder: Path = tmp_path / "photos") -> dict[str, bytes]:
+        words = ["pool", "pack", str(folder), "--out", str(out)]
         assert main([*words, "--samples-per-tar", str(samples_per_tar)]) == 0
         return {path.name: path.read_bytes() for path in out.glob("*.tar")}
 
@@ -151,11 +155,16 @@ def test_a_second_call_writes_only_what_changed_and_files_that_are_no_images_are
     said = capsys.readouterr()
     assert "left out 1 .mov\n" in said.err
     assert "4 pairs" in said.out
+    times = modified(out, "*.tar")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert pack(1, Path("photos")) == before
+    assert modified(out, "*.tar") == times
     in_pairs = pack(2)
     assert in_pairs.keys() == {"000000.tar", "000001.tar"}
     shutil.rmtree(out)
     assert pack(2) == in_pairs
-    assert pack(1) == before
-    other = b"x" * (tmp_path / "photos/1.png").stat().st_size
-    (tmp_path / "photos/1.png").write_bytes(other)
-    assert other in pack(1)["000000.tar"]
+    for file in ("1.png", "1.txt"):
+        other = b"x" * (tmp_path / "photos" / file).stat().st_size
+        write_files(tmp_path / "photos", {file: other})
+        assert other in pack(1)["000000.tar"]

@@ -19,7 +19,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from worldclip.contracts import layout
@@ -168,7 +168,8 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
         if reason:
             counts[reason] += 1
         else:
-            texts_of.setdefault(str(file), []).extend(usable)
+            name = PurePosixPath(str(file)).as_posix()  # ./a.jpg is a.jpg
+            texts_of.setdefault(name, []).extend(usable)
     return [Pair(file, tuple(texts_of[file])) for file in sorted(texts_of)], counts
 
 
