@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -66,49 +67,48 @@ def write_three(folder: Path) -> list[str]:
 def pool_of(out: Path) -> dict[str, list[str]]:
     rows = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert all(row["uid"] == key_of_url(row["url"]) and row["text"] == row["texts"][0] for row in rows)
+    assert len({row["url"] for row in rows}) == len(rows)
     return {row["url"]: row["texts"] for row in rows}
 
 
-def test_links_are_resolved_and_texts_collected(tmp_path):
-    links = [
-        img("cat.jpg#top", alt="a cat", title="Cat"),
-        img("//cdn.example.org/../dog.png", **{"data-image-title": "dog"}),
-        {"path": "A@/href", "url": "x.jpg", "text": "no image"},
-        img("../cat.jpg", alt=""),
-        img("data:image/png;base64,AAAA", alt="inline"),
-        img("http://[bad", alt="no URL"),
-        img("HTTP://Example.ORG:80/a/./cat.jpg", alt="a cat", title="another name"),
-    ]
-    report = build(tmp_path, page(links))
-    assert pool_of(tmp_path / "out") == {
-        "http://example.org/a/cat.jpg": ["a cat", "Cat", "another name"],
-        "http://cdn.example.org/dog.png": ["dog"],
-    }
-    expected = {"links": 6, "no_text": 1, "not_http": 1, "bad_url": 1, "urls": 2, "texts": 4}
-    assert expected.items() <= report.items()
+ABSOLUTE = img("HTTPS://example.org/a.jpg", alt="a")
+LINKS = [
+    img("cat.jpg#top", alt="a cat", title="Cat"),
+    img("//cdn.example.org/../dog.png", **{"data-image-title": "dog"}),
+    {"path": "A@/href", "url": "x.jpg", "text": "no image"},
+    img("../cat.jpg", alt=""),
+    img("data:image/png;base64,AAAA", alt="inline"),
+    img("http://[bad", alt="no URL"),
+    img("HTTP://Example.ORG:80/a/./cat.jpg", alt="a cat", title="another name"),
+]
+PAGES = {
+    "links": [page(LINKS)],
+    "a page below another base": [page(LINKS, base=" https://base.example/b/ "), page(LINKS)],
+    "an invalid address of the page": [page([ABSOLUTE, img("b.jpg", alt="b")], address="http://[bad")],
+    "odd records": [
+        *(None, [], "text", {"Envelope": None}, {"Envelope": {"Payload-Metadata": "IMG@/src"}}),
+        *(page(None), page({"path": "IMG@/src"})),
+        page([None, "IMG@/src", 3, img(None, alt="x"), img(["a.jpg"], alt="x")]),
+        page(
+            [img("a.jpg", alt=["list", "of", None, 3]), img("b.jpg", alt={"not": "text"}), img("c.jpg", alt="\ud800")]
+        ),
+        page([img("d.jpg", alt="kept")], base=["odd"]),
+        page([img("e.jpg", alt="x"), img("http://example.org/f.jpg", alt="kept")], address=None),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_of_pages_become_rows_with_their_texts_or_are_counted_by_reason(name, tmp_path, snapshot):
+    report = build(tmp_path, *PAGES[name])
+    assert {"report": report, "pool": pool_of(tmp_path / "out")} == snapshot
 
 
 @pytest.mark.parametrize("base", ["http://[bad", "http://a b/", "http://example.org:port/", "//", "http://\ud800/"])
 def test_an_invalid_base_counts_as_none(tmp_path, base):
-    links = [
-        img("https://cdn.example.org/a.jpg", alt="a"),
-        img("HTTP://Example.org/b.jpg", alt="b"),
-        img("c.jpg", alt="c"),
-    ]
-    report = build(tmp_path, page(links, base=base))
-    assert pool_of(tmp_path / "out") == {
-        "https://cdn.example.org/a.jpg": ["a"],
-        "http://example.org/b.jpg": ["b"],
-        "http://example.org/a/c.jpg": ["c"],
-    }
+    report = build(tmp_path, page([ABSOLUTE, img("c.jpg", alt="c")], base=base))
+    assert pool_of(tmp_path / "out") == {"https://example.org/a.jpg": ["a"], "http://example.org/a/c.jpg": ["c"]}
     assert report["bad_url"] == 0
-
-
-def test_an_invalid_address_of_a_page_loses_only_its_relative_links(tmp_path):
-    links = [img("HTTPS://example.org/a.jpg", alt="a"), img("b.jpg", alt="b")]
-    report = build(tmp_path, page(links, address="http://[bad"))
-    assert pool_of(tmp_path / "out") == {"https://example.org/a.jpg": ["a"]}
-    assert report["bad_url"] == 1
 
 
 def test_a_pool_of_an_older_reading_is_made_again(tmp_path, monkeypatch):
@@ -134,37 +134,40 @@ def test_more_files_append_texts_and_renumber_none(tmp_path):
         build_wat([second], tmp_path / "out", executor=QUIET)
 
 
-def test_shards_and_file_order_do_not_change_the_pool(tmp_path):
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from(["000", "001", "fff", "7ff", "800", "bff", "c00"])] * 2), max_size=30))
+def test_merged_links_are_those_of_a_plain_program(rows):
+    """Rows of a key lie in any order among the others, and repeat."""
+    columns = [pa.array([row[i] for row in rows], kind) for i, kind in ((0, pa.string()), (1, pa.large_string()))]
+    links = pa.table({"key": columns[0], "url": columns[0], "text": columns[1]})
+    texts: dict[str, list[str]] = {}
+    for key, text in rows:
+        if text not in texts.setdefault(key, []):
+            texts[key].append(text)
+    expected = [{"uid": key, "url": key, "text": texts[key][0], "texts": texts[key]} for key in sorted(texts)]
+    assert wat.merge_links(links).to_pylist() == expected
+
+
+@pytest.mark.parametrize("links_per_shard", [2_000_000, 60, 7])
+def test_shards_steps_and_file_order_do_not_change_the_pool(links_per_shard, tmp_path, monkeypatch):
+    monkeypatch.setattr(wat, "LINKS_PER_SHARD", links_per_shard)  # a shard is merged in steps of so many
+    monkeypatch.setattr(wat, "ROWS_PER_GROUP", 4)
     files = write_three(tmp_path)
     build_wat(files, tmp_path / "one", num_shards=1, executor=QUIET)
     build_wat(files, tmp_path / "five", num_shards=5, executor=QUIET)
     build_wat(files[::-1], tmp_path / "backwards", num_shards=5, executor=QUIET)
     shards = pool.list_shards(PoolConfig(path=str(tmp_path / "five"), key="uid"))
     assert [shard.name for shard in shards] == [f"{number:05}.parquet" for number in range(5)]
-    assert len(pool_of(tmp_path / "one")) == 40
-    assert pool_of(tmp_path / "one") == pool_of(tmp_path / "five")
+    texts: dict[str, list[str]] = {}
+    for n in (n for first in range(3) for n in range(first, 300, 3)):
+        of_url = texts.setdefault(f"http://example.org/{n % 40}.jpg", [])
+        of_url += [text for text in [f"text {n % 60}"] if text not in of_url]
+    assert pool_of(tmp_path / "one") == pool_of(tmp_path / "five") == texts
+    for of_shard, shard in enumerate(shards):
+        keys = pq.read_table(shard.path)["uid"].to_pylist()
+        assert keys == sorted(keys)
+        assert all(int(key[:8], 16) * 5 >> 32 == of_shard for key in keys)
     assert killed.contents(tmp_path / "five") == killed.contents(tmp_path / "backwards")
-
-
-ODD = [
-    None,
-    [],
-    "text",
-    {"Envelope": None},
-    {"Envelope": {"Payload-Metadata": "IMG@/src"}},
-    page(None),
-    page({"path": "IMG@/src"}),
-    page([None, "IMG@/src", 3, img(None, alt="x"), img(["a.jpg"], alt="x")]),
-    page([img("a.jpg", alt=["list", "of", None, 3]), img("b.jpg", alt={"not": "text"}), img("c.jpg", alt="\ud800")]),
-    page([img("d.jpg", alt="kept")], base=["odd"]),
-    page([img("e.jpg", alt="x"), img("http://example.org/f.jpg", alt="kept")], address=None),
-]
-
-
-def test_odd_records_lose_nothing_else(tmp_path):
-    report = build(tmp_path, *ODD)
-    assert set(pool_of(tmp_path / "out")) == {f"http://example.org/{path}.jpg" for path in ("a/a", "a/d", "f")}
-    assert (report["bad_url"], report["bad_text"], report["not_http"]) == (2, 2, 1)
 
 
 def test_damaged_file_fails_alone_and_repaired_file_finishes_pool(tmp_path):
