@@ -118,24 +118,29 @@ def test_a_page_that_was_exported_again_takes_no_file_of_the_older_one_from_the_
     assert found[0] == found[1]
 
 
-@pytest.mark.slow
-def test_vectors_and_captions_are_those_of_the_pool(embedded_world):
-    folder, _ = export_web(embedded_world, "int8")
-    pictures, names = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("pictures", "names"))
-    embedded = open_embedded(embedded_world / "embedded", "images")
-    every = np.arange(len(embedded))
-    assert [row[1] for row in pictures] == [row["key"] for row in embedded.rows(every)]
-    assert all((folder / "pictures" / row[0]).stat().st_size > 0 for row in pictures)
-    data = (folder / "pictures.bin").read_bytes()
-    scales = np.frombuffer(data, "<f4", len(pictures))
-    vectors = np.frombuffer(data, np.int8, offset=4 * len(pictures)).reshape(len(pictures), -1) * scales[:, None]
-    assert (vectors * embedded.take(every)).sum(axis=1).min() > 0.999
-    assert len({name for name, _ in names}) == len(names)
-    assert all(path.suffix not in (".py", ".pt") for path in folder.rglob("*"))
-    assert "sdk: static" in (folder / "README.md").read_text(encoding="utf-8")
+@pytest.fixture
+def exported(embedded_world, clip, monkeypatch, tmp_path):
+    """Return a function that exports a page without its model; `precisions` are those of each model written."""
+    precisions = []
+    (tmp_path / "js").mkdir()
+    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
+    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: precisions.append(arguments[2]))
+    monkeypatch.setattr(web_folder.onnx_folder, "compare", lambda *arguments, **keys: {"checked": arguments[2]})
+    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path / "js")
+
+    def export(name, of_page=("fp32",), embedded=embedded_world / "embedded"):
+        folder = tmp_path / name
+        folder.mkdir()
+        writer = web_folder.writer(clip, str(embedded))
+        writer.write(clip, folder, of_page)
+        report = writer.compare(clip, folder, of_page)
+        assert [report["checked"]] == precisions[-1:]
+        return folder, report
+
+    return export
 
 
-def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, monkeypatch, tmp_path):
+def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, exported, tmp_path):
     folder = Path(shutil.copytree(embedded_world / "embedded", tmp_path / "embedded"))
     for shard in range(SHARDS):
         table = segment_of(folder, f"{shard:05}.tar", "parquet")
@@ -144,95 +149,84 @@ def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, 
         rows = rows.set_column(rows.column_names.index("file"), "file", files)
         places = pa.array([-1] * len(rows), pa.int16())
         pq.write_table(rows.set_column(rows.column_names.index("place"), "place", places), table)
-    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
-    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
-    page = write_files(tmp_path, {"page/.keep": ""}) / "page"
     with pytest.raises(UserError, match=r"none of the pictures .*does not lie in .*--pictures-from"):
-        web_folder.writer(clip, str(folder)).write(clip, page, ["fp32"])
-    assert not (page / "pictures").exists()
+        exported("page", embedded=folder)
+    assert not (tmp_path / "page/pictures").exists()
     assert web_folder.writer(clip, str(folder), [str(embedded_world)]).pool["images"].places == (str(embedded_world),)
 
 
-def test_a_folder_in_which_no_picture_was_embedded_is_refused(embedded_world, clip, monkeypatch, tmp_path):
-    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
-    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
-    page = write_files(tmp_path, {"page/.keep": ""}) / "page"
+def test_a_folder_in_which_no_picture_was_embedded_is_refused(embedded_world, exported, tmp_path):
     write_tar(tmp_path / "pool/0.tar", [("0.png", b"no image"), ("0.txt", b"a red apple")])
     embed(embedded_world / "model", tmp_path / "pool", tmp_path / "embedded", of=("images", "texts"), executor=QUIET)
     with pytest.raises(UserError, match=r"none of the pictures .*none was embedded"):
-        web_folder.writer(clip, str(tmp_path / "embedded")).write(clip, page, ["fp32"])
+        exported("page", embedded=tmp_path / "embedded")
 
 
-def test_what_the_page_leaves_out_is_counted_in_the_output_and_on_the_page(
-    embedded_world, clip, monkeypatch, tmp_path, capfd
+@pytest.mark.parametrize(
+    ("precisions", "unreadable", "num_pictures"),
+    [(("fp32",), [], 10), (("fp32",), [0], 9), (("fp32", "int8", "fp16"), [0], 9), (("fp16",), [3, 4], 9)],
+)
+def test_a_page_has_the_vectors_of_what_it_shows_and_counts_what_it_leaves_out(
+    precisions, unreadable, num_pictures, embedded_world, exported, monkeypatch, capfd
 ):
-    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
-    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
-    monkeypatch.setattr(web_folder.onnx_folder, "compare", lambda *arguments, **keys: {"checked": {}})
-    write_files(tmp_path, {"js/library.js": ""})
-    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path / "js")
     monkeypatch.setattr(web_folder, "MAX_PICTURES", 10)
     monkeypatch.setattr(web_folder, "MAX_NAMES", 5)
     read_picture = Embedded.read_picture
-    keys = [row["key"] for row in open_embedded(embedded_world / "embedded", "images").rows(np.array([0, 3]))]
+    embedded = {of: open_embedded(embedded_world / "embedded", of) for of in ("images", "texts")}
+    bad_keys = [row["key"] for row in embedded["images"].rows(np.array(unreadable, np.int64))]
 
-    def read_some(embedded, row):
-        if row["key"] in keys:
-            raise BadShard("the disk is away")
-        return read_picture(embedded, row)
-
-    pages = {}
-    for name in ("away", "back"):
-        monkeypatch.setattr(Embedded, "read_picture", read_some if name == "away" else read_picture)
-        folder = write_files(tmp_path, {f"{name}/.keep": ""}) / name
-        writer = web_folder.writer(clip, str(embedded_world / "embedded"))
-        num_embedded = {of: len(embedded) for of, embedded in writer.pool.items()}
-        writer.write(clip, folder, ["fp32"])
-        pages[name] = writer.compare(clip, folder, ["fp32"])["left_out"]
-        said = capfd.readouterr().err
-        for what, number in pages[name].items():
-            assert f"left out: {number} {what}" in said
-    beyond = {"pictures beyond 10": num_embedded["images"] - 10, "names beyond 5": num_embedded["texts"] - 5}
-    assert pages == {"away": {**beyond, "unreadable pictures": 2}, "back": beyond}
-    facts = json.loads((tmp_path / "away/facts.json").read_text("utf-8"))
-    text = call_of_page("factsText", facts)
-    assert text.startswith("8 pictures and 5 names. Left out: ")
-    for what, number in pages["away"].items():
-        assert f"{number} {what}" in text
-    plain = call_of_page("factsText", {"counts": {}, "left_out": {}})
-    assert plain == "The model runs here: no text and no picture leaves this browser."
-
-
-@pytest.mark.parametrize("unreadable", [[], [0], [3, 4]])
-def test_vectors_are_those_of_the_pictures_and_texts_that_are_shown(
-    embedded_world, clip, monkeypatch, tmp_path, unreadable
-):
-    monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
-    monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: None)
-    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path / "js")
-    monkeypatch.setattr(web_folder, "MAX_PICTURES", 10)
-    monkeypatch.setattr(web_folder, "MAX_NAMES", 5)
-    read_picture = Embedded.read_picture
-    folder = write_files(tmp_path, {"js/library.js": "", "page/.keep": ""}) / "page"
-    writer = web_folder.writer(clip, str(embedded_world / "embedded"))
-    images = writer.pool["images"]
-    bad_keys = [row["key"] for row in images.rows(np.array(unreadable, np.int64))]
-
-    def read_some(embedded, row):
+    def read_some(images, row):
         if row["key"] in bad_keys:
             raise BadShard("the disk is away")
-        return read_picture(embedded, row)
+        return read_picture(images, row)
 
     monkeypatch.setattr(Embedded, "read_picture", read_some)
-    writer.write(clip, folder, ["fp32"])
+    folder, report = exported("page", precisions)
+    facts = json.loads((folder / "facts.json").read_text("utf-8"))
+    assert facts["dtype"] == {1: precisions[0], 3: "q8"}[len(precisions)]
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {*facts["files"]} == {name for name in files if not name.startswith("pictures/")} - {"facts.json"}
+    num_shown = {}
     for name, of, field, place in (("pictures", "images", "key", 1), ("names", "texts", "text", 0)):
-        embedded = writer.pool[of]
-        every = np.arange(len(embedded))
-        vector_of = dict(zip((row[field] for row in embedded.rows(every)), embedded.take(every), strict=True))
+        every = np.arange(len(embedded[of]))
+        values = [row[field] for row in embedded[of].rows(every)]
+        vector_of = dict(zip(values, embedded[of].take(every), strict=True))
         shown = [row[place] for row in json.loads((folder / f"{name}.json").read_text("utf-8"))]
-        vectors = np.frombuffer((folder / f"{name}.bin").read_bytes(), "<f4").reshape(len(shown), -1)
-        assert not set(shown) & set(bad_keys)
-        np.testing.assert_array_equal(vectors, [vector_of[value] for value in shown])
+        content = (folder / f"{name}.bin").read_bytes()
+        if precisions == ("fp32",):
+            rows = np.frombuffer(content, "<f4").reshape(len(shown), -1)
+            np.testing.assert_array_equal(rows, [vector_of[value] for value in shown])
+        else:
+            levels = np.frombuffer(content, np.int8, offset=4 * len(shown)).reshape(len(shown), -1)
+            assert (np.abs(levels.astype(int)).max(axis=1) == 127).all()
+            rows = levels * np.frombuffer(content, "<f4", len(shown))[:, None]
+            np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+            np.testing.assert_allclose(rows, [vector_of[value] for value in shown], atol=5e-3)
+        assert len({*shown}) == len(shown)
+        assert not {*shown} & {*bad_keys}
+        num_shown[name] = len(shown)
+    assert num_shown == facts["counts"] == {"pictures": num_pictures, "names": 5}
+    left_out = {"pictures beyond 10": len(embedded["images"]) - 10, "names beyond 5": len(embedded["texts"]) - 5}
+    if num_pictures < 10:
+        left_out["unreadable pictures"] = 10 - num_pictures
+    assert report["left_out"] == facts["left_out"] == left_out
+    said = capfd.readouterr().err
+    text = call_of_page("factsText", facts)
+    assert text.startswith(f"{num_pictures} pictures and 5 names. Left out: ")
+    for what, number in left_out.items():
+        assert f"left out: {number} {what}" in said
+        assert f"{number} {what}" in text
+
+
+def test_the_version_of_a_page_changes_with_the_content_of_any_file(exported, tmp_path):
+    versions = []
+    for number, content in enumerate(("a", "a", "b")):
+        (tmp_path / "js/library.js").write_text(content)
+        folder, _ = exported(f"page_{number}")
+        versions.append(json.loads((folder / "facts.json").read_text("utf-8"))["version"])
+    assert versions[0] == versions[1] != versions[2]
+    plain = call_of_page("factsText", {"counts": {}, "left_out": {}})
+    assert plain == "The model runs here: no text and no picture leaves this browser."
 
 
 def call_of_page(name, argument):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import functools
+import io
 import json
 import os
 import re
@@ -23,16 +24,18 @@ import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from chromium import DROP, open_page
 from embedded_world import BAD, key_of, picture, segment_of, text_of
 from miniature import write_files
+from pools import encode
 from serving import address as address  # a fixture
 from serving import data_url, post, service_and_app, serving, serving_app
 from small_models import TEXTS
 from worldclip.core.errors import UserError
 from worldclip.export.embedded import open_embedded
-from worldclip.plugins.server import connections
+from worldclip.plugins.server import app, connections
 from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.batches import Busy, SharedBatches
@@ -109,7 +112,7 @@ def test_classify_gives_the_probabilities_of_worldclip(address, clip):
         assert list(scores.values()) == sorted(scores.values(), reverse=True)
 
 
-def test_search_gives_the_hits_of_worldclip_with_captions_and_their_language(address, world):
+def test_search_gives_the_hits_of_worldclip_with_captions_and_their_language(address, world, monkeypatch):
     expected = search(world / "embedded", ["a red apple"], [picture(3)], top=5)
     data = post(address, "search", {"input": ["a red apple", data_url(picture(3))], "top": 5}).json()["data"]
     for row, result in zip(data, expected, strict=True):
@@ -130,78 +133,90 @@ def test_search_gives_the_hits_of_worldclip_with_captions_and_their_language(add
     assert shown.content == picture(3)
     assert shown.headers["content-type"] == "image/png"
     assert shown.headers["cache-control"] == "private, no-cache"  # the row may be another picture tomorrow
+    monkeypatch.setattr(app, "MAX_BYTES", 10)  # a smaller file is sent as it is
+    for px, size in (("", (60, 40)), ("?px=8", (8, 5)), ("?px=1024", (60, 40))):
+        small = httpx.get(f"{address}/pictures/{best['id']}{px}")
+        assert (small.headers["content-type"], Image.open(io.BytesIO(small.content)).size) == (
+            "image/jpeg" if px else "image/png",
+            size,
+        )
     asked = {"If-None-Match": shown.headers["etag"]}
     again = httpx.get(f"{address}/pictures/{best['id']}", headers=asked)
     assert (again.status_code, again.content) == (304, b"")
     assert httpx.get(f"{address}/pictures/{data[0]['hits'][-1]['id']}", headers=asked).status_code == 200
 
 
-def test_a_wrong_request_is_told_what_is_wrong(address):
-    for path, body, problem in (
-        ("embeddings", {}, "input is missing"),
-        ("embeddings", {"input": "x", "inputs": "y"}, "unknown parameter inputs"),
-        ("embeddings", {"input": "x", "model": "gpt"}, "'gpt' is not served here"),
-        ("embeddings", {"input": "\ud800"}, "lone surrogate"),
-        ("embeddings", {"input": "x" * 20_001}, "20,001 characters"),
-        ("embeddings", {"input": ["x"] * 2049}, "2,049 items"),
-        ("embeddings", {"input": [data_url(b"")] * 65}, "more than 64 pictures"),
-        ("embeddings", {"input": "data:image/png;base64,%%%"}, "not valid base64"),
-        ("embeddings", {"input": {"image": "/etc/passwd"}}, "send the picture as a data URL"),
-        (
-            "embeddings",
-            {"input": {"image": "http://127.0.0.1:9/a.png"}},
-            "addresses and paths of pictures are not read",
-        ),
-        ("embeddings", [1], "must be a JSON object"),
-        ("classify", {"input": data_url(picture(0)), "labels": []}, "labels must be a list"),
-        ("classify", {"input": "x", "labels": ["a"] * 1000, "templates": ["{}"] * 3}, "3,000 sentences"),
-        ("search", {"input": ["x", " "]}, "query ' ' is blank"),
-        ("search", {"input": "x", "top": "5"}, "top = '5': must be a whole number between 1 and 1000"),
-        ("models/gpt", {}, "/v1/models/gpt does not answer POST; send GET"),
-        ("search", {"input": ["x"] * 60, "top": 200}, "more than 10,000 hits"),
-    ):
-        answer = post(address, path, body)
-        assert answer.status_code == (404 if "not served" in problem else 405 if "POST" in problem else 400)
-        assert problem in error_of(answer)
-    for content, kind, status in (
-        (b"{", "application/json", 400),
-        (b"{}", "text/plain", 415),
-        (b"[" * 100_000, "application/json", 400),
-    ):
+NO_ID = "f" * 16
+REQUESTS = (  # path, a body to send as JSON; None: GET
+    *(("v1/embeddings", body) for body in ({}, [1], {"input": "x", "inputs": "y"}, {"input": "x", "model": "gpt"})),
+    *(("v1/embeddings", {"input": text}) for text in ("\ud800", "data:image/png;base64,%%%", {"text": 3}, 7, [])),
+    *(
+        ("v1/embeddings", {"input": {"image": place}})
+        for place in ("/etc/passwd", "http://127.0.0.1:9/a.png", "data:,")
+    ),
+    *(("v1/embeddings", {"input": "x", **field}) for field in ({"dimensions": 3}, {"encoding_format": "hex"})),
+    *(("v1/classify", {"input": data_url(picture(0)), "labels": labels}) for labels in ([], "a", ["a", 3])),
+    ("v1/classify", {"input": "x", "labels": ["a"]}),
+    ("v1/classify", {"input": data_url(picture(0)), "labels": ["a"], "templates": ["none"]}),
+    *(("v1/search", {"input": "x", **field}) for field in ({"top": "5"}, {"top": True}, {"of": "x"}, {"combine": 1})),
+    *(("v1/search", {"input": "x", **field}) for field in ({"filter": 3}, {"keys": [1]}, {"path_prefix": 1})),
+    ("v1/search", {"input": ["x", " "]}),
+    *((path, {}) for path in ("v1/models/gpt", "embeddings", "healthz")),
+    *((path, None) for path in ("v1/nothing", "docs", "healthz/", "v1/models/owner/name", "v1/embeddings", "static/a")),
+    *((path, None) for path in (f"v1/pairs/images/{NO_ID}", f"v1/pairs/captions/{NO_ID}", f"pictures/{NO_ID}")),
+    *((path, None) for path in ("pictures/0", f"pictures/{NO_ID}?px=x", f"pictures/{NO_ID}?px=1025")),
+)
+
+
+def test_a_request_that_has_no_answer_is_told_what_is_wrong_and_is_never_framed(address, snapshot):
+    lines = []
+    for path, body in REQUESTS:
+        content = None if body is None else json.dumps(body)
+        headers = {"Content-Type": "application/json"}
+        answer = httpx.request("GET" if body is None else "POST", f"{address}/{path}", content=content, headers=headers)
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        asked = path if body is None else f"{path} {json.dumps(body)[:60]}"
+        lines.append(f"{asked}\n  {answer.status_code} {answer.json()['error']['param']}: {error_of(answer)}")
+    assert "\n".join(lines) == snapshot
+    for content, kind, status in ((b"{", "application/json", 400), (b"{}", "text/plain", 415)):
         answer = httpx.post(f"{address}/v1/embeddings", content=content, headers={"Content-Type": kind})
         assert (answer.status_code, bool(error_of(answer))) == (status, True)
 
 
-def test_other_paths_and_methods_are_errors_of_the_same_shape_and_no_answer_is_framed(address):
-    assert "did you mean /v1/embeddings?" in error_of(httpx.post(f"{address}/embeddings", json={"input": "x"}))
-    assert "known: /, /static/{name}, /healthz, /metrics, /v1/models" in error_of(httpx.get(f"{address}/docs"))
+def test_openais_client_lists_the_model_and_knows_no_other(address):
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
     assert client.models.retrieve("model") == client.models.list().data[0]
     with pytest.raises(openai.NotFoundError, match="this server has 'model'"):
         client.models.retrieve("owner/name")
-    missing = (
-        "/v1/nothing",
-        f"/v1/pairs/images/{'f' * 16}",
-        f"/pictures/{'f' * 16}",
-        "/pictures/0",
-        "/static/..%2fapp.py",
-    )
-    for path, status in (*((path, 404) for path in missing), ("/pictures/1?px=x", 400), ("/v1/embeddings", 405)):
-        answer = httpx.get(f"{address}{path}")
-        assert (answer.status_code, bool(error_of(answer))) == (status, True), path
-    for path, said in (
-        (
-            f"/v1/pairs/images/{'f' * 16}",
-            f"the folder 'embedded' has no image with the id {'f' * 16}: it left the pool",
-        ),
-        (f"/v1/pairs/captions/{'f' * 16}", "no captions here: the folder holds images"),
-        ("/pictures/0", "'0' is no id: one has 16 hex digits, as in the hits of a search"),
-    ):
-        assert said in error_of(httpx.get(f"{address}{path}"))
-    for path in ("/", "/healthz", "/pictures/0", "/nothing"):
-        headers = httpx.get(f"{address}{path}").headers
-        assert headers["cross-origin-resource-policy"] == "same-origin"
-        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_a_request_at_a_limit_is_answered_and_one_beyond_it_is_refused(world, clip):
+    limits = Limits(inputs=4, pictures=2, text_chars=5, top=3, hits=6, pixels=60 * 40, body_bytes=50_000)
+    url = data_url(picture(0))
+    large = data_url(encode(Image.new("RGB", (60, 41))))
+    with serving(world, clip, limits) as address:
+        for path, at_limit, beyond in (
+            ("embeddings", {"input": ["abcde", {"text": "x"}, url, url]}, {"input": ["a"] * 5}),
+            ("embeddings", {"input": "abcde"}, {"input": "abcdef"}),
+            ("embeddings", {"input": [url, {"image": url}, "x"]}, {"input": [url, {"image": url}, url]}),
+            ("embeddings", {"input": url}, {"input": large}),
+            ("embeddings", {"input": ["abcde"]}, {"input": "x" * 60_000}),
+            ("classify", {"input": url, "labels": list("abcd")}, {"input": url, "labels": list("abcde")}),
+            (
+                "classify",
+                {"input": url, "labels": ["a", "b"], "templates": ["{}"] * 2},
+                {"input": url, "labels": list("abc"), "templates": ["{}"] * 2},
+            ),
+            ("search", {"input": "a", "top": 3}, {"input": "a", "top": 4}),
+            ("search", {"input": ["a", "b"], "top": 3}, {"input": ["a", "b", "c"], "top": 3}),
+            ("search", {"input": ["a", "b", "c"], "top": 3, "combine": True}, {"input": "a", "top": 0}),
+        ):
+            assert post(address, path, at_limit).status_code == 200
+            assert post(address, path, beyond).status_code in (400, 413)
+        chunks = iter([b'{"input": "', b"x" * 60_000, b'"}'])
+        answer = httpx.post(f"{address}/v1/embeddings", content=chunks, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413
 
 
 def test_a_key_guards_everything_but_the_page_and_the_health(world, clip):
@@ -230,16 +245,6 @@ def test_a_local_server_refuses_foreign_host_names(world, clip):
         answer = httpx.get(f"{address}/healthz", headers={"Host": "evil.example:80"})
         assert answer.status_code == 400
         assert "evil.example" in error_of(answer)
-
-
-def test_bodies_and_pixels_beyond_the_limits_are_refused(world, clip):
-    limits = Limits(body_bytes=50_000, pixels=1000)
-    with serving(world, clip, limits) as address:
-        assert post(address, "embeddings", {"input": "x" * 60_000}).status_code == 413
-        chunks = iter([b'{"input": "', b"x" * 60_000, b'"}'])
-        answer = httpx.post(f"{address}/v1/embeddings", content=chunks, headers={"Content-Type": "application/json"})
-        assert answer.status_code == 413
-        assert "60 x 40 pixels" in error_of(post(address, "embeddings", {"input": data_url(picture(0))}))
 
 
 def test_concurrent_requests_share_batches_and_a_bad_picture_is_an_error_for_its_request_alone(world, clip):
@@ -280,12 +285,25 @@ def test_pictures_are_decoded_a_bounded_number_of_pixels_at_a_time():
     batches = []
 
     class Recorder:
+        def encode_text(self, texts):
+            return np.array([[-int(text)] for text in texts], np.float32)
+
         def encode_each(self, contents):
             batches.append(len(contents))
-            return np.zeros((len(contents), 4), np.float32), {}
+            rows = np.array([[int(content)] for content in contents], np.float32)
+            return rows, {i: f"bad {content.decode()}" for i, content in enumerate(contents) if int(content) % 5 == 3}
 
-    pictures = [Picture(b"", 30_000_000)] * 4 + [Picture(b"", 120_000_000)] + [Picture(b"", 1)] * 65
-    assert len(of_service.encode(Recorder(), pictures)) == 70
+    sizes = [30_000_000] * 4 + [120_000_000] + [1] * 65
+    items = [Picture(str(i).encode(), size) for i, size in enumerate(sizes)]
+    answers = of_service.encode(Recorder(), ["7", *items[:3], "8", *items[3:], "7"])
+    rows = [f"bad {i}" if i % 5 == 3 else [float(i)] for i in range(len(items))]
+    assert [row if isinstance(row, str) else row.tolist() for row in answers] == [
+        [-7],
+        *rows[:3],
+        [-8],
+        *rows[3:],
+        [-7],
+    ]
     assert batches == [3, 1, 1, 64, 1]
 
 
@@ -497,40 +515,12 @@ def test_another_model_and_a_port_in_use_are_refused(world, address, tmp_path):
         serve("no model", port=port)  # before the model is loaded
 
 
-class Panic(BaseException):
-    """A panic of a library in Rust."""
-
-
 def test_a_demos_model_says_what_it_knows_and_no_other_does(tmp_path):
     files = {"demo/recipe.toml": "[pool]\nbuild = 'emoji'", "mine/recipe.toml": "[pool]\npath = 'x'"}
     write_files(tmp_path, {**files, "odd/recipe.toml": "pool = 3", "demo/train/step_1/a": "", "bare/a": ""})
     for folder in ("demo", "demo/train/step_1"):
         assert knows(tmp_path / folder) == "OpenMoji's drawings"
     assert [knows(tmp_path / folder) for folder in ("mine", "odd", "bare", "owner/name")] == [""] * 4
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "message"),
-    [(ValueError("no number"), ValueError, "no number"), (Panic("no index"), RuntimeError, "Panic: no index")],
-)
-def test_an_error_is_the_answer_of_its_request_alone(error, kind, message):
-    started, release = threading.Event(), threading.Event()
-
-    def work(items):
-        started.set()
-        release.wait(10)
-        if error in items:
-            raise error
-        return [2 * item for item in items]
-
-    batches = SharedBatches(work, max_batch=4, max_waiting=8)
-    batches.submit([0])
-    started.wait()  # from here on requests wait, and share a batch
-    good, bad, also_good = (batches.submit([item]) for item in (1, error, 3))
-    release.set()
-    with pytest.raises(kind, match=message):
-        bad.result(10)
-    assert (good.result(10), also_good.result(10)) == ([2], [6])
 
 
 MANY = 40

@@ -1,6 +1,7 @@
 """The server among many clients and behind a proxy: turns, clients that hang up, keys, the access log, counters."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import httpx
 import pytest
@@ -71,45 +73,30 @@ def start_and_wait(batches, work):
     return first
 
 
-def test_a_large_request_takes_a_third_of_a_batch_that_small_ones_share():
+QUEUES = {  # items of a batch, whether requests are divided, and the client and size of each request that waits
+    "small ones beside a large one": (64, True, [("large", 400)] + [("small", 1)] * 64),
+    "small ones fill a batch": (64, True, [("one", 2)] * 49),
+    "large ones take turns by client": (60, True, [("many", 100)] * 3 + [("one", 60)]),
+    "at and above the share of a small one": (16, True, [("a", 4), ("b", 5), ("c", 3), ("d", 6)]),
+    "whole requests": (4, False, [("a", 1), ("a", 2), ("b", 9), ("a", 1)]),
+}
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_requests_that_wait_share_batches_in_turns_and_in_their_order(name, snapshot):
+    max_batch, divides, requests = QUEUES[name]
     work = HeldWork()
-    batches = SharedBatches(work, max_batch=64, max_waiting=1000)
+    batches = SharedBatches(work, max_batch=max_batch, max_waiting=10_000, divides=divides)
     start_and_wait(batches, work)
-    large = submit(batches, "large", list(range(1000, 1400)))
-    small = [submit(batches, f"small {i}", [i]) for i in range(64)]
+    items = [[1000 * number + i for i in range(size)] for number, (_, size) in enumerate(requests, 1)]
+    futures = [submit(batches, client, of_request) for (client, _), of_request in zip(requests, items, strict=True)]
     work.release.set()
-    assert [future.result(60) for future in small] == [[2 * i] for i in range(64)]
-    assert large.result(60) == [2 * i for i in range(1000, 1400)]
-    num_small = [sum(item < 1000 for item in batch) for batch in work.batches[1:]]
-    num_large = [sum(item >= 1000 for item in batch) for batch in work.batches[1:]]
-    assert num_small[:3] == [42, 22, 0]
-    assert num_large[:4] == [21, 21, 11, 64]  # alone again, it has whole batches
-
-
-def test_small_requests_without_large_ones_fill_a_batch_in_their_order():
-    work = HeldWork()
-    batches = SharedBatches(work, max_batch=64, max_waiting=1000)
-    start_and_wait(batches, work)
-    futures = [submit(batches, "one", [i, i]) for i in range(1, 50)]
-    work.release.set()
-    for future in futures:
-        future.result(60)
-    assert [len(batch) for batch in work.batches] == [1, 64, 34]
-    assert work.batches[1] == sorted(work.batches[1])
-
-
-def test_large_requests_take_turns_by_client():
-    work = HeldWork()
-    batches = SharedBatches(work, max_batch=60, max_waiting=10_000)
-    start_and_wait(batches, work)
-    requests = [range(1000 * i, 1000 * i + 400) for i in (1, 2, 3)]
-    many = [submit(batches, "many", list(request)) for request in requests]
-    one = submit(batches, "one", list(range(60)))
-    work.release.set()
-    assert one.result(60) == [2 * i for i in range(60)]
-    assert [future.result(60) for future in many] == [[2 * i for i in request] for request in requests]
-    assert [sum(item < 60 for item in batch) for batch in work.batches[2:4]] == [30, 30]
-    assert [sum(item in request for item in work.batches[2]) for request in requests] == [10, 10, 10]
+    assert [future.result(60) for future in futures] == [[2 * item for item in of_request] for of_request in items]
+    worked = list(itertools.chain(*work.batches[1:]))
+    assert sorted(worked, key=lambda item: item // 1000) == list(itertools.chain(*items))
+    names = [client if size <= 2 else f"{client}{number}" for number, (client, size) in enumerate(requests, 1)]
+    sizes = [Counter(names[item // 1000 - 1] for item in batch) for batch in work.batches[1:]]
+    assert [", ".join(f"{name} {size}" for name, size in sorted(of_batch.items())) for of_batch in sizes] == snapshot
 
 
 def test_a_full_queue_refuses_more_of_a_client_and_takes_another_client():
@@ -137,30 +124,34 @@ def test_the_rest_of_a_cancelled_request_is_not_computed():
     assert batches.num_waiting == 0
 
 
-def test_an_error_in_a_part_of_a_large_request_ends_it_and_no_other():
-    seen = []
-
-    def work(items):
-        seen.extend(items)
-        if -1 in items:
-            raise ValueError("no number")
-        return items
-
-    batches = SharedBatches(work, max_batch=4, max_waiting=100)
-    with pytest.raises(ValueError, match="no number"):
-        submit(batches, "a", [1, 1, 1, -1, *[2] * 40]).result(60)
-    assert submit(batches, "b", [3] * 9).result(60) == [3] * 9
-    assert 2 not in seen
+class Panic(BaseException):
+    """A panic of a library in Rust."""
 
 
-def test_what_may_not_be_divided_is_a_batch_of_its_own():
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [(ValueError("no number"), ValueError, "no number"), (Panic("no index"), RuntimeError, "Panic: no index")],
+)
+def test_an_error_ends_its_request_and_no_other_of_the_batch(error, kind, message):
     work = HeldWork()
-    batches = SharedBatches(work, max_batch=4, max_waiting=100, divides=False)
+
+    def fail(items):
+        doubled = work([0 if item is error else item for item in items])
+        if error in items:
+            raise error
+        return doubled
+
+    batches = SharedBatches(fail, max_batch=4, max_waiting=100)
     start_and_wait(batches, work)
-    futures = [submit(batches, "a", [i] * size) for i, size in enumerate((1, 2, 9, 1))]
+    good, bad, also_good = (submit(batches, "a", [item]) for item in (1, error, 3))
+    large = submit(batches, "b", [1, 1, 1, error, *[7] * 40])
     work.release.set()
-    assert [len(future.result(60)) for future in futures] == [1, 2, 9, 1]
-    assert [len(batch) for batch in work.batches] == [1, 3, 9, 1]
+    for failed in (bad, large):
+        with pytest.raises(kind, match=message):
+            failed.result(60)
+    assert (good.result(60), also_good.result(60)) == ([2], [6])
+    assert submit(batches, "c", [5] * 9).result(60) == [10] * 9
+    assert list(itertools.chain(*work.batches)).count(7) <= 3, "the rest is not computed"
 
 
 @contextlib.contextmanager
@@ -338,11 +329,6 @@ def test_the_image_of_the_server_starts_it_and_checks_its_health(address, monkey
     monkeypatch.setattr(command, "run_command", parse)
     assert main([*entry[1:], "--access-log", "model", "embedded"]) == 0
     assert (flags[0]["host"], flags[0]["model"], str(flags[0]["embedded"])) == ("0.0.0.0", "model", "embedded")
-
-
-def test_an_address_with_a_slash_too_many_is_no_redirect_which_a_prefix_would_break(address):
-    answer = httpx.get(f"{address}/healthz/")
-    assert (answer.status_code, "did you mean /healthz?" in answer.json()["error"]["message"]) == (404, True)
 
 
 def below(prefix, app):
