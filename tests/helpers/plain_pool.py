@@ -41,6 +41,10 @@ def is_utf8(text: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
+def is_bad_text(value: Any) -> bool:
+    return isinstance(value, str) and not is_utf8(value)
+
+
 # --- the formats ------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +303,10 @@ def plain_problems(samples: list[Sample], form: Format, config: Settings) -> tup
     """Return (what every shard must have, what stops one shard too): beginnings of problems."""
     if not samples:
         return [], []
+    for name in {bare(name) for name, *_ in config.get("where") or []} if not form.has_columns else ():
+        values = [sample.fields.get(name) for sample in samples]
+        if len({isinstance(value, str) for value in values if value is not None and not is_bad_text(value)}) > 1:
+            return [], [f"pool.where: field {name!r} holds values of several types"]
     names = {name for sample in samples for name in sample.fields}
     names |= {"photo"} if form.has_columns else set()
     if form.has_columns:
@@ -381,7 +389,7 @@ def is_chosen(sample: Sample, form: Format, config: Settings) -> bool:
         return True
     for name, comparison, operand in config.get("where") or []:
         value = sample.fields.get(bare(name))
-        if value is None or (isinstance(value, str) and not is_utf8(value)):
+        if value is None or is_bad_text(value):
             return False
         if not COMPARE[comparison](value, operand):
             return False
