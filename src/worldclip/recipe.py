@@ -175,7 +175,8 @@ def run_stages(
     _refuse_keys_above(context, names[0])
     _refuse_outdated_above(context, names[0])
     check = dataclasses.replace(context, is_dry=True, preflight=[])
-    recipe(check)  # finds what would stop a stage later: packages, devices, datasets, columns, disk
+    # A first walk, in which no stage works: it finds what would stop one later (packages, devices, datasets, disk).
+    recipe(check)
     _refuse(check.preflight or [])
     with lock_folder(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):
         _run_locked(context, executor, with_absolute_places(recorded or config), without_overrides)

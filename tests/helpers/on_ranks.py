@@ -36,7 +36,7 @@ from worldclip.core import inputs
 from worldclip.core.errors import UserError, WorkStopped
 from worldclip.core.settings import load_config
 from worldclip.model.tokenizer import Tokens, train_tokenizer
-from worldclip.train import checkpoint_writer, distributed, loop, stage, train_state
+from worldclip.train import checkpoint_writer, distributed, loop, made_of, stage, train_state
 from worldclip.train.checkpoint import CheckpointReader
 from worldclip.train.checkpoint_writer import CheckpointWriter, LocalTensor, copy_to_cpu
 from worldclip.train.config import TrainConfig
@@ -326,8 +326,10 @@ def forbid_listing() -> None:
     def fail(*args: Any, **keys: Any) -> None:
         raise AssertionError("a helper rank lists the pool")
 
-    for owner, name in ((pool, "indexed_shards"), (pool, "list_shards"), (stage, "image_shards")):
-        setattr(owner, name, fail)
+    for name in ("indexed_shards", "list_shards"):
+        setattr(pool, name, fail)
+    for module in (stage, made_of):
+        module.image_shards = fail
     inputs.fingerprint_of = fail
 
 

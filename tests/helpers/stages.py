@@ -33,7 +33,7 @@ def run_stage(name: str, recipe: Recipe, run_dir: Path, executor: Executor | Non
 
 
 def finish(name: str, recipe: Recipe, run_dir: Path, executor: Executor | None = None) -> Report:
-    """Run a stage whether or not it is finished, and return its report."""
+    """Run a stage whether or not it is finished, and return its report.  report.html is not written."""
     (run_dir / name / MANIFEST).unlink(missing_ok=True)
     _write_recipe(recipe, run_dir)
     run = context(recipe, run_dir, executor)

@@ -195,7 +195,7 @@ def test_texts_have_the_features_of_transformers(model, monkeypatch, num_chunks,
     monkeypatch.setattr(forward, "TEXT_TOKENS", text_tokens)
     tokens = random_tokens(40)
     chunks = tokens.chunks_by_length(num_chunks)
-    for together in forward._limit_tokens(chunks, tokens):
+    for together in forward.limit_tokens(chunks, tokens):
         assert len(together) == 1 or tokens.lengths[np.concatenate(together)].sum() <= text_tokens
     with torch.inference_mode():
         ids = torch.nn.functional.pad(torch.from_numpy(tokens.padded()), (0, CONTEXT - tokens.lengths.max()), value=1)

@@ -29,7 +29,7 @@ from worldclip.model.config import ModelConfig
 from worldclip.pool.row_groups import ROW_BITS
 from worldclip.train import loop, pool_join
 from worldclip.train.pool_join import image_shards, join_images, read_places
-from worldclip.train.stage import plan_lines
+from worldclip.train.preflight import plan_lines
 
 NUM_KEYS = 24
 

@@ -14,11 +14,12 @@ from transformers.models.metaclip_2 import modeling_metaclip_2
 
 from on_ranks import make_batch, make_state
 from pages import blocks
-from worldclip.train import step
+from worldclip.train import gpu_inputs
 from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
+from worldclip.train.gpu_inputs import copy_ahead, with_inputs
 from worldclip.train.loss import LOSSES, contrastive_loss, distillation_loss, siglip_loss
-from worldclip.train.step import copy_ahead, train_step, with_inputs
+from worldclip.train.step import train_step
 from worldclip.train.train_state import create_optimizer
 
 NEWER_NAME = "image_text_contrastive_loss"
@@ -312,7 +313,7 @@ def test_the_next_batch_is_copied_before_a_step_and_awaited_by_its_stream(monkey
 
     for name, double in {"Stream": Stream, "Event": Event, "stream": on_stream, "current_stream": Stream}.items():
         monkeypatch.setattr(torch.cuda, name, double)
-    monkeypatch.setattr(step, "with_inputs", copy)
+    monkeypatch.setattr(gpu_inputs, "with_inputs", copy)
     batches = [dataclasses.replace(make_batch({}), keys=[str(n)]) for n in range(3)]
     for batch in copy_ahead(batches, torch.device("cuda"), 2, 4):
         events += [("step", batch.keys[0])]

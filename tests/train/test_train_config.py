@@ -26,8 +26,8 @@ from worldclip.model.published import PublishedTokenizer
 from worldclip.train.budget import count_parameters, flops_per_pair, memory_bytes
 from worldclip.train.config import ScaleConfig, TrainConfig
 from worldclip.train.dual_encoder import DualEncoder
+from worldclip.train.made_of import streams_of
 from worldclip.train.schedule import Schedule, check_batch, learning_rate, plan_schedule, scale
-from worldclip.train.stage import streams_of
 
 LORA = {"lora_rank": 4, "initial_weights": "owner/name"}
 PROBLEMS = (

@@ -42,10 +42,10 @@ from worldclip.model.config import TokenizerConfig
 from worldclip.train import loop
 from worldclip.train.budget import checkpoint_bytes
 from worldclip.train.config import TrainConfig
+from worldclip.train.held_out import split_shards
 from worldclip.train.initial_weights import resize_positions
 from worldclip.train.log import read_log
 from worldclip.train.lora import adapted_layers, add_adapters
-from worldclip.train.plan import split_shards
 from worldclip.train.scores import config_of_scores
 from worldclip.train.tokenizer import MAX_REPEATS, repeats_by_language, run_tokenizer, training_texts
 
@@ -106,7 +106,7 @@ def test_evaluated_checkpoints_keep_the_best_one_which_load_takes(evaluated_run)
     assert chosen.dataset_names == ("shapes",)
 
 
-@pytest.mark.parametrize("function", ["score_checkpoint", "validation_loss"])
+@pytest.mark.parametrize("function", ["score_checkpoint", "held_out_loss"])
 def test_the_time_of_an_evaluation_is_no_time_of_a_step(tmp_path, monkeypatch, function):
     """The clock is put forward by an hour in each evaluation."""
     evaluate, plain = write_shapes(tmp_path / "shapes"), time.perf_counter
@@ -319,11 +319,11 @@ def test_shards_are_held_out_by_the_hash_and_never_all():
 def test_held_out_pairs_are_the_same_whatever_training_skips(tmp_path, monkeypatch):
     keys = []
 
-    def note(state, batches):
-        keys.append([batch.keys for batch in batches])
+    def note(state, held_out):
+        keys.append([batch.keys for batch in held_out.batches(0, 1)])
         return 0.0
 
-    monkeypatch.setattr(loop, "validation_loss", note)
+    monkeypatch.setattr(loop, "held_out_loss", note)
     short = {"validation_shards": 1, "samples_seen": 16, "warmup_samples": 0}
     for name, skipped in (("whole", None), ("skipping", [[0, 16]])):
         train(tmp_path / name / "run", skip_samples=skipped, **short)

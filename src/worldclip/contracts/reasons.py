@@ -1,7 +1,8 @@
 """The outcomes of a text or a key: the reasons why one is dropped, in the order in which they apply, and `kept`.
 
 A text has the first reason that applies.  Pool, match and curate hold it as int8 codes and each settles some reasons:
-what a stage does not drop stays `kept` for the next one.  Artifacts hold names.
+what a stage does not drop stays `kept` for the next one.  Artifacts hold names, so a new reason may stand anywhere in
+its stage's group; a report of an earlier release lacks its column, which then counts as 0.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def curate_step(total: Mapping[str, Any], text_policy: str) -> Step:
 
 def dropped_by_curate(total: Mapping[str, Any]) -> Mapping[Reason, int]:
     """Return the number of samples or pairs by the reason for which they are not kept."""
-    return {reason: total[reason.column] for reason in WORDS if total[reason.column]}
+    return {reason: total[reason.column] for reason in WORDS if total.get(reason.column)}
 
 
 def account(run_dir: Path, curated: Mapping[str, Any] | None = None) -> list[Step]:

@@ -47,7 +47,7 @@ class Decides:
 
     An output is a stage, such as "match", or a part of one, such as "match.texts", the matches of a shard.  A field
     that decides a stage decides all of its parts.  A field that decides only a part, such as "match.counts", makes the
-    stage run again and leaves its other parts finished.  docs/design.md lists the parts.
+    stage run again and leaves its other parts finished.  Parts: match.texts, match.counts, curate.list, curate.files.
     """
 
     def __init__(self, *outputs: str) -> None:

@@ -58,7 +58,7 @@ def add_counts(total: LanguageCounts, counts: LanguageCounts) -> None:
     for lang, columns in counts.items():
         row = total.setdefault(lang, dict.fromkeys(columns, 0))
         for name, value in columns.items():
-            row[name] += value
+            row[name] = row.get(name, 0) + value
 
 
 def account_for_all(

@@ -87,9 +87,10 @@ class Decision:
 
     @property
     def decided_rows(self) -> np.ndarray:
-        """The rows that reports count: all texts; under `one` each key's drawn text, else its first one.
+        """The texts that reports count: under text_policy all every text, under `one` a single text of each key.
 
-        A key without a drawn text has no drawable text, so each of its texts is not valid or excluded, and so is it.
+        That is the drawn text.  Where none could be drawn, all texts of the key are not valid or excluded; the first
+        one stands for them.
         """
         if self.config.text_policy == "all":
             return np.arange(len(self.kept_T))
@@ -131,8 +132,8 @@ class CurateWork:
         probs: np.ndarray = text_probs(table, self.entry_probs) * factor_of_lang[candidates.lang_T]
         return probs
 
-    def drawable_keys(self, shard: str) -> pa.Array:
-        """Return the keys of a shard that some epoch may keep, each once."""
+    def valid_keys(self, shard: str) -> pa.Array:
+        """Return the valid keys of a shard's matched texts, each once: no epoch keeps another."""
         candidates = self.candidates(read_matched_texts(self.run_dir, shard, DECIDING_COLUMNS), shard)
         return candidates.keys_K.filter(pa.array(candidates.is_valid_K))
 

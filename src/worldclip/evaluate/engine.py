@@ -22,7 +22,8 @@ from worldclip.language.table import INSTALLED
 from worldclip.model import decode
 from worldclip.report.results import ResultRecord
 
-PROTOCOL_VERSION = 5  # protocol behind the numbers; records of another version are evaluated again
+# Raised when a number changes or a metric is added: records of another version are evaluated again.
+PROTOCOL_VERSION = 5
 TEXTS_KEPT = 100_000  # texts whose features stay in memory for the next task
 GROUP_TEXTS = 4_096  # texts of several languages that are encoded together, for full batches of similar length
 

@@ -53,7 +53,7 @@ def embed_tokens(model: Any, tokens: Tokens, num_chunks: int) -> torch.Tensor:
     encoder = model.text_model
     chunks = tokens.chunks_by_length(num_chunks)
     parts = []
-    for together in _limit_tokens(chunks, tokens):
+    for together in limit_tokens(chunks, tokens):
         text_chunks = [text_rows(encoder, tokens, texts) for texts in together]
         parts.append(_run_blocks(encoder, text_chunks))
     sorted_BD = unit(model.text_projection(encoder.final_layer_norm(torch.cat(parts))))
@@ -62,7 +62,7 @@ def embed_tokens(model: Any, tokens: Tokens, num_chunks: int) -> torch.Tensor:
     return features_BD
 
 
-def _limit_tokens(chunks: list[np.ndarray], tokens: Tokens) -> Iterator[list[np.ndarray]]:
+def limit_tokens(chunks: list[np.ndarray], tokens: Tokens) -> Iterator[list[np.ndarray]]:
     """Yield consecutive chunks of at most TEXT_TOKENS tokens together, or a single longer one."""
     together: list[np.ndarray] = []
     total = 0

@@ -1,7 +1,8 @@
 """Run the two towers of a MetaClip2Model for the one token that is pooled.
 
 The class token of an image, the end token of a text: the last block computes queries, MLP and residuals for this token
-only, since nothing reads the others.  Values are those of transformers' own forward pass, up to rounding.
+only, since nothing reads the others.  Values are those of transformers' own forward pass, up to rounding.  Training
+on a CPU runs train/cpu_towers.py instead, on the layers of model/rows.py.
 
 B batch, T tokens, W width of the tower.
 """

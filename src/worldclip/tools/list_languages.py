@@ -1,4 +1,4 @@
-"""The languages that have a code here, and how LID models, Wikipedia and sources of entries know them."""
+"""`worldclip languages`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldclip.report import table
 
 
 def list_languages() -> list[Report]:
-    """List the languages that worldclip knows.
+    """List the languages that worldclip knows, and their names in LID models, Wikipedia and sources of entries.
 
     Examples:
         worldclip languages

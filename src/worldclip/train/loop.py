@@ -34,14 +34,15 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.device import keep_freed_memory, no_garbage_collection
 from worldclip.train.distill import encode_by_teacher, load_teacher
 from worldclip.train.distributed import World, barrier, gather_records, pick_rank_device
+from worldclip.train.gpu_inputs import copy_ahead
+from worldclip.train.held_out import held_out_loss, open_held_out, split_shards
 from worldclip.train.loader import UNREADABLE, Batch, Loader
 from worldclip.train.log import Log, read_log
-from worldclip.train.plan import split_shards
 from worldclip.train.progress import RankCounts, read_progress
 from worldclip.train.schedule import Schedule, crosses, learning_rate
 from worldclip.train.scores import MEAN, config_of_scores, score_checkpoint
 from worldclip.train.signals import EXIT_CODES, Requests, catch_signals
-from worldclip.train.step import LaunchedStep, StepResult, assign_buckets, copy_ahead, launch_step, validation_loss
+from worldclip.train.step import LaunchedStep, StepResult, assign_buckets, launch_step
 from worldclip.train.train_state import create_train_state
 
 # A skipped step changes no weight.  If ten batches in a row fail, the weights are at fault and not the data.
@@ -49,7 +50,6 @@ MAX_SKIPPED_IN_A_ROW = 10
 MAX_UNREADABLE_SHARE = 0.01  # share of the samples between two checkpoints; more is a fault of the storage
 FEW_UNREADABLE = 20  # unreadable samples without an error: two checkpoints may be only one step apart
 MAX_S_WITHOUT_CHECKPOINT = 600.0
-VALIDATION_BATCHES = 8  # measured each time, always the same
 COLLECT_EVERY_STEPS = 50
 YOUNG = 1  # generations 0 and 1 of Python's garbage collector, in which nearly all garbage is
 
@@ -105,7 +105,15 @@ class Trainer:
         if world.is_first:  # before training allocates memory
             for line in budget.to_lines(config, tokenizer.vocab_size, self.schedule, world.size):
                 say("train", line)
-        self.validation = self._open_validation_loader(run, start)
+        self.held_out = open_held_out(
+            run,
+            config,
+            tokenizer,
+            world,
+            shards=start.shards,
+            images=start.images,
+            batch_size=self.schedule.global_batch_size,
+        )
         self.state = create_train_state(config, tokenizer, world, self.device, start.checkpoint)
         self.progress = read_progress(start.checkpoint, world)
         self.lacks_scores = start.lacks_scores
@@ -146,32 +154,6 @@ class Trainer:
             epochs_dir=self.train_dir / "epochs",
             pin_memory=self.device.type == "cuda",
         )
-
-    def _open_validation_loader(self, run: Run, start: Start) -> Loader | None:
-        """Return the loader of the held-out pairs, without patch dropout; None where none are held out.
-
-        Raises UserError if they are fewer than a batch.
-        """
-        _, shards = split_shards(start.shards, self.config.validation_shards)
-        if not shards:
-            return None
-        config = replace(self.config, patch_dropout=0.0, skip_samples=None)
-        batch_size = start.schedule.global_batch_size
-        loader = Loader(
-            run.dir,
-            shards,
-            self.tokenizer,
-            config,
-            global_batch_size=batch_size,
-            world=self.world,
-            images=start.images,
-        )
-        if loader.epoch_length < batch_size:
-            raise UserError(
-                f"train.validation_shards = {len(shards)}: they hold {loader.epoch_length:,} pairs, fewer than a batch "
-                f"of {batch_size:,}; hold out more"
-            )
-        return loader
 
     def _describe(self) -> str:
         loader = self.loader
@@ -232,9 +214,11 @@ class Trainer:
         is_by_samples = is_last or crosses(num_launched, self.schedule, config.checkpoint_every_samples)
         is_due = is_by_samples or is_evaluated
         requests = self._read_steps(0 if is_due else steps_ahead(self.device))
-        if is_by_samples and self.validation is not None:
-            self._validate(self.validation)
-        if self.world.size == 1:  # nobody else is to agree
+        if is_by_samples and self.held_out is not None:
+            loss = held_out_loss(self.state, self.held_out)
+            self.log.write_validation(num_launched, num_launched * self.schedule.global_batch_size, loss)
+            self.started_at = time.perf_counter()
+        if self.world.size == 1:  # no other rank must get the same answer: the newest one counts
             requests = self._requests(exit_code_of_signal())
         is_saved = is_due or requests.is_overdue or requests.exit_code > 0
         if not is_saved:
@@ -249,14 +233,6 @@ class Trainer:
             self.started_at = time.perf_counter()
         if requests.exit_code and not is_last:
             self._exit(requests.exit_code)
-
-    def _validate(self, held_out: Loader) -> None:
-        step = self.progress.step
-        batch_size = self.schedule.global_batch_size
-        num_batches = min(VALIDATION_BATCHES, held_out.epoch_length // batch_size)
-        loss = validation_loss(self.state, held_out.batches(0, num_batches))
-        self.log.write_validation(step, step * batch_size, loss)
-        self.started_at = time.perf_counter()
 
     def _requests(self, exit_code: int) -> Requests:
         """Return what this rank asks of all ranks: rank 0's clock counts, and any rank's signal."""

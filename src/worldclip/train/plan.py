@@ -24,8 +24,6 @@ import numpy as np
 import pyarrow as pa
 
 from worldclip.core.coin import ORDER, uniform
-from worldclip.core.errors import UserError
-from worldclip.core.execute import Shard
 from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 
 # pure functions
@@ -34,22 +32,6 @@ from worldclip.train.pairs import Pairs, PairSource, concat_pairs
 def shard_order(names: Sequence[str], seed: int, epoch: int) -> np.ndarray:
     """Return the order of shards in an epoch: (num_shards,) int64 indices into `names`, which are sorted."""
     return np.argsort(uniform(names, 0, seed, epoch, ORDER), kind="stable")
-
-
-def split_shards(shards: Sequence[Shard], num_held_out: int | None) -> tuple[Sequence[Shard], Sequence[Shard]]:
-    """Return (shards to train on, shards that the hash holds out for train.validation_shards).
-
-    Raises UserError if none is left to train on.
-    """
-    if num_held_out is None:
-        return shards, []
-    if num_held_out >= len(shards):
-        raise UserError(
-            f"train.validation_shards = {num_held_out}: the pool has only {len(shards)} shards; hold out fewer"
-        )
-    by_name = sorted(shards, key=lambda shard: shard.name)
-    shuffled = [by_name[i] for i in shard_order([shard.name for shard in by_name], 0, 0)]
-    return shuffled[num_held_out:], shuffled[:num_held_out]
 
 
 def pair_order(keys: pa.Array, text_idx: np.ndarray, seed: int, epoch: int) -> np.ndarray:

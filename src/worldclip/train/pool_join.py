@@ -111,11 +111,11 @@ def _write_images(tar: Shard, *, config: PoolConfig, folder: Path) -> Report:
 
 
 def _write_kept(shard: Shard, *, run_dir: Path, folder: Path, work: CurateWork | None) -> Report:
-    """Write the kept keys of a shard; with `work` those that any epoch may keep."""
+    """Write the kept keys of a shard; with `work` those that some epoch may keep."""
     if work is None:
         keys = read_curated(run_dir, shard, ["key"])["key"].unique()
     else:
-        keys = work.drawable_keys(shard.name)
+        keys = work.valid_keys(shard.name)
     artifacts.write_table(_path(folder, "kept", shard.name), pa.table({"key": keys}), schemas.POOL_KEYS)
     return {"pairs": len(keys)}
 

@@ -1,22 +1,22 @@
 """One training step: forward, backward, optimizer; the same on one rank, on many, and with gradient accumulation.
 
 The first four functions are the step of the paper, the others its form in parts of a batch and over ranks.  DDP or FSDP
-averages gradients over ranks; the step itself averages those of the scalars.  B pairs of this rank, D embed_dim.
+averages gradients over ranks; the step itself averages those of the scalar parameters, logit_scale and logit_bias.
+B pairs of this rank, D embed_dim.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from worldclip.model.clip import MAX_LOGIT_SCALE, TextChunks
+from worldclip.model.clip import MAX_LOGIT_SCALE
 from worldclip.model.tokenizer import Tokens
 from worldclip.train.distributed import World, all_reduce, local_tensor
 from worldclip.train.loader import Batch, ModelInputs
@@ -91,23 +91,23 @@ def launch_step(
     """Run forward, backward and optimizer.  A step with a non-finite loss or gradient changes no weight on any rank.
 
     That is decided on the device: nothing here waits for it, unless the optimizer is not fused (mps).
-    teacher_features: a teacher's features of the same pairs, for distillation.  votes: of this rank, as many on each
-    rank; they ride in the exchange of the step's scalars.  idle_since: time.perf_counter at the end of this rank's step
-    before.
+    teacher_features: a teacher's features of the same pairs, for distillation.  votes: what this rank asks of all, such
+    as to stop; as many on each rank, and StepResult says whether any rank asked it.  idle_since: time.perf_counter at
+    the end of this rank's step before.
     """
     state.optimizer.zero_grad(set_to_none=True)
     micro_batches = batch.inputs or split_batch(batch, state.config.accum_steps)
     accumulates = state.config.accum_steps > 1
     busy_s = time.perf_counter() - idle_since
     if accumulates:
-        features = _encode_parts(state, micro_batches)
+        features = encode_parts(state, micro_batches)
         for side in features:  # leaves that get the gradient of the whole batch's loss
             side.requires_grad_()
     else:
         features = state.wrapped(*micro_batches[0])
-    if state.config.parallel == "ddp":  # FSDP exchanges weights with other ranks in the forward pass
+    if state.config.parallel == "ddp":  # its first exchange is after the forward pass; FSDP's is in it
         busy_s = time.perf_counter() - idle_since
-    loss = _compute_loss(state, features, teacher_features)
+    loss = compute_loss(state, features, teacher_features)
     loss.backward()
     loss = loss.detach()
     if accumulates:
@@ -121,7 +121,7 @@ def launch_step(
     return LaunchedStep.of(len(votes), loss, grad_norm, is_finite, logit_scale, votes_and_busy)
 
 
-def _compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
+def compute_loss(state: TrainState, features: Features, teacher_features: Features | None) -> torch.Tensor:
     """Return the configured loss of this rank's rows.  Its mean over ranks is the loss of the global batch."""
     scale = state.model.clip.logit_scale.exp()
     factors = [scale]
@@ -188,7 +188,7 @@ def _update(state: TrainState, lr: float, grad_norm: torch.Tensor, is_finite: to
 
 
 @torch.no_grad()
-def _encode_parts(state: TrainState, micro_batches: Sequence[ModelInputs]) -> Features:
+def encode_parts(state: TrainState, micro_batches: Sequence[ModelInputs]) -> Features:
     """Return the features of all micro-batches, without a graph."""
     parts = [state.wrapped(*micro_batch) for micro_batch in micro_batches]
     image_BD, text_BD = (torch.cat(side) for side in zip(*parts, strict=True))
@@ -272,74 +272,3 @@ def assign_buckets(state: TrainState, batch: Batch) -> None:
         gathering.wait()
     torch.autograd.backward(features, [torch.zeros_like(side) for side in features])
     state.optimizer.zero_grad(set_to_none=True)
-
-
-@torch.no_grad()
-def validation_loss(state: TrainState, batches: Iterable[Batch]) -> float:
-    """Return the mean contrastive loss over global batches, the same on all ranks.  Changes nothing."""
-    losses = []
-    for batch in batches:
-        features = _encode_parts(state, split_batch(batch, state.config.accum_steps))
-        loss = _compute_loss(state, features, None)
-        losses.append(all_reduce(loss, state.world) / state.world.size)
-    return float(torch.stack(losses).mean())
-
-
-# inputs, copied to a GPU one batch ahead
-
-
-def copy_ahead(batches: Iterable[Batch], device: torch.device, accum_steps: int, text_chunks: int) -> Iterator[Batch]:
-    """Yield batches with their `inputs` on a GPU, each after the copy of the next one has begun.
-
-    The loader's images are in pinned memory.  Their copy, and that of token ids and their places, runs on a stream of
-    its own; the step's stream waits for it on the device, and Python for neither.
-    accum_steps: micro-batches of a batch.  text_chunks: chunks of texts of each.  On other devices batches are yielded
-    as they are.
-    """
-    if device.type != "cuda":
-        yield from batches
-        return
-    stream = torch.cuda.Stream(device)
-    copied: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(stream):
-            on_device = with_inputs(batch, device, accum_steps, text_chunks)
-            event = torch.cuda.Event()
-            event.record(stream)
-        if copied is not None:
-            yield _await(*copied)
-        copied = on_device, event
-    if copied is not None:
-        yield _await(*copied)
-
-
-def with_inputs(batch: Batch, device: torch.device, accum_steps: int, text_chunks: int) -> Batch:
-    """Return the batch with the inputs of its micro-batches, copied without waiting."""
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        if device.type == "cuda" and not tensor.is_pinned():
-            tensor = tensor.pin_memory()
-        return tensor.to(device, non_blocking=True)
-
-    whole = dataclasses.replace(batch, images=copy(batch.images))
-    if batch.patches is not None:
-        whole = dataclasses.replace(whole, patches=copy(batch.patches))
-    inputs: list[ModelInputs] = []
-    for images, tokens, patches in split_batch(whole, accum_steps):
-        assert isinstance(tokens, Tokens)
-        inputs.append((images, TextChunks.of(tokens, text_chunks).map(copy), patches))
-    return dataclasses.replace(batch, inputs=inputs)
-
-
-def _await(batch: Batch, event: torch.cuda.Event) -> Batch:
-    """Let the step's stream wait for the copy, and keep the memory until that stream has used it."""
-    stream = torch.cuda.current_stream()
-    stream.wait_event(event)
-    for images, texts, patches in batch.inputs:
-        assert isinstance(texts, TextChunks)
-        tensors = [images, *texts.ids, texts.position_B]
-        if patches is not None:
-            tensors.append(patches)
-        for tensor in tensors:
-            tensor.record_stream(stream)
-    return batch

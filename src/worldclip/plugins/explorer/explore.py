@@ -186,7 +186,7 @@ def _run_record(run: Run, report: artifacts.Json, thresholds: artifacts.Json) ->
             "code": lang,
             "name": language_name(lang, table),
             "list": positions.get(entry_lists.list_of(lang), -1),
-            "counts": [row[reason.column] for reason in Reason],
+            "counts": [row.get(reason.column, 0) for reason in Reason],
             "factor": factors.get(lang, 1.0),
             "is_excluded": curate.is_excluded(lang),
         }

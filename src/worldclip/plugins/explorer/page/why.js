@@ -184,12 +184,12 @@ async function decideText(run, text, code, key) {
     ? keepProbability(entries.map((row) => entryProbability(threshold, row.matches))) * language.factor
     : null;
   const coin = key ? uniform(key, 0, run.seed) : undefined;
-  const kept = run.reasons.length - 1;
   const codeOf = (wanted) => run.reasons.findIndex(([name]) => name === wanted);
-  let reason = null; // not decided without a coin
+  // The decision of curate/candidates.py again.  null: not decided, without a coin.
+  let reason = null;
   if (keepProb === null) reason = codeOf("no_match");
   else if (language.is_excluded) reason = codeOf("excluded");
-  else if (coin !== undefined) reason = coin < keepProb ? kept : kept - 1;
+  else if (coin !== undefined) reason = codeOf(coin < keepProb ? "kept" : "sampled_out");
   return {
     key: key || "a text",
     textIdx: key ? 0 : "",
