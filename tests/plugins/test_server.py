@@ -343,7 +343,8 @@ def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(cl
     assert "try again in" in error_of(third)
 
 
-def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
+def retry_after(waiting, max_waiting):
+    """Return what a request is told behind others, of an item per batch: a text takes no time, a picture 0.3 s."""
     started, release = threading.Event(), threading.Event()
 
     def work(items):
@@ -353,17 +354,25 @@ def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
         time.sleep(0.3 if isinstance(items[0], bytes) else 0)
         return items
 
-    batches = SharedBatches(work, max_batch=1, max_waiting=1000)
+    batches = SharedBatches(work, max_batch=1, max_waiting=max_waiting)
     for item in ("text", b"picture"):
         batches.submit([item]).result()
     batches.submit(["hold"])
     started.wait()
-    waiting = batches.submit(["text"] * 999)
+    answers = batches.submit(waiting)
     with pytest.raises(Busy) as caught:
         batches.submit(["text"] * 2)
     release.set()
-    waiting.result()
-    assert caught.value.retry_after < 10
+    answers.result()
+    return caught.value.retry_after
+
+
+def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
+    assert retry_after(["text"] * 999, max_waiting=1000) < 10
+
+
+def test_retry_after_is_not_before_what_waits_is_done():
+    assert retry_after([b"picture"] * 5, max_waiting=6) >= 2, "1.5 s of pictures"
 
 
 def id_of(folder, row):

@@ -104,6 +104,14 @@ def test_url_that_cannot_be_listed_is_an_error(path: str) -> None:
         pool.list_shards(PoolConfig(path=path))
 
 
+def test_a_question_mark_in_a_pattern_of_a_url_is_itself(in_memory: str) -> None:
+    files = fsspec.filesystem("memory")
+    for name in ("a?.jsonl", "ab.jsonl"):
+        files.pipe(f"/world/marks/{name}", b'{"uid": "a", "text": "red"}')
+    shards = pool.list_shards(PoolConfig(path=f"{in_memory}/marks/*?.jsonl", key="uid"))
+    assert [shard.name for shard in shards] == ["a?.jsonl"]
+
+
 @pytest.mark.parametrize("kind", ["tars", "tables", "lines"])
 def test_a_shard_that_changes_in_a_store_is_read_anew_by_the_same_process(at_s3: str, folder: Path, kind: str) -> None:
     config = PoolConfig(path=f"{at_s3}/{kind}", key="member" if kind == "tars" else "uid")
