@@ -34,7 +34,7 @@ from worldclip.plugins.browser import web_folder
 from worldclip.plugins.crawl.wat import build_wat
 from worldclip.pool.files import check_own
 from worldclip.recipe import run, stage_names
-from worldclip.train import preflight
+from worldclip.train import before_start
 from worlds import WordModel, word_dataset
 
 REPOSITORY = Path(__file__).parents[1]
@@ -344,7 +344,9 @@ def test_a_missing_package_is_named_before_a_finished_stage_is_taken_back(own_ru
 
 def test_a_run_that_trains_says_so_before_torch_is_loaded(toy_world, tmp_path, monkeypatch, capfd):
     said = []
-    monkeypatch.setattr(preflight, "device_problems", lambda *_: said.append(capfd.readouterr().err) or ["no device"])
+    monkeypatch.setattr(
+        before_start, "device_problems", lambda *_: said.append(capfd.readouterr().err) or ["no device"]
+    )
     assert main(["run", str(toy_world.recipe), "--out", str(tmp_path / "run")]) == 2
     assert "640 samples on device auto; loads torch" in said[0]
 

@@ -24,8 +24,7 @@ from worldclip.core.settings import to_toml
 from worldclip.evaluate import engine
 from worldclip.model.tokenizer import train_tokenizer
 from worldclip.tools.branch import branch
-from worldclip.train import loop
-from worldclip.train import preflight as train_preflight
+from worldclip.train import before_start, loop
 from worldclip.train.tokenizer import training_texts
 
 SHORT = {"samples_seen": 12 * 16, "checkpoint_every_samples": 5 * 16, "warmup_samples": 16}
@@ -236,7 +235,7 @@ def test_held_out_pairs_are_measured_with_a_teacher_of_another_size(tmp_path):
 def space_problems(run_dir, keys, free, monkeypatch):
     recipe = make_recipe(run_dir.parent / "tars", **keys)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    return [problem for problem in train_preflight._needs(context(recipe, run_dir)) if "GiB" in problem]
+    return [problem for problem in before_start._needs(context(recipe, run_dir)) if "GiB" in problem]
 
 
 def size_of(checkpoint):
@@ -306,7 +305,7 @@ def test_a_dry_run_counts_auto_as_the_device_takes_it(tmp_path, monkeypatch, har
     lines = []
     for value in ("auto", precision):
         recipe = make_recipe(tars, precision=value, global_batch_size=4096)
-        lines.append(list(train_preflight.plan_lines(context(recipe, tmp_path / "run"))))
+        lines.append(list(before_start.plan_lines(context(recipe, tmp_path / "run"))))
     assert lines[0] == lines[1]
     assert lines[0][-2].startswith("memory")
     assert lines[0][-2].endswith("2.0 GiB torch")

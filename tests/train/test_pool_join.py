@@ -28,8 +28,8 @@ from worldclip.core.settings import to_dict
 from worldclip.model.config import ModelConfig
 from worldclip.pool.row_groups import ROW_BITS
 from worldclip.train import loop, pool_join
+from worldclip.train.before_start import plan_lines
 from worldclip.train.pool_join import image_shards, join_images, read_places
-from worldclip.train.preflight import plan_lines
 
 NUM_KEYS = 24
 

@@ -20,12 +20,12 @@ from worldclip.language.config import LanguagesConfig
 from worldclip.model.clip import pick_device
 from worldclip.model.precision import bf16_hardware
 from worldclip.model.tokenizer import Tokenizer, load_tokenizer
+from worldclip.train.before_start import plan_lines, problems
 from worldclip.train.checkpoint import consolidate, drop_best_of_removed, latest_valid_checkpoint, remove_old
 from worldclip.train.config import TrainConfig
 from worldclip.train.launch import is_helper_rank, num_ranks
 from worldclip.train.made_of import decided_by, digest_of_files, inputs_of, streams_of
 from worldclip.train.pool_join import image_shards, join_images, require_images
-from worldclip.train.preflight import plan_lines, problems
 from worldclip.train.schedule import (
     Schedule,
     apply_changes,
