@@ -485,6 +485,13 @@ def test_names_are_asked_in_the_templates_of_their_language(run_dir):
         assert "AttributeError" not in str(refused.value)
 
 
+def test_a_name_that_is_a_number_is_refused_before_any_work(run_dir):
+    numbers = [*EMOJI_NAMES["ja"][:-1], 7]
+    write_json(run_dir / "pool/names.json", {"lang": {**EMOJI_NAMES, "ja": numbers}})
+    with pytest.raises(UserError, match=r"names\.json: a name in ja must be text or null, not 7"):
+        load_held_out("emoji_base", run_dir)
+
+
 def test_sets_that_are_missing_or_elsewhere_are_refused_with_a_remedy(tmp_path, run_dir):
     with pytest.raises(UserError, match=r"emoji_tone.*has no held-out sets.*pool\.build"):
         load_held_out("emoji_tone", tmp_path / "elsewhere")

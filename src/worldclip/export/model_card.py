@@ -263,10 +263,9 @@ def _pairs(curated: Report, checkpoint: Path) -> str:
     if path.exists():
         seen = artifacts.read_json(path).get("seen", {})
     columns = [text_column("language"), *columns_of(("pairs in", "kept", "seen"), "{:,}".format)]
-    rows = [
-        [lang, row.get("pairs_in", 0), row.get("pairs_out", 0), seen.get(lang, 0)]
-        for lang, row in sorted(curated.items())
-    ]
+    rows = []
+    for lang, row in sorted(curated.items()):
+        rows.append([lang, row.get("pairs_in", 0), row.get("pairs_out", 0), seen.get(lang, 0)])
     return to_markdown(Table(columns, rows))
 
 

@@ -275,9 +275,7 @@ def dot_lanes(context, builder, signature, a, at, b, first):
     sums = builder.fmul(left, right)
     for half in (8, 4, 2, 1):
         lanes = ir.VectorType(_I32, half)
-        lower, upper = (
-            builder.shuffle_vector(sums, sums, ir.Constant(lanes, list(range(start, start + half))))
-            for start in (0, half)
-        )
+        lower = builder.shuffle_vector(sums, sums, ir.Constant(lanes, list(range(half))))
+        upper = builder.shuffle_vector(sums, sums, ir.Constant(lanes, list(range(half, 2 * half))))
         sums = builder.fadd(lower, upper)
     return builder.extract_element(sums, _I32(0))

@@ -110,11 +110,12 @@ class Source:
         *_, repository, folder, commit = ("", "", *self.path.resolve().parts)
         if repository.startswith("models--") and folder == "snapshots":
             return artifacts.digest([repository, commit])
-        fingerprints = [
-            artifacts.fingerprint(path, self.path)
-            for path in files_of(self.path)
-            if path.suffix != ".md" and path.relative_to(self.path).parts[0] != TRAINER
-        ]
+        fingerprints = []
+        for path in files_of(self.path):
+            is_card = path.suffix == ".md"
+            is_trainer_state = path.relative_to(self.path).parts[0] == TRAINER
+            if not is_card and not is_trainer_state:
+                fingerprints.append(artifacts.fingerprint(path, self.path))
         return artifacts.digest([*fingerprints, *open_clip_folder.named_tokenizer(self.path)])
 
 

@@ -261,7 +261,8 @@ def _list_remote(url: str) -> list[PoolFile]:
     if not paths:
         raise UserError(f"{url!r}: no files; set it to the folder of the shards")
     root = root.rstrip("/")
-    return [
-        PoolFile(path.removeprefix(root).lstrip("/") or path.rpartition("/")[2], files.unstrip_protocol(path))
-        for path in paths
-    ]
+    pool_files = []
+    for path in paths:
+        name = path.removeprefix(root).lstrip("/") or path.rpartition("/")[2]
+        pool_files.append(PoolFile(name, files.unstrip_protocol(path)))
+    return pool_files

@@ -105,7 +105,9 @@ def cpu_time(run_dir: Path) -> dict[str, float]:
 def cpu_sample(run_dir: Path) -> Report | None:
     """Return on what the CPU time was measured: shards (of the stage with the fewest) and mean pairs_per_shard."""
     measured = read_cpu_time(run_dir)
-    shards = [measured[label]["shards"] for labels in CPU_LABELS.values() for label in labels if label in measured]
+    shards: list[int] = []
+    for labels in CPU_LABELS.values():
+        shards += [measured[label]["shards"] for label in labels if label in measured]
     if not shards:
         return None
     counts = artifacts.require_manifest(run_dir, "pool")["counts"]

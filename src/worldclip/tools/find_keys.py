@@ -131,7 +131,9 @@ def find_embedded_keys(folder: Path, listed: Path) -> Report:
     wanted = read_list(str(listed), "--keys")
     lookup = KeyTable(wanted)
     unread: dict[str, str] = {}
-    embedded_rows = {row for kind in ("images", "texts") for row in rows_in(folder / kind, lookup, "key", unread)}
+    embedded_rows: set[int] = set()
+    for kind in ("images", "texts"):
+        embedded_rows.update(rows_in(folder / kind, lookup, "key", unread))
     source = manifest["source"]
     has_image_files = all(map(is_group, manifest["inputs"].get("images", ()))) and "texts" not in manifest["inputs"]
     by_key: dict[str, Report] = {}

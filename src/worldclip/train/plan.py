@@ -223,9 +223,10 @@ class Streams(Order):
 
     def pairs_at(self, epoch: int, positions: np.ndarray) -> Pairs:
         shard_of, row = self._places_of(epoch, positions)
-        parts = [
-            self.source.read_shard(int(shard), epoch).take(row[shard_of == shard]) for shard in np.unique(shard_of)
-        ]
+        parts = []
+        for shard in np.unique(shard_of):
+            pairs = self.source.read_shard(int(shard), epoch)
+            parts.append(pairs.take(row[shard_of == shard]))
         return _ungroup(parts, shard_of)
 
     def neighbours(self, epoch: int, position: int) -> Pairs:

@@ -106,6 +106,10 @@ def _read(set_path: Path, names_path: Path) -> tuple[Json, Json]:
     if not isinstance(templates, dict):
         raise ValueError(f"{names_path}: templates must be a table of lists, one per language")
     named["templates"] = {lang: with_places(texts, names_path) for lang, texts in templates.items()}
+    for lang, names in named["lang"].items():
+        for name in names:
+            if not isinstance(name, str | None):
+                raise ValueError(f"{names_path}: a name in {lang} must be text or null, not {name!r}")
     positions = [*record["subjects"].values(), *record.get("classes", ())]
     num_subjects = min(map(len, named["lang"].values()))
     if positions and not 0 <= min(positions) <= max(positions) < num_subjects:

@@ -95,11 +95,13 @@ class Matcher:
         if not meta_path.is_file() or not table_path.is_file():
             raise UserError(f"{folder} is not a finished matcher ({META}, {TABLE}); {AGAIN}")
         meta = artifacts.read_json(meta_path)
-        problems = [
-            f"{folder} has {key} {meta.get(key)!r}, expected {wanted!r}; {AGAIN}"
-            for key, wanted in (("version", FORMAT_VERSION), ("unicode", UNICODE_VERSION), ("digest", digest))
-            if meta.get(key) != wanted and wanted is not None
-        ]
+        expected = {"version": FORMAT_VERSION, "unicode": UNICODE_VERSION}
+        if digest is not None:
+            expected["digest"] = digest
+        problems = []
+        for key, value in expected.items():
+            if meta.get(key) != value:
+                problems.append(f"{folder} has {key} {meta.get(key)!r}, expected {value!r}; {AGAIN}")
         if problems:
             raise UserError(problems)
         matcher = cls.__new__(cls)

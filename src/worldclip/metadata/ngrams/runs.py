@@ -314,10 +314,12 @@ def best_bigrams(
     pmi = np.array([math.log2(ratio) for ratio in (quotient * num_tokens).tolist()])
     is_good = pmi >= min_pmi
     word = counts.words.word
-    return [
-        (f"{word(key >> 32)}{joiner}{word(key & 0xFFFFFFFF)}", score)
-        for key, score in zip(keys_B[is_good].tolist(), pmi[is_good].tolist(), strict=True)
-    ]
+    bigrams = []
+    for key, score in zip(keys_B[is_good].tolist(), pmi[is_good].tolist(), strict=True):
+        first_word = word(key >> 32)
+        second_word = word(key & 0xFFFFFFFF)
+        bigrams.append((f"{first_word}{joiner}{second_word}", score))
+    return bigrams
 
 
 def iter_bigrams_by_pmi(
