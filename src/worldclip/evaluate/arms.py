@@ -49,24 +49,7 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     Raises UserError for a path without an evaluation, and for a run that was trained since.
     """
     paths = [layout.run_of(path.absolute(), "evaluate") for path in paths]
-    folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
-    problems = [
-        f"{path} does not exist; give runs, or folders that evaluate wrote" for path in paths if not path.exists()
-    ]
-    if problems:  # what is compared of the others, curated lists or evaluations, is not known
-        raise UserError(problems)
-    for path, folder in zip(paths, folders, strict=True):
-        if not (folder / "results.jsonl").exists():
-            step = "evaluate"
-            if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None:
-                step = "run"
-            problems.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
-        elif folder != path:
-            outdated = outdated_results(path).get("evaluate")
-            if outdated is not None:
-                problems.append(f"{folder} is out of date: {outdated}; run first: worldclip evaluate {path}")
-    if problems:
-        raise UserError(problems)
+    folders = _result_folders(paths)
     recipes: dict[int, dict[str, Any]] = {}
     tables: list[dict[str, Any]] = []
     for i, path in enumerate(paths):
@@ -106,6 +89,28 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
             arm.schedules.extend(_schedule_changes(paths[run], names[run]))
         arms.append(arm)
     return arms
+
+
+def _result_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return the folder of results of each path: of a run its folder evaluate.  Raises UserError; see find_arms."""
+    missing = [path for path in paths if not path.exists()]
+    if missing:  # what is compared of the others, curated lists or evaluations, is not known
+        raise UserError([f"{path} does not exist; give runs, or folders that evaluate wrote" for path in missing])
+    folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
+    problems = []
+    for path, folder in zip(paths, folders, strict=True):
+        if not (folder / "results.jsonl").exists():
+            step = "evaluate"
+            if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None:
+                step = "run"
+            problems.append(f"{path}: results.jsonl is missing; {step} first: worldclip {step} {path}")
+        elif folder != path:
+            outdated = outdated_results(path).get("evaluate")
+            if outdated is not None:
+                problems.append(f"{folder} is out of date: {outdated}; run first: worldclip evaluate {path}")
+    if problems:
+        raise UserError(problems)
+    return folders
 
 
 def _mean_seen(run_dirs: Sequence[Path]) -> dict[str, float]:

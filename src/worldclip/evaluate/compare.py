@@ -177,25 +177,35 @@ def _compare_metric(
         )
     answers = hits(folders, group, metric)
     if answers is not None:
-        means_of_runs = list(map(resampled_means, answers))
-        arms_by_lang = resampled_arms(means_of_runs, arm_of_run)
-        for in_language in in_languages:
-            in_language["intervals"] = []
-        for arm_NL in arms_by_lang[1:]:
-            for in_language, resampled in zip(in_languages, (arm_NL - arms_by_lang[0]).T, strict=True):
-                in_language["intervals"].append(interval_of_difference(resampled))
-        arms = resampled_arms(list(map(mean_of_resamples, means_of_runs)), arm_of_run)
-        differences = [arm - arms[0] for arm in arms[1:]]
-        row["intervals"] = list(map(interval_of_difference, differences))
-        row["p_values"] = list(map(_p_value, differences))
-        if "chance" in row:
-            num_images = len(np.unique(np.concatenate([images for _, images in answers[0]])))
-            row["is_at_chance"] = []
-            for value, arm in zip(row["values"], arms, strict=True):
-                low, _ = extreme_interval(value, num_images) if value in (0, 1) else quantiles(arm)
-                row["is_at_chance"].append(low <= row["chance"])
+        _add_intervals(row, in_languages, answers, arm_of_run)
     row["seeds"] = _values_of_seeds(values_LR.mean(axis=0), runs_of_arms)
     return row, in_languages
+
+
+def _add_intervals(
+    row: MetricRow, in_languages: Sequence[LanguageRow], answers: list[list[Answers]], arm_of_run: np.ndarray
+) -> None:
+    """Add the intervals of differences, over all languages also p-values, and which arms are at chance.
+
+    answers: see hits.
+    """
+    means_of_runs = list(map(resampled_means, answers))
+    arms_by_lang = resampled_arms(means_of_runs, arm_of_run)
+    for in_language in in_languages:
+        in_language["intervals"] = []
+    for arm_NL in arms_by_lang[1:]:
+        for in_language, resampled in zip(in_languages, (arm_NL - arms_by_lang[0]).T, strict=True):
+            in_language["intervals"].append(interval_of_difference(resampled))
+    arms = resampled_arms(list(map(mean_of_resamples, means_of_runs)), arm_of_run)
+    differences = [arm - arms[0] for arm in arms[1:]]
+    row["intervals"] = list(map(interval_of_difference, differences))
+    row["p_values"] = list(map(_p_value, differences))
+    if "chance" in row:
+        num_images = len(np.unique(np.concatenate([images for _, images in answers[0]])))
+        row["is_at_chance"] = []
+        for value, arm in zip(row["values"], arms, strict=True):
+            low, _ = extreme_interval(value, num_images) if value in (0, 1) else quantiles(arm)
+            row["is_at_chance"].append(low <= row["chance"])
 
 
 def _values_of_seeds(means_R: np.ndarray, runs_of_arms: Sequence[np.ndarray]) -> list[list[float]]:

@@ -68,20 +68,17 @@ def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]])
         titled.append(Column("classes", "{:,}".format))
         cells.append([*map(num_classes.get, shown), None, None])
     for task, metric in columns:
-        by_lang = tasks[task]
         title = metric_name(metric)
         if times[metric] > 1:
             title += f" ({task_name(task)})"
         titled.append(Column(title))
-        values: list[str | None] = []
-        chances: list[str | None] = []
-        for lang in shown:
-            values.append(_with_interval(by_lang.get(lang), metric))
-            chances.append(_chance(by_lang.get(lang), metric))
+        values = [_with_interval(tasks[task].get(lang), metric) for lang in shown]
         mean = _number(means[task]["metrics"].get(metric), task)
         mean_chance = _number(means[task]["chance"].get(metric), task)
-        if len({_chance(record, metric) for record in by_lang.values()} - {None}) > 1:  # languages differ in chance
+        chance_of_lang = {lang: _number(record["chance"].get(metric), task) for lang, record in tasks[task].items()}
+        if len({*chance_of_lang.values()} - {None}) > 1:  # languages differ in chance
             titled.append(Column("chance"))
+            chances = [chance_of_lang.get(lang) for lang in shown]
             cells += [[*values, mean, None], [*chances, mean_chance, None]]
         else:
             has_common_chance = True
@@ -154,11 +151,6 @@ def _with_interval(record: ResultRecord | None, metric: str) -> str | None:
     number = task_info(record["task"]).number
     bounds = interval(record["interval_95"].get(metric), number)
     return number(value) if bounds is None else f"{number(value)} ({bounds})"
-
-
-def _chance(record: ResultRecord | None, metric: str) -> str | None:
-    """Return what guessing gives of a metric of a record; None where it is not known."""
-    return None if record is None else _number(record["chance"].get(metric), record["task"])
 
 
 def _number(value: float | None, task: str) -> str | None:
