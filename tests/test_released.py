@@ -15,7 +15,7 @@ from programs import words_of
 from worldclip.cli import main
 from worldclip.cli.overview import COMMANDS
 from worldclip.contracts import layout, schemas
-from worldclip.core.artifacts import read_manifest, read_table
+from worldclip.core.artifacts import read_json, read_manifest, read_table
 from worldclip.core.errors import UserError
 from worldclip.core.job_files import FORMAT_VERSION
 from worldclip.curate import Curator
@@ -60,17 +60,34 @@ def test_curator_keeps_the_list_of_a_release(released):
 
 def test_a_stage_of_a_release_goes_on_where_it_was_killed(released):
     run = released / "run"
-    redone = ("manifest.json", "00001.tar.parquet", "DATA_CARD.md")  # of the versions that wrote them
+    # as this version writes them: a reason that is new to it has a column there
+    redone = ("manifest.json", "report.json", "00001.tar.json", "00001.tar.parquet", "DATA_CARD.md")
     before, written = contents(run, [*VOLATILE, *redone]), modified(run / "curate", "0*.parquet")
-    digest, table = read_manifest(run / "curate")["digest"], pq.read_table(run / "curate" / redone[1])
+    digest, report = read_manifest(run / "curate")["digest"], read_json(run / "curate/report.json")
+    table = pq.read_table(run / "curate/00001.tar.parquet")
     for name in ("manifest.json", ".work/done/00001.tar.json"):
         (run / "curate" / name).unlink()
     assert main(["run", str(run), "--until", "evaluate"]) == 0
     assert contents(run, [*VOLATILE, *redone]) == before
     assert read_manifest(run / "curate")["digest"] == digest
-    assert pq.read_table(run / "curate" / redone[1]).equals(table)
+    assert read_json(run / "curate/report.json")["total"].items() >= report["total"].items()
+    assert pq.read_table(run / "curate/00001.tar.parquet").equals(table)
     again = {path for path, at in modified(run / "curate", "0*.parquet").items() if at != written[path]}
     assert {path.name for path in again} == {"00001.tar.parquet"}
+
+
+def test_shards_of_a_release_that_knew_fewer_reasons_count_as_they_are(released):
+    curate = released / "run/curate"
+    total = read_json(curate / "report.json")["total"]
+    for record in (curate / ".work/done").glob("*.json"):
+        done = read_json(record)
+        assert done["report"]["samples"].pop("excluded") == []
+        for row in done["report"]["languages"].values():
+            assert row.pop("excluded") == 0
+        record.write_text(json.dumps(done))
+    (curate / "manifest.json").unlink()
+    assert main(["run", str(released / "run"), "--until", "curate"]) == 0
+    assert read_json(curate / "report.json")["total"].items() >= total.items()
 
 
 def test_the_checkpoint_of_a_release_embeds_as_it_did(released, capfd):

@@ -13,13 +13,17 @@ from pathlib import Path
 def output_of(command: Sequence[object], *, cwd: Path | None = None, stdin: str = "", **environment: str) -> str:
     """Return what a program prints; `environment` is added to that of this process.
 
-    Raises AssertionError with the end of its messages where it does not end with code 0.
+    Raises AssertionError with the first and the last of its messages where it does not end with code 0.
     """
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd, env=os.environ | environment, input=stdin, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
-    assert done.returncode == 0, f"code {done.returncode}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+    if done.returncode:
+        messages = done.stderr
+        if len(messages) > 5000:  # a fault begins with where it came about and ends with all modules of the process
+            messages = f"{messages[:3000]}\n...\n{messages[-2000:]}"
+        raise AssertionError(f"code {done.returncode}: {done.stdout[-2000:]}{messages}")
     return done.stdout
 
 

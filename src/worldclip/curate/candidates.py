@@ -40,18 +40,13 @@ class Candidates:
     lang_T: np.ndarray  # positions in lang_names
     lang_names: list[str]
     is_excluded_T: np.ndarray  # True: in an excluded language
+    drawable_T: np.ndarray  # True: may be kept, being of a valid key and in a language that is not excluded
     draw_weight_T: np.ndarray  # see decide.draw_weights
 
     @property
     def is_valid_T(self) -> np.ndarray:
         """Texts of a valid key."""
         return self.per_text(self.is_valid_K)
-
-    @property
-    def drawable_T(self) -> np.ndarray:
-        """Texts that may be kept: of a valid key, in a language that is not excluded."""
-        is_drawable: np.ndarray = self.is_valid_T & ~self.is_excluded_T
-        return is_drawable
 
     def per_text(self, values_K: np.ndarray) -> np.ndarray:
         """Repeat a value of each key for each of its texts."""
@@ -145,10 +140,10 @@ class CurateWork:
         is_valid = keys.is_valid(first_keys, self.key_lists, shard)
         lang, lang_names = codes_of(table.column("lang"))
         is_excluded = np.array(list(map(self.config.is_excluded, lang_names)), np.bool_)[lang]
-        is_drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
-        weights = is_drawable.astype(np.float64)
+        drawable = np.repeat(is_valid, np.diff(starts)) & ~is_excluded
+        weights = drawable.astype(np.float64)
         if self.text_weights:
-            weights = draw_weights(starts, is_drawable, table.column("place").to_numpy(), self.text_weights)
+            weights = draw_weights(starts, drawable, table.column("place").to_numpy(), self.text_weights)
         return Candidates(
             keys_K=first_keys,
             hashes_K=hash_keys(first_keys),
@@ -158,6 +153,7 @@ class CurateWork:
             lang_T=lang,
             lang_names=lang_names,
             is_excluded_T=is_excluded,
+            drawable_T=drawable,
             draw_weight_T=weights,
         )
 

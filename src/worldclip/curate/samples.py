@@ -74,7 +74,7 @@ def merge_samples(
     merged: dict[str, list[Json]] = {reason.column: [] for reason in SAMPLED}
     for report in reports:
         for reason in merged:
-            candidates = [*merged[reason], *report["samples"][reason]]
+            candidates = [*merged[reason], *report["samples"].get(reason, [])]  # an earlier release may lack the reason
             merged[reason] = sorted(candidates, key=lambda sample: (sample["number"], sample["key"]))[:NUM_SHOWN]
     kept_and_dropped = list(itertools.chain(*merged.values()))
     for list_name in sorted({sample["list"] for sample in kept_and_dropped}):
