@@ -175,7 +175,8 @@ def run_stages(
     _refuse_keys_above(context, names[0])
     _refuse_outdated_above(context, names[0])
     check = dataclasses.replace(context, is_dry=True, preflight=[])
-    # A first walk, in which no stage works: it finds what would stop one later (packages, devices, datasets, disk).
+    # A first walk, in which no stage works (is_dry).  It collects in `preflight` what would stop one later: packages,
+    # devices, datasets, disk.
     recipe(check)
     _refuse(check.preflight or [])
     with lock_folder(run_dir, is_shared=part is not None), logged_to(layout.run_log(run_dir)):

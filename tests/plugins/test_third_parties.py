@@ -87,7 +87,7 @@ def test_command_of_another_package_is_listed_without_its_import_and_runs(site, 
         ("raise RuntimeError('no licence file')", "package theirs cannot be loaded (RuntimeError: no licence file)"),
         ("import sys; sys.exit('wrong platform')", "(SystemExit: wrong platform)"),
         ("def", "(SyntaxError: "),
-        ("longest = 3", "is no worldclip.cli.command.Command"),
+        ("longest = 3", "is no worldclip.core.command.Command"),
     ],
 )
 def test_a_broken_package_stops_only_its_own_command(code, message, site, capsys):

@@ -167,7 +167,7 @@ def _run_item(name: str, words: str, arguments: Sequence[str]) -> int:
     if not isinstance(item, Command):
         package = COMMANDS.points()[name].dist
         assert package is not None
-        raise UserError(f"command {name!r} of the package {package.name} is no worldclip.cli.command.Command")
+        raise UserError(f"command {name!r} of the package {package.name} is no worldclip.core.command.Command")
     section = None
     if name.endswith(ANY_MODEL) and arguments and layout.is_run(Path(arguments[0])):
         from worldclip.config import load_recipe

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from worldclip.cli.flags import REQUIRED, Flag, FlagUse, help_text, parse_flags, read_values
-from worldclip.core.command import Command as Command  # plug-ins import it from here
+from worldclip.core.command import Command as Command  # plug-ins of 0.1.0 import it from here
 from worldclip.core.command import Flags as Flags
 from worldclip.core.docstrings import field_docstrings
 from worldclip.core.errors import UserError

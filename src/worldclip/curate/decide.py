@@ -106,7 +106,8 @@ def decide(
     """Return the decision in `epoch`: (is_kept (T,) bool, drawn (K,) int64, the drawn row under `one`, else -1).
 
     hashes: XXH64 of the keys.  draw_weight: weight of each text in its key's draw (`draw_weights`), or bool; 0 for a
-    text whose key is not valid or whose language is excluded.
+    text whose key is not valid or whose language is excluded.  Under `all`, where nothing is drawn, it only says which
+    texts may be kept.
     """
     is_kept = np.zeros(len(text_idx_T), np.bool_)
     drawn = np.full(len(hashes_K), -1, np.int64)

@@ -133,7 +133,7 @@ class Trainer:
         self.samples_saved = self.progress.step * self.schedule.global_batch_size
         self.saved_at = 0.0  # time.monotonic of the last checkpoint
         self.started_at = 0.0  # time.perf_counter when the step before was done
-        self.idle_since = 0.0  # ... and all that follows it
+        self.idle_since = 0.0  # ... when this rank had also saved and evaluated, as far as they were due
 
     def open_loader(self, run: Run, start: Start) -> Loader:
         """Return the loader of the pairs to train on; benchmarks/gpu_check.py has another one."""

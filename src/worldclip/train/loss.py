@@ -173,10 +173,11 @@ class _Chunked(torch.autograd.Function):
                 rows = slice(start, stop)
                 own_C = torch.arange(first + start, first + stop, device=image_BD.device)
                 rows_CD = own_features[side][rows]
-                slope_CG = (scale * rows_CD) @ columns_GD.T
+                logits_CG = (scale * rows_CD) @ columns_GD.T
                 if bias is not None:
-                    slope_CG.add_(bias)
-                loss += chunk_loss(slope_CG, own_C, rows)
+                    logits_CG.add_(bias)
+                loss += chunk_loss(logits_CG, own_C, rows)
+                slope_CG = logits_CG  # the chunk loss put its derivative by the logits in their place
                 if bias is not None:
                     bias_grad += slope_CG.sum()
                 rows_grad_CD = slope_CG @ columns_GD

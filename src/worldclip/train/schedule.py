@@ -59,7 +59,7 @@ def branched_precision(run_dir: Path) -> Precision | None:
 
 
 def learning_rate(step: int, num_steps: int, num_warmup_steps: int, peak: float) -> float:
-    """Return the learning rate of step 0, 1, ...: linear warm-up to `peak`, then cosine decay to 0 at the last step."""
+    """Return the learning rate of step 0, 1, ...: linear warm-up to `peak`, then cosine decay to 0 after the last."""
     if step < num_warmup_steps:
         return peak * (step + 1) / num_warmup_steps
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)

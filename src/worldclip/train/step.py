@@ -1,7 +1,8 @@
 """One training step: forward, backward, optimizer; the same on one rank, on many, and with gradient accumulation.
 
-The first four functions are the step of the paper, the others its form in parts of a batch and over ranks.  DDP or FSDP
-averages gradients over ranks; the step itself averages those of the scalar parameters, logit_scale and logit_bias.
+launch_step, compute_loss and _update are the step of the paper, the others its form in parts of a batch and over ranks.
+DDP or FSDP averages gradients over ranks; the step itself averages those of the scalar parameters, logit_scale and
+logit_bias.
 B pairs of this rank, D embed_dim.
 """
 
