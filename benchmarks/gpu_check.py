@@ -198,7 +198,7 @@ def train(config: TrainConfig, world: World, steps: int) -> tuple[TimedTrainer, 
     schedule = Schedule(
         samples_seen=batch * num_steps, global_batch_size=batch, num_steps=num_steps, warmup_steps=num_steps
     )
-    start = Start(schedule=schedule, checkpoint=None, num_streams=0, shards=[], images=None)
+    start = Start(schedule=schedule, checkpoint=None, num_streams=0, shards=[], images=None, lacks_scores=False)
     tokenizer = make_tokenizer(config, config.device == "cuda")
     trainer = TimedTrainer(Run.of(run_dir, config), world, start, tokenizer)
     trainer.run()

@@ -115,6 +115,25 @@ def test_examples_of_a_stage_parse(stage):
         parse_command(Command(run_stage), stage, "", example[2:], config=config, section=stage, stage=stage)
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_a_yes_or_no_of_the_recipe_takes_the_word(value):
+    words = ["runs/x", "--fold-case", str(value).lower()]
+    config = dataclasses.replace(Recipe().match, fold_case=not value)
+    _, values = parse_command(Command(run_stage), "match", "", words, config=config, section="match", stage="match")
+    assert values["overrides"] == [f"match.fold_case={words[-1]}"]
+
+
+def test_workers_that_are_named_go_before_those_that_a_command_has(capsys):
+    def count_workers(executor: Any = None) -> dict[str, Any]:
+        """Count workers."""
+        return {"workers": executor and executor.workers}
+
+    command = Command(count_workers, lambda result, _: str(result["workers"]), has_own_workers=True)
+    for words, said in (([], "None"), (["--workers", "3"], "3"), (["--executor", "local"], "None")):
+        run_command(command, "x", "", words)
+        assert capsys.readouterr().out.strip() == said
+
+
 def test_every_module_of_commands_is_registered():
     """A command that is written but has no line in cli/commands.py would be lost."""
     registered = {(point.module, point.attr) for point in COMMANDS.points().values()}

@@ -475,6 +475,7 @@ def test_special_tokens_keep_their_roles_with_new_ids(whole):
     assert tokens.ids[0] == new.bos_token_id
     assert (tokens.ids == new.eos_token_id).sum() == 1
     assert pruned.model.config.text_config.eos_token_id == new.eos_token_id
+    assert pruned.model.config.text_config.bos_token_id == new.bos_token_id == 0
 
 
 def test_unknown_characters_in_the_corpus_are_segmented_as_before():

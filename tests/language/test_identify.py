@@ -5,6 +5,7 @@ Damaged models: tests/test_hostile.py.
 
 import os
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,14 @@ def test_models_of_other_kinds_and_cut_ones_are_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(UserError, match=r"whole\.ftz, which is cut short; download it again"):
             Identifier(path)
+    num_rows, num_parts = 50 + len(WORDS) + 1, 8
+    write_model(path, Kind(quantized=True, dim=16, sub_dim=2, pruned=50), WORDS, LABELS)
+    head = struct.pack("<2qi", num_rows, 16, num_rows * num_parts)
+    before, found, after = path.read_bytes().partition(head)
+    assert found
+    path.write_bytes(before + struct.pack("<2qi", num_rows, 16, num_rows * num_parts + 1) + b"\0" + after)
+    with pytest.raises(UserError, match=rf"{num_rows * num_parts + 1} codes for {num_rows} rows of 8 parts"):
+        Identifier(path)
     path.write_bytes(b"not a model at all")
     with pytest.raises(UserError, match=r"whole\.ftz, which is not a fastText model"):
         Identifier(path)

@@ -98,6 +98,16 @@ def test_a_finished_stage_that_some_shards_are_matched_anew_of_is_unfinished(poo
         artifacts.require_manifest(tmp_path, "match")
 
 
+def test_samples_of_texts_without_a_match_come_from_all_shards(tmp_path):
+    for shard in "ab":
+        rows = [{"uid": f"{shard}{number}", "text": f"{shard * 9} {number}", "lang": "en"} for number in range(40)]
+        write_lines(tmp_path / f"pool/{shard}.jsonl", [*rows, {"uid": shard, "text": "the cat sat", "lang": "en"}])
+    pooled = {"path": str(tmp_path / "pool"), "key": "uid", "texts": ["text"], "lang": "lang"}
+    recipe = load_recipe({"pool": pooled, "languages": {"codes": list(LISTS)}, "balance": {"tail_fraction": 1}})
+    report = run_stages(recipe, tmp_path / "run", stages="pool match")["match"]
+    assert {sample["shard"] for sample in report["samples"]["no_match"]} == {"a.jsonl", "b.jsonl"}
+
+
 def test_a_pool_without_a_match_says_why(tmp_path):
     write_tar(tmp_path / "tars/0.tar", [("a.txt", b"a red house")])
     recipe = make_recipe(tmp_path / "tars", match={"min_lang_prob": 1.0})

@@ -179,6 +179,7 @@ def _is_nfc(data, unicode):
 @given(texts)
 @example("\u01d6\u0330")
 @example("\u0958\u0330")
+@example("\u1100\u1161\u11c2 \u1100\u1161\u11a7")  # the last final consonant of Hangul, and one before the first
 @example("a\u0305\u0301")  # two marks of one class: the second is blocked
 def test_nfc_agrees_with_unicodedata(text):
     data = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)

@@ -228,6 +228,7 @@ CASES = {
     # emphasis, entities, switches
     "'''bold''' ''it'' '''''both''''' it's ''''x": "bold it both it's 'x",
     "a&nbsp;b &amp; &lt;c&gt; &eacute; &#233; &#xE9; &bogus; &#0; AT&T": "a b & <c> é é é &bogus; &#0; AT&T",
+    "ten &#10a; and &#x10a;": "ten &#10a; and Ċ",
     "__NOTOC__text __БЕЗОГЛ__ a__b snake_case __init": "text a__b snake_case __init",
     # lines
     "== History ==\nIt began.\n=== Empty ===\n== Notes ==\n{{reflist}}": "History\nIt began.",

@@ -62,6 +62,10 @@ def test_a_pattern_takes_some_files_of_a_folder_and_their_names(folder: Path, tm
     assert texts_of(pool.list_shards(config)[0], config).key.to_pylist() == ["sub/000000000"]
     shutil.copytree(folder, folder.with_name("[other]"))
     assert names("0*.tar", "../[other]/*2.tar") == ["[other]/00002.tar", "pool/00001.tar", "pool/00002.tar"]
+    places = ({"path": f"{folder}/0*.tar", "lang": "en"}, {"path": f"{folder}/../[other]/*2.tar", "lang": "de"})
+    config = load_recipe({"pool": {"place": [*places]}, "balance": {"tail_fraction": 0.1}}).pool
+    langs = [pool.options_of(config, shard.name).lang for shard in pool.list_shards(config)]
+    assert langs == ["de", "en", "en"]
     write_tar(folder / "sub/deep/00003.tar", sample("3", "three"))
     assert names("**/*.tar") == ["00001.tar", "00002.tar", "sub/00000.tar", "sub/deep/00003.tar"]
     with pytest.raises(UserError, match=r"pool\.path = .*9\*\.tar': no \.tar, .* files, nothing in it"):

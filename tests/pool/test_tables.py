@@ -277,6 +277,12 @@ def test_a_shard_whose_lists_of_texts_are_empty_has_the_field(tmp_path: Path) ->
         run_pool(tmp_path / "other", path=str(path), key="uid")
 
 
+def test_a_byte_order_mark_belongs_to_no_record(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "0.jsonl", [{"uid": "a", "text": "red"}, {"uid": "b", "text": "blue"}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_rows(path, key="uid") == [("a", 0, "red", "kept"), ("b", 0, "blue", "kept")]
+
+
 def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> None:
     lines = [{"uid": f"k{number}", "text": "red"} for number in range(150)]
     path = write_lines(tmp_path / "0.jsonl", [*lines, {"uid": "last", "text": "red", "width": 300}])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -19,7 +20,7 @@ from worldclip.train.config import TrainConfig
 from worldclip.train.distributed import World
 from worldclip.train.gpu_inputs import copy_ahead, with_inputs
 from worldclip.train.loss import LOSSES, contrastive_loss, distillation_loss, siglip_loss
-from worldclip.train.step import train_step
+from worldclip.train.step import compute_loss, train_step
 from worldclip.train.train_state import create_optimizer
 
 NEWER_NAME = "image_text_contrastive_loss"
@@ -95,6 +96,17 @@ def test_chunked_loss_equals_those_of_transformers_and_open_clip():
     assert_same(chunked, lambda i, t, s, b: reference_loss(s * t @ i.T), 40)
     open_clip = pytest.importorskip("open_clip")
     assert_same(chunked, lambda i, t, s, b: open_clip.ClipLoss()(i, t, s), 40)
+
+
+def test_the_loss_of_a_student_has_the_teachers_with_its_weight():
+    images_and_texts, teacher = features(12), features(12, dim=5)
+    clip = SimpleNamespace(logit_scale=torch.tensor(math.log(9.0), dtype=torch.float64))
+    model = SimpleNamespace(clip=clip, logit_bias=None, take_all_images=lambda: None)
+    distill = SimpleNamespace(weight=0.3, teacher_scale=20.0)
+    config = SimpleNamespace(loss="contrastive", distill=distill)
+    state = SimpleNamespace(model=model, config=config, world=World())
+    plain = contrastive(*images_and_texts, 9.0, None) + 0.3 * taught(*images_and_texts, 9.0, None)
+    torch.testing.assert_close(compute_loss(state, images_and_texts, teacher), plain)
 
 
 def test_no_tensor_as_large_as_the_matrix_is_allocated():

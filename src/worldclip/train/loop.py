@@ -67,7 +67,7 @@ class Start:
     """Shards of the matched pool."""
     images: Sequence[Shard] | None
     """The joined files of train.pool; None: the matched pool holds the images."""
-    lacks_scores: bool = False
+    lacks_scores: bool
     """Whether the checkpoint is due for an evaluation that did not end, or was of other datasets."""
 
 
