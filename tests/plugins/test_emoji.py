@@ -1,6 +1,7 @@
 """The emoji pool: its sets, its drawings, resume after a kill."""
 
 import functools
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -121,3 +122,13 @@ def test_killed_build_resumes_to_same_bytes(tmp_path):
     assert len(drawn.items() - killed.modified(out).items()) <= 1 < len(drawn), "the second run started over"
     files = {name: content for name, content in killed.contents(out).items() if not name.endswith(".tmp")}
     assert files == killed.contents(whole)
+
+
+def test_varied_drawings_are_have_all_sizes_within_the_limits(monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr(drawings, "render", lambda svg, *_: drawn.append(svg))
+    for number in range(200):
+        drawings.draw_openmoji("1F34E.svg", f"key {number}", 16, is_varied=True)
+    scales = [float(re.search(r"scale\(([\d.]+)\)", svg)[1]) for svg in drawn]
+    assert drawings.MIN_SCALE <= min(scales) < max(scales) <= drawings.MAX_SCALE
+    assert max(scales) - min(scales) > 0.9 * (drawings.MAX_SCALE - drawings.MIN_SCALE)
