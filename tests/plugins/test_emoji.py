@@ -124,7 +124,7 @@ def test_killed_build_resumes_to_same_bytes(tmp_path):
     assert files == killed.contents(whole)
 
 
-def test_varied_drawings_are_have_all_sizes_within_the_limits(monkeypatch):
+def test_varied_drawings_have_all_sizes_within_the_limits(monkeypatch):
     drawn: list[str] = []
     monkeypatch.setattr(drawings, "render", lambda svg, *_: drawn.append(svg))
     for number in range(200):
