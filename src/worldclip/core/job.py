@@ -167,8 +167,8 @@ class Run:
     only: frozenset[str] | None = None  # stages to run; None: all
     restarted: frozenset[str] = frozenset()  # stages that run whether or not they are finished: --from
     part: slice | None = None  # work only on these shards of the stage and leave it unfinished
-    is_dry: bool = False  # do nothing; say what would run, unless:
-    preflight: list[str] | None = None  # not None: collect what would stop a stage
+    is_dry: bool = False  # no stage works: each says what would run, or adds to `preflight` if there is one
+    preflight: list[str] | None = None  # of a dry run: what would stop a stage
     after_stage: Callable[[Path], object] | None = None  # called with `dir` after each stage that ran
     reports: dict[str, Report] = field(default_factory=dict)  # of the stages that ran, or what a dry run says of each
     write_recipe: Callable[[], object] | None = None  # writes RUN/recipe.toml, unless that is done

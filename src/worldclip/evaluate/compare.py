@@ -265,8 +265,12 @@ def hits(folders: Sequence[Path], group: Group, metric: str) -> list[list[Answer
     None if the metric is not a share of queries, if the ranks are not in the folders, or if the runs have different
     queries.
     """
+    kind = metric
+    k = 1
     match = _AT_K.match(metric)
-    kind, k = (match[1], int(match[2])) if match else (metric, 1)  # of recall@5: the kind of query, and 5
+    if match:  # recall@5: the kind of query, and 5
+        kind = match[1]
+        k = int(match[2])
     answers: list[list[Answers]] = [[] for _ in folders]
     for records in group:
         first_images: np.ndarray | None = None
