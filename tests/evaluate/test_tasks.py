@@ -366,7 +366,9 @@ def test_alignment_is_measured_in_each_language_of_a_retrieval(tmp_path):
 def test_chance_of_a_recall_is_that_of_every_order():
     pairs = [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (5, 3)]  # image, text; images 6 and 7 have none
     pair_image, pair_text = np.array(pairs).T
-    chance = ranking.recall_chance(pair_image, pair_text, num_images=8, num_texts=4)
+    task = Retrieval(texts=list("abcd"), pair_image=pair_image, pair_text=pair_text, image_idx=np.arange(8))
+    images = np.eye(8, dtype=np.float32)
+    chance = task.score(images, lambda texts: images[: len(texts)]).chance
     for k in (1, 5):
         shares = []
         for num_right in (2, 3, 1, 1):

@@ -38,7 +38,7 @@ class Arm:
     seen: dict[str, float] = field(default_factory=dict)
     """Pairs that training saw, by language: the mean over the runs, empty where a run has no training."""
     code: list[str] = field(default_factory=list)
-    """Stages whose code was not as in the first arm (`code` of their manifests)."""
+    """Stages whose code was not as in the first arm (`code` of their manifests); those without a record are equal."""
     schedules: list[str] = field(default_factory=list)
     """Keys that changed while a run was trained, and from which step on."""
 
@@ -67,26 +67,38 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     changes: list[list[Change]] = [[] for _ in settings]
     if None not in settings:
         changes = [changed_keys(settings[0], setting) for setting in settings]
-    names = _short_names(paths)
+    depth = 1
+    # Runs of one name are common (runs/a/evaluate, runs/b/evaluate): add folders until the names differ.
+    while len({path.parts[-depth:] for path in paths}) < len({path.parts for path in paths}):
+        depth += 1
+    names = ["/".join(path.parts[-depth:]) for path in paths]
+    first_code = _code_of(paths[0])
     arm_names = _names_by_keys(changes) or [names[runs[0]] for runs in groups.values()]
     arms = []
     for name, runs, changes_of_arm in zip(arm_names, groups.values(), changes, strict=True):
         if len(runs) > 1:
             name = f"{name} ({len(runs)} seeds)"
-        if len({_made_from(paths[run]) for run in runs}) > 1:
-            listed = ", ".join(names[run] for run in runs)
+        paths_of_arm = [paths[run] for run in runs]
+        names_of_arm = [names[run] for run in runs]
+        if len(set(map(_made_from, paths_of_arm))) > 1:
+            listed = ", ".join(names_of_arm)
             difference = "have one recipe but not the same pool, lists or code; they count as seeds"
             say("compare", f"warning: {listed} {difference}")
         arm = Arm(
             name=name,
             folders=[folders[run] for run in runs],
-            runs=[names[run] for run in runs],
+            runs=names_of_arm,
             changes=changes_of_arm,
-            seen=_mean_seen([paths[run] for run in runs]),
-            code=_stages_of_other_code(paths[0], paths[runs[0]]),
+            seen=_mean_seen(paths_of_arm),
         )
-        for run in runs:
-            arm.schedules.extend(_schedule_changes(paths[run], names[run]))
+        for stage, code in _code_of(paths_of_arm[0]).items():
+            if first_code.get(stage, code) != code:
+                arm.code.append(stage)
+        for path, run in zip(paths_of_arm, names_of_arm, strict=True):
+            record = read_record(layout.train_dir(path) / "config.json") or {}
+            for change in record.get("changes", []):
+                keys = ", ".join(str(Change(key, old, new)) for key, (old, new) in change["keys"].items())
+                arm.schedules.append(f"{run} from step {change['from_step']:,} on: {keys}")
         arms.append(arm)
     return arms
 
@@ -124,16 +136,6 @@ def _mean_seen(run_dirs: Sequence[Path]) -> dict[str, float]:
     return {lang: number / len(run_dirs) for lang, number in total.most_common()}
 
 
-def _schedule_changes(run_dir: Path, name: str) -> list[str]:
-    """Return a text for each change of the schedule while a run was trained."""
-    record = read_record(layout.train_dir(run_dir) / "config.json") or {}
-    texts = []
-    for change in record.get("changes", []):
-        keys = [str(Change(key, old, new)) for key, (old, new) in change["keys"].items()]
-        texts.append(f"{name} from step {change['from_step']:,} on: {', '.join(keys)}")
-    return texts
-
-
 def _made_from(run_dir: Path) -> tuple[object, ...]:
     """Return the digests of a run's pool, of its lists, and of the code of its stages."""
     manifests = [read_manifest(layout.stage_dir(run_dir, stage)) for stage in ("pool", "metadata")]
@@ -149,12 +151,6 @@ def _code_of(run_dir: Path) -> dict[str, str]:
         if manifest is not None and "code" in manifest:
             code[stage] = manifest["code"]
     return code
-
-
-def _stages_of_other_code(first: Path, run_dir: Path) -> list[str]:
-    """Return the stages that two runs made by different code; those without a record count as equal."""
-    code = _code_of(first)
-    return [stage for stage, own in _code_of(run_dir).items() if code.get(stage, own) != own]
 
 
 def _names_by_keys(changes: Sequence[Sequence[Change]]) -> list[str]:
@@ -176,12 +172,3 @@ def _without_seeds(table: dict[str, Any]) -> dict[str, Any]:
         if key != "seed":
             copy[key] = _without_seeds(value) if isinstance(value, dict) else value
     return copy
-
-
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of paths, as many as it takes to tell them apart."""
-    depth = 1
-    # Runs of one name are common (runs/a/evaluate, runs/b/evaluate): add folders until the names differ.
-    while len({path.parts[-depth:] for path in paths}) < len({path.parts for path in paths}):
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]

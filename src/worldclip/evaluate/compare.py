@@ -178,7 +178,10 @@ def _compare_metric(
     answers = hits(folders, group, metric)
     if answers is not None:
         _add_intervals(row, in_languages, answers, arm_of_run)
-    row["seeds"] = _values_of_seeds(values_LR.mean(axis=0), runs_of_arms)
+    means_R = values_LR.mean(axis=0)
+    row["seeds"] = []
+    for runs in runs_of_arms:
+        row["seeds"].append(np.sort(means_R[runs]).tolist() if len(runs) > 1 else [])
     return row, in_languages
 
 
@@ -206,15 +209,6 @@ def _add_intervals(
         for value, arm in zip(row["values"], arms, strict=True):
             low, _ = extreme_interval(value, num_images) if value in (0, 1) else quantiles(arm)
             row["is_at_chance"].append(low <= row["chance"])
-
-
-def _values_of_seeds(means_R: np.ndarray, runs_of_arms: Sequence[np.ndarray]) -> list[list[float]]:
-    """Return by arm the values of its seeds, ascending; none of an arm with one run."""
-    values = []
-    for runs in runs_of_arms:
-        seeds: list[float] = np.sort(means_R[runs]).tolist()
-        values.append(seeds if len(runs) > 1 else [])
-    return values
 
 
 def _mark_significant(rows: Sequence[MetricRow]) -> int:

@@ -42,10 +42,20 @@ def comparison_text(comparison: Comparison) -> str:
             arm_texts = map(": ".join, zip(names, texts, strict=True))
             parts.append(f"Images are preprocessed differently. {'; '.join(arm_texts)}.")
     parts += _what_differs(comparison.arms)
+    # By language the first metric of each task.
+    first_metrics: dict[tuple[str, str], str] = {}
+    for row in comparison.rows:
+        first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
+    tasks: dict[tuple[str, str], list[LanguageRow]] = {}
+    for in_language in comparison.by_language:
+        task = (in_language["dataset"], in_language["task"])
+        if first_metrics[task] == in_language["metric"]:
+            tasks.setdefault(task, []).append(in_language)
     has_intervals = False
-    for rows in _by_language_of(comparison):
-        parts.append(_by_language_text(rows, names))
-        has_intervals |= "intervals" in rows[0]
+    for rows in tasks.values():
+        if len(rows) > 1:
+            parts.append(_by_language_text(sorted(rows, key=lambda row: -row["values"][0]), names))
+            has_intervals |= "intervals" in rows[0]
     if has_intervals:
         parts += ["", ONE_BY_ONE]
     star = STAR.format(comparison.num_tests) if comparison.num_tests else ""
@@ -98,19 +108,6 @@ def _seen_table(arms: Sequence[Arm]) -> Table:
     rows.append(["all", *(sum(arm.seen.values()) for arm in arms)])
     columns = [text_column("language"), *columns_of([arm.name for arm in arms], "{:,.0f}".format)]
     return Table(columns, rows, totals)
-
-
-def _by_language_of(comparison: Comparison) -> list[list[LanguageRow]]:
-    """Return the rows by language of each task's first metric, best first, where there are several languages."""
-    first_metrics: dict[tuple[str, str], str] = {}
-    for row in comparison.rows:
-        first_metrics.setdefault((row["dataset"], row["task"]), row["metric"])
-    tasks: dict[tuple[str, str], list[LanguageRow]] = {}
-    for in_language in comparison.by_language:
-        task = (in_language["dataset"], in_language["task"])
-        if first_metrics[task] == in_language["metric"]:
-            tasks.setdefault(task, []).append(in_language)
-    return [sorted(rows, key=lambda row: -row["values"][0]) for rows in tasks.values() if len(rows) > 1]
 
 
 def _by_language_text(rows: Sequence[LanguageRow], names: Sequence[str]) -> str:

@@ -121,7 +121,9 @@ def evaluate(
         write_json_lines(results_path, [*other_records, *measured])
         return measured
 
-    _say_untold(model, pairs, say)
+    untold = nllb.untold(model, dict.fromkeys(lang for _, lang in pairs))
+    if untold:
+        say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
     encode_text = TextFeatures(model, batch_size)
     num_done = 0
     for group, texts in grouped(todo):
@@ -157,13 +159,6 @@ def _find_unmeasured(
         if not records.keys() >= set(keys_of_pair):
             unmeasured.append((dataset, lang))
     return unmeasured, keys_of_dataset
-
-
-def _say_untold(model: Model, pairs: Sequence[Pair], say: Callable[[str], None]) -> None:
-    """Name the languages of which a model that is told the language of its texts has no token."""
-    untold = nllb.untold(model, dict.fromkeys(lang for _, lang in pairs))
-    if untold:
-        say(f"the model has no token of {', '.join(untold)}; their texts have that of its default language")
 
 
 def _read_records(paths: Sequence[Path]) -> dict[str, ResultRecord]:

@@ -58,7 +58,9 @@ def class_mean_interval(num_right: np.ndarray, num_images: np.ndarray) -> Interv
     """
     mean = float(np.mean(num_right / num_images))
     if mean in (0, 1):
-        return extreme_interval(mean, _num_independent(num_images))
+        # The number of queries whose share has the variance of the plain mean of the classes' shares.
+        num_independent = float(len(num_images) ** 2 / (1 / num_images).sum())
+        return extreme_interval(mean, num_independent)
     random = np.random.default_rng(0)
     share = num_images / num_images.sum()
     drawn_RC = random.multinomial(int(num_images.sum()), share, NUM_CLASS_RESAMPLES)
@@ -91,11 +93,6 @@ def extreme_interval(share: float, n: float) -> Interval:
     """
     width = Z**2 / (n + Z**2)
     return (0.0, width) if share == 0 else (1 - width, 1.0)
-
-
-def _num_independent(sizes: np.ndarray) -> float:
-    """Return the number of queries whose share has the variance of the plain mean of shares of `sizes` queries."""
-    return float(len(sizes) ** 2 / (1 / sizes).sum())
 
 
 def draw_with_replacement(random: np.random.Generator, num: int) -> np.ndarray:

@@ -6,11 +6,11 @@ N images of the dataset, n images to learn from, m images to predict, D embed_di
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +71,13 @@ class FewShot(_Probe):
             if len(large) < 2:
                 continue
             rows = np.flatnonzero(is_known & np.isin(classes, large))
-            answers = [self._answers(image_ND, classes, rows, shots, seed) for seed in range(NUM_SEEDS)]
+            answers: list[Answers] = []
+            for seed in range(NUM_SEEDS):
+                order = hashed_order(self.image_keys, rows, seed)
+                train = np.sort(np.concatenate([order[classes[order] == c][:shots] for c in large]))
+                test = np.setdiff1d(rows, train)
+                predicted = ridge_predict(image_ND[train], classes[train], image_ND[test])
+                answers.append((predicted == classes[test], test))
             name = f"acc1_{shots}_shot"
             metrics[name], interval[name] = _over_seeds(answers)
             chance[name] = 1 / len(large)
@@ -80,18 +86,6 @@ class FewShot(_Probe):
             check_enough(self.label, np.where(is_known, self.values, "").tolist(), "the images that decode")
         counts: Json = {"num_classes": num_classes}
         return Score(n=int(is_known.sum()), metrics=metrics, chance=chance, interval=interval, counts=counts)
-
-    def _answers(self, image_ND: np.ndarray, classes: np.ndarray, rows: np.ndarray, shots: int, seed: int) -> Answers:
-        """Return (m,) bool, whether each image that was not learnt from is put into its class, and these images.
-
-        classes: (N,).  rows: the images that take part, ascending.
-        """
-        order = hashed_order(self.image_keys, rows, seed)
-        shots_of_classes = [order[classes[order] == c][:shots] for c in np.unique(classes[rows])]
-        train = np.sort(np.concatenate(shots_of_classes))
-        test = np.setdiff1d(rows, train)
-        is_right: np.ndarray = ridge_predict(image_ND[train], classes[train], image_ND[test]) == classes[test]
-        return is_right, test
 
 
 def check_enough(label: str, values: Sequence[str], where: str) -> None:
@@ -128,7 +122,20 @@ class LinearProbe(_Probe):
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         values = np.array(self.values, dtype=object)
         rows = np.flatnonzero(decoded(image_ND) & (values != ""))
-        answers = [self._answers(image_ND, values, rows, seed) for seed in range(NUM_SEEDS)]
+        answers: list[Answers] = []
+        for seed in range(NUM_SEEDS):
+            order = hashed_order(self.image_keys, rows, seed)
+            is_train = np.arange(len(order)) < len(order) // 2
+            if self.is_train is not None:
+                is_train = self.is_train[order]
+            train = order[is_train]
+            test = order[~is_train]
+            if len(set(values[train])) < 2 or not len(test):
+                raise UserError(
+                    f"linear probe of {self.label}: it needs two values to learn from and images to predict"
+                )
+            predicted = logistic_predict(image_ND[train], values[train].astype(str), image_ND[test])
+            answers.append((predicted == values[test].astype(str), test))
         mean, interval = _over_seeds(answers)
         num_classes = len(set(values[rows]))
         return Score(
@@ -138,23 +145,6 @@ class LinearProbe(_Probe):
             interval={"acc1": interval},
             counts={"num_classes": num_classes},
         )
-
-    def _answers(self, image_ND: np.ndarray, values: np.ndarray, rows: np.ndarray, seed: int) -> Answers:
-        """Return (m,) bool, whether each image of the test half gets its value, and these images.
-
-        rows: positions of all images.
-        """
-        rows = hashed_order(self.image_keys, rows, seed)
-        is_train = np.arange(len(rows)) < len(rows) // 2
-        if self.is_train is not None:
-            is_train = self.is_train[rows]
-        train = rows[is_train]
-        test = rows[~is_train]
-        if len(set(values[train])) < 2 or not len(test):
-            raise UserError(f"linear probe of {self.label}: it needs two values to learn from and images to predict")
-        predicted = logistic_predict(image_ND[train], values[train].astype(str), image_ND[test])
-        is_right: np.ndarray = predicted == values[test].astype(str)
-        return is_right, test
 
 
 def _over_seeds(answers: Sequence[Answers]) -> tuple[float, Interval]:
@@ -197,17 +187,14 @@ def logistic_predict(train_nD: np.ndarray, classes: np.ndarray, test_mD: np.ndar
     classes: (n,) of `train_nD`.
     """
     linear_model = require("sklearn.linear_model", extra="train")
+    model = functools.partial(linear_model.LogisticRegression, max_iter=1_000)
     num_fit = len(train_nD) - max(1, len(train_nD) // 10)
-
-    def model(penalty: float) -> Any:
-        return linear_model.LogisticRegression(C=penalty, max_iter=1_000)
-
     best = PENALTIES[0]
     if len(np.unique(classes[:num_fit])) > 1:
         accuracies = []
         for penalty in PENALTIES:
-            fitted = model(penalty).fit(train_nD[:num_fit], classes[:num_fit])
+            fitted = model(C=penalty).fit(train_nD[:num_fit], classes[:num_fit])
             accuracies.append(fitted.score(train_nD[num_fit:], classes[num_fit:]))
         best = PENALTIES[int(np.argmax(accuracies))]
-    predicted: np.ndarray = model(best).fit(train_nD, classes).predict(test_mD)
+    predicted: np.ndarray = model(C=best).fit(train_nD, classes).predict(test_mD)
     return predicted

@@ -108,19 +108,6 @@ def top(query_QD: np.ndarray, candidate_CD: np.ndarray, k: int) -> tuple[np.ndar
     return np.concatenate(ids), np.concatenate(scores)
 
 
-def recall_chance(pair_image: np.ndarray, pair_text: np.ndarray, num_images: int, num_texts: int) -> dict[str, float]:
-    """Return the recall of a random order: any image of a text counts, and any text of an image.
-
-    pair_image, pair_text: (P,) positions of an image and of its text, each pair once.
-    """
-    image_chance: dict[str, float] = {}
-    text_chance: dict[str, float] = {}
-    for k in RECALL_AT:
-        image_chance[f"image_retrieval_recall@{k}"] = chance_within(k, np.bincount(pair_text), num_images)
-        text_chance[f"text_retrieval_recall@{k}"] = chance_within(k, np.bincount(pair_image), num_texts)
-    return image_chance | text_chance
-
-
 def chance_within(k: int, num_right: np.ndarray, num_candidates: int) -> float:
     """Return the share of queries with a right one among the first k of a random order; num_right: of each query."""
     right = num_right[num_right > 0]

@@ -15,7 +15,7 @@ published.csv: model, figure, value in percent, source, and whether the source i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,10 +98,10 @@ def suite_mean(suite: str, records: Sequence[ResultRecord]) -> tuple[float | Non
 def value(metric: str, record: ResultRecord) -> float | None:
     """Return the number that `metric` (see above) gives for a record, None if the record lacks what it needs."""
     if "+" in metric:
-        return _mean([value(part, record) for part in metric.split("+")])
+        return _mean(metric.split("+"), record)
     if metric.startswith("mean_recall@"):
-        k = metric.removeprefix("mean_recall@")
-        return _mean([value(f"{way}_retrieval_recall@{k}", record) for way in ("image", "text")])
+        recall = metric.removeprefix("mean_")
+        return _mean((f"image_retrieval_{recall}", f"text_retrieval_{recall}"), record)
     part, slash, name = metric.rpartition("/")
     if not slash:
         number: float | None = record["metrics"].get(metric)
@@ -114,9 +114,14 @@ def value(metric: str, record: ResultRecord) -> float | None:
     return parts[part]["metrics"].get(name) if part in parts else None
 
 
-def _mean(numbers: Sequence[float | None]) -> float | None:
-    present = [number for number in numbers if number is not None]
-    return float(np.mean(present)) if len(present) == len(numbers) else None
+def _mean(metrics: Sequence[str], record: ResultRecord) -> float | None:
+    numbers = []
+    for metric in metrics:
+        number = value(metric, record)
+        if number is None:
+            return None
+        numbers.append(number)
+    return float(np.mean(numbers))
 
 
 # --- published numbers
@@ -127,38 +132,39 @@ def beside(records: Sequence[ResultRecord], against: str) -> list[Json]:
 
     Values are in percent, None where the model has none.
     """
-    theirs = {row["figure"]: row for row in read_csv("published.csv") if row["model"] == against}
-    rows = [_published_row(figure, records, theirs.get(figure["figure"])) for figure in read_csv("figures.csv")]
-    return [row for row in rows if (row["ours_pct"], row["published_pct"]) != (None, None)]
-
-
-def _published_row(
-    figure: Mapping[str, str], records: Sequence[ResultRecord], theirs: Mapping[str, str] | None
-) -> Json:
-    missing: list[str] = []
-    if figure["dataset"].startswith("suite:"):
-        value, missing = suite_mean(figure["dataset"].removeprefix("suite:"), records)
-        languages = ["en"]
-        over = "en"
-    else:
-        row = dataset_row(figure["dataset"], figure["metric"], records, figure["languages"].split())
-        value = row.value
-        languages = list(row.languages)
-        over = languages_of(row)
-    ours = None if value is None else 100 * value
-    published_pct = None if theirs is None else float(theirs["value_pct"])
-    difference = None if ours is None or published_pct is None else ours - published_pct
-    return {
-        "figure": figure["figure"],
-        "title": figure["title"],
-        "ours_pct": ours,
-        "published_pct": published_pct,
-        "difference_pct": difference,
-        "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
-        "languages": languages,
-        "over": "" if value is None else over,
-        "missing": missing,
-        "protocol": figure["protocol"],
-        "source": theirs["source"] if theirs else None,
-        "is_secondary": theirs is not None and theirs["secondary"] == "yes",
-    }
+    published = {row["figure"]: row for row in read_csv("published.csv") if row["model"] == against}
+    rows: list[Json] = []
+    for figure in read_csv("figures.csv"):
+        missing: list[str] = []
+        if figure["dataset"].startswith("suite:"):
+            value, missing = suite_mean(figure["dataset"].removeprefix("suite:"), records)
+            languages = ["en"]
+            over = "en"
+        else:
+            row = dataset_row(figure["dataset"], figure["metric"], records, figure["languages"].split())
+            value = row.value
+            languages = list(row.languages)
+            over = languages_of(row)
+        theirs = published.get(figure["figure"])
+        if value is None and theirs is None:
+            continue
+        ours = None if value is None else 100 * value
+        published_pct = None if theirs is None else float(theirs["value_pct"])
+        difference = None if ours is None or published_pct is None else ours - published_pct
+        rows.append(
+            {
+                "figure": figure["figure"],
+                "title": figure["title"],
+                "ours_pct": ours,
+                "published_pct": published_pct,
+                "difference_pct": difference,
+                "differs": difference is not None and abs(difference) > AGREES_WITHIN_PCT,
+                "languages": languages,
+                "over": "" if value is None else over,
+                "missing": missing,
+                "protocol": figure["protocol"],
+                "source": theirs["source"] if theirs else None,
+                "is_secondary": theirs is not None and theirs["secondary"] == "yes",
+            }
+        )
+    return rows

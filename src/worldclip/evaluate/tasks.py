@@ -290,21 +290,29 @@ class Retrieval:
         # Captions of one image are drawn together in the intervals: the image of each query is its cluster.
         images_with_text = np.flatnonzero(image_to_text >= 0)
         first_pair = np.unique(pair_text, return_index=True)[1]
-        ranks = {"image_retrieval_recall@": text_to_image, "text_retrieval_recall@": image_to_text[images_with_text]}
-        query_image = {"image_retrieval_recall@": pair_image[first_pair], "text_retrieval_recall@": images_with_text}
-        metrics: dict[str, float] = {}
-        interval: dict[str, Interval] = {}
+        image_to_text = image_to_text[images_with_text]
+        # Kind, ranks, images, numbers of right candidates (any image of a text, any text of an image) and of all.
+        directions = (
+            ("image_retrieval_recall@", text_to_image, pair_image[first_pair], np.bincount(pair_text), len(image_idx)),
+            ("text_retrieval_recall@", image_to_text, images_with_text, np.bincount(pair_image), len(text_idx)),
+        )
+        ranks: dict[str, np.ndarray] = {}
         images: dict[str, np.ndarray] = {}
-        for kind, rank_of_query in ranks.items():
+        metrics: dict[str, float] = {}
+        chance: dict[str, float] = {}
+        interval: dict[str, Interval] = {}
+        for kind, rank_of_query, query_image, num_right, num_candidates in directions:
             for k in ranking.RECALL_AT:
                 is_hit = rank_of_query < k
                 metrics[f"{kind}{k}"] = float(is_hit.mean())
-                interval[f"{kind}{k}"] = mean_interval(is_hit, query_image[kind])
-            images[kind] = image_idx[query_image[kind]]
+                chance[f"{kind}{k}"] = ranking.chance_within(k, num_right, num_candidates)
+                interval[f"{kind}{k}"] = mean_interval(is_hit, query_image)
+            ranks[kind] = rank_of_query
+            images[kind] = image_idx[query_image]
         return Score(
             n=len(image_idx),
             metrics=metrics,
-            chance=ranking.recall_chance(pair_image, pair_text, len(image_idx), len(text_idx)),
+            chance=chance,
             interval=interval,
             counts={"num_texts": len(text_idx)},
             ranks=ranks,
