@@ -342,7 +342,7 @@ def test_suite_paper_prints_the_papers_table_for_available_datasets(tmp_path, mo
 def test_english_and_local_questions_are_apart_also_in_a_run_with_english_ones_only():
     english, local = ({"dataset": "cvqa", "task": "choice", "lang": lang} for lang in ("en", "local"))
     for runs in ([[english, local], [english]], [[english], [english, local]]):
-        groups = {lang: by_lang_of_runs for (_, _, lang, _), by_lang_of_runs in by_task_of_runs(runs).items()}
+        groups = {lang: by_lang_of_runs for (_, _, lang), by_lang_of_runs in by_task_of_runs(runs).items()}
         assert groups["en"] == [{"en": english}, {"en": english}]
         assert groups["local"] == [{"local": local} if local in run else {} for run in runs]
 

@@ -138,9 +138,11 @@ def _mean_seen(run_dirs: Sequence[Path]) -> dict[str, float]:
 
 def _made_from(run_dir: Path) -> tuple[object, ...]:
     """Return the digests of a run's pool, of its lists, and of the code of its stages."""
-    manifests = [read_manifest(layout.stage_dir(run_dir, stage)) for stage in ("pool", "metadata")]
-    digests = [None if manifest is None else manifest["digest"] for manifest in manifests]
-    return (*digests, *_code_of(run_dir).items())
+    facts: list[object] = list(_code_of(run_dir).items())
+    for stage in ("pool", "metadata"):
+        manifest = read_manifest(layout.stage_dir(run_dir, stage))
+        facts.append(None if manifest is None else manifest["digest"])
+    return tuple(facts)
 
 
 def _code_of(run_dir: Path) -> dict[str, str]:

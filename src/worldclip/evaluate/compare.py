@@ -100,11 +100,12 @@ def compare(*paths: Path) -> Comparison:
     folders = list(itertools.chain.from_iterable(arm.folders for arm in arms))
     arm_of_run = np.repeat(np.arange(len(arms)), [len(arm.folders) for arm in arms])
     groups: list[list[list[ResultRecord]]] = []  # of each task the languages in which all runs are comparable
-    for by_lang_of_runs in by_task_of_runs([results_of(folder) for folder in folders]).values():
+    for by_lang_of_runs in by_task_of_runs(list(map(results_of, folders))).values():
         group = []
-        for lang, first in by_lang_of_runs[0].items():
+        for lang in by_lang_of_runs[0]:
             records = [by_lang[lang] for by_lang in by_lang_of_runs if lang in by_lang]
-            if len(records) == len(folders) and all(_condition(record) == _condition(first) for record in records):
+            conditions = list(map(_condition, records))
+            if conditions.count(conditions[0]) == len(folders):
                 group.append(records)
         if group:
             groups.append(group)
@@ -131,8 +132,7 @@ def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
 
     Preprocessing is each model's own, and the table names differences.
     """
-    protocol = {name: value for name, value in record["protocol"].items() if name != "preprocess"}
-    return record["dataset_digest"], protocol
+    return record["dataset_digest"], {**record["protocol"], "preprocess": None}
 
 
 def _compare_metric(

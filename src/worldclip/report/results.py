@@ -6,7 +6,7 @@ table is one number of a record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
@@ -62,20 +62,19 @@ def by_dataset(records: Iterable[ResultRecord]) -> dict[str, dict[str, dict[str,
 
 
 def by_task_of_runs(
-    runs: Sequence[Sequence[ResultRecord]], key: Callable[[ResultRecord], str] = lambda record: ""
-) -> dict[tuple[str, str, str, str], list[dict[str, ResultRecord]]]:
-    """Return {(dataset, task, language or "", key of the record): for each run its records by language}.
+    runs: Sequence[Sequence[ResultRecord]],
+) -> dict[tuple[str, str, str], list[dict[str, ResultRecord]]]:
+    """Return {(dataset, task, language or ""): for each run its records by language}.
 
     English and local questions (CVQA) are never averaged: for such datasets the language belongs to the key.
     """
     # A run may have only one of the two: what all runs have decides, so that groups of different runs match.
     with_local = {record["dataset"] for record in chain.from_iterable(runs) if record["lang"] == LOCAL}
-    groups: dict[tuple[str, str, str, str], list[dict[str, ResultRecord]]] = {}
+    groups: dict[tuple[str, str, str], list[dict[str, ResultRecord]]] = {}
     for number, run in enumerate(runs):
         for record in run:
             lang = record["lang"] if record["dataset"] in with_local else ""
-            place = (record["dataset"], record["task"], lang, key(record))
-            by_lang_of_runs = groups.setdefault(place, [{} for _ in runs])
+            by_lang_of_runs = groups.setdefault((record["dataset"], record["task"], lang), [{} for _ in runs])
             by_lang_of_runs[number][record["lang"]] = record
     return groups
 

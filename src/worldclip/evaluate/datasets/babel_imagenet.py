@@ -98,7 +98,7 @@ def _task(
     class_of_index[indices] = class_of_label
     image_idx = np.flatnonzero(class_of_index[class_of_image] >= 0)
     return Classification(
-        class_names=[[name] for name in names],
+        class_names=names[:, None].tolist(),
         templates=templates,
         target=class_of_index[class_of_image[image_idx]],
         image_idx=image_idx,

@@ -14,9 +14,9 @@ sets are also split by how often the run's pool mentions the English name: head,
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     unknown = [key for key in keys if key not in record["subjects"]]
     if unknown:
         raise BadShard(f"{folder}: {len(unknown)} images are not in set.json, the first is {unknown[0]}")
-    subject_idx = np.array([record["subjects"][key] for key in keys])
+    subject_idx = np.array(list(map(record["subjects"].__getitem__, keys)))
     names = named["lang"]
     slices = {}
     if record.get("thirds") and run_dir is not None and "en" in names:
@@ -77,14 +77,13 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
     for i in itertools.chain.from_iterable(images_of_langs.values()):
         if subject_idx[i] not in classes:
             raise BadShard(f"{folder / 'set.json'}: the subject of image {keys[i]} is not one of classes; add it there")
-    name_set = NameSet(record, named, subject_idx, images_of_langs, slices)
     return Dataset(
         name=name,
         digest=digest(contents),
         image_keys=keys,
         read_images=images.read,
         languages=tuple(images_of_langs),
-        tasks=name_set.tasks,
+        tasks=functools.partial(_tasks, record, named, subject_idx, images_of_langs, slices),
         images_digest=digest(images.fingerprints),
     )
 
@@ -117,58 +116,52 @@ def _read(set_path: Path, names_path: Path) -> tuple[Json, Json]:
     return record, named
 
 
-@dataclass(frozen=True, slots=True)
-class NameSet:
-    """Images of subjects, n of them in a language, and the names of the subjects."""
+def _tasks(
+    record: Json,
+    named: Json,
+    subject_idx: np.ndarray,
+    images_of_langs: Mapping[str, np.ndarray],
+    slices: Mapping[str, np.ndarray],
+    lang: str,
+) -> list[Task]:
+    """Return the tasks of a language: which name an image has, and retrieval between the two.
 
-    record: Json
-    """Of set.json."""
-    named: Json
-    """Of names.json."""
-    subject_idx: np.ndarray
-    """(N,) the subject of each image of the dataset."""
-    images_of_langs: Mapping[str, np.ndarray]
-    """(n,) the images that are asked in a language."""
-    slices: Mapping[str, np.ndarray]
-    """(N,) masks."""
-
-    def tasks(self, lang: str) -> list[Task]:
-        """Return the tasks of a language: which name an image has, and retrieval between the two.
-
-        Classification asks the names in the language's templates, retrieval only the names.
-        """
-        names = self.named["lang"][lang]
-        image_idx = self.images_of_langs[lang]
-        class_names: dict[int, str] = {}  # by subject
-        for idx in self.record.get("classes") or range(len(names)):
-            if names[idx] is not None:
-                class_names[idx] = names[idx]
-        classes, class_idx = np.unique(np.array(list(class_names.values()), dtype=object), return_inverse=True)
-        class_of_subject = dict(zip(class_names, class_idx.tolist(), strict=True))
-        target = np.array([class_of_subject[subject] for subject in self.subject_idx[image_idx].tolist()])
-        text_classes, pair_text = np.unique(target, return_inverse=True)
-        templates = self.named["templates"].get(lang, ["{}"])
-        return [
-            Classification(
-                class_names=[[name] for name in classes],
-                templates=templates,
-                target=target,
-                image_idx=image_idx,
-                slices={part: mask[image_idx] for part, mask in self.slices.items()},
-                protocol={"templates": len(templates), "classes": self.record["about"]},
-            ),
-            Retrieval(
-                texts=classes[text_classes].tolist(),
-                pair_image=image_idx,
-                pair_text=pair_text,
-                image_idx=image_idx,
-                protocol={
-                    "captions": "all_captions",
-                    "equal_names": "one text of several images",
-                    "images": "those that the language names",
-                },
-            ),
-        ]
+    Classification asks the names in the language's templates, retrieval only the names.  record, named: of set.json and
+    names.json.  subject_idx: (N,) of each image of the dataset.  images_of_langs: (n,) those that are asked.  slices:
+    (N,) masks.
+    """
+    names = named["lang"][lang]
+    image_idx = images_of_langs[lang]
+    class_names: dict[int, str] = {}  # by subject
+    for idx in record.get("classes") or range(len(names)):
+        if names[idx] is not None:
+            class_names[idx] = names[idx]
+    classes, class_idx = np.unique(np.array(list(class_names.values()), dtype=object), return_inverse=True)
+    class_of_subject = dict(zip(class_names, class_idx.tolist(), strict=True))
+    target = np.array(list(map(class_of_subject.__getitem__, subject_idx[image_idx].tolist())))
+    text_classes, pair_text = np.unique(target, return_inverse=True)
+    templates = named["templates"].get(lang, ["{}"])
+    return [
+        Classification(
+            class_names=classes[:, None].tolist(),
+            templates=templates,
+            target=target,
+            image_idx=image_idx,
+            slices={part: mask[image_idx] for part, mask in slices.items()},
+            protocol={"templates": len(templates), "classes": record["about"]},
+        ),
+        Retrieval(
+            texts=classes[text_classes].tolist(),
+            pair_image=image_idx,
+            pair_text=pair_text,
+            image_idx=image_idx,
+            protocol={
+                "captions": "all_captions",
+                "equal_names": "one text of several images",
+                "images": "those that the language names",
+            },
+        ),
+    ]
 
 
 # --- thirds

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,16 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     tars = sorted(folder.rglob("*.tar"))
     samples = read_samples(tars)
     texts: list[Text] = []
+    unstated: list[str] = []
     keys: list[str] = []
     for i, sample in enumerate(samples):
-        texts += _texts(i, sample)
+        for lang, text in _texts(sample):
+            if text and text.strip():
+                texts.append((i, lang, text.strip()))
+                if lang is None:
+                    unstated.append(text.strip())
         keys.append(f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}")
     images = images_in_tars(samples, keys, tars, folder)
-    unstated = [text for _, lang, text in texts if lang is None]
     by_language = _by_language(texts, _identify(name, unstated, languages), languages)
     contents: list[Any] = [images.fingerprints]
     if unstated:
@@ -103,17 +107,15 @@ def _say_once(message: str) -> None:
     say("evaluate", message)
 
 
-def _texts(i: int, sample: Sample) -> list[Text]:
-    """Return the texts of image `i` that are not blank."""
+def _texts(sample: Sample) -> Iterable[tuple[str | None, str]]:
+    """Return the texts of an image, each after its stated language."""
     if "txt" in sample.members:
-        texts: Any = [sample.members["txt"].decode()]
-        langs: Any = [None]
-    else:
-        record = parse_json(sample.members.get("json", b"{}"), f"{sample.where}.json")
-        texts = next((record[field] for field in DEFAULT_PLACES if field in record), [])
-        if not isinstance(texts, list):
-            texts = [texts]
-        langs = record.get(LANG_FIELD)
-        if not isinstance(langs, list):
-            langs = [langs] * len(texts)
-    return [(i, lang, text.strip()) for lang, text in zip(langs, texts, strict=True) if text and text.strip()]
+        return [(None, sample.members["txt"].decode())]
+    record = parse_json(sample.members.get("json", b"{}"), f"{sample.where}.json")
+    texts = next((record[field] for field in DEFAULT_PLACES if field in record), [])
+    if not isinstance(texts, list):
+        texts = [texts]
+    langs = record.get(LANG_FIELD)
+    if not isinstance(langs, list):
+        langs = [langs] * len(texts)
+    return zip(langs, texts, strict=True)
