@@ -51,11 +51,6 @@ class TextFeatures:
             self._latest = (lang, TextFeatures(nllb.in_language(self._model, lang), self._batch_size))
         return self._latest[1]
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Encode texts of several languages, unless their features depend on the language."""
-        if not nllb.is_told_language(self._model):
-            self.encode(texts)
-
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, D) float32."""
         self.encode(texts)
@@ -128,7 +123,8 @@ def evaluate(
     num_done = 0
     for group, texts in grouped(todo):
         # All texts of the group first: batches of similar length from several languages waste no padding.
-        encode_text.prepare(texts)
+        if not nllb.is_told_language(model):
+            encode_text.encode(texts)
         for dataset, lang in group:
             images = features[dataset.name]
             records |= score_pair(model_id, dataset, lang, images, encode_text, results_path.parent, records.keys())

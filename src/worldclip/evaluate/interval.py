@@ -76,9 +76,10 @@ def mean_over_seeds_interval(answers: Sequence[Answers]) -> Interval:
     answers: of each seed.  An image is drawn with the answers of all seeds about it: seeds share images, so that their
     answers are not independent.
     """
-    mean = float(np.mean([hits.mean() for hits, _ in answers]))
+    hits_of_seeds, images_of_seeds = zip(*answers, strict=True)
+    mean = float(np.mean(list(map(np.mean, hits_of_seeds))))
     if mean in (0, 1):
-        return extreme_interval(mean, len(np.unique(np.concatenate([images for _, images in answers]))))
+        return extreme_interval(mean, len(np.unique(np.concatenate(images_of_seeds))))
     means_NS = resampled_means(answers)
     drawn_NS = np.random.default_rng(1).integers(0, len(answers), means_NS.shape)
     with np.errstate(invalid="ignore"):  # in a resample of few images, the drawn seeds may have no query
@@ -123,13 +124,14 @@ def resampled_means(answers: Sequence[Answers]) -> np.ndarray:
     NaN for a language without a query in a resample.  With an image all queries about it in all languages are drawn.
     The draws depend only on the number of images.
     """
-    images, position = np.unique(np.concatenate([query_images for _, query_images in answers]), return_inverse=True)
-    starts = np.cumsum([0, *(len(query_images) for _, query_images in answers)])
+    hits_of_langs, images_of_langs = zip(*answers, strict=True)
+    images, position = np.unique(np.concatenate(images_of_langs), return_inverse=True)
+    starts = np.cumsum([0, *map(len, images_of_langs)])
     sums_LI = np.zeros((len(answers), len(images)), np.float32)
     sizes_LI = np.zeros((len(answers), len(images)), np.float32)
-    for i, (answer, _) in enumerate(answers):
+    for i, hits in enumerate(hits_of_langs):
         positions = position[starts[i] : starts[i + 1]]
-        sums_LI[i] = np.bincount(positions, weights=answer, minlength=len(images))
+        sums_LI[i] = np.bincount(positions, weights=hits, minlength=len(images))
         sizes_LI[i] = np.bincount(positions, minlength=len(images))
     # A resample is a count per image; with sums and numbers of queries per language and image, two matrix products give
     # the means of RESAMPLES_AT_ONCE resamples in all languages without going over the queries again.

@@ -48,7 +48,8 @@ def with_measures(dataset: Dataset, also: Sequence[str]) -> Dataset:
         added: list[Task] = []
         for task in tasks_of_lang:
             if "alignment" in also and isinstance(task, Retrieval):
-                images, texts = task.first_texts()
+                images, first_pair = np.unique(task.pair_image, return_index=True)
+                texts = [task.texts[idx] for idx in task.pair_text[first_pair]]
                 added.append(Geometry(texts=texts, image_idx=images, image_keys=keys))
         if lang == NO_LANGUAGE:
             added += probes

@@ -267,11 +267,6 @@ class Retrieval:
     def texts_to_encode(self) -> Sequence[str]:
         return self.texts
 
-    def first_texts(self) -> tuple[np.ndarray, list[str]]:
-        """Return the images that have a text, ascending, and the first text of each."""
-        images, first_pair = np.unique(self.pair_image, return_index=True)
-        return images, [self.texts[idx] for idx in self.pair_text[first_pair]]
-
     def score(self, image_ND: np.ndarray, encode: Encode) -> Score:
         # Drop images that do not decode, and texts whose images are all dropped: these would be unfair candidates.
         # What is left is renumbered in its old order.
