@@ -45,7 +45,7 @@ def _thresholds(report: Json, languages: Languages) -> Section:
         if not row["num_matches"]:
             continue
         curve = report["curves"][name]
-        rows.append([name, *(row[key] for key in keys), *curve["effective_entries"]])
+        rows.append([name, *map(row.get, keys), *curve["effective_entries"]])
         if len(curves) == NUM_CURVES:
             continue
         lines = [

@@ -100,10 +100,19 @@ def _by_language(task: str, metric: str, result: Json, languages: Languages) -> 
     in_table: dict[str, Language] = {}
     hovers: dict[str, str] = {}
     for lang in by_value:
+        record = records[lang]
+        facts = [f"{metric_name(metric)} {percent(record['metrics'][metric])}"]
+        bounds = record["interval_95"].get(metric)
+        if bounds:
+            facts.append(str(interval(bounds)))
+        chance = record["chance"].get(metric)
+        if chance is not None:
+            facts.append(f"chance {percent(chance)}")
+        hovers[lang] = f"{lang}: {', '.join(facts)}; {count(record['n'])} queries"
         language = find_language(lang, languages)
-        hovers[lang] = _hover(lang, metric, records[lang], language)
         if language is not None:
             in_table[lang] = language
+            hovers[lang] = f"{language.name} {hovers[lang]}; {_family_and_script(language)}"
     name = "top-1 · top-5" if metric == "acc5" else metric_name(metric)
     heading = tag("h4", task_name(task), " ", tag("small", name))
     if len(records) > MAX_BARS:
@@ -166,21 +175,6 @@ def language_map(
     colours.append(tag("span", tag("i", class_="at-chance"), "the 95% interval holds chance"))
     legend = tag("p", tag("span", "times chance:"), *colours, class_="legend map-legend")
     return legend + tag("div", *parts, class_="languages")
-
-
-def _hover(lang: str, metric: str, record: Json, language: Language | None) -> str:
-    """Return language, value, interval, chance, number of queries, family and script."""
-    facts = [f"{metric_name(metric)} {percent(record['metrics'][metric])}"]
-    bounds = record["interval_95"].get(metric)
-    if bounds:
-        facts.append(str(interval(bounds)))
-    chance = record["chance"].get(metric)
-    if chance is not None:
-        facts.append(f"chance {percent(chance)}")
-    hover = f"{lang}: {', '.join(facts)}; {count(record['n'])} queries"
-    if language is None:
-        return hover
-    return f"{language.name} {hover}; {_family_and_script(language)}"
 
 
 def _family_and_script(language: Language) -> str:
@@ -247,16 +241,15 @@ def _metrics_table(task: Json, main: str, languages: Languages) -> Table:
         about = None
         if language and is_long:
             about = f"{_family_and_script(language)}, {language.resource_level}"
-        values = [record["metrics"][name] for name in metrics]
+        values = map(record["metrics"].get, metrics)
         bounds = record["interval_95"].get(main)
         rows.append([lang, about, *values, bounds, *_chance_and_multiple(record, main), record["n"]])
     if is_long:
         rows.sort(key=lambda row: (names[row[0]], row[0]))
     if not task["is_averaged"]:
         return Table(columns, rows)
-    means = [mean["metrics"][name] for name in metrics]
     title = Html(f"mean over {len(mean['languages'])}")
-    rows.append([title, None, *means, None, *_chance_and_multiple(mean, main), None])
+    rows.append([title, None, *map(mean["metrics"].get, metrics), None, *_chance_and_multiple(mean, main), None])
     return Table(columns, rows, totals=[len(rows) - 1])
 
 

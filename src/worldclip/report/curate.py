@@ -65,7 +65,7 @@ def sections(report: Json, languages: Languages) -> list[Section]:
         _effect(report.get("effect", {}), languages),
         _examples(report.get("samples", {}), languages),
     ]
-    return [section for section in parts if section is not None]
+    return list(filter(None, parts))
 
 
 def _total(rows: Mapping[str, LanguageRow]) -> dict[str, float]:

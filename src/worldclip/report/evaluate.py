@@ -68,7 +68,7 @@ def sections(report: Json, languages: Languages) -> list[Section]:
         published_section(report),
         languages_section(report["datasets"], languages),
     ]
-    return [section for section in parts if section is not None]
+    return list(filter(None, parts))
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def held_out_section(report: Json, languages: Languages) -> Section | None:
     rows: list[list[Any]] = []
     rows_of_sets: dict[str, list[Json]] = {}
     for combination in combinations:
-        rows.append([combination[key] for key in keys])
+        rows.append(list(map(combination.get, keys)))
         rows_of_sets.setdefault(combination["dataset"], []).append(combination)
     for dataset, rows_of_set in rows_of_sets.items():
         means = []
@@ -224,8 +224,7 @@ def in_turn(images: Sequence[Json]) -> list[Json]:
             right.append(image)
         else:
             wrong.append(image)
-    pairs = chain.from_iterable(zip_longest(right, wrong))
-    return [image for image in pairs if image is not None]
+    return list(filter(None, chain.from_iterable(zip_longest(right, wrong))))
 
 
 def _is_right(image: Json) -> bool:

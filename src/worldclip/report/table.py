@@ -76,7 +76,7 @@ def to_html(table: Table) -> Html:
     """
     drawn_columns = []
     for column, *values in zip(table.columns, *table.rows, strict=True):
-        if values and all(value is None for value in values):
+        if values and values.count(None) == len(values):
             continue
         side = "n" if column.align == "right" else None
         title = tag("th", column.title, class_=side)

@@ -48,11 +48,19 @@ def sections(report: Mapping[str, Any] | None, log: Sequence[LogRow]) -> list[Se
         return []
     curves = []
     for key, heading, colour in CURVES:
-        points = [(row["samples_seen"], row[key]) for row in log if row.get(key) is not None]
-        if points:
-            x, y = zip(*_thin(points), strict=True)
-            chart = line_chart([Line(name=heading, x=x, y=y, colour=colour)], x_label="samples seen", y_label=heading)
-            curves.append(figure(heading, f"last {points[-1][1]:.4g}", chart))
+        rows = [row for row in log if row.get(key) is not None]
+        if not rows:
+            continue
+        # Means of equal runs of rows, at most MAX_POINTS of them.
+        width = -(-len(rows) // MAX_POINTS)
+        x: list[float] = []
+        y: list[float] = []
+        for start in range(0, len(rows), width):
+            part = rows[start : start + width]
+            x.append(sum(row["samples_seen"] for row in part) / len(part))
+            y.append(sum(row[key] for row in part) / len(part))
+        chart = line_chart([Line(name=heading, x=x, y=y, colour=colour)], x_label="samples seen", y_label=heading)
+        curves.append(figure(heading, f"last {rows[-1][key]:.4g}", chart))
     lead = f"{short(log[-1]['samples_seen'])} samples seen in {count(log[-1]['step'])} steps."
     notes: list[str] = []
     if report is not None:
@@ -68,13 +76,3 @@ def sections(report: Mapping[str, Any] | None, log: Sequence[LogRow]) -> list[Se
         for reason, number in report["bad"].items():
             notes.append(f"{count(number)} draws met an unusable image ({reason}) and were replaced.")
     return [Section("Training", lead, join([grid(curves, "wide"), *map(note, notes)]))]
-
-
-def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the means of equal runs of points, at most MAX_POINTS of them."""
-    width = -(-len(points) // MAX_POINTS)
-    thinned = []
-    for start in range(0, len(points), width):
-        x, y = zip(*points[start : start + width], strict=True)
-        thinned.append((sum(x) / len(x), sum(y) / len(y)))
-    return thinned
