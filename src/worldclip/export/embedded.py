@@ -236,8 +236,7 @@ class Embedded:
     def all_ids(self) -> np.ndarray:
         """Return the number in `id` of every row: (N,) uint64."""
         names = ["key"] if self.of == "images" else ["key", "text_idx"]
-        ids = [self._row_ids(s, self.read_columns(s, names)) for s in range(len(self.shards))]
-        return np.concatenate(ids)
+        return np.concatenate([self._row_ids(s, self.read_columns(s, names)) for s in range(len(self.shards))])
 
     def _row_ids(self, s: int, table: pa.Table) -> np.ndarray:
         return hash_keys(row_names(self.of, self.shards[s], table), 0)
@@ -330,23 +329,21 @@ def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
 
     A list or a recipe that is not on this machine tells nothing.
     """
-    digests = [record["digest"] for record in manifest["inputs"].get("key_lists", [])]
     paths = manifest.get("key_lists", [])
-    changed = [path for path, recorded in zip(paths, digests, strict=False) if _is_changed(path, recorded)]
+    changed = []
+    for path, record in zip(paths, manifest["inputs"].get("key_lists", []), strict=False):
+        if os.path.isfile(path) and digest_of(path) != record["digest"]:
+            changed.append(path)
     recipe = Path(manifest.get("recipe", os.devnull))
     if recipe.suffix == ".toml" or layout.is_run(recipe):
         config = open_pool(recipe).section(PoolConfig)
-        lists = [path for path in (config.valid_keys, *config.deny_keys) if path is not None]
+        lists = filter(None, (config.valid_keys, *config.deny_keys))
         changed += [path for path in lists if os.path.abspath(path) not in paths and os.path.isfile(path)]
         if config.identity.get("where") != manifest["config"]["pool"].get("where"):
             raise UserError(f"{folder} is out of date: pool.where of {recipe} changed; embed the pool again")
     if changed:
         named = ", ".join(map(repr, changed))
         raise UserError(f"{folder} is out of date: new or changed lists of keys: {named}; embed the pool again")
-
-
-def _is_changed(path: str, recorded: str) -> bool:
-    return os.path.isfile(path) and digest_of(path) != recorded
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
@@ -375,5 +372,5 @@ def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:
 
 def embed_sample_inputs(clip: Clip) -> np.ndarray:
     """Return (1 + texts, D) embeddings of a fixed image and fixed texts."""
-    texts = [text for text in sample_inputs.TEXTS if text]
+    texts = list(filter(None, sample_inputs.TEXTS))
     return np.concatenate([clip.encode_image(sample_inputs.images()[:1]), clip.encode_text(texts)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,18 @@ class Card:
 def render(card: Card, name: str, report: Record) -> str:
     """Return README.md of an export; name: of its format.  report: what its check measured."""
     about = ABOUT_PAGE if name == "web" else ABOUT
+    measured = []
+    if "max_difference" in report:
+        measured.append(f"embeddings differ by at most {report['max_difference']:.1e} in any element")
+    for precision, value in report.get("checked", {}).items():
+        text = f"largest difference {value:.2g}" if precision == "fp32" else f"smallest cosine {value - 5e-6:.5f}"
+        measured.append(f"{precision} in onnxruntime: {text}")  # cosines rounded down
+    if "joint_bytes" in report:
+        measured.append(f"`onnx/model*.onnx`, both encoders in one graph, take {report['joint_bytes']:,} bytes")
+    if "page_bytes" in report:
+        measured.append(f"the first search loads {report['page_bytes']['first search']:,} bytes")
+    for what, number in (report.get("left_out") or {}).items():
+        measured.append(f"{number:,} {what} of the embedded folder are left out")
     lines = [
         "---",
         _front_matter(card, name).to_yaml(),
@@ -90,21 +102,41 @@ def render(card: Card, name: str, report: Record) -> str:
         USE[name],
         "```",
         "",
-        f"Checked against the source model: {', '.join(_measured(report))}.",
+        f"Checked against the source model: {', '.join(measured)}.",
         *card.body,
     ]
     return "\n".join([*lines, ""])
 
 
 def _front_matter(card: Card, name: str) -> Any:
-    """Return the data that the hub reads: of a page those of a Space, else of a model with its results."""
+    """Return the data that the hub reads: of a page those of a Space, else of a model with its results.
+
+    Results are the metrics that know their chance, in percent as in table.md.
+    """
     cards = require("huggingface_hub", extra="train")
     if name == "web":
         return cards.SpaceCardData(title=card.title, sdk="static", app_file="index.html", tags=TAGS)
     evaluation: dict[str, Any] = {}
     results: list[Any] = []
     for record in card.results:
-        results += _results(record)
+        task_type = record["task"].replace("_", "-")
+        if record["task"] == CLASSIFICATION:
+            task_type = "zero-shot-image-classification"
+        for metric in record["chance"]:
+            if metric not in record["metrics"]:
+                continue
+            value = record["metrics"][metric]
+            digits = 2 if value < 0.01 else 1
+            result = cards.EvalResult(
+                task_type=task_type,
+                dataset_type=record["dataset"],
+                dataset_name=f"{record['dataset']} ({record['lang']})",
+                dataset_config=record["lang"],
+                metric_type=metric,
+                metric_name=metric_name(metric),
+                metric_value=round(100 * value, digits),
+            )
+            results.append(result)
     if results:
         evaluation = {"model_name": card.title, "eval_results": results}
     return cards.ModelCardData(
@@ -117,54 +149,22 @@ def _front_matter(card: Card, name: str) -> Any:
     )
 
 
-def _results(record: Record) -> Iterator[Any]:
-    """Yield the metrics of a record that know their chance, in percent as in table.md."""
-    cards = require("huggingface_hub", extra="train")
-    task_type = record["task"].replace("_", "-")
-    if record["task"] == CLASSIFICATION:
-        task_type = "zero-shot-image-classification"
-    for metric in record["chance"]:
-        if metric not in record["metrics"]:
-            continue
-        value = record["metrics"][metric]
-        digits = 2 if value < 0.01 else 1
-        yield cards.EvalResult(
-            task_type=task_type,
-            dataset_type=record["dataset"],
-            dataset_name=f"{record['dataset']} ({record['lang']})",
-            dataset_config=record["lang"],
-            metric_type=metric,
-            metric_name=metric_name(metric),
-            metric_value=round(100 * value, digits),
-        )
+def recipe_of(run: Run) -> Record:
+    """Return the sections of a run's recipe, of which each export has a copy."""
+    sections: dict[str, Any] = {}
+    for name, value in run.sections.items():
+        sections[name] = to_dict(value) if is_dataclass(value) else value
+    return sections
 
 
-def _measured(report: Record) -> Iterator[str]:
-    """Yield what `compare` measured, as text."""
-    if "max_difference" in report:
-        yield f"embeddings differ by at most {report['max_difference']:.1e} in any element"
-    for precision, value in report.get("checked", {}).items():
-        text = f"largest difference {value:.2g}" if precision == "fp32" else f"smallest cosine {value - 5e-6:.5f}"
-        yield f"{precision} in onnxruntime: {text}"  # cosines rounded down
-    if "joint_bytes" in report:
-        yield f"`onnx/model*.onnx`, both encoders in one graph, take {report['joint_bytes']:,} bytes"
-    if "page_bytes" in report:
-        yield f"the first search loads {report['page_bytes']['first search']:,} bytes"
-    for what, number in (report.get("left_out") or {}).items():
-        yield f"{number:,} {what} of the embedded folder are left out"
-
-
-def of_run(run: Run, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Card:
+def of_run(run: Run, checkpoint: Path, kept_languages: Sequence[str]) -> Card:
     """Return the card of a run's checkpoint: recipe, training pairs by language, results, use, limits, licences.
 
     kept_languages: the languages whose tokens the exported model keeps, empty for all.  Results are those of this
     checkpoint, by digest.
     """
     run_dir = run.dir
-    recipe: dict[str, Any] = {}
-    for name in ("languages", "match", "balance", "train"):
-        section = run.sections[name]
-        recipe[name] = to_dict(section) if is_dataclass(section) else section
+    recipe = recipe_of(run)
     languages = run.section(LanguagesConfig).table
     curated = _read_report(run_dir, "curate").get("languages", {})
     codes: Sequence[str] = kept_languages or sorted(lang for lang, row in curated.items() if row.get("pairs_out", 0))
@@ -201,7 +201,7 @@ def of_run(run: Run, checkpoint: Path, kept_languages: Sequence[str] = ()) -> Ca
     return Card(title, _hub_codes(codes, languages), body, records)
 
 
-def of_model(source: str, layout: str, kept_languages: Sequence[str] = ()) -> Card:
+def of_model(source: str, layout: str, kept_languages: Sequence[str]) -> Card:
     """Return the card of a model from elsewhere: its hub id, or the name of its file or folder."""
     origin = hub_id(source) or Path(source).name
     text = (
@@ -217,8 +217,7 @@ def of_model(source: str, layout: str, kept_languages: Sequence[str] = ()) -> Ca
 
 def _hub_codes(codes: Sequence[str], languages: Languages) -> list[str]:
     """Return the codes that the hub accepts, each once, of the languages that have one."""
-    hub_codes = [languages.hub_code(code) for code in codes]
-    return list(dict.fromkeys(code for code in hub_codes if code is not None))
+    return list(dict.fromkeys(filter(None, map(languages.hub_code, codes))))
 
 
 def _codes_text(codes: Sequence[str], languages: Languages) -> str:

@@ -39,7 +39,13 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
     Raises UserError where the tokenizer is not a fast Unigram one, or where one of the texts would embed differently.
     """
     tokenizer = clip.tokenizer
-    spec = _unigram_spec(tokenizer)
+    backend = getattr(tokenizer.hf, "backend_tokenizer", None)
+    spec: Report = {} if backend is None else json.loads(backend.to_str())
+    if not spec or spec["model"]["type"] != "Unigram":
+        raise UserError(
+            f"the tokenizer is a {type(tokenizer.hf).__name__}; only Unigram tokenizers in tokenizer.json (XLM-V's, "
+            "ours) can be pruned: in others a missing piece changes how every text is segmented"
+        )
     corpus = sorted(set(texts))
     if not corpus:
         raise UserError("the corpus holds no text in these languages; name other languages, or give export.corpus")
@@ -96,30 +102,8 @@ def texts_of(config: ExportConfig, run_dir: Path | None, languages: Sequence[str
         )
 
 
-def run_texts(run_dir: Path | None) -> list[Path]:
-    """Return the files of a run's matched texts; none for another model."""
-    if run_dir is None:
-        return []
-    files: list[Path] = []
-    for shard in layout.matched_shards(run_dir):
-        files += [layout.match_texts(run_dir, shard), layout.pool_pairs(run_dir, shard)]
-    return files
-
-
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
-
-
-def _unigram_spec(tokenizer: Tokenizer) -> Report:
-    """Return tokenizer.json of a Unigram tokenizer.  Raises UserError for another kind."""
-    backend = getattr(tokenizer.hf, "backend_tokenizer", None)
-    spec: Report = {} if backend is None else json.loads(backend.to_str())
-    if not spec or spec["model"]["type"] != "Unigram":
-        raise UserError(
-            f"the tokenizer is a {type(tokenizer.hf).__name__}; only Unigram tokenizers in tokenizer.json (XLM-V's, "
-            "ours) can be pruned: in others a missing piece changes how every text is segmented"
-        )
-    return spec
 
 
 def _prune_tokenizer(tokenizer: Tokenizer, spec: Report, old_ids: np.ndarray) -> Tokenizer:

@@ -6,7 +6,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from worldclip.core.job import Job, Record, Report, Result, Run, lock_folder
 from worldclip.core.job_files import report_json
 from worldclip.core.preflight import missing_packages, problems_of
 from worldclip.core.redact import shorten_paths
-from worldclip.core.settings import deciding, read_toml, to_dict, to_toml
+from worldclip.core.settings import deciding, read_toml, to_toml
 from worldclip.export import model_card as cards
 from worldclip.export import prune_vocabulary
 from worldclip.export.config import ExportConfig
@@ -67,7 +67,7 @@ def _refuse_other_recipe(run: Run) -> None:
 
     The card and recipe.toml would be of another model.
     """
-    reason = outdated_stages(run.dir, _recipe_of(run)).get("train")
+    reason = outdated_stages(run.dir, cards.recipe_of(run)).get("train")
     if reason is not None:
         raise UserError(
             f"{layout.recipe(run.dir)} is not the recipe that {layout.train_dir(run.dir)} was trained by: {reason}; "
@@ -88,15 +88,7 @@ def _inputs(run: Run) -> Report:
     config = run.section(ExportConfig)
     codes = _codes(config, run.section(LanguagesConfig).table)
     inputs = _fingerprints(source, config, cards.of_run(run, source.path, codes), run.dir)
-    return {**inputs, "recipe": artifacts.digest(shorten_paths(_recipe_of(run)))}
-
-
-def _recipe_of(run: Run) -> Record:
-    """Return the sections of a run's recipe, of which each export has a copy."""
-    sections: dict[str, Any] = {}
-    for name, value in run.sections.items():
-        sections[name] = to_dict(value) if is_dataclass(value) else value
-    return sections
+    return {**inputs, "recipe": artifacts.digest(shorten_paths(cards.recipe_of(run)))}
 
 
 def _changes(run: Run, before: Record, now: Record) -> list[Change]:
@@ -117,7 +109,10 @@ def _fingerprints(source: model_load.Source, config: ExportConfig, card: cards.C
     untitled = replace(card, title="")  # a copy of a run under another name is the same model
     inputs: Report = {"checkpoint": source.digest(), "card": artifacts.digest(asdict(untitled))}
     if config.languages:
-        corpus = [Path(name) for name in config.corpus] or prune_vocabulary.run_texts(run_dir)
+        corpus = list(map(Path, config.corpus))
+        if not corpus and run_dir is not None:
+            for shard in layout.matched_shards(run_dir):
+                corpus += [layout.match_texts(run_dir, shard), layout.pool_pairs(run_dir, shard)]
         inputs["corpus"] = [artifacts.fingerprint(path, path.parent) for path in corpus if path.exists()]
     if config.embedded:
         inputs["embedded"] = open_embedded(config.embedded).manifest["digest"]
@@ -166,7 +161,11 @@ def export_model(
     if config.embedded:
         open_embedded(config.embedded, pictures_from=config.pictures_from or ())
     recognised = model_load.find(source)
-    _refuse_own_source(out, recognised.path)
+    for format_name in MODULES:
+        if recognised.path.resolve().is_relative_to((out / format_name).resolve()):
+            raise UserError(
+                f"{recognised.path} is in --out {out}, whose formats an export replaces; choose another --out"
+            )
     name = None if tokenizer is None else str(tokenizer)
     clip = model_load.read(recognised, LoadOptions(device="cpu", arch=arch, tokenizer=name))
     if run_dir is None:
@@ -190,13 +189,6 @@ def export_model(
 
     with lock_folder(out):  # two exports into one folder would remove each other's files
         return job.run(work)
-
-
-def _refuse_own_source(out: Path, source: Path) -> None:
-    """Raise UserError for a model in one of the folders of `out`, which an export replaces or removes."""
-    for name in MODULES:
-        if source.resolve().is_relative_to((out / name).resolve()):
-            raise UserError(f"{source} is in --out {out}, whose formats an export replaces; choose another --out")
 
 
 def _export(
