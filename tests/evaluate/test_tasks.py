@@ -10,7 +10,7 @@ from worldclip.evaluate import engine, measures, ranking, tasks
 from worldclip.evaluate.interval import (
     class_mean_interval,
     mean_interval,
-    mean_over_seeds_interval,
+    mean_over_seeds,
 )
 from worldclip.evaluate.measures import Geometry, with_measures
 from worldclip.evaluate.selection import Association, Choice
@@ -172,13 +172,13 @@ def test_interval_over_seeds_is_that_of_drawing_seeds_and_images_of_all_of_them(
         means.append(
             np.mean([np.average(hits, weights=times[images]) for hits, images in drawn if times[images].any()])
         )
-    found = mean_over_seeds_interval(answers)
+    found = mean_over_seeds(answers)[1]
     assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
     hits = np.arange(200) % 4 > 0
-    same = mean_over_seeds_interval([(hits, np.arange(200))] * 5)
+    same = mean_over_seeds([(hits, np.arange(200))] * 5)[1]
     assert same == pytest.approx(mean_interval(hits), abs=0.02), "five seeds of one answer are no more images"
     right = [(np.ones(5, bool), np.arange(start, start + 5)) for start in (0, 2)]
-    assert mean_over_seeds_interval(right) == mean_interval(np.ones(7, bool))
+    assert mean_over_seeds(right) == (1, mean_interval(np.ones(7, bool)))
 
 
 def test_choice_averages_over_questions_and_drops_undecodable_images():

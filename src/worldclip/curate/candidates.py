@@ -43,11 +43,6 @@ class Candidates:
     drawable_T: np.ndarray  # True: may be kept, being of a valid key and in a language that is not excluded
     draw_weight_T: np.ndarray  # see decide.draw_weights
 
-    @property
-    def is_valid_T(self) -> np.ndarray:
-        """Texts of a valid key."""
-        return self.per_text(self.is_valid_K)
-
     def per_text(self, values_K: np.ndarray) -> np.ndarray:
         """Repeat a value of each key for each of its texts."""
         return np.repeat(values_K, np.diff(self.starts_K1))
@@ -72,7 +67,8 @@ class Decision:
     @functools.cached_property
     def reason_T(self) -> np.ndarray:
         """(T,) int8 codes of reasons; -1 for a text that was not drawn, on which nothing was decided."""
-        conditions = [~self.candidates.is_valid_T, self.candidates.is_excluded_T, self.kept_T]
+        is_valid_T = self.candidates.per_text(self.candidates.is_valid_K)
+        conditions = [~is_valid_T, self.candidates.is_excluded_T, self.kept_T]
         reasons = [Reason.NOT_VALID, Reason.EXCLUDED, Reason.KEPT]
         undecided = -1 if self.config.text_policy == "one" else Reason.SAMPLED_OUT
         reason = np.select(conditions, reasons, undecided).astype(np.int8)

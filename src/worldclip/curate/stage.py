@@ -262,11 +262,6 @@ def _problems(run: Run) -> Iterator[str]:
                 yield f"curate.{setting}: {lang!r} is {not_of_the_run(lang, languages, table)}"
     if all(map(config.is_excluded, languages)):  # before the pairs of an earlier curation are removed
         yield f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some"
-    yield from _problems_of_files(run, config)
-
-
-def _problems_of_files(run: Run, config: CurateConfig) -> Iterator[str]:
-    """Yield why the further files that the recipe asks for cannot be written."""
     if config.write_dropped and not layout.all_match_dropped(run.dir).is_dir():
         yield f"{run.dir / 'match'} is of an older worldclip; run: worldclip run {run.dir} --from match"
     shards = pool.indexed_shards(run)

@@ -104,7 +104,8 @@ def compare(*paths: Path) -> Comparison:
         group = []
         for lang in by_lang_of_runs[0]:
             records = [by_lang[lang] for by_lang in by_lang_of_runs if lang in by_lang]
-            conditions = list(map(_condition, records))
+            # Preprocessing may differ: it is each model's own, and the table names differences.
+            conditions = [(record["dataset_digest"], {**record["protocol"], "preprocess": None}) for record in records]
             if conditions.count(conditions[0]) == len(folders):
                 group.append(records)
         if group:
@@ -125,14 +126,6 @@ def compare(*paths: Path) -> Comparison:
                 by_language += in_languages
     num_tests = _mark_significant(rows)
     return Comparison(arms=arms, rows=rows, by_language=by_language, num_tests=num_tests)
-
-
-def _condition(record: ResultRecord) -> tuple[str, dict[str, Any]]:
-    """Return what must be equal in records of one dataset, task and language.
-
-    Preprocessing is each model's own, and the table names differences.
-    """
-    return record["dataset_digest"], {**record["protocol"], "preprocess": None}
 
 
 def _compare_metric(
@@ -200,9 +193,15 @@ def _add_intervals(
         for in_language, resampled in zip(in_languages, (arm_NL - arms_by_lang[0]).T, strict=True):
             in_language["intervals"].append(interval_of_difference(resampled))
     arms = resampled_arms(list(map(mean_of_resamples, means_of_runs)), arm_of_run)
-    differences = [arm - arms[0] for arm in arms[1:]]
-    row["intervals"] = list(map(interval_of_difference, differences))
-    row["p_values"] = list(map(_p_value, differences))
+    row["intervals"] = []
+    row["p_values"] = []
+    for arm in arms[1:]:
+        difference = arm - arms[0]
+        row["intervals"].append(interval_of_difference(difference))
+        # Two-sided, of a difference of 0: normal, as 2,000 resamples resolve too few of them.
+        mean = abs(float(difference.mean()))
+        spread = float(difference.std())
+        row["p_values"].append(math.erfc(mean / spread / math.sqrt(2)) if spread else float(mean == 0))
     if "chance" in row:
         num_images = len(np.unique(np.concatenate([images for _, images in answers[0]])))
         row["is_at_chance"] = []
@@ -235,13 +234,6 @@ def _mark_significant(rows: Sequence[MetricRow]) -> int:
                 excludes_zero = interval is not None and (interval[0] > 0 or interval[1] < 0)
                 row["is_significant"].append(excludes_zero and p < 1 - LEVEL)
     return len(p_values)
-
-
-def _p_value(resampled: np.ndarray) -> float:
-    """Return the two-sided p value of a difference of 0: normal, as 2,000 resamples resolve too few of them."""
-    mean = abs(float(resampled.mean()))
-    spread = float(resampled.std())
-    return math.erfc(mean / spread / math.sqrt(2)) if spread else float(mean == 0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

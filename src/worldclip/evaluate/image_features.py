@@ -79,7 +79,16 @@ def encode_images(
                 remedy = f"remove {path.parent} and rerun to encode it again"
                 raise UserError(f"{path} is corrupt ({error}); {remedy}") from error
         else:
-            features_nD, bad_of_chunk = _encode(model, dataset, start, batch_size)
+            stop = min(start + CHUNK_IMAGES, num_images)
+            features: list[np.ndarray] = []
+            bad_of_chunk = []
+            for first in range(start, stop, batch_size):
+                images = dataset.read_images(first, min(first + batch_size, stop))
+                features_BD, reasons = model.encode_each(images)
+                features.append(features_BD)
+                for row, reason in reasons.items():
+                    bad_of_chunk.append({"key": dataset.image_keys[first + row], "reason": reason})
+            features_nD = np.concatenate(features)
             if path is not None:
                 write_json(path.with_suffix(".json"), bad_of_chunk)
                 write_array(path, features_nD)  # last: its existence says that the chunk is done
@@ -92,17 +101,3 @@ def encode_images(
             problem += f": {bad[0]['key']}: {bad[0]['reason']}"
         raise UserError(problem)
     return ImageFeatures(features_ND=np.concatenate(chunks), bad=bad)
-
-
-def _encode(model: Model, dataset: Dataset, first: int, batch_size: int) -> tuple[np.ndarray, list[dict[str, str]]]:
-    """Return the features of the chunk that starts at `first`, (n, D), and its images that cannot be decoded."""
-    stop = min(first + CHUNK_IMAGES, len(dataset.image_keys))
-    features: list[np.ndarray] = []
-    bad: list[dict[str, str]] = []
-    for start in range(first, stop, batch_size):
-        images = dataset.read_images(start, min(start + batch_size, stop))
-        features_BD, reasons = model.encode_each(images)
-        features.append(features_BD)
-        for row, reason in reasons.items():
-            bad.append({"key": dataset.image_keys[start + row], "reason": reason})
-    return np.concatenate(features), bad

@@ -70,8 +70,8 @@ def class_mean_interval(num_right: np.ndarray, num_images: np.ndarray) -> Interv
     return quantiles(recall_RC.sum(axis=1) / has_image_RC.sum(axis=1))
 
 
-def mean_over_seeds_interval(answers: Sequence[Answers]) -> Interval:
-    """Return the interval of the mean over seeds of each one's share of hits: images and seeds are drawn.
+def mean_over_seeds(answers: Sequence[Answers]) -> tuple[float, Interval]:
+    """Return the mean over seeds of each one's share of hits, and its interval: images and seeds are drawn.
 
     answers: of each seed.  An image is drawn with the answers of all seeds about it: seeds share images, so that their
     answers are not independent.
@@ -79,12 +79,12 @@ def mean_over_seeds_interval(answers: Sequence[Answers]) -> Interval:
     hits_of_seeds, images_of_seeds = zip(*answers, strict=True)
     mean = float(np.mean(list(map(np.mean, hits_of_seeds))))
     if mean in (0, 1):
-        return extreme_interval(mean, len(np.unique(np.concatenate(images_of_seeds))))
+        return mean, extreme_interval(mean, len(np.unique(np.concatenate(images_of_seeds))))
     means_NS = resampled_means(answers)
     drawn_NS = np.random.default_rng(1).integers(0, len(answers), means_NS.shape)
     with np.errstate(invalid="ignore"):  # in a resample of few images, the drawn seeds may have no query
         mean_N = mean_of_resamples(np.take_along_axis(means_NS, drawn_NS, axis=1))
-    return quantiles(mean_N[~np.isnan(mean_N)])
+    return mean, quantiles(mean_N[~np.isnan(mean_N)])
 
 
 def extreme_interval(share: float, n: float) -> Interval:

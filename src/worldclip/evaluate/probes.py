@@ -16,7 +16,7 @@ import numpy as np
 
 from worldclip.core.artifacts import Json
 from worldclip.core.errors import UserError, require
-from worldclip.evaluate.interval import Answers, Interval, mean_over_seeds_interval
+from worldclip.evaluate.interval import Answers, Interval, mean_over_seeds
 from worldclip.evaluate.tasks import Encode, Score, decoded
 
 SHOTS = (5, 10, 25)  # arXiv:2507.22062, few-shot geo-localisation
@@ -79,7 +79,7 @@ class FewShot(_Probe):
                 predicted = ridge_predict(image_ND[train], classes[train], image_ND[test])
                 answers.append((predicted == classes[test], test))
             name = f"acc1_{shots}_shot"
-            metrics[name], interval[name] = _over_seeds(answers)
+            metrics[name], interval[name] = mean_over_seeds(answers)
             chance[name] = 1 / len(large)
             num_classes[str(shots)] = len(large)
         if not metrics:
@@ -136,7 +136,7 @@ class LinearProbe(_Probe):
                 )
             predicted = logistic_predict(image_ND[train], values[train].astype(str), image_ND[test])
             answers.append((predicted == values[test].astype(str), test))
-        mean, interval = _over_seeds(answers)
+        mean, interval = mean_over_seeds(answers)
         num_classes = len(set(values[rows]))
         return Score(
             n=len(answers[0][0]),
@@ -145,12 +145,6 @@ class LinearProbe(_Probe):
             interval={"acc1": interval},
             counts={"num_classes": num_classes},
         )
-
-
-def _over_seeds(answers: Sequence[Answers]) -> tuple[float, Interval]:
-    """Return the mean over seeds of each one's accuracy, and its interval.  answers: of each seed."""
-    shares = np.mean([is_right for is_right, _ in answers], axis=1)
-    return float(shares.mean()), mean_over_seeds_interval(answers)
 
 
 def hashed_order(keys: Sequence[str], rows: np.ndarray, seed: int | str) -> np.ndarray:

@@ -76,26 +76,18 @@ def score_blocks(query_QD: np.ndarray, candidate_CD: np.ndarray) -> Iterator[tup
 
     Equal candidates score equal bits with every BLAS.
     """
-    first, row = distinct_rows(candidate_CD)
-    has_repeats = len(first) < len(candidate_CD)
-    distinct_UD = candidate_CD[first] if has_repeats else candidate_CD
+    # Rows are compared by a hash of 128 bits: sorting them would take several times their memory.
+    seen: dict[bytes, int] = {}
+    row = np.empty(len(candidate_CD), np.int64)  # which of the distinct candidates equals each one, to the bit
+    for c, feature_D in enumerate(np.ascontiguousarray(candidate_CD)):
+        row_hash = hashlib.blake2b(feature_D, digest_size=16).digest()
+        row[c] = seen.setdefault(row_hash, len(seen))
+    has_repeats = len(seen) < len(candidate_CD)
+    distinct_UD = candidate_CD[np.unique(row, return_index=True)[1]] if has_repeats else candidate_CD
     num_rows = max(1, BLOCK_BYTES // (4 * max(1, len(candidate_CD))))
     for start in range(0, len(query_QD), num_rows):
         scores = query_QD[start : start + num_rows] @ distinct_UD.T
         yield start, np.take(scores, row, axis=1) if has_repeats else scores
-
-
-def distinct_rows(features_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (U,) the position of the first of each distinct row, and (C,) which of these equals each row, to the bit.
-
-    The rows are compared by a hash of 128 bits: sorting them would take several times their memory.
-    """
-    seen: dict[bytes, int] = {}
-    row_C = np.empty(len(features_CD), np.int64)
-    for c, feature_D in enumerate(np.ascontiguousarray(features_CD)):
-        row_hash = hashlib.blake2b(feature_D, digest_size=16).digest()
-        row_C[c] = seen.setdefault(row_hash, len(seen))
-    return np.unique(row_C, return_index=True)[1], row_C
 
 
 def top(query_QD: np.ndarray, candidate_CD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

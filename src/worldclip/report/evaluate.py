@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -240,20 +240,17 @@ def _shot(image: Json, languages: Languages) -> Html:
     title = [words(first["truth"], first_lang), tag("small", code(image["key"])), verdict]
     answers = []
     for lang, names in image["names"].items():
+        texts = []
+        for i, answer in enumerate(names["best"]):
+            text = words(answer["name"], lang)
+            element = "b" if i else "span"
+            if answer["is_right"]:
+                text = tag(element, "✓\N{NO-BREAK SPACE}", text, class_="ok")
+            elif i == 0:
+                text = tag(element, text, class_="no")
+            texts.append(text)
+        others = tag("div", join(texts[1:], " · "), class_="rest")
         name = language_name(lang, languages) or lang
-        answers.append(tag("dt", name) + _answers(lang, names["best"]))
+        answers.append(tag("dt", name) + tag("dd", texts[0], others))
     picture = tag("img", src=image["image"], alt=first["truth"])
     return tag("div", picture, tag("div", *title, class_="t"), tag("dl", *answers), class_="shot")
-
-
-def _answers(lang: str, names: Sequence[Mapping[str, Any]]) -> Html:
-    texts = []
-    for i, name in enumerate(names):
-        text = words(name["name"], lang)
-        element = "b" if i else "span"
-        if name["is_right"]:
-            text = tag(element, "✓\N{NO-BREAK SPACE}", text, class_="ok")
-        elif i == 0:
-            text = tag(element, text, class_="no")
-        texts.append(text)
-    return tag("dd", texts[0], tag("div", join(texts[1:], " · "), class_="rest"))

@@ -112,7 +112,7 @@ def _texts(sample: Sample) -> Iterable[tuple[str | None, str]]:
     if "txt" in sample.members:
         return [(None, sample.members["txt"].decode())]
     record = parse_json(sample.members.get("json", b"{}"), f"{sample.where}.json")
-    texts = next((record[field] for field in DEFAULT_PLACES if field in record), [])
+    texts: Any = next((record[field] for field in DEFAULT_PLACES if field in record), [])
     if not isinstance(texts, list):
         texts = [texts]
     langs = record.get(LANG_FIELD)
