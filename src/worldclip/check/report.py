@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +91,18 @@ def _groups(
     for name, of_set in units.items():
         in_files = (places_of(unit) for unit in of_set if unit.path)  # images of a dataset have no place
         places[f"{AGAINST}{name}"] = _places(in_files, keys)
-    figures = [_group(group, of_pool, places.get(group[0]["set"], of_pool)) for group in groups]
+    figures = []
+    for group in groups:
+        other = group[0]["other_key"]
+        caption = f"{len(group):,} removed for it"
+        if len(group) > MAX_COPIES:
+            caption += f"; {MAX_COPIES} are shown"
+        pictures = [_thumbnail(places.get(group[0]["set"], of_pool), other)]
+        lines = []
+        for row in group[:MAX_COPIES]:
+            pictures.append(_thumbnail(of_pool, row["key"]))
+            lines.append(tag("p", f"{row['key']}: {row['rule'].replace('_', ' ')}, distance {row['distance']}"))
+        figures.append(figure(other, caption, join([*pictures, *lines])))
     which = f"{len(figures)} of {count(len(others))}, chosen by hash"
     lead = f"{which}. The pair that stays, or the evaluation image, comes first."
     return [Section("Groups of copies", lead, tag("div", grid(figures), class_="pictures"))]
@@ -105,20 +116,6 @@ def _places(tables: Iterable[pa.Table], keys: set[str]) -> Places:
         for row in table.filter(pc.is_in(table["key"].cast(pa.string()), wanted)).to_pylist():
             places.setdefault(row["key"], (row["file"], row["offset"], row["size"]))
     return places
-
-
-def _group(copies: Sequence[Mapping[str, Any]], of_pool: Places, of_other: Places) -> Html:
-    """Return one image and those removed for it; of_other: where the former is."""
-    other = copies[0]["other_key"]
-    caption = f"{len(copies):,} removed for it"
-    if len(copies) > MAX_COPIES:
-        caption += f"; {MAX_COPIES} are shown"
-    pictures = [_thumbnail(of_other, other)]
-    lines = []
-    for row in copies[:MAX_COPIES]:
-        pictures.append(_thumbnail(of_pool, row["key"]))
-        lines.append(tag("p", f"{row['key']}: {row['rule'].replace('_', ' ')}, distance {row['distance']}"))
-    return figure(other, caption, join([*pictures, *lines]))
 
 
 def _thumbnail(places: Places, key: str) -> Html:

@@ -71,7 +71,26 @@ def check(
         raise UserError(problems)
     check_place(folder, pools.list_pool(run).names(), run.section(PoolConfig))
     with lock_folder(folder, is_shared=part is not None):
-        work = _read_pool(run, folder, config, evaluate, part, executor or LocalExecutor())
+        executor = executor or LocalExecutor()
+        pool_run, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
+        if shards and not pools.holds_images(pool_run.dir, shards):
+            raise UserError(
+                f"{shards[0].name}: the pool holds no images, which pool check compares; download them first"
+            )
+        own_folder = folder.resolve()  # a list of an earlier call takes nothing away
+        key_lists = [item for item in pools.key_lists(run) if not Path(item.path).resolve().is_relative_to(own_folder)]
+        work = _Work(
+            run_dir=pool_run.dir,
+            pool=pool_run.section(PoolConfig),
+            key_lists=key_lists,
+            config=config,
+            evaluate=evaluate,
+            folder=folder,
+            shards=shards,
+            executor=executor,
+            units=units_of_sets(config, evaluate, pool_run.dir),
+            model=hashing.find_model(config),
+        )
         if part is not None:
             _scan_pool(work)
             say("check", f"{counted(len(work.shards), 'shard')} scanned. Rerun without --shards to finish.")
@@ -120,28 +139,6 @@ class _Work:
             "decoder": decode.identity(),
             "key_lists": keys.digests(self.key_lists),
         }
-
-
-def _read_pool(
-    run: Run, folder: Path, config: CheckConfig, evaluate: EvaluateConfig, part: slice | None, executor: Executor
-) -> _Work:
-    """Read the pool if that is not done, and find the other inputs.  Raises UserError for a pool without images."""
-    pool_run, shards = pools.read_pool(run, folder, ALL_SHARDS if part is None else part, executor=executor)
-    if shards and not pools.holds_images(pool_run.dir, shards):
-        raise UserError(f"{shards[0].name}: the pool holds no images, which pool check compares; download them first")
-    own_folder = folder.resolve()  # a list of an earlier call takes nothing away
-    return _Work(
-        run_dir=pool_run.dir,
-        pool=pool_run.section(PoolConfig),
-        key_lists=[item for item in pools.key_lists(run) if not Path(item.path).resolve().is_relative_to(own_folder)],
-        config=config,
-        evaluate=evaluate,
-        folder=folder,
-        shards=shards,
-        executor=executor,
-        units=units_of_sets(config, evaluate, pool_run.dir),
-        model=hashing.find_model(config),
-    )
 
 
 def _scan_pool(work: _Work) -> dict[str, int]:

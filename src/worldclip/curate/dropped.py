@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,29 +26,26 @@ def write_dropped(shard: str, table: pa.Table, decision: Decision, work: CurateW
     rows = rows[decision.reason_T[rows] != Reason.KEPT]
     reason = decision.reason_T[rows]
     is_sampled = reason == Reason.SAMPLED_OUT
-    numbers = _describe(table, decision, rows[is_sampled], work.run_dir)
+    # `coin 0.8312 >= 0.0342; entries 3, least frequent 12345` of each text that is sampled out.
+    sampled = rows[is_sampled]
+    code, list_names = codes_of(table["entries_lang"])
+    entry_ids, offsets = list_buffers(table["entry_ids"])
+    least = np.zeros(len(sampled), np.uint64)
+    for i, name in enumerate(list_names):
+        counts = np.load(layout.entry_counts(work.run_dir, name), mmap_mode="r", allow_pickle=False)
+        _find_least(entry_ids, offsets, sampled, np.flatnonzero(code[sampled] == i), np.asarray(counts), least)
+    numbers = (decision.coin_T[sampled].round(4), decision.keep_prob_T[sampled].round(4), np.diff(offsets)[sampled])
+    coin, prob, num_entries, matches = (pa.array(values).cast(pa.string()) for values in (*numbers, least))
+    parts = ("coin ", coin, " >= ", prob, "; entries ", num_entries, ", least frequent ", matches)
+    details = pc.binary_join_element_wise(*parts, "")
     of_curate = {
         "key": pc.if_else(pa.array(reason != Reason.NOT_VALID), one_array(table["key"]).take(pa.array(rows)), None),
         "text_idx": candidates.text_idx_T[rows],
         "lang": names_of(candidates.lang_T[rows], candidates.lang_names),
         "reason": names_of(reason, [reason.label for reason in REASONS]),
-        "detail": pc.replace_with_mask(pa.nulls(len(rows), pa.string()), pa.array(is_sampled), numbers),
+        "detail": pc.replace_with_mask(pa.nulls(len(rows), pa.string()), pa.array(is_sampled), details),
     }
     artifacts.write_tables(layout.dropped(work.run_dir, shard), (of_match, pa.table(of_curate)), schemas.DROPPED)
-
-
-def _describe(table: pa.Table, decision: Decision, rows: np.ndarray, run_dir: Path) -> pa.Array:
-    """Return `coin 0.8312 >= 0.0342; entries 3, least frequent 12345` of each of `rows`, which are sampled out."""
-    code, list_names = codes_of(table["entries_lang"])
-    entry_ids, offsets = list_buffers(table["entry_ids"])
-    least = np.zeros(len(rows), np.uint64)
-    for i, name in enumerate(list_names):
-        counts = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
-        _find_least(entry_ids, offsets, rows, np.flatnonzero(code[rows] == i), np.asarray(counts), least)
-    numbers = (decision.coin_T[rows].round(4), decision.keep_prob_T[rows].round(4), np.diff(offsets)[rows], least)
-    coin, prob, num_entries, matches = (pa.array(values).cast(pa.string()) for values in numbers)
-    parts = ("coin ", coin, " >= ", prob, "; entries ", num_entries, ", least frequent ", matches)
-    return pc.binary_join_element_wise(*parts, "")
 
 
 @compiled

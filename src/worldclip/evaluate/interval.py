@@ -38,7 +38,16 @@ def mean_interval(hits: np.ndarray, cluster: np.ndarray | None = None) -> Interv
     if hits.all() or not hits.any():
         return extreme_interval(hits.mean(), len(clusters))
     if len(clusters) == len(hits):
-        return _binomial_quantiles(len(hits), int(hits.sum()))
+        n = len(hits)
+        mean = int(hits.sum()) / n
+        # The probabilities of 0 to n hits, as logarithms: the binomial coefficients overflow a float for n over 1,000.
+        k = np.arange(n + 1)
+        log_factorial = np.concatenate(([0.0], np.cumsum(np.log(k[1:]))))
+        log_weight = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+        log_weight += k * math.log(mean) + (n - k) * math.log1p(-mean)
+        cumulative = np.cumsum(np.exp(log_weight))
+        low, high = np.searchsorted(cumulative, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        return float(low) / n, float(min(high, n)) / n
     sizes = np.bincount(cluster)
     num_right = np.bincount(cluster, weights=hits)
     random = np.random.default_rng(0)
@@ -168,15 +177,3 @@ def quantiles(values: np.ndarray) -> Interval:
     """Return the bounds between which LEVEL of the values are."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _binomial_quantiles(n: int, num_right: int) -> Interval:
-    mean = num_right / n
-    # The probabilities of 0 to n hits, as logarithms: the binomial coefficients overflow a float for n over 1,000.
-    k = np.arange(n + 1)
-    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(k[1:]))))
-    log_weight = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
-    log_weight += k * math.log(mean) + (n - k) * math.log1p(-mean)
-    cumulative = np.cumsum(np.exp(log_weight))
-    low, high = np.searchsorted(cumulative, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return float(low) / n, float(min(high, n)) / n

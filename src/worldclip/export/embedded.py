@@ -304,7 +304,23 @@ def _read_folder(folder: Path) -> Report:
         raise UserError(
             f"{folder}: {state}; {suggestion}give a folder that `worldclip embed MODEL POOL --out DIR` wrote"
         )
-    _refuse_changed_lists(folder, manifest)
+    # A list of keys, or pool.where, must be that of the embedding: a key may be taken down.  A list or a recipe that is
+    # not on this machine tells nothing.
+    paths = manifest.get("key_lists", [])
+    changed = []
+    for path, record in zip(paths, manifest["inputs"].get("key_lists", []), strict=False):
+        if os.path.isfile(path) and digest_of(path) != record["digest"]:
+            changed.append(path)
+    recipe = Path(manifest.get("recipe", os.devnull))
+    if recipe.suffix == ".toml" or layout.is_run(recipe):
+        config = open_pool(recipe).section(PoolConfig)
+        lists = filter(None, (config.valid_keys, *config.deny_keys))
+        changed += [path for path in lists if os.path.abspath(path) not in paths and os.path.isfile(path)]
+        if config.identity.get("where") != manifest["config"]["pool"].get("where"):
+            raise UserError(f"{folder} is out of date: pool.where of {recipe} changed; embed the pool again")
+    if changed:
+        named = ", ".join(map(repr, changed))
+        raise UserError(f"{folder} is out of date: new or changed lists of keys: {named}; embed the pool again")
     return manifest
 
 
@@ -322,28 +338,6 @@ def _open(folder: Path, manifest: Report, of: Of, pictures_from: Sequence[str], 
         pictures_from = [*pool, *pictures_from]
     places = picture_places(manifest, pictures_from)
     return Embedded(folder, of, manifest, list(segments), list(segments.values()), parts, first, roots, places)
-
-
-def _refuse_changed_lists(folder: Path, manifest: Report) -> None:
-    """Raise UserError where a list of keys, or pool.where, is not that of the embedding: a key may be taken down.
-
-    A list or a recipe that is not on this machine tells nothing.
-    """
-    paths = manifest.get("key_lists", [])
-    changed = []
-    for path, record in zip(paths, manifest["inputs"].get("key_lists", []), strict=False):
-        if os.path.isfile(path) and digest_of(path) != record["digest"]:
-            changed.append(path)
-    recipe = Path(manifest.get("recipe", os.devnull))
-    if recipe.suffix == ".toml" or layout.is_run(recipe):
-        config = open_pool(recipe).section(PoolConfig)
-        lists = filter(None, (config.valid_keys, *config.deny_keys))
-        changed += [path for path in lists if os.path.abspath(path) not in paths and os.path.isfile(path)]
-        if config.identity.get("where") != manifest["config"]["pool"].get("where"):
-            raise UserError(f"{folder} is out of date: pool.where of {recipe} changed; embed the pool again")
-    if changed:
-        named = ", ".join(map(repr, changed))
-        raise UserError(f"{folder} is out of date: new or changed lists of keys: {named}; embed the pool again")
 
 
 def check_model(embedded: Embedded, clip: Clip, name: str, remedy: str) -> None:

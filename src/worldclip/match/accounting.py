@@ -35,11 +35,28 @@ MAX_CHARS = 300  # characters per sample
 
 def report_texts(shard: Shard, pool_texts: PoolTexts, matched: Matched, languages: Sequence[str]) -> Report:
     """Return the report of a shard; languages: those of the run, which matched.lang refers to."""
-    report = count_reasons(matched.reason, matched.lang, pool_texts.text_idx.to_numpy(), languages)
+    text_idx = pool_texts.text_idx.to_numpy()
+    report = count_reasons(matched.reason, matched.lang, text_idx, languages)
     report["bad"] = [{**bad, "shard": shard.name} for bad in pool_texts.bad]
     report["samples"] = {}
-    for reason in SAMPLED:
-        report["samples"][reason.label] = _sample_texts(shard, pool_texts, matched, reason, languages)
+    for reason in SAMPLED:  # texts that are dropped for it, chosen by hash
+        rows = np.flatnonzero(matched.reason == reason)
+        chosen, numbers = coin.sample_rows(pool_texts.key.take(pa.array(rows)), text_idx[rows], NUM_SAMPLES)
+        samples: list[UnmatchedSample] = []
+        for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True):
+            samples.append(
+                {
+                    "number": number,
+                    "shard": shard.name,
+                    "key": pool_texts.key[row].as_py(),
+                    "text_idx": int(text_idx[row]),
+                    "text": pool_texts.text[row].as_py()[:MAX_CHARS],
+                    "lang": (UNDETERMINED, *languages)[matched.lang[row] + 1],
+                    "label": str(matched.labels[row]),
+                    "lang_prob": float(matched.lang_prob[row]),
+                }
+            )
+        report["samples"][reason.label] = samples
     rows = np.flatnonzero(matched.reason == Reason.NO_LANGUAGE)
     labels = matched.labels[rows]
     report["labels_without_language"] = dict(Counter(labels.tolist()))
@@ -119,30 +136,6 @@ def _count_by_language(lang: np.ndarray, reason: np.ndarray, languages: Sequence
         if reasons:
             by_language[name] = reasons
     return by_language
-
-
-def _sample_texts(
-    shard: Shard, pool_texts: PoolTexts, matched: Matched, reason: Reason, languages: Sequence[str]
-) -> list[UnmatchedSample]:
-    """Return up to NUM_SAMPLES texts that are dropped for `reason`, chosen by hash."""
-    rows = np.flatnonzero(matched.reason == reason)
-    text_idx = pool_texts.text_idx.to_numpy()
-    chosen, numbers = coin.sample_rows(pool_texts.key.take(pa.array(rows)), text_idx[rows], NUM_SAMPLES)
-    samples: list[UnmatchedSample] = []
-    for row, number in zip(rows[chosen].tolist(), numbers.tolist(), strict=True):
-        samples.append(
-            {
-                "number": number,
-                "shard": shard.name,
-                "key": pool_texts.key[row].as_py(),
-                "text_idx": int(text_idx[row]),
-                "text": pool_texts.text[row].as_py()[:MAX_CHARS],
-                "lang": (UNDETERMINED, *languages)[matched.lang[row] + 1],
-                "label": str(matched.labels[row]),
-                "lang_prob": float(matched.lang_prob[row]),
-            }
-        )
-    return samples
 
 
 # the sum over shards

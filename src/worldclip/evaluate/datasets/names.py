@@ -34,13 +34,18 @@ from worldclip.evaluate.datasets.common.text_files import read_json
 from worldclip.evaluate.tasks import Classification, Dataset, Retrieval, Task
 from worldclip.language.table import INSTALLED, Languages
 
+NAMES = "names.json"
 MIN_NAMED = 0.5  # share of the images that a language must name
 THIRDS = ("head", "middle", "tail")
 
 
 def load(name: str, folder: Path, run_dir: Path | None = None, languages: Languages = INSTALLED) -> Dataset:
     """Return the set in `folder`; run_dir: the run whose matches split it into thirds."""
-    tars, names_path = _files(folder)
+    tars = sorted(folder.glob("*.tar"))
+    # Several sets may share names.json.
+    names_path = next((path for path in (folder / NAMES, folder.parent / NAMES) if path.exists()), None)
+    if not tars or names_path is None:
+        raise UserError(f"{folder} must hold tars, set.json and names.json (or its parent the last)")
     samples = read_samples(tars)
     keys = [sample.key for sample in samples]
     record, named = _read(folder / "set.json", names_path)
@@ -86,15 +91,6 @@ def load(name: str, folder: Path, run_dir: Path | None = None, languages: Langua
         tasks=functools.partial(_tasks, record, named, subject_idx, images_of_langs, slices),
         images_digest=digest(images.fingerprints),
     )
-
-
-def _files(folder: Path) -> tuple[list[Path], Path]:
-    """Return the tars and names.json, which several sets may share.  Raises UserError for a folder without them."""
-    tars = sorted(folder.glob("*.tar"))
-    for path in (folder / "names.json", folder.parent / "names.json"):
-        if tars and path.exists():
-            return tars, path
-    raise UserError(f"{folder} must hold tars, set.json and names.json (or its parent the last)")
 
 
 def _read(set_path: Path, names_path: Path) -> tuple[Json, Json]:
@@ -175,22 +171,12 @@ def thirds(keys: Sequence[str], english_names: Sequence[str], run_dir: Path) -> 
     """
     if read_manifest(layout.stage_dir(run_dir, "match")) is None:
         return {}
-    name_counts = _name_counts(set(english_names), run_dir)
-    order = sorted(range(len(keys)), key=lambda i: (-name_counts.get(english_names[i], 0.0), keys[i]))
-    masks = {}
-    for name, rows in zip(THIRDS, np.array_split(np.array(order), len(THIRDS)), strict=True):
-        masks[name] = np.zeros(len(keys), bool)
-        masks[name][rows] = True
-    return masks
-
-
-def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
-    """Return the geometric mean of the counts of the entries that each English name matches, over the whole pool."""
     rows: list[Json] = []  # English texts that are names
+    names = pa.array(set(english_names), pa.string())
     for shard in layout.matched_shards(run_dir):
         texts = read_matched_texts(run_dir, shard, ["text", "lang", "entries_lang", "entry_ids"])
         is_english = pc.equal(texts["lang"].cast(pa.string()), "en")
-        is_name = pc.is_in(texts["text"].cast(pa.string()), pa.array(names, pa.string()))
+        is_name = pc.is_in(texts["text"].cast(pa.string()), names)
         rows += texts.filter(pc.and_(is_english, is_name)).to_pylist()
     lists = pa.array({row["entries_lang"] for row in rows}, pa.string())
     tables = []
@@ -205,4 +191,9 @@ def _name_counts(names: set[str], run_dir: Path) -> dict[str, float]:
         counts_of_row = [max(1, entry_counts.get((row["entries_lang"], entry), 0)) for entry in row["entry_ids"]]
         mean = np.exp(np.mean(np.log(counts_of_row)))
         name_counts[row["text"]] = float(f"{mean:.9g}")  # the last digits depend on the processor
-    return name_counts
+    order = sorted(range(len(keys)), key=lambda i: (-name_counts.get(english_names[i], 0.0), keys[i]))
+    masks = {}
+    for third, images in zip(THIRDS, np.array_split(np.array(order), len(THIRDS)), strict=True):
+        masks[third] = np.zeros(len(keys), bool)
+        masks[third][images] = True
+    return masks

@@ -48,24 +48,10 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
                     unstated.append(text.strip())
         keys.append(f"{sample.tar.relative_to(folder).with_suffix('')}/{sample.key}")
     images = images_in_tars(samples, keys, tars, folder)
-    by_language = _by_language(texts, _identify(name, unstated, languages), languages)
-    contents: list[Any] = [images.fingerprints]
-    if unstated:
-        contents += [sorted(by_language), "identified"]
-    return retrieval_dataset(name, images, by_language, contents)
-
-
-def _by_language(
-    texts: Sequence[Text], langs_of_unstated: Sequence[str], languages: Languages
-) -> dict[str, list[Caption]]:
-    """Return the captions of each language, stated or identified, in the order of the languages' names.
-
-    A stated label that is no language (de-DE is one) is a row by itself.
-    """
-    identified = iter(langs_of_unstated)
+    identified = iter(_identify(name, unstated, languages))
     table = languages.by_code()
     codes: dict[str, str] = {}  # of the stated languages
-    by_language: dict[str, list[Caption]] = {}
+    captions: dict[str, list[Caption]] = {}
     for i, lang, text in texts:
         if lang is None:
             code = next(identified)
@@ -73,10 +59,14 @@ def _by_language(
             if lang not in codes:
                 codes[lang] = code_of_stated(lang, table, languages)
             code = codes[lang]
-            if code == OTHER:
+            if code == OTHER:  # no language (de-DE is one): a row by itself
                 code = str(lang)
-        by_language.setdefault(code, []).append((i, text))
-    return dict(sorted(by_language.items()))
+        captions.setdefault(code, []).append((i, text))
+    by_language = dict(sorted(captions.items()))
+    contents: list[Any] = [images.fingerprints]
+    if unstated:
+        contents += [sorted(by_language), "identified"]
+    return retrieval_dataset(name, images, by_language, contents)
 
 
 def _identify(name: str, texts: Sequence[str], languages: Languages) -> list[str]:
