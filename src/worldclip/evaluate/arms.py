@@ -105,12 +105,16 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
 
 def _result_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the folder of results of each path: of a run its folder evaluate.  Raises UserError; see find_arms."""
-    missing = [path for path in paths if not path.exists()]
-    if missing:  # what is compared of the others, curated lists or evaluations, is not known
-        raise UserError([f"{path} does not exist; give runs, or folders that evaluate wrote" for path in missing])
-    folders = [path / "evaluate" if (path / "evaluate").is_dir() else path for path in paths]
-    problems = []
-    for path, folder in zip(paths, folders, strict=True):
+    missing = "does not exist; give runs, or folders that evaluate wrote"
+    problems = [f"{path} {missing}" for path in paths if not path.exists()]
+    if problems:  # what is compared of the others, curated lists or evaluations, is not known
+        raise UserError(problems)
+    folders = []
+    for path in paths:
+        folder = path / "evaluate"
+        if not folder.is_dir():
+            folder = path
+        folders.append(folder)
         if not (folder / "results.jsonl").exists():
             step = "evaluate"
             if layout.recipe(path).is_file() and layout.latest_checkpoint(path) is None:

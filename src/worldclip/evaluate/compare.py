@@ -97,8 +97,12 @@ def compare(*paths: Path) -> Comparison:
     paths: runs, or folders that evaluate wrote.  Raises UserError if the evaluations have nothing in common.
     """
     arms = find_arms(paths)
-    folders = list(itertools.chain.from_iterable(arm.folders for arm in arms))
-    arm_of_run = np.repeat(np.arange(len(arms)), [len(arm.folders) for arm in arms])
+    folders: list[Path] = []
+    arms_of_folders: list[int] = []
+    for number, arm in enumerate(arms):
+        folders += arm.folders
+        arms_of_folders += [number] * len(arm.folders)
+    arm_of_run = np.array(arms_of_folders)
     groups: list[list[list[ResultRecord]]] = []  # of each task the languages in which all runs are comparable
     for by_lang_of_runs in by_task_of_runs(list(map(results_of, folders))).values():
         group = []
@@ -135,10 +139,13 @@ def _compare_metric(
 
     arm_of_run: (R,) int; [0, 0, 1] says that the first two runs are seeds of one arm, which the third is compared with.
     """
-    langs = [records[0]["lang"] for records in group]
+    langs: list[str] = []
+    chances = []
     values_LR = np.empty((len(group), len(folders)))
     for values_R, records in zip(values_LR, group, strict=True):
         values_R[:] = [record["metrics"][metric] for record in records]
+        langs.append(records[0]["lang"])
+        chances.append(records[0].get("chance", {}).get(metric))
     runs_of_arms = [np.flatnonzero(arm_of_run == arm) for arm in range(arm_of_run.max() + 1)]
     values_AL = np.stack([values_LR[:, runs].mean(axis=1) for runs in runs_of_arms])
     values_A = values_AL.mean(axis=1)
@@ -153,7 +160,6 @@ def _compare_metric(
         "differences": (values_A[1:] - values_A[0]).tolist(),
         "preprocess": [group[0][runs[0]]["protocol"].get("preprocess", {}) for runs in runs_of_arms],
     }
-    chances = [records[0].get("chance", {}).get(metric) for records in group]
     if None not in chances:
         row["chance"] = float(np.mean(chances))
     in_languages: list[LanguageRow] = []
@@ -226,7 +232,7 @@ def _mark_significant(rows: Sequence[MetricRow]) -> int:
         p_values += same_rows[0]["p_values"]
     corrected = iter(holm(p_values))
     for same_rows in tests.values():
-        p_values_of_test = [next(corrected) for _ in same_rows[0]["p_values"]]
+        p_values_of_test = list(itertools.islice(corrected, len(same_rows[0]["p_values"])))
         for row in same_rows:
             row["p_values"] = p_values_of_test
             row["is_significant"] = []

@@ -88,11 +88,14 @@ def languages_of(row: DatasetRow) -> str:
 
 def suite_mean(suite: str, records: Sequence[ResultRecord]) -> tuple[float | None, list[str]]:
     """Return the plain mean over the suite's datasets (None if one is missing), and the missing ones."""
-    rows = suite_rows(suite, records)
-    missing = [row.dataset for row in rows if row.value is None]
-    if missing:
-        return None, missing
-    return float(np.mean([row.value for row in rows])), []
+    values = []
+    missing = []
+    for row in suite_rows(suite, records):
+        if row.value is None:
+            missing.append(row.dataset)
+        else:
+            values.append(row.value)
+    return None if missing else float(np.mean(values)), missing
 
 
 def value(metric: str, record: ResultRecord) -> float | None:

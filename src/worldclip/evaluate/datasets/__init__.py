@@ -79,7 +79,7 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
             f"it must be\n{inspect.getdoc(layout)}"
         ) from error
     if languages.added and "languages" in parameters:  # they may take labels and codes of others
-        added = [dataclasses.asdict(language) for language in languages.added]
+        added = list(map(dataclasses.asdict, languages.added))
         dataset = dataclasses.replace(dataset, digest=digest([dataset.digest, added]))
     if config.also:
         dataset = with_measures(dataset, config.also)

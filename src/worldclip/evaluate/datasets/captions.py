@@ -19,18 +19,15 @@ from worldclip.evaluate.datasets.common.text_files import check_distinct, our_co
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, Languages
 
-KEY = "image/key"
-
 
 def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
-    """Return the dataset in `folder`."""
     path = folder / "captions.jsonl"
     keys: list[str] = []
     countries: list[str] = []
     captions: dict[str, list[Caption]] = {}  # by our language code; blank ones are left out
     for i, line in enumerate(read_lines(path)):
         record = parse_json(line, f"{path}:{i + 1}")
-        keys.append(record[KEY])
+        keys.append(record["image/key"])
         countries.append(record.get("image/locale") or "")
         for code, value in record.items():
             if not isinstance(value, dict):

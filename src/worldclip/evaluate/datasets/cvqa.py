@@ -32,18 +32,16 @@ from worldclip.report.results import LOCAL
 
 NUM_OPTIONS = 4
 COLUMNS = ["ID", "Subset", "Question", "Options", "Translated Question", "Translated Options", "Label"]
-LABELS = "labels.json"
 
 
 def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
-    """Return the dataset in `folder`."""
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise ValueError(f"{folder} holds no data/test-*.parquet")
     questions: list[Json] = []
     for path in files:
         questions += _open(path).read(COLUMNS).to_pylist()
-    labels_path = folder / LABELS
+    labels_path = folder / "labels.json"
     labels = read_json(labels_path) if labels_path.exists() else {}
     stated = [labels.get(question["ID"], question["Label"]) for question in questions]
     if -1 in stated:

@@ -25,7 +25,6 @@ NUM_INCOME_GROUPS = 4
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """Return the dataset in `folder`."""
     path = folder / "images_v2_imagenet_test.csv"
     columns = read_columns(path)
     classes = []

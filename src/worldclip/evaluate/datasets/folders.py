@@ -26,7 +26,6 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """Return the dataset in `folder`."""
     root = next((folder / split for split in SPLITS if (folder / split).is_dir()), folder)
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     if len(classes) < 2:

@@ -21,7 +21,6 @@ from worldclip.evaluate.tasks import Dataset
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """Return the dataset in `folder`."""
     path = folder / "index.csv"
     columns = read_columns(path)
     objects, target = np.unique(columns["object"], return_inverse=True)

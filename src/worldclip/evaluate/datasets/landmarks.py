@@ -23,7 +23,6 @@ from worldclip.evaluate.tasks import Dataset
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """Return the dataset in `folder`."""
     solution = folder / "recognition_solution_v2.1.csv"
     categories = folder / "train_label_to_category.csv"
     answers = read_columns(solution)
@@ -52,7 +51,7 @@ def load(name: str, folder: Path) -> Dataset:
         folder,
         images,
         in_languages(Names(names, ["a photo of {}."]), folder),
-        [[position[name] for name in right] for right in landmarks],
+        [list(map(position.__getitem__, right)) for right in landmarks],
         fingerprints([solution, categories]),
         protocol={"names": "categories of the landmarks that occur"},
     )

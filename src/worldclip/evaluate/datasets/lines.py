@@ -26,7 +26,6 @@ _CAPTION_FILE = re.compile(
 
 
 def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
-    """Return the dataset in `folder`."""
     (image_list,) = [folder / file for file in IMAGE_LISTS if (folder / file).exists()]
     stems = [Path(line.strip()).stem for line in read_lines(image_list)]
     check_distinct(stems, image_list)

@@ -22,7 +22,6 @@ from worldclip.evaluate.tasks import Dataset
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """Return the dataset in `folder`."""
     path = folder / "winogavil_dataset.csv"
     columns = read_columns(path)
     candidates = list(map(parse_list, columns["candidates"]))
@@ -36,12 +35,11 @@ def load(name: str, folder: Path) -> Dataset:
     for cue in map(str.lower, columns["cue"]):
         article = "An" if cue[:1] in set("aeiou") else "A"
         cues.append(f"{article} {cue}")
-    keys = sorted(set(itertools.chain.from_iterable(candidates)))
-    images = images_by_stem(folder, keys, path)
-    position = {key: i for i, key in enumerate(keys)}
+    keys = np.unique(list(itertools.chain.from_iterable(candidates)))
+    images = images_by_stem(folder, keys.tolist(), path)
     task = Association(
         cues=cues,
-        candidates=[np.array([position[name] for name in names]) for names in candidates],
+        candidates=[np.searchsorted(keys, names) for names in candidates],
         is_right=is_right,
         protocol={"text": "article + cue"},
     )

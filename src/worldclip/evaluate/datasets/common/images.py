@@ -15,16 +15,14 @@ from worldclip.core.safe_path import is_safe_name, safe_join
 
 ANNOTATIONS = ("cls", "txt", "npy", "json")  # extensions of labels and captions
 
-ReadImages = Callable[[int, int], list[bytes]]
-"""(start, stop) -> the encoded images of these positions, see Dataset.read_images."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
     """The images of a dataset, in the order of its tasks."""
 
     keys: list[str]
-    read: ReadImages
+    read: Callable[[int, int], list[bytes]]
+    """(start, stop) -> the encoded images of these positions, see Dataset.read_images."""
     fingerprints: list[Json]
     """Of the files that hold them: what their features are cached under."""
 

@@ -113,8 +113,7 @@ def our_codes(codes: Sequence[str], languages: Languages) -> dict[str, str]:
         else:
             ours[code] = our_code(code, languages)
     times_used = Counter(ours.values())
-    unclear = {our for our, times in times_used.items() if times > 1 or our == OTHER}
     for code in codes:
-        if ours[code] in unclear:
+        if ours[code] == OTHER or times_used[ours[code]] > 1:
             ours[code] = code
     return ours
