@@ -16,7 +16,7 @@ from pathlib import Path
 
 from worldclip.core.artifacts import digest
 from worldclip.core.errors import UserError
-from worldclip.evaluate.tasks import Classification, Dataset, Task
+from worldclip.evaluate.tasks import Classification, Dataset
 from worldclip.report.metrics import CLASSIFICATION, SLIP_CLASSIFICATION
 
 SOURCE = "facebookresearch/SLIP"
@@ -71,12 +71,8 @@ def with_slip_names(dataset: Dataset) -> Dataset:
     slip_task = dataclasses.replace(
         task_of_folder, name=SLIP_CLASSIFICATION, class_names=classes, templates=names.templates, protocol=protocol
     )
-
-    def with_added(lang: str) -> Sequence[Task]:
-        tasks = dataset.tasks(lang)
-        return [*tasks, slip_task] if lang == "en" else tasks
-
-    return dataclasses.replace(dataset, tasks=with_added)
+    tasks = dataset.tasks
+    return dataclasses.replace(dataset, tasks=lambda lang: [*tasks(lang), slip_task] if lang == "en" else tasks(lang))
 
 
 def slip_order(class_names: Sequence[str], names: SlipNames) -> list[int]:

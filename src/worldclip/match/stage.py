@@ -271,15 +271,6 @@ def _write_counts(shard: Shard, texts: pa.Table, run_dir: Path) -> Report:
 # --- keys of valid and deny lists -------------------------------------------------------------------------------------
 
 
-def _first_key(run: Run, shards: Sequence[Shard]) -> str:
-    """Return a key of the pool; "" where it has none."""
-    for shard in shards:
-        first_keys, _, _ = pool.read_keys(run.dir, shard.name)
-        if len(first_keys):
-            return str(first_keys[0])
-    return ""
-
-
 def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report]) -> None:
     """Say how many samples with a match each list names.  Raises UserError for lists that name no key of the pool.
 
@@ -297,11 +288,17 @@ def _say_listed(run: Run, shards: Sequence[Shard], reports: Iterable[Report]) ->
     count = functools.partial(count_in_pool, run_dir=run.dir, key_lists=key_lists)
     key = {"pool": config.identity, "key_lists": keys.digests(key_lists)}
     reports = run.executor.map(count, shards, label="keys", done_dir=_done_dir(run.dir, "keys"), key=key)
+    example = ""
+    for shard in shards:
+        pool_keys, _, _ = pool.read_keys(run.dir, shard.name)
+        if len(pool_keys):
+            example = str(pool_keys[0])
+            break
     problems = []
     for name, is_asked, total in zip(names, is_unused, _sum_listed(reports, key_lists), strict=True):
         if is_asked and total == 0:
             problems.append(
-                f"{name}: none of its keys is in the pool, whose keys look like {_first_key(run, shards)!r} "
+                f"{name}: none of its keys is in the pool, whose keys look like {example!r} "
                 f"(pool.key = {config.key!r}); write them so, or leave out the list"
             )
     if problems:

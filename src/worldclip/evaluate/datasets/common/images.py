@@ -66,10 +66,8 @@ def images_at(folder: Path, root: Path, paths: Sequence[str], source: Path, keys
 
 
 def _images_in_files(paths: list[Path], keys: list[str], folder: Path) -> Images:
-    def read(start: int, stop: int) -> list[bytes]:
-        return [_read(path) for path in paths[start:stop]]
-
-    return Images(keys=keys, read=read, fingerprints=fingerprints(paths, folder))
+    files = fingerprints(paths, folder)
+    return Images(keys=keys, read=lambda start, stop: list(map(_read, paths[start:stop])), fingerprints=files)
 
 
 def _read(path: Path, offset: int = 0, size: int = -1) -> bytes:
