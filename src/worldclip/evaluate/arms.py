@@ -52,16 +52,16 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     folders = _result_folders(paths)
     recipes: dict[int, dict[str, Any]] = {}
     tables: list[dict[str, Any]] = []
-    for i, path in enumerate(paths):
-        if not layout.recipe(path).is_file() or "evaluate" in outdated_stages(path):
-            continue  # or a recipe that another training was begun by
-        table = read_toml(path)
-        if table not in tables:  # a run given twice, or its copy, is not a second seed
-            recipes[i] = _without_seeds(table)
-            tables.append(table)
     groups: dict[str, list[int]] = {}
-    for i in range(len(paths)):
-        key = digest(recipes[i]) if i in recipes else f"folder {i}"
+    for i, path in enumerate(paths):
+        key = f"folder {i}"
+        # Not a recipe that another training was begun by.
+        if layout.recipe(path).is_file() and "evaluate" not in outdated_stages(path):
+            table = read_toml(path)
+            if table not in tables:  # a run given twice, or its copy, is not a second seed
+                tables.append(table)
+                recipes[i] = _without_seeds(table)
+                key = digest(recipes[i])
         groups.setdefault(key, []).append(i)
     settings = [recipes.get(runs[0]) for runs in groups.values()]
     changes: list[list[Change]] = [[] for _ in settings]

@@ -82,32 +82,24 @@ def _what_differs(arms: Sequence[Arm]) -> list[str]:
         lines.append(f"- {arm.name}: {'; '.join(facts)}")
     if not has_changes:
         lines = []
-    if is_seen_known and differs_in_seen:
-        lines += ["", "Pairs seen in training by language:", "", to_markdown(_seen_table(arms))]
-    return lines
-
-
-def _seen_table(arms: Sequence[Arm]) -> Table:
-    """Return the pairs that each arm saw by language, most of the first arm first; after 30 languages one row."""
+    if not is_seen_known or not differs_in_seen:
+        return lines
+    # The pairs seen, most of the first arm first; after 30 languages one row for the others.
     pairs: dict[str, list[float]] = {}
     for number, arm in enumerate(arms):
         for lang, num_pairs in arm.seen.items():
             pairs.setdefault(lang, [0] * len(arms))[number] = num_pairs
     rows: list[list[Any]] = []
-    rest = [0.0] * len(arms)
-    for lang, numbers in pairs.items():
-        if len(rows) < MAX_LANGUAGES_IN_TEXT:
-            rows.append([lang, *numbers])
-        else:
-            for number, num_pairs in enumerate(numbers):
-                rest[number] += num_pairs
+    for lang, numbers in list(pairs.items())[:MAX_LANGUAGES_IN_TEXT]:
+        rows.append([lang, *numbers])
     totals = [len(rows)]
-    if len(pairs) > len(rows):
-        rows.append([f"{len(pairs) - len(rows)} more", *rest])
+    others = list(pairs.values())[MAX_LANGUAGES_IN_TEXT:]
+    if others:
+        rows.append([f"{len(others)} more", *map(sum, zip(*others, strict=True))])
         totals.append(len(rows))
     rows.append(["all", *(sum(arm.seen.values()) for arm in arms)])
     columns = [text_column("language"), *columns_of([arm.name for arm in arms], "{:,.0f}".format)]
-    return Table(columns, rows, totals)
+    return [*lines, "", "Pairs seen in training by language:", "", to_markdown(Table(columns, rows, totals))]
 
 
 def _by_language_text(rows: Sequence[LanguageRow], names: Sequence[str]) -> str:

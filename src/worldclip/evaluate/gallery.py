@@ -38,7 +38,19 @@ def gallery(
         return []
     first_lang = next(iter(tasks))
     first = tasks[first_lang]
-    rows = _choose(dataset, first, image_ND, class_CD[first_lang], size)
+    # Rows of the task in order of hashes.  One is right if its best name is one of its right classes.
+    features_ND = image_ND[first.image_idx]
+    rows = np.flatnonzero(~np.isnan(features_ND).any(axis=1))
+    keys = [dataset.image_keys[int(idx)] for idx in first.image_idx[rows]]
+    rows = rows[sample_rows(keys, 0, len(keys))[0]]
+    best_class = top(features_ND[rows], class_CD[first_lang], 1)[0][:, 0]
+    further_rows, further_classes = first.also_right
+    num_classes = len(class_CD[first_lang])
+    is_further = np.isin(rows * num_classes + best_class, further_rows * num_classes + further_classes)
+    is_right = (best_class == first.target[rows]) | is_further
+    num_wrong = min(size // 2, int((~is_right).sum()))
+    num_right = min(int(is_right.sum()), size - num_wrong)
+    rows = np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)
     image_idx = first.image_idx[rows]
     best = {lang: top(image_ND[image_idx], classes, NUM_NAMES) for lang, classes in class_CD.items()}
     images: list[Json] = []
@@ -64,24 +76,3 @@ def gallery(
         image = data_uri(dataset.read_images(idx, idx + 1)[0])
         images.append({"dataset": dataset.name, "key": dataset.image_keys[idx], "image": image, "names": names})
     return images
-
-
-def _choose(
-    dataset: Dataset, task: Classification, image_ND: np.ndarray, class_CD: np.ndarray, size: int
-) -> np.ndarray:
-    """Return (at most size,) int64 rows of the task: right ones first, then wrong ones, each in order of hashes.
-
-    A row is right if its best name is one of its right classes.
-    """
-    features_ND = image_ND[task.image_idx]
-    decoded = np.flatnonzero(~np.isnan(features_ND).any(axis=1))
-    keys = [dataset.image_keys[int(idx)] for idx in task.image_idx[decoded]]
-    rows = decoded[sample_rows(keys, 0, len(keys))[0]]
-    best = top(features_ND[rows], class_CD, 1)[0][:, 0]
-    further_rows, further_classes = task.also_right
-    num_classes = len(class_CD)
-    is_further = np.isin(rows * num_classes + best, further_rows * num_classes + further_classes)
-    is_right = (best == task.target[rows]) | is_further
-    num_wrong = min(size // 2, int((~is_right).sum()))
-    num_right = min(int(is_right.sum()), size - num_wrong)
-    return np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)

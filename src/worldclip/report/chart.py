@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from worldclip.report.html import Html, tag
 from worldclip.report.numbers import tick
@@ -16,6 +17,11 @@ MARGIN_BOTTOM = 34
 NUM_INTERVALS = 5  # between ticks of a linear axis, about
 MAX_DECADES = 5  # between ticks of a logarithmic axis
 MAX_SCALE = 1.4  # a page enlarges a chart, text included, at most by this factor
+
+
+def chart_style() -> str:
+    """Return the style sheet of charts: the colours, light and dark, that all of a page uses too."""
+    return (Path(__file__).parent / "chart.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from worldclip.core.artifacts import write_text
 from worldclip.language.table import OTHER, Language, Languages, scheme_of
+from worldclip.report.chart import chart_style
 from worldclip.report.html import Html, html, join, tag
 from worldclip.report.table import Column, Table, text_column, to_html
 
@@ -97,9 +98,7 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
 @functools.cache
 def style() -> str:
     """Return the style sheet of every page."""
-    folder = Path(__file__).parent
-    # Charts have the colours, light and dark, that all of a page uses too.
-    return (folder / "chart.css").read_text(encoding="utf-8") + (folder / "page.css").read_text(encoding="utf-8")
+    return chart_style() + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def cards(items: Iterable[Card]) -> Html:

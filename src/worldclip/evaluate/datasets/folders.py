@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from worldclip.core.console import say
-from worldclip.core.errors import UserError, require
+from worldclip.core.errors import UserError
 from worldclip.core.image_names import by_suffix, readable_suffixes
 from worldclip.evaluate.datasets.common import class_names
 from worldclip.evaluate.datasets.common.build import classification_dataset
@@ -77,10 +77,7 @@ def _names(folder: Path, classes: list[str]) -> tuple[class_names.Names, str]:
         if len(names) != len(classes):
             raise UserError(f"{names_path} has {len(names)} names; there are {len(classes)} folders")
     elif are_numbers or all(map(_WORDNET_ID.fullmatch, classes)):
-        index = numbers
-        if not are_numbers:
-            info = require("timm.data", extra="eval").ImageNetInfo()  # open_clip requires timm
-            index = {info.index_to_label_name(idx): idx for idx in range(info.num_classes())}
+        index = numbers if are_numbers else class_names.imagenet_index()
         openai, templates = class_names.imagenet_names()
         names = []
         for label in classes:

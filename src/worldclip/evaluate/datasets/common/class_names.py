@@ -83,3 +83,9 @@ def imagenet_names() -> Names:
     open_clip = require("open_clip", extra="eval")
     templates = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
     return Names([[name] for name in open_clip.IMAGENET_CLASSNAMES], templates)
+
+
+def imagenet_index() -> dict[str, int]:
+    """Return {WordNet id: class index} of ImageNet-1k, from timm (which open_clip requires)."""
+    info = require("timm.data", extra="eval").ImageNetInfo()
+    return {info.index_to_label_name(idx): idx for idx in range(info.num_classes())}
