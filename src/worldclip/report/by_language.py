@@ -58,37 +58,34 @@ def languages_section(datasets: Mapping[str, Json], languages: Languages) -> Sec
         "Languages sorted by result. Each task asks in one language at a time: classification among the class names of "
         "that language, retrieval among its texts."
     )
-    parts = [_dataset(name, result, languages) for name, result in datasets.items()]
-    return Section("By language", lead, join([legend(colours), *parts]))
-
-
-def _dataset(name: str, result: Json, languages: Languages) -> Html:
-    parts = [tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images"))]
-    # The languages of the means, once for all tasks with the same languages.
-    langs_of_means: dict[tuple[str, ...], None] = {}
-    for task_result in result["tasks"].values():
-        if task_result["is_averaged"]:
-            langs_of_means[tuple(task_result["mean"]["languages"])] = None
-    for langs in langs_of_means:
-        text = f"Mean over {len(langs)} languages"
-        names = ", ".join(language_name(lang, languages) or lang for lang in langs)
-        if len(langs) <= MAX_NAMED_LANGUAGES:
-            parts.append(tag("p", f"{text}: {names}.", class_="lead"))
-        else:
-            parts.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
-    for number, (task, task_result) in enumerate(result["tasks"].items()):
-        metric = task_result.get("plotted", "")
-        if task == CLASSIFICATION:
-            metric = top_metric(task_result["mean"]["metrics"])
-        drawn = _by_language(task, metric, task_result, languages) + _parts(task_result, languages)
-        if number and drawn:
-            drawn = folded(f"{task_name(task)}, by language", drawn)
-        title = f"All metrics of {task_name(task)}"
-        if len(task_result["languages"]) > MAX_BARS:
-            title += ", languages by name"
-        all_metrics = to_html(_metrics_table(task_result, metric, languages))
-        parts += [drawn, folded(title, all_metrics)]
-    return join(parts)
+    parts = [legend(colours)]
+    for name, result in datasets.items():
+        parts.append(tag("h3", name, " ", tag("small", f"{count(result['num_images'])} images")))
+        # The languages of the means, once for all tasks with the same languages.
+        langs_of_means: dict[tuple[str, ...], None] = {}
+        for task_result in result["tasks"].values():
+            if task_result["is_averaged"]:
+                langs_of_means[tuple(task_result["mean"]["languages"])] = None
+        for langs in langs_of_means:
+            text = f"Mean over {len(langs)} languages"
+            names = ", ".join(language_name(lang, languages) or lang for lang in langs)
+            if len(langs) <= MAX_NAMED_LANGUAGES:
+                parts.append(tag("p", f"{text}: {names}.", class_="lead"))
+            else:
+                parts.append(folded(f"{text}, by name", tag("p", names, class_="lead")))
+        for number, (task, task_result) in enumerate(result["tasks"].items()):
+            metric = task_result.get("plotted", "")
+            if task == CLASSIFICATION:
+                metric = top_metric(task_result["mean"]["metrics"])
+            drawn = _by_language(task, metric, task_result, languages) + _parts(task_result, languages)
+            if number and drawn:
+                drawn = folded(f"{task_name(task)}, by language", drawn)
+            title = f"All metrics of {task_name(task)}"
+            if len(task_result["languages"]) > MAX_BARS:
+                title += ", languages by name"
+            all_metrics = to_html(_metrics_table(task_result, metric, languages))
+            parts += [drawn, folded(title, all_metrics)]
+    return Section("By language", lead, join(parts))
 
 
 def _by_language(task: str, metric: str, result: Json, languages: Languages) -> Html:
