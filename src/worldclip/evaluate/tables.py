@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ def markdown_table(records: Sequence[ResultRecord]) -> str:
     Chance is the last row, or a column next to the numbers where it differs between languages.  Of more than
     MAX_LANGUAGES_IN_TEXT languages only the best and the weakest by the first column are shown.
     """
-    return "\n".join(_dataset_text(dataset, tasks) for dataset, tasks in by_dataset(records).items())
+    return "\n".join(itertools.starmap(_dataset_text, by_dataset(records).items()))
 
 
 def _dataset_text(dataset: str, tasks: Mapping[str, Mapping[str, ResultRecord]]) -> str:

@@ -144,9 +144,13 @@ class Embedded:
         if self.of == "texts":
             return {}
         stems = segments_of(self.manifest, "texts")
+        keys_of_shards: dict[str, set[str]] = {}
+        for row in rows:
+            if row["shard"] in stems:
+                keys_of_shards.setdefault(row["shard"], set()).add(row["key"])
         captions: dict[tuple[str, str], list[str]] = {}
-        for shard in {row["shard"] for row in rows} & set(stems):
-            keys = pa.array(sorted({row["key"] for row in rows if row["shard"] == shard}), pa.string())
+        for shard, shard_keys in keys_of_shards.items():
+            keys = pa.array(shard_keys, pa.string())
             path = safe_join(self.folder / "texts", f"{stems[shard]}.parquet")
             table = read_segment(path, EMBEDDED_TEXTS).select(["key", "text"])
             for row in table.filter(pc.is_in(table["key"], keys)).to_pylist():

@@ -30,7 +30,7 @@ BATCH_SIZE = 4096  # texts tokenised together
 NUM_EMBEDDED = 512  # texts whose embeddings are compared; token ids are compared for all texts
 TOLERANCE = 1e-6  # largest difference of an element: the rows are copies and the arithmetic is the same
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
-_SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
@@ -57,10 +57,11 @@ def prune(clip: Clip, texts: Iterable[str]) -> tuple[Clip, Report]:
     lowest = int(np.argmin([score for _, score in spec["model"]["vocab"]]))
     is_used[[spec["model"]["unk_id"], lowest, tokenizer.eos_id, tokenizer.pad_id]] = True
     old_ids = np.flatnonzero(is_used)
+    new_ids = {int(old): new for new, old in enumerate(old_ids)}
     pruned = dataclasses.replace(
         clip,
-        backend=TorchBackend(_prune_model(clip.model, old_ids, tokenizer)),
-        tokenizer=_prune_tokenizer(tokenizer, spec, old_ids),
+        backend=TorchBackend(_prune_model(clip.model, new_ids, tokenizer)),
+        tokenizer=_prune_tokenizer(tokenizer, spec, new_ids),
     )
     _prove(clip, pruned, old_ids, corpus)
     text_config = clip.model.config.text_config
@@ -106,11 +107,10 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
 
 
-def _prune_tokenizer(tokenizer: Tokenizer, spec: Report, old_ids: np.ndarray) -> Tokenizer:
-    """Return the same pipeline with the pieces `old_ids`, numbered in their old order."""
+def _prune_tokenizer(tokenizer: Tokenizer, spec: Report, new_ids: dict[int, int]) -> Tokenizer:
+    """Return the same pipeline with the pieces of `new_ids`: old id -> new one, in their old order."""
     from tokenizers import Tokenizer as Pipeline
 
-    new_ids = {int(old): new for new, old in enumerate(old_ids)}
     spec = json.loads(json.dumps(spec))  # a deep copy
     vocab = spec["model"]["vocab"]
     spec["model"]["vocab"] = [vocab[old] for old in new_ids if old < len(vocab)]
@@ -121,8 +121,11 @@ def _prune_tokenizer(tokenizer: Tokenizer, spec: Report, old_ids: np.ndarray) ->
         token["id"] = new_ids[token["id"]]
     if spec["post_processor"] is not None:
         _renumber(spec["post_processor"], new_ids)
-    tokens = {f"{name}_token": getattr(tokenizer.hf, f"{name}_token", None) for name in _SPECIAL_NAMES}
-    specials = {name: str(token) for name, token in tokens.items() if token is not None}
+    specials = {}
+    for name in _SPECIAL_TOKENS:
+        token = getattr(tokenizer.hf, name, None)
+        if token is not None:
+            specials[name] = str(token)
     return tokenizer_of(Pipeline.from_str(json.dumps(spec)), tokenizer.context_length, specials)
 
 
@@ -138,20 +141,19 @@ def _renumber(post_processor: Report, new_ids: dict[int, int]) -> None:
             post_processor[name] = [text, new_ids[old]]
 
 
-def _prune_model(model: Any, old_ids: np.ndarray, tokenizer: Tokenizer) -> Any:
+def _prune_model(model: Any, new_ids: dict[int, int], tokenizer: Tokenizer) -> Any:
     import torch
 
     transformers = require_transformers()
     config = transformers.MetaClip2Config.from_dict(model.config.to_dict())
-    new_ids = {int(old): new for new, old in enumerate(old_ids)}
     text_config: Any = config.text_config
-    text_config.vocab_size = len(old_ids)
+    text_config.vocab_size = len(new_ids)
     text_config.eos_token_id = new_ids[tokenizer.eos_id]
     text_config.pad_token_id = new_ids[tokenizer.pad_id]
     text_config.bos_token_id = None if tokenizer.bos_id is None else new_ids[tokenizer.bos_id]
     state = dict(model.state_dict())
     table = state[TOKEN_TABLE]
-    state[TOKEN_TABLE] = table[torch.from_numpy(old_ids).to(table.device)].clone()
+    state[TOKEN_TABLE] = table[torch.tensor(list(new_ids), device=table.device)].clone()
     return build(config, state).to(model.device)
 
 
