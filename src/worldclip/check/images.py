@@ -35,6 +35,8 @@ BY_ROW = PoolConfig(key="row")  # keys of tables outside of a pool
 COUNTS = ("images", "undecodable", "nearly_blank")
 NO_IMAGE, UNDECODABLE = "no_image", "undecodable"
 
+_say_once = functools.cache(say)  # a folder is listed several times
+
 
 def hashes_path(folder: Path, shard: Shard) -> Path:
     """Return the file of a shard's rows."""
@@ -116,13 +118,8 @@ def source_units(
             "compressed tars first"
         )
     for line in listing.remarks([name for name in listing.others if name not in archives]):
-        _say_once(line)
+        _say_once("images", line)
     return units
-
-
-@functools.cache  # a folder is listed several times
-def _say_once(line: str) -> None:
-    say("images", line)
 
 
 def _is_table_of_images(path: Path) -> bool:

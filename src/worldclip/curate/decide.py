@@ -129,5 +129,5 @@ def draw_weights(
     weights = np.asarray(text_weights, np.float64)
     key_of_text = np.repeat(np.arange(len(starts_K1) - 1), np.diff(starts_K1))
     group = key_of_text * len(weights) + place_T
-    num_drawable = np.bincount(group, drawable_T)[group] if len(group) else np.zeros(0)
+    num_drawable = np.bincount(group, drawable_T)[group]
     return np.where(drawable_T, weights[place_T] / np.maximum(num_drawable, 1), 0.0)

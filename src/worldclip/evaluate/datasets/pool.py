@@ -29,6 +29,7 @@ from worldclip.report.results import NO_LANGUAGE
 LANG_FIELD = "lang_truth"  # the language of each text, as drawn pools state it
 MIN_TEXTS = 20  # texts that an identified language needs
 
+_say_once = functools.cache(say)  # a run loads a dataset for its problems, its digest and its evaluation
 Text = tuple[int, str | None, str]
 """Position of the image, stated language, text."""
 
@@ -85,16 +86,11 @@ def _identify(name: str, texts: Sequence[str], languages: Languages) -> list[str
     if rare:
         listed = ", ".join(f"{code} {times}" for code, times in rare.items())
         _say_once(
+            "evaluate",
             f"dataset {name}: {counted(sum(rare.values()), 'text')} of languages with fewer than {MIN_TEXTS} "
-            f"identified texts: results under {NO_LANGUAGE!r} ({listed}); {LANG_FIELD} in the .json states a language"
+            f"identified texts: results under {NO_LANGUAGE!r} ({listed}); {LANG_FIELD} in the .json states a language",
         )
     return [NO_LANGUAGE if code == OTHER or code in rare else code for code in codes]
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    """Say what is the same each time: a run loads a dataset for its problems, its digest and its evaluation."""
-    say("evaluate", message)
 
 
 def _texts(sample: Sample) -> Iterable[tuple[str | None, str]]:
