@@ -42,8 +42,24 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
     A kept key is left out, and keeps its number, if the pool's index has no image of it (no_image) or if its image
     is damaged (cut_image).  Raises StageFailed where an image, or the file that it is in, is not there.
     """
+    # The pieces of each tar: `samples_per_tar` keys in all, fewer in the last.  A piece is keys start to stop of a
+    # shard's kept keys, and the number of the first in the whole list, as JSON: a task gets its own tar's pieces, not
+    # those of all tars.
+    plan: list[list[Json]] = []
+    number = 0
+    for shard in shards:
+        shard_record = {"name": shard.name, "path": shard.path, "fingerprint": shard.fingerprint}
+        column = read_curated(run.dir, shard, ["key"]).column("key")
+        num_keys = len(key_starts(one_array(column))) - 1
+        start = 0
+        while start < num_keys:
+            if number % samples_per_tar == 0:
+                plan.append([])
+            stop = min(num_keys, start + samples_per_tar - number % samples_per_tar)
+            plan[-1].append({"shard": shard_record, "start": start, "stop": stop, "first_number": number})
+            number += stop - start
+            start = stop
     folder = layout.curated_tars(run.dir)
-    plan = _plan_tars(run.dir, shards, samples_per_tar)
     done = layout.done_dir(folder / ".work")  # hidden from tools that read all files of the folder
     outputs = []
     files = []
@@ -60,29 +76,6 @@ def write_tars(run: Run, shards: Sequence[Shard], samples_per_tar: int, curate_d
         key={"curate": curate_digest, "samples_per_tar": samples_per_tar, "fields": "all but texts"},
     )
     return add_counts(reports, COUNTS)
-
-
-def _plan_tars(run_dir: Path, shards: Sequence[Shard], samples_per_tar: int) -> list[list[Json]]:
-    """Return the pieces of each tar: `samples_per_tar` keys in all, fewer in the last.
-
-    A piece is keys start to stop of a shard's kept keys, and the number of the first in the whole list, as JSON: a
-    task gets its own tar's pieces, not those of all tars.
-    """
-    plan: list[list[Json]] = []
-    number = 0
-    for shard in shards:
-        shard_record = {"name": shard.name, "path": shard.path, "fingerprint": shard.fingerprint}
-        column = read_curated(run_dir, shard, ["key"]).column("key")
-        num_keys = len(key_starts(one_array(column))) - 1
-        start = 0
-        while start < num_keys:
-            if number % samples_per_tar == 0:
-                plan.append([])
-            stop = min(num_keys, start + samples_per_tar - number % samples_per_tar)
-            plan[-1].append({"shard": shard_record, "start": start, "stop": stop, "first_number": number})
-            number += stop - start
-            start = stop
-    return plan
 
 
 def _write_tar(output: Shard, *, run_dir: Path, config: PoolConfig) -> Report:

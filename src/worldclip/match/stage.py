@@ -23,7 +23,7 @@ from worldclip.contracts import layout, schemas
 from worldclip.contracts.entry_counts import count_entries
 from worldclip.contracts.matched import read_matched_texts
 from worldclip.contracts.reasons import Reason
-from worldclip.contracts.records import MatchReport, skipped_shards
+from worldclip.contracts.records import skipped_shards
 from worldclip.contracts.summary import REMEDIES, dropped_by_match, match_step, refuse_nothing
 from worldclip.core import artifacts, keys
 from worldclip.core.console import say
@@ -77,7 +77,21 @@ def _match(run: Run, job: Job) -> Result:
     shards = pool.indexed_shards(run)
     work = match_work(run)
     report = sum_reports(_match_and_count(run, shards, work))
-    _say_what_became(report, work.rules.languages, work.rules.table)
+    step = match_step(report)
+    summary = str(step)
+    for bad in report["bad"][:1]:  # no report, which has more examples, is written if nothing is kept
+        summary += f"; {bad['key']}: {bad['reason']}"
+    refuse_nothing(step.kept, summary, dropped_by_match(report))
+    say("match", str(step))
+    reasons = list(dict.fromkeys(bad["reason"] for bad in report["bad"]))
+    if reasons:
+        named = ", ".join(reasons[:NUM_REASONS_NAMED])
+        if len(reasons) > NUM_REASONS_NAMED:
+            named += f" and {len(reasons) - NUM_REASONS_NAMED} more reasons"
+        say("match", f"unreadable: {named}; {REMEDIES[Reason.BAD_PAIR]}")
+    missing = missing_lists(report["labels_of_words"], work.rules.languages, work.rules.table)
+    if missing:
+        say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
     num_entries = {name: pq.read_metadata(layout.entries(run.dir, name)).num_rows for name, _ in work.list_digests}
     remove_stale(layout.sorted_lists(run.dir), [key_list.sorted_as for key_list in pool.key_lists(run)])
     names = [shard.name for shard in shards]
@@ -93,25 +107,6 @@ def _match(run: Run, job: Job) -> Result:
         # what balance and curate must know of the metadata
         manifest={"lists": num_entries, "languages": work.rules.languages},
     )
-
-
-def _say_what_became(report: MatchReport, langs: Sequence[str], table: Languages) -> None:
-    """Print what became of the pairs.  Raises UserError if none has a match."""
-    step = match_step(report)
-    summary = str(step)
-    for bad in report["bad"][:1]:  # no report, which has more examples, is written if nothing is kept
-        summary += f"; {bad['key']}: {bad['reason']}"
-    refuse_nothing(step.kept, summary, dropped_by_match(report))
-    say("match", str(step))
-    reasons = list(dict.fromkeys(bad["reason"] for bad in report["bad"]))
-    if reasons:
-        named = ", ".join(reasons[:NUM_REASONS_NAMED])
-        if len(reasons) > NUM_REASONS_NAMED:
-            named += f" and {len(reasons) - NUM_REASONS_NAMED} more reasons"
-        say("match", f"unreadable: {named}; {REMEDIES[Reason.BAD_PAIR]}")
-    missing = missing_lists(report["labels_of_words"], langs, table)
-    if missing:
-        say("match", f"languages of the pool without a list: {missing}; add their codes to languages.codes")
 
 
 def missing_lists(labels: Mapping[str, int], langs: Sequence[str], table: Languages) -> str:
