@@ -20,6 +20,8 @@ def is_told_language(model: Any) -> bool:
 
 def in_language(model: Any, lang: str) -> Any:
     """Return such a model for texts of a language; itself if its tokenizer has no token of it."""
+    if lang not in INSTALLED.by_code():
+        return model
     tokenizer = model.tokenizer
     hf = tokenizer.nllb
     ids = {}
@@ -27,9 +29,16 @@ def in_language(model: Any, lang: str) -> Any:
     for name in map(str, (*hf.all_special_tokens, *hf.added_tokens_decoder.values())):
         if _CODE.fullmatch(name):
             ids[name] = hf.convert_tokens_to_ids(name)
-    code = _code_of(lang, list(ids))
-    if code is None:
+    codes_of_lang = [code for code in ids if INSTALLED.from_lid(code, scheme="glotlid") == lang]
+    if not codes_of_lang:
         return model
+    language = INSTALLED.get(lang)
+
+    def preference(code: str) -> tuple[bool, bool, int]:
+        iso, _, script = code.partition("_")
+        return code != _STANDARD.get(lang), script != language.script, [*language.iso639_3, iso].index(iso)
+
+    code = min(codes_of_lang, key=preference)
     default_tokens = set(hf("a")["input_ids"]) & set(ids.values())
 
     def to_ids(texts: list[str]) -> list[list[int]]:
@@ -47,19 +56,3 @@ def untold(model: Any, languages: Iterable[str]) -> list[str]:
     if not is_told_language(model):
         return []
     return [lang for lang in languages if in_language(model, lang) is model]
-
-
-def _code_of(lang: str, codes: list[str]) -> str | None:
-    """Return the code of a language of ours among those of a tokenizer."""
-    if lang not in INSTALLED.by_code():
-        return None
-    row = INSTALLED.get(lang)
-    codes_of_lang = [code for code in codes if INSTALLED.from_lid(code, scheme="glotlid") == lang]
-    if _STANDARD.get(lang) in codes_of_lang:
-        return _STANDARD[lang]
-
-    def preference(code: str) -> tuple[bool, int]:
-        iso, _, script = code.partition("_")
-        return script != row.script, [*row.iso639_3, iso].index(iso)
-
-    return min(codes_of_lang, key=preference, default=None)

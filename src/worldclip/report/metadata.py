@@ -79,9 +79,18 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
         rows.append([lang, row["entries"], *by_source, *dead, row.get("bytes"), matcher_bytes])
     titles = ["entries", *sources, *profiles.values(), "bytes", "matcher bytes"]
     all_lists = Table([language_column("list", languages), *columns_of(titles, count)], rows)
+    largest = max((row["entries"] for row in per_language.values()), default=1)
+    bars_of_lists = []
+    for lang, row in per_language.items():
+        parts = []
+        for source, colour in colours.items():
+            number = row["by_source"].get(source, 0)
+            if number:
+                parts.append((number / largest, colour, f"{source}: {count(number)}"))
+        bars_of_lists.append(Bar(label=lang_name(lang, languages), parts=parts, note=count(row["entries"])))
     body = [
         legend(zip(colours.values(), colours, strict=True)),
-        _list_bars(per_language, colours, languages),
+        first_and_more(bars_of_lists, MAX_BARS, "smaller lists", bars),
         tag("h3", "Sources"),
         to_html(_source_table(per_language, sources)),
         _scripts(per_language, languages),
@@ -93,20 +102,6 @@ def sections(report: Mapping[str, Any], languages: Languages) -> list[Section]:
         "Dead entries never match: normalised, they are empty or equal to an earlier entry."
     )
     return [Section("Entries", lead, join(body))]
-
-
-def _list_bars(lists: Lists, colours: Mapping[str, str], languages: Languages) -> Html:
-    """Return the sizes of the lists by source.  colours: of the sources."""
-    largest = max((row["entries"] for row in lists.values()), default=1)
-    rows = []
-    for lang, row in lists.items():
-        parts = []
-        for source, colour in colours.items():
-            number = row["by_source"].get(source, 0)
-            if number:
-                parts.append((number / largest, colour, f"{source}: {count(number)}"))
-        rows.append(Bar(label=lang_name(lang, languages), parts=parts, note=count(row["entries"])))
-    return first_and_more(rows, MAX_BARS, "smaller lists", bars)
 
 
 def _source_table(lists: Lists, sources: Sequence[str]) -> Table:
