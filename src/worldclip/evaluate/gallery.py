@@ -10,7 +10,7 @@ from worldclip.core.artifacts import Json
 from worldclip.core.coin import sample_rows
 from worldclip.evaluate.engine import TextFeatures
 from worldclip.evaluate.ranking import top
-from worldclip.evaluate.tasks import Classification, Dataset, class_embeddings
+from worldclip.evaluate.tasks import Classification, Dataset, class_embeddings, decoded
 from worldclip.report.images import data_uri
 
 NUM_NAMES = 5
@@ -38,19 +38,19 @@ def gallery(
         return []
     first_lang = next(iter(tasks))
     first = tasks[first_lang]
-    # Rows of the task in order of hashes.  One is right if its best name is one of its right classes.
+    # All rows of the task in order of hashes.  One is right if its best name is one of its right classes.
     features_ND = image_ND[first.image_idx]
-    rows = np.flatnonzero(~np.isnan(features_ND).any(axis=1))
-    keys = [dataset.image_keys[int(idx)] for idx in first.image_idx[rows]]
-    rows = rows[sample_rows(keys, 0, len(keys))[0]]
-    best_class = top(features_ND[rows], class_CD[first_lang], 1)[0][:, 0]
+    is_decoded = decoded(features_ND)
+    keys = [dataset.image_keys[int(idx)] for idx in first.image_idx[is_decoded]]
+    in_order = np.flatnonzero(is_decoded)[sample_rows(keys, 0, len(keys))[0]]
+    best_class = top(features_ND[in_order], class_CD[first_lang], 1)[0][:, 0]
     further_rows, further_classes = first.also_right
     num_classes = len(class_CD[first_lang])
-    is_further = np.isin(rows * num_classes + best_class, further_rows * num_classes + further_classes)
-    is_right = (best_class == first.target[rows]) | is_further
+    is_further = np.isin(in_order * num_classes + best_class, further_rows * num_classes + further_classes)
+    is_right = (best_class == first.target[in_order]) | is_further
     num_wrong = min(size // 2, int((~is_right).sum()))
     num_right = min(int(is_right.sum()), size - num_wrong)
-    rows = np.array([*rows[is_right][:num_right], *rows[~is_right][: size - num_right]], np.int64)
+    rows = np.array([*in_order[is_right][:num_right], *in_order[~is_right][: size - num_right]], np.int64)
     image_idx = first.image_idx[rows]
     best = {lang: top(image_ND[image_idx], classes, NUM_NAMES) for lang, classes in class_CD.items()}
     images: list[Json] = []
