@@ -50,51 +50,51 @@ def find_arms(paths: Sequence[Path]) -> list[Arm]:
     """
     paths = [layout.run_of(path.absolute(), "evaluate") for path in paths]
     folders = _result_folders(paths)
-    recipes: dict[int, dict[str, Any]] = {}
+    depth = 1
+    # Runs of one name are common (runs/a/evaluate, runs/b/evaluate): add folders until the names differ.
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
     tables: list[dict[str, Any]] = []
-    groups: dict[str, list[int]] = {}
-    for i, path in enumerate(paths):
+    recipes: dict[str, dict[str, Any] | None] = {}  # of each group of runs; None for a folder without one
+    groups: dict[str, list[tuple[Path, Path, str]]] = {}
+    for i, (path, folder) in enumerate(zip(paths, folders, strict=True)):
         key = f"folder {i}"
+        recipe = None
         # Not a recipe that another training was begun by.
         if layout.recipe(path).is_file() and "evaluate" not in outdated_stages(path):
             table = read_toml(path)
             if table not in tables:  # a run given twice, or its copy, is not a second seed
                 tables.append(table)
-                recipes[i] = _without_seeds(table)
-                key = digest(recipes[i])
-        groups.setdefault(key, []).append(i)
-    settings = [recipes.get(runs[0]) for runs in groups.values()]
-    changes: list[list[Change]] = [[] for _ in settings]
-    if None not in settings:
-        changes = [changed_keys(settings[0], setting) for setting in settings]
-    depth = 1
-    # Runs of one name are common (runs/a/evaluate, runs/b/evaluate): add folders until the names differ.
-    while len({path.parts[-depth:] for path in paths}) < len({path.parts for path in paths}):
-        depth += 1
-    names = ["/".join(path.parts[-depth:]) for path in paths]
+                recipe = _without_seeds(table)
+                key = digest(recipe)
+        recipes[key] = recipe
+        groups.setdefault(key, []).append((path, folder, "/".join(path.parts[-depth:])))
+    first_recipe = next(iter(recipes.values()))
+    changes: list[list[Change]] = [[] for _ in groups]
+    if None not in recipes.values():
+        changes = [changed_keys(first_recipe, recipe) for recipe in recipes.values()]
     first_code = _code_of(paths[0])
-    arm_names = _names_by_keys(changes) or [names[runs[0]] for runs in groups.values()]
+    arm_names = _names_by_keys(changes) or [name for (_, _, name), *_ in groups.values()]
     arms = []
     for name, runs, changes_of_arm in zip(arm_names, groups.values(), changes, strict=True):
         if len(runs) > 1:
             name = f"{name} ({len(runs)} seeds)"
-        paths_of_arm = [paths[run] for run in runs]
-        names_of_arm = [names[run] for run in runs]
+        paths_of_arm, folders_of_arm, names_of_arm = zip(*runs, strict=True)
         if len(set(map(_made_from, paths_of_arm))) > 1:
             listed = ", ".join(names_of_arm)
             difference = "have one recipe but not the same pool, lists or code; they count as seeds"
             say("compare", f"warning: {listed} {difference}")
         arm = Arm(
             name=name,
-            folders=[folders[run] for run in runs],
-            runs=names_of_arm,
+            folders=list(folders_of_arm),
+            runs=list(names_of_arm),
             changes=changes_of_arm,
             seen=_mean_seen(paths_of_arm),
         )
         for stage, code in _code_of(paths_of_arm[0]).items():
             if first_code.get(stage, code) != code:
                 arm.code.append(stage)
-        for path, run in zip(paths_of_arm, names_of_arm, strict=True):
+        for path, _, run in runs:
             record = read_record(layout.train_dir(path) / "config.json") or {}
             for change in record.get("changes", []):
                 keys = ", ".join(str(Change(key, old, new)) for key, (old, new) in change["keys"].items())
