@@ -79,7 +79,6 @@ def _scan(places: pa.Table, contents: Iterable[bytes], model: EmbeddingModel | N
 
 
 def _count(scanned: pa.Table) -> Report:
-    """Return COUNTS."""
     undecodable = len(scanned) - scanned["error"].null_count
     return {
         "images": len(scanned),

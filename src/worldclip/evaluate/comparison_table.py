@@ -11,8 +11,6 @@ from worldclip.evaluate.tables import MAX_LANGUAGES_IN_TEXT, NUM_EXTREMES, image
 from worldclip.report.metrics import task_info
 from worldclip.report.table import Column, Table, columns_of, text_column, to_markdown
 
-AT_CHANCE = " (not above chance)"
-SAME_IN_EVERY_IMAGE = "none: the same in every image"
 STAR = (
     "A star marks differences whose 95% interval excludes 0, also after Holm's correction for {} comparisons (p "
     "below 0.05); without it the two are not distinguishable. "
@@ -138,7 +136,7 @@ def _table(names: Sequence[str], rows: Sequence[MetricRow]) -> Table:
             if row["seeds"][arm]:
                 text += f" ({number(row['seeds'][arm][0])} to {number(row['seeds'][arm][-1])})"
             if "is_at_chance" in row and row["is_at_chance"][arm]:
-                text += AT_CHANCE
+                text += " (not above chance)"
             cells.append(text)
         cells += _difference_cells(row, row.get("is_significant", ()))
         if has_chance:
@@ -165,7 +163,9 @@ def _difference_cells(row: MetricRow | LanguageRow, stars: Sequence[bool] = ()) 
         interval = None
         if "intervals" in row:
             bounds = row["intervals"][i]
-            interval = SAME_IN_EVERY_IMAGE if bounds is None else " to ".join(_signed(row["task"], x) for x in bounds)
+            interval = "none: the same in every image"
+            if bounds is not None:
+                interval = " to ".join(_signed(row["task"], bound) for bound in bounds)
         cells += [text, interval]
     return cells
 

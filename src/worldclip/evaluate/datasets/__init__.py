@@ -89,7 +89,6 @@ def load(name: str, config: EvaluateConfig, run_dir: Path, languages: Languages 
 
 
 def _locate(name: str, config: EvaluateConfig, run_dir: Path) -> tuple[str, Path]:
-    """Return the layout and the folder of a dataset."""
     if name in config.folders:
         layout_name, _, path = config.folders[name].partition(":")
         folder = Path(path).expanduser()
