@@ -56,7 +56,7 @@ def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: Embeddi
     reasons = np.zeros(len(keys), np.int8)  # the latest that any text of a key reached: `kept` if one is usable
     np.maximum.at(reasons, encoded.indices.to_numpy(zero_copy_only=False), texts.reason[text_rows])
     places = pools.image_places(shard, pools.read_images(run_dir, shard.name, pools.EVERY_KEY))
-    scanned = _scan(places, pools.read_contents(places), model)
+    scanned, counts = _scan(places, pools.read_contents(places), model)
     image_of_key = pc.index_in(keys, one_array(scanned["key"]).cast(keys.type))
     rows = scanned.drop_columns(["key"]).take(image_of_key)  # null rows for pairs without an image
     rule = np.full(len(keys), None, object)
@@ -66,25 +66,18 @@ def scan_pool_shard(shard: Shard, *, run_dir: Path, folder: Path, model: Embeddi
         rule[reasons == reason] = reason.label  # written last: the first rule that applies
     rows = rows.append_column("key", keys).append_column("rule", pa.array(rule, pa.string()))
     write_table(hashes_path(folder, shard), rows, IMAGE_HASHES)
-    return {"pairs": len(keys), **_count(scanned)}
+    return {"pairs": len(keys), **counts}
 
 
-def _scan(places: pa.Table, contents: Iterable[bytes], model: EmbeddingModel | None) -> pa.Table:
-    """Return the places of images, key, file, offset and size, with the columns of their ImageFacts."""
+def _scan(places: pa.Table, contents: Iterable[bytes], model: EmbeddingModel | None) -> tuple[pa.Table, Report]:
+    """Return the places of images, key, file, offset and size, with the columns of their ImageFacts, and COUNTS."""
     facts = list(scan_images(contents, model))
     for field in fields(ImageFacts):
         values = [getattr(fact, field.name) for fact in facts]
         places = places.append_column(field.name, pa.array(values, IMAGE_HASHES.field(field.name).type))
-    return places
-
-
-def _count(scanned: pa.Table) -> Report:
-    undecodable = len(scanned) - scanned["error"].null_count
-    return {
-        "images": len(scanned),
-        "undecodable": undecodable,
-        "nearly_blank": scanned["hash"].null_count - undecodable,
-    }
+    undecodable = len(places) - places["error"].null_count
+    nearly_blank = places["hash"].null_count - undecodable
+    return places, {"images": len(places), "undecodable": undecodable, "nearly_blank": nearly_blank}
 
 
 # --- images outside of a pool -----------------------------------------------------------------------------------------
@@ -148,6 +141,6 @@ def scan_unit(unit: Shard, *, folder: Path, model: EmbeddingModel | None) -> Rep
 
 def scan_images_of_set(out: Path, places: pa.Table, contents: Iterable[bytes], model: EmbeddingModel | None) -> Report:
     """Write a row of IMAGE_HASHES for each image, whose places are key, file, offset and size."""
-    scanned = _scan(places, contents, model)
+    scanned, counts = _scan(places, contents, model)
     write_table(out, scanned.append_column("rule", pa.nulls(len(scanned), pa.string())), IMAGE_HASHES)
-    return {"pairs": len(scanned), **_count(scanned)}
+    return {"pairs": len(scanned), **counts}
