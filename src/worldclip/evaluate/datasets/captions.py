@@ -15,7 +15,7 @@ from pathlib import Path
 from worldclip.core.artifacts import fingerprint
 from worldclip.evaluate.datasets.common.build import Caption, retrieval_dataset
 from worldclip.evaluate.datasets.common.images import images_by_stem
-from worldclip.evaluate.datasets.common.text_files import check_distinct, our_code, parse_json, read_lines
+from worldclip.evaluate.datasets.common.text_files import our_code, parse_json, read_lines
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, Languages
 
@@ -38,7 +38,6 @@ def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
             for text in texts:
                 if text.strip():
                     captions.setdefault(our_code(code, languages), []).append((i, text))
-    check_distinct(keys, path)
     images = images_by_stem(folder, keys, path)
     contents = [fingerprint(path, folder), images.fingerprints]
     captions = dict(sorted(captions.items()))

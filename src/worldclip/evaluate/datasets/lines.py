@@ -14,7 +14,7 @@ from pathlib import Path
 
 from worldclip.evaluate.datasets.common.build import retrieval_dataset
 from worldclip.evaluate.datasets.common.images import fingerprints, images_by_stem
-from worldclip.evaluate.datasets.common.text_files import check_distinct, our_codes, read_lines
+from worldclip.evaluate.datasets.common.text_files import our_codes, read_lines
 from worldclip.evaluate.tasks import Dataset
 from worldclip.language.table import INSTALLED, Languages
 
@@ -28,7 +28,6 @@ _CAPTION_FILE = re.compile(
 def load(name: str, folder: Path, languages: Languages = INSTALLED) -> Dataset:
     (image_list,) = [folder / file for file in IMAGE_LISTS if (folder / file).exists()]
     stems = [Path(line.strip()).stem for line in read_lines(image_list)]
-    check_distinct(stems, image_list)
     images = images_by_stem(folder, stems, image_list)
     path_of_code: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):

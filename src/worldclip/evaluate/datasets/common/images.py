@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,8 +36,12 @@ def fingerprints(paths: Iterable[Path], root: Path | None = None) -> list[Json]:
 def images_by_stem(folder: Path, stems: Sequence[str], source: Path) -> Images:
     """Return the images anywhere below FOLDER/images with these names, extensions aside; of equal names the first.
 
-    source: the file or folder that lists them.  Raises UserError with the names of missing images.
+    source: the file that lists them.  Raises UserError with the names of missing images, and ValueError for a name
+    that occurs twice.
     """
+    for stem, times in Counter(stems).items():
+        if times > 1:
+            raise ValueError(f"{source}: {stem!r} occurs twice; each image has one line")
     root = folder / "images"
     path_of_stem: dict[str, Path] = {}
     for path in sorted(root.rglob("*")):

@@ -10,7 +10,7 @@ import ast
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,6 @@ def read_columns(path: Path) -> dict[str, list[str]]:
         if len(fields) != len(header):
             raise ValueError(f"{path}: row {number} has {len(fields)} fields; the header names {len(header)}")
     return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def check_distinct(keys: Iterable[str], path: Path) -> None:
-    """Raise ValueError where a key occurs twice: each image has one line."""
-    for key, times in Counter(keys).items():
-        if times > 1:
-            raise ValueError(f"{path}: {key!r} occurs twice; each image has one line")
 
 
 def class_index(value: Any, num_classes: int, where: str) -> int:
