@@ -116,7 +116,8 @@ def _shard_files(path: str, setting: str) -> list[PoolFile]:
         if further:
             remedy = (
                 f"{counted(len(further), 'file')} such as {further[0].name}, since all shards of a folder have one "
-                "format; if they hold further pairs, move them to another folder and name both folders in [[pool.place]]"
+                "format; if they hold further pairs, move them to another folder and name both folders in "
+                "[[pool.place]]"
             )
         _say_left_out(setting, path, _kinds(others), remedy, LOOSE_IMAGES if has_images else "")
         return shards
