@@ -302,6 +302,9 @@ def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):
         embed(world / "model", world / "photos", tmp_path / "files", columns=["price"], executor=QUIET)
     with pytest.raises(StageFailed, match="--columns: no column or field 'prize'; did you mean 'price'"):
         embed(world / "model", shop / "pool", tmp_path / "named", key="uid", columns=["prize"], executor=QUIET)
+    write_table(tmp_path / "lists/0.parquet", {"uid": ["a", "b"], "text": ["x", "y"], "tags": [["red"], []]})
+    with pytest.raises(StageFailed, match="--columns: tags holds list"):
+        embed(world / "model", tmp_path / "lists", tmp_path / "tags", key="uid", columns=["tags"], executor=QUIET)
 
 
 def test_the_page_filters_and_says_that_the_pictures_are_gone(world, clip, tmp_path):
