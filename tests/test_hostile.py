@@ -721,8 +721,9 @@ BIG = "a" * 2**18
         pa.table({"key": ["a"] * 400, "image": [{"bytes": BIG.encode(), "path": "a.png"}] * 400}),
         pa.table({"key": pa.nulls(300_000, pa.string())}),
         pa.table({"key": ["a"], "text": pa.array([[0] * 10**7], pa.list_(pa.int8()))}),
+        pa.table({"key": ["a"] * 400, "text": pa.array([BIG.encode()] * 400, pa.binary(len(BIG)))}),
     ],
-    ids=["texts", "lists", "images", "rows", "values"],
+    ids=["texts", "lists", "images", "rows", "values", "bytes of one size"],
 )
 @pytest.mark.parametrize("has_dictionary", [True, False])
 def test_parquet_bombs_are_refused(table, has_dictionary, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
-"""Make the tables of docs/ablation.md from the committed hits, in less than a minute and without training.
+"""Make docs/ablation/tables.md from the committed hits, in less than a minute and without training.
 
     python examples/ablation/page_tables.py docs/ablation/hits
-    python examples/ablation/page_tables.py docs/ablation/hits --page docs/ablation.md
+    python examples/ablation/page_tables.py docs/ablation/hits --page docs/ablation/tables.md
 
 An experiment whose runs are not all there has no table: nobody looks before.
 """

@@ -1,7 +1,7 @@
-"""Make the tables of docs/photographs.md from the committed hits, in seconds and without training.
+"""Make docs/photographs/tables.md from the committed hits, in seconds and without training.
 
     python examples/photographs/claims_table.py docs/photographs/hits
-    python examples/photographs/claims_table.py docs/photographs/hits --page docs/photographs.md
+    python examples/photographs/claims_table.py docs/photographs/hits --page docs/photographs/tables.md
 
 Nobody looks before: there is no table while a run is missing.  How a contrast is judged is the other ablation's
 (examples/ablation/contrasts.py).

@@ -22,7 +22,7 @@ from worldclip.core.artifacts import table_schema, write_table
 from worldclip.core.console import say, set_level
 from worldclip.core.errors import BadShard, MissingPackage, StageFailed, UserError, require
 from worldclip.core.execute import LocalExecutor, Shard, add_counts, mark_done
-from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
+from worldclip.core.execute.shard_list import InputFile, ShardList
 from worldclip.core.job import lock_folder
 
 SHARDS = [Shard(name=f"{n:03}.tar", path="", fingerprint={"size": n}) for n in range(6)]
@@ -300,7 +300,7 @@ def test_changes_of_a_list_are_named(tmp_path: Path) -> None:
         (tmp_path / f"{i}.tar").write_text(f"contents {i}")
     before = ShardList.of_files(files[:3])
     before.write(tmp_path / "shards.parquet")
-    assert read_shards(tmp_path / "shards.parquet").record == before.record
+    assert ShardList.read(tmp_path / "shards.parquet").record == before.record
     (tmp_path / "1.tar").write_text("other")
     (tmp_path / "2.tar").touch()  # with the same contents
     after = ShardList.of_files(files[1:])

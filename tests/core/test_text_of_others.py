@@ -98,6 +98,7 @@ def test_credentials_of_an_address_are_replaced_and_other_addresses_stay():
         for record in ({"path": {"a": [address]}}, ("pool", address)):
             assert redact_record(record) != record
         assert re.split(":/|%", address)[0] in redact(address)
+    assert redact(f"page?token={SECRET}") == "page?token=***", "relative, without a user"
     for address in WITHOUT:
         assert redact(address) == address
         assert redact_record(address) == address

@@ -189,7 +189,7 @@ def test_joint_graph_runs_on_any_numbers_in_any_order_and_its_towers_share_no_di
 
 
 def test_a_joint_graph_that_does_not_run_on_every_shape_is_not_exported(clip, other, monkeypatch):
-    def rename_batch_alone(model, prefix, names):
+    def rename_batch_alone(model, names):
         for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
             for dim in value.type.tensor_type.shape.dim:
                 dim.dim_param = names.get(dim.dim_param, dim.dim_param)

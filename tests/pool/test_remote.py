@@ -15,7 +15,7 @@ from worldclip import pool
 from worldclip.core import remote
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.core.execute import Shard
-from worldclip.core.execute.shard_list import read_shards
+from worldclip.core.execute.shard_list import ShardList
 from worldclip.pool import listing
 from worldclip.pool.config import PoolConfig
 
@@ -219,7 +219,7 @@ def test_tars_of_the_hub_are_read_by_range(hub: FakeHub, tmp_path: Path) -> None
 
 def recorded(run: Path) -> dict[str, dict]:
     """Return the fingerprints of the indexed shards by name."""
-    return {shard.name: shard.fingerprint for shard in read_shards(run / "pool/shards.parquet")}
+    return {shard.name: shard.fingerprint for shard in ShardList.read(run / "pool/shards.parquet")}
 
 
 def test_files_are_listed_once_and_never_asked_for_again(hub: FakeHub, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A search among the rows that fulfil conditions equals the full ranking without all others."""
 
+import datetime
 import json
 import operator
 import shlex
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -144,6 +146,29 @@ def test_the_command_line_filters_and_hits_show_the_columns(shop, capfd):
         "0.parquet/k2)  price: 3.0, category: shoe, in_stock: true",
         "1.parquet/k8)  category: hat, in_stock: true",
     }
+
+
+def test_dates_and_half_numbers_are_filtered(world, tmp_path):
+    days = [datetime.date(2026, 1, day) for day in (1, 5, 9)]
+    times = pa.array([datetime.datetime(2026, 1, 5, hour) for hour in (0, 9, 18)], pa.timestamp("ms", "UTC"))
+    halves = pa.array([1.5, 2.5, 3.5], pa.float16())
+    columns = {"uid": ["a", "b", "c"], "text": ["x", "y", "z"], "day": days, "time": times, "half": halves}
+    write_table(tmp_path / "pool/0.parquet", columns)
+    names = ["day", "time", "half"]
+    embed(world / "model", tmp_path / "pool", tmp_path / "embedded", key="uid", columns=names, executor=QUIET)
+    for condition, expected in (
+        (("day", ">=", "2026-01-05"), "bc"),
+        (("day", "<", days[1]), "a"),
+        (("day", "in", ["2026-01-01", "2026-01-09"]), "ac"),
+        (("time", "<=", "2026-01-05T09:00:00Z"), "ab"),
+        (("half", ">", 2), "bc"),
+    ):
+        hits = search(tmp_path / "embedded", ["x"], filter=[condition])[0]["hits"]
+        assert sorted(hit["key"] for hit in hits) == list(expected)
+    assert {hit["columns"]["day"] for hit in hits} == {"2026-01-05", "2026-01-09"}
+    for condition in (("day", "<", "tomorrow"), ("time", "<", "2026-01-05"), ("day", "=", 5)):
+        with pytest.raises(UserError, match="dates with texts like 2026-01-31"):
+            search(tmp_path / "embedded", ["x"], filter=[condition])
 
 
 @pytest.mark.parametrize(
@@ -302,6 +327,9 @@ def test_columns_that_cannot_be_taken_along_are_refused(world, shop, tmp_path):
         embed(world / "model", world / "photos", tmp_path / "files", columns=["price"], executor=QUIET)
     with pytest.raises(StageFailed, match="--columns: no column or field 'prize'; did you mean 'price'"):
         embed(world / "model", shop / "pool", tmp_path / "named", key="uid", columns=["prize"], executor=QUIET)
+    write_table(tmp_path / "lists/0.parquet", {"uid": ["a", "b"], "text": ["x", "y"], "tags": [["red"], []]})
+    with pytest.raises(StageFailed, match="--columns: tags holds list"):
+        embed(world / "model", tmp_path / "lists", tmp_path / "tags", key="uid", columns=["tags"], executor=QUIET)
 
 
 def test_the_page_filters_and_says_that_the_pictures_are_gone(world, clip, tmp_path):

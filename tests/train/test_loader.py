@@ -303,6 +303,8 @@ def test_a_warp_rotates_shrinks_and_tints_the_background(monkeypatch):
     turned = warp(image, warp_draws(angle=0.0))[0, 0]
     assert turned[16, 7] < 100 < turned[9, 9]  # a square on its corner
     assert (turned < 100).sum().item() == pytest.approx(256, rel=0.05)
+    small_and_turned = warp(image, warp_draws(angle=0.0, size=0.0))[0, 0]
+    assert (small_and_turned < 100).sum().item() == pytest.approx(64, rel=0.1)
 
 
 def test_a_quarter_of_the_images_is_warped():

@@ -48,12 +48,11 @@ def world(tmp_path):
     """Return (run after curate, recipe, (tar, key, bytes) of the images).  Keys 5 and 20 have no image."""
     run = tmp_path / "run"
     (tmp_path / "tables").mkdir()
-    for shard in range(2):
-        numbers = range(shard * 12, shard * 12 + 12)
+    for shard, numbers in enumerate((range(10), range(10, NUM_KEYS))):
         rows = [(f"u{n}", i, f"a picture {n}", "en", 1.0) for n in numbers for i in range(1 + n % 2)]
         columns = dict(zip(schemas.CURATED.names, map(list, zip(*rows, strict=True)), strict=True))
         artifacts.write_table(run / "curate" / f"{shard:03}.parquet.parquet", pa.table(columns), schemas.CURATED)
-        table = pa.table({"uid": [f"u{n}" for n in numbers], "texts": [["a picture", "another"]] * 12})
+        table = pa.table({"uid": [f"u{n}" for n in numbers], "texts": [["a picture", "another"]] * len(numbers)})
         pq.write_table(table, tmp_path / "tables" / f"{shard:03}.parquet")
     numbers = random.Random(0).sample([n for n in range(NUM_KEYS) if n not in (5, 20)], NUM_KEYS - 2)
     images = []
@@ -130,7 +129,7 @@ def test_online_curation_joins_the_keys_of_all_epochs(world):
         path = layout.curated(run, shard.name)
         artifacts.write_table(path, artifacts.read_table(path, schemas.CURATED).slice(0, 1), schemas.CURATED)
     artifacts.write_manifest(run / "curate", config={}, inputs={"of": "one pair per shard"}, counts={})
-    all_keys, kept = {key for _, key, _ in images}, {"u0", "u12"}
+    all_keys, kept = {key for _, key, _ in images}, {"u0", "u10"}
     for curation, expected in (("offline", kept), ("online", all_keys), ("offline", kept)):
         assert {row["key"] for row in join(run, changed(recipe, curation=curation))} == expected
 

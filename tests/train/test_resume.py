@@ -501,6 +501,20 @@ def test_consolidating_a_corrupt_checkpoint_does_not_make_it_valid(tmp_path):
     assert find_corruption(tmp_path) == f"trainer/shards/{path.name} differs from its digest"
 
 
+def test_the_consolidated_weights_have_a_digest_too(tmp_path):
+    write_digests(tmp_path, write_sharded(tmp_path, [rows_of(0), rows_of(1)]))
+    consolidate(tmp_path)
+    assert find_corruption(tmp_path) is None
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert find_corruption(tmp_path) == "model.safetensors differs from its digest"
+
+
+def test_a_list_of_digests_that_names_a_file_outside_is_corrupt(tmp_path):
+    write_json(tmp_path / checkpoint.FILES, {"../other": {"size": 1, "sha256": "0"}})
+    assert find_corruption(tmp_path) == f"{checkpoint.FILES} names '../other'"
+
+
 def test_a_checkpoint_that_training_removes_while_it_is_consolidated_does_not_come_back(tmp_path, monkeypatch):
     folder = tmp_path / "step_000000001"
     write_digests(folder, write_sharded(folder, [rows_of(0), rows_of(1)]))

@@ -42,7 +42,8 @@ def fulfils(
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         held = str(values.type)
         remedy = (
-            "compare numbers with numbers, texts with texts; where only some files differ, rewrite the column there"
+            "compare numbers with numbers, texts with texts, dates with texts like 2026-01-31 (times with a zone: "
+            "2026-01-31T12:00:00Z); where only some files differ, rewrite the column there"
         )
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             held = "texts"
@@ -56,21 +57,28 @@ def fulfils(
 
 
 def comparable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return values as Arrow compares them: bytes of CSV as texts, categories as their values."""
+    """Return values as Arrow compares them: bytes of CSV as texts, categories as their values, no half precision."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type):
         return decode(one_array(values.cast(pa.large_binary())))
+    if pa.types.is_float16(values.type):
+        return values.cast(pa.float32())
     return values
 
 
 def _compare(values: pa.Array | pa.ChunkedArray, comparison: str, operand: Any) -> pa.Array | pa.ChunkedArray:
-    """Return which values fulfil a condition, false or null for a null.  Raises ArrowException for another type."""
+    """Return which values fulfil a condition, false or null for a null.  Raises ArrowException for another type.
+
+    Dates and times are compared with their text: JSON and TOML on a command line have no others.
+    """
+    listed = pa.array(operand if isinstance(operand, list | tuple) else [operand])
+    if pa.types.is_temporal(values.type) and pa.types.is_string(listed.type):
+        listed = listed.cast(values.type)
     if comparison in COMPARE:
-        return COMPARE[comparison](values, pa.scalar(operand))
-    listed = pa.array(operand)
-    for item in operand[:1]:
-        pc.equal(values, pa.scalar(item))  # a cast to the values' type would take 1 for "1"
+        return COMPARE[comparison](values, listed[0])
+    for item in listed[:1]:
+        pc.equal(values, item)  # a cast to the values' type would take 1 for "1"
     if pa.types.is_floating(listed.type):
         values = values.cast(pa.float64())
     is_met = pc.is_in(values, value_set=listed.cast(values.type))

@@ -93,6 +93,7 @@ def _shard_files(path: str, setting: str) -> list[PoolFile]:
     if compressed:
         # Images are read from the middle of a tar, which a compressed one does not allow.
         raise UserError(f"{path!r}: {len(compressed)} compressed tar(s) such as {compressed[0]}; unpack them to .tar")
+    suffixes = pool_suffixes()
     has_images = any(file.name.lower().endswith(image_names.SUFFIXES) for file in files)
     for pool_format in pool_formats():
         shards = [file for file in files if file.name.endswith(pool_format.suffixes)]
@@ -102,32 +103,29 @@ def _shard_files(path: str, setting: str) -> list[PoolFile]:
         if pool_format.is_table:  # images next to a table may be those that it names
             left_out = [file for file in left_out if not file.name.lower().endswith(image_names.SUFFIXES)]
             has_images = False
-        further = _further_shards(left_out, shards)
-        kinds = _kinds([file for file in left_out if file not in further])
-        _say_left_out(setting, path, kinds, _remedy_of(further), LOOSE_IMAGES if has_images else "")
+        # those named as a shard are img2dataset's tables of its tars
+        stems = {PurePosixPath(shard.name).with_suffix("") for shard in shards}
+        further = []
+        others = []
+        for file in left_out:
+            if file.name.endswith(suffixes) and PurePosixPath(file.name).with_suffix("") not in stems:
+                further.append(file)
+            else:
+                others.append(file)
+        remedy = ""
+        if further:
+            remedy = (
+                f"{counted(len(further), 'file')} such as {further[0].name}, since all shards of a folder have one "
+                "format; if they hold further pairs, move them to another folder and name both folders in "
+                "[[pool.place]]"
+            )
+        _say_left_out(setting, path, _kinds(others), remedy, LOOSE_IMAGES if has_images else "")
         return shards
     remedy = "set it to the folder of the shards"
     if has_images:
         remedy = "give its folder" if os.path.isfile(path) else LOOSE_IMAGES
     contents = f"only {_kinds(files)}" if files else "nothing"
-    raise UserError(f"{path!r}: no {', '.join(pool_suffixes())} files, {contents} in it; {remedy}")
-
-
-def _further_shards(left_out: Sequence[PoolFile], shards: Sequence[PoolFile]) -> list[PoolFile]:
-    """Return the files of other formats, but those that are named as a shard: img2dataset's tables of its tars."""
-    stems = {PurePosixPath(shard.name).with_suffix("") for shard in shards}
-    others = [file for file in left_out if file.name.endswith(pool_suffixes())]
-    return [file for file in others if PurePosixPath(file.name).with_suffix("") not in stems]
-
-
-def _remedy_of(further: Sequence[PoolFile]) -> str:
-    """Return what to do with files of other formats; empty for none."""
-    if not further:
-        return ""
-    return (
-        f"{counted(len(further), 'file')} such as {further[0].name}, since all shards of a folder have one format; if "
-        "they hold further pairs, move them to another folder and name both folders in [[pool.place]]"
-    )
+    raise UserError(f"{path!r}: no {', '.join(suffixes)} files, {contents} in it; {remedy}")
 
 
 def _kinds(files: Sequence[PoolFile]) -> str:

@@ -109,8 +109,8 @@ def read_shard(shard: Shard, config: PoolConfig, *, needs_texts: bool = True) ->
 def read_columns(shard: Shard, config: PoolConfig, names: Sequence[str], setting: str) -> pa.Table:
     """Return columns or fields of a shard, a row per pair as in `row` of POOL_IMAGES; a pair may lack a field.
 
-    config: the options of the shard's place.  setting: what names the columns, for errors.  Raises WrongColumns for a
-    column that the shard lacks, or that holds lists, records or bytes.
+    config: the options of the shard's place.  setting: what names the columns, for errors.  Bytes are texts, null where
+    they are not UTF-8.  Raises WrongColumns for a column that the shard lacks, or that holds lists or records.
     """
     asked = dataclasses.replace(config, where=tuple((name, "=", "") for name in names))
     shard_pairs = format_of(shard.name).read(shard, asked)
@@ -122,7 +122,7 @@ def read_columns(shard: Shard, config: PoolConfig, names: Sequence[str], setting
             wrong.append(missing_column(setting, name, shard_pairs.names))
             continue
         columns[name] = pa.nulls(shard_pairs.num_pairs) if values is None else comparable(values)
-        if pa.types.is_nested(columns[name].type) or pa.types.is_binary(columns[name].type):
+        if pa.types.is_nested(columns[name].type):
             wrong.append(f"{setting}: {name} holds {columns[name].type}; name columns of numbers, texts or dates")
     if wrong:
         raise WrongColumns(wrong)

@@ -12,7 +12,7 @@ from worldclip.core import artifacts, job_files
 from worldclip.core.changes import changed_keys, name_changes
 from worldclip.core.errors import NUM_NAMED, UserError
 from worldclip.core.execute import Shard
-from worldclip.core.execute.shard_list import InputFile, ShardList, read_shards
+from worldclip.core.execute.shard_list import InputFile, ShardList
 from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.job import ALL_SHARDS, Run
 from worldclip.pool.config import PoolConfig
@@ -53,7 +53,7 @@ def indexed_shards(run: Run, part: slice = ALL_SHARDS) -> ShardList:
     skipped = skipped_shards(run.dir)
     pictures = job_files.read_record(layout.pool_pictures(run.dir)) or {}
     shards = ShardList()
-    for shard in read_shards(layout.pool_shards(run.dir))[part]:
+    for shard in ShardList.read(layout.pool_shards(run.dir))[part]:
         if shard.name in skipped:
             continue
         if not is_remote(shard.path) and not os.path.isabs(shard.path):

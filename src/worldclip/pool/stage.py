@@ -25,7 +25,7 @@ from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import NUM_NAMED, BadShard, StageFailed, UserError
 from worldclip.core.execute import Executor, Report, Shard, add_counts
-from worldclip.core.execute.shard_list import ShardList, read_shards
+from worldclip.core.execute.shard_list import ShardList
 from worldclip.core.inputs import is_remote
 from worldclip.core.job import ALL_SHARDS, Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import missing_packages, problems_of
@@ -176,7 +176,7 @@ def _changes(run: Run, old: Record, new: Record, *, listed: Callable[[], ShardLi
     if before == after or before is None or after is None:
         return changed_inputs(old, new)
     table = layout.pool_shards(run.dir)
-    older = read_shards(table) if table.exists() else None
+    older = ShardList.read(table) if table.exists() else None
     if older is None or older.record != before:
         return [Change("shards", before, after, is_value=False)]
     return [Change(*change, is_value=False) for change in listed().changes(older)]
@@ -271,7 +271,7 @@ def _refuse_other_pool(run: Run, listed: Callable[[], ShardList], *, is_tool: bo
         table = layout.pool_shards(run.dir)
         older: set[tuple[str, str]] = set()
         if table.exists() and not config.build:
-            older = {(shard.name, artifacts.digest(shard.fingerprint)) for shard in read_shards(table)}
+            older = {(shard.name, artifacts.digest(shard.fingerprint)) for shard in ShardList.read(table)}
         # A pool at another place is the one that was indexed if one of its files is the same.
         if not older or not any((shard.name, artifacts.digest(shard.fingerprint)) in older for shard in listed()):
             remedy = "choose another --out" if is_tool else "choose another --out, or start anew with --from pool"

@@ -40,6 +40,12 @@ class ShardList(list[Shard]):
             shards.append(Shard.of_file(name, path, recorded_as))
         return shards
 
+    @classmethod
+    def read(cls, path: Path) -> ShardList:
+        """Read what `write` wrote."""
+        rows = read_table(path, SHARDS).to_pylist()
+        return cls(Shard(**{**row, "fingerprint": json.loads(row["fingerprint"])}) for row in rows)
+
     def names(self) -> list[str]:
         """Return the names in their order."""
         return [shard.name for shard in self]
@@ -68,9 +74,3 @@ class ShardList(list[Shard]):
             "fingerprint": [json.dumps(shard.fingerprint) for shard in self],
         }
         write_table(path, pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), SHARDS)
-
-
-def read_shards(path: Path) -> ShardList:
-    """Read what `ShardList.write` wrote."""
-    rows = read_table(path, SHARDS).to_pylist()
-    return ShardList(Shard(**{**row, "fingerprint": json.loads(row["fingerprint"])}) for row in rows)

@@ -41,8 +41,7 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     onnx = require("onnx", extra="export")
     image = onnx.load(image_path, load_external_data=False)
     text = onnx.load(text_path, load_external_data=False)
-    rename_dimensions(image, "image_", {"batch_size": "batch_size"})
-    rename_dimensions(text, "text_", {"batch_size": "text_batch_size", "sequence_length": "sequence_length"})
+    rename_dimensions(text, {"batch_size": "text_batch_size", "sequence_length": "sequence_length"})
     image = onnx.compose.add_prefix(image, "image_", rename_inputs=False, rename_outputs=False)
     text = onnx.compose.add_prefix(text, "text_", rename_inputs=False, rename_outputs=False)
     _rename_output(image, "image_embeds", "image_rows")
@@ -63,17 +62,17 @@ def write_joint(image_path: Path, text_path: Path, path: Path, logit_scale: floa
     onnx.save(joint, path, save_as_external_data=is_large, location=location)
 
 
-def rename_dimensions(model: Any, prefix: str, names: Mapping[str, str]) -> None:
-    """Rename every symbolic dimension as `names` says; dimensions that it lacks get the prefix.
+def rename_dimensions(text: Any, names: Mapping[str, str]) -> None:
+    """Rename every symbolic dimension of the text encoder as `names` says; all others begin with `text_` then.
 
-    Runtimes take equal names for equal sizes.  Both towers have a batch_size, and unknown dimensions are numbered alike
-    in each graph (unk__19, by the shape inference of quantisation).
+    Runtimes take equal names for equal sizes.  Both encoders have a batch_size, and unknown dimensions are numbered
+    alike in each graph (unk__19, by the shape inference of quantisation).
     """
-    graph = model.graph
+    graph = text.graph
     for value in [*graph.input, *graph.output, *graph.value_info]:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
-                dimension.dim_param = names.get(dimension.dim_param, prefix + dimension.dim_param)
+                dimension.dim_param = names.get(dimension.dim_param, f"text_{dimension.dim_param}")
 
 
 def _rename_output(model: Any, before: str, after: str) -> None:
