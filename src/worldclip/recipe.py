@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.core.local_path import require_local
+from worldclip.core.printable import command
 
 if TYPE_CHECKING:  # imported inside the functions: `worldclip --help` needs only the names of the stages
     from worldclip.config import Recipe
@@ -299,7 +300,7 @@ def _refuse_outdated_above(context: Run, first: str) -> None:
         if stage_names().index(stage) < stage_names().index(first):
             folder = context.dir / stage
             problems.append(
-                f"{folder} is out of date: {reason}; run first: worldclip run {context.dir} --until {stage}"
+                f"{folder} is out of date: {reason}; run first: {command('run', context.dir, '--until', stage)}"
             )
     _refuse(problems)
 

@@ -39,7 +39,8 @@ from worldclip.evaluate import engine
 from worldclip.evaluate.config import EvaluateConfig
 from worldclip.export import ExportConfig, export_model
 from worldclip.model.config import TokenizerConfig
-from worldclip.train import loop
+from worldclip.train import held_out, loop
+from worldclip.train import log as logs
 from worldclip.train.budget import checkpoint_bytes
 from worldclip.train.config import TrainConfig
 from worldclip.train.held_out import split_shards
@@ -330,13 +331,14 @@ def test_held_out_pairs_are_the_same_whatever_training_skips(tmp_path, monkeypat
     assert keys[0] == keys[1]
 
 
-def test_the_loss_on_held_out_pairs_is_that_of_the_whole_batch(tmp_path):
+def test_the_loss_on_held_out_pairs_is_that_of_their_whole_batches(tmp_path, monkeypatch):
     losses = []
-    for accum_steps in (1, 2):
-        run_dir = tmp_path / str(accum_steps) / "run"
+    for number, (accum_steps, num_batches) in enumerate([(1, 8), (2, 8), (1, 1)]):  # 24 pairs: one batch of 16
+        monkeypatch.setattr(held_out, "NUM_BATCHES", num_batches)
+        run_dir = tmp_path / str(number) / "run"
         train(run_dir, validation_shards=1, samples_seen=16, warmup_samples=0, accum_steps=accum_steps)
         losses += [record["loss"] for record in read_log(run_dir / "train/validation.jsonl")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
 def test_validation_changes_no_byte_of_the_weights_and_survives_a_kill(tmp_path):
@@ -366,6 +368,17 @@ def test_pairs_seen_are_logged_by_language(tmp_path):
     assert records[-1]["seen"] == artifacts.read_json(run_dir / "train" / "report.json")["seen"]
     steps = read_log(run_dir / "train" / "log.jsonl")
     assert all(record["memory_bytes"] > 0 and record["flops_per_s"] > 0 for record in steps)
+
+
+def test_a_logged_loss_is_the_mean_of_the_steps_since_the_record_before(tmp_path, monkeypatch):
+    losses = []
+    for every in (1, 3):
+        monkeypatch.setattr(logs, "LOG_EVERY_STEPS", every)
+        run_dir = run(tmp_path / str(every), samples_seen=7 * 16)
+        losses.append([record["loss"] for record in read_log(run_dir / "train" / "log.jsonl")])
+    of_steps, means = losses
+    assert len(of_steps) == 7
+    assert means == pytest.approx([sum(of_steps[:3]) / 3, sum(of_steps[3:6]) / 3, of_steps[6]])
 
 
 CURVES = {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait_fraction", "seen/en"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 # C0 and C1 without tab and line feed, line separators, marks that reorder the characters around them, lone surrogates.
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,6 +25,11 @@ def one_line(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Return `1 shard`, `1,600 shards`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def command(*words: object) -> str:
+    """Return `worldclip WORD ...` as a shell takes it: a path with a blank is quoted."""
+    return f"worldclip {shlex.join(map(str, words))}"
 
 
 def _escape(match: re.Match[str]) -> str:

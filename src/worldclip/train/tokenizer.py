@@ -32,7 +32,7 @@ def run_tokenizer(config: TrainConfig, run_dir: Path, shards: Sequence[str]) -> 
             tokenizer = load_tokenizer(config.tokenizer.path, context_length)
         else:
             tokenizer = train_tokenizer(
-                training_texts(run_dir, sorted(shards), config.tokenizer.lang_exponent),
+                training_texts(run_dir, shards, config.tokenizer.lang_exponent),
                 vocab_size=config.tokenizer.vocab_size,
                 context_length=context_length,
             )
