@@ -298,10 +298,14 @@ def _refuse_outdated_above(context: Run, first: str) -> None:
     problems = []
     for stage, reason in outdated_stages(context.dir, {}).items():
         if stage_names().index(stage) < stage_names().index(first):
-            folder = context.dir / stage
-            problems.append(
-                f"{folder} is out of date: {reason}; run first: {command('run', context.dir, '--until', stage)}"
-            )
+            remedy = f"run first: {command('run', context.dir, '--until', stage)}"
+            checkpoint = layout.best_checkpoint(context.dir)
+            if stage == "train" and checkpoint is not None:  # which no later training overwrites
+                remedy = (
+                    f"take its checkpoint by itself, {command(first, checkpoint, '--out', 'DIR')}, or move the folder "
+                    "away and train anew"
+                )
+            problems.append(f"{context.dir / stage} is out of date: {reason}; {remedy}")
     _refuse(problems)
 
 

@@ -127,6 +127,8 @@ def test_the_curator_keeps_the_offline_list_in_epoch_0_and_draws_anew_later(plac
     later = curator.keep(asked, epoch=1)
     assert [part.tolist() for part in later] != [key_idx.tolist(), text_idx.tolist()]
     assert [part.tolist() for part in curator.keep(pa.array(asked), epoch=1)] == [part.tolist() for part in later]
+    with pytest.raises(TypeError, match="many keys, got one"):
+        curator.keep(asked[0])
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -96,6 +96,8 @@ def test_every_input_type_gives_the_same_labels() -> None:
         pa.array(texts).dictionary_encode(),
     ]
     assert [len(part) for part in identify(pa.chunked_array([], pa.string()))] == [0, 0]
+    with pytest.raises(TypeError, match="many texts, got one"):
+        identify("ein Haus")
     for form in forms:
         labels, probs = identify(form)
         assert (list(labels), list(probs)) == (list(expected[0]), list(expected[1]))

@@ -502,6 +502,13 @@ def test_a_stage_below_one_that_ran_again_is_out_of_date_for_all_its_readers(tmp
         f"{run}/match is out of date: pool ran again; run first: worldclip run {run} --until match"
         in capsys.readouterr().err
     )
+    trained = run / "train/step_000000001"
+    trained.mkdir(parents=True)
+    artifacts.write_json(run / "train/config.json", {"config": {}, "inputs": {"curate": "of before"}})
+    assert main(["export", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert f"take its checkpoint by itself, worldclip export {trained} --out DIR, or move the folder away" in said
+    shutil.rmtree(run / "train")
     run_stages(load_recipe(run), run)
     assert "out of date" not in {row["state"] for row in rows_of(run).values()}
 

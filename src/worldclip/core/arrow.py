@@ -49,8 +49,11 @@ def byte_buffers(array: pa.Array, *, fill_nulls: bool = False) -> tuple[np.ndarr
 def string_buffers(strings: Strings) -> tuple[np.ndarray, np.ndarray]:
     """Return `byte_buffers` of the UTF-8 of keys.
 
-    Raises ValueError for a null and for a string that is not valid Unicode (a lone surrogate).
+    Raises TypeError for a single key, whose letters are none, and ValueError for a null and for a string that is not
+    valid Unicode (a lone surrogate).
     """
+    if isinstance(strings, str | bytes):
+        raise TypeError(f"expected many keys, got one: {strings!r:.60}; give a list")
     if not isinstance(strings, pa.Array | pa.ChunkedArray):
         strings = pa.array(strings, pa.large_string())
     array = one_array(strings)

@@ -120,6 +120,8 @@ class Identifier:
 
     def predict_ids(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return positions in `labels` (num_texts,) int32, -1 for null and blank texts, and probabilities float32."""
+        if isinstance(texts, str | bytes):
+            raise TypeError("expected many texts, got one; give a list")
         if isinstance(texts, pa.Array | pa.ChunkedArray):
             column = one_array(texts).cast(pa.large_string())
         else:
