@@ -505,6 +505,7 @@ def test_a_stage_below_one_that_ran_again_is_out_of_date_for_all_its_readers(tmp
     trained = run / "train/step_000000001"
     trained.mkdir(parents=True)
     artifacts.write_json(run / "train/config.json", {"config": {}, "inputs": {"curate": "of before"}})
+    artifacts.write_manifest(run / "train", config={}, inputs={"curate": "of before"}, counts={})
     assert main(["export", str(run)]) == 2
     said = capsys.readouterr().err
     assert f"take its checkpoint by itself, worldclip export {trained} --out DIR, or move the folder away" in said
