@@ -44,10 +44,18 @@ def read_appstream(folder: Path) -> Part:
             f"--appstream is {str(folder)!r}: no *Components-*.yml.gz, or no *icons-{SIDE_PX}x{SIDE_PX}*.tar.gz with "
             "icons in it; docs/world.md says how to get them"
         )
+    yaml = require("yaml", extra="world")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     used: set[str] = set()
     for path in catalogues:
-        for program in _programs(path, part):
-            _add_program(program, icons, used, part)
+        for number, document in enumerate(_documents(path, part)):
+            try:
+                program = yaml.load(document, Loader=loader)
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                part.leave_out(f"{path.name}, document {number}", f"cannot be read: {type(error).__name__}")
+                continue
+            if isinstance(program, dict) and "ID" in program:
+                _add_program(program, icons, used, part)
     for name in sorted(set(icons) - used):
         part.leave_out(name, "icon of no program")
     return part
@@ -86,22 +94,8 @@ def _add_program(program: dict[str, Any], icons: dict[str, bytes], used: set[str
         part.texts.append(Text(subject, language, words[0], tuple(words[1:])))
 
 
-def _programs(path: Path, part: Part) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a catalogue with only the fields of _FIELDS; bad ones are left out."""
-    yaml = require("yaml", extra="world")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for number, document in enumerate(_documents(path, part)):
-        try:
-            program = yaml.load(document, Loader=loader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            part.leave_out(f"{path.name}, document {number}", f"cannot be read: {type(error).__name__}")
-            continue
-        if isinstance(program, dict) and "ID" in program:
-            yield program
-
-
 def _documents(path: Path, part: Part) -> Iterator[str]:
-    """Yield the text of each document without the fields that are not read: long descriptions take most of the time."""
+    """Yield the text of each document with only the fields of _FIELDS: long descriptions take most of the time."""
     lines: list[str] = []
     is_read = False
     try:

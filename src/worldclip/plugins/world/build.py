@@ -27,12 +27,19 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import digest, versions, whole_file, write_json
+from worldclip.core.artifacts import digest, whole_file, write_json
 from worldclip.core.console import say
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
 from worldclip.evaluate.datasets.names import MIN_NAMED
-from worldclip.plugins.drawings import Sample, find_same_pictures, sort_by_hash, split_tones, write_samples
+from worldclip.plugins.drawings import (
+    Sample,
+    find_same_pictures,
+    package_versions,
+    sort_by_hash,
+    split_tones,
+    write_samples,
+)
 from worldclip.plugins.world import appstream, gcompris, stamps
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
@@ -84,10 +91,9 @@ def build_world(
             say("pool", f"{part.name}: {len(items):,} left out ({reason}), such as {examples}")
     table = merge([part for part in parts if part.texts])
     pictures = _with_texts(parts, table)
-    config = {"image_px": image_px, "versions": source_versions()}
-    toned = [picture for picture in pictures if picture.kind == "toned" and picture.part == OPENMOJI]
-    draw_one = partial(draw, folders={}, image_px=image_px)
-    drawn_as = find_same_pictures(toned, draw_one, executor, layout.done_dir(out, "compare"), config)
+    config = {"image_px": image_px, "versions": package_versions(PACKAGES)}
+    toned = {item.key: item.file for item in pictures if item.kind == "toned" and item.part == OPENMOJI}
+    drawn_as = find_same_pictures(toned, executor, layout.done_dir(out, "compare"), config)
     split = split_pictures(pictures, drawn_as, train_on_stamps)
     members = _members(pictures, split, table)
     drawn_from = folder_inputs(folders)
@@ -302,24 +308,16 @@ def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[
             "thirds": item.folder == "base",
         }
         if item.folder == "flags_held":
-            flags = [picture for picture in members["flags"] if picture.subject in position]
-            record["asked"] = _asked_held(drawn, flags, table)
+            # Pictures whose names are held out in a language, of languages that name at least half of all flags
+            flags = [picture.subject for picture in members["flags"] if picture.subject in position]
+            record["asked"] = {}
+            for lang, subjects in table.held_flags.items():
+                named = [flag for flag in flags if lang in table.names[flag] and table.names[flag][lang].has_name]
+                if len(named) >= MIN_NAMED * len(flags):
+                    record["asked"][lang] = [picture.key for picture in drawn if picture.subject in subjects]
         write_json(out / item.folder / "set.json", record, is_compact=True)
         held_out[item.dataset] = HeldOut(f"names:{item.folder}", item.about)
     write_held_out(out, held_out)
-
-
-def _asked_held(drawn: Sequence[Picture], flags: Sequence[Picture], table: Table) -> dict[str, list[str]]:
-    """Return the pictures whose names are held out in a language, of languages that name at least half of all flags."""
-    asked = {}
-    for lang, subjects in table.held_flags.items():
-        num_named = 0
-        for picture in flags:
-            names = table.names[picture.subject].get(lang)
-            num_named += names is not None and names.has_name
-        if num_named >= MIN_NAMED * len(flags):
-            asked[lang] = [picture.key for picture in drawn if picture.subject in subjects]
-    return asked
 
 
 def _subjects(pictures: Sequence[Picture]) -> list[str]:
@@ -366,12 +364,6 @@ def _counts(
         "undrawable": undrawable,
         "held_flags": {lang: len(flags) for lang, flags in table.held_flags.items()},
     }
-
-
-def source_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide the bytes of the pool."""
-    installed = versions(PACKAGES)
-    return {name: installed[name] for name in PACKAGES}
 
 
 def folder_inputs(folders: Folders) -> dict[str, str]:

@@ -32,9 +32,10 @@ def problems(config: PoolConfig) -> Iterator[str]:
 
 def inputs(config: PoolConfig) -> Record:
     """Return the versions of the packages and digests of the folders that decide the pool."""
-    from worldclip.plugins.world.build import folder_inputs, source_versions
+    from worldclip.plugins.drawings import package_versions
+    from worldclip.plugins.world.build import PACKAGES, folder_inputs
 
-    return {"sources": source_versions(), "parts": folder_inputs(_folders(config))}
+    return {"sources": package_versions(PACKAGES), "parts": folder_inputs(_folders(config))}
 
 
 def build(folder: Path, config: PoolConfig, executor: Executor) -> Report:
