@@ -112,15 +112,22 @@ class WebFolder:
         for name in ("index.html", "search.js", "offline.js"):
             shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
         write_text(folder / "page.css", search_style())
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        content = hashlib.sha256()  # by which offline.js tells this page from an earlier one at its address
+        names = []
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            content.update(f"{name} {path.stat().st_size} ".encode())
+            content.update(path.read_bytes())
+            if not name.startswith("pictures/"):
+                names.append(name)
         facts = {
             "dtype": DTYPES[precision],
             "counts": counts,
             "left_out": left_out,
             "specials": clip.tokenizer.special_strings,
             "page_bytes": page_bytes(folder),
-            "files": [name for name in names if not name.startswith("pictures/")],  # that the page needs offline
-            "version": _version(folder),
+            "files": sorted(names),  # that the page needs offline
+            "version": content.hexdigest()[:16],
         }
         write_json(folder / "facts.json", facts, is_compact=True)
 
@@ -158,15 +165,6 @@ def page_bytes(folder: Path) -> dict[str, int]:
         "vectors": size("pictures.*", "names.*"),
     }
     return {**sizes, "first search": sum(sizes.values()), "dropped picture": size("model/onnx/vision_model*")}
-
-
-def _version(folder: Path) -> str:
-    """Return a digest of all files, by which offline.js tells this page from an earlier one at its address."""
-    content = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size} ".encode())
-        content.update(path.read_bytes())
-    return content.hexdigest()[:16]
 
 
 def _spread(number: int, most: int) -> np.ndarray:

@@ -80,13 +80,6 @@ def prepared(run: Path, repository: str, data: Data = "list", license: str | Non
     run again: a deny list may have grown.
     """
     run_dir = layout.run_of(run, "curate")
-    _require_run(run_dir, repository, data, license)
-    with lock_folder(run_dir):
-        yield _write(run_dir, repository, data, license)
-
-
-def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
-    """Raise UserError that names all that is wrong with the arguments of a call."""
     problems = []
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         problems.append(f"OWNER/NAME {repository!r}: a repository of the hub is owner/name")
@@ -102,6 +95,8 @@ def _require_run(run_dir: Path, repository: str, data: Data, license: str | None
         problems.append(f"--license {license!r}: must be an identifier of the hub such as cc-by-4.0, odc-by or other")
     if problems:
         raise UserError(problems)
+    with lock_folder(run_dir):
+        yield _write(run_dir, repository, data, license)
 
 
 def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> Upload:
