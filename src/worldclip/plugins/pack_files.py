@@ -17,7 +17,7 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -123,23 +123,19 @@ def write_tar(
     first = list(parts).index(shard.name) * samples_per_tar
     with whole_file(Path(shard.path)) as aside, tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, pair in enumerate(pairs, first):
-            for suffix, content in _members(folder, pair, has_several):
-                add_member(tar, f"{number:09}{suffix}", content)
+            path = safe_join(folder, pair.file)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
+            add_member(tar, f"{number:09}{path.suffix.lower()}", content)
+            record: dict[str, Any] = {"file": pair.file}
+            if has_several:
+                record["texts"] = pair.texts
+            else:
+                add_member(tar, f"{number:09}.txt", pair.texts[0].encode())
+            add_member(tar, f"{number:09}.json", json.dumps(record, ensure_ascii=False).encode())
     return {"pairs": len(pairs), "texts": sum(len(pair.texts) for pair in pairs)}
-
-
-def _members(folder: Path, pair: Pair, has_several: bool) -> Iterator[tuple[str, bytes]]:
-    path = safe_join(folder, pair.file)
-    try:
-        yield path.suffix.lower(), path.read_bytes()
-    except OSError as error:
-        raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
-    record: dict[str, Any] = {"file": pair.file}
-    if has_several:
-        record["texts"] = pair.texts
-    else:
-        yield ".txt", pair.texts[0].encode()
-    yield ".json", json.dumps(record, ensure_ascii=False).encode()
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
