@@ -29,8 +29,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worldclip.core.console import say
+from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
+from worldclip.model.inference import label_sentences
 from worldclip.plugins.server.connections import unless_gone
 from worldclip.plugins.server.errors import CLIENT_GONE, ApiError, unanswered
 from worldclip.plugins.server.guard import Guard
@@ -44,7 +46,7 @@ from worldclip.plugins.server.read_request import (
     read_text,
     require_known,
 )
-from worldclip.plugins.server.service import Selection, Service, mean_vector, sentences_of
+from worldclip.plugins.server.service import Selection, Service
 from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
 
@@ -195,7 +197,11 @@ class _Api:
         body = require_known(body, ("input", "labels", "templates", "model"))
         self._check_model(body)
         labels = self._strings(body, "labels", None)
-        sentences = sentences_of(labels, self._strings(body, "templates", ["{}"]))
+        templates = self._strings(body, "templates", ["{}"])
+        try:
+            sentences = label_sentences(labels, tuple(templates))
+        except UserError as error:
+            raise ApiError(400, error.problems, param="templates") from error
         num_sentences = sum(map(len, sentences))
         if num_sentences > self._limits.inputs:
             message = f"labels times templates are {num_sentences:,} sentences; at most {self._limits.inputs:,}"
@@ -248,7 +254,11 @@ class _Api:
             raise ApiError(400, message, param="top")
         query_QD = await self._service.embed(items)
         if combine:
-            query_QD = mean_vector(query_QD)
+            total_1D = query_QD.sum(axis=0, keepdims=True)
+            norm = np.linalg.norm(total_1D)
+            if norm < 1e-6:
+                raise ApiError(400, "the queries cancel each other out; search for them one by one", param="input")
+            query_QD = total_1D / norm
         hits = await self._service.search(of, query_QD, top, selection)
         data = [{"object": "search", "index": i, "hits": rows} for i, rows in enumerate(hits)]
         return JSONResponse({"object": "list", "of": of, "data": data, "model": self._service.name})

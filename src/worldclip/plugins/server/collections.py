@@ -111,11 +111,6 @@ class Collections:
                 stamp = self._stamp_now()
         return self._version
 
-    @property
-    def embedded_at(self) -> float:
-        """Return when the newest manifest was written, in seconds since 1970."""
-        return self._stamp[3] / 1e9
-
     def _stamp_now(self) -> Stamp:
         return stamp_of(str(self.folder / MANIFEST))
 

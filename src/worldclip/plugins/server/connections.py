@@ -47,9 +47,14 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it where every other one has a request under way."""
         self.transport = transport
-        if len(self.connections) >= MAX_CONNECTIONS and not self._close_a_silent_one():
-            transport.abort()
-            return
+        if len(self.connections) >= MAX_CONNECTIONS:
+            silent = [other for other in self.connections if isinstance(other, BoundedProtocol) and other._is_silent]
+            if not silent:
+                transport.abort()
+                return
+            oldest = min(silent, key=lambda other: other._heard_at)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
         super().connection_made(transport)
         self._watch_head()
 
@@ -109,15 +114,6 @@ class BoundedProtocol(H11Protocol):
             self._watch_reading()
         else:
             self.transport.abort()
-
-    def _close_a_silent_one(self) -> bool:
-        silent = [other for other in self.connections if isinstance(other, BoundedProtocol) and other._is_silent]
-        if not silent:
-            return False
-        oldest = min(silent, key=lambda other: other._heard_at)
-        self.connections.discard(oldest)
-        oldest.transport.abort()
-        return True
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -216,7 +216,15 @@ def read_text(text: str, limits: Limits) -> str:
 
 
 def _read_picture(url: str, limits: Limits) -> Picture:
-    content = _decode_data_url(url)
+    if not url.startswith(DATA):
+        raise ValueError("addresses and paths of pictures are not read; send the picture as a data URL")
+    head, comma, encoded = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ValueError("is not a data URL of a picture: data:image/png;base64,...")
+    try:
+        content = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"is not valid base64 ({error})") from error
     try:
         width, height = open_image(content).size
     except BadImage as error:
@@ -224,15 +232,3 @@ def _read_picture(url: str, limits: Limits) -> Picture:
     if width * height > limits.pixels:
         raise ValueError(f"has {width} x {height} pixels; at most {limits.pixels:,} pixels are allowed")
     return Picture(content, width * height)
-
-
-def _decode_data_url(url: str) -> bytes:
-    if not url.startswith(DATA):
-        raise ValueError("addresses and paths of pictures are not read; send the picture as a data URL")
-    head, comma, content = url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise ValueError("is not a data URL of a picture: data:image/png;base64,...")
-    try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"is not valid base64 ({error})") from error

@@ -19,7 +19,7 @@ from worldclip.core.job import Record, Report
 from worldclip.export.embedded import Embedded
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
-from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
+from worldclip.model.inference import Clip, label_features, probabilities
 from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.plugins.server.collections import Collections, Version
 from worldclip.plugins.server.errors import ApiError, too_busy
@@ -359,22 +359,3 @@ def _search(queries: Sequence[Query]) -> list[Hits]:
             top = queries[i].top
             hits[i] = (ids[position, :top], scores[position, :top])
     return hits
-
-
-def mean_vector(query_QD: np.ndarray) -> np.ndarray:
-    """Return (1, D) of unit length: the mean of several queries.  Raises ApiError where they cancel out."""
-    total = query_QD.sum(axis=0, keepdims=True)
-    norm = np.linalg.norm(total)
-    if norm < 1e-6:
-        raise ApiError(400, "the queries cancel each other out; search for them one by one", param="input")
-    mean: np.ndarray = total / norm
-    return mean
-
-
-def sentences_of(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Return the sentences of each label.  Raises ApiError for templates without a place for the label."""
-    try:
-        return label_sentences(labels, tuple(templates))
-    except ValueError as error:
-        problems = getattr(error, "problems", [str(error)])
-        raise ApiError(400, problems, param="templates") from error
