@@ -94,8 +94,10 @@ def pack_files(
     starts = range(0, len(pairs), samples_per_tar)
     parts = {f"{number:06}.tar": pairs[start : start + samples_per_tar] for number, start in enumerate(starts)}
     shards = [Shard(name=name, path=str(out / name)) for name in parts]
-    stamps = [safe_join(folder, pair.file).stat() for pair in pairs]
-    sizes = [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
+    sizes = []
+    for pair in pairs:
+        stamp = safe_join(folder, pair.file).stat()
+        sizes.append((stamp.st_size, stamp.st_mtime_ns))
     source = str(folder.absolute())
     inputs = {"pairs": digest(pairs), "images": digest(sizes)}
 
@@ -105,8 +107,9 @@ def pack_files(
         key = {**inputs, "samples_per_tar": samples_per_tar}
         reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=key)
         totals = counts | add_counts(reports, ("pairs", "texts"))
-        outputs = [Path(shard.path) for shard in shards]
-        outputs += [layout.marker(out, f"tars/{shard.name}") for shard in shards]
+        outputs: list[Path] = []
+        for name in parts:
+            outputs += [out / name, layout.marker(out, f"tars/{name}")]
         return Result(report=totals, counts=totals, outputs=outputs, manifest={"source": source})
 
     job = Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs)

@@ -156,8 +156,8 @@ def extract_file(out: Path, shard: Shard) -> Report:
                 continue
             rows += _rows_of_page(page, counts)
     counts["rows"] = len(rows)
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
-    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _PART, strict=True)], schema=_PART)
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    table = pa.table(dict(zip(_PART.names, columns, strict=True)), schema=_PART)
     order = pc.sort_indices(table["key"]) if len(rows) else pa.array([], pa.int64())  # stable
     with whole_file(links_path(out, shard)) as aside:
         pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_PER_GROUP)

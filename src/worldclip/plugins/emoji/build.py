@@ -14,11 +14,11 @@ newer list of emoji moves no emoji from one set to another.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json, write_text
@@ -106,36 +106,31 @@ def build_emoji(
         if not tones_of(item.char):
             members["base"].append(item)
     shards = []
-    keys = {}
     for name, items in members.items():
-        keys[name] = tuple(item.key for item in items)
         for number in range(-(-len(items) // samples_per_shard)):
             tar = f"{name}/{number:06}.tar"
             shards.append(Shard(name=tar, path=str(out / tar)))
-    write = partial(write_tar, keys, image_px, samples_per_shard)
+    write = partial(write_tar, members, image_px, samples_per_shard)
     key = {**config, "samples_per_shard": samples_per_shard}
     executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=key)
     for name in SETS:
         tars = [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")]
         remove_stale(out / name, [*tars, out / name / "set.json"])
-    names_by_lang = {}
-    for column, lang in enumerate(LANGS):
-        names_by_lang[lang] = [item.names[column] for item in emoji]
-    names = {
-        "keys": [item.key for item in emoji],
-        "lang": names_by_lang,
-        "is_toned": [bool(tones_of(item.char)) for item in emoji],
-        "split": [split[item.key] for item in emoji],
-        "drawn_as": [drawn_as[item.key] for item in emoji],
-    }
+    names: dict[str, Any] = {"keys": [], "lang": {}, "is_toned": [], "split": [], "drawn_as": []}
+    for item in emoji:
+        names["keys"].append(item.key)
+        for lang, text in zip(LANGS, item.names, strict=True):
+            names["lang"].setdefault(lang, []).append(text)
+        names["is_toned"].append(bool(tones_of(item.char)))
+        names["split"].append(split[item.key])
+        names["drawn_as"].append(drawn_as[item.key])
     write_json(out / "names.json", names)
     _write_sets(out, emoji, members)
     write_text(out / "README.md", _readme(members, image_px))
     return {name: {"samples": len(items), "texts": len(items) * len(LANGS)} for name, items in members.items()}
 
 
-@functools.cache
-def read_emoji() -> tuple[Emoji, ...]:
+def read_emoji() -> list[Emoji]:
     """Return all fully-qualified emoji that have a drawing, sorted by key."""
     package = require("emoji", extra="demo")
     for lang in LANGS:
@@ -148,18 +143,17 @@ def read_emoji() -> tuple[Emoji, ...]:
         if record["status"] == package.STATUS["fully_qualified"] and drawing is not None:
             names = tuple(record[lang].strip(":").replace("_", " ").strip() for lang in LANGS)
             emoji.append(Emoji(key=key, char=char, drawing=drawing, names=names))
-    return tuple(sorted(emoji, key=lambda item: item.key))
+    return sorted(emoji, key=lambda item: item.key)
 
 
-def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
+def write_tar(members: dict[str, list[Emoji]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
     """Draw and write one tar.
 
-    shard.name: `<set>/<number>.tar`.  keys: the emoji of each set in order.
+    shard.name: `<set>/<number>.tar`.  members: the emoji of each set in order.
     """
     name, number = shard.name.removesuffix(".tar").split("/")
-    by_key = {item.key: item for item in read_emoji()}
     start = int(number) * samples_per_shard
-    samples = [by_key[key] for key in keys[name][start : start + samples_per_shard]]
+    samples = members[name][start : start + samples_per_shard]
 
     def drawn() -> Iterator[Sample]:
         for item in samples:

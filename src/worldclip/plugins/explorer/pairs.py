@@ -109,9 +109,12 @@ def dropped_examples(run_dir: Path, pairs: Pairs) -> list[list[list[str | None]]
 
     They are chosen by hash among those that the folder can explain.
     """
-    paths = [layout.dropped(run_dir, shard) for shard in sorted(set(pairs.shard_of_key.values()))]
-    tables = [artifacts.read_table(path, schemas.DROPPED) for path in paths if path.exists()]
-    dropped = pa.concat_tables([schemas.DROPPED.empty_table(), *tables]).unify_dictionaries()
+    tables = [schemas.DROPPED.empty_table()]
+    for shard in sorted(set(pairs.shard_of_key.values())):
+        path = layout.dropped(run_dir, shard)
+        if path.exists():
+            tables.append(artifacts.read_table(path, schemas.DROPPED))
+    dropped = pa.concat_tables(tables).unify_dictionaries()
     listed = []
     for reason in Reason:
         is_listed = pc.and_(pc.equal(dropped["reason"].cast(pa.string()), reason.label), dropped["key"].is_valid())

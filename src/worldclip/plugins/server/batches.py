@@ -144,11 +144,13 @@ class SharedBatches(Generic[Item, Answer]):
     def _choose(self, jobs: Sequence[_Job[Item, Answer]]) -> list[tuple[_Job[Item, Answer], int]]:
         """Return the number of items of each request in the next batch: of small ones all, large ones take turns."""
         share = max(1, self._max_batch // min(len(jobs), SHARES))
-        small = jobs
-        large: list[_Job[Item, Answer]] = []
-        if self._divides:
-            small = [job for job in jobs if job.num_waiting <= share]
-            large = [job for job in jobs if job.num_waiting > share]
+        small = []
+        large = []
+        for job in jobs:
+            if self._divides and job.num_waiting > share:
+                large.append(job)
+            else:
+                small.append(job)
         room = self._max_batch
         if large:
             room = max(1, room * 2 // 3)

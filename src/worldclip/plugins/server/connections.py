@@ -173,9 +173,12 @@ class Server(uvicorn.Server):
         """Read what was sent, say in each answer that its connection ends, then stop; count what got no answer."""
         stops_at = time.monotonic() + STOP_SECONDS
         self.lifespan.state["is_stopping"] = True  # seen by later requests
-        cycles = [getattr(connection, "cycle", None) for connection in self.server_state.connections]
-        answers = [cycle.default_headers for cycle in cycles if cycle]
-        for headers in (self.server_state.default_headers, *answers):
+        answers = [self.server_state.default_headers]
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle:
+                answers.append(cycle.default_headers)
+        for headers in answers:
             if CLOSE_HEADER not in headers:
                 headers.append(CLOSE_HEADER)
         for _ in range(LAST_TURNS):  # one turn accepts a connection, another one takes it over, a third one reads

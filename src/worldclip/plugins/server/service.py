@@ -133,8 +133,8 @@ class Service:
         """Return why no pictures are shown; the server searches nevertheless."""
         if self.collections is None:
             return []
-        remarks = [embedded.remark for embedded in self.collections.current().kinds.values()]
-        return [remark for remark in remarks if remark]
+        kinds = self.collections.current().kinds.values()
+        return [embedded.remark for embedded in kinds if embedded.remark]
 
     def _with_version(self, of: str, work: Callable[[Version, Embedded], Result]) -> Result:
         """Return what `work` makes of one version of the folder, of the next one if files of it went meanwhile.

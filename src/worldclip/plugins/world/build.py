@@ -274,12 +274,13 @@ def _write_names(
     for item in pictures:
         facts = {"source": item.part, "kind": item.kind, "licence": licences[item.part]}
         described[item.key] = {**facts, "subject": item.subject, "split": split[item.key]}
-    names: dict[str, list[str | None]] = {lang: [] for lang in sorted(langs)}
-    keywords: dict[str, dict[str, list[str]]] = {lang: {} for lang in names}
-    for subject in subjects:
-        of_lang = table.names[subject]
-        for lang in names:
-            entry = of_lang.get(lang)
+    names: dict[str, list[str | None]] = {}
+    keywords: dict[str, dict[str, list[str]]] = {}
+    for lang in sorted(langs):
+        names[lang] = []
+        keywords[lang] = {}
+        for subject in subjects:
+            entry = table.names[subject].get(lang)
             if entry is None:
                 names[lang].append(None)
                 continue
