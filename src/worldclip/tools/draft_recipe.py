@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW, missing_column
 from worldclip.pool.listing import require_place
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
-from worldclip.tools.pool_sample import MAX_SHARDS, PoolSample, count_languages, read_sample
+from worldclip.tools.pool_sample import MAX_SHARDS, count_languages, read_sample
 from worldclip.tools.sampled_columns import (
     columns_for_where,
     columns_of_texts,
@@ -157,13 +157,18 @@ def draft(
         config = dataclasses.replace(config, texts=tuple(f"json:{name}" for name in fields))
         sample = read_sample(shards, config)
     if not sample.texts:
-        raise _without_texts(source, sample, len(shards))
+        remedy = "give --texts, where the texts of a pair are"
+        reasons = dict.fromkeys([*sample.unread, *sample.problems])
+        if reasons:
+            raise UserError(f"{source}: {'; '.join(reasons)}; or {remedy}")
+        raise UserError(f"{source}: the first {min(len(shards), MAX_SHARDS)} shards hold no text; {remedy}")
     for problem in sample.unread:
         say("init", f"warning: {problem}")
     with_words = [(text, label) for text, label in sample.texts if label or not _FILE_NAME.fullmatch(text.strip())]
     sampled_texts = with_words or sample.texts
     by_language = count_languages(sampled_texts)
-    codes = _languages_of_recipe(by_language, len(sampled_texts))
+    least = max(MIN_SHARE * len(sampled_texts), min(MIN_TEXTS, len(sampled_texts) / 20))  # of 20 texts one is enough
+    codes = [code for code, number in by_language.items() if number >= least and code != languages.OTHER]
     used = [bare(name) for name in (config.key, *config.texts, config.lang, config.image_field) if name]
     values = values_by_column(sample.rows)
     other_texts = [name for name in columns_of_texts(values) if name not in used]
@@ -189,21 +194,6 @@ def draft(
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
     return {"recipe": printable(_to_toml(drafted, config, codes, sample.rows)), **drafted}
-
-
-def _languages_of_recipe(num_texts_of: Mapping[str, int], num_texts: int) -> list[str]:
-    """Return the languages that enough of the texts are in."""
-    least = max(MIN_SHARE * num_texts, min(MIN_TEXTS, num_texts / 20))  # of 20 texts one is enough
-    return [code for code, number in num_texts_of.items() if number >= least and code != languages.OTHER]
-
-
-def _without_texts(source: str, sample: PoolSample, num_shards: int) -> UserError:
-    """Return the error of a pool in whose first shards no text was found."""
-    remedy = "give --texts, where the texts of a pair are"
-    problems = dict.fromkeys([*sample.unread, *sample.problems])
-    if problems:
-        return UserError(f"{source}: {'; '.join(problems)}; or {remedy}")
-    return UserError(f"{source}: the first {min(num_shards, MAX_SHARDS)} shards hold no text; {remedy}")
 
 
 def say_large_files(command: str, shards: Sequence[Shard]) -> None:

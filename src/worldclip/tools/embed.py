@@ -119,8 +119,18 @@ def embed(
         run_dir, units = _find_units(run, folder, of, executor, pictures)
         run = dataclasses.replace(run, dir=run_dir or folder)
         if run_dir is None and columns:
-            raise _without_columns(run)
-        model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
+            raise UserError(
+                f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
+                "table whose pool.image_field names the files"
+            )
+        is_local = Path(str(model).removeprefix("local-dir:")).exists()
+        model_id = {
+            "source": str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:"),
+            "layout": source.layout,
+            "digest": source.digest(),
+            **loading,
+            **model_load.digests_of_files(arch, tokenizer),
+        }
         embedding = Embedding(
             folder=folder,
             pool=run.section(PoolConfig),
@@ -138,13 +148,6 @@ def embed(
             load_here.cache_clear()
     _say_written_numbers(embedding)
     return report
-
-
-def _without_columns(run: Run) -> UserError:
-    return UserError(
-        f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
-        "table whose pool.image_field names the files"
-    )
 
 
 def _say_written_numbers(embedding: Embedding) -> None:
@@ -219,33 +222,19 @@ def _find_units(
             f"{pictures.root} has no picture any more, and {folder} keeps its embeddings; mount its disk or restore it "
             f"(or remove {folder})"
         )
-    pictures = _without_excluded(pictures, run.section(PoolConfig))
-    units = source_units(pictures.root, earlier_groups(folder), pictures)
-    return None, {"images": with_retries(folder, units)}
-
-
-def _without_excluded(pictures: Listing, config: PoolConfig) -> Listing:
-    """Leave out the pictures that the recipe's lists of keys exclude, and say how many: a picture's key is its path."""
-    if config.valid_keys is None and not config.deny_keys:
-        return pictures
-    names = pa.array([name for name, *_ in pictures.pictures], pa.large_string())
+    config = run.section(PoolConfig)
+    names = pa.array([name for name, *_ in pictures.pictures], pa.large_string())  # a picture's key is its path
     is_left = np.ones(len(names), bool)
     if config.valid_keys is not None:
         is_left &= np.asarray(pc.is_in(names, read_list(config.valid_keys, "pool.valid_keys")))
     for path in config.deny_keys:
         is_left &= ~np.asarray(pc.is_in(names, read_list(path, "pool.deny_keys")))
-    if is_left.all():
-        return pictures
-    say("embed", f"leaves out {counted(int((~is_left).sum()), 'file')} by pool.valid_keys and pool.deny_keys")
-    left = [pictures.pictures[row] for row in np.flatnonzero(is_left).tolist()]
-    return dataclasses.replace(pictures, pictures=left)
-
-
-def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
-    """Return what search loads again: the checkpoint's own path or the hub id, the layout and the digest."""
-    is_local = Path(str(model).removeprefix("local-dir:")).exists()
-    name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
-    return {"source": name, "layout": source.layout, "digest": source.digest()}
+    if not is_left.all():
+        say("embed", f"leaves out {counted(int((~is_left).sum()), 'file')} by pool.valid_keys and pool.deny_keys")
+        left = [pictures.pictures[row] for row in np.flatnonzero(is_left).tolist()]
+        pictures = dataclasses.replace(pictures, pictures=left)
+    units = source_units(pictures.root, earlier_groups(folder), pictures)
+    return None, {"images": with_retries(folder, units)}
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:

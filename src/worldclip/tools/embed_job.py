@@ -96,13 +96,12 @@ class Embedding:
 
     def key(self, of: Of) -> Report:
         """Return what decides the rows of a segment besides its shard."""
-        lists = keys.digests(self.key_lists)
         return {
             "made_by": self.made_by(of),
             "pool": self.pool.identity,
             "columns": self.columns,
             "vectors_in_table": self.has_vectors,
-            "key_lists": lists,
+            "key_lists": keys.digests(self.key_lists),
         }
 
     def run(self, executor: Executor | None, opened_from: Path) -> Report:
@@ -116,7 +115,10 @@ class Embedding:
         reason = job.reason_to_run()
         if reason is None:
             say("embed", "is finished and unchanged")
-            return self._unchanged(read_json(layout.report_json(self.folder)))
+            report = read_json(layout.report_json(self.folder))
+            for kind in self.units:
+                report[kind] |= dict.fromkeys(CHANGES, 0) | {"unchanged": report[kind]["embedded"]}
+            return report
         say("embed", f"starts ({reason})")
         lists = [os.path.abspath(item.path) for item in self.key_lists]  # in the order of inputs.key_lists
         manifest = {"source": self.pool.location, "places": _places(self.pool, self.run_dir), "key_lists": lists}
@@ -125,13 +127,6 @@ class Embedding:
         changes: dict[str, Report] = {}  # since the manifest of before; report.json tells what the folder holds
         report = job.run(lambda: self._embed(executor, manifest, changes))
         return report | {kind: {**report[kind], **changes[kind]} for kind in self.units}
-
-    def _unchanged(self, report: Report) -> Report:
-        """Return the report of a call before, of one that found nothing new."""
-        for kind in self.units:
-            changes = dict.fromkeys(CHANGES, 0)
-            report[kind] |= changes | {"unchanged": report[kind]["embedded"]}
-        return report
 
     def _holds_earlier_files(self) -> bool:
         """Return whether one of the image files has the name of one of before: the folder was moved."""
