@@ -306,6 +306,13 @@ def merge_counts(
         for shard in files.texts.get(wiki, ()):
             counts_path, places_path = runs.run_files(folder / NGRAMS, shard.name)
             of_wiki += [runs.Run(counts_path, *place) for place in read_json(places_path)]
+        siteinfo = files.siteinfo.get(wiki)
+        namespaces = None
+        if siteinfo is not None and files.views and rules.title_rule == "namespaces" and not is_v1(wiki, rules):
+            if ".xml" in siteinfo.name:
+                namespaces = frozenset(name for key, name in read_xml_namespaces(siteinfo).items() if key)
+            else:
+                namespaces = frozenset(titles.read_namespaces(siteinfo))
         counts.append(
             WikipediaCounts(
                 wiki=wiki,
@@ -313,17 +320,7 @@ def merge_counts(
                 counts=runs.merge(of_wiki, scratch / wiki),
                 joiner=segment.scheme_of(languages.by_wikipedia()[wiki], languages).joiner,
                 views=tuple(folder / VIEWS / shard.name for shard in files.views),
-                namespaces=_read_namespaces(wiki, files, rules),
+                namespaces=namespaces,
             )
         )
     return counts
-
-
-def _read_namespaces(wiki: str, files: DumpFiles, rules: WikipediaRules) -> frozenset[str] | None:
-    siteinfo = files.siteinfo.get(wiki)
-    keeps_colons = rules.title_rule == "namespaces" and not is_v1(wiki, rules)
-    if siteinfo is None or not files.views or not keeps_colons:
-        return None
-    if ".xml" in siteinfo.name:
-        return frozenset(name for key, name in read_xml_namespaces(siteinfo).items() if key)
-    return frozenset(titles.read_namespaces(siteinfo))

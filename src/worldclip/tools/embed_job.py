@@ -115,7 +115,7 @@ class Embedding:
         reason = job.reason_to_run()
         if reason is None:
             say("embed", "is finished and unchanged")
-            report = read_json(layout.report_json(self.folder))
+            report: Report = read_json(layout.report_json(self.folder))
             for kind in self.units:
                 report[kind] |= dict.fromkeys(CHANGES, 0) | {"unchanged": report[kind]["embedded"]}
             return report

@@ -121,7 +121,7 @@ def _fetch_missing(name: str, sources: Sequence[Source], mirror: str, folder: Pa
             path = safe_join(folder, source.path)
             checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
             size = client.fetch(Download(url=mirrored(mirror, source.url), path=path, **checksums))
-            entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
+            entry: Report = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
             if source.sha256 or source.git_oid:
                 entry["published"] = source.sha256 or source.git_oid
             if source.unpack is not None:

@@ -63,19 +63,18 @@ class Counter:
                 # As many texts as fit into a batch, at least one.
                 last = int(np.searchsorted(offsets_T, offsets_T[first] + BATCH_BYTES, side="right")) - 1
                 last = min(max(last, first + 1), offsets_T.size - 1)
-                self._add_batch(data, offsets_T[first : last + 1])
+                batch_T = offsets_T[first : last + 1]
+                num_bytes = int(batch_T[-1] - batch_T[0])
+                self._make_room(num_bytes, num_texts=batch_T.size - 1)
+                num_tokens = num_bytes + 2 * batch_T.size
+                if num_tokens > self.spans_N.size:
+                    self.spans_N = np.empty(num_tokens, np.int64)
+                    self.keys_N = np.empty(num_tokens, np.uint64)
+                count_texts(
+                    data, batch_T, self.classes, self.spans_N, self.keys_N,
+                    self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
+                )  # fmt: skip
                 first = last
-
-    def _add_batch(self, data: np.ndarray, offsets_T: np.ndarray) -> None:
-        num_bytes = int(offsets_T[-1] - offsets_T[0])
-        self._make_room(num_bytes, num_texts=offsets_T.size - 1)
-        num_tokens = num_bytes + 2 * offsets_T.size
-        if num_tokens > self.spans_N.size:
-            self.spans_N, self.keys_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
-        count_texts(
-            data, offsets_T, self.classes, self.spans_N, self.keys_N,
-            self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
-        )  # fmt: skip
 
     def _make_room(self, num_bytes: int, num_texts: int) -> None:
         """Spill or grow the tables so that the compiled loops never have to.

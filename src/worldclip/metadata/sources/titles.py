@@ -155,21 +155,16 @@ def decode_title(raw: bytes) -> bytes | None:
 # --- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def read_views(folder: Path, wiki: str) -> Words:
-    """Return the titles of one Wikipedia in the counts of one file."""
-    first, end = read_json(folder / ROWS).get(wiki, (0, 0))
-    data, offsets, views = (np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in WORD_COLUMNS)
-    offsets = np.array(offsets[first : end + 1])
-    return Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(views[first:end]))
-
-
 def merge_views(folders: Sequence[Path], wiki: str) -> Words:
     """Return the sum over the counts of files for one Wikipedia, in byte order of titles."""
     # A stack of sums over 2^k files, k falling, as in a binary counter: each title is copied log2(files) times.
     stack: list[tuple[int, Words]] = []
     for folder in folders:
+        first, end = read_json(folder / ROWS).get(wiki, (0, 0))
+        data, offsets, counts = (np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in WORD_COLUMNS)
+        offsets = np.array(offsets[first : end + 1])
+        views = Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(counts[first:end]))
         level = 0
-        views = read_views(folder, wiki)
         while stack and stack[-1][0] == level:
             views = merge_words([stack.pop()[1], views])[0]
             level += 1
