@@ -150,7 +150,7 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     Raises UserError for captions that cannot be read.
     """
     if captions is None:
-        captions = next((path for path in map(folder.joinpath, METADATA_FILES) if path.is_file()), None)
+        captions = next(filter(Path.is_file, map(folder.joinpath, METADATA_FILES)), None)
     rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
     if rows and all(file is None for file, _ in rows):
         raise UserError(

@@ -74,8 +74,12 @@ def compare_curations(first: Path, second: Path, out: Path | None = None) -> Rep
             examples.append([{"key": key, "lang": lang} for key, lang in database.sql(query).fetchall()])
         if out is not None:
             write_tables(out, _kept_by_one(database, first, second), KEPT_BY_ONE)
-    languages = {row[0]: dict(zip(COUNTS, row[1:], strict=True)) for row in rows}
-    total = {name: sum(counts[name] for counts in languages.values()) for name in COUNTS}
+    languages = {}
+    total = dict.fromkeys(COUNTS, 0)
+    for lang, *numbers in rows:
+        languages[lang] = dict(zip(COUNTS, numbers, strict=True))
+        for name, number in languages[lang].items():
+            total[name] += number
     return {
         "runs": [str(first), str(second)],
         "changes": list(map(str, changed_keys(recipes[0], recipes[1]))),

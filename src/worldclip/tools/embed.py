@@ -105,7 +105,7 @@ def embed(
             say("embed", f"{run.section(PoolConfig).key!r} identifies a pair; --key names another column")
     _check_out(folder, run.section(PoolConfig))
     _check_columns(columns)
-    columns = [bare(name) for name in columns] or _columns_of_before(folder)
+    columns = list(map(bare, columns)) or _columns_of_before(folder)
     if pictures is None and not pools.is_run(run):
         pictures = _pictures_without_shards(run, of)
     source = model_load.find(model, precision)

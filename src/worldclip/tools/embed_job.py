@@ -69,7 +69,7 @@ class Embedding:
         if self.has_vectors:
             config["vectors_in_table"] = True
         if self.columns:
-            config["columns"] = [bare(name) for name in self.columns]
+            config["columns"] = list(map(bare, self.columns))
         if "images" in self.units:
             config |= {"decoder": decode.identity(), "source": self.pool.location}
         return config

@@ -173,18 +173,22 @@ def _plan_wiki(
         match = _SUM_LINE.match(line.strip())
         if match is not None:
             sums[match["name"]] = match["sha1"]
-    parts = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\d+\.xml-p\d+p\d+\.bz2", name)]
-    whole = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\.xml\.bz2", name)]
-    if not (parts or whole):
+
+    def downloads(rest: str) -> list[Download]:
+        files = []
+        for name in sorted(sums):
+            match = re.fullmatch(rf"{database}-(\d{{8}})-{rest}", name)
+            if match:
+                url = f"{base}/{match[1]}/{name}"
+                files.append(Download(url=url, path=safe_join(folder, name), sha1=sums[name]))
+        return files
+
+    # Big dumps come in parts, each of which is a shard
+    articles = downloads(r"pages-articles\d+\.xml-p\d+p\d+\.bz2") or downloads(r"pages-articles\.xml\.bz2")
+    if not articles:
         raise Broken(f"{base}/{config.date}: no pages-articles in its list of sums; try another --date")
-    names = sorted(parts or whole)  # big dumps come in parts, each of which is a shard
-    day = names[0].split("-")[1]
-
-    def downloads(names: Sequence[str]) -> list[Download]:
-        return [Download(url=f"{base}/{day}/{name}", path=safe_join(folder, name), sha1=sums[name]) for name in names]
-
-    siteinfo = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-siteinfo-namespaces\.json\.gz", name)]
-    return downloads(names), downloads(siteinfo), day
+    day = articles[0].path.name.split("-")[1]
+    return articles, downloads(r"siteinfo-namespaces\.json\.gz"), day
 
 
 def plan_pageviews(folder: Path, dump_day: str, config: FetchConfig) -> list[Download]:

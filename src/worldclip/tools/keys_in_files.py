@@ -34,7 +34,7 @@ def rows_in(path: Path, lookup: KeyTable, column: str, unread: dict[str, str]) -
     rows_of_files: set[int] = set()
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(filter(Path.is_file, path.rglob("*")))
     for file in files:
         try:
             for candidates in _read_strings(file, column):
@@ -50,7 +50,7 @@ def _read_strings(path: Path, column: str) -> Iterator[Strings]:
     if path.suffix == ".parquet":
         with open_regular(path), pq.ParquetFile(path) as file:
             check_parquet(path, path.stat().st_size, file.metadata, held_rows=BATCH_KEYS)
-            for name in [name for name in file.schema_arrow.names if name in ("key", "other_key", column)]:
+            for name in {"key", "other_key", column}.intersection(file.schema_arrow.names):
                 for batch in file.iter_batches(BATCH_KEYS, columns=[name]):
                     yield batch[0].drop_null().cast(pa.large_string())
     elif path.name == "keys.npy":

@@ -266,11 +266,18 @@ def search_words(folder: str | Path, texts: Sequence[str] = (), images: Sequence
 
     Raises UserError for one that is named like a picture and is none here.
     """
-    pictures = [text for text in texts if text.lower().endswith(SUFFIXES)]
-    missing = [f"{text}: no such picture here" for text in pictures if not Path(text).is_file()]
+    words = []
+    pictures = []
+    missing = []
+    for text in texts:
+        if not text.lower().endswith(SUFFIXES):
+            words.append(text)
+        elif Path(text).is_file():
+            pictures.append(text)
+        else:
+            missing.append(f"{text}: no such picture here")
     if missing:
         raise UserError(missing)
-    words = [text for text in texts if text not in pictures]
     if len(words) > 1 and not any(" " in word for word in words):
         query = shlex.quote(" ".join(words))
         say("search", f"{len(words)} queries: {', '.join(words)}; for one query write {query} in quotes")

@@ -151,7 +151,7 @@ def _progress(run_dir: Path, stage: str) -> Report:
         return {"step": max([log[-1]["step"], *saved]), "steps": steps, "loss": log[-1]["loss"]}
     folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
     done_dir = layout.done_dir(folder, "texts") if stage == "match" else layout.done_dir(folder)
-    finished = sum(1 for _ in done_dir.rglob("*.json"))
+    finished = len(list(done_dir.rglob("*.json")))
     pool = read_manifest(layout.stage_dir(run_dir, "pool"))
     if not finished:
         return {}

@@ -64,7 +64,7 @@ def page_digest() -> str:
     """Return a digest of the page itself and of transformers.js, which an export copies."""
     files: list[Path] = []
     for folder in (Path(__file__).parent / "static", library_folder()):
-        files += sorted(path for path in folder.rglob("*") if path.is_file())
+        files += sorted(filter(Path.is_file, folder.rglob("*")))
     return digest([search_style(), *(fingerprint(path, path.parent) for path in files)])
 
 
@@ -114,7 +114,7 @@ class WebFolder:
         write_text(folder / "page.css", search_style())
         content = hashlib.sha256()  # by which offline.js tells this page from an earlier one at its address
         names = []
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for path in sorted(filter(Path.is_file, folder.rglob("*"))):
             name = path.relative_to(folder).as_posix()
             content.update(f"{name} {path.stat().st_size} ".encode())
             content.update(path.read_bytes())

@@ -68,7 +68,7 @@ def _named(files: Sequence[str]) -> str:
 
 def list_files(folder: Path) -> tuple[tuple[str, int], ...]:
     """Return relative path and size in bytes of each file of a folder, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(filter(Path.is_file, folder.rglob("*")))
     return tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
 
 

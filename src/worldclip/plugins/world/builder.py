@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import DONE
-from worldclip.plugins.world.sets import REQUIRES, SETS, check_folders
+from worldclip.plugins.world.sets import FOLDERS, REQUIRES, SETS, check_folders
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
     from worldclip.core.execute import Executor, Report
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay li
 requires = REQUIRES
 HELD_OUT = {item.dataset: item.about for item in SETS}
 OUTPUTS = (
-    *("train", *(item.folder for item in SETS)),
+    *FOLDERS,
     *("names.json", "keywords.json", "counts.json", "README.md", f"{DONE}/compare", f"{DONE}/draw"),
 )
 FOLDER_PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")

@@ -25,7 +25,7 @@ def read_stamps(folder: Path) -> Part:
         notice="Tux Paint stamps (https://tuxpaint.org), by many authors; GNU General Public License, version 2, and "
         "public domain: see docs/COPYING of its package. Made smaller and put on white.",
     )
-    root = next((path for path in sorted(folder.rglob("stamps")) if path.is_dir()), folder)
+    root = next(filter(Path.is_dir, sorted(folder.rglob("stamps"))), folder)
     drawings = {path.with_suffix(""): path for path in find_files(root, "*.svg")}
     drawings |= {path.with_suffix(""): path for path in find_files(root, "*.png")}
     if not drawings:
