@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -36,11 +35,6 @@ def describe() -> Report:
         missing[extra] = [name for name in names if not is_installed(name)]
     system = {"python": platform.python_version(), "system": platform.platform()}
     return {"versions": versions(PACKAGES) | system, "extras": missing, "device": device()}
-
-
-def version_text(*, as_json: bool) -> str:
-    """Return what `describe` says, as lines or as JSON."""
-    return json.dumps(describe()) if as_json else to_text(describe())
 
 
 def diagnose() -> Report:

@@ -209,7 +209,13 @@ class Embedding:
         if executor is None:
             num_busy = 1  # processes that the pool keeps busy
             for kind, shards in self.units.items():
-                num_busy = max(num_busy, 1 + sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind])
+                num_bytes = 0
+                for shard in shards:
+                    if is_group(shard.name):
+                        num_bytes += size_of_group(shard.fingerprint)
+                    else:
+                        num_bytes += int(shard.fingerprint.get("size") or 0)  # 0 where a server does not report it
+                num_busy = max(num_busy, 1 + num_bytes // BYTES_PER_PROCESS[kind])
             device = self.model.options.device
             executor = LocalExecutor(workers=min(num_processes(device, self.model.source), num_busy))
         threads = self.model.threads
@@ -348,13 +354,6 @@ def _count_retries(shards: Sequence[Shard], reports: Sequence[Report], total: Re
             if report.get("unreadable"):
                 retries[shard.name] = retries.get(shard.name, 0) + 1
     return retries
-
-
-def _num_bytes(shard: Shard) -> int:
-    """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
-    if is_group(shard.name):
-        return size_of_group(shard.fingerprint)
-    return int(shard.fingerprint.get("size") or 0)
 
 
 def _sum(reports: Sequence[Report]) -> Report:

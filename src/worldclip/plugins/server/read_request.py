@@ -162,25 +162,25 @@ def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...] | No
     return where, tuple(keys) if "keys" in body else None, path_prefix
 
 
-def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | Picture]:
-    """Return the texts and pictures of a parameter, one or a list.  Raises ApiError that names all problems."""
+def read_inputs(value: Any, limits: Limits) -> list[str | Picture]:
+    """Return the texts and pictures of `input`, one or a list.  Raises ApiError that names all problems."""
     values = value if isinstance(value, list) else [value]
     if value is None or not values:
-        raise ApiError(400, f"{param} is missing; give a text, a picture as a data URL, or a list of them", param=param)
+        raise ApiError(400, "input is missing; give a text, a picture as a data URL, or a list of them", param="input")
     if len(values) > limits.inputs:
-        raise ApiError(400, f"{param} holds {len(values):,} items; at most {limits.inputs:,} are allowed", param=param)
+        raise ApiError(400, f"input holds {len(values):,} items; at most {limits.inputs:,} are allowed", param="input")
     if sum(map(_is_picture, values)) > limits.pictures:
-        raise ApiError(400, f"{param} holds more than {limits.pictures} pictures; send several requests", param=param)
+        raise ApiError(400, f"input holds more than {limits.pictures} pictures; send several requests", param="input")
     items: list[str | Picture] = []
     problems = []
     for i, item in enumerate(values):
         try:
             items.append(_read_item(item, limits))
         except ValueError as error:
-            name = param if value is item else f"{param}[{i}]"
+            name = "input" if value is item else f"input[{i}]"
             problems.append(f"{name}: {error}")
     if problems:
-        raise ApiError(400, problems, param=param)
+        raise ApiError(400, problems, param="input")
     return items
 
 

@@ -160,12 +160,12 @@ class Service:
             raise error
         return newer
 
-    async def embed(self, items: Sequence[str | Picture], param: str = "input") -> np.ndarray:
+    async def embed(self, items: Sequence[str | Picture]) -> np.ndarray:
         """Return (len(items), D) float32 embeddings of unit length.  Raises ApiError that names unusable pictures."""
         rows = await _answers(self._encoding, items)
-        problems = [f"{param}[{i}]: {row}" for i, row in enumerate(rows) if isinstance(row, str)]
+        problems = [f"input[{i}]: {row}" for i, row in enumerate(rows) if isinstance(row, str)]
         if problems:
-            raise ApiError(400, problems, param=param)
+            raise ApiError(400, problems, param="input")
         return np.stack([row for row in rows if isinstance(row, np.ndarray)])
 
     async def classify(
