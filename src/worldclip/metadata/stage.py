@@ -84,7 +84,8 @@ def _segmenter(config: MetadataConfig) -> Record:
 
 def _inputs(run: Run) -> Record:
     """Return the fingerprints of the files, the versions of packages, and the pool if it is a source."""
-    fingerprints = {shard.name: shard.fingerprint for shard in _language_shards(plan_work(run))}
+    work = plan_work(run)
+    fingerprints = {lang: work.fingerprint(lang) for lang in work.codes}
     return fingerprints | pool_counting.pool_inputs(run)
 
 
@@ -157,7 +158,7 @@ def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mappin
 
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
-    shards = _language_shards(work)
+    shards = [Shard(name=lang, path="", fingerprint=work.fingerprint(lang)) for lang in work.codes]
     say(STAGE, f"lists of {counted(len(shards), 'language')}")
     key = {**deciding(work.config, "metadata.lists"), **_segmenter(work.config)}
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
@@ -179,10 +180,6 @@ def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str
             rules[source] = {"in": number, "kept": num_kept.get(source, 0)}
         lists[MERGED] = {**_describe(union["entry"], rules), "examples": {}, "files": []}
     return lists
-
-
-def _language_shards(work: Work) -> list[Shard]:
-    return [Shard(name=lang, path="", fingerprint=work.fingerprint(lang)) for lang in work.codes]
 
 
 def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[str, str]) -> Report:

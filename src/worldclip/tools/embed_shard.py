@@ -31,7 +31,7 @@ from worldclip.export.segments import Of, is_group
 from worldclip.model.worker import WorkerModel, load_here
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.picture_folder import files_of_group
-from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, hash_column, hashes_of, is_made_by
+from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, as_numbers, hashes_of, is_made_by
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
@@ -211,7 +211,7 @@ def _copy_unchanged(
         is_same &= np.asarray(pc.equal(before["file"].cast(pa.string()), after["file"]))
         is_same &= np.asarray(pc.equal(before["place"], after["place"]))
     rows = rows[is_same]
-    hashes_N2[rows] = hash_column(before)[is_same]
+    hashes_N2[rows] = as_numbers(before["sha256"].to_pylist())[is_same]
     vectors = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
     features_ND[rows] = vectors[row_of[rows]]
     is_unread[rows] = False

@@ -85,7 +85,7 @@ def build_wat(
             raise UserError(f"num_shards = {num_shards}: this pool has {recorded}; omit it, or choose another --out")
         num_ranges: int = recorded or num_shards or max(1, -(-totals["rows"] // LINKS_PER_SHARD))
         sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
-        parts = [links_path(out, shard) for shard in shards]
+        parts = [out / "parts" / f"{shard.name}.links" for shard in shards]
         pool_names = [f"{number:05}.parquet" for number in range(num_ranges)]
         pool = [Shard(name=name, path=str(out / name)) for name in pool_names]
 
@@ -134,10 +134,6 @@ def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
 # --- one WAT file -----------------------------------------------------------------------------------------------------
 
 
-def links_path(out: Path, shard: Shard) -> Path:
-    return out / "parts" / f"{shard.name}.links"
-
-
 def extract_file(out: Path, shard: Shard) -> Report:
     """Write OUT/parts/<file>.links.  Report: records, bad records, and image links by REASONS."""
     counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))
@@ -159,7 +155,7 @@ def extract_file(out: Path, shard: Shard) -> Report:
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     table = pa.table(dict(zip(_PART.names, columns, strict=True)), schema=_PART)
     order = pc.sort_indices(table["key"]) if len(rows) else pa.array([], pa.int64())  # stable
-    with whole_file(links_path(out, shard)) as aside:
+    with whole_file(out / "parts" / f"{shard.name}.links") as aside:
         pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_PER_GROUP)
     return dict(counts)
 

@@ -54,6 +54,7 @@ BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON:
 # Up to here a thread takes longer to start than the work: of a body, and of an answer at BYTES_PER_NUMBER
 SMALL_BYTES = 16 * 1024
 SMALL_ANSWER_BYTES = 512 * 1024
+STATIC = Path(__file__).parent / "static"
 MAX_THUMBNAIL_PX = 1024
 MAX_DIGITS = 18
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -288,7 +289,7 @@ class _Api:
 
     async def page(self, request: Request) -> Response:
         """Answer GET /."""
-        return Response(_read_static("index.html"), media_type="text/html")
+        return Response((STATIC / "index.html").read_bytes(), media_type="text/html")
 
     async def static(self, request: Request) -> Response:
         """Answer GET /static/NAME."""
@@ -296,7 +297,7 @@ class _Api:
         if name == "page.css":
             return Response(search_style(), media_type="text/css")
         if name == "search.js":
-            return Response(_read_static(name), media_type="text/javascript")
+            return Response((STATIC / name).read_bytes(), media_type="text/javascript")
         if name == "facts.json":
             return JSONResponse(await run_in_threadpool(self._facts))
         raise ApiError(404, f"no file {name!r} here")
@@ -376,7 +377,3 @@ def _row_id(request: Request) -> str:
     if not re.fullmatch("[0-9a-f]{16}", row_id):
         raise ApiError(404, f"{row_id[:MAX_DIGITS]!r} is no id: one has 16 hex digits, as in the hits of a search")
     return str(row_id)
-
-
-def _read_static(name: str) -> str:
-    return (Path(__file__).parent / "static" / name).read_text(encoding="utf-8")

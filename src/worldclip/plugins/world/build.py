@@ -113,8 +113,9 @@ def build_world(
         key, reason = next(iter(undrawable.items()))
         say("pool", f"{len(undrawable):,} pictures cannot be drawn and are left out, such as {key} ({reason})")
     drawn = [picture for picture in pictures if picture.key not in undrawable]
-    _write_names(out, drawn, split, table, licences)
-    _write_sets(out, drawn, members, table)
+    subjects = sorted({picture.subject for picture in drawn})
+    _write_names(out, drawn, subjects, split, table, licences)
+    _write_sets(out, drawn, subjects, members, table)
     counts = _counts(drawn, members, table, parts, undrawable)
     write_json(out / "counts.json", counts)
     write_readme(out / "README.md", counts, parts, image_px)
@@ -208,7 +209,7 @@ def _write_records(
             record = {"texts": texts, "lang_truth": langs, "source": picture.part, "licence": licences[picture.part]}
             lines.append(json.dumps([asdict(picture), record], ensure_ascii=False))
         shard_name = f"{name}/{number:06}.tar"
-        path = records_path(out, shard_name)
+        path = out / RECORDS / f"{shard_name}.jsonl"
         content = "\n".join(lines)
         with whole_file(path) as aside:
             aside.write_text(content, encoding="utf-8")
@@ -233,11 +234,6 @@ def _texts_of(picture: Picture, folder: str, table: Table) -> tuple[list[str], l
     return texts, langs
 
 
-def records_path(out: Path, shard_name: str) -> Path:
-    """Return the file of samples that a tar is drawn from."""
-    return out / RECORDS / f"{shard_name}.jsonl"
-
-
 def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -> Report:
     """Draw and write one tar; a picture that cannot be drawn is left out, with its reason in the report."""
     undrawable: dict[str, str] = {}
@@ -245,7 +241,7 @@ def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -
     is_varied = shard.name.split("/")[0] in REDRAWN
 
     def samples() -> Iterator[Sample]:
-        for line in records_path(out, shard.name).read_text(encoding="utf-8").split("\n"):
+        for line in Path(shard.path).read_text(encoding="utf-8").split("\n"):
             fields, record = json.loads(line)
             picture = Picture(**fields)
             try:
@@ -262,10 +258,14 @@ def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -
 
 
 def _write_names(
-    out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, licences: dict[str, str]
+    out: Path,
+    pictures: Sequence[Picture],
+    subjects: Sequence[str],
+    split: dict[str, str],
+    table: Table,
+    licences: dict[str, str],
 ) -> None:
     """Write names.json and keywords.json: subjects and languages in sorted order."""
-    subjects = _subjects(pictures)
     langs: set[str] = set()
     for subject in subjects:
         langs.update(table.names[subject])
@@ -292,9 +292,11 @@ def _write_names(
     write_json(out / "keywords.json", keywords, is_compact=True)
 
 
-def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[Picture]], table: Table) -> None:
+def _write_sets(
+    out: Path, pictures: Sequence[Picture], subjects: Sequence[str], members: dict[str, list[Picture]], table: Table
+) -> None:
     """Write set.json of the held-out sets that have pictures, and held_out.json, which names them."""
-    position = {subject: number for number, subject in enumerate(_subjects(pictures))}
+    position = {subject: number for number, subject in enumerate(subjects)}
     held_out = {}
     for item in SETS:
         if not members[item.folder]:
@@ -311,18 +313,13 @@ def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[
             # Pictures whose names are held out in a language, of languages that name at least half of all flags
             flags = [picture.subject for picture in members["flags"] if picture.subject in position]
             record["asked"] = {}
-            for lang, subjects in table.held_flags.items():
+            for lang, held in table.held_flags.items():
                 named = [flag for flag in flags if lang in table.names[flag] and table.names[flag][lang].has_name]
                 if len(named) >= MIN_NAMED * len(flags):
-                    record["asked"][lang] = [picture.key for picture in drawn if picture.subject in subjects]
+                    record["asked"][lang] = [picture.key for picture in drawn if picture.subject in held]
         write_json(out / item.folder / "set.json", record, is_compact=True)
         held_out[item.dataset] = HeldOut(f"names:{item.folder}", item.about)
     write_held_out(out, held_out)
-
-
-def _subjects(pictures: Sequence[Picture]) -> list[str]:
-    """Return the subjects in the order of names.json."""
-    return sorted({picture.subject for picture in pictures})
 
 
 def _counts(
