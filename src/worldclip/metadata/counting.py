@@ -184,8 +184,7 @@ def count_files(
     key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": runs.RUNS_VERSION}
     key["punctuation"] = rules.punctuation
     # A recipe may change how the words of a language are found that it adds.
-    cut_otherwise = [language for language in languages.added if language.words != "space"]
-    key["cut"] = [(language.code, language.wikipedia, language.words) for language in cut_otherwise]
+    key["cut"] = [(row.code, row.wikipedia, row.words) for row in languages.added if row.words != "space"]
     count = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, languages=languages)
     for name, reason in _map(executor, count, files.text_shards(), NGRAMS, folder, key).items():
         uncounted.setdefault(name.partition("/")[0], reason)

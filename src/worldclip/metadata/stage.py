@@ -114,6 +114,9 @@ def _build(run: Run, job: Job) -> Result:
     reports = run.executor.map(compile_one, shards, label=MATCHERS, done_dir=done_dir, key=_matchers_version())
     matchers = dict(zip(names, reports, strict=True))
     report: Report = {"lists": {}, "notes": notes}
+    counts: Report = {}
+    pageviews = [{**shard.fingerprint, "licence": VIEWS_LICENCE} for shard in work.files.views]
+    manifest: Report = {"digests": {}, "sources": {}, "pageviews": pageviews, "rules": {}, "dead": {}}
     for name, entry_list in lists.items():
         row: Report = {"name": "All lists as one" if name == MERGED else work.languages.get(name).name}
         row |= {key: entry_list[key] for key in ("entries", "bytes", "by_source", "rules", "examples")}
@@ -123,18 +126,13 @@ def _build(run: Run, job: Job) -> Result:
             row["dead"][compiled["profile"]] = compiled["dead"]
             row["matcher_bytes"][compiled["profile"]] = compiled["bytes"]
         report["lists"][name] = row
-    return Result(
-        report=report,
-        counts={name: entry_list["entries"] for name, entry_list in lists.items()},
-        outputs=_outputs(run.dir, work, lists, matchers),
-        manifest={
-            "digests": {name: entry_list["digest"] for name, entry_list in lists.items()},
-            "sources": {name: entry_list["files"] for name, entry_list in lists.items()},
-            "pageviews": [{**shard.fingerprint, "licence": VIEWS_LICENCE} for shard in work.files.views],
-            "rules": {name: entry_list["rules"] for name, entry_list in lists.items()},
-            "dead": {name: row["dead"] for name, row in report["lists"].items()},
-        },
-    )
+        counts[name] = entry_list["entries"]
+        manifest["digests"][name] = entry_list["digest"]
+        manifest["sources"][name] = entry_list["files"]
+        manifest["rules"][name] = entry_list["rules"]
+        manifest["dead"][name] = row["dead"]
+    outputs = _outputs(run.dir, work, lists, matchers)
+    return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 
 
 def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mapping[str, Report]) -> list[Path]:

@@ -284,7 +284,8 @@ def _compare(folder: Path, kind: Of, before: Report | None, after: Mapping[str, 
 def _count_changed_columns(kind: Of, shard: str, before: Path, after: Path, columns: Sequence[str]) -> int:
     """Return how many rows of a shard have the content of before and other values in columns, as searches show them."""
     names = [*(["key"] if kind == "images" else ["key", "text_idx"]), "sha256", *columns]
-    old, new = (pq.read_table(path, columns=names) for path in (before, after))
+    old = pq.read_table(before, columns=names)
+    new = pq.read_table(after, columns=names)
     old_row = pc.index_in(row_names(kind, shard, new), value_set=row_names(kind, shard, old).combine_chunks())
     new = new.filter(pc.is_valid(old_row))
     old = old.take(old_row.drop_null())

@@ -82,7 +82,7 @@ class Counter:
         A text of n bytes has at most (n + 1) / 2 words: two words have a byte between them, or one has three.  No byte
         lies between two texts.  Empty texts have no word, so there are never more words than bytes.
         """
-        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
+        num_words, num_arena, num_bigrams = self.state.tolist()
         new = min(num_bytes, (num_bytes + num_texts) // 2) + 1
         is_full = (
             num_words + new > MAX_WORDS
@@ -105,7 +105,7 @@ class Counter:
 
     def spill(self) -> None:
         """Write the tables as a sorted run and empty them."""
-        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
+        num_words, num_arena, num_bigrams = self.state.tolist()
         words = binary_array(self.arena[:num_arena], self.starts_W[1 : num_words + 2])
         # From malloc, which returns large blocks at once; Arrow's own pool keeps hundreds of MB for later.
         malloc = pa.system_memory_pool()

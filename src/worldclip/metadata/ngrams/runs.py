@@ -204,8 +204,7 @@ def _merge_bigrams(
                     heads[n] = (keys[cut:], counts[cut:])
                 else:
                     heads[n] = next(readers[n], None)
-        keys = np.concatenate([part[0] for part in parts])
-        counts = np.concatenate([part[1] for part in parts])
+        keys, counts = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         counts = counts[order]
@@ -308,7 +307,7 @@ def best_bigrams(
             least = best[0][-1] if limit else np.inf
     quotient, _, keys_B = _keep_best(best, limit)
     # Not np.log2: its last bit depends on whether the processor has AVX-512.
-    pmi = np.array([math.log2(ratio) for ratio in (quotient * num_tokens).tolist()])
+    pmi = np.array(list(map(math.log2, (quotient * num_tokens).tolist())))
     is_good = pmi >= min_pmi
     word = counts.words.word
     bigrams = []

@@ -247,9 +247,11 @@ class _Api:
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
         selection = Selection(*read_selection(body))
         items = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
-        blank = [item for item in items if isinstance(item, str) and not item.strip()]
-        if blank:
-            raise ApiError(400, [f"query {item!r} is blank; give words" for item in blank], param="input")
+        problems = [
+            f"query {text!r} is blank; give words" for text in items if isinstance(text, str) and not text.strip()
+        ]
+        if problems:
+            raise ApiError(400, problems, param="input")
         if not combine and len(items) * top > self._limits.hits:
             message = f"{len(items):,} inputs with top = {top} give more than {self._limits.hits:,} hits; send fewer"
             raise ApiError(400, message, param="top")
