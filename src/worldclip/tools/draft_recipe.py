@@ -26,7 +26,7 @@ from worldclip.pool.formats import format_of
 from worldclip.pool.formats.base import ROW, missing_column
 from worldclip.pool.listing import require_place
 from worldclip.tools.known_pools import FILTERS, TAR_KEYS, KnownPool, describe, field_names, text_columns
-from worldclip.tools.pool_sample import MAX_SHARDS, count_languages, read_sample
+from worldclip.tools.pool_sample import MAX_SHARDS, PoolSample, count_languages, read_sample
 from worldclip.tools.sampled_columns import (
     columns_for_where,
     columns_of_texts,
@@ -157,11 +157,7 @@ def draft(
         config = dataclasses.replace(config, texts=tuple(f"json:{name}" for name in fields))
         sample = read_sample(shards, config)
     if not sample.texts:
-        remedy = "give --texts, where the texts of a pair are"
-        reasons = dict.fromkeys([*sample.unread, *sample.problems])
-        if reasons:
-            raise UserError(f"{source}: {'; '.join(reasons)}; or {remedy}")
-        raise UserError(f"{source}: the first {min(len(shards), MAX_SHARDS)} shards hold no text; {remedy}")
+        raise _without_texts(source, sample, len(shards))
     for problem in sample.unread:
         say("init", f"warning: {problem}")
     with_words = [(text, label) for text, label in sample.texts if label or not _FILE_NAME.fullmatch(text.strip())]
@@ -194,6 +190,15 @@ def draft(
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
     return {"recipe": printable(_to_toml(drafted, config, codes, sample.rows)), **drafted}
+
+
+def _without_texts(source: str, sample: PoolSample, num_shards: int) -> UserError:
+    """Return the error of a pool in whose first shards no text was found."""
+    remedy = "give --texts, where the texts of a pair are"
+    problems = dict.fromkeys([*sample.unread, *sample.problems])
+    if problems:
+        return UserError(f"{source}: {'; '.join(problems)}; or {remedy}")
+    return UserError(f"{source}: the first {min(num_shards, MAX_SHARDS)} shards hold no text; {remedy}")
 
 
 def say_large_files(command: str, shards: Sequence[Shard]) -> None:

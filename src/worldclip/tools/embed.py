@@ -123,14 +123,7 @@ def embed(
                 f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
                 "table whose pool.image_field names the files"
             )
-        is_local = Path(str(model).removeprefix("local-dir:")).exists()
-        model_id = {
-            "source": str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:"),
-            "layout": source.layout,
-            "digest": source.digest(),
-            **loading,
-            **model_load.digests_of_files(arch, tokenizer),
-        }
+        model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
         embedding = Embedding(
             folder=folder,
             pool=run.section(PoolConfig),
@@ -235,6 +228,13 @@ def _find_units(
         pictures = dataclasses.replace(pictures, pictures=left)
     units = source_units(pictures.root, earlier_groups(folder), pictures)
     return None, {"images": with_retries(folder, units)}
+
+
+def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:
+    """Return what search loads again: the checkpoint's own path or the hub id, the layout and the digest."""
+    is_local = Path(str(model).removeprefix("local-dir:")).exists()
+    name = str(source.path.resolve()) if is_local else str(model).removeprefix("hf-hub:")
+    return {"source": name, "layout": source.layout, "digest": source.digest()}
 
 
 def _check_out(folder: Path, pool: PoolConfig) -> None:

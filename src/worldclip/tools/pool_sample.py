@@ -67,9 +67,10 @@ def read_sample(shards: Sequence[Shard], config: PoolConfig) -> PoolSample:
         if image_side is None and is_installed("PIL") and not is_remote(shard.path):
             sides = []  # shorter ones
             for image in read_members(image_places(shard, settled.images.slice(0, NUM_IMAGES))):
+                if isinstance(image, BadShard):
+                    continue
                 with contextlib.suppress(BadImage):
-                    if not isinstance(image, BadShard):
-                        sides.append(min(decode(image).shape[:2]))
+                    sides.append(min(decode(image).shape[:2]))
             if sides:
                 image_side = int(np.median(sides))
         table = format_of(shard.name)
