@@ -128,9 +128,7 @@ def read_icons(tars: tuple[str, ...], stamps: tuple[Stamp, ...]) -> dict[str, by
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
-                    if not member.isfile() or member.size > MAX_ICON_BYTES:
-                        continue
-                    file = tar.extractfile(member)
+                    file = tar.extractfile(member) if member.isfile() and member.size <= MAX_ICON_BYTES else None
                     if file is not None:
                         icons[member.name.removeprefix("./")] = file.read()
         except (tarfile.TarError, OSError, EOFError, zlib.error):
