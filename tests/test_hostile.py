@@ -663,7 +663,10 @@ CONFIG = PoolConfig(path=".", key="key")
 LINKS = b'{"x": ["IMG@/src", ' + b"[]," * 2**19 + b"1]}"
 BOMBS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "a.xml.bz2": (bz2.compress(PAGE + b"a" * 2**25), lambda path: list(dumps.read_texts(path))),
-    "views.bz2": (bz2.compress(b"sw " + b"a" * 2**25), lambda path: list(titles._iter_blocks(path))),
+    "views.bz2": (
+        bz2.compress(b"sw " + b"a" * 2**25),
+        lambda path: titles.count_views(path, path.parent / "views", ["sw"], min_line_views={}),
+    ),
     "names.json.gz": (gzip.compress(b"[]," * 2**20), titles.read_namespaces),
     "words.txt.gz": (gzip.compress(b"a\n" * 2**18), lambda path: list(lists.read_list(str(path)))),
     "wordnet.tab.gz": (gzip.compress(b"\ta" * 2**20), lambda path: next(lists.iter_lines(str(path)))),

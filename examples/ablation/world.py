@@ -35,8 +35,8 @@ from worldclip.core.tars import add_member
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.source import Inputs
 from worldclip.metadata.sources.packages import read_wordfreq
-from worldclip.plugins.drawings import shape_of
-from worldclip.plugins.emoji.build import LANGS, Emoji, draw, read_emoji
+from worldclip.plugins.drawings import draw_openmoji, shape_of, tones_of
+from worldclip.plugins.emoji.build import LANGS, Emoji, read_emoji
 
 NUM_OBJECTS, NUM_FLAGS = 450, 150
 NUM_DRAWINGS = NUM_OBJECTS + NUM_FLAGS
@@ -164,8 +164,8 @@ def choose_concepts(seed: int, num_classes: int) -> tuple[tuple[Emoji, ...], tup
     for objects, flags as far as they go for flags, and objects for classes.
     """
     emoji = read_emoji()
-    with_tones = {shape_of(item.char).replace("\ufe0f", "") for item in emoji if item.tones}
-    plain = [item for item in emoji if not item.tones]
+    with_tones = {shape_of(item.char).replace("\ufe0f", "") for item in emoji if tones_of(item.char)}
+    plain = [item for item in emoji if not tones_of(item.char)]
     shared_names = [Counter(item.names[column].casefold() for item in plain) for column in range(len(LANGS))]
     own_name = {
         item.char.replace("\ufe0f", ""): item
@@ -194,7 +194,8 @@ def _distinct_drawings(candidates: Sequence[Emoji], seed: int) -> list[Emoji]:
     chances = _chance("concept", [item.key for item in candidates], seed)
     by_picture: dict[bytes, Emoji] = {}
     for place in np.argsort(chances, kind="stable"):
-        by_picture.setdefault(draw(candidates[place], IMAGE_PX), candidates[place])
+        item = candidates[place]
+        by_picture.setdefault(draw_openmoji(item.drawing, item.key, IMAGE_PX), item)
     return list(by_picture.values())
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -164,10 +165,10 @@ def test_help_of_a_first_word_lists_its_commands(capsys):
     ],
 )
 def test_errors_have_an_exit_code_and_a_remedy(error, code, message, monkeypatch, capfd):
-    def fail(**_: bool) -> str:
+    def fail() -> None:
         raise error
 
-    monkeypatch.setattr("worldclip.tools.doctor.version_text", fail)
+    monkeypatch.setattr("worldclip.tools.doctor.describe", fail)
     assert main(["--version"]) == code
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"worldclip: {message}")
@@ -293,8 +294,9 @@ def test_windows_is_refused_with_a_remedy():
         ("evaluate", ["next: worldclip embed"]),
     ],
 )
-def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, following, toy_run):
-    done, report, *others = stages._ending(toy_run, stage, 200.0)
+def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, following, toy_run, capfd):
+    stages.results(toy_run, [stage], time.perf_counter() - 200.0)
+    done, report, *others = capfd.readouterr().err.splitlines()
     assert done.startswith("done in 3.3 min: ")
     assert done.endswith(f"; in {toy_run / stage}")
     assert report == f"report: {toy_run / 'report.html'}"
@@ -302,9 +304,10 @@ def test_ending_of_a_stage_names_time_folder_report_and_next_command(stage, foll
 
 
 @pytest.mark.parametrize("stage", ["balance", "curate", "train", "evaluate"])
-def test_next_command_of_a_folder_with_a_blank_is_one_that_a_shell_reads(stage, tmp_path):
+def test_next_command_of_a_folder_with_a_blank_is_one_that_a_shell_reads(stage, tmp_path, capfd):
     folder = tmp_path / "my run's"
-    (line,) = (line for line in stages._ending(folder, stage, 1.0) if line.startswith("next: "))
+    stages.results(folder, [stage], time.perf_counter())
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("next: "))
     assert str(folder) in shlex.split(line)
 
 

@@ -126,7 +126,7 @@ def exported(embedded_world, clip, monkeypatch, tmp_path):
     monkeypatch.setattr(web_folder, "problems", lambda: iter([]))
     monkeypatch.setattr(web_folder.onnx_folder, "write", lambda *arguments, **keys: precisions.append(arguments[2]))
     monkeypatch.setattr(web_folder.onnx_folder, "compare", lambda *arguments, **keys: {"checked": arguments[2]})
-    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path / "js")
+    monkeypatch.setattr(web_folder, "LIBRARY", tmp_path / "js")
 
     def export(name, of_page=("fp32",), embedded=embedded_world / "embedded"):
         folder = tmp_path / name
@@ -247,7 +247,7 @@ def test_a_folder_of_another_model_and_an_installation_without_transformers_js_a
     np.save(probe, -np.load(probe))
     with pytest.raises(UserError, match="the exported model is not the model that embedded"):
         web_folder.writer(clip, str(tmp_path / "embedded"))
-    monkeypatch.setattr(web_folder, "library_folder", lambda: tmp_path)
+    monkeypatch.setattr(web_folder, "LIBRARY", tmp_path)
     with pytest.raises(UserError, match=r"transformers\.web\.min\.js.*run `make web`.*npm"):
         export_model(embedded_world / "model", tmp_path / "out", ExportConfig(formats=("web",)))
     assert not (tmp_path / "out" / "web").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import logging
 import os
 import signal
@@ -129,9 +130,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         print(to_text())
         return 0
     if command == "--version":
-        from worldclip.tools.doctor import version_text
+        from worldclip.tools import doctor
 
-        print(version_text(as_json="--json" in words))
+        installed = doctor.describe()
+        print(json.dumps(installed) if "--json" in words else doctor.to_text(installed))
         return 0
     two_words = " ".join(arguments[:2])
     is_stage = command in stage_names()

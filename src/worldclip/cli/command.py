@@ -148,33 +148,30 @@ def flags_of(command: Command, config: Any) -> list[Flag]:
     for name, parameter in parameters.items():
         is_config = name == "config" and config is not None
         is_function = typing.get_origin(hints[name]) is Callable
-        if name != "executor" and not is_config and not is_function:
-            is_positional = name in command.positional
-            flags.append(_parameter_flag(parameter, hints[name], descriptions.get(name, ""), is_positional))
+        if name == "executor" or is_config or is_function:
+            continue
+        is_positional = name in command.positional
+        default = parameter.default
+        if default is parameter.empty:
+            default = REQUIRED
+            is_positional |= name != "out" and parameter.kind is not parameter.KEYWORD_ONLY
+        hint = hints[name]
+        marks = getattr(hint, "__metadata__", ())  # of Annotated
+        if marks:
+            hint = typing.get_args(hint)[0]
+        text = descriptions.get(name, "")
+        if re.match(r"[a-z]+ ", text):
+            text = text[0].upper() + text[1:]
+        hint = plain_type(hint)
+        flag = Flag(key=name, hint=hint, marks=marks, help=text, default=default, is_positional=is_positional)
+        flags.append(dataclasses.replace(flag, metavar=_metavar(flag)))
     if "executor" in parameters:
-        default = "as many as memory has room for models" if command.has_own_workers else "one per core"
-        flags += [EXECUTOR, Flag(key="workers", hint=int | None, default=None, help=WORKERS.format(default))]
+        usual = "as many as memory has room for models" if command.has_own_workers else "one per core"
+        flags += [EXECUTOR, Flag(key="workers", hint=int | None, default=None, help=WORKERS.format(usual))]
     flags.append(JSON)
     if config is not None:
         flags += config_flags(config)
     return flags
-
-
-def _parameter_flag(parameter: inspect.Parameter, hint: Any, description: str, is_positional: bool) -> Flag:
-    default = parameter.default
-    if default is parameter.empty:
-        default = REQUIRED
-        is_positional |= parameter.name != "out" and parameter.kind is not parameter.KEYWORD_ONLY
-    marks = getattr(hint, "__metadata__", ())  # of Annotated
-    if marks:
-        hint = typing.get_args(hint)[0]
-    if re.match(r"[a-z]+ ", description):
-        description = description[0].upper() + description[1:]
-    hint = plain_type(hint)
-    flag = Flag(
-        key=parameter.name, hint=hint, marks=marks, help=description, default=default, is_positional=is_positional
-    )
-    return dataclasses.replace(flag, metavar=_metavar(flag))
 
 
 def _metavar(flag: Flag) -> str:

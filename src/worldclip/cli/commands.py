@@ -21,7 +21,7 @@ SECTIONS = {
         "consolidate": "worldclip.tools.models:consolidate",
     },
     "Looking": {
-        "languages": "worldclip.tools.list_languages:LANGUAGES",
+        "languages": "worldclip.tools.list_languages:list_languages",
         "doctor": "worldclip.tools.doctor:DOCTOR",
         "estimate": "worldclip.tools.estimate:ESTIMATE",
         "inspect": "worldclip.tools.inspect_run:inspect",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,10 +97,15 @@ RUN = Command(run_recipe, remedy_of=_key_of_flag)
 
 
 def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[dict[str, Any], str]:
-    """Return the reports of `stages`, and the table of results if evaluate is among them; print what came out.
+    """Return the reports of `stages`, and the table of results if evaluate is among them.
 
+    Print how long the call took, what its last stage has, in which folder, what to do next, and broken shards.
     started_at: of the call, by time.perf_counter.
     """
+    from worldclip.pool.stage import skipped_lines
+    from worldclip.report.numbers import duration
+    from worldclip.tools.status import counts_text, stage_status
+
     reports: dict[str, Any] = dict.fromkeys(stages)
     for stage in stages:
         path = layout.report_json(run_dir / stage)
@@ -108,30 +113,23 @@ def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[di
             reports[stage] = read_json(path)
     table = layout.results_table(run_dir)
     text = table.read_text(encoding="utf-8") if "evaluate" in stages and table.exists() else ""
-    for line in _ending(run_dir, stages[-1], time.perf_counter() - started_at):
-        note(line)
-    return {"run": str(run_dir), "stages": reports}, text
-
-
-def _ending(run_dir: Path, stage: str, seconds: float) -> Iterator[str]:
-    """Yield how long the call took, what its last stage has, in which folder, what to do next, and broken shards."""
-    from worldclip.pool.stage import skipped_lines
-    from worldclip.report.numbers import duration
-    from worldclip.tools.status import counts_text, stage_status
-
-    yield f"done in {duration(seconds)}: {counts_text(stage_status(run_dir, stage)) or stage}; in {run_dir / stage}"
+    stage = stages[-1]
+    counts = counts_text(stage_status(run_dir, stage)) or stage
+    note(f"done in {duration(time.perf_counter() - started_at)}: {counts}; in {run_dir / stage}")
     if layout.report_html(run_dir).exists():
-        yield f"report: {layout.report_html(run_dir)}"
+        note(f"report: {layout.report_html(run_dir)}")
     run = shlex.quote(str(run_dir))
     if stage == "curate":
-        yield f"next: worldclip explore {run} --out explorer"
+        note(f"next: worldclip explore {run} --out explorer")
     elif stage == "train":
-        yield f"next: worldclip evaluate {run}"
+        note(f"next: worldclip evaluate {run}")
     elif stage in ("evaluate", "export"):
-        yield f"next: worldclip embed {run} POOL --out embedded"
+        note(f"next: worldclip embed {run} POOL --out embedded")
     elif not layout.stage_report(run_dir, "curate").exists():
-        yield f"next: worldclip run {run}"
-    yield from skipped_lines(skipped_shards(run_dir))
+        note(f"next: worldclip run {run}")
+    for line in skipped_lines(skipped_shards(run_dir)):
+        note(line)
+    return {"run": str(run_dir), "stages": reports}, text
 
 
 def run_stage(

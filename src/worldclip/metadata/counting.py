@@ -184,8 +184,7 @@ def count_files(
     key: Record = {"icu": segment.icu_version(), "unicode": UNICODE_VERSION, "version": runs.RUNS_VERSION}
     key["punctuation"] = rules.punctuation
     # A recipe may change how the words of a language are found that it adds.
-    cut_otherwise = [language for language in languages.added if language.words != "space"]
-    key["cut"] = [(language.code, language.wikipedia, language.words) for language in cut_otherwise]
+    key["cut"] = [(row.code, row.wikipedia, row.words) for row in languages.added if row.words != "space"]
     count = functools.partial(count_text, folder=folder, punctuation=rules.punctuation, languages=languages)
     for name, reason in _map(executor, count, files.text_shards(), NGRAMS, folder, key).items():
         uncounted.setdefault(name.partition("/")[0], reason)
@@ -306,6 +305,13 @@ def merge_counts(
         for shard in files.texts.get(wiki, ()):
             counts_path, places_path = runs.run_files(folder / NGRAMS, shard.name)
             of_wiki += [runs.Run(counts_path, *place) for place in read_json(places_path)]
+        siteinfo = files.siteinfo.get(wiki)
+        namespaces = None
+        if siteinfo is not None and files.views and rules.title_rule == "namespaces" and not is_v1(wiki, rules):
+            if ".xml" in siteinfo.name:
+                namespaces = frozenset(name for key, name in read_xml_namespaces(siteinfo).items() if key)
+            else:
+                namespaces = frozenset(titles.read_namespaces(siteinfo))
         counts.append(
             WikipediaCounts(
                 wiki=wiki,
@@ -313,17 +319,7 @@ def merge_counts(
                 counts=runs.merge(of_wiki, scratch / wiki),
                 joiner=segment.scheme_of(languages.by_wikipedia()[wiki], languages).joiner,
                 views=tuple(folder / VIEWS / shard.name for shard in files.views),
-                namespaces=_read_namespaces(wiki, files, rules),
+                namespaces=namespaces,
             )
         )
     return counts
-
-
-def _read_namespaces(wiki: str, files: DumpFiles, rules: WikipediaRules) -> frozenset[str] | None:
-    siteinfo = files.siteinfo.get(wiki)
-    keeps_colons = rules.title_rule == "namespaces" and not is_v1(wiki, rules)
-    if siteinfo is None or not files.views or not keeps_colons:
-        return None
-    if ".xml" in siteinfo.name:
-        return frozenset(name for key, name in read_xml_namespaces(siteinfo).items() if key)
-    return frozenset(titles.read_namespaces(siteinfo))

@@ -43,8 +43,16 @@ class EntryList:
             candidates = iter(())
         for raw, score in candidates:
             entry = raw.strip()
-            rule = _rule_against(entry, max_chars)
-            if rule is None and entry in self.entries:
+            rule = None
+            if not entry:
+                rule = "empty"
+            elif max_chars is not None and len(entry) > max_chars:
+                rule = "too_long"
+            elif is_punctuation(entry):
+                rule = "punctuation"
+            elif not entry.isascii() and any("\ud800" <= char <= "\udfff" for char in entry):
+                rule = "not_text"
+            elif entry in self.entries:
                 rule = "duplicate"
             counts["in"] += 1
             counts[rule or "kept"] += 1
@@ -68,19 +76,6 @@ class EntryList:
             "score": pa.array(np.frombuffer(self.scores, np.float64), from_pandas=True),
         }
         return pa.table(columns)
-
-
-def _rule_against(entry: str, max_chars: int | None) -> str | None:
-    """Return the rule of RULES that drops the entry; None if it stays."""
-    if not entry:
-        return "empty"
-    if max_chars is not None and len(entry) > max_chars:
-        return "too_long"
-    if is_punctuation(entry):
-        return "punctuation"
-    if not entry.isascii() and any("\ud800" <= char <= "\udfff" for char in entry):
-        return "not_text"
-    return None
 
 
 def is_punctuation(entry: str) -> bool:

@@ -53,8 +53,11 @@ def find_lists(config: MetadataConfig) -> Mapping[str, str]:
     names = sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
     if DONE in names and MANIFEST not in names:
         raise UserError(f"{setting}: its run has not finished the stage metadata, so lists may be missing; finish it")
-    codes = [name.removesuffix(OF_A_RUN) for name in names if name.endswith(OF_A_RUN)]
-    lists = {code: f"{folder}/{code}{OF_A_RUN}" for code in codes if code != MERGED}
+    lists = {}
+    for name in names:
+        code = name.removesuffix(OF_A_RUN)
+        if name.endswith(OF_A_RUN) and code != MERGED:
+            lists[code] = f"{folder}/{name}"
     if not lists:
         raise UserError(f"{setting}: holds no list <language>.parquet; set it to the folder metadata of a run")
     return lists
@@ -119,7 +122,8 @@ def read_list(file: str) -> Candidates:
             raise BadShard(f"{file}: invalid JSON ({error})") from error
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise BadShard(f"{file}: not a JSON array of strings")
-        yield from ((entry, None) for entry in entries)
+        for entry in entries:
+            yield entry, None
         return
     for number, line in enumerate(iter_lines(file), 1):
         entry, separator, text = line.partition("\t")

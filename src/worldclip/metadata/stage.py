@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,13 +35,12 @@ from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
 from worldclip.language.config import LanguagesConfig
-from worldclip.language.table import OTHER, Languages
+from worldclip.language.table import OTHER
 from worldclip.match.config import MERGED, MatchConfig
 from worldclip.match.matcher.matcher import FORMAT_VERSION, Matcher, entries_digest
 from worldclip.metadata import counting, pool_counting
 from worldclip.metadata.config import MetadataConfig
 from worldclip.metadata.counting import NGRAMS, VIEWS, merge_counts
-from worldclip.metadata.entry_list import EntryList
 from worldclip.metadata.lists import count_sources, write_whole_list
 from worldclip.metadata.ngrams import runs
 from worldclip.metadata.plan import Work, build_entries, name_all, plan_work, run_codes, used_sources
@@ -56,7 +55,13 @@ NUM_EXAMPLES = 5  # entries per source of a list, for the report
 
 def build(run: Run) -> None:
     """Build every entry list and compile its matchers; failed languages are listed, the others are finished."""
-    run.stage(run.job("metadata", _inputs, _config(run)), problems=_problems, work=_build)
+    metadata = run.section(MetadataConfig)
+    config = run.deciding("metadata") | {"matchers": _matchers_version(), **_segmenter(metadata)}
+    if POOL in metadata.sources:
+        config[POOL] = pool_counting.pool_config(run)
+    if OTHER in run_codes(run):  # the list `other` depends on the model's labels
+        config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
+    run.stage(run.job("metadata", _inputs, config), problems=_problems, work=_build)
 
 
 def _problems(run: Run) -> Iterator[str]:
@@ -70,16 +75,6 @@ def _problems(run: Run) -> Iterator[str]:
             yield from missing_packages(STAGE, source.requires.modules, extra=source.requires.extra)
 
 
-def _config(run: Run) -> Record:
-    metadata = run.section(MetadataConfig)
-    config = run.deciding("metadata") | {"matchers": _matchers_version(), **_segmenter(metadata)}
-    if POOL in metadata.sources:
-        config[POOL] = pool_counting.pool_config(run)
-    if OTHER in run_codes(run):  # the list `other` depends on the model's labels
-        config["languages"]["lid_model"] = run.section(LanguagesConfig).lid_model
-    return config
-
-
 def _segmenter(config: MetadataConfig) -> Record:
     """Return the version of what finds words, if a source counts them."""
     if {"unigram", "bigram", POOL}.isdisjoint(config.sources):
@@ -89,7 +84,8 @@ def _segmenter(config: MetadataConfig) -> Record:
 
 def _inputs(run: Run) -> Record:
     """Return the fingerprints of the files, the versions of packages, and the pool if it is a source."""
-    fingerprints = {shard.name: shard.fingerprint for shard in _language_shards(plan_work(run))}
+    work = plan_work(run)
+    fingerprints = {lang: work.fingerprint(lang) for lang in work.codes}
     return fingerprints | pool_counting.pool_inputs(run)
 
 
@@ -117,19 +113,26 @@ def _build(run: Run, job: Job) -> Result:
     done_dir = layout.done_dir(run.dir / STAGE, MATCHERS)
     reports = run.executor.map(compile_one, shards, label=MATCHERS, done_dir=done_dir, key=_matchers_version())
     matchers = dict(zip(names, reports, strict=True))
-    report = _report(lists, matchers, notes, work.languages)
-    return Result(
-        report=report,
-        counts={name: entry_list["entries"] for name, entry_list in lists.items()},
-        outputs=_outputs(run.dir, work, lists, matchers),
-        manifest={
-            "digests": {name: entry_list["digest"] for name, entry_list in lists.items()},
-            "sources": {name: entry_list["files"] for name, entry_list in lists.items()},
-            "pageviews": [{**shard.fingerprint, "licence": VIEWS_LICENCE} for shard in work.files.views],
-            "rules": {name: entry_list["rules"] for name, entry_list in lists.items()},
-            "dead": {name: row["dead"] for name, row in report["lists"].items()},
-        },
-    )
+    report: Report = {"lists": {}, "notes": notes}
+    counts: Report = {}
+    pageviews = [{**shard.fingerprint, "licence": VIEWS_LICENCE} for shard in work.files.views]
+    manifest: Report = {"digests": {}, "sources": {}, "pageviews": pageviews, "rules": {}, "dead": {}}
+    for name, entry_list in lists.items():
+        row: Report = {"name": "All lists as one" if name == MERGED else work.languages.get(name).name}
+        row |= {key: entry_list[key] for key in ("entries", "bytes", "by_source", "rules", "examples")}
+        row |= {"dead": {}, "matcher_bytes": {}}
+        if name in matchers:
+            compiled = matchers[name]
+            row["dead"][compiled["profile"]] = compiled["dead"]
+            row["matcher_bytes"][compiled["profile"]] = compiled["bytes"]
+        report["lists"][name] = row
+        counts[name] = entry_list["entries"]
+        manifest["digests"][name] = entry_list["digest"]
+        manifest["sources"][name] = entry_list["files"]
+        manifest["rules"][name] = entry_list["rules"]
+        manifest["dead"][name] = row["dead"]
+    outputs = _outputs(run.dir, work, lists, matchers)
+    return Result(report=report, counts=counts, outputs=outputs, manifest=manifest)
 
 
 def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mapping[str, Report]) -> list[Path]:
@@ -153,7 +156,7 @@ def _outputs(run_dir: Path, work: Work, lists: Collection[str], matchers: Mappin
 
 def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str, Report]:
     """Return each list's report: the languages in sorted order, then `merged` if the recipe asks for it."""
-    shards = _language_shards(work)
+    shards = [Shard(name=lang, path="", fingerprint=work.fingerprint(lang)) for lang in work.codes]
     say(STAGE, f"lists of {counted(len(shards), 'language')}")
     key = {**deciding(work.config, "metadata.lists"), **_segmenter(work.config)}
     build_shard = functools.partial(_build_shard, run_dir=run.dir, work=work, uncounted=uncounted)
@@ -162,28 +165,19 @@ def _build_lists(run: Run, work: Work, uncounted: Mapping[str, str]) -> dict[str
     lists = {shard.name: report for shard, report in zip(shards, reports, strict=True)}
     if run.section(MatchConfig).isolate == MERGED:
         path = layout.entries(run.dir, MERGED)
-        rules = merge_lists([layout.entries(run.dir, code) for code in sorted(lists)], path)
-        entries = read_table(path, METADATA, ["entry"])["entry"]
-        lists[MERGED] = {**_describe(entries, rules), "examples": {}, "files": []}
+        # All entries are in memory, with a hash table over them; of equal ones the first stays
+        tables = [read_table(layout.entries(run.dir, code), METADATA) for code in sorted(lists)]
+        table = pa.concat_tables(tables).unify_dictionaries()
+        is_first = KeyTable(table["entry"]).find(table["entry"]) == np.arange(len(table))
+        union = table.filter(pa.array(is_first))
+        entry_ids = pa.array(np.arange(len(union), dtype=np.int32))
+        write_table(path, union.set_column(0, "entry_id", entry_ids), METADATA)
+        num_kept = count_sources(union)
+        rules = {}
+        for source, number in count_sources(table).items():
+            rules[source] = {"in": number, "kept": num_kept.get(source, 0)}
+        lists[MERGED] = {**_describe(union["entry"], rules), "examples": {}, "files": []}
     return lists
-
-
-def merge_lists(paths: Sequence[Path], merged: Path) -> dict[str, dict[str, int]]:
-    """Write the entries of the tables `paths` (METADATA) to `merged`; of equal ones the first, with source and score.
-
-    All entries are in memory, with a hash table over them.  Returns {source: {in: entries read, kept: those written}}.
-    """
-    table = pa.concat_tables([read_table(path, METADATA) for path in paths]).unify_dictionaries()
-    is_first = KeyTable(table["entry"]).find(table["entry"]) == np.arange(len(table))
-    union = table.filter(pa.array(is_first))
-    entry_ids = pa.array(np.arange(len(union), dtype=np.int32))
-    write_table(merged, union.set_column(0, "entry_id", entry_ids), METADATA)
-    num_kept = count_sources(union)
-    return {source: {"in": number, "kept": num_kept.get(source, 0)} for source, number in count_sources(table).items()}
-
-
-def _language_shards(work: Work) -> list[Shard]:
-    return [Shard(name=lang, path="", fingerprint=work.fingerprint(lang)) for lang in work.codes]
 
 
 def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[str, str]) -> Report:
@@ -196,28 +190,30 @@ def _build_shard(shard: Shard, *, run_dir: Path, work: Work, uncounted: Mapping[
         for wiki in work.files.wikis[lang]:
             if wiki in uncounted:
                 raise BadShard(uncounted[wiki])
-        built = _build_from_sources(lang, run_dir / STAGE, work)
+        folder = run_dir / STAGE
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as name:
+            scratch = Path(name)
+            wikipedia_rules = work.config.wikipedia_rules
+            counts = merge_counts(lang, work.files, wikipedia_rules, work.languages, folder, scratch / NGRAMS)
+            inputs = replace(work.inputs(lang), counts=counts)
+            if work.pool is not None:
+                pool_counts = merge_pool_counts(lang, work.pool.shard_names, folder, scratch / POOL)
+                inputs = replace(inputs, pool_counts=pool_counts)
+            built = build_entries(inputs)
         table = built.table()
         rules = built.rules
         write_table(path, table, METADATA)
     if not len(table):
         raise BadShard(f"no entry of {lang} from {', '.join(rules) or 'any source'}; set metadata.lists.{lang}")
-    described = _describe(table["entry"], rules)
-    return {**described, "examples": _examples(table), "files": work.reads(lang)}
-
-
-def _build_from_sources(lang: str, folder: Path, work: Work) -> EntryList:
-    """Return the list of a language from its sources, with the counts of its Wikipedias and of the pool."""
-    folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".merge_", dir=folder) as name:
-        scratch = Path(name)
-        rules = work.config.wikipedia_rules
-        counts = merge_counts(lang, work.files, rules, work.languages, folder, scratch / NGRAMS)
-        inputs = replace(work.inputs(lang), counts=counts)
-        if work.pool is not None:
-            pool_counts = merge_pool_counts(lang, work.pool.shard_names, folder, scratch / POOL)
-            inputs = replace(inputs, pool_counts=pool_counts)
-        return build_entries(inputs)
+    sources = table["source"].cast(pa.string())
+    examples = {}
+    for source in pc.unique(sources).to_pylist():
+        if source != "number":
+            entries = table["entry"].filter(pc.equal(sources, source))
+            chosen, _ = coin.sample_rows(entries, 0, NUM_EXAMPLES)
+            examples[source] = entries.take(pa.array(chosen)).to_pylist()
+    return {**_describe(table["entry"], rules), "examples": examples, "files": work.reads(lang)}
 
 
 def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Report:
@@ -228,34 +224,6 @@ def _describe(entries: pa.ChunkedArray, rules: dict[str, dict[str, int]]) -> Rep
         "rules": rules,
         "digest": entries_digest(entries),
     }
-
-
-def _examples(table: pa.Table) -> dict[str, list[str]]:
-    """Return some entries of each source except numbers, chosen by hash."""
-    sources = table["source"].cast(pa.string())
-    examples = {}
-    for source in pc.unique(sources).to_pylist():
-        if source != "number":
-            entries = table["entry"].filter(pc.equal(sources, source))
-            chosen, _ = coin.sample_rows(entries, 0, NUM_EXAMPLES)
-            examples[source] = entries.take(pa.array(chosen)).to_pylist()
-    return examples
-
-
-def _report(
-    lists: Mapping[str, Report], matchers: Mapping[str, Report], notes: Sequence[str], languages: Languages
-) -> Report:
-    report: Report = {"lists": {}, "notes": list(notes)}
-    for name, entry_list in lists.items():
-        row: Report = {"name": "All lists as one" if name == MERGED else languages.get(name).name}
-        row |= {key: entry_list[key] for key in ("entries", "bytes", "by_source", "rules", "examples")}
-        row |= {"dead": {}, "matcher_bytes": {}}
-        if name in matchers:
-            compiled = matchers[name]
-            row["dead"][compiled["profile"]] = compiled["dead"]
-            row["matcher_bytes"][compiled["profile"]] = compiled["bytes"]
-        report["lists"][name] = row
-    return report
 
 
 # --- matchers ---------------------------------------------------------------------------------------------------------

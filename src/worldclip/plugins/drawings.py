@@ -11,13 +11,13 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from worldclip.core.artifacts import whole_file
+from worldclip.core.artifacts import versions, whole_file
 from worldclip.core.errors import require
 from worldclip.core.execute import Executor, Report, Shard
 from worldclip.core.tars import add_member
@@ -69,7 +69,7 @@ def split_tones(chars: Mapping[str, str], drawn_as: Mapping[str, str]) -> dict[s
     tones = Counter(map(tones_of, chars.values()))
     split = dict.fromkeys(chars, "train")
     toned = [key for key, char in chars.items() if tones_of(char)]
-    for key in sorted(toned, key=_order):
+    for key in sorted(toned, key=partial(fraction, purpose="order")):
         if fraction(key, "tone") >= TONE_FRACTION or num_alike[drawn_as[key]] > 1:
             continue
         shape = shape_of(chars[key])
@@ -90,28 +90,37 @@ def size_problems(image_px: int, samples_per_shard: int, picture: str) -> Iterat
 
 
 def find_same_pictures(
-    items: Sequence[Any], draw: Callable[[Any], bytes], executor: Executor, done_dir: Path, config: Report
+    files: Mapping[str, str], executor: Executor, done_dir: Path, config: Mapping[str, Any]
 ) -> dict[str, str]:
     """Map each key to the first key with the same picture: OpenMoji draws some emoji alike (`cook`, `man cook`).
 
-    draw: returns the picture of an item, which has a key.  config: decides the pictures.
+    files: OpenMoji's file of each key.  config: decides the pictures, `image_px` among others.
     """
-    units = [Shard(name=f"{start:06}", path="") for start in range(0, len(items), PICTURES_PER_UNIT)]
-    config = {**config, "keys": [item.key for item in items]}
-    hash_unit = partial(_hash_pictures, items, draw)
+    units = [Shard(name=f"{start:06}", path="") for start in range(0, len(files), PICTURES_PER_UNIT)]
+    hash_unit = partial(_hash_pictures, files, config["image_px"])
     first: dict[str, str] = {}
     drawn_as = {}
-    for report in executor.map(hash_unit, units, label="compare", done_dir=done_dir, key=config):
+    key = {**config, "keys": list(files)}
+    for report in executor.map(hash_unit, units, label="compare", done_dir=done_dir, key=key):
         for key, picture in report["pictures"].items():
             drawn_as[key] = first.setdefault(picture, key)
     return drawn_as
 
 
-def _hash_pictures(items: Sequence[Any], draw: Callable[[Any], bytes], unit: Shard) -> Report:
+def _hash_pictures(files: Mapping[str, str], image_px: int, unit: Shard) -> Report:
     """Return the SHA-256 of each picture of one slice; `unit.name` is its first position."""
     start = int(unit.name)
-    in_unit = items[start : start + PICTURES_PER_UNIT]
-    return {"pictures": {item.key: hashlib.sha256(draw(item)).hexdigest() for item in in_unit}}
+    pictures = {}
+    for key, file in list(files.items())[start : start + PICTURES_PER_UNIT]:
+        pictures[key] = hashlib.sha256(draw_openmoji(file, key, image_px)).hexdigest()
+    return {"pictures": pictures}
+
+
+def package_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of packages that decide the bytes of a pool."""
+    numbers = versions(packages)
+    del numbers["python"]
+    return numbers
 
 
 def fraction(key: str, purpose: str) -> float:
@@ -119,13 +128,9 @@ def fraction(key: str, purpose: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{purpose} {key}".encode()).digest()[:7], "big") / 2**56
 
 
-def _order(key: str) -> float:
-    return fraction(key, "order")
-
-
 def sort_by_hash(items: Iterable[Any]) -> list[Any]:
     """Return things with a key, the code points of an emoji or a name, in hash order."""
-    return sorted(items, key=lambda item: _order(item.key))
+    return sorted(items, key=lambda item: fraction(item.key, "order"))
 
 
 def draw_openmoji(file: str, key: str, image_px: int, is_varied: bool = False) -> bytes:

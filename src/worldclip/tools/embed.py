@@ -105,7 +105,7 @@ def embed(
             say("embed", f"{run.section(PoolConfig).key!r} identifies a pair; --key names another column")
     _check_out(folder, run.section(PoolConfig))
     _check_columns(columns)
-    columns = [bare(name) for name in columns] or _columns_of_before(folder)
+    columns = list(map(bare, columns)) or _columns_of_before(folder)
     if pictures is None and not pools.is_run(run):
         pictures = _pictures_without_shards(run, of)
     source = model_load.find(model, precision)
@@ -119,7 +119,10 @@ def embed(
         run_dir, units = _find_units(run, folder, of, executor, pictures)
         run = dataclasses.replace(run, dir=run_dir or folder)
         if run_dir is None and columns:
-            raise _without_columns(run)
+            raise UserError(
+                f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
+                "table whose pool.image_field names the files"
+            )
         model_id = {**_identity(model, source), **loading, **model_load.digests_of_files(arch, tokenizer)}
         embedding = Embedding(
             folder=folder,
@@ -138,13 +141,6 @@ def embed(
             load_here.cache_clear()
     _say_written_numbers(embedding)
     return report
-
-
-def _without_columns(run: Run) -> UserError:
-    return UserError(
-        f"--columns: {run.section(PoolConfig).location} is a folder of image files, without columns; give a "
-        "table whose pool.image_field names the files"
-    )
 
 
 def _say_written_numbers(embedding: Embedding) -> None:
@@ -219,26 +215,19 @@ def _find_units(
             f"{pictures.root} has no picture any more, and {folder} keeps its embeddings; mount its disk or restore it "
             f"(or remove {folder})"
         )
-    pictures = _without_excluded(pictures, run.section(PoolConfig))
-    units = source_units(pictures.root, earlier_groups(folder), pictures)
-    return None, {"images": with_retries(folder, units)}
-
-
-def _without_excluded(pictures: Listing, config: PoolConfig) -> Listing:
-    """Leave out the pictures that the recipe's lists of keys exclude, and say how many: a picture's key is its path."""
-    if config.valid_keys is None and not config.deny_keys:
-        return pictures
-    names = pa.array([name for name, *_ in pictures.pictures], pa.large_string())
+    config = run.section(PoolConfig)
+    names = pa.array([name for name, *_ in pictures.pictures], pa.large_string())  # a picture's key is its path
     is_left = np.ones(len(names), bool)
     if config.valid_keys is not None:
         is_left &= np.asarray(pc.is_in(names, read_list(config.valid_keys, "pool.valid_keys")))
     for path in config.deny_keys:
         is_left &= ~np.asarray(pc.is_in(names, read_list(path, "pool.deny_keys")))
-    if is_left.all():
-        return pictures
-    say("embed", f"leaves out {counted(int((~is_left).sum()), 'file')} by pool.valid_keys and pool.deny_keys")
-    left = [pictures.pictures[row] for row in np.flatnonzero(is_left).tolist()]
-    return dataclasses.replace(pictures, pictures=left)
+    if not is_left.all():
+        say("embed", f"leaves out {counted(int((~is_left).sum()), 'file')} by pool.valid_keys and pool.deny_keys")
+        left = [pictures.pictures[row] for row in np.flatnonzero(is_left).tolist()]
+        pictures = dataclasses.replace(pictures, pictures=left)
+    units = source_units(pictures.root, earlier_groups(folder), pictures)
+    return None, {"images": with_retries(folder, units)}
 
 
 def _identity(model: str | Path, source: model_load.Source) -> dict[str, str]:

@@ -69,7 +69,7 @@ class Embedding:
         if self.has_vectors:
             config["vectors_in_table"] = True
         if self.columns:
-            config["columns"] = [bare(name) for name in self.columns]
+            config["columns"] = list(map(bare, self.columns))
         if "images" in self.units:
             config |= {"decoder": decode.identity(), "source": self.pool.location}
         return config
@@ -96,13 +96,12 @@ class Embedding:
 
     def key(self, of: Of) -> Report:
         """Return what decides the rows of a segment besides its shard."""
-        lists = keys.digests(self.key_lists)
         return {
             "made_by": self.made_by(of),
             "pool": self.pool.identity,
             "columns": self.columns,
             "vectors_in_table": self.has_vectors,
-            "key_lists": lists,
+            "key_lists": keys.digests(self.key_lists),
         }
 
     def run(self, executor: Executor | None, opened_from: Path) -> Report:
@@ -116,7 +115,10 @@ class Embedding:
         reason = job.reason_to_run()
         if reason is None:
             say("embed", "is finished and unchanged")
-            return self._unchanged(read_json(layout.report_json(self.folder)))
+            report: Report = read_json(layout.report_json(self.folder))
+            for kind in self.units:
+                report[kind] |= dict.fromkeys(CHANGES, 0) | {"unchanged": report[kind]["embedded"]}
+            return report
         say("embed", f"starts ({reason})")
         lists = [os.path.abspath(item.path) for item in self.key_lists]  # in the order of inputs.key_lists
         manifest = {"source": self.pool.location, "places": _places(self.pool, self.run_dir), "key_lists": lists}
@@ -125,13 +127,6 @@ class Embedding:
         changes: dict[str, Report] = {}  # since the manifest of before; report.json tells what the folder holds
         report = job.run(lambda: self._embed(executor, manifest, changes))
         return report | {kind: {**report[kind], **changes[kind]} for kind in self.units}
-
-    def _unchanged(self, report: Report) -> Report:
-        """Return the report of a call before, of one that found nothing new."""
-        for kind in self.units:
-            changes = dict.fromkeys(CHANGES, 0)
-            report[kind] |= changes | {"unchanged": report[kind]["embedded"]}
-        return report
 
     def _holds_earlier_files(self) -> bool:
         """Return whether one of the image files has the name of one of before: the folder was moved."""
@@ -214,7 +209,13 @@ class Embedding:
         if executor is None:
             num_busy = 1  # processes that the pool keeps busy
             for kind, shards in self.units.items():
-                num_busy = max(num_busy, 1 + sum(map(_num_bytes, shards)) // BYTES_PER_PROCESS[kind])
+                num_bytes = 0
+                for shard in shards:
+                    if is_group(shard.name):
+                        num_bytes += size_of_group(shard.fingerprint)
+                    else:
+                        num_bytes += int(shard.fingerprint.get("size") or 0)  # 0 where a server does not report it
+                num_busy = max(num_busy, 1 + num_bytes // BYTES_PER_PROCESS[kind])
             device = self.model.options.device
             executor = LocalExecutor(workers=min(num_processes(device, self.model.source), num_busy))
         threads = self.model.threads
@@ -283,7 +284,8 @@ def _compare(folder: Path, kind: Of, before: Report | None, after: Mapping[str, 
 def _count_changed_columns(kind: Of, shard: str, before: Path, after: Path, columns: Sequence[str]) -> int:
     """Return how many rows of a shard have the content of before and other values in columns, as searches show them."""
     names = [*(["key"] if kind == "images" else ["key", "text_idx"]), "sha256", *columns]
-    old, new = (pq.read_table(path, columns=names) for path in (before, after))
+    old = pq.read_table(before, columns=names)
+    new = pq.read_table(after, columns=names)
     old_row = pc.index_in(row_names(kind, shard, new), value_set=row_names(kind, shard, old).combine_chunks())
     new = new.filter(pc.is_valid(old_row))
     old = old.take(old_row.drop_null())
@@ -353,13 +355,6 @@ def _count_retries(shards: Sequence[Shard], reports: Sequence[Report], total: Re
             if report.get("unreadable"):
                 retries[shard.name] = retries.get(shard.name, 0) + 1
     return retries
-
-
-def _num_bytes(shard: Shard) -> int:
-    """Return the size of a file, or of a group of image files; 0 where a server does not report it."""
-    if is_group(shard.name):
-        return size_of_group(shard.fingerprint)
-    return int(shard.fingerprint.get("size") or 0)
 
 
 def _sum(reports: Sequence[Report]) -> Report:

@@ -31,7 +31,7 @@ from worldclip.export.segments import Of, is_group
 from worldclip.model.worker import WorkerModel, load_here
 from worldclip.pool.config import PoolConfig, bare
 from worldclip.pool.picture_folder import files_of_group
-from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, hash_column, hashes_of, is_made_by
+from worldclip.tools.known_vectors import MODEL, KnownVectors, as_bytes, as_numbers, hashes_of, is_made_by
 
 IMAGES_AT_ONCE = 1024  # images read together: bounds the encoded bytes in memory
 TEXTS_AT_ONCE = 65_536  # texts converted to Python strings together
@@ -83,8 +83,10 @@ def embed_images(shard: Shard, *, work: EmbedWork) -> Report:
     features_ND = np.zeros((num_images, work.embed_dim), np.float32)
     hashes_N2 = np.zeros((num_images, 2), np.uint64)
     is_unread = np.ones(num_images, bool)
-    for path in _earlier_segments(shard, work):
-        _copy_unchanged(shard, path, places, work, is_unread, hashes_N2, features_ND)
+    name = glob.escape(str(work.folder / "images" / shard.name))
+    for path in sorted(glob.glob(f"{name}.????????.parquet")):  # the shard's own segments with vectors of this model
+        if is_made_by(Path(path), work.made_by):
+            _copy_unchanged(shard, Path(path), places, work, is_unread, hashes_N2, features_ND)
     is_usable = np.ones(num_images, bool)
     undecodable: list[dict[str, str]] = []
     unreadable: list[dict[str, str]] = []
@@ -151,17 +153,14 @@ def _image_places(shard: Shard, work: EmbedWork) -> tuple[pa.Table, Report]:
         }
         places = pools.image_places(shard, images)
         if _names_files(shard):
-            times = [_mtime_ns(path) for path in places["file"].to_pylist()]
+            times = []
+            for path in places["file"].to_pylist():
+                stamp = size_and_time(path)
+                times.append(stamp[1] if stamp else None)  # a shard fails as a file that is gone is read
         for name, values in _columns_of(shard, images["row"].to_numpy(), work).items():
             places = places.append_column(name, values)
     column = pa.nulls(len(places), pa.int64()) if times is None else pa.array(times, pa.int64())
     return places.append_column("mtime_ns", column), counts
-
-
-def _mtime_ns(path: str) -> int | None:
-    """Return the modification time of an image file; None of one that is gone, whose shard fails as it is read."""
-    stamp = size_and_time(path)
-    return stamp[1] if stamp else None
 
 
 def _names_files(shard: Shard) -> bool:
@@ -175,14 +174,6 @@ def _columns_of(shard: Shard, rows: np.ndarray, work: EmbedWork) -> dict[str, pa
         return {}
     table = pools.read_columns(shard, pools.options_of(work.pool, shard.name), work.columns, "--columns").take(rows)
     return dict(zip(table.column_names, table.columns, strict=True))
-
-
-def _earlier_segments(shard: Shard, work: EmbedWork) -> Iterator[Path]:
-    """Yield the tables of the shard's own segments with vectors of this model."""
-    name = glob.escape(str(work.folder / "images" / shard.name))
-    for path in sorted(glob.glob(f"{name}.????????.parquet")):
-        if is_made_by(Path(path), work.made_by):
-            yield Path(path)
 
 
 def _copy_unchanged(
@@ -220,7 +211,7 @@ def _copy_unchanged(
         is_same &= np.asarray(pc.equal(before["file"].cast(pa.string()), after["file"]))
         is_same &= np.asarray(pc.equal(before["place"], after["place"]))
     rows = rows[is_same]
-    hashes_N2[rows] = hash_column(before)[is_same]
+    hashes_N2[rows] = as_numbers(before["sha256"].to_pylist())[is_same]
     vectors = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
     features_ND[rows] = vectors[row_of[rows]]
     is_unread[rows] = False

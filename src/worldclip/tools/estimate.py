@@ -189,11 +189,12 @@ class MatchedRun:
         may be kept), expected_pairs, relative_error (1 / sqrt(expected_pairs)), of a language also threshold and
         tail_fraction.
         """
-        thresholds = [choose_thresholds(self.counts, config, self.entry_lists) for config in configs]
+        thresholds = []
         probs = []
-        for by_list in thresholds:
-            entry_probs = {name: list_probs(counts, by_list[name]) for name, counts in self.counts.items()}
-            probs.append(entry_probs)
+        for config in configs:
+            by_list = choose_thresholds(self.counts, config, self.entry_lists)
+            thresholds.append(by_list)
+            probs.append({name: list_probs(counts, by_list[name]) for name, counts in self.counts.items()})
         candidates: list[Report] = []
         for config, by_list, (by_lang, total) in zip(configs, thresholds, self._count_pairs(probs), strict=True):
             rows = {lang: _columns(row) for lang, row in by_lang.items()}
@@ -258,7 +259,8 @@ def to_text(estimated: Report, num_languages: int = 12) -> str:
         lines += [_line(lang, row) for lang, row in rows[:num_languages]]
         sums: Counter[str] = Counter()
         for _, row in rows[num_languages:]:
-            sums.update({name: row[name] for name in ("pairs_in", "pairs_matched", "expected_pairs")})
+            for name in ("pairs_in", "pairs_matched", "expected_pairs"):
+                sums[name] += row[name]
         if sums:
             lines.append(_line(f"{len(rows) - num_languages} more", sums))
         rough = [lang for lang, row in rows if 0 < row["expected_pairs"] < FEW_PAIRS]
@@ -279,12 +281,14 @@ def _cpu_lines(estimated: Report) -> list[str]:
     if not seconds:
         return ["CPU time: not measured (the first shard of each worker, which loads compiled code, does not count)"]
     total = sum(seconds.values())
-    times = {stage: f"{value:,.1f}" for stage, value in seconds.items()}
-    parts = ", ".join(f"{stage} {times.get(stage, 'not measured')}" for stage in CPU_LABELS)
+    parts = []
+    for stage in CPU_LABELS:
+        time = f"{seconds[stage]:,.1f}" if stage in seconds else "not measured"
+        parts.append(f"{stage} {time}")
     hours = total * 1000 / 3600
     sample = estimated["cpu_sample"]
     lines = [
-        f"CPU time: {total:,.1f} s per million pairs ({parts}); {hours:,.1f} core-hours per billion",
+        f"CPU time: {total:,.1f} s per million pairs ({', '.join(parts)}); {hours:,.1f} core-hours per billion",
         f"measured on {counted(sample['shards'], 'shard')} of {sample['pairs_per_shard']:,} pairs",
     ]
     if sample["pairs_per_shard"] < SMALL_SHARD:

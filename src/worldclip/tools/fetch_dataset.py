@@ -118,7 +118,15 @@ def _fetch_missing(name: str, sources: Sequence[Source], mirror: str, folder: Pa
         record[source.path] = {"url": source.url}  # before anything is there: a killed fetch may repeat
         write_json(folder / RECORD, record)
         try:
-            entry = _fetch(source, mirror, folder, client)
+            path = safe_join(folder, source.path)
+            checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
+            size = client.fetch(Download(url=mirrored(mirror, source.url), path=path, **checksums))
+            entry: Report = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
+            if source.sha256 or source.git_oid:
+                entry["published"] = source.sha256 or source.git_oid
+            if source.unpack is not None:
+                entry["unpacked"] = _unpack(path, folder / source.unpack).relative_to(folder).as_posix()
+                path.unlink()
         except (Broken, *DAMAGED) as error:
             failures[source.path] = str(error)
             continue
@@ -188,11 +196,22 @@ def names_to_fetch() -> Sequence[str]:
 
 
 def _hub_files(repository: str, client: Client, mirror: str) -> Iterator[Source]:
-    """Yield the files of a dataset repository with their checksums, without README and hidden files."""
+    """Yield the files of a dataset repository with their checksums, without README and hidden files.
+
+    Raises Broken for an answer that is no listing.
+    """
     url = f"{HUB}/api/datasets/{repository}/tree/main?recursive=true"
     while url:
         listing, link = client.read_page(mirrored(mirror, url))
-        for item in _read_listing(listing, url):
+        try:
+            items = json.loads(listing)
+            is_listing = all(isinstance(item["path"], str) for item in items)
+            is_listing &= all("oid" in item for item in items if item["type"] == "file")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            is_listing = False
+        if not is_listing:
+            raise Broken(f"{url}: the answer is not a list of files; try again later, or another mirror")
+        for item in items:
             path = item["path"]
             if item["type"] != "file" or Path(path).name.startswith((".", "README")):
                 continue
@@ -206,18 +225,6 @@ def _hub_files(repository: str, client: Client, mirror: str) -> Iterator[Source]
         url = link.partition("<")[2].partition(">")[0] if 'rel="next"' in link else ""
 
 
-def _read_listing(listing: bytes, url: str) -> list[Report]:
-    """Return the entries of a page of a repository's listing.  Raises Broken for anything else."""
-    try:
-        items = json.loads(listing)
-        is_listing = all(isinstance(item["path"], str) and (item["type"] != "file" or "oid" in item) for item in items)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        is_listing = False
-    if not is_listing:
-        raise Broken(f"{url}: the answer is not a list of files; try again later, or another mirror")
-    return list(items)
-
-
 def mirrored(mirror: str, url: str) -> str:
     """Return the URL of a file on the mirror."""
     if not mirror or url.startswith(mirror):
@@ -225,21 +232,6 @@ def mirrored(mirror: str, url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
     return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}{query}"
-
-
-def _fetch(source: Source, mirror: str, folder: Path, client: Client) -> Report:
-    """Fetch a file, unpack it if it is an archive, and return its entry in fetched.json."""
-    path = safe_join(folder, source.path)
-    checksums = {"sha256": source.sha256 or None, "git_oid": source.git_oid or None}
-    size = client.fetch(Download(url=mirrored(mirror, source.url), path=path, **checksums))
-    entry = {"url": source.url, "size": size, "sha256": file_digest(path, "sha256")}
-    checksum = source.sha256 or source.git_oid
-    if checksum:
-        entry["published"] = checksum
-    if source.unpack is not None:
-        entry["unpacked"] = _unpack(path, folder / source.unpack).relative_to(folder).as_posix()
-        path.unlink()
-    return entry
 
 
 def _unpack(archive: Path, folder: Path) -> Path:

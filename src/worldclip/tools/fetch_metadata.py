@@ -86,24 +86,21 @@ def fetch_metadata(run: Run, config: FetchConfig, *, pause: Callable[[float], ob
     contact = f"; {config.contact}" if config.contact else ""
     client = Client(user_agent=f"worldclip/{versions()['worldclip']} (dumps for word lists{contact})", pause=pause)
     downloads, failures = plan(client, folder, run, config)
-    _refuse_other_views(folder / "pageviews", downloads)
+    # The stage metadata adds up all page views that are there
+    views = folder / "pageviews"
+    planned = {download.path for download in downloads if download.path.parent == views}
+    others = sorted(path.name for path in views.glob("*.gz") if path not in planned)
+    if planned and others:
+        raise UserError(
+            f"{views} holds {len(others):,} files of another date or other hours ({others[0]}, ...), whose views "
+            "would count too; move them away, or give --date, --pageview-days and --pageview-hours as before"
+        )
     todo = [download for download in downloads if not download.path.exists()]
     say("fetch", f"{len(todo):,} files to download, {len(downloads) - len(todo):,} exist already")
     fetched = _fetch_all(client, todo, failures)
     if failures:
         raise StageFailed("fetch metadata", failures, RETRY)
     return {"files": len(fetched), "bytes": sum(fetched), "there_already": len(downloads) - len(todo)}
-
-
-def _refuse_other_views(folder: Path, downloads: Sequence[Download]) -> None:
-    """Raise UserError for page views of another fetch: the stage metadata adds up all that are there."""
-    planned = {download.path for download in downloads if download.path.parent == folder}
-    names = sorted(path.name for path in folder.glob("*.gz") if path not in planned)
-    if planned and names:
-        raise UserError(
-            f"{folder} holds {len(names):,} files of another date or other hours ({names[0]}, ...), whose views "
-            "would count too; move them away, or give --date, --pageview-days and --pageview-hours as before"
-        )
 
 
 def _fetch_all(client: Client, todo: Sequence[Download], failures: dict[str, str]) -> list[int]:
@@ -130,6 +127,8 @@ def _fetch_all(client: Client, todo: Sequence[Download], failures: dict[str, str
 
 def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[list[Download], dict[str, str]]:
     """Return the files that the recipe needs, and the reason for each Wikipedia whose list of files is missing."""
+    from worldclip.metadata.plan import label_scheme, run_codes
+
     metadata = run.section(MetadataConfig)
     wants_text = needs_text(metadata)
     wants_titles = needs_views(metadata)
@@ -138,7 +137,15 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
     days: list[str] = []
     if not wants_text and not wants_titles:
         return downloads, failures
-    for wiki in _wikis(run, config.langs):
+    section = run.section(LanguagesConfig)
+    codes = config.langs or sorted({*run_codes(run)} - {*find_lists(metadata)})  # those without a whole list
+    scheme = label_scheme(section.lid_model, codes)
+    wikis: set[str] = set()
+    for code in codes:
+        wikis.update(section.table.wikipedias(code, scheme))
+    for language in section.table.added:
+        wikis -= set(language.wikipedia) & set(metadata.wikipedia)  # files of your own, which Wikimedia does not have
+    for wiki in sorted(wikis):
         try:
             articles, names, day = _plan_wiki(client, safe_join(folder, wiki), wiki, config)
         except Broken as error:
@@ -154,22 +161,6 @@ def plan(client: Client, folder: Path, run: Run, config: FetchConfig) -> tuple[l
     return downloads, failures
 
 
-def _wikis(run: Run, langs: Sequence[str]) -> list[str]:
-    """Return the Wikipedias of `langs`, or of all languages of the recipe without a whole list."""
-    from worldclip.metadata.plan import label_scheme, run_codes
-
-    section = run.section(LanguagesConfig)
-    metadata = run.section(MetadataConfig)
-    codes = langs or sorted({*run_codes(run)} - {*find_lists(metadata)})
-    scheme = label_scheme(section.lid_model, codes)
-    wikis: set[str] = set()
-    for code in codes:
-        wikis.update(section.table.wikipedias(code, scheme))
-    for language in section.table.added:
-        wikis -= set(language.wikipedia) & set(metadata.wikipedia)  # files of your own, which Wikimedia does not have
-    return sorted(wikis)
-
-
 def _plan_wiki(
     client: Client, folder: Path, wiki: str, config: FetchConfig
 ) -> tuple[list[Download], list[Download], str]:
@@ -182,18 +173,22 @@ def _plan_wiki(
         match = _SUM_LINE.match(line.strip())
         if match is not None:
             sums[match["name"]] = match["sha1"]
-    parts = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\d+\.xml-p\d+p\d+\.bz2", name)]
-    whole = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-pages-articles\.xml\.bz2", name)]
-    if not (parts or whole):
+
+    def downloads(rest: str) -> list[Download]:
+        files = []
+        for name in sorted(sums):
+            match = re.fullmatch(rf"{database}-(\d{{8}})-{rest}", name)
+            if match:
+                url = f"{base}/{match[1]}/{name}"
+                files.append(Download(url=url, path=safe_join(folder, name), sha1=sums[name]))
+        return files
+
+    # Big dumps come in parts, each of which is a shard
+    articles = downloads(r"pages-articles\d+\.xml-p\d+p\d+\.bz2") or downloads(r"pages-articles\.xml\.bz2")
+    if not articles:
         raise Broken(f"{base}/{config.date}: no pages-articles in its list of sums; try another --date")
-    names = sorted(parts or whole)  # big dumps come in parts, each of which is a shard
-    day = names[0].split("-")[1]
-
-    def downloads(names: Sequence[str]) -> list[Download]:
-        return [Download(url=f"{base}/{day}/{name}", path=safe_join(folder, name), sha1=sums[name]) for name in names]
-
-    siteinfo = [name for name in sums if re.fullmatch(rf"{database}-\d{{8}}-siteinfo-namespaces\.json\.gz", name)]
-    return downloads(names), downloads(siteinfo), day
+    day = articles[0].path.name.split("-")[1]
+    return articles, downloads(r"siteinfo-namespaces\.json\.gz"), day
 
 
 def plan_pageviews(folder: Path, dump_day: str, config: FetchConfig) -> list[Download]:

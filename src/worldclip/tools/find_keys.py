@@ -8,7 +8,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -105,6 +105,11 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
             state = "unknown"
         states[state] += 1
         by_key[key] = {"state": state, "shards": shards_of_row.get(row, []), "places": places_of_row.get(row, [])}
+    next_command = None
+    if states["in the pool"]:
+        lists = [*run.section(PoolConfig).deny_keys, os.path.abspath(listed)]
+        setting = shlex.quote(f"pool.deny_keys={json.dumps(lists, ensure_ascii=False)}")
+        next_command = f"worldclip run {shlex.quote(str(run.dir))} --set {setting} --until curate"
     return {
         "list": str(listed),
         "states": states,
@@ -113,7 +118,7 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
         "places": places,
         "unread": unread,
         "other_runs": other_runs(run),
-        "next": _next(run, listed, states),
+        "next": next_command,
     }
 
 
@@ -188,15 +193,6 @@ def _find_in_pool(
     return shards_of_row, is_left_out, files
 
 
-def _next(run: Run, listed: Path, states: dict[str, int]) -> str | None:
-    """Return the command that leaves the keys out of the run, None if its recipe does."""
-    if not states["in the pool"]:
-        return None
-    lists = [*run.section(PoolConfig).deny_keys, os.path.abspath(listed)]
-    setting = shlex.quote(f"pool.deny_keys={json.dumps(lists, ensure_ascii=False)}")
-    return f"worldclip run {shlex.quote(str(run.dir))} --set {setting} --until curate"
-
-
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
@@ -269,22 +265,28 @@ def to_text(found: Report) -> str:
     states = {state: number for state, number in found["states"].items() if number}
     numbers = ", ".join(f"{number:,} {state}" for state, number in states.items())
     lines = [f"{found['list']}, {counted(len(found['keys']), 'key')}: {numbers or 'none'}"]
-    if "folder" in found:
-        return "\n".join([*lines, *_lines_of_folder(found, states)])
-    lines += [f"{state}: {STATES[state]}" for state in states]
-    in_order = sorted(found["keys"].items(), key=lambda item: list(STATES).index(item[1]["state"]))
-    rows = []
+    is_folder = "folder" in found
+    meanings = EMBEDDED_STATES if is_folder else STATES
+    lines += [f"{state}: {meanings[state]}" for state in states]
+    in_order = sorted(found["keys"].items(), key=lambda item: list(meanings).index(item[1]["state"]))
+    rows: list[list[Any]] = []
     for key, record in in_order[:MAX_SHOWN]:
-        rows.append([one_line(key), record["state"], ", ".join(record["shards"]), ", ".join(record["places"])])
-    columns = list(map(table.text_column, ("key", "state", "shards", "files that have it")))
+        row = [one_line(key), record["state"]]
+        if is_folder:
+            row.append(one_line(record["file"] or ""))
+        else:
+            row += [", ".join(record["shards"]), ", ".join(record["places"])]
+        rows.append(row)
+    titles = ("file that is still there",) if is_folder else ("shards", "files that have it")
+    columns = list(map(table.text_column, ("key", "state", *titles)))
     lines += ["", table.to_text(table.Table(columns, rows))]
     if len(in_order) > MAX_SHOWN:
         lines.append(f"and {len(in_order) - MAX_SHOWN:,} more (--json lists all)")
-    if found["places"]:
+    if found.get("places"):
         rows = [[path, place["keys"], place["command"]] for path, place in found["places"].items()]
         columns = [table.text_column("made from the pool"), table.Column("keys"), table.text_column("written again by")]
         lines += ["", table.to_text(table.Table(columns, rows))]
-    if found["pool"]:
+    if found.get("pool"):
         rows = [[path, number] for path, number in found["pool"].items()]
         columns = [table.text_column("the pool's own files"), table.Column("keys")]
         lines += ["", table.to_text(table.Table(columns, rows[:MAX_SHOWN]))]
@@ -292,23 +294,11 @@ def to_text(found: Report) -> str:
             "RUN/pool and RUN/match have every pair of these files; remove rows there, then run the recipe again"
         )
     lines += [f"cannot be read: {path}: {why}" for path, why in found["unread"].items()]
-    for other in found["other_runs"]:
+    for other in found.get("other_runs", ()):
         lines.append(f"another run of this pool: worldclip status {other} --keys {found['list']}")
     if found["next"]:
-        lines += ["", f"next: {found['next']}"]
+        lines.append("")
+        if is_folder:
+            lines.append(f"to take them down: {found['remedy']}")
+        lines.append(f"next: {found['next']}")
     return "\n".join(lines)
-
-
-def _lines_of_folder(found: Report, states: dict[str, int]) -> list[str]:
-    """Return lines on the keys of a folder of embeddings."""
-    lines = [f"{state}: {EMBEDDED_STATES[state]}" for state in states]
-    in_order = sorted(found["keys"].items(), key=lambda item: list(EMBEDDED_STATES).index(item[1]["state"]))
-    rows = [[one_line(key), record["state"], one_line(record["file"] or "")] for key, record in in_order[:MAX_SHOWN]]
-    columns = list(map(table.text_column, ("key", "state", "file that is still there")))
-    lines += ["", table.to_text(table.Table(columns, rows))]
-    if len(in_order) > MAX_SHOWN:
-        lines.append(f"and {len(in_order) - MAX_SHOWN:,} more (--json lists all)")
-    lines += [f"cannot be read: {path}: {why}" for path, why in found["unread"].items()]
-    if found["next"]:
-        lines += ["", f"to take them down: {found['remedy']}", f"next: {found['next']}"]
-    return lines

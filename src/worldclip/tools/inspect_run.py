@@ -221,6 +221,16 @@ def inspect_entry(run: str | Path, entry: str, lang: str) -> Report:
     (row,) = describe_entries(run_dir, lang, np.array([entry_id]))
     counts = np.load(layout.entry_counts(run_dir, lang), mmap_mode="r", allow_pickle=False)
     threshold = lists[lang]["threshold"]
+    columns = ["key", "text_idx", "text", "entries_lang", "entry_ids"]
+    samples: list[Report] = []
+    for name in layout.matched_shards(run_dir):
+        table = read_matched_texts(run_dir, name, columns)
+        table = table.filter(pc.equal(table.column("entries_lang").cast(pa.string()), lang))
+        ids, offsets = list_buffers(table.column("entry_ids"))
+        hits = np.flatnonzero(ids[offsets[0] : offsets[-1]] == entry_id) + offsets[0]
+        rows = np.searchsorted(offsets, hits, side="right") - 1  # the text that each hit is in
+        hit_texts = table.select(columns[:3]).take(pa.array(rows)).to_pylist()
+        samples = coin.sample_records([*samples, *hit_texts], NUM_SAMPLES)
     return {
         "lang": lang,
         "entry_id": entry_id,
@@ -228,23 +238,8 @@ def inspect_entry(run: str | Path, entry: str, lang: str) -> Report:
         "threshold": threshold,
         "is_head": threshold is not None and row["matches"] >= threshold,
         "rank": int(np.count_nonzero(counts > counts[entry_id])) + 1,
-        "samples": _sample_texts(run_dir, lang, entry_id),
+        "samples": samples,
     }
-
-
-def _sample_texts(run_dir: Path, list_name: str, entry_id: int) -> list[Report]:
-    """Return up to NUM_SAMPLES texts (key, text_idx, text) with the entry, chosen by hash."""
-    columns = ["key", "text_idx", "text", "entries_lang", "entry_ids"]
-    samples: list[Report] = []
-    for name in layout.matched_shards(run_dir):
-        table = read_matched_texts(run_dir, name, columns)
-        table = table.filter(pc.equal(table.column("entries_lang").cast(pa.string()), list_name))
-        ids, offsets = list_buffers(table.column("entry_ids"))
-        hits = np.flatnonzero(ids[offsets[0] : offsets[-1]] == entry_id) + offsets[0]
-        rows = np.searchsorted(offsets, hits, side="right") - 1  # the text that each hit is in
-        hit_texts = table.select(columns[:3]).take(pa.array(rows)).to_pylist()
-        samples = coin.sample_records([*samples, *hit_texts], NUM_SAMPLES)
-    return samples
 
 
 # --- as text: the verdict first, then how it came about --------------------------------------------------------------
@@ -260,7 +255,26 @@ def key_to_text(explained: Report) -> str:
         lines.append(f"  text {draw['text_idx']} drawn among {draw['among']} ({numbers})")
     has_places = len({text["place"] for text in explained["texts"]}) > 1
     for text in explained["texts"]:
-        lines += _text_lines(text, has_places)
+        place = f" ({text['place']})" if has_places else ""
+        lines.append(f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}")
+        if "problem" in text:
+            lines.append(f"    {one_line(text['problem'])}")
+        if "lang_prob" in text:
+            line = f"    label {text['lid_label']} ({text['lang_prob']:.2f})"
+            if "lang" in text:
+                line += f", language {text['lang']}"
+            lines.append(line)
+        entries = sorted(text.get("entries", ()), key=lambda entry: -entry["prob"])
+        for entry in entries[:MAX_ENTRIES]:
+            numbers = f"{entry['matches']:,} matches, {entry['prob']:.4f}"
+            lines.append(f"    {entry['entry']!r} ({entry['source']}): {numbers}")
+        if len(entries) > MAX_ENTRIES:
+            lines.append(f"    and {len(entries) - MAX_ENTRIES} more entries (--json lists all)")
+        if "keep_prob" in text:
+            line = f"    probability {text['keep_prob']:.4f}"
+            if "coin" in text:
+                line += f", coin {text['coin']:.4f}"
+            lines.append(line)
     return "\n".join(lines)
 
 
@@ -290,30 +304,6 @@ def _strongest(text: Report) -> str:
     """Name the entry that is worth most."""
     best = max(text["entries"], key=lambda entry: entry["prob"])
     return f"strongest entry {best['entry']!r} ({best['matches']:,} matches, {best['prob']:.4f})"
-
-
-def _text_lines(text: Report, has_places: bool) -> list[str]:
-    place = f" ({text['place']})" if has_places else ""
-    lines = [f"  text {text['text_idx']} {text['text']!r}{place}: {text['reason']}"]
-    if "problem" in text:
-        lines.append(f"    {one_line(text['problem'])}")
-    if "lang_prob" in text:
-        line = f"    label {text['lid_label']} ({text['lang_prob']:.2f})"
-        if "lang" in text:
-            line += f", language {text['lang']}"
-        lines.append(line)
-    entries = sorted(text.get("entries", ()), key=lambda entry: -entry["prob"])
-    for entry in entries[:MAX_ENTRIES]:
-        numbers = f"{entry['matches']:,} matches, {entry['prob']:.4f}"
-        lines.append(f"    {entry['entry']!r} ({entry['source']}): {numbers}")
-    if len(entries) > MAX_ENTRIES:
-        lines.append(f"    and {len(entries) - MAX_ENTRIES} more entries (--json lists all)")
-    if "keep_prob" in text:
-        line = f"    probability {text['keep_prob']:.4f}"
-        if "coin" in text:
-            line += f", coin {text['coin']:.4f}"
-        lines.append(line)
-    return lines
 
 
 def entry_to_text(explained: Report) -> str:

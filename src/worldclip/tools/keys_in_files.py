@@ -34,7 +34,7 @@ def rows_in(path: Path, lookup: KeyTable, column: str, unread: dict[str, str]) -
     rows_of_files: set[int] = set()
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(filter(Path.is_file, path.rglob("*")))
     for file in files:
         try:
             for candidates in _read_strings(file, column):
@@ -48,36 +48,26 @@ def rows_in(path: Path, lookup: KeyTable, column: str, unread: dict[str, str]) -
 def _read_strings(path: Path, column: str) -> Iterator[Strings]:
     """Yield strings of a file that may be keys."""
     if path.suffix == ".parquet":
-        yield from _read_parquet(path, {"key", "other_key", column})
+        with open_regular(path), pq.ParquetFile(path) as file:
+            check_parquet(path, path.stat().st_size, file.metadata, held_rows=BATCH_KEYS)
+            for name in {"key", "other_key", column}.intersection(file.schema_arrow.names):
+                for batch in file.iter_batches(BATCH_KEYS, columns=[name]):
+                    yield batch[0].drop_null().cast(pa.large_string())
     elif path.name == "keys.npy":
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         for start in range(0, len(mapped) if mapped.dtype == HEX_PAIR else 0, BATCH_KEYS):
             yield hex_strings(mapped[start : start + BATCH_KEYS])
     elif path.suffix == ".tar":
-        yield from _read_tar(path)
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.name.endswith(".json") else None
+                if content is not None:
+                    yield _utf8(_keys_of_json(json.loads(content.read())))
     elif path.suffix == ".html":
-        yield _utf8(_keys_of_page(read_regular(path).decode("utf-8", "replace")))
+        matches = _OF_PAGE.finditer(read_regular(path).decode("utf-8", "replace"))
+        yield _utf8(html.unescape(match[match.lastindex or 0]) for match in matches)
     elif path.suffix in (".js", ".json", ".jsonl"):
         yield _utf8(_keys_of_records(read_regular(path).decode("utf-8", "replace"), path.suffix))
-
-
-def _read_parquet(path: Path, columns: set[str]) -> Iterator[Strings]:
-    with open_regular(path), pq.ParquetFile(path) as file:
-        check_parquet(path, path.stat().st_size, file.metadata, held_rows=BATCH_KEYS)
-        for field in file.schema_arrow:
-            if field.name not in columns:
-                continue
-            for batch in file.iter_batches(BATCH_KEYS, columns=[field.name]):
-                yield batch[0].drop_null().cast(pa.large_string())
-
-
-def _read_tar(path: Path) -> Iterator[Strings]:
-    """Yield the key of each sample of curated tars."""
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.name.endswith(".json") else None
-            if content is not None:
-                yield _utf8(_keys_of_json(json.loads(content.read())))
 
 
 def _keys_of_records(text: str, suffix: str) -> Iterator[str]:
@@ -106,11 +96,6 @@ def _keys_of_json(value: Any) -> Iterator[str]:
         yield from (item for item in value[:2] if isinstance(item, str))
         for item in value:
             yield from _keys_of_json(item)
-
-
-def _keys_of_page(text: str) -> Iterator[str]:
-    for match in _OF_PAGE.finditer(text):
-        yield html.unescape(match[match.lastindex or 0])
 
 
 def _utf8(strings: Iterable[str]) -> pa.Array:

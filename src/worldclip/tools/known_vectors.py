@@ -6,7 +6,7 @@ N vectors of the folder, n contents that are looked up, D embed_dim.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,23 +24,18 @@ MODEL = b"worldclip.model"
 
 def hashes_of(contents: Sequence[bytes]) -> np.ndarray:
     """Return (n, 2) uint64, the 16 bytes of `hash_of` of each content."""
-    return as_numbers(b"".join(map(hash_of, contents)))
+    return as_numbers(map(hash_of, contents))
 
 
-def as_numbers(hashes: bytes) -> np.ndarray:
+def as_numbers(hashes: Iterable[bytes]) -> np.ndarray:
     """Return n hashes of 16 bytes as (n, 2) uint64."""
-    return np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64)
+    return np.frombuffer(b"".join(hashes), ">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def as_bytes(hashes_n2: np.ndarray) -> pa.Array:
     """Return hashes (n, 2) uint64 as n times 16 bytes."""
     data = pa.py_buffer(hashes_n2.astype(">u8").tobytes())
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(hashes_n2), [None, data])
-
-
-def hash_column(table: pa.Table) -> np.ndarray:
-    """Return the column sha256 of a table, which has no null, as (n, 2) uint64."""
-    return as_numbers(b"".join(table["sha256"].to_pylist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,7 @@ def index_vectors(folder: Path, model: str, index: Path) -> KnownVectors:
     for path in sorted(folder.rglob("*.parquet")):
         if is_made_by(path, model):
             with pq.ParquetFile(path) as file:  # read_table would look at the file as at a dataset, which takes longer
-                hashes_n2 = hash_column(file.read(["sha256"], use_threads=False))
+                hashes_n2 = as_numbers(file.read(["sha256"], use_threads=False)["sha256"].to_pylist())
             segment = np.full(len(hashes_n2), len(stems), np.int64)
             hashes.append(hashes_n2)
             places.append(np.stack([segment, np.arange(len(hashes_n2))], axis=1))

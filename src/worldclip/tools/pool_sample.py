@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ class PoolSample(NamedTuple):
     """(text, language that the pool states or "")."""
     has_images: bool
     image_side: int | None
+    """Median shorter side, in pixels, of the first images of a shard on this machine; None if none of them decodes."""
     unread: list[str]
     """Why shards were not read."""
     problems: list[str]
@@ -63,9 +65,17 @@ def read_sample(shards: Sequence[Shard], config: PoolConfig) -> PoolSample:
             continue
         has_images |= len(settled.images) > 0
         if image_side is None and is_installed("PIL") and not is_remote(shard.path):
-            image_side = _median_side(shard, settled.images)
-        if not rows:
-            rows = _first_rows(shard, config, settled.counts["rows"])
+            sides = []  # shorter ones
+            for image in read_members(image_places(shard, settled.images.slice(0, NUM_IMAGES))):
+                if isinstance(image, BadShard):
+                    continue
+                with contextlib.suppress(BadImage):
+                    sides.append(min(decode(image).shape[:2]))
+            if sides:
+                image_side = int(np.median(sides))
+        table = format_of(shard.name)
+        if not rows and table.is_table and table.read_rows is not None and not is_remote(shard.path):
+            rows = list(table.read_rows(shard, config, np.arange(min(settled.counts["rows"], NUM_TEXTS))))
         read = settled.texts
         for bad in read.bad[:1]:
             problems += [f"{shard.name}, {bad['key']}: {bad['reason']}", REMEDIES[Reason.BAD_PAIR]]
@@ -73,27 +83,6 @@ def read_sample(shards: Sequence[Shard], config: PoolConfig) -> PoolSample:
         stated = [""] * len(kept) if read.lang is None else read.lang.take(kept).to_pylist()
         sample += zip(read.text.take(kept).to_pylist(), stated, strict=True)
     return PoolSample(sample[:NUM_TEXTS], has_images, image_side, unread, problems, rows)
-
-
-def _median_side(shard: Shard, images: pa.Table) -> int | None:
-    """Return the median shorter side, in pixels, of the first images of a shard; None if none of them decodes."""
-    sides = []
-    for image in read_members(image_places(shard, images.slice(0, NUM_IMAGES))):
-        if isinstance(image, BadShard):
-            continue
-        try:
-            height, width, _ = decode(image).shape
-        except BadImage:
-            continue
-        sides.append(min(height, width))
-    return int(np.median(sides)) if sides else None
-
-
-def _first_rows(shard: Shard, config: PoolConfig, num_rows: int) -> list[dict[str, Any]]:
-    pool_format = format_of(shard.name)
-    if not pool_format.is_table or pool_format.read_rows is None or is_remote(shard.path):  # all columns of a store
-        return []
-    return list(pool_format.read_rows(shard, config, np.arange(min(num_rows, NUM_TEXTS))))
 
 
 def count_languages(sample: Sequence[tuple[str, str]]) -> dict[str, int]:

@@ -57,7 +57,11 @@ def columns_for_where(columns: Columns, used: Sequence[str]) -> dict[str, str]:
         if name in used or not is_plain or len(set(values)) < 2:
             continue
         if _has_few(values):
-            described[name] = ", ".join(_short(value) for value, _ in Counter(values).most_common())
+            shown = []
+            for value, _ in Counter(values).most_common():
+                text = json.dumps(value, ensure_ascii=False)
+                shown.append(one_line(text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}..."))
+            described[name] = ", ".join(shown)
         elif not any(isinstance(value, bool | str) for value in values):
             described[name] = f"{min(values):.6g} to {max(values):.6g}"
     return described
@@ -91,8 +95,3 @@ def _has_few(values: Sequence[Any]) -> bool:
     """Return whether values repeat so often that a condition on one of them makes sense."""
     num_values = len(set(values))
     return num_values <= MAX_VALUES and len(values) >= MIN_REPEATS * num_values
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return one_line(text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}...")

@@ -217,21 +217,15 @@ def _hits_text(results: Sequence[Mapping[str, Any]], flags: Flags) -> str:
                 shown = one_line("/".join(folder_and_file(hit)).removeprefix(f"{Path.cwd()}/"))
                 if not shown.endswith(one_line(hit["key"])):  # a picture that a table names under another key
                     shown = f"{shown}  {name}"
-            columns = _columns_text(hit.get("columns", {}))
+            columns = []  # `category: shoe`; true and false are as --filter reads them
+            for column, value in hit.get("columns", {}).items():
+                if value is not None:
+                    text = value if isinstance(value, str) else json.dumps(value)
+                    columns.append(f"{one_line(column)}: {one_line(text)}")
             if columns:
-                shown = f"{shown}  {columns}"
+                shown = f"{shown}  {', '.join(columns)}"
             lines.append(f"  {hit['score']:6.3f}  {shown}")
     return "\n".join(lines)
-
-
-def _columns_text(columns: Mapping[str, Any]) -> str:
-    """Return `category: shoe, price: 20.0`; a missing value is left out, true and false are as --filter reads them."""
-    values = []
-    for name, value in columns.items():
-        if value is not None:
-            shown = value if isinstance(value, str) else json.dumps(value)
-            values.append(f"{one_line(name)}: {one_line(shown)}")
-    return ", ".join(values)
 
 
 def _as_list(name: str, values: Any, problems: list[str]) -> list[Any]:
@@ -272,11 +266,18 @@ def search_words(folder: str | Path, texts: Sequence[str] = (), images: Sequence
 
     Raises UserError for one that is named like a picture and is none here.
     """
-    pictures = [text for text in texts if text.lower().endswith(SUFFIXES)]
-    missing = [f"{text}: no such picture here" for text in pictures if not Path(text).is_file()]
+    words = []
+    pictures = []
+    missing = []
+    for text in texts:
+        if not text.lower().endswith(SUFFIXES):
+            words.append(text)
+        elif Path(text).is_file():
+            pictures.append(text)
+        else:
+            missing.append(f"{text}: no such picture here")
     if missing:
         raise UserError(missing)
-    words = [text for text in texts if text not in pictures]
     if len(words) > 1 and not any(" " in word for word in words):
         query = shlex.quote(" ".join(words))
         say("search", f"{len(words)} queries: {', '.join(words)}; for one query write {query} in quotes")

@@ -52,7 +52,8 @@ def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequen
         raise UserError("--keys needs a run: worldclip status RUN --keys LIST")
     if run is None:
         return {"runs": [str(recipe.parent) for recipe in sorted(Path("runs").glob("*/recipe.toml"))]}
-    if keys is not None and _is_embedded(run):
+    manifest = read_manifest(run) if run.is_dir() else None
+    if keys is not None and manifest is not None and manifest.get("job") == "embed":
         if folders:
             raise UserError(f"--folders is for the keys of a run, and {run} is a folder of embeddings")
         return find_keys.find_embedded_keys(run, keys)
@@ -86,11 +87,6 @@ def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequen
         "skipped": skipped_shards(run),
         "next": next_command,
     }
-
-
-def _is_embedded(folder: Path) -> bool:
-    manifest = read_manifest(folder) if folder.is_dir() else None
-    return manifest is not None and manifest.get("job") == "embed"
 
 
 def _changes_of_pool(run_dir: Path) -> Report:
@@ -155,7 +151,7 @@ def _progress(run_dir: Path, stage: str) -> Report:
         return {"step": max([log[-1]["step"], *saved]), "steps": steps, "loss": log[-1]["loss"]}
     folder = layout.curate_work(run_dir) if stage == "curate" else run_dir / stage
     done_dir = layout.done_dir(folder, "texts") if stage == "match" else layout.done_dir(folder)
-    finished = sum(1 for _ in done_dir.rglob("*.json"))
+    finished = len(list(done_dir.rglob("*.json")))
     pool = read_manifest(layout.stage_dir(run_dir, "pool"))
     if not finished:
         return {}

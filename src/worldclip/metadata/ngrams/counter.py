@@ -63,19 +63,18 @@ class Counter:
                 # As many texts as fit into a batch, at least one.
                 last = int(np.searchsorted(offsets_T, offsets_T[first] + BATCH_BYTES, side="right")) - 1
                 last = min(max(last, first + 1), offsets_T.size - 1)
-                self._add_batch(data, offsets_T[first : last + 1])
+                batch_T = offsets_T[first : last + 1]
+                num_bytes = int(batch_T[-1] - batch_T[0])
+                self._make_room(num_bytes, num_texts=batch_T.size - 1)
+                num_tokens = num_bytes + 2 * batch_T.size
+                if num_tokens > self.spans_N.size:
+                    self.spans_N = np.empty(num_tokens, np.int64)
+                    self.keys_N = np.empty(num_tokens, np.uint64)
+                count_texts(
+                    data, batch_T, self.classes, self.spans_N, self.keys_N,
+                    self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
+                )  # fmt: skip
                 first = last
-
-    def _add_batch(self, data: np.ndarray, offsets_T: np.ndarray) -> None:
-        num_bytes = int(offsets_T[-1] - offsets_T[0])
-        self._make_room(num_bytes, num_texts=offsets_T.size - 1)
-        num_tokens = num_bytes + 2 * offsets_T.size
-        if num_tokens > self.spans_N.size:
-            self.spans_N, self.keys_N = np.empty(num_tokens, np.int64), np.empty(num_tokens, np.uint64)
-        count_texts(
-            data, offsets_T, self.classes, self.spans_N, self.keys_N,
-            self.slots_2S, self.starts_W, self.counts_W, self.arena, self.table_2S, self.state,
-        )  # fmt: skip
 
     def _make_room(self, num_bytes: int, num_texts: int) -> None:
         """Spill or grow the tables so that the compiled loops never have to.
@@ -83,7 +82,7 @@ class Counter:
         A text of n bytes has at most (n + 1) / 2 words: two words have a byte between them, or one has three.  No byte
         lies between two texts.  Empty texts have no word, so there are never more words than bytes.
         """
-        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
+        num_words, num_arena, num_bigrams = self.state.tolist()
         new = min(num_bytes, (num_bytes + num_texts) // 2) + 1
         is_full = (
             num_words + new > MAX_WORDS
@@ -106,7 +105,7 @@ class Counter:
 
     def spill(self) -> None:
         """Write the tables as a sorted run and empty them."""
-        num_words, num_arena, num_bigrams = (int(n) for n in self.state)
+        num_words, num_arena, num_bigrams = self.state.tolist()
         words = binary_array(self.arena[:num_arena], self.starts_W[1 : num_words + 2])
         # From malloc, which returns large blocks at once; Arrow's own pool keeps hundreds of MB for later.
         malloc = pa.system_memory_pool()

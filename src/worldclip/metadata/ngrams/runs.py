@@ -204,8 +204,7 @@ def _merge_bigrams(
                     heads[n] = (keys[cut:], counts[cut:])
                 else:
                     heads[n] = next(readers[n], None)
-        keys = np.concatenate([part[0] for part in parts])
-        counts = np.concatenate([part[1] for part in parts])
+        keys, counts = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         counts = counts[order]
@@ -237,7 +236,12 @@ def merge(runs: Sequence[Run], scratch: Path, fan_in: int = FAN_IN) -> Counts:
     group_size = _merged_at_once(runs, fan_in)
     while group_size < len(runs):
         group = runs[:group_size]
-        runs = [*runs[group_size:], _merge_group(group, scratch / f"merged_{num_merged:05}")]
+        words, ranks = merge_words(run.read_words() for run in group)
+        bigrams = (np.stack(part, axis=1) for part in _merge_bigrams(group, ranks, MERGED_AT_ONCE))
+        path = scratch / f"merged_{num_merged:05}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            runs = [*runs[group_size:], write_run(path, file, words, bigrams)]
         for run in group:
             if run.path.parent == scratch:
                 run.path.unlink()
@@ -247,14 +251,6 @@ def merge(runs: Sequence[Run], scratch: Path, fan_in: int = FAN_IN) -> Counts:
         return Counts(NO_WORDS, (), ())
     words, ranks = merge_words(run.read_words() for run in runs)
     return Counts(words, tuple(runs), tuple(ranks))
-
-
-def _merge_group(group: Sequence[Run], merged: Path) -> Run:
-    words, ranks = merge_words(run.read_words() for run in group)
-    bigrams = (np.stack(part, axis=1) for part in _merge_bigrams(group, ranks, MERGED_AT_ONCE))
-    merged.parent.mkdir(parents=True, exist_ok=True)
-    with open(merged, "wb") as file:
-        return write_run(merged, file, words, bigrams)
 
 
 def _merged_at_once(runs: Sequence[Run], fan_in: int) -> int:
@@ -311,7 +307,7 @@ def best_bigrams(
             least = best[0][-1] if limit else np.inf
     quotient, _, keys_B = _keep_best(best, limit)
     # Not np.log2: its last bit depends on whether the processor has AVX-512.
-    pmi = np.array([math.log2(ratio) for ratio in (quotient * num_tokens).tolist()])
+    pmi = np.array(list(map(math.log2, (quotient * num_tokens).tolist())))
     is_good = pmi >= min_pmi
     word = counts.words.word
     bigrams = []

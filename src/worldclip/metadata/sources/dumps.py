@@ -137,8 +137,12 @@ class _Pages(ElementTree.TreeBuilder):
 
     def take(self) -> pa.LargeStringArray:
         """Return the texts gathered so far, their wikitext stripped, and forget them."""
-        unwanted = wikitext.prefix_hashes(unwanted_prefixes(self.namespaces))
-        texts = wikitext.strip(pa.array(self.texts, pa.large_string()), unwanted)
+        # Prefixes of links that show no text: files, categories, and the same article in other languages
+        unwanted = list(ENGLISH_PREFIXES)
+        unwanted += [self.namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in self.namespaces]
+        for language in INSTALLED.all_languages():
+            unwanted += [wiki.replace("_", "-") for wiki in language.wikipedia]
+        texts = wikitext.strip(pa.array(self.texts, pa.large_string()), wikitext.prefix_hashes(unwanted))
         self.texts = []
         self.num_chars = 0
         return _in_pieces(texts.to_pylist())
@@ -194,15 +198,6 @@ def read_xml_namespaces(path: Path) -> dict[int, str]:
     return pages.namespaces
 
 
-def unwanted_prefixes(namespaces: dict[int, str]) -> list[str]:
-    """Return prefixes of links that show no text: files, categories, and the same article in other languages."""
-    prefixes = list(ENGLISH_PREFIXES)
-    prefixes += [namespaces[key] for key in (MEDIA, FILE, CATEGORY) if key in namespaces]
-    for language in INSTALLED.all_languages():
-        prefixes += [wiki.replace("_", "-") for wiki in language.wikipedia]
-    return prefixes
-
-
 # --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
@@ -219,17 +214,15 @@ def _read_parquet(path: Path) -> Iterator[pa.LargeStringArray]:
                 fields = ", ".join(f"{field.name} ({field.type})" for field in schema)
                 raise BadShard(f"{path}: no string column `text`; columns: {fields}")
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
-                yield _in_pieces(_strings(batch.column("text")))
+                column = batch.column("text")
+                if pa.types.is_dictionary(column.type):
+                    column = column.dictionary_decode()
+                values = column.cast(pa.large_binary()).to_pylist()
+                # null is empty, and bytes that are not UTF-8 are replaced by U+FFFD
+                yield _in_pieces((data or b"").decode("utf-8", "replace") for data in values)
     except unpack.TooLarge as error:
         raise BadShard(f"{path}: {error}") from error
     except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: a name of the footer is not UTF-8
         if is_no_memory(error):
             raise
         raise BadShard(f"{path}: not a readable Parquet file ({error})") from error
-
-
-def _strings(column: pa.Array) -> list[str]:
-    """Return the values of a string column; null is empty, and bytes that are not UTF-8 are replaced by U+FFFD."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return [(data or b"").decode("utf-8", "replace") for data in column.cast(pa.large_binary()).to_pylist()]

@@ -27,12 +27,6 @@ _PART = re.compile(r"[^\s\-]+")
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag"})  # languages where i and ı are two letters; their capitals are İ and I
 
 
-def add_numbers(entries: EntryList, inputs: Inputs) -> None:
-    """Append 0 to 99, which are entries of every language and no words of any."""
-    numbers = ((str(number), None) for number in range(NUM_NUMBERS))
-    entries.add("number", numbers)
-
-
 def _packaged(
     name: str, package: str, licence: str, has_words: Callable[[Inputs], bool], read: Callable[[Inputs], Candidates]
 ) -> Source:
@@ -136,7 +130,8 @@ def read_emoji(inputs: Inputs) -> Candidates:
             yield record[inputs.lang].strip(":").replace("_", " "), None
 
 
-NUMBER = Source(add_numbers)
+# 0 to 99 are entries of every language and no words of any
+NUMBER = Source(lambda entries, inputs: entries.add("number", ((str(i), None) for i in range(NUM_NUMBERS))))
 WORDFREQ = _packaged(
     "wordfreq", "wordfreq", "CC BY-SA 4.0", lambda inputs: inputs.language.wordfreq is not None, read_wordfreq
 )

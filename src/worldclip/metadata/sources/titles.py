@@ -12,7 +12,7 @@ import itertools
 import json
 import urllib.parse
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,12 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
     dropped: Counter[str] = Counter(fields=0, views=0, title=0)
     tables = []
     num_lines = 0
-    for block in _iter_blocks(path):
-        lines = _parse(block, dropped)
+    file = as_file(iter_bytes(path))
+    while block := file.read(BLOCK_BYTES):
+        end = file.readline(MAX_LINE_BYTES + 1)
+        if len(end) > MAX_LINE_BYTES:
+            raise BadShard(f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes; it is no file of page views")
+        lines = _parse(block + end, dropped)
         num_lines += len(lines)
         tables.append(_sum_by_wiki(lines, wiki_of_domain, min_line_views, dropped))
     if not num_lines and dropped["fields"]:
@@ -89,16 +93,6 @@ def count_views(path: Path, folder: Path, wiki_langs: Collection[str], *, min_li
     write_json(folder / ROWS, dict(zip(counts, itertools.pairwise(ends), strict=True)))
     num_titles = {wiki: len(table) for wiki, table in counts.items()}
     return {"lines": num_lines, "dropped": dict(dropped), "titles": num_titles}
-
-
-def _iter_blocks(path: Path) -> Iterator[bytes]:
-    """Yield whole lines, about BLOCK_BYTES at a time."""
-    file = as_file(iter_bytes(path))
-    while block := file.read(BLOCK_BYTES):
-        end = file.readline(MAX_LINE_BYTES + 1)
-        if len(end) > MAX_LINE_BYTES:
-            raise BadShard(f"{path}: a line has more than {MAX_LINE_BYTES:,} bytes; it is no file of page views")
-        yield block + end
 
 
 def _parse(block: bytes, dropped: Counter[str]) -> pa.Table:
@@ -155,21 +149,16 @@ def decode_title(raw: bytes) -> bytes | None:
 # --- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def read_views(folder: Path, wiki: str) -> Words:
-    """Return the titles of one Wikipedia in the counts of one file."""
-    first, end = read_json(folder / ROWS).get(wiki, (0, 0))
-    data, offsets, views = (np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in WORD_COLUMNS)
-    offsets = np.array(offsets[first : end + 1])
-    return Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(views[first:end]))
-
-
 def merge_views(folders: Sequence[Path], wiki: str) -> Words:
     """Return the sum over the counts of files for one Wikipedia, in byte order of titles."""
     # A stack of sums over 2^k files, k falling, as in a binary counter: each title is copied log2(files) times.
     stack: list[tuple[int, Words]] = []
     for folder in folders:
+        first, end = read_json(folder / ROWS).get(wiki, (0, 0))
+        data, offsets, counts = (np.load(folder / f"word_{name}.npy", mmap_mode="r") for name in WORD_COLUMNS)
+        offsets = np.array(offsets[first : end + 1])
+        views = Words(np.array(data[offsets[0] : offsets[-1]]), offsets - offsets[0], np.array(counts[first:end]))
         level = 0
-        views = read_views(folder, wiki)
         while stack and stack[-1][0] == level:
             views = merge_words([stack.pop()[1], views])[0]
             level += 1

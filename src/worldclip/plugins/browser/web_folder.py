@@ -39,6 +39,7 @@ from worldclip.report.images import thumbnail
 MODEL = "model"
 MAX_PICTURES = 10_000  # spread over the folder where it holds more, as names are
 MAX_NAMES = 20_000
+LIBRARY = Path(__file__).parent / "js"  # where `make web` puts transformers.js
 UNREADABLE = "unreadable pictures"  # a further export may read them
 PER_FOLDER = 1000  # hosts limit the files of one folder
 LIBRARIES = ("transformers.web.min.js", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -47,7 +48,7 @@ DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}  # transformers.js' name
 
 def problems() -> Iterator[str]:
     """Yield a problem where transformers.js is not in this installation."""
-    missing = [name for name in LIBRARIES if not (library_folder() / name).is_file()]
+    missing = [name for name in LIBRARIES if not (LIBRARY / name).is_file()]
     if missing:
         yield (
             f"export to web needs {', '.join(missing)}: run `make web` in the clone of worldclip, which brings them, "
@@ -55,16 +56,11 @@ def problems() -> Iterator[str]:
         )
 
 
-def library_folder() -> Path:
-    """Return where `make web` puts transformers.js."""
-    return Path(__file__).parent / "js"
-
-
 def page_digest() -> str:
     """Return a digest of the page itself and of transformers.js, which an export copies."""
     files: list[Path] = []
-    for folder in (Path(__file__).parent / "static", library_folder()):
-        files += sorted(path for path in folder.rglob("*") if path.is_file())
+    for folder in (Path(__file__).parent / "static", LIBRARY):
+        files += sorted(filter(Path.is_file, folder.rglob("*")))
     return digest([search_style(), *(fingerprint(path, path.parent) for path in files)])
 
 
@@ -108,19 +104,26 @@ class WebFolder:
         left_out = {what: number for what, number in left_out.items() if number}
         for what, number in left_out.items():
             say("export", f"left out: {number:,} {what}")
-        shutil.copytree(library_folder(), folder / "js")
+        shutil.copytree(LIBRARY, folder / "js")
         for name in ("index.html", "search.js", "offline.js"):
             shutil.copyfile(Path(__file__).parent / "static" / name, folder / name)
         write_text(folder / "page.css", search_style())
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        content = hashlib.sha256()  # by which offline.js tells this page from an earlier one at its address
+        names = []
+        for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+            name = path.relative_to(folder).as_posix()
+            content.update(f"{name} {path.stat().st_size} ".encode())
+            content.update(path.read_bytes())
+            if not name.startswith("pictures/"):
+                names.append(name)
         facts = {
             "dtype": DTYPES[precision],
             "counts": counts,
             "left_out": left_out,
             "specials": clip.tokenizer.special_strings,
             "page_bytes": page_bytes(folder),
-            "files": [name for name in names if not name.startswith("pictures/")],  # that the page needs offline
-            "version": _version(folder),
+            "files": sorted(names),  # that the page needs offline
+            "version": content.hexdigest()[:16],
         }
         write_json(folder / "facts.json", facts, is_compact=True)
 
@@ -158,15 +161,6 @@ def page_bytes(folder: Path) -> dict[str, int]:
         "vectors": size("pictures.*", "names.*"),
     }
     return {**sizes, "first search": sum(sizes.values()), "dropped picture": size("model/onnx/vision_model*")}
-
-
-def _version(folder: Path) -> str:
-    """Return a digest of all files, by which offline.js tells this page from an earlier one at its address."""
-    content = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size} ".encode())
-        content.update(path.read_bytes())
-    return content.hexdigest()[:16]
 
 
 def _spread(number: int, most: int) -> np.ndarray:

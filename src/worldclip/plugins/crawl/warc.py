@@ -34,7 +34,12 @@ def iter_records(file: BinaryIO) -> Iterator[WarcRecord]:
     while buffer.skip_blank_lines():
         if not buffer.starts_with(b"WARC/"):
             raise BadShard(f"not a WARC file, or damaged: no record at byte {buffer.position:,} (decompressed)")
-        length = _stated_length(buffer.take_header())
+        stated = ""
+        for line in buffer.take_header().decode("utf-8", "replace").splitlines()[1:]:
+            name, _, value = line.partition(":")
+            if name.strip().lower() == "content-length":
+                stated = value.strip()
+        length = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else -1
         if 0 <= length <= MAX_RECORD_BYTES and buffer.record_ends_after(length):
             yield WarcRecord(buffer.take(length), False)
         else:
@@ -52,16 +57,6 @@ def _decompress(file: BinaryIO) -> Iterator[bytes]:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     yield from unpack(file, ".gz", size)
-
-
-def _stated_length(header: bytes) -> int:
-    """Return the Content-Length of a record; -1 where it is missing or no number."""
-    stated = ""
-    for line in header.decode("utf-8", "replace").splitlines()[1:]:
-        name, _, value = line.partition(":")
-        if name.strip().lower() == "content-length":
-            stated = value.strip()
-    return int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else -1
 
 
 class _Buffer:

@@ -73,38 +73,37 @@ def build_wat(
     old = read_json(out / "order.json") if (out / "order.json").exists() else {"files": [], "num_shards": None}
     shards = _in_order(files, old["files"])
     with lock_folder(out):
-        return _build(shards, out, num_shards, old["num_shards"], executor)
+        extract = partial(extract_file, out)
+        done_dir = layout.done_dir(out, "parts")
+        reports = executor.map(extract, shards, label="wat", done_dir=done_dir, key={"version": VERSION})
+        totals = add_counts(reports, (*REASONS[1:], "links", "records", "bad_json", "wrong_length", "rows", "pairs"))
+        totals["links_with_text"] = totals.pop("pairs")
+        if num_shards is not None and num_shards < 1:
+            raise UserError(f"num_shards = {num_shards}: must be at least 1 (number of Parquet files of the pool)")
+        recorded = old["num_shards"]
+        if recorded and num_shards not in (None, recorded):
+            raise UserError(f"num_shards = {num_shards}: this pool has {recorded}; omit it, or choose another --out")
+        num_ranges: int = recorded or num_shards or max(1, -(-totals["rows"] // LINKS_PER_SHARD))
+        sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
+        parts = [out / "parts" / f"{shard.name}.links" for shard in shards]
+        pool_names = [f"{number:05}.parquet" for number in range(num_ranges)]
+        pool = [Shard(name=name, path=str(out / name)) for name in pool_names]
 
+        def merge() -> Result:
+            write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_ranges})
+            num_steps = max(1, -(-totals["rows"] // (num_ranges * LINKS_PER_SHARD)))  # keys are hashes: spread evenly
+            merge_one = partial(merge_range, parts, num_ranges, num_steps)
+            key = {"files": sources, "of": num_ranges, "version": VERSION}
+            merged = executor.map(merge_one, pool, label="merge", done_dir=layout.done_dir(out, "pool"), key=key)
+            outputs = [*parts, out / "order.json"]
+            outputs += [layout.marker(out, f"parts/{shard.name}") for shard in shards]
+            for name in pool_names:
+                outputs += [out / name, layout.marker(out, f"pool/{name}")]
+            in_pool = add_counts(merged, ("urls", "pairs"))
+            report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
+            return Result(report=report, counts=report, outputs=outputs)
 
-def _build(shards: Sequence[Shard], out: Path, wanted: int | None, recorded: int | None, executor: Executor) -> Report:
-    done_dir = layout.done_dir(out, "parts")
-    reports = executor.map(partial(extract_file, out), shards, label="wat", done_dir=done_dir, key={"version": VERSION})
-    totals = add_counts(reports, (*REASONS[1:], "links", "records", "bad_json", "wrong_length", "rows", "pairs"))
-    totals["links_with_text"] = totals.pop("pairs")
-    if wanted is not None and wanted < 1:
-        raise UserError(f"num_shards = {wanted}: must be at least 1 (number of Parquet files of the pool)")
-    if recorded and wanted not in (None, recorded):
-        raise UserError(f"num_shards = {wanted}: this pool has {recorded}; omit it, or choose another --out")
-    num_shards = recorded or wanted or max(1, -(-totals["rows"] // LINKS_PER_SHARD))
-    sources = [{"name": shard.name, **shard.fingerprint} for shard in shards]
-    parts = [links_path(out, shard) for shard in shards]
-    pool_names = [f"{number:05}.parquet" for number in range(num_shards)]
-    pool = [Shard(name=name, path=str(out / name)) for name in pool_names]
-
-    def merge() -> Result:
-        write_json(out / "order.json", {"files": [shard.name for shard in shards], "num_shards": num_shards})
-        num_steps = max(1, -(-totals["rows"] // (num_shards * LINKS_PER_SHARD)))  # keys are hashes: spread evenly
-        merge_one = partial(merge_range, parts, num_shards, num_steps)
-        key = {"files": sources, "of": num_shards, "version": VERSION}
-        merged = executor.map(merge_one, pool, label="merge", done_dir=layout.done_dir(out, "pool"), key=key)
-        outputs = [*parts, *(out / name for name in pool_names)]
-        outputs += [layout.marker(out, f"parts/{shard.name}") for shard in shards]
-        outputs += [layout.marker(out, f"pool/{name}") for name in pool_names]
-        in_pool = add_counts(merged, ("urls", "pairs"))
-        report = {**totals, "urls": in_pool["urls"], "texts": in_pool["pairs"]}
-        return Result(report=report, counts=report, outputs=[*outputs, out / "order.json"])
-
-    return Job("wat", out, {"num_shards": num_shards}, lambda: {"files": sources}).run(merge)
+        return Job("wat", out, {"num_shards": num_ranges}, lambda: {"files": sources}).run(merge)
 
 
 def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
@@ -135,10 +134,6 @@ def _in_order(files: Sequence[str], known_names: Sequence[str]) -> list[Shard]:
 # --- one WAT file -----------------------------------------------------------------------------------------------------
 
 
-def links_path(out: Path, shard: Shard) -> Path:
-    return out / "parts" / f"{shard.name}.links"
-
-
 def extract_file(out: Path, shard: Shard) -> Report:
     """Write OUT/parts/<file>.links.  Report: records, bad records, and image links by REASONS."""
     counts: Counter[str] = Counter(dict.fromkeys((*REASONS, "links", "records", "bad_json", "wrong_length", "rows"), 0))
@@ -157,10 +152,10 @@ def extract_file(out: Path, shard: Shard) -> Report:
                 continue
             rows += _rows_of_page(page, counts)
     counts["rows"] = len(rows)
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
-    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _PART, strict=True)], schema=_PART)
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    table = pa.table(dict(zip(_PART.names, columns, strict=True)), schema=_PART)
     order = pc.sort_indices(table["key"]) if len(rows) else pa.array([], pa.int64())  # stable
-    with whole_file(links_path(out, shard)) as aside:
+    with whole_file(out / "parts" / f"{shard.name}.links") as aside:
         pq.write_table(table.take(order), aside, compression="zstd", row_group_size=ROWS_PER_GROUP)
     return dict(counts)
 
@@ -175,6 +170,9 @@ def _rows_of_page(page: Any, counts: Counter[str]) -> Iterator[tuple[str, str, s
     if not isinstance(base, str):
         base = ""  # only absolute links have a URL
     in_head = _at(html, "Head", "Base")
+    if isinstance(in_head, str) and in_head.strip():
+        with contextlib.suppress(ValueError):  # an invalid <base> counts as none, as in browsers
+            base = resolve(in_head, base) or base
     for link in links:
         if not isinstance(link, dict) or link.get("path") != IMAGE_PATH:
             continue
@@ -183,8 +181,11 @@ def _rows_of_page(page: Any, counts: Counter[str]) -> Iterator[tuple[str, str, s
         if not texts:
             counts["bad_text" if has_bad else "no_text"] += 1
             continue
+        address = link.get("url")
         try:
-            url = _resolve_link(link.get("url"), in_head, base)
+            if not isinstance(address, str):
+                raise ValueError("no URL")
+            url = resolve(address, base)
         except ValueError:  # UnicodeError too
             counts["bad_url"] += 1
             continue
@@ -195,20 +196,6 @@ def _rows_of_page(page: Any, counts: Counter[str]) -> Iterator[tuple[str, str, s
         key = key_of_url(url)
         for text in texts:
             yield key, url, text
-
-
-def _resolve_link(link: Any, in_head: Any, address: str) -> str | None:
-    """Return the URL of a link; None for another scheme than http(s).  Raises ValueError for an invalid URL.
-
-    in_head: the page's <base>; an invalid one counts as none, as in browsers.
-    """
-    if not isinstance(link, str):
-        raise ValueError("no URL")
-    base = address
-    if isinstance(in_head, str) and in_head.strip():
-        with contextlib.suppress(ValueError):
-            base = resolve(in_head, address) or address
-    return resolve(link, base)
 
 
 def _texts_of_link(link: Json) -> tuple[list[str], bool]:
@@ -247,23 +234,20 @@ def merge_range(parts: Sequence[Path], num_shards: int, num_steps: int, shard: S
     num_steps: equal parts of the range, of which one at a time is in memory.
     """
     number = int(shard.name.removesuffix(".parquet"))
+    num_ranges = num_shards * num_steps  # equal ones; the links of one are in the order of their files
     counts = Counter[str](urls=0, pairs=0)
     with whole_file(Path(shard.path)) as aside, pq.ParquetWriter(aside, _POOL, compression="zstd") as writer:
         for step in range(number * num_steps, (number + 1) * num_steps):
-            merged = merge_links(_read_range(parts, step, num_shards * num_steps))
+            in_step = pc.field("key") >= f"{(step << 32) // num_ranges:08x}"
+            if step + 1 < num_ranges:
+                in_step &= pc.field("key") < f"{((step + 1) << 32) // num_ranges:08x}"
+            links = pa.concat_tables([pq.read_table(part, filters=in_step) for part in parts])
+            merged = merge_links(links.combine_chunks())
             counts["urls"] += len(merged)
             counts["pairs"] += sum(pc.list_value_length(merged["texts"]).to_pylist())
             if len(merged):  # few readers would take a row group without rows
                 writer.write_table(merged, row_group_size=ROWS_PER_GROUP)
     return dict(counts)
-
-
-def _read_range(parts: Sequence[Path], number: int, num_ranges: int) -> pa.Table:
-    """Return the links whose keys are in range `number` of `num_ranges` equal ones, in the order of their files."""
-    in_range = pc.field("key") >= f"{(number << 32) // num_ranges:08x}"
-    if number + 1 < num_ranges:
-        in_range &= pc.field("key") < f"{((number + 1) << 32) // num_ranges:08x}"
-    return pa.concat_tables([pq.read_table(part, filters=in_range) for part in parts]).combine_chunks()
 
 
 def merge_links(links: pa.Table) -> pa.Table:

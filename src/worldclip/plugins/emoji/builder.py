@@ -28,9 +28,10 @@ def problems(config: PoolConfig) -> Iterator[str]:
 
 def inputs(config: PoolConfig) -> Record:
     """Return the versions of the packages that decide the pool."""
-    from worldclip.plugins.emoji.build import source_versions
+    from worldclip.plugins.drawings import package_versions
+    from worldclip.plugins.emoji.build import SOURCES
 
-    return {"sources": source_versions()}
+    return {"sources": package_versions(SOURCES)}
 
 
 def build(folder: Path, config: PoolConfig, executor: Executor) -> Report:

@@ -53,7 +53,8 @@ def write_list(
 ) -> None:
     """Write the chunks of one list: lists/NUMBER.js and entries/NUMBER/<chunk>.js.
 
-    Of a larger list the `max_entries` with the most matches are written.
+    A chunk has parallel columns; most entries have no match and are spelt in the list as they are searched for.  Of a
+    larger list the `max_entries` with the most matches are written.
     """
     table = artifacts.read_table(layout.entries(run_dir, name), schemas.METADATA, ["entry", "source"])
     counts: np.ndarray = np.load(layout.entry_counts(run_dir, name), mmap_mode="r", allow_pickle=False)
@@ -67,11 +68,27 @@ def write_list(
     spelt = entries
     if profile != "reference":
         spelt = [normalise(entry, profile) for entry in entries]
-    in_order = sorted_unique(spelt)
+    # In code point order; of equal ones the first, and no empty one
+    column = pa.array(spelt, pa.large_string())
+    by_spelling = pc.sort_indices(column).to_numpy()  # stable, by UTF-8 bytes
+    in_order = column.take(pa.array(by_spelling))
+    is_new = np.ones(len(by_spelling), np.bool_)
+    is_new[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
+    is_new &= pc.not_equal(in_order, "").to_numpy(zero_copy_only=False)
+    positions = by_spelling[is_new].astype(np.int64)
+    digits = np.array(list(SOURCE_DIGITS))
     firsts: list[str] = []
-    for start in range(0, len(in_order), CHUNK_ENTRIES):
-        part = in_order[start : start + CHUNK_ENTRIES]
-        chunk = _chunk([spelt[i] for i in part], [entries[i] for i in part], counts[rows[part]], sources[rows[part]])
+    for start in range(0, len(positions), CHUNK_ENTRIES):
+        part = positions[start : start + CHUNK_ENTRIES]
+        part_counts = counts[rows[part]]
+        counted = np.flatnonzero(part_counts)
+        chunk: dict[str, Any] = {
+            "entries": [spelt[i] for i in part],
+            "sources": "".join(digits[sources[rows[part]]]),
+            "counted": counted.tolist(),
+            "counts": part_counts[counted].tolist(),
+            "respelt": [[k, entries[i]] for k, i in enumerate(part) if entries[i] != spelt[i]],
+        }
         chunks.write(f"entries/{number}/{len(firsts)}", chunk)
         firsts.append(chunk["entries"][0])
     curve = head_tail_curve(np.asarray(counts), threshold)
@@ -86,31 +103,6 @@ def write_list(
             "held": len(rows),
         },
     )
-
-
-def sorted_unique(spelt: list[str]) -> np.ndarray:
-    """Return the positions of the entries in code point order; of equal ones the first, and no empty one."""
-    column = pa.array(spelt, pa.large_string())
-    order = pc.sort_indices(column).to_numpy()  # stable, by UTF-8 bytes
-    in_order = column.take(pa.array(order))
-    is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
-    is_new &= pc.not_equal(in_order, "").to_numpy(zero_copy_only=False)
-    positions: np.ndarray = order[is_new].astype(np.int64)
-    return positions
-
-
-def _chunk(spelt: list[str], entries: list[str], counts: np.ndarray, sources: np.ndarray) -> dict[str, Any]:
-    """Return parallel columns; most entries have no match and are spelt in the list as they are searched for."""
-    counted = np.flatnonzero(counts)
-    respelt = [[i, entry] for i, entry in enumerate(entries) if entry != spelt[i]]
-    return {
-        "entries": spelt,
-        "sources": "".join(SOURCE_DIGITS[source] for source in sources.tolist()),
-        "counted": counted.tolist(),
-        "counts": counts[counted].tolist(),
-        "respelt": respelt,
-    }
 
 
 def profile_record(profile: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from worldclip.core.execute import Shard
 from worldclip.core.job import Run
 from worldclip.curate.candidates import CurateWork
 from worldclip.match.stage import match_work
-from worldclip.match.texts import MatchWork
 from worldclip.plugins.explorer.chunks import Chunks
 from worldclip.plugins.explorer.examples import MAX_CHARS
 from worldclip.tools.inspect_run import decide_again
@@ -53,49 +52,42 @@ def read_pairs(run: Run, work: CurateWork, shards: Sequence[Shard], languages: l
     """
     order, _ = coin.sample_rows([shard.name for shard in shards], 0, len(shards))
     matching = match_work(run)
+    place_of_lang = {lang: i for i, lang in enumerate(languages)}  # languages without a pair have no row
+    position = np.array([*(place_of_lang.get(lang, -1) for lang in matching.rules.languages), -1])
     by_key: dict[str, list[list[Any]]] = {}
     places: dict[str, tuple[bool, str]] = {}  # (whether it is dropped there, shard)
     num_texts = num_shards = 0
     for i in order.tolist():
         if num_texts >= MAX_TEXTS:
             break
+        shard = shards[i]
+        pool_texts = pool.read_pairs(matching.run_dir, shard.name, work.key_lists)
+        matched, _, reason, keep_prob = decide_again(shard, pool_texts, matching, work)
+        shown = np.flatnonzero(pc.is_valid(pool_texts.key).to_numpy(zero_copy_only=False))
+        shown = shown[keys.is_valid(pool_texts.key.take(pa.array(shown)), work.key_lists, shard.name)]
+        num_texts += len(shown)
         rows_of_key: dict[str, list[list[Any]]] = defaultdict(list)
-        for key, row in _rows_of_shard(shards[i], work, matching, languages):
-            rows_of_key[key].append(row)
-            num_texts += 1
+        for j in shown.tolist():
+            text = pool_texts.text[j].as_py()
+            row = [
+                pool_texts.text_idx[j].as_py(),
+                None if text is None else text[:MAX_CHARS],
+                str(matched.labels[j]),
+                round(float(matched.lang_prob[j]), 4),
+                int(position[matched.lang[j]]),
+                int(reason[j]),
+                None if np.isnan(keep_prob[j]) else float(keep_prob[j]),
+            ]
+            rows_of_key[pool_texts.key[j].as_py()].append(row)
         for key, rows in rows_of_key.items():
             is_dropped = all(row[REASON] != Reason.KEPT for row in rows)
-            place = (is_dropped, shards[i].name)
+            place = (is_dropped, shard.name)
             if key not in places or place < places[key]:
                 by_key[key] = rows
                 places[key] = place
         num_shards += 1
     shard_of_key = {key: shard for key, (_, shard) in places.items()}
     return Pairs(by_key, shard_of_key, num_shards, len(shards))
-
-
-def _rows_of_shard(
-    shard: Shard, work: CurateWork, matching: MatchWork, languages: list[str]
-) -> Iterator[tuple[str, list[Any]]]:
-    pool_texts = pool.read_pairs(matching.run_dir, shard.name, work.key_lists)
-    matched, _, reason, keep_prob = decide_again(shard, pool_texts, matching, work)
-    has_key = pc.is_valid(pool_texts.key).to_numpy(zero_copy_only=False)
-    shown = np.flatnonzero(has_key)
-    is_valid = keys.is_valid(pool_texts.key.take(pa.array(shown)), work.key_lists, shard.name)
-    place = {lang: i for i, lang in enumerate(languages)}  # languages without a pair have no row
-    position = np.array([*(place.get(lang, -1) for lang in matching.rules.languages), -1])
-    for i in shown[is_valid].tolist():
-        text = pool_texts.text[i].as_py()
-        row = [
-            pool_texts.text_idx[i].as_py(),
-            None if text is None else text[:MAX_CHARS],
-            str(matched.labels[i]),
-            round(float(matched.lang_prob[i]), 4),
-            int(position[matched.lang[i]]),
-            int(reason[i]),
-            None if np.isnan(keep_prob[i]) else float(keep_prob[i]),
-        ]
-        yield pool_texts.key[i].as_py(), row
 
 
 def unmatched_examples(pairs: Pairs, num_each: int) -> dict[int, list[tuple[str, list[Any]]]]:
@@ -117,9 +109,12 @@ def dropped_examples(run_dir: Path, pairs: Pairs) -> list[list[list[str | None]]
 
     They are chosen by hash among those that the folder can explain.
     """
-    paths = [layout.dropped(run_dir, shard) for shard in sorted(set(pairs.shard_of_key.values()))]
-    tables = [artifacts.read_table(path, schemas.DROPPED) for path in paths if path.exists()]
-    dropped = pa.concat_tables([schemas.DROPPED.empty_table(), *tables]).unify_dictionaries()
+    tables = [schemas.DROPPED.empty_table()]
+    for shard in sorted(set(pairs.shard_of_key.values())):
+        path = layout.dropped(run_dir, shard)
+        if path.exists():
+            tables.append(artifacts.read_table(path, schemas.DROPPED))
+    dropped = pa.concat_tables(tables).unify_dictionaries()
     listed = []
     for reason in Reason:
         is_listed = pc.and_(pc.equal(dropped["reason"].cast(pa.string()), reason.label), dropped["key"].is_valid())

@@ -35,26 +35,11 @@ def card(run_dir: Path, facts: Mapping[str, Any]) -> str:
             share = number / max(1, facts["total"]["pairs_in"])
             removed.append([reason.label, number, share, reason.meaning])
     columns = [text_column("reason"), Column("pairs", "{:,}".format), Column("share", "{:.2%}".format)]
-    parts = [
-        _front_matter(facts),
-        f"# {facts['name']}",
-        f"{facts['num_rows']:,} {unit} in {facts['num_languages']} languages, {facts['num_bytes']:,} bytes.",
-        f"```python\n{code}\n```",
-        ROW_OF[facts["data"]],
-        "## What was removed, and why",
-        to_markdown(Table([*columns, text_column("meaning")], removed)),
-        "## How it was made",
-        data_card.replace("\n## ", "\n### "),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _front_matter(facts: Mapping[str, Any]) -> str:
-    lines = ["---", f"pretty_name: {json.dumps(facts['name'])}"]
+    front_matter = ["---", f"pretty_name: {json.dumps(facts['name'])}"]
     if facts["languages"]:
-        lines.append("language:")
-        lines += [f"- {json.dumps(code)}" for code in facts["languages"]]
-    lines += [
+        front_matter.append("language:")
+        front_matter += [f"- {json.dumps(code)}" for code in facts["languages"]]
+    front_matter += [
         f"license: {facts['license']}",
         "task_categories:",
         "- zero-shot-image-classification",
@@ -68,4 +53,15 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
         f'    path: "{FILES_OF[facts["data"]]}"',
         "---",
     ]
-    return "\n".join(lines)
+    parts = [
+        "\n".join(front_matter),
+        f"# {facts['name']}",
+        f"{facts['num_rows']:,} {unit} in {facts['num_languages']} languages, {facts['num_bytes']:,} bytes.",
+        f"```python\n{code}\n```",
+        ROW_OF[facts["data"]],
+        "## What was removed, and why",
+        to_markdown(Table([*columns, text_column("meaning")], removed)),
+        "## How it was made",
+        data_card.replace("\n## ", "\n### "),
+    ]
+    return "\n\n".join(parts) + "\n"

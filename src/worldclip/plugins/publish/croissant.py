@@ -66,14 +66,17 @@ def croissant(facts: Mapping[str, Any]) -> dict[str, Any]:
         "includes": ["data/*.parquet", "data/**/*.parquet"] if is_list else FILES_OF[facts["data"]],
     }
     inside: list[dict[str, Any]] = []
-    if is_list:
-        fields = [_field(column, kind, "files", {"column": column}) for column, kind in _COLUMNS.items()]
-    elif is_tar:
-        inside = [_TABLE_OF_TARS]
-        fields = [_field(column, "sc:Text", "texts", {"column": column}) for column in MEMBERS.names]
-    else:
-        fields = [_field("image", "sc:ImageObject", "files", {"column": "image"}, {"jsonPath": "bytes"})]
-        fields += [_field(column, "sc:Text", "files", {"column": column}) for column in ("key", "text", "lang")]
+    fields: list[dict[str, Any]] = []
+    place = "files"
+    columns = _COLUMNS
+    if is_tar:
+        inside.append(_TABLE_OF_TARS)
+        place = "texts"
+        columns = dict.fromkeys(MEMBERS.names, "sc:Text")
+    elif not is_list:
+        fields.append(_field("image", "sc:ImageObject", "files", {"column": "image"}, {"jsonPath": "bytes"}))
+        columns = dict.fromkeys(("key", "text", "lang"), "sc:Text")
+    fields += [_field(column, kind, place, {"column": column}) for column, kind in columns.items()]
     return {
         "@context": dict(sorted(_CONTEXT.items())),
         "@type": "sc:Dataset",

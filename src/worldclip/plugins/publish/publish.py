@@ -80,13 +80,6 @@ def prepared(run: Path, repository: str, data: Data = "list", license: str | Non
     run again: a deny list may have grown.
     """
     run_dir = layout.run_of(run, "curate")
-    _require_run(run_dir, repository, data, license)
-    with lock_folder(run_dir):
-        yield _write(run_dir, repository, data, license)
-
-
-def _require_run(run_dir: Path, repository: str, data: Data, license: str | None) -> None:
-    """Raise UserError that names all that is wrong with the arguments of a call."""
     problems = []
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         problems.append(f"OWNER/NAME {repository!r}: a repository of the hub is owner/name")
@@ -102,6 +95,8 @@ def _require_run(run_dir: Path, repository: str, data: Data, license: str | None
         problems.append(f"--license {license!r}: must be an identifier of the hub such as cc-by-4.0, odc-by or other")
     if problems:
         raise UserError(problems)
+    with lock_folder(run_dir):
+        yield _write(run_dir, repository, data, license)
 
 
 def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> Upload:
@@ -110,17 +105,28 @@ def _write(run_dir: Path, repository: str, data: Data, license: str | None) -> U
     aside = folder.with_name(f".{folder.name}.new")
     artifacts.remove(aside)  # left by a killed call
     digest = require_of_recipe(open_run(run_dir))
-    files = _files(run_dir, data)
+    tars = sorted(layout.curated_tars(run_dir).glob("*.tar"))
+    keys = layout.kept_keys(run_dir)
+    names = {keys: keys.name}  # file of RUN/curate -> its name in the dataset
+    if data == "list":
+        for shard in layout.matched_shards(run_dir):
+            names[layout.curated(run_dir, shard)] = f"data/{shard}.parquet"
+    else:
+        suffix = ".tar" if data == "tars" else ".parquet"
+        for path in tars:
+            names[path] = f"data/{path.stem}{suffix}"
     try:
         with naming(folder):
-            for source, name in files:
+            for source, name in names.items():
+                if not source.exists():
+                    continue
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 if data == "parquet" and source.suffix == ".tar":
                     write_images(source, aside / name)
                 else:
                     link_file(source, aside / name)
             if data == "tars":
-                write_members(_tars(run_dir), aside / "pairs.parquet")
+                write_members(tars, aside / "pairs.parquet")
             facts = _facts(run_dir, repository, data, license, digest, list_files(aside))
             artifacts.write_text(aside / "README.md", card(run_dir, facts))
             artifacts.write_json(aside / "croissant.json", croissant(facts))
@@ -152,20 +158,3 @@ def _facts(
         "date": datetime.date.today(),
         "total": total,
     }
-
-
-def _tars(run_dir: Path) -> list[Path]:
-    return sorted(layout.curated_tars(run_dir).glob("*.tar"))
-
-
-def _files(run_dir: Path, data: Data) -> list[tuple[Path, str]]:
-    """Return (file of RUN/curate, its name in the dataset)."""
-    keys = layout.kept_keys(run_dir)
-    files = [(keys, keys.name)]
-    if data == "list":
-        shards = layout.matched_shards(run_dir)
-        files += [(layout.curated(run_dir, shard), f"data/{shard}.parquet") for shard in shards]
-    else:
-        suffix = ".tar" if data == "tars" else ".parquet"
-        files += [(path, f"data/{path.stem}{suffix}") for path in _tars(run_dir)]
-    return [(path, name) for path, name in files if path.exists()]

@@ -68,7 +68,7 @@ def _named(files: Sequence[str]) -> str:
 
 def list_files(folder: Path) -> tuple[tuple[str, int], ...]:
     """Return relative path and size in bytes of each file of a folder, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(filter(Path.is_file, folder.rglob("*")))
     return tuple((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
 
 
@@ -87,7 +87,35 @@ def upload_to_hub(
     # The bases are those of the library that the hub's client speaks HTTP with: no network is one of its errors
     errors = (of_hub.LocalTokenNotFoundError, *of_hub.HfHubHTTPError.__bases__, OSError, ValueError)
     try:
-        return _upload(upload, hub or huggingface_hub.HfApi(), is_private, as_pull_request)
+        hub = hub or huggingface_hub.HfApi()
+        repository = upload.repository
+        is_new = not as_pull_request and not hub.repo_exists(repository, repo_type=KIND)
+        if not as_pull_request:
+            private = {"private": True} if is_private else {}
+            hub.create_repo(repository, exist_ok=True, repo_type=KIND, **private)
+        info = hub.repo_info(repository, repo_type=KIND)
+        if is_private and not info.private:
+            raise UserError(f"--private: {repository} exists and is public; choose another name")
+        names = {name for name, _ in upload.files}
+        held = [] if is_new else hub.list_repo_files(repository, repo_type=KIND)
+        older: set[str] = set()
+        for pattern in OWN_FILES:
+            older.update(fnmatch.filter(held, pattern))
+        removed = tuple(sorted(older - names))
+        if removed and TAG not in (info.tags or ()):
+            raise UserError(
+                f"{repository} holds files that worldclip did not publish and the upload would delete: "
+                f"{_named(removed)}; choose another name, delete them, or give its card the tag {TAG}"
+            )
+        address = hub.upload_folder(
+            repo_id=repository,
+            repo_type=KIND,
+            folder_path=upload.folder,
+            commit_message="Export of worldclip",
+            delete_patterns=list(OWN_FILES),
+            **({"create_pr": True} if as_pull_request else {}),
+        )
+        return Uploaded(upload, str(getattr(address, "pr_url", None) or address), removed, has_history=bool(older))
     except UserError:
         raise
     except errors as error:
@@ -95,34 +123,3 @@ def upload_to_hub(
             f"{upload.folder} was not uploaded to {upload.repository}: {redact(explain(error))}; check that you may"
             " write to this repository, and the network"
         ) from error
-
-
-def _upload(upload: Upload, hub: Any, is_private: bool, as_pull_request: bool) -> Uploaded:
-    repository = upload.repository
-    is_new = not as_pull_request and not hub.repo_exists(repository, repo_type=KIND)
-    if not as_pull_request:
-        private = {"private": True} if is_private else {}
-        hub.create_repo(repository, exist_ok=True, repo_type=KIND, **private)
-    info = hub.repo_info(repository, repo_type=KIND)
-    if is_private and not info.private:
-        raise UserError(f"--private: {repository} exists and is public; choose another name")
-    names = {name for name, _ in upload.files}
-    held = [] if is_new else hub.list_repo_files(repository, repo_type=KIND)
-    older: set[str] = set()
-    for pattern in OWN_FILES:
-        older.update(fnmatch.filter(held, pattern))
-    removed = tuple(sorted(older - names))
-    if removed and TAG not in (info.tags or ()):
-        raise UserError(
-            f"{repository} holds files that worldclip did not publish and the upload would delete: {_named(removed)}; "
-            f"choose another name, delete them, or give its card the tag {TAG}"
-        )
-    address = hub.upload_folder(
-        repo_id=repository,
-        repo_type=KIND,
-        folder_path=upload.folder,
-        commit_message="Export of worldclip",
-        delete_patterns=list(OWN_FILES),
-        **({"create_pr": True} if as_pull_request else {}),
-    )
-    return Uploaded(upload, str(getattr(address, "pr_url", None) or address), removed, has_history=bool(older))

@@ -29,8 +29,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worldclip.core.console import say
+from worldclip.core.errors import UserError
 from worldclip.core.execute import usable_cores
 from worldclip.model.decode import BadImage, open_image
+from worldclip.model.inference import label_sentences
 from worldclip.plugins.server.connections import unless_gone
 from worldclip.plugins.server.errors import CLIENT_GONE, ApiError, unanswered
 from worldclip.plugins.server.guard import Guard
@@ -44,7 +46,7 @@ from worldclip.plugins.server.read_request import (
     read_text,
     require_known,
 )
-from worldclip.plugins.server.service import Selection, Service, mean_vector, sentences_of
+from worldclip.plugins.server.service import Selection, Service
 from worldclip.plugins.style import search_style
 from worldclip.report.images import MAX_BYTES, shrink
 
@@ -52,6 +54,7 @@ BYTES_PER_NUMBER = 64  # memory per number of an embedding on its way into JSON:
 # Up to here a thread takes longer to start than the work: of a body, and of an answer at BYTES_PER_NUMBER
 SMALL_BYTES = 16 * 1024
 SMALL_ANSWER_BYTES = 512 * 1024
+STATIC = Path(__file__).parent / "static"
 MAX_THUMBNAIL_PX = 1024
 MAX_DIGITS = 18
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -195,7 +198,11 @@ class _Api:
         body = require_known(body, ("input", "labels", "templates", "model"))
         self._check_model(body)
         labels = self._strings(body, "labels", None)
-        sentences = sentences_of(labels, self._strings(body, "templates", ["{}"]))
+        templates = self._strings(body, "templates", ["{}"])
+        try:
+            sentences = label_sentences(labels, tuple(templates))
+        except UserError as error:
+            raise ApiError(400, error.problems, param="templates") from error
         num_sentences = sum(map(len, sentences))
         if num_sentences > self._limits.inputs:
             message = f"labels times templates are {num_sentences:,} sentences; at most {self._limits.inputs:,}"
@@ -240,15 +247,21 @@ class _Api:
             raise ApiError(400, f"combine = {combine!r}: must be true or false", param="combine")
         selection = Selection(*read_selection(body))
         items = await _call(read_inputs, body.get("input"), self._limits, is_small=is_small)
-        blank = [item for item in items if isinstance(item, str) and not item.strip()]
-        if blank:
-            raise ApiError(400, [f"query {item!r} is blank; give words" for item in blank], param="input")
+        problems = [
+            f"query {text!r} is blank; give words" for text in items if isinstance(text, str) and not text.strip()
+        ]
+        if problems:
+            raise ApiError(400, problems, param="input")
         if not combine and len(items) * top > self._limits.hits:
             message = f"{len(items):,} inputs with top = {top} give more than {self._limits.hits:,} hits; send fewer"
             raise ApiError(400, message, param="top")
         query_QD = await self._service.embed(items)
         if combine:
-            query_QD = mean_vector(query_QD)
+            total_1D = query_QD.sum(axis=0, keepdims=True)
+            norm = np.linalg.norm(total_1D)
+            if norm < 1e-6:
+                raise ApiError(400, "the queries cancel each other out; search for them one by one", param="input")
+            query_QD = total_1D / norm
         hits = await self._service.search(of, query_QD, top, selection)
         data = [{"object": "search", "index": i, "hits": rows} for i, rows in enumerate(hits)]
         return JSONResponse({"object": "list", "of": of, "data": data, "model": self._service.name})
@@ -278,7 +291,7 @@ class _Api:
 
     async def page(self, request: Request) -> Response:
         """Answer GET /."""
-        return Response(_read_static("index.html"), media_type="text/html")
+        return Response((STATIC / "index.html").read_bytes(), media_type="text/html")
 
     async def static(self, request: Request) -> Response:
         """Answer GET /static/NAME."""
@@ -286,7 +299,7 @@ class _Api:
         if name == "page.css":
             return Response(search_style(), media_type="text/css")
         if name == "search.js":
-            return Response(_read_static(name), media_type="text/javascript")
+            return Response((STATIC / name).read_bytes(), media_type="text/javascript")
         if name == "facts.json":
             return JSONResponse(await run_in_threadpool(self._facts))
         raise ApiError(404, f"no file {name!r} here")
@@ -366,7 +379,3 @@ def _row_id(request: Request) -> str:
     if not re.fullmatch("[0-9a-f]{16}", row_id):
         raise ApiError(404, f"{row_id[:MAX_DIGITS]!r} is no id: one has 16 hex digits, as in the hits of a search")
     return str(row_id)
-
-
-def _read_static(name: str) -> str:
-    return (Path(__file__).parent / "static" / name).read_text(encoding="utf-8")

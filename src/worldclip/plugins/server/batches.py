@@ -99,17 +99,14 @@ class SharedBatches(Generic[Item, Answer]):
         with self._changed:
             is_waiting = any(other.client == job.client for other in self._jobs)
             if is_waiting and self.num_waiting + len(items) > self._max_waiting:
-                raise Busy(self._retry_after())
+                seconds = 0.0
+                for other in self._jobs:
+                    for item in other.items[other.num_taken :]:
+                        seconds += self._seconds_of.get(type(item), 0.0)
+                raise Busy(min(MAX_RETRY_AFTER_S, max(1, math.ceil(seconds))))
             self._jobs.append(job)
             self._changed.notify()
         return job.future
-
-    def _retry_after(self) -> int:
-        seconds = 0.0
-        for job in self._jobs:
-            for item in job.items[job.num_taken :]:
-                seconds += self._seconds_of.get(type(item), 0.0)
-        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(seconds)))
 
     def _run(self) -> None:
         while True:
@@ -130,9 +127,13 @@ class SharedBatches(Generic[Item, Answer]):
                 if self._jobs:
                     break
                 self._changed.wait()
-            counts = self._choose(_in_turns(self._jobs))
+            num_of: Counter[str] = Counter()
+            turns: list[tuple[int, int]] = []  # the first request of each client, then the second of each, and so on
+            for i, job in enumerate(self._jobs):
+                turns.append((num_of[job.client], i))
+                num_of[job.client] += 1
             pieces = []
-            for job, count in counts:
+            for job, count in self._choose([self._jobs[i] for _, i in sorted(turns)]):
                 pieces.append(_Piece(job, job.items[job.num_taken : job.num_taken + count]))
                 job.num_taken += count
                 self._jobs.remove(job)
@@ -143,11 +144,13 @@ class SharedBatches(Generic[Item, Answer]):
     def _choose(self, jobs: Sequence[_Job[Item, Answer]]) -> list[tuple[_Job[Item, Answer], int]]:
         """Return the number of items of each request in the next batch: of small ones all, large ones take turns."""
         share = max(1, self._max_batch // min(len(jobs), SHARES))
-        small = jobs
-        large: list[_Job[Item, Answer]] = []
-        if self._divides:
-            small = [job for job in jobs if job.num_waiting <= share]
-            large = [job for job in jobs if job.num_waiting > share]
+        small = []
+        large = []
+        for job in jobs:
+            if self._divides and job.num_waiting > share:
+                large.append(job)
+            else:
+                small.append(job)
         room = self._max_batch
         if large:
             room = max(1, room * 2 // 3)
@@ -190,16 +193,6 @@ class SharedBatches(Generic[Item, Answer]):
             if len(job.answers) == len(job.items) and job.future.set_running_or_notify_cancel():
                 job.future.set_result(job.answers)
             start = end
-
-
-def _in_turns(jobs: Sequence[_Job[Item, Answer]]) -> list[_Job[Item, Answer]]:
-    """Return the first request of each client, then the second of each, and so on."""
-    num_of: Counter[str] = Counter()
-    turns = []
-    for job in jobs:
-        turns.append(num_of[job.client])
-        num_of[job.client] += 1
-    return [job for _, job in sorted(zip(turns, jobs, strict=True), key=lambda pair: pair[0])]
 
 
 def _share_out(jobs: Sequence[_Job[Item, Answer]], room: int) -> list[tuple[_Job[Item, Answer], int]]:

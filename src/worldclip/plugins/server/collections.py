@@ -107,35 +107,28 @@ class Collections:
             stamp = self._stamp_now()
             while stamp and stamp != self._stamp:
                 self._stamp = stamp
-                self._take_next()
+                folder = self.folder.name
+                problem = f"the folder {folder!r} was embedded again and cannot be opened; the server's log says why"
+                before = next(iter(self._version.kinds.values()))
+                try:
+                    version = self._open()
+                    after = next(iter(version.kinds.values()))
+                    if after.manifest.get("probe") != before.manifest.get("probe"):
+                        problem = f"another model embedded the folder {folder!r}; restart the server with that one"
+                        check_model(after, self._clip, self._name, "restart the server with that one")
+                except (UserError, OSError) as error:
+                    self.problem = problem
+                    say("serve", f"cannot open the new {self.folder}: {error}; searches still use the version before")
+                else:
+                    self.problem = ""
+                    self._version = version
+                    sizes = ", ".join(f"{size:,} {of}" for of, size in version.sizes.items())
+                    say("serve", f"{self.folder} was embedded again: {sizes}")
                 stamp = self._stamp_now()
         return self._version
 
-    @property
-    def embedded_at(self) -> float:
-        """Return when the newest manifest was written, in seconds since 1970."""
-        return self._stamp[3] / 1e9
-
     def _stamp_now(self) -> Stamp:
         return stamp_of(str(self.folder / MANIFEST))
-
-    def _take_next(self) -> None:
-        before = next(iter(self._version.kinds.values()))
-        problem = f"the folder {self.folder.name!r} was embedded again and cannot be opened; the server's log says why"
-        try:
-            version = self._open()
-            after = next(iter(version.kinds.values()))
-            if after.manifest.get("probe") != before.manifest.get("probe"):
-                problem = f"another model embedded the folder {self.folder.name!r}; restart the server with that one"
-                check_model(after, self._clip, self._name, "restart the server with that one")
-        except (UserError, OSError) as error:
-            self.problem = problem
-            say("serve", f"cannot open the new {self.folder}: {error}; searches still use the version before")
-            return
-        self.problem = ""
-        self._version = version
-        sizes = ", ".join(f"{size:,} {of}" for of, size in version.sizes.items())
-        say("serve", f"{self.folder} was embedded again: {sizes}")
 
     def _open(self) -> Version:
         return Version(open_kinds(self.folder, self._pictures_from, self._pool))

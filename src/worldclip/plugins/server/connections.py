@@ -47,9 +47,14 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it where every other one has a request under way."""
         self.transport = transport
-        if len(self.connections) >= MAX_CONNECTIONS and not self._close_a_silent_one():
-            transport.abort()
-            return
+        if len(self.connections) >= MAX_CONNECTIONS:
+            silent = [other for other in self.connections if isinstance(other, BoundedProtocol) and other._is_silent]
+            if not silent:
+                transport.abort()
+                return
+            oldest = min(silent, key=lambda other: other._heard_at)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
         super().connection_made(transport)
         self._watch_head()
 
@@ -110,15 +115,6 @@ class BoundedProtocol(H11Protocol):
         else:
             self.transport.abort()
 
-    def _close_a_silent_one(self) -> bool:
-        silent = [other for other in self.connections if isinstance(other, BoundedProtocol) and other._is_silent]
-        if not silent:
-            return False
-        oldest = min(silent, key=lambda other: other._heard_at)
-        self.connections.discard(oldest)
-        oldest.transport.abort()
-        return True
-
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of the work for a request whose body is read; cancel it where the client hangs up before.
@@ -177,9 +173,12 @@ class Server(uvicorn.Server):
         """Read what was sent, say in each answer that its connection ends, then stop; count what got no answer."""
         stops_at = time.monotonic() + STOP_SECONDS
         self.lifespan.state["is_stopping"] = True  # seen by later requests
-        cycles = [getattr(connection, "cycle", None) for connection in self.server_state.connections]
-        answers = [cycle.default_headers for cycle in cycles if cycle]
-        for headers in (self.server_state.default_headers, *answers):
+        answers = [self.server_state.default_headers]
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle:
+                answers.append(cycle.default_headers)
+        for headers in answers:
             if CLOSE_HEADER not in headers:
                 headers.append(CLOSE_HEADER)
         for _ in range(LAST_TURNS):  # one turn accepts a connection, another one takes it over, a third one reads

@@ -162,25 +162,25 @@ def read_selection(body: Mapping[str, Any]) -> tuple[Where, tuple[str, ...] | No
     return where, tuple(keys) if "keys" in body else None, path_prefix
 
 
-def read_inputs(value: Any, limits: Limits, param: str = "input") -> list[str | Picture]:
-    """Return the texts and pictures of a parameter, one or a list.  Raises ApiError that names all problems."""
+def read_inputs(value: Any, limits: Limits) -> list[str | Picture]:
+    """Return the texts and pictures of `input`, one or a list.  Raises ApiError that names all problems."""
     values = value if isinstance(value, list) else [value]
     if value is None or not values:
-        raise ApiError(400, f"{param} is missing; give a text, a picture as a data URL, or a list of them", param=param)
+        raise ApiError(400, "input is missing; give a text, a picture as a data URL, or a list of them", param="input")
     if len(values) > limits.inputs:
-        raise ApiError(400, f"{param} holds {len(values):,} items; at most {limits.inputs:,} are allowed", param=param)
+        raise ApiError(400, f"input holds {len(values):,} items; at most {limits.inputs:,} are allowed", param="input")
     if sum(map(_is_picture, values)) > limits.pictures:
-        raise ApiError(400, f"{param} holds more than {limits.pictures} pictures; send several requests", param=param)
+        raise ApiError(400, f"input holds more than {limits.pictures} pictures; send several requests", param="input")
     items: list[str | Picture] = []
     problems = []
     for i, item in enumerate(values):
         try:
             items.append(_read_item(item, limits))
         except ValueError as error:
-            name = param if value is item else f"{param}[{i}]"
+            name = "input" if value is item else f"input[{i}]"
             problems.append(f"{name}: {error}")
     if problems:
-        raise ApiError(400, problems, param=param)
+        raise ApiError(400, problems, param="input")
     return items
 
 
@@ -216,7 +216,15 @@ def read_text(text: str, limits: Limits) -> str:
 
 
 def _read_picture(url: str, limits: Limits) -> Picture:
-    content = _decode_data_url(url)
+    if not url.startswith(DATA):
+        raise ValueError("addresses and paths of pictures are not read; send the picture as a data URL")
+    head, comma, encoded = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ValueError("is not a data URL of a picture: data:image/png;base64,...")
+    try:
+        content = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"is not valid base64 ({error})") from error
     try:
         width, height = open_image(content).size
     except BadImage as error:
@@ -224,15 +232,3 @@ def _read_picture(url: str, limits: Limits) -> Picture:
     if width * height > limits.pixels:
         raise ValueError(f"has {width} x {height} pixels; at most {limits.pixels:,} pixels are allowed")
     return Picture(content, width * height)
-
-
-def _decode_data_url(url: str) -> bytes:
-    if not url.startswith(DATA):
-        raise ValueError("addresses and paths of pictures are not read; send the picture as a data URL")
-    head, comma, content = url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise ValueError("is not a data URL of a picture: data:image/png;base64,...")
-    try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"is not valid base64 ({error})") from error

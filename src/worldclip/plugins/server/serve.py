@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from socket import socket
 
 from worldclip.core import job_files
 from worldclip.core.command import Command
@@ -19,7 +18,6 @@ from worldclip.core.settings import read_toml
 from worldclip.export.embedded import open_embedded
 from worldclip.language.identify import identify_codes
 from worldclip.model import load as model_load
-from worldclip.model.inference import Clip
 from worldclip.plugins.server.collections import Collections
 from worldclip.pool.config import POOL_BUILDERS, builder_module
 
@@ -62,12 +60,15 @@ def serve(
         worldclip serve runs/emoji embedded --port 8080
     """
     require_packages("serve", extra="serve")
-    from worldclip.plugins.server.connections import listen
+    from worldclip.plugins.server.app import create_app
+    from worldclip.plugins.server.connections import Server, listen, server_config
+    from worldclip.plugins.server.metrics import Metrics
+    from worldclip.plugins.server.read_request import Limits
+    from worldclip.plugins.server.service import Service
 
     raise_file_limit()
     key = read_key(api_key)
-    listener = listen(host, port)
-    with listener:
+    with listen(host, port) as listener:
         if embedded is not None:
             # refuses a folder without embeddings before the model is loaded
             open_embedded(embedded, pictures_from=pictures_from, pool=pool)
@@ -80,9 +81,21 @@ def serve(
             if images:
                 say("serve", images.remark or images.places_text)
         identify_codes(["loads the model that tells the language of captions"])
-        num_unanswered = _answer(clip, model, collections, listener, host, key, access_log)
+        limits = Limits()
+        metrics = Metrics()
+        name = Path(model).resolve().name if Path(model).exists() else model  # a folder's or file's, or a hub id
+        service = Service(clip, name, collections, limits, metrics)
+        service.knows = knows(Path(model))
+        shown_host = f"[{host}]" if ":" in host else host
+        hosts = LOCAL_NAMES | {shown_host} if _is_local(host) else None
+        log = sys.stdout if access_log else None
+        server = Server(server_config(create_app(service, limits, metrics, api_key=key, hosts=hosts, access_log=log)))
+        say("serve", f"http://{shown_host}:{listener.getsockname()[1]}  (stop with Ctrl-C)")
+        if key is None and hosts is None:
+            say("serve", f"{host}: anybody who reaches this machine may use it; a key restricts that (--api-key KEY)")
+        server.run(sockets=[listener])
     # not by the interpreter's own end: it took 6 s under a load of 15, and aborts a batch that runs in C++ (SIGABRT)
-    os._exit(1 if num_unanswered else 0)
+    os._exit(1 if server.num_unanswered else 0)
 
 
 def read_key(flag: str | None) -> str | None:
@@ -122,39 +135,6 @@ def _checked_key(source: str, key: str) -> str:
     if problems:
         raise UserError([f"{source}: {problem}; use letters and digits" for problem in problems])
     return key
-
-
-def _answer(
-    clip: Clip,
-    model: str,
-    collections: Collections | None,
-    listener: socket,
-    host: str,
-    key: str | None,
-    has_access_log: bool,
-) -> int:
-    """Answer requests until a signal stops the server; return the number of those without an answer."""
-    from worldclip.plugins.server.app import create_app
-    from worldclip.plugins.server.connections import Server, server_config
-    from worldclip.plugins.server.metrics import Metrics
-    from worldclip.plugins.server.read_request import Limits
-    from worldclip.plugins.server.service import Service
-
-    limits = Limits()
-    metrics = Metrics()
-    name = Path(model).resolve().name if Path(model).exists() else model  # a folder's or file's, or a hub id
-    service = Service(clip, name, collections, limits, metrics)
-    service.knows = knows(Path(model))
-    shown_host = f"[{host}]" if ":" in host else host
-    hosts = LOCAL_NAMES | {shown_host} if _is_local(host) else None
-    access_log = sys.stdout if has_access_log else None
-    app = create_app(service, limits, metrics, api_key=key, hosts=hosts, access_log=access_log)
-    say("serve", f"http://{shown_host}:{listener.getsockname()[1]}  (stop with Ctrl-C)")
-    if key is None and hosts is None:
-        say("serve", f"{host}: anybody who reaches this machine may use it; a key restricts that (--api-key KEY)")
-    server = Server(server_config(app))
-    server.run(sockets=[listener])
-    return server.num_unanswered
 
 
 def knows(model: Path) -> str:

@@ -19,7 +19,7 @@ from worldclip.core.job import Record, Report
 from worldclip.export.embedded import Embedded
 from worldclip.language import table as languages
 from worldclip.language.identify import identify_codes
-from worldclip.model.inference import Clip, label_features, label_sentences, probabilities
+from worldclip.model.inference import Clip, label_features, probabilities
 from worldclip.plugins.server.batches import Answer, Busy, Item, SharedBatches
 from worldclip.plugins.server.collections import Collections, Version
 from worldclip.plugins.server.errors import ApiError, too_busy
@@ -133,8 +133,8 @@ class Service:
         """Return why no pictures are shown; the server searches nevertheless."""
         if self.collections is None:
             return []
-        remarks = [embedded.remark for embedded in self.collections.current().kinds.values()]
-        return [remark for remark in remarks if remark]
+        kinds = self.collections.current().kinds.values()
+        return [embedded.remark for embedded in kinds if embedded.remark]
 
     def _with_version(self, of: str, work: Callable[[Version, Embedded], Result]) -> Result:
         """Return what `work` makes of one version of the folder, of the next one if files of it went meanwhile.
@@ -160,12 +160,12 @@ class Service:
             raise error
         return newer
 
-    async def embed(self, items: Sequence[str | Picture], param: str = "input") -> np.ndarray:
+    async def embed(self, items: Sequence[str | Picture]) -> np.ndarray:
         """Return (len(items), D) float32 embeddings of unit length.  Raises ApiError that names unusable pictures."""
         rows = await _answers(self._encoding, items)
-        problems = [f"{param}[{i}]: {row}" for i, row in enumerate(rows) if isinstance(row, str)]
+        problems = [f"input[{i}]: {row}" for i, row in enumerate(rows) if isinstance(row, str)]
         if problems:
-            raise ApiError(400, problems, param=param)
+            raise ApiError(400, problems, param="input")
         return np.stack([row for row in rows if isinstance(row, np.ndarray)])
 
     async def classify(
@@ -359,22 +359,3 @@ def _search(queries: Sequence[Query]) -> list[Hits]:
             top = queries[i].top
             hits[i] = (ids[position, :top], scores[position, :top])
     return hits
-
-
-def mean_vector(query_QD: np.ndarray) -> np.ndarray:
-    """Return (1, D) of unit length: the mean of several queries.  Raises ApiError where they cancel out."""
-    total = query_QD.sum(axis=0, keepdims=True)
-    norm = np.linalg.norm(total)
-    if norm < 1e-6:
-        raise ApiError(400, "the queries cancel each other out; search for them one by one", param="input")
-    mean: np.ndarray = total / norm
-    return mean
-
-
-def sentences_of(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Return the sentences of each label.  Raises ApiError for templates without a place for the label."""
-    try:
-        return label_sentences(labels, tuple(templates))
-    except ValueError as error:
-        problems = getattr(error, "problems", [str(error)])
-        raise ApiError(400, problems, param="templates") from error

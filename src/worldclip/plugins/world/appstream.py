@@ -38,16 +38,24 @@ def read_appstream(folder: Path) -> Part:
         "of their program; metadata are under free licences that their authors chose. Put on white.",
     )
     catalogues = [path for path in find_files(folder, "*Components-*") if path.name.endswith((".yml", ".yml.gz"))]
-    icons = read_icons(str(folder), tuple(stamp_of(str(path)) for path in _icon_tars(folder)))
+    icons = _icons_below(folder)
     if not catalogues or not icons:
         raise UserError(
             f"--appstream is {str(folder)!r}: no *Components-*.yml.gz, or no *icons-{SIDE_PX}x{SIDE_PX}*.tar.gz with "
             "icons in it; docs/world.md says how to get them"
         )
+    yaml = require("yaml", extra="world")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     used: set[str] = set()
     for path in catalogues:
-        for program in _programs(path, part):
-            _add_program(program, icons, used, part)
+        for number, document in enumerate(_documents(path, part)):
+            try:
+                program = yaml.load(document, Loader=loader)
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                part.leave_out(f"{path.name}, document {number}", f"cannot be read: {type(error).__name__}")
+                continue
+            if isinstance(program, dict) and "ID" in program:
+                _add_program(program, icons, used, part)
     for name in sorted(set(icons) - used):
         part.leave_out(name, "icon of no program")
     return part
@@ -86,22 +94,8 @@ def _add_program(program: dict[str, Any], icons: dict[str, bytes], used: set[str
         part.texts.append(Text(subject, language, words[0], tuple(words[1:])))
 
 
-def _programs(path: Path, part: Part) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a catalogue with only the fields of _FIELDS; bad ones are left out."""
-    yaml = require("yaml", extra="world")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for number, document in enumerate(_documents(path, part)):
-        try:
-            program = yaml.load(document, Loader=loader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            part.leave_out(f"{path.name}, document {number}", f"cannot be read: {type(error).__name__}")
-            continue
-        if isinstance(program, dict) and "ID" in program:
-            yield program
-
-
 def _documents(path: Path, part: Part) -> Iterator[str]:
-    """Yield the text of each document without the fields that are not read: long descriptions take most of the time."""
+    """Yield the text of each document with only the fields of _FIELDS: long descriptions take most of the time."""
     lines: list[str] = []
     is_read = False
     try:
@@ -120,21 +114,21 @@ def _documents(path: Path, part: Part) -> Iterator[str]:
     yield "".join(lines)
 
 
-def _icon_tars(folder: Path) -> list[Path]:
-    return [path for path in find_files(folder, f"*icons-{SIDE_PX}x{SIDE_PX}*") if ".tar" in path.name]
+def _icons_below(folder: Path) -> dict[str, bytes]:
+    """Return the icons of the tars below a folder by name."""
+    tars = [str(path) for path in find_files(folder, f"*icons-{SIDE_PX}x{SIDE_PX}*") if ".tar" in path.name]
+    return read_icons(tuple(tars), tuple(map(stamp_of, tars)))
 
 
 @functools.cache
-def read_icons(folder: str, stamps: tuple[Stamp, ...]) -> dict[str, bytes]:
+def read_icons(tars: tuple[str, ...], stamps: tuple[Stamp, ...]) -> dict[str, bytes]:
     """Return the icons by name.  The stamps are an argument so that changed files are read again."""
     icons: dict[str, bytes] = {}
-    for path in _icon_tars(Path(folder)):
+    for path in tars:
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
-                    if not member.isfile() or member.size > MAX_ICON_BYTES:
-                        continue
-                    file = tar.extractfile(member)
+                    file = tar.extractfile(member) if member.isfile() and member.size <= MAX_ICON_BYTES else None
                     if file is not None:
                         icons[member.name.removeprefix("./")] = file.read()
         except (tarfile.TarError, OSError, EOFError, zlib.error):
@@ -144,7 +138,7 @@ def read_icons(folder: str, stamps: tuple[Stamp, ...]) -> dict[str, bytes]:
 
 def icon_file(folder: Path, name: str) -> bytes:
     """Return the file of an icon.  Raises ValueError if there is none of this name."""
-    icons = read_icons(str(folder), tuple(stamp_of(str(path)) for path in _icon_tars(folder)))
+    icons = _icons_below(folder)
     if name not in icons:
         raise ValueError(f"no icon {name!r}")
     return icons[name]

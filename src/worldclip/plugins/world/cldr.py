@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from xml.parsers import expat
 
 from worldclip.core.errors import UserError
@@ -48,50 +48,39 @@ def read_cldr(folder: Path, subjects: Collection[str]) -> Part:
         "(https://www.unicode.org/license.txt), copyright Unicode, Inc.",
         version=read_version(folder),
     )
-    by_locale: dict[str, Annotations] = {}
-    num_files = 0
-    for path, locale, read in _list_files(folder):
-        num_files += 1
-        if locale in ROOTS:
-            continue
-        try:
-            annotations = read(path)
-        except (ValueError, RecursionError, expat.ExpatError) as error:
-            part.leave_out(path.relative_to(folder).as_posix(), f"cannot be read: {error}")
-            continue
-        by_locale[locale] = annotations | by_locale.get(locale, {})
-    if not num_files:
+    locales: dict[Path, str] = {}
+    for path in find_files(folder, "annotations.json"):
+        locales[path] = path.parent.name.replace("-", "_")
+    for path in find_files(folder, "*.xml"):
+        if path.parent.name in ("annotations", "annotationsDerived"):
+            locales[path] = path.stem
+    if not locales:
         raise UserError(
             f"--cldr is {str(folder)!r}: no annotations/*.xml or annotations/*/annotations.json in it; "
             "docs/world.md says how to get them"
         )
+    by_locale: dict[str, Annotations] = {}
+    for path, locale in locales.items():
+        if locale in ROOTS:
+            continue
+        try:
+            annotations = _read_json(path) if path.suffix == ".json" else _read_xml(path)
+        except (ValueError, RecursionError, expat.ExpatError) as error:
+            part.leave_out(path.relative_to(folder).as_posix(), f"cannot be read: {error}")
+            continue
+        by_locale[locale] = annotations | by_locale.get(locale, {})
     for locale in sorted(by_locale):
-        for subject, annotation in _resolved(locale, by_locale).items():
+        resolved = dict(by_locale[locale])
+        parent = parent_of(locale) if is_main(locale) else ""
+        while parent:
+            for subject, inherited in by_locale.get(parent, {}).items():
+                own = resolved.get(subject, Annotation())
+                resolved[subject] = Annotation(own.name or inherited.name, own.keywords or inherited.keywords)
+            parent = parent_of(parent)
+        for subject, annotation in resolved.items():
             if subject in subjects and (annotation.name or annotation.keywords):
                 part.texts.append(Text(subject, locale, annotation.name, annotation.keywords))
     return part
-
-
-def _list_files(folder: Path) -> Iterator[tuple[Path, str, Any]]:
-    """Yield path, locale and reader of each file of annotations."""
-    for path in find_files(folder, "annotations.json"):
-        yield path, path.parent.name.replace("-", "_"), _read_json
-    for path in find_files(folder, "*.xml"):
-        if path.parent.name in ("annotations", "annotationsDerived"):
-            yield path, path.stem, _read_xml
-
-
-def _resolved(locale: str, by_locale: dict[str, Annotations]) -> Annotations:
-    """Return a locale's annotations; those of a bare language include its parents'."""
-    annotations = dict(by_locale[locale])
-    parent = parent_of(locale) if is_main(locale) else ""
-    while parent:
-        for subject, inherited in by_locale.get(parent, {}).items():
-            annotation = annotations.get(subject, Annotation())
-            name = annotation.name or inherited.name
-            annotations[subject] = Annotation(name, annotation.keywords or inherited.keywords)
-        parent = parent_of(parent)
-    return annotations
 
 
 def _read_json(path: Path) -> Annotations:

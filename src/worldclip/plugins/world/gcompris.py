@@ -52,25 +52,21 @@ def read_gcompris(folder: Path) -> Part:
             part.pictures.append(Picture(key=words[word], subject=words[word], kind="photo", part=NAME, file=name))
     for name in sorted(files):
         base = name.rpartition("/")[2]
-        if base.startswith("content-") and base.endswith(".json"):
-            _read_words(base, files[name], words, part)
+        if not base.startswith("content-") or not base.endswith(".json"):
+            continue
+        locale = base.removeprefix("content-").removesuffix(".json")
+        try:
+            labels = json.loads(files[name] or b"")
+            pairs = [(words[key.removesuffix(".ogg")], text) for key, text in labels.items() if key[:-4] in words]
+        except (ValueError, AttributeError, RecursionError) as error:
+            part.leave_out(base, f"cannot be read: {error}")
+            continue
+        for subject, text in pairs:
+            if isinstance(text, str) and text.strip():
+                part.texts.append(Text(subject, locale, text.strip()))
+            else:
+                part.leave_out(f"{base}: {subject}", "no text")
     return part
-
-
-def _read_words(file: str, content: bytes | None, subjects: dict[str, str], part: Part) -> None:
-    """Add the words of one locale."""
-    locale = file.removeprefix("content-").removesuffix(".json")
-    try:
-        labels = json.loads(content or b"")
-        pairs = [(subjects[key.removesuffix(".ogg")], text) for key, text in labels.items() if key[:-4] in subjects]
-    except (ValueError, AttributeError, RecursionError) as error:
-        part.leave_out(file, f"cannot be read: {error}")
-        return
-    for subject, text in pairs:
-        if isinstance(text, str) and text.strip():
-            part.texts.append(Text(subject, locale, text.strip()))
-        else:
-            part.leave_out(f"{file}: {subject}", "no text")
 
 
 @functools.cache

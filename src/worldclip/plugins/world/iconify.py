@@ -50,7 +50,7 @@ def read_fluent(folder: Path) -> Part:
             part.leave_out(code_points, "no drawing")
         else:
             subject = code_points.upper().replace(PRESENTATION, "")
-            file = _place(folder, path, name)
+            file = f"{path.relative_to(folder).as_posix()}#{name}"
             key = f"{FLUENT}-{subject}"
             part.pictures.append(Picture(key=key, subject=subject, kind=kind_of(subject), part=FLUENT, file=file))
     return part
@@ -75,7 +75,7 @@ def read_flags(folder: Path) -> Part:
         for name in sorted({*drawings["icons"], *drawings.get("aliases", {})}):
             match = _TERRITORY.fullmatch(name)
             if match and _svg(drawings, name) is not None:
-                file = _place(folder, path, name)
+                file = f"{path.relative_to(folder).as_posix()}#{name}"
                 key = f"{FLAGS}-{prefix}-{name}"
                 subject = flag_of(match[1].upper())
                 part.pictures.append(Picture(key=key, subject=subject, kind="flag", part=FLAGS, file=file))
@@ -91,10 +91,6 @@ def drawing(folder: Path, file: str) -> bytes:
     if svg is None:
         raise ValueError(f"no drawing {name!r}")
     return svg.encode()
-
-
-def _place(folder: Path, path: Path, name: str) -> str:
-    return f"{path.relative_to(folder).as_posix()}#{name}"
 
 
 def _sets(folder: Path, part: str) -> list[Path]:

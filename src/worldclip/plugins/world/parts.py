@@ -105,4 +105,4 @@ def plain_key(part: str, name: str) -> str:
 
 def find_files(folder: Path, pattern: str) -> Iterator[Path]:
     """Yield the files below `folder` that match a pattern, in sorted order."""
-    yield from sorted(path for path in folder.rglob(pattern) if path.is_file())
+    yield from sorted(filter(Path.is_file, folder.rglob(pattern)))

@@ -67,6 +67,7 @@ SETS = (
         "held out: photographs, another domain",
     ),
 )
+FOLDERS = ("train", *(item.folder for item in SETS))
 REDRAWN = ("base", "flags", "flags_held")
 """Sets whose pictures have another background, rotation and scale."""
 

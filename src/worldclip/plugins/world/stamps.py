@@ -25,7 +25,7 @@ def read_stamps(folder: Path) -> Part:
         notice="Tux Paint stamps (https://tuxpaint.org), by many authors; GNU General Public License, version 2, and "
         "public domain: see docs/COPYING of its package. Made smaller and put on white.",
     )
-    root = next((path for path in sorted(folder.rglob("stamps")) if path.is_dir()), folder)
+    root = next(filter(Path.is_dir, sorted(folder.rglob("stamps"))), folder)
     drawings = {path.with_suffix(""): path for path in find_files(root, "*.svg")}
     drawings |= {path.with_suffix(""): path for path in find_files(root, "*.png")}
     if not drawings:
@@ -33,29 +33,26 @@ def read_stamps(folder: Path) -> Part:
     captions = {path.with_suffix(""): path for path in find_files(root, "*.txt")}
     for stem, path in drawings.items():  # the .png where there are both
         file = path.relative_to(folder).as_posix()
-        if stem in captions:
-            key = plain_key(NAME, stem.relative_to(root).as_posix())
-            part.pictures.append(Picture(key=key, subject=key, kind="stamp", part=NAME, file=file))
-            _read_captions(captions[stem], key, part)
-        elif not stem.name.endswith(MIRRORED):
-            part.leave_out(file, "no caption")
+        if stem not in captions:
+            if not stem.name.endswith(MIRRORED):
+                part.leave_out(file, "no caption")
+            continue
+        key = plain_key(NAME, stem.relative_to(root).as_posix())
+        part.pictures.append(Picture(key=key, subject=key, kind="stamp", part=NAME, file=file))
+        for number, content in enumerate(captions[stem].read_bytes().split(b"\n")):
+            place = f"{captions[stem].name}, line {number + 1}"
+            try:
+                line = content.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                part.leave_out(place, "not UTF-8")
+                continue
+            match = _LINE.fullmatch(line)
+            if match and match[2].strip():
+                part.texts.append(Text(key, match[1], match[2].strip()))
+            elif number == 0 and line:
+                part.texts.append(Text(key, "en", line))
+            elif line and not match:
+                part.leave_out(place, "no locale")
     for stem in sorted(set(captions) - set(drawings)):
         part.leave_out(captions[stem].relative_to(folder).as_posix(), "no picture")
     return part
-
-
-def _read_captions(path: Path, subject: str, part: Part) -> None:
-    """Add the captions of a stamp: the first line is English."""
-    for number, content in enumerate(path.read_bytes().split(b"\n")):
-        try:
-            line = content.decode("utf-8").strip()
-        except UnicodeDecodeError:
-            part.leave_out(f"{path.name}, line {number + 1}", "not UTF-8")
-            continue
-        match = _LINE.fullmatch(line)
-        if match and match[2].strip():
-            part.texts.append(Text(subject, match[1], match[2].strip()))
-        elif number == 0 and line:
-            part.texts.append(Text(subject, "en", line))
-        elif line and not match:
-            part.leave_out(f"{path.name}, line {number + 1}", "no locale")
