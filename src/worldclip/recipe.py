@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from worldclip.contracts import layout
 from worldclip.core.errors import UserError
 from worldclip.core.local_path import require_local
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 
 if TYPE_CHECKING:  # imported inside the functions: `worldclip --help` needs only the names of the stages
     from worldclip.config import Recipe
@@ -298,12 +298,12 @@ def _refuse_outdated_above(context: Run, first: str) -> None:
     problems = []
     for stage, reason in outdated_stages(context.dir, {}).items():
         if stage_names().index(stage) < stage_names().index(first):
-            remedy = f"run first: {command('run', context.dir, '--until', stage)}"
+            remedy = f"run first: {command_line('run', context.dir, '--until', stage)}"
             checkpoint = layout.best_checkpoint(context.dir)
             if stage == "train" and checkpoint is not None:  # which no later training overwrites
                 remedy = (
-                    f"take its checkpoint by itself, {command(first, checkpoint, '--out', 'DIR')}, or move the folder "
-                    "away and train anew"
+                    f"take its checkpoint by itself, {command_line(first, checkpoint, '--out', 'DIR')}, or move the "
+                    "folder away and train anew"
                 )
             problems.append(f"{context.dir / stage} is out of date: {reason}; {remedy}")
     _refuse(problems)

@@ -25,8 +25,11 @@ def threshold_for(counts: npt.ArrayLike, tail_fraction: float) -> int:
     """Return the count whose cumulative share of matches, from the rarest entry up, is first nearest to a fraction.
 
     At least 1.  Not the inverse of `tail_fraction`: for the tail fraction of a threshold it returns the largest count
-    strictly below that threshold, as the reference implementation does.  Raises ValueError if no count is positive.
+    strictly below that threshold, as the reference implementation does.  Raises ValueError if no count is positive, and
+    for a fraction that is no share.
     """
+    if not 0 <= tail_fraction <= 1:
+        raise ValueError(f"tail_fraction is {tail_fraction}; it is a share of the matches, 0 to 1")
     ascending = np.sort(_as_counts(counts))
     cumulative = np.cumsum(ascending, dtype=np.uint64)
     if not len(ascending) or cumulative[-1] == 0:

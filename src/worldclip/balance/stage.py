@@ -20,7 +20,7 @@ from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.preflight import problems_of
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.match.config import MatchConfig
 
 CURVE_POINTS = 120  # points of the head-tail curve in the report
@@ -88,7 +88,7 @@ def _sum_counts(run: Run) -> dict[str, np.ndarray]:
     if len(shards) != num_shards:
         raise UserError(
             f"{run.dir}/match/counts: {len(shards):,} files are visible, match wrote {num_shards:,}. If others write "
-            f"to this folder, wait a minute and run again. Otherwise run: {command('match', run.dir)}"
+            f"to this folder, wait a minute and run again. Otherwise run: {command_line('match', run.dir)}"
         )
     sums = layout.stage_dir(run.dir, "balance") / "sums"
     return sum_shards(matched["lists"], layout.all_match_counts(run.dir), shards, sums, run.executor)

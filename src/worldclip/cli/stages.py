@@ -6,7 +6,6 @@ The flags of a stage's command are the fields of its config: each is an override
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from worldclip.core.console import note
 from worldclip.core.errors import UserError
 from worldclip.core.execute import Executor
 from worldclip.core.marks import Folder, Metavar
+from worldclip.core.printable import command_line
 from worldclip.evaluate.config import NO_DATASET
 from worldclip.recipe import STEPS, run_folder, run_stages, stage_names, walk
 from worldclip.train.launch import is_helper_rank
@@ -118,15 +118,14 @@ def results(run_dir: Path, stages: Sequence[str], started_at: float) -> tuple[di
     note(f"done in {duration(time.perf_counter() - started_at)}: {counts}; in {run_dir / stage}")
     if layout.report_html(run_dir).exists():
         note(f"report: {layout.report_html(run_dir)}")
-    run = shlex.quote(str(run_dir))
     if stage == "curate":
-        note(f"next: worldclip explore {run} --out explorer")
+        note(f"next: {command_line('explore', run_dir, '--out', 'explorer')}")
     elif stage == "train":
-        note(f"next: worldclip evaluate {run}")
+        note(f"next: {command_line('evaluate', run_dir)}")
     elif stage in ("evaluate", "export"):
-        note(f"next: worldclip embed {run} POOL --out embedded")
+        note(f"next: {command_line('embed', run_dir, 'POOL', '--out', 'embedded')}")
     elif not layout.stage_report(run_dir, "curate").exists():
-        note(f"next: worldclip run {run}")
+        note(f"next: {command_line('run', run_dir)}")
     for line in skipped_lines(skipped_shards(run_dir)):
         note(line)
     return {"run": str(run_dir), "stages": reports}, text

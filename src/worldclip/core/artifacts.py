@@ -30,7 +30,7 @@ from worldclip.core.arrow import narrow_strings
 from worldclip.core.errors import BadShard, UserError, checkout, is_no_memory, naming
 from worldclip.core.job_files import FORMAT_VERSION, newer_format, read_record, refuse_newer_run
 from worldclip.core.local_path import require_local
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.core.redact import redact, redact_record
 from worldclip.core.regular_file import open_regular, read_regular
 
@@ -321,7 +321,7 @@ def require_manifest(run: Path, stage: str) -> Json:
     refuse_newer_run(run)
     manifest = read_manifest(run / stage)
     if manifest is None:
-        raise UserError(f"{run / stage} is not finished; run first: {command(stage, run)}")
+        raise UserError(f"{run / stage} is not finished; run first: {command_line(stage, run)}")
     return manifest
 
 

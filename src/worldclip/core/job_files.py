@@ -7,6 +7,7 @@ the folder of a stage or tool, `trainer/state.json` that of a checkpoint.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def is_run(path: Path) -> bool:
 
     Raises UserError for a run of a newer format.
     """
-    if not recipe(path).is_file() or any((path / name).exists() for name in _MODEL_FILES):
+    # os.path says no for a folder that may not be entered, where Path would raise PermissionError
+    if not os.path.isfile(recipe(path)) or any(os.path.exists(path / name) for name in _MODEL_FILES):
         return False
     refuse_newer_run(path)
     return True

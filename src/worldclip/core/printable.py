@@ -27,7 +27,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def command(*words: object) -> str:
+def command_line(*words: object) -> str:
     """Return `worldclip WORD ...` as a shell takes it: a path with a blank is quoted."""
     return f"worldclip {shlex.join(map(str, words))}"
 

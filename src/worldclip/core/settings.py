@@ -38,7 +38,7 @@ from worldclip.core.marks import Between as Between
 from worldclip.core.marks import Decides as Decides
 from worldclip.core.marks import NotEmpty as NotEmpty
 from worldclip.core.marks import Place as Place
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.core.redact import redact_record
 from worldclip.core.registry import ItemOf
 from worldclip.core.regular_file import NotRegular, read_regular
@@ -148,7 +148,7 @@ def _parse(path: Path) -> Table:
         raise UserError(f"{path} is an exported model, not a run; give {file}, or the run that it is from")
     if not file.exists():
         if path.is_dir():
-            remedy = f"for a folder of pairs: {command('init', path)}"
+            remedy = f"for a folder of pairs: {command_line('init', path)}"
             raise UserError(f"{path} holds no recipe.toml; give a recipe (.toml) or the folder of a run; {remedy}")
         raise UserError(f"{path} does not exist; {nearest_path(str(path))}give a recipe (.toml) or the folder of a run")
     try:
@@ -156,7 +156,7 @@ def _parse(path: Path) -> Table:
     except NotRegular as error:
         raise UserError(f"{file} {error.strerror}; give a recipe (.toml) or the folder of a run") from error
     except UnicodeDecodeError as error:
-        remedy = "save it as UTF-8" if path.suffix == ".toml" else f"for a file of pairs: {command('init', path)}"
+        remedy = "save it as UTF-8" if path.suffix == ".toml" else f"for a file of pairs: {command_line('init', path)}"
         raise UserError(f"{file} is not valid TOML: {error}; {remedy}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:  # the latter: nested too deeply
         raise UserError(f"{file} is not valid TOML: {error}") from error

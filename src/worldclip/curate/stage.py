@@ -24,7 +24,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard
 from worldclip.core.preflight import problems_of
-from worldclip.core.printable import command, counted
+from worldclip.core.printable import command_line, counted
 from worldclip.curate.accounting import (
     LanguageCounts,
     account_for_all,
@@ -74,7 +74,9 @@ def require_current(run: Run) -> str:
     changed = keys.changed_lists(pool.key_lists(run), manifest["inputs"]["key_lists"])
     if changed:
         reason = f"new or changed: {', '.join(changed)}"
-    raise UserError(f"{job.folder} is out of date: {reason}; run first: {command('run', run.dir, '--until', 'curate')}")
+    raise UserError(
+        f"{job.folder} is out of date: {reason}; run first: {command_line('run', run.dir, '--until', 'curate')}"
+    )
 
 
 def require_of_recipe(run: Run) -> str:
@@ -86,7 +88,9 @@ def require_of_recipe(run: Run) -> str:
     reason = outdated_stages(run.dir).get("curate")
     if reason is not None:
         folder = layout.stage_dir(run.dir, "curate")
-        raise UserError(f"{folder} is out of date: {reason}; run first: {command('run', run.dir, '--until', 'curate')}")
+        raise UserError(
+            f"{folder} is out of date: {reason}; run first: {command_line('run', run.dir, '--until', 'curate')}"
+        )
     return digest
 
 
@@ -263,7 +267,7 @@ def _problems(run: Run) -> Iterator[str]:
     if all(map(config.is_excluded, languages)):  # before the pairs of an earlier curation are removed
         yield f"curate.exclude: no language of this run remains ({', '.join(languages)}); remove some"
     if config.write_dropped and not layout.all_match_dropped(run.dir).is_dir():
-        yield f"{run.dir / 'match'} is of an older worldclip; run: {command('run', run.dir, '--from', 'match')}"
+        yield f"{run.dir / 'match'} is of an older worldclip; run: {command_line('run', run.dir, '--from', 'match')}"
     shards = pool.indexed_shards(run)
     yield from _problems_of_names(run, config, shards.names())
     if config.write == "list":

@@ -26,7 +26,7 @@ from worldclip.core.errors import BadShard, Unreadable
 from worldclip.core.execute import Report, Shard, add_counts
 from worldclip.core.job import Run, remove_stale
 from worldclip.core.keys import KeyTable
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.core.tars import add_member
 from worldclip.curate.candidates import key_starts, read_curated
 from worldclip.pool.config import PoolConfig, bare
@@ -106,7 +106,7 @@ def _add_piece(tar: tarfile.TarFile, run_dir: Path, piece: Json, config: PoolCon
     for k, member, image, pool_fields in zip(with_image.tolist(), members, contents, fields, strict=True):
         if isinstance(image, BadShard):
             if isinstance(image, Unreadable) or isinstance(image.__cause__, FileNotFoundError):  # its disk may be away
-                remedy = f"put it back, or read the pool again: {command('run', run_dir, '--from', 'pool')}"
+                remedy = f"put it back, or read the pool again: {command_line('run', run_dir, '--from', 'pool')}"
                 raise type(image)(f"{image}; {remedy}")
             counts["cut_image"] += 1
             continue

@@ -16,7 +16,7 @@ from worldclip.core.changes import Change, changed_keys
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
 from worldclip.core.job_files import read_record
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.core.settings import read_toml
 from worldclip.model.load import outdated_results
 from worldclip.report.train import read_log
@@ -124,7 +124,7 @@ def _result_folders(paths: Sequence[Path]) -> list[Path]:
         elif folder != path:
             outdated = outdated_results(path).get("evaluate")
             if outdated is not None:
-                problems.append(f"{folder} is out of date: {outdated}; run first: {command('evaluate', path)}")
+                problems.append(f"{folder} is out of date: {outdated}; run first: {command_line('evaluate', path)}")
     if problems:
         raise UserError(problems)
     return folders

@@ -31,7 +31,7 @@ from worldclip.core.errors import UserError
 from worldclip.core.execute import Report, Shard, mark_done
 from worldclip.core.job import Job, Record, Result, Run, files_per_shard, remove_stale
 from worldclip.core.preflight import problems_of
-from worldclip.core.printable import command, counted
+from worldclip.core.printable import command_line, counted
 from worldclip.kernels.llvm import is_compiled
 from worldclip.language import identify as lid
 from worldclip.language.assign import LanguageRules
@@ -188,7 +188,7 @@ def match_work(run: Run) -> MatchWork:
         same = "".join(f" --set match.{key}={value}" for key, value in values.items())
         raise UserError(
             f"{folders[lacking[0]]} is missing: the lists are of other settings of match; run first: "
-            f"{command('metadata', run.dir)}{same}"
+            f"{command_line('metadata', run.dir)}{same}"
         )
     return MatchWork(
         run_dir=run.dir,

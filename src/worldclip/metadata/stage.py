@@ -22,15 +22,17 @@ import pyarrow.compute as pc
 
 from worldclip.contracts import layout
 from worldclip.contracts.schemas import METADATA
-from worldclip.core import coin
+from worldclip.core import artifacts, coin
 from worldclip.core.artifacts import folder_aside, read_table, replace_folder, require_manifest, write_table
+from worldclip.core.changes import Change, changed_inputs
 from worldclip.core.console import say
 from worldclip.core.errors import BadShard, UserError
 from worldclip.core.execute import Report, Shard
+from worldclip.core.inputs import is_remote
 from worldclip.core.job import Job, Record, Result, Run
 from worldclip.core.keys import KeyTable
 from worldclip.core.preflight import missing_packages
-from worldclip.core.printable import counted
+from worldclip.core.printable import command_line, counted
 from worldclip.core.settings import deciding
 from worldclip.kernels.unicode_table import UNICODE_VERSION
 from worldclip.language import segment
@@ -87,6 +89,15 @@ def _inputs(run: Run) -> Record:
     work = plan_work(run)
     fingerprints = {lang: work.fingerprint(lang) for lang in work.codes}
     return fingerprints | pool_counting.pool_inputs(run)
+
+
+def changes_of_sources(run: Run) -> list[Change]:
+    """Return what is another source of a run's finished lists now; [] where a source is at a URL, which takes long."""
+    lists = run.section(MetadataConfig).lists
+    manifest = artifacts.read_manifest(layout.stage_dir(run.dir, "metadata"))
+    if manifest is None or any(map(is_remote, [lists] if isinstance(lists, str) else lists.values())):
+        return []
+    return changed_inputs(manifest["inputs"], _inputs(run))
 
 
 def _build(run: Run, job: Job) -> Result:
@@ -242,7 +253,9 @@ def _compile_matcher(shard: Shard, *, run_dir: Path) -> Report:
     matcher = Matcher.build(entries, profile)
     if matcher.digest != shard.fingerprint["digest"]:
         done = layout.done_dir(path.parent, ENTRIES)
-        raise BadShard(f"{path} changed after it was written; remove {done}, then run: worldclip metadata {run_dir}")
+        raise BadShard(
+            f"{path} changed after it was written; remove {done}, then run: {command_line('metadata', run_dir)}"
+        )
     final = layout.matcher(run_dir, name, profile)
     with folder_aside(final) as aside:
         matcher.save(aside)
@@ -257,7 +270,7 @@ def load_matcher(run_dir: Path, lang: str, matcher_name: str) -> Matcher:
     if matcher_name not in manifest["dead"].get(lang, {}):
         raise UserError(
             f"{run_dir} has no matcher {matcher_name!r} of list {lang!r}; its recipe names languages (languages.codes)"
-            f" and one profile (match.profile); run: worldclip metadata {run_dir}"
+            f" and one profile (match.profile); run: {command_line('metadata', run_dir)}"
         )
     return Matcher.load(layout.matcher(run_dir, lang, matcher_name), digest=manifest["digests"][lang])
 
@@ -272,6 +285,6 @@ def read_entries(run_dir: str | Path, lang: str) -> pa.Table:
     path = layout.entries(run_dir, lang)
     if not path.exists():
         raise UserError(
-            f"{run_dir} has no list {lang!r}; add it to languages.codes and run: worldclip metadata {run_dir}"
+            f"{run_dir} has no list {lang!r}; add it to languages.codes and run: {command_line('metadata', run_dir)}"
         )
     return read_table(path, METADATA)

@@ -24,7 +24,7 @@ from worldclip.core.hub_errors import is_unreachable
 from worldclip.core.job_files import read_record, refuse_newer_run
 from worldclip.core.local_path import nearest_path
 from worldclip.core.preflight import missing_packages
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.model import published, weights
 from worldclip.model.clip import pick_device
 from worldclip.model.formats import huggingface_folder, onnx_folder, open_clip_folder
@@ -211,7 +211,7 @@ def find(source: str | Path, precision: str | None = None) -> Source:
     if len(names) > MAX_LISTED:
         listed += f" and {len(names) - MAX_LISTED} more"
     raise UserError(
-        f"{path} is not a model: give a run (train it first: {command('train', path)}), a folder of Hugging Face, "
+        f"{path} is not a model: give a run (train it first: {command_line('train', path)}), a folder of Hugging Face, "
         f"open_clip or ONNX, or a checkpoint file and its arch; it holds {listed}"
     )
 
@@ -220,7 +220,7 @@ def checkpoint_of(run_dir: Path) -> Source:
     """Return the best checkpoint of a run, else its last one.  Raises UserError if it has none."""
     checkpoint = best_checkpoint(run_dir)
     if checkpoint is None:
-        remedy = f"{command('train', run_dir)}, or of a recipe {command('run', 'RECIPE', '--out', run_dir)}"
+        remedy = f"{command_line('train', run_dir)}, or of a recipe {command_line('run', 'RECIPE', '--out', run_dir)}"
         raise UserError(f"{train_dir(run_dir)} holds no checkpoint; run first: {remedy}")
     return Source("huggingface", checkpoint)
 

@@ -105,6 +105,16 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return {_WRAPPERS.sub("", name): tensor for name, tensor in content.items()}
 
 
+def write_state(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, for the readers of other new files: safetensors 0.8 lets only the owner read."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata)
+    path.chmod(mode)
+
+
 # What in a folder's records would make transformers fetch or run something else than its own model.
 _FOREIGN = {
     "quantization_config": "starts a quantizer, whose package decides what runs",

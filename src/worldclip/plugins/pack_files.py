@@ -41,7 +41,7 @@ FILE_FIELDS = ("file_name", "image", "filename")
 TEXT_FIELDS = ("text", "texts", "caption", "captions", "description", "title", "alt_text")
 ANSWERS = ("gpt", "assistant", "model")  # who speaks in a conversation, besides the human
 # Why a caption or an image gives no pair
-REASONS = ("no_image", "no_text", "not_unicode", "unsafe_name", "not_an_image")
+REASONS = ("bad_record", "no_image", "no_text", "not_unicode", "unsafe_name", "not_an_image")
 CAPTIONS_HELP = (
     "captions are .txt files next to the images, metadata.jsonl or metadata.csv with file_name (imagefolder), COCO's "
     "captions, or conversations of LLaVA and ShareGPT4V (--captions FILE)"
@@ -152,13 +152,17 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     if captions is None:
         captions = next(filter(Path.is_file, map(folder.joinpath, METADATA_FILES)), None)
     rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
-    if rows and all(file is None for file, _ in rows):
+    if rows and not any(row is not None and row[0] is not None for row in rows):
         raise UserError(
             f"{captions}: no record names its image; the column or field is one of {', '.join(FILE_FIELDS)}"
         )
     counts = dict.fromkeys(REASONS, 0)
     texts_of: dict[str, list[str]] = {}
-    for file, texts in rows:
+    for row in rows:
+        if row is None:
+            counts["bad_record"] += 1
+            continue
+        file, texts = row
         strings = [text for text in texts if isinstance(text, str) and text.strip()]
         usable = [text for text in strings if not has_surrogate(text)]
         reason = _reason(folder, file)
@@ -183,12 +187,12 @@ def _reason(folder: Path, file: object) -> str:
     return "" if safe_join(folder, file).is_file() else "no_image"
 
 
-def _rows_next_to_images(folder: Path) -> list[Row]:
+def _rows_next_to_images(folder: Path) -> list[Row | None]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     left_out = [path for path in files if path.suffix.lower() not in (*SUFFIXES, ".txt", ".json")]
     if left_out:
         say("pool pack", f"{folder}: left out {by_suffix(map(str, left_out))}")
-    rows: list[Row] = []
+    rows: list[Row | None] = []
     for path in files:
         if path.suffix.lower() in SUFFIXES:
             text = path.with_suffix(".txt")
@@ -197,22 +201,33 @@ def _rows_next_to_images(folder: Path) -> list[Row]:
     return rows
 
 
-def _rows_of(path: Path) -> list[Row]:
-    """Return (image file, texts) of each record of a file of captions.  Raises UserError for any other file."""
+def _rows_of(path: Path) -> list[Row | None]:
+    """Return (image file, texts) of each record of a file of captions, None of a record that is another.
+
+    Raises UserError for any other file.
+    """
     content = _read_text(path)
     try:
         if path.suffix == ".csv":
             rows = read_rows(io.StringIO(content, newline=""), find_delimiter(content) or ",")
             header = next(rows, [])
-            return [_row(dict(zip(header, fields, strict=False))) for fields in rows]
+            records = (dict(zip(header, row, strict=True)) if len(row) == len(header) else None for row in rows)
+            return list(map(_row, records))
         if path.suffix == ".jsonl":
             return [_row(json.loads(line)) for line in content.split("\n") if line.strip()]
         record = json.loads(content)
         if isinstance(record, dict) and {"images", "annotations"} <= record.keys():
             captions: dict[Any, list[object]] = {}
+            rows_of_images: list[Row | None] = []
             for annotation in record["annotations"]:
-                captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-            return [(image["file_name"], captions.get(image["id"], [])) for image in record["images"]]
+                if {"image_id", "caption"} <= annotation.keys():
+                    captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+                else:
+                    rows_of_images.append(None)
+            for image in record["images"]:
+                has_both = {"id", "file_name"} <= image.keys()
+                rows_of_images.append((image["file_name"], captions.get(image["id"], [])) if has_both else None)
+            return rows_of_images
         if isinstance(record, list):
             return list(map(_row, record))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
@@ -229,10 +244,16 @@ def _read_text(path: Path, errors: str = "strict") -> str:
         raise UserError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start:,})") from error
 
 
-def _row(record: Mapping[str, Any]) -> Row:
+def _row(record: Any) -> Row | None:
+    """Return the image file and the texts of a record; None where it is another."""
+    if not isinstance(record, dict):
+        return None
     file = next((record[name] for name in FILE_FIELDS if name in record), None)
     if "conversations" in record:
-        answers = [turn.get("value") for turn in record["conversations"] if turn.get("from") in ANSWERS]
+        turns = record["conversations"]
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            return None
+        answers = [turn.get("value") for turn in turns if turn.get("from") in ANSWERS]
         return file, answers[:1]
     value: Any = next((record[name] for name in TEXT_FIELDS if record.get(name)), [])
     return file, value if isinstance(value, list) else [value]

@@ -8,7 +8,7 @@ from worldclip.contracts import layout
 from worldclip.core import artifacts, keys
 from worldclip.core.changes import changed_inputs, changed_keys, name_changes
 from worldclip.core.job import Run
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.shards_of_run import indexed_shards
 
@@ -38,7 +38,7 @@ def older_lists(run: Run) -> list[str]:
             continue
         shards = {shard.name: shard.fingerprint for shard in indexed_shards(run)}
         changes = changed_inputs(manifest["inputs"]["shards"], shards)
-        remedy = f"rerun: {command('pool', tool, run.dir, '--out', Path(path).parent)}"
+        remedy = f"rerun: {command_line('pool', tool, run.dir, '--out', Path(path).parent)}"
         if changes:
             made_from = f"was made from other shards than the pool has now: {name_changes(changes)}"
             lines.append(f"{setting} {path!r} {made_from}; {remedy}")

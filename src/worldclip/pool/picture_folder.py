@@ -38,6 +38,8 @@ class Listing:
     """Files and folders whose names are not UTF-8; they are left out."""
     linked_folders: list[str] = field(default_factory=list)
     """Paths of links to folders, which are not entered."""
+    closed_folders: list[str] = field(default_factory=list)
+    """Paths of folders that may not be entered; they are left out."""
     leaving: list[tuple[str, str]] = field(default_factory=list)
     """(path, target) of links to files outside of the folder; they are listed."""
 
@@ -52,6 +54,8 @@ class Listing:
             lines.append(f"{self.root}: left out {self.num_not_utf8:,} files and folders whose names are not UTF-8")
         if self.linked_folders:
             lines.append(f"{self.root}: does not enter linked folders: {_first(self.linked_folders)}")
+        if self.closed_folders:
+            lines.append(f"{self.root}: cannot enter {_first(self.closed_folders)}")
         if self.leaving:
             links = [f"{name} -> {target}" for name, target in self.leaving]
             lines.append(
@@ -62,14 +66,21 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """Return what a folder holds.  Raises OSError for a folder that cannot be read."""
+    """Return what a folder holds.  Raises OSError where the folder itself cannot be read."""
     listing = Listing(root=root)
     suffixes = readable_suffixes()
     inside = f"{os.path.realpath(root)}/"
     prefixes = [""]
     while prefixes:
         prefix = prefixes.pop()
-        with os.scandir(root / prefix) as entries:
+        try:
+            opened = os.scandir(root / prefix)
+        except PermissionError:
+            if not prefix:
+                raise
+            listing.closed_folders.append(prefix)
+            continue
+        with opened as entries:
             for entry in entries:
                 name = entry.name
                 path = f"{prefix}{name}"

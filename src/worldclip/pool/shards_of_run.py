@@ -15,7 +15,7 @@ from worldclip.core.execute import Shard
 from worldclip.core.execute.shard_list import InputFile, ShardList
 from worldclip.core.inputs import fingerprint_of, is_remote
 from worldclip.core.job import ALL_SHARDS, Run
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.listing import list_input_files, list_shards, place_of
 
@@ -96,7 +96,7 @@ def refuse_replaced_files(run: Run) -> None:
             names += f" and {len(replaced) - NUM_NAMED:,} more"
         raise UserError(
             f"{names} changed since the stage pool read the pool; run first: "
-            f"{command('run', run.dir, '--until', 'curate')}"
+            f"{command_line('run', run.dir, '--until', 'curate')}"
         )
 
 
@@ -105,5 +105,5 @@ def refuse_changed_keys(run: Run) -> None:
     changes = changed_keys(artifacts.require_manifest(run.dir, "pool")["config"], run.deciding("pool"))
     if changes:
         raise UserError(
-            f"{run.dir / 'pool'} is out of date: {name_changes(changes)}; run first: {command('run', run.dir)}"
+            f"{run.dir / 'pool'} is out of date: {name_changes(changes)}; run first: {command_line('run', run.dir)}"
         )

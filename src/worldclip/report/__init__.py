@@ -11,7 +11,7 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import outdated_stages, skipped_shards
 from worldclip.contracts.summary import account
 from worldclip.core.artifacts import read_json, read_manifest
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.language.config import languages_of
 from worldclip.language.table import INSTALLED, Languages
 from worldclip.report import balance, curate, evaluate, match, metadata, train
@@ -50,11 +50,11 @@ def write_report(run_dir: Path) -> Path:
         reason = outdated_results(run_dir).get("evaluate")
         if reason is not None:
             del reports["evaluate"]
-            left_out = f" Left out: evaluate ({reason}); run: {command('evaluate', run_dir)}"
+            left_out = f" Left out: evaluate ({reason}); run: {command_line('evaluate', run_dir)}"
     log = train.read_log(layout.train_log(run_dir))
     outdated = outdated_stages(run_dir)
     if outdated:
-        remedy = f"run: {command('run', run_dir)}"
+        remedy = f"run: {command_line('run', run_dir)}"
         reason = next(iter(outdated.values()))
         left_out += f" Left out: {', '.join(outdated)}, made before a change ({reason}); {remedy}"
     for stage in outdated:

@@ -15,7 +15,7 @@ from worldclip.contracts.schemas import KEPT_BY_ONE
 from worldclip.core.artifacts import write_tables
 from worldclip.core.changes import changed_keys
 from worldclip.core.job import Report, Run
-from worldclip.core.printable import one_line
+from worldclip.core.printable import command_line, one_line
 from worldclip.core.settings import read_toml
 from worldclip.core.spill import BATCH_ROWS, open_database
 from worldclip.curate import read_curated, require_current
@@ -110,5 +110,5 @@ def to_text(compared: Report) -> str:
         if examples:
             shown = ", ".join(f"{one_line(row['key'])} ({row['lang']})" for row in examples)
             lines.append(f"only {run} keeps, for example: {shown}")
-            lines.append(f"  why not {other}: worldclip inspect {other} --key KEY")
+            lines.append(f"  why not {other}: {command_line('inspect', other, '--key', 'KEY')}")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from worldclip import pool as pools
 from worldclip.check.images import source_units
 from worldclip.contracts.schemas import EMBEDDED_IMAGES, EMBEDDED_TEXTS
-from worldclip.core.artifacts import digest, read_manifest
+from worldclip.core.artifacts import digest, read_manifest, remove
 from worldclip.core.command import Command, Flags
 from worldclip.core.console import say
 from worldclip.core.errors import UserError
@@ -197,6 +197,8 @@ def _find_units(
     """
     if pictures is None:
         run, shards = pools.read_pool(run, folder, needs_texts="texts" in of, executor=executor)
+        if run.dir != folder:
+            remove(folder / "pool")  # of an earlier call, whose pool was no run
         has_images = pools.holds_images(run.dir, shards)
         usual_kind: Of = "images" if has_images else "texts"
         kinds = of or (usual_kind,)

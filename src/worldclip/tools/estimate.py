@@ -30,7 +30,7 @@ from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
 from worldclip.core.marks import Commas, Metavar
-from worldclip.core.printable import counted
+from worldclip.core.printable import command_line, counted
 from worldclip.curate import accounting
 from worldclip.curate.candidates import DECIDING_COLUMNS, CurateWork, decide_on, text_probs
 from worldclip.curate.config import CurateConfig
@@ -142,7 +142,7 @@ class MatchedRun:
         if changed:
             raise UserError(
                 f"{layout.stage_dir(run_dir, 'match')} is out of date: new or changed: {', '.join(changed)}; "
-                f"run first: worldclip run {run_dir} --until match"
+                f"run first: {command_line('run', run_dir, '--until', 'match')}"
             )
         files = [layout.match_counts(run_dir, shard) for shard in layout.counted_shards(run_dir)]
         return cls(

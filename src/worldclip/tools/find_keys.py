@@ -19,7 +19,7 @@ from worldclip.core.artifacts import read_manifest
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report, Run
 from worldclip.core.keys import KeyTable, is_valid, read_list
-from worldclip.core.printable import counted, one_line
+from worldclip.core.printable import command_line, counted, one_line
 from worldclip.core.safe_path import is_safe_name
 from worldclip.export.segments import is_group
 from worldclip.pool.config import PoolConfig, bare
@@ -43,7 +43,7 @@ MAX_SHOWN = 20  # keys that the text lists
 COMMANDS = {
     "curate": "worldclip run {run} --until curate",
     "report.html": "worldclip run {run} --until curate",
-    "train/join/places": "worldclip train {run}",
+    "train/join/places": "rm -r {run}/train/join",  # the next training writes it
     "evaluate": "worldclip evaluate {run}",
     "export": "worldclip export {run}",
     "publish": "worldclip publish {run} OWNER/NAME",
@@ -74,7 +74,7 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
     if read_manifest(layout.stage_dir(run.dir, "pool")) is None:
         raise UserError(
             f"--keys: the pool of {run_dir} has not been read to the end, so nobody knows which keys it has; run "
-            f"first: worldclip pool {shlex.quote(str(run_dir))}"
+            f"first: {command_line('pool', run_dir)}"
         )
     wanted = read_list(str(listed), "--keys")
     missing = [str(folder) for folder in folders if not folder.exists()]
@@ -108,8 +108,8 @@ def find_keys(run_dir: Path, listed: Path, folders: Sequence[Path] = ()) -> Repo
     next_command = None
     if states["in the pool"]:
         lists = [*run.section(PoolConfig).deny_keys, os.path.abspath(listed)]
-        setting = shlex.quote(f"pool.deny_keys={json.dumps(lists, ensure_ascii=False)}")
-        next_command = f"worldclip run {shlex.quote(str(run.dir))} --set {setting} --until curate"
+        setting = f"pool.deny_keys={json.dumps(lists, ensure_ascii=False)}"
+        next_command = command_line("run", run.dir, "--set", setting, "--until", "curate")
     return {
         "list": str(listed),
         "states": states,
@@ -157,10 +157,9 @@ def find_embedded_keys(folder: Path, listed: Path) -> Report:
     recipe = manifest.get("recipe")
     removal = "delete the files" if has_image_files else f"remove them from {source}"
     remedy = f"{removal}, or name {listed} in pool.deny_keys of {recipe or 'a recipe and embed that'}"
-    names = [manifest["config"]["model"]["source"], recipe or source, "--out", str(folder)]
-    next_command = f"worldclip embed {shlex.join(names)}"
+    next_command = command_line("embed", manifest["config"]["model"]["source"], recipe or source, "--out", folder)
     if recipe is not None and layout.is_run(Path(recipe)):  # which leaves them out first
-        next_command = f"worldclip status {shlex.join([recipe, '--keys', str(listed)])}"
+        next_command = command_line("status", recipe, "--keys", listed)
     return {
         "list": str(listed),
         "folder": str(folder),
@@ -202,9 +201,9 @@ def find_places(run: Run, folders: Sequence[Path] = ()) -> Iterator[Place]:
     Folders are explorers of a run of this name, those that `embed` and `pool check` made from this run or its pool, and
     those that `embed` made from files in RUN, such as the curated ones.
     """
-    for name, command in COMMANDS.items():
+    for name, remedy in COMMANDS.items():
         if (run.dir / name).exists():
-            yield Place(run.dir / name, command.format(run=shlex.quote(str(run.dir))))
+            yield Place(run.dir / name, remedy.format(run=shlex.quote(str(run.dir))))
     seen = {run.dir.resolve(), *(path.resolve() for path in folders)}
     for folder in folders:
         yield from _places_of(folder, run) or [Place(folder, "write it again, or remove it")]
@@ -242,19 +241,21 @@ def _places_of(folder: Path, run: Run) -> list[Place]:
     source = str(manifest.get("source"))
     inputs = manifest.get("inputs")
     run_name = inputs.get("run") if isinstance(inputs, dict) else None
-    out = f"--out {shlex.quote(str(folder))}"
-    names = f"{shlex.quote(str(run.dir))} {out}"
+    recipe = manifest.get("recipe")
     if manifest.get("tool") == "explore" and run_name == run.dir.resolve().name:
-        return [Place(folder / "data", f"worldclip explore {names}")]
-    if manifest.get("job") == "embed":  # embed keeps the columns of its folder
-        if source == location or manifest.get("recipe") == run_dir:
-            return [Place(folder, f"worldclip embed MODEL {names}")]
-        if source.startswith(f"{run_dir}/"):
-            return [Place(folder, f"worldclip embed MODEL {shlex.quote(source)} {out}")]
-    if manifest.get("job") == "check" and source == location:  # its other files are about all pairs of the pool
-        command = f"worldclip pool check {names}"
-        return [Place(folder / name, command) for name in ("report.html", "valid_keys.parquet")]
-    return []
+        return [Place(folder / "data", command_line("explore", run.dir, "--out", folder))]
+    is_of_pool = source == location
+    names: list[str] = []
+    remedy = ""
+    # the other files of both are about all pairs of the pool
+    if manifest.get("job") == "check" and is_of_pool:
+        names = ["report.html", "valid_keys.parquet"]
+        remedy = command_line("pool", "check", run.dir, "--out", folder)
+    if manifest.get("job") == "embed" and (is_of_pool or f"{source}/".startswith(f"{run_dir}/") or recipe == run_dir):
+        names = [kind for kind in ("images", "texts") if (folder / kind).is_dir()]
+        embedded = run.dir if is_of_pool or recipe == run_dir else source
+        remedy = command_line("embed", "MODEL", embedded, "--out", folder, "--of", *names)  # keeps the folder's columns
+    return [Place(folder / name, remedy) for name in names]
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ def to_text(found: Report) -> str:
         )
     lines += [f"cannot be read: {path}: {why}" for path, why in found["unread"].items()]
     for other in found.get("other_runs", ()):
-        lines.append(f"another run of this pool: worldclip status {other} --keys {found['list']}")
+        lines.append(f"another run of this pool: {command_line('status', other, '--keys', found['list'])}")
     if found["next"]:
         lines.append("")
         if is_folder:

@@ -13,10 +13,12 @@ from worldclip.contracts import layout
 from worldclip.contracts.records import outdated_stages, skipped_shards
 from worldclip.contracts.summary import Step, account
 from worldclip.core.artifacts import MANIFEST, read_json, read_manifest
+from worldclip.core.changes import name_changes
 from worldclip.core.command import Command
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report, Run
 from worldclip.core.preflight import problems_of
+from worldclip.core.printable import command_line
 from worldclip.core.settings import SECTIONS
 from worldclip.curate import require_current
 from worldclip.model.load import outdated_results
@@ -67,18 +69,23 @@ def status(run: Path | None = None, *, keys: Path | None = None, folders: Sequen
         if row["state"] != "finished":
             continue
         if row["stage"] in outdated:
-            problem = f"{run / row['stage']} is out of date: {outdated[row['stage']]}; run first: worldclip run {run}"
+            remedy = f"run first: {command_line('run', run)}"
+            if row["stage"] == "train" and layout.checkpoints(layout.train_dir(run)):
+                remedy = f"what can be done: {command_line('train', run, '--dry-run')}"
+            problem = f"{run / row['stage']} is out of date: {outdated[row['stage']]}; {remedy}"
             row |= {"state": "out of date", "problems": [problem]}
         if row["stage"] == "pool":
             row |= _changes_of_pool(run)
+        if row["stage"] == "metadata":
+            row |= _changes_of_metadata(run)
         if row["stage"] == "curate":
             problems = problems_of(lambda: require_current(Run.open(run)))
             if problems:
                 row |= {"state": "out of date", "problems": problems}
     unfinished = [row for row in rows if row["state"] != "finished"]
-    next_command = f"worldclip run {run}" if unfinished else None
-    if unfinished and (unfinished[0]["stage"], unfinished[0]["state"]) == ("train", "not started"):
-        next_command = f"worldclip train {run} --dry-run"  # the long stage: the plan says what it takes
+    next_command = command_line("run", run) if unfinished else None
+    if unfinished and unfinished[0]["stage"] == "train" and unfinished[0]["state"] != "unfinished":
+        next_command = command_line("train", run, "--dry-run")  # the long stage: what it takes, or why it is refused
     return {
         "run": str(run),
         "in_use_by": holder(run),
@@ -99,11 +106,23 @@ def _changes_of_pool(run_dir: Path) -> Report:
     changes: Report = {}
     if any(reasons):
         changes["state"] = "out of date"
-        problems.append(f"{run_dir / 'pool'} is out of date: {reasons[0]}; run first: worldclip run {run_dir}")
+        problems.append(f"{run_dir / 'pool'} is out of date: {reasons[0]}; run first: {command_line('run', run_dir)}")
     problems += older_lists(Run.open(run_dir))
     if problems:
         changes["problems"] = problems
     return changes
+
+
+def _changes_of_metadata(run_dir: Path) -> Report:
+    """Return `state` and `problems` if a source of the finished lists is another now; {} if none is."""
+    from worldclip.metadata.stage import changes_of_sources
+
+    changes = []
+    problems = problems_of(lambda: changes.extend(changes_of_sources(Run.open(run_dir))))
+    if changes:
+        reason = f"its inputs changed: {name_changes(changes)}"
+        problems = [f"{run_dir / 'metadata'} is out of date: {reason}; run first: {command_line('run', run_dir)}"]
+    return {"state": "out of date", "problems": problems} if problems else {}
 
 
 def holder(run_dir: Path) -> str | None:

@@ -257,14 +257,14 @@ def consolidate(folder: Path) -> None:
 
     Raises UserError if training removes the checkpoint meanwhile.
     """
-    from safetensors.torch import save_file
+    from worldclip.model.weights import write_state
 
     if (folder / MODEL).exists():
         return
     try:
         reader = CheckpointReader(folder)
         model = {short: reader.read(name) for name, short in names_in_model(reader.tensors).items()}
-        _replace_file(folder / MODEL, lambda aside: save_file(model, aside, metadata={"format": "pt"}))
+        _replace_file(folder / MODEL, lambda aside: write_state(aside, model, {"format": "pt"}))
         recorded = read_json(folder / FILES) if (folder / FILES).exists() else {}
         write_digests(folder, recorded)  # the others as recorded: a new digest would hide that a file is corrupt
     except Exception as error:  # safetensors raises errors of its own

@@ -27,6 +27,7 @@ from worldclip.core.job_files import FORMAT_VERSION
 from worldclip.model.clip import image_processor
 from worldclip.model.formats.huggingface_folder import write_sentence_modules
 from worldclip.model.tokenizer import Tokenizer
+from worldclip.model.weights import write_state
 from worldclip.train.checkpoint import (
     MODEL,
     OPTIMIZER,
@@ -297,12 +298,11 @@ def _start_daemon(work: Callable[[], None]) -> futures.Future[None]:
 
 def _write_whole(folder: Path, tensors: Mapping[str, LocalTensor]) -> None:
     """Write model.safetensors and trainer/optimizer.safetensors from whole tensors."""
-    from safetensors.torch import save_file
-
     model_names = names_in_model(tensors)
     model = {short: tensors[name].tensor for name, short in model_names.items()}
-    save_file(model, folder / MODEL, metadata={"format": "pt"})
-    save_file({name: tensors[name].tensor for name in tensors if name not in model_names}, folder / OPTIMIZER)
+    write_state(folder / MODEL, model, {"format": "pt"})
+    others = {name: tensors[name].tensor for name in tensors if name not in model_names}
+    write_state(folder / OPTIMIZER, others)
 
 
 def write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) -> None:
@@ -310,13 +310,11 @@ def write_shard(folder: Path, tensors: Mapping[str, LocalTensor], world: World) 
 
     If it cannot be written, the note says so: rank 0 waits for it.
     """
-    from safetensors.torch import save_file
-
     stem = f"{world.rank:05}_of_{world.size:05}"
     path = folder / f"{stem}.safetensors"
     try:
         with naming(path):
-            save_file({name: local.tensor for name, local in tensors.items()}, path)
+            write_state(path, {name: local.tensor for name, local in tensors.items()})
             flush_to_disk(path)  # here, since another machine does not have its pages
             digest = size_and_digest(path)
     except Exception as error:  # safetensors raises errors of disks as its own

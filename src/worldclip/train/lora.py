@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from worldclip.core.errors import require
+from worldclip.model.weights import write_state
 from worldclip.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -75,10 +76,8 @@ def copy_adapters(clip: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def write_adapters(folder: Path, adapters: Mapping[str, torch.Tensor], config: TrainConfig) -> None:
     """Write the folder that peft.PeftModel.from_pretrained takes.  adapters: what copy_adapters returned."""
-    from safetensors.torch import save_file
-
     adapter_config(config).save_pretrained(folder)
-    save_file(dict(adapters), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_state(folder / "adapter_model.safetensors", adapters, {"format": "pt"})
 
 
 def stored_name(name: str) -> str:

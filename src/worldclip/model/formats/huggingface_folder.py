@@ -10,7 +10,7 @@ from worldclip.contracts import layout
 from worldclip.core.artifacts import write_json
 from worldclip.core.errors import UserError
 from worldclip.core.job import Report
-from worldclip.core.printable import command
+from worldclip.core.printable import command_line
 from worldclip.model import preprocess, sample_inputs, weights
 from worldclip.model.clip import check_tokenizer, pick_device
 from worldclip.model.formats import other_clips
@@ -41,7 +41,7 @@ def read(path: Path, options: LoadOptions) -> Clip:
     if not weights.weight_files(path, "model.safetensors"):
         remedy = "copy or download it whole"
         if (layout.trainer_dir(path) / "shards").is_dir():  # written by several processes
-            remedy = f"run {command('consolidate', path)}"
+            remedy = f"run {command_line('consolidate', path)}"
         raise UserError(f"{path} holds config.json and no weights (model.safetensors); {remedy}")
     model = other_clips.read_whole(require_transformers().MetaClip2Model, path, config, is_strict=True)
     return Clip(TorchBackend(model.to(pick_device(options.device)).eval()), tokenizer, processor)
@@ -122,6 +122,9 @@ def read_tokenizer(source: str | Path, context_length: int) -> Tokenizer:
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
     """Write a model of any source as a Hugging Face folder."""
     clip.model.save_pretrained(folder)
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)  # safetensors 0.8 lets only the owner read
     write_tokenizer_and_processor(clip, folder)
     write_sentence_modules(folder)
 

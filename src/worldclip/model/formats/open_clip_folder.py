@@ -243,11 +243,9 @@ def preprocessing(preprocess_cfg: Mapping[str, Any], image_size: int) -> preproc
 
 
 def write(clip: Clip, folder: Path, precisions: Sequence[str] = ()) -> None:
-    from safetensors.torch import save_file
-
     config = clip.model.config
     state = tensor_names.to_theirs(tensor_names.open_clip_rules(config), clip.model.state_dict())
-    save_file(state, folder / WEIGHTS_FILE, {"format": "pt"})
+    weights.write_state(folder / WEIGHTS_FILE, state, {"format": "pt"})
     clip.tokenizer.save(folder)
     facts = preprocess.facts_of(clip.processor)
     record = {

@@ -81,7 +81,7 @@ def prepared(run: Path, repository: str, data: Data = "list", license: str | Non
     """
     run_dir = layout.run_of(run, "curate")
     problems = []
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository) or ".." in repository or "--" in repository:
         problems.append(f"OWNER/NAME {repository!r}: a repository of the hub is owner/name")
     if not layout.is_run(run_dir):
         problems.append(f"{run_dir} is not a run; give the folder of one whose stage curate is finished")

@@ -51,13 +51,13 @@ def read(shard: Shard, config: PoolConfig) -> ShardPairs:
 
 
 def read_rows(shard: Shard, config: PoolConfig, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Return all columns of these rows as texts."""
+    """Return all columns of these rows as texts; None in a row with another number of fields."""
     opened = _open(shard, config)
     table, _ = _read_columns(opened, list(dict.fromkeys(opened.names)))
     records: list[dict[str, Any]] = table.take(pa.array(rows)).to_pylist()
     for record in records:
         for name, value in record.items():
-            record[name] = value.decode("utf-8", "backslashreplace")
+            record[name] = None if value is None else value.decode("utf-8", "backslashreplace")
     return records
 
 
