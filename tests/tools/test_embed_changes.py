@@ -136,7 +136,7 @@ def test_a_photograph_that_was_replaced_is_embedded_and_keeps_its_id(world, tmp_
     assert counts(embed(world / "model", photos, tmp_path / "out", executor=QUIET)) == (0, 0, 1, 4)
     assert embedded_items == [picture(50)]
     (again,) = search(tmp_path / "out", images=[photos / "1/001.png"], top=1)[0]["hits"]
-    assert (again["key"], again["id"]) == (hit["key"], hit["id"])
+    assert (again["key"], again["id"]) == ("1/001.png", hit["id"])
     assert again["sha256"] != hit["sha256"]
 
 

@@ -24,7 +24,6 @@ from toy import write_tar
 from worldclip.cli import main
 from worldclip.core.errors import StageFailed, UserError
 from worldclip.export.embedded import open_embedded
-from worldclip.tools import search as of_search
 from worldclip.tools.embed import embed
 from worldclip.tools.search import nearest, search
 
@@ -99,30 +98,6 @@ def test_a_filtered_search_is_the_full_ranking_without_the_others(shop, conditio
     ids, scores = nearest(embedded.parts, query, top, chosen)
     assert ids[0].tolist() == [i for i in every[0].tolist() if i in expected][:top]
     assert len(scores[0]) == min(top, len(expected))
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4).filter(any),
-    num_queries=st.sampled_from([1, 9]),
-    top=st.integers(1, 40),
-    block=st.integers(1, 17),
-    seed=st.integers(0, 1000),
-)
-def test_blocks_of_chosen_rows_equal_a_plain_sort(sizes, num_queries, top, block, seed):
-    random = np.random.default_rng(seed)
-    parts = [random.integers(-2, 3, (size, 4)).astype(np.float32) for size in sizes]
-    query = random.integers(-2, 3, (num_queries, 4)).astype(np.float32)
-    chosen = random.random(sum(sizes)) < random.random()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(of_search, "BLOCK_ROWS", block)
-        ids, scores = nearest(parts, query, top, chosen)
-    products = query @ np.concatenate(parts).T
-    for row in range(num_queries):
-        order = np.argsort(-products[row], kind="stable")
-        expected = order[chosen[order]][:top]
-        assert ids[row].tolist() == expected.tolist()
-        assert scores[row].tolist() == products[row][expected].tolist()
 
 
 def test_the_command_line_filters_and_hits_show_the_columns(shop, capfd):
