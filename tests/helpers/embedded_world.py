@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from transformers import MetaClip2Config
 
@@ -13,6 +14,8 @@ from pools import encode
 from small_models import random_model, save_hugging_face
 from stages import QUIET
 from toy import write_tar
+from worldclip.contracts.schemas import EMBEDDED_IMAGES
+from worldclip.core.artifacts import read_table, write_table
 from worldclip.model import published
 from worldclip.tools.embed import embed
 
@@ -49,6 +52,14 @@ def segment_of(folder: Path, shard: str, suffix: str, of: str = "images") -> Pat
     """Return the .npy or .parquet of a shard in a folder that embed wrote."""
     stem = json.loads((folder / "manifest.json").read_text())["segments"][of][shard]
     return folder / of / f"{stem}.{suffix}"
+
+
+def change_places(folder: Path, shard: str = "00000.tar", **columns: object) -> None:
+    """Set columns of the images of a shard to one value each."""
+    path = segment_of(folder, shard, "parquet")
+    table = read_table(path, EMBEDDED_IMAGES)
+    values = {name: [columns[name]] * len(table) if name in columns else table[name] for name in table.column_names}
+    write_table(path, pa.table(values), EMBEDDED_IMAGES)
 
 
 def write_world(root: Path) -> None:

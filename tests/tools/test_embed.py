@@ -16,7 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedded_world import BAD, PER_SHARD, SHARDS, key_of, picture, segment_of, text_of, write_other_weights
+from embedded_world import (
+    BAD,
+    PER_SHARD,
+    SHARDS,
+    change_places,
+    key_of,
+    picture,
+    segment_of,
+    text_of,
+    write_other_weights,
+)
 from killed import contents
 from miniature import write_files
 from pools import write_table
@@ -391,14 +401,6 @@ def test_damaged_embeddings_and_shards_elsewhere_are_refused(folder, content):
     change_manifest(folder, "segments", {"images": {"a.tar": "../../x"}})
     with pytest.raises(UserError, match="is not a path below"):
         open_embedded(folder)
-
-
-def change_places(folder: Path, **columns) -> None:
-    """Set columns of the first table of images to one value each."""
-    path = segment_of(folder, "00000.tar", "parquet")
-    table = read_table(path, EMBEDDED_IMAGES)
-    values = {name: [columns[name]] * len(table) if name in columns else table[name] for name in table.column_names}
-    write_artifact_table(path, pa.table(values), EMBEDDED_IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["null", "type", "length"])
