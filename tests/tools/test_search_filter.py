@@ -42,6 +42,7 @@ COMPARE = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+COMPARE |= {"in": lambda value, listed: value in listed, "not in": lambda value, listed: value not in listed}
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +62,13 @@ def is_chosen(i: int, conditions: list) -> bool:
     """Return whether row i of COLUMNS fulfils all conditions; a null fulfils none."""
     for name, comparison, operand in conditions:
         value = COLUMNS[name][i]
-        if value is None:
-            return False
-        if comparison in ("in", "not in"):
-            if (value in operand) != (comparison == "in"):
-                return False
-        elif not COMPARE[comparison](value, operand):
+        if value is None or not COMPARE[comparison](value, operand):
             return False
     return True
 
 
 CONDITIONS = st.one_of(
-    st.tuples(st.just("price"), st.sampled_from(sorted(COMPARE)), st.sampled_from([0.0, 3.0, 7, 50])),
+    st.tuples(st.just("price"), st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), st.sampled_from([0.0, 3.0, 7, 50])),
     st.tuples(st.just("category"), st.sampled_from(["=", "!="]), st.sampled_from(["shoe", "hat", "none"])),
     st.tuples(st.just("category"), st.sampled_from(["in", "not in"]), st.sampled_from([("shoe", "bag"), ("hat",)])),
     st.tuples(st.just("in_stock"), st.sampled_from(["=", "!="]), st.booleans()),
@@ -119,23 +115,6 @@ def test_the_command_line_filters_and_hits_show_the_columns(shop, capfd):
         "0.parquet/k2)  price: 3.0, category: shoe, in_stock: true",
         "1.parquet/k8)  category: hat, in_stock: true",
     }
-
-
-@pytest.mark.parametrize(
-    ("condition", "problem"),
-    [
-        (("prize", "<", 3), "filter: no column or field 'prize'; did you mean 'price'?"),
-        (("price", "<", "cheap"), "filter: price holds double, not comparable with 'cheap'"),
-        (("price", "like", 3), 'each condition is ["column", COMPARISON, value]'),
-        (("price", "=", (3, 4)), 'only "in" and "not in" take a list'),
-        (("category", "<", 50), "filter: category holds texts, not comparable with 50"),
-        (("category", "<", "50"), "filter: category < '50' compares texts, by their characters"),
-    ],
-)
-def test_a_wrong_filter_is_told_what_is_wrong(condition, problem, shop):
-    with pytest.raises(UserError) as caught:
-        search(shop / "embedded", ["apple"], filter=(condition,))
-    assert problem in str(caught.value)
 
 
 def test_the_server_filters_as_the_library_does(shop, clip):
@@ -248,6 +227,12 @@ def test_python_takes_lists_and_one_key(shop):
 @pytest.mark.parametrize(
     ("arguments", "problems"),
     [
+        ({"filter": [("prize", "<", 3)]}, ["filter: no column or field 'prize'; did you mean 'price'?"]),
+        ({"filter": [("price", "<", "cheap")]}, ["filter: price holds double, not comparable with 'cheap'"]),
+        ({"filter": [("price", "like", 3)]}, ['each condition is ["column", COMPARISON, value]']),
+        ({"filter": [("price", "=", (3, 4))]}, ['only "in" and "not in" take a list']),
+        ({"filter": [("category", "<", 50)]}, ["filter: category holds texts, not comparable with 50"]),
+        ({"filter": [("category", "<", "50")]}, ["filter: category < '50' compares texts, by their characters"]),
         ({"top": 2.5}, ["top = 2.5: must be a whole number"]),
         ({"top": True}, ["top = True: must be a whole number"]),
         ({"top": "5", "of": "image"}, ["top = '5': must be a whole number", "of = 'image': must be images or texts"]),
@@ -261,7 +246,7 @@ def test_python_takes_lists_and_one_key(shop):
         ({"texts": 5, "images": 5, "pool": 5}, ["texts = 5: must be", "images = 5: must be", "pool = 5: must be"]),
     ],
 )
-def test_an_argument_of_another_type_is_named(arguments, problems, shop):
+def test_a_wrong_argument_is_named(arguments, problems, shop):
     with pytest.raises(UserError) as caught:
         search(shop / "embedded", **{"texts": ["apple"], **arguments})
     assert len(caught.value.problems) == len(problems)
