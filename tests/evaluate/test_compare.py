@@ -481,15 +481,6 @@ def test_of_many_languages_the_table_has_the_best_and_the_weakest():
     assert "more" not in tables.markdown_table(records[: tables.MAX_LANGUAGES_IN_TEXT])
 
 
-def test_languages_at_chance_are_named():
-    bounds = {"en": (0.6, 0.8), "de": (0.45, 0.6), "th": (0.3, 0.49)}
-    chance = {"acc1": 0.5}
-    records = [record(lang, chance=chance, intervals={"acc1": bounds[lang]}, acc1=0.5) for lang in bounds]
-    table = tables.markdown_table(records)
-    assert "Not above chance (every 95% interval begins at or below what guessing gives): de, th.\n" in table
-    assert "Not above chance" not in tables.markdown_table(records[:1])
-
-
 def test_suites_list_the_datasets_of_their_papers():
     assert (len(SLIP26), len(set(SLIP26)), len(DATACOMP38), len(set(DATACOMP38))) == (26, 26, 38, 38)
     assert all(name in CATALOG for names in SUITES.values() for name in names)
