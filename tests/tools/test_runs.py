@@ -97,8 +97,6 @@ def test_estimates_as_text_and_as_json(run, capsys):
     rows = json.loads(capsys.readouterr().out)["candidates"]
     assert [row["english_threshold"] for row in rows] == [5, 1000, 20, None, None]
     assert [row["tail_fraction"] for row in rows] == [None, None, None, 0.1, 0.2]
-    assert main(["estimate", str(run), "--threshold=0", "--tail-fraction=-inf"]) == 2
-    assert capsys.readouterr().err.count("must be") == 2
 
 
 def test_an_estimate_has_the_cpu_time_that_the_stages_of_the_run_took(run, tmp_path, capsys):
@@ -182,8 +180,6 @@ def test_a_key_of_two_shards_is_explained_by_the_one_that_keeps_it(tmp_path):
 
 def test_an_entry_is_explained_as_text(run, capsys):
     entry = LISTS["en"][0]
-    assert main(["inspect", str(run), "--key", "a", "--entry", "b"]) == 2
-    assert "give --key or --entry" in capsys.readouterr().err
     assert main(["inspect", str(run), "--entry", entry]) == 0
     assert f"{entry!r} of en (entry 0, list): " in capsys.readouterr().out
 
