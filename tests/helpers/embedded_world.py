@@ -10,6 +10,7 @@ import pyarrow as pa
 from PIL import Image
 from transformers import MetaClip2Config
 
+from miniature import write_files
 from pools import encode
 from small_models import random_model, save_hugging_face
 from stages import QUIET
@@ -66,10 +67,7 @@ def write_world(root: Path) -> None:
     """Write ROOT/model, ROOT/pool, and ROOT/photos: a folder of image files, one of which is not an image."""
     save_hugging_face(B32, root / "model")
     write_pool(root / "pool")
-    (root / "photos" / "sub").mkdir(parents=True)
-    for i in range(4):
-        (root / "photos" / "sub" / f"{i}.png").write_bytes(picture(i))
-    (root / "photos" / "bad.jpg").write_bytes(b"no image")
+    write_files(root / "photos", {"bad.jpg": "no image", **{f"sub/{i}.png": picture(i) for i in range(4)}})
 
 
 def write_embedded_world(root: Path) -> None:
