@@ -103,8 +103,10 @@ evaluate RECIPE --suite everything                 | 2 | must be one of imagenet
 evaluate RECIPE --datasets imagnet                 | 2 | did you mean "imagenet1k"?
 evaluate RECIPE --out OUT                          | 2 | no dataset to evaluate; set evaluate.datasets
 pool check POOL --out OUT --set radiu=6            | 2 | did you mean radius?
+pool RECIPE --out OUT --set pool.path=none --build emoji --shards 1/2 | 2 | build the pool first
 pool emoji --out OUT --image-px 0                  | 2 | must be at least 8
 fetch metadata RECIPE --date yesterday             | 2 | YYYYMMDD
+fetch dataset cars                                 | 2 | --out is not set
 fetch dataset imagenet --out OUT                   | 2 | unknown dataset & did you mean imagenet1k?
 pool world --out FILES/captions.csv                | 2 | is a file; give the folder to write
 embed MISSING POOL --out OUT --of sounds           | 2 | must be one of
@@ -144,12 +146,20 @@ embed RUN FILES/table.parquet --out OUT --key urn  | 2 | pool.key: no column or 
 consolidate POOL                                   | 2 | /train/step_... or a run
 search FILES word                                  | 2 | FILES
 estimate MISSING                                   | 2 | MISSING
+estimate RUN --threshold=0 --tail-fraction=-inf    | 2 | english_threshold = 0 & tail_fraction = -Infinity: must
+inspect RUN --key a --entry b                      | 2 | give --key or --entry
+status RUN --keys MISSING                          | 2 | which is not a file; give a .txt with one key per line
+status RUN --keys FILES/keys.txt --folders MISSING | 2 | MISSING: no such folder; name what worldclip wrote
+status RUN --folders FILES                         | 2 | --folders is a flag of --keys
+status --keys FILES/keys.txt                       | 2 | --keys needs a run
 explore RECIPE --out OUT                           | 2 | is a file; give the folder of a run
+explore RUN --out .                                | 2 | name a folder in the working directory
 explore RUN --out POOL                             | 2 | holds no explorer; choose an empty directory
 publish MISSING owner/name --dry-run               | 2 | whose stage curate is finished
 classify MISSING FILES/picture.png --labels a      | 2 | MISSING does not exist; give a run, a model's folder
 classify RUN POOL --labels a                       | 2 | is a directory; name the image files in it
 compare RUN RUN                                    | 2 | evaluate all on the same datasets
+compare RUN RUN RUN --curation                     | 2 | compared in pairs; give two runs
 pool dedup FILES/empty --out OUT                   | 2 | FILES/empty
 pool dedup FILES/table.parquet --out OUT --key uuid | 2 | pool.key: no column or field 'uuid'; did you mean 'uid'
 pool dedup FILES/table.parquet --out OUT --key member | 2 | set it to the column of the key: uid
@@ -202,6 +212,7 @@ curate RUN --write parquet                         | 2 | is no Parquet file; set
 train RUN --lr 0.5                                 | 2 | train.lr was 0.001, is 0.5
 evaluate RUN --folders.toy pool:POOL --datasets toy --languages sw | 2 | evaluate.languages: no text in sw
 evaluate RUN --folders.x folders:MISSING --datasets x | 2 | MISSING is not a folder
+evaluate RUN --folders.toy pool:POOL --datasets toy --out FILES | 2 | is not empty and was not written by worldclip
 export RUN --out FILES/captions.csv                | 2 | is a file; give the folder to write
 export RUN --languages xx                          | 2 | export.languages
 inspect RUN --entry nothing                        | 2 | is not in list en; spell it as the list does
@@ -232,6 +243,7 @@ BROKEN = {
     "cut_table/a.parquet": "PAR1xxxxPAR1",
     "no_rows/a.csv": "",
     "latin1.toml": "[pool]\npath = 'Müll'".encode("latin-1"),
+    "keys.txt": "a",
     "latin1.txt": "Müll".encode("latin-1"),
     "picture.png": b"\x89PNG\r\n\x1a\n\xff",
     "table.parquet": parquet_of({"uid": ["a"], "text": ["red"]}),

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from miniature import write_files
 from pools import write_table
 from tars import as_json, write_tar
 from toy import TOY_WORDS, encode_png
@@ -103,11 +104,9 @@ def name_of(number: int) -> str:
 def write_world(folder: Path, case: Case) -> None:
     """Write 40 pairs in two shards, the key lists, and the recipe."""
     colours, shapes = (part.split() for part in TOY_WORDS["en"])
-    (folder / "pool").mkdir()
-    (folder / "en.txt").write_text("\n".join([*colours, *shapes, "photo"]), "utf-8")
-    (folder / "denied.txt").write_text("\n".join(TAKEN), "utf-8")
     others = [key for key in map(name_of, range(40)) if key not in TAKEN]
-    (folder / "valid.txt").write_text("\n".join(others), "utf-8")
+    lists = {"en": [*colours, *shapes, "photo"], "denied": TAKEN, "valid": others}
+    write_files(folder, {f"{name}.txt": "\n".join(lines) for name, lines in lists.items()})
     write_table(
         folder / "by_shard.parquet", {"key": [*TAKEN], "shard": [f"0.{'tar' if case.is_tar else 'parquet'}"] * 3}
     )

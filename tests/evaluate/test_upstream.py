@@ -2,10 +2,8 @@
 
 import csv
 import gzip
-import io
 import json
 import urllib.parse
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +12,8 @@ import pytest
 from miniature import write_files
 from programs import python
 from served import Server, server
-from tars import tar_of
-from upstream import (
-    Polyglot,
-    array,
-    config_of,
-    cvqa_row,
-    files_of,
-    is_image,
-    jsonl,
-    parquet,
-    write_miniature,
-)
+from tars import tar_of, zip_of
+from upstream import Polyglot, array, config_of, cvqa_row, files_of, is_image, jsonl, parquet, write_miniature
 from worldclip.cli import main
 from worldclip.core.errors import BadShard, UserError
 from worldclip.evaluate import datasets, engine, suites
@@ -105,14 +93,7 @@ for name in names:
 
 
 # Without one, there is a language or a tar fewer.
-OPTIONAL = (
-    "test_2016_flickr.en",
-    "test_2016_flickr.de",
-    "test_2016_flickr.fr",
-    "dataset_type.txt",
-    "0.tar",
-    "more/1.tar",
-)
+OPTIONAL = (*(f"test_2016_flickr.{lang}" for lang in ("en", "de", "fr")), "dataset_type.txt", "0.tar", "more/1.tar")
 NO_RECORDS = (".txt", ".en", ".de", ".fr")  # a line says anything
 
 
@@ -156,11 +137,7 @@ ANY_CAPTIONS = b"one\ntwo\n"
 def packed(name: str, files: dict[str, bytes]) -> bytes:
     """An archive by the ending of its name."""
     if name.endswith(".zip"):
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for path, data in files.items():
-                archive.writestr(path, data)
-        return buffer.getvalue()
+        return zip_of(files)
     if name.endswith(".gz"):
         return gzip.compress(files.get(name.removesuffix(".gz"), ANY_CAPTIONS))
     return tar_of(files, "w:gz" if name.endswith(".tgz") else "w")

@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from transformers import MetaClip2Config
 
+from miniature import write_files
 from pools import encode
 from small_models import random_model, save_hugging_face
 from stages import QUIET
 from toy import write_tar
+from worldclip.contracts.schemas import EMBEDDED_IMAGES
+from worldclip.core.artifacts import read_table, write_table
 from worldclip.model import published
 from worldclip.tools.embed import embed
 
@@ -51,14 +55,19 @@ def segment_of(folder: Path, shard: str, suffix: str, of: str = "images") -> Pat
     return folder / of / f"{stem}.{suffix}"
 
 
+def change_places(folder: Path, shard: str = "00000.tar", **columns: object) -> None:
+    """Set columns of the images of a shard to one value each."""
+    path = segment_of(folder, shard, "parquet")
+    table = read_table(path, EMBEDDED_IMAGES)
+    values = {name: [columns[name]] * len(table) if name in columns else table[name] for name in table.column_names}
+    write_table(path, pa.table(values), EMBEDDED_IMAGES)
+
+
 def write_world(root: Path) -> None:
     """Write ROOT/model, ROOT/pool, and ROOT/photos: a folder of image files, one of which is not an image."""
     save_hugging_face(B32, root / "model")
     write_pool(root / "pool")
-    (root / "photos" / "sub").mkdir(parents=True)
-    for i in range(4):
-        (root / "photos" / "sub" / f"{i}.png").write_bytes(picture(i))
-    (root / "photos" / "bad.jpg").write_bytes(b"no image")
+    write_files(root / "photos", {"bad.jpg": "no image", **{f"sub/{i}.png": picture(i) for i in range(4)}})
 
 
 def write_embedded_world(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 import worldclip
+from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.app import create_app
 from worldclip.plugins.server.collections import Collections
 from worldclip.plugins.server.connections import listen, server_config
@@ -77,3 +79,46 @@ def post(address: str, path: str, body: object) -> httpx.Response:
 
 def data_url(content: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def connect(address: str, sent: bytes = b"", received_bytes: int | None = None) -> socket.socket:
+    """Return a connection whose kernel takes up to `received_bytes`, None: as many as is usual."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    client = socket.socket()
+    client.settimeout(30)
+    if received_bytes is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received_bytes)
+    client.connect((host, int(port)))
+    client.sendall(sent)
+    return client
+
+
+class HeldWork:
+    """Work that waits for `release` at each batch; batches: the items of each."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.started = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self, items: list[Any]) -> list[Any]:
+        self.batches.append(list(items))
+        self.started.set()
+        assert self.release.wait(60)
+        return [2 * item for item in items]
+
+
+def hold_model(monkeypatch: pytest.MonkeyPatch) -> HeldWork:
+    """Let models wait from here on; return the work that they do."""
+    work, encode = HeldWork(), of_service.encode
+
+    def held(clip: Any, items: list[Any]) -> Any:
+        work([0])
+        work.batches[-1] = list(items)
+        return encode(clip, items)
+
+    monkeypatch.setattr(of_service, "encode", held)
+    return work

@@ -253,16 +253,12 @@ MARKS_WITHOUT_BLANKS = (
 MARKS = [*MARKS_WITHOUT_BLANKS.split(), " ", "\n", "\n==", "\n{|", "\n|}", "\n|"]
 
 
-def test_strip_keeps_what_a_reader_sees():
-    for source, text in CASES.items():
-        assert strip(source) == [re.sub(r"  +", " ", text)], source
+def test_strip_keeps_what_a_reader_sees_in_a_text_alone_and_after_any_others():
+    alone = {source: strip(source)[0] for source in CASES}
+    assert alone == {source: re.sub(r"  +", " ", text) for source, text in CASES.items()}
+    assert strip(*CASES, *CASES) == [*alone.values()] * 2
     assert wikitext.strip(pa.array(["x", "''y''", "[[z]]"]).slice(1), UNWANTED).to_pylist() == ["y", "z"]
     assert strip() == []
-
-
-def test_a_text_is_stripped_as_alone_after_any_others():
-    alone = [strip(source)[0] for source in CASES]
-    assert strip(*CASES, *CASES) == alone * 2
 
 
 def test_repeated_and_nested_marks_take_linear_time():

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, MetaClip2Model, XLMRobertaTokenizer
 
 import worldclip
+from miniature import write_files
 from model_folders import edit, load_error, put_in_hub_cache
 from model_folders import folder as folder  # the fixture
 from small_models import (
@@ -245,12 +246,9 @@ def test_digest_is_of_what_lies_behind_a_linked_folder(folder, tmp_path):
 
 
 def test_digest_is_of_a_tokenizer_elsewhere_that_a_configuration_names(tmp_path):
-    (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer/tokenizer.json").write_text("{}")
-    (tmp_path / "weights").mkdir()
     named = {"model_cfg": {"text_cfg": {"hf_tokenizer_name": str(tmp_path / "tokenizer")}}}
-    (tmp_path / "weights/open_clip_config.json").write_text(json.dumps(named))
-    (tmp_path / "weights/model.pt").write_bytes(b"")
+    write_files(tmp_path / "weights", {"open_clip_config.json": json.dumps(named), "model.pt": ""})
+    write_files(tmp_path, {"tokenizer/tokenizer.json": "{}"})
     sources = (tmp_path / "weights", tmp_path / "weights/model.pt")
     before = [find(source).digest() for source in sources]
     (tmp_path / "tokenizer/tokenizer.json").write_text("{} ")
@@ -323,10 +321,9 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize("damage", range(len(DAMAGES)))
-def test_damaged_folder_is_refused_with_the_reason(folder, damage):
-    do, said = DAMAGES[damage]
-    do(folder)
+@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+def test_damaged_folder_is_refused_with_the_reason(folder, damage, said):
+    damage(folder)
     assert said in load_error(folder)
 
 

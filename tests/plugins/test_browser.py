@@ -8,12 +8,10 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from chromium import DROP, open_page
-from embedded_world import SHARDS, picture, segment_of
+from embedded_world import SHARDS, change_places, picture
 from miniature import write_files
 from programs import output_of
 from served import static_host
@@ -41,13 +39,9 @@ def export_web(embedded_world, precision):
 
 
 def test_the_page_takes_special_strings_out_of_a_query():
-    node = shutil.which("node") or pytest.skip("no node on this machine")
-    page = resources.files("worldclip.plugins").joinpath("browser", "static", "search.js").read_text(encoding="utf-8")
-    functions = "".join(re.findall(r"^function (?:clean|breakSpecials)\(.*?^}\n", page, re.DOTALL | re.MULTILINE))
-    texts = ["a </s> b", "a ＜/s＞ ﬁ", "ﬁ ＜", "x|y"]
-    script = f'const facts = {{ specials: ["</s>", "|"] }};{functions}'
-    script += f"console.log(JSON.stringify({json.dumps(texts)}.map(clean)))"
-    assert json.loads(output_of([node, "-e", script])) == ["a < /s> b", "a < /s> fi", "ﬁ ＜", "xy"]
+    texts = {"a </s> b": "a < /s> b", "a ＜/s＞ ﬁ": "a < /s> fi", "ﬁ ＜": "ﬁ ＜", "x|y": "xy"}
+    for text, cleaned in texts.items():
+        assert call_of_page("clean", text, "breakSpecials", specials=["</s>", "|"]) == cleaned
 
 
 @pytest.mark.slow
@@ -143,12 +137,7 @@ def exported(embedded_world, clip, monkeypatch, tmp_path):
 def test_a_page_holds_no_picture_from_outside_of_the_pool(embedded_world, clip, exported, tmp_path):
     folder = Path(shutil.copytree(embedded_world / "embedded", tmp_path / "embedded"))
     for shard in range(SHARDS):
-        table = segment_of(folder, f"{shard:05}.tar", "parquet")
-        rows = pq.read_table(table)
-        files = pa.array([str(tmp_path / "elsewhere.tar")] * len(rows))
-        rows = rows.set_column(rows.column_names.index("file"), "file", files)
-        places = pa.array([-1] * len(rows), pa.int16())
-        pq.write_table(rows.set_column(rows.column_names.index("place"), "place", places), table)
+        change_places(folder, f"{shard:05}.tar", file=str(tmp_path / "elsewhere.tar"), place=-1)
     with pytest.raises(UserError, match=r"none of the pictures .*does not lie in .*--pictures-from"):
         exported("page", embedded=folder)
     assert not (tmp_path / "page/pictures").exists()
@@ -229,13 +218,14 @@ def test_the_version_of_a_page_changes_with_the_content_of_any_file(exported, tm
     assert plain == "The model runs here: no text and no picture leaves this browser."
 
 
-def call_of_page(name, argument):
-    """Return the result of a function of search.js."""
+def call_of_page(name, argument, *others, **facts):
+    """Return the result of a function of search.js, which calls `others` and reads the page's facts."""
     node = shutil.which("node") or pytest.skip("no node on this machine")
     page = resources.files("worldclip.plugins").joinpath("browser", "static", "search.js").read_text(encoding="utf-8")
-    (function,) = re.findall(rf"^function {name}\(.*?^}}\n", page, re.DOTALL | re.MULTILINE)
-    script = f"{function}console.log(JSON.stringify({name}({json.dumps(argument)})))"
-    return json.loads(output_of([node, "-e", script]))
+    names = "|".join([name, *others])
+    functions = re.findall(rf"^function (?:{names})\(.*?^}}\n", page, re.DOTALL | re.MULTILINE)
+    script = f"const facts = {json.dumps(facts)};{''.join(functions)}"
+    return json.loads(output_of([node, "-e", f"{script}console.log(JSON.stringify({name}({json.dumps(argument)})))"]))
 
 
 def test_a_folder_of_another_model_and_an_installation_without_transformers_js_are_refused(

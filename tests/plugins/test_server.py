@@ -21,17 +21,15 @@ import fsspec
 import httpx
 import numpy as np
 import openai
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from chromium import DROP, open_page
-from embedded_world import BAD, key_of, picture, segment_of, text_of
+from embedded_world import BAD, PER_SHARD, change_places, key_of, picture, text_of
 from miniature import write_files
 from pools import encode
+from serving import HEAD, connect, data_url, hold_model, post, service_and_app, serving, serving_app
 from serving import address as address  # a fixture
-from serving import data_url, post, service_and_app, serving, serving_app
 from small_models import TEXTS
 from worldclip.core.errors import UserError
 from worldclip.export.embedded import open_embedded
@@ -307,21 +305,8 @@ def test_pictures_are_decoded_a_bounded_number_of_pixels_at_a_time():
     assert batches == [3, 1, 1, 64, 1]
 
 
-def hold(monkeypatch):
-    """Let models wait from here on; return the events that say one started, and that let it go on."""
-    started, release, encode = threading.Event(), threading.Event(), of_service.encode
-
-    def held(clip, items):
-        started.set()
-        release.wait()
-        return encode(clip, items)
-
-    monkeypatch.setattr(of_service, "encode", held)
-    return started, release
-
-
 def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(clip, monkeypatch):
-    started, release = hold(monkeypatch)
+    work = hold_model(monkeypatch)
     _, app = service_and_app(clip, Limits(waiting=2))
 
     async def ask_three():
@@ -329,12 +314,12 @@ def test_a_full_queue_is_429_with_retry_after_and_those_who_wait_are_answered(cl
         ask = functools.partial(client.post, "/v1/embeddings")
         async with client, asyncio.TaskGroup() as tasks:
             first = tasks.create_task(ask(json={"input": "a"}))
-            await asyncio.to_thread(started.wait)
+            await asyncio.to_thread(work.started.wait)
             second = tasks.create_task(ask(json={"input": ["b", "c"]}))
             while "worldclip_waiting_items 2.0" not in (await client.get("/metrics")).text:
                 await asyncio.sleep(0.01)
             third = await ask(json={"input": "d"})
-            release.set()
+            work.release.set()
         return first.result(), second.result(), third
 
     first, second, third = asyncio.run(ask_three())
@@ -367,12 +352,9 @@ def retry_after(waiting, max_waiting):
     return caught.value.retry_after
 
 
-def test_retry_after_of_texts_does_not_count_the_seconds_of_pictures():
-    assert retry_after(["text"] * 999, max_waiting=1000) < 10
-
-
-def test_retry_after_is_not_before_what_waits_is_done():
+def test_retry_after_is_not_before_what_waits_is_done_and_texts_do_not_take_as_long_as_pictures():
     assert retry_after([b"picture"] * 5, max_waiting=6) >= 2, "1.5 s of pictures"
+    assert retry_after(["text"] * 999, max_waiting=1000) < 10
 
 
 def id_of(folder, row):
@@ -409,16 +391,12 @@ def test_a_picture_outside_of_the_pool_is_404_and_no_address_is_asked(file, worl
     monkeypatch.setattr(fsspec, "url_to_fs", asked.append)
     for name in ("pool", "embedded"):
         shutil.copytree(world / name, tmp_path / name)
-    table = segment_of(tmp_path / "embedded", "00000.tar", "parquet")
-    rows = pq.read_table(table)
-    rows = rows.set_column(2, "file", pa.array([file.format(tmp_path)] * len(rows)))
-    rows = rows.set_column(1, "place", pa.array([-1] * len(rows), pa.int16()))
-    pq.write_table(rows, table)
+    change_places(tmp_path / "embedded", file=file.format(tmp_path), place=-1)
     with serving(tmp_path, clip) as address:
         answer = httpx.get(f"{address}/pictures/{id_of(tmp_path, 0)}")
         assert (answer.status_code, "--pictures-from" in error_of(answer)) == (404, True)
         assert str(tmp_path) not in answer.text
-        assert httpx.get(f"{address}/pictures/{id_of(tmp_path, len(rows))}").status_code == 200
+        assert httpx.get(f"{address}/pictures/{id_of(tmp_path, PER_SHARD - 1)}").status_code == 200
     assert asked == []
 
 
@@ -465,7 +443,7 @@ def test_sigterm_answers_all_that_was_sent_before_it(clip):
 
 def test_a_request_that_takes_longer_than_stopping_may_gets_503_and_the_exit_code_1(world, monkeypatch, capfd):
     monkeypatch.setattr(connections, "STOP_SECONDS", 0.3)
-    (started, release), answers = hold(monkeypatch), []
+    work, answers = hold_model(monkeypatch), []
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
 
@@ -479,10 +457,10 @@ def test_a_request_that_takes_longer_than_stopping_may_gets_503_and_the_exit_cod
             target=lambda: answers.append(post(f"http://127.0.0.1:{port}", "embeddings", {"input": "a"}))
         )
         asking.start()
-        started.wait()
+        work.started.wait()
         os.kill(os.getpid(), signal.SIGTERM)
         asking.join()
-        release.set()
+        work.release.set()
 
     monkeypatch.setattr(os, "_exit", sys.exit)
     other = threading.Thread(target=ask_and_stop)
@@ -532,38 +510,12 @@ def test_a_demos_model_says_what_it_knows_and_no_other_does(tmp_path):
     assert [knows(tmp_path / folder) for folder in ("mine", "odd", "bare", "owner/name")] == [""] * 4
 
 
-MANY = 40
-HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-def connect(address: str, sent: bytes = b"", received_bytes: int | None = None) -> socket.socket:
-    """Return a connection whose kernel takes up to `received_bytes`, None: as many as is usual."""
-    host, _, port = address.removeprefix("http://").partition(":")
-    client = socket.socket()
-    client.settimeout(30)
-    if received_bytes is not None:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received_bytes)
-    client.connect((host, int(port)))
-    client.sendall(sent)
-    return client
-
-
 def is_closed(client: socket.socket) -> bool:
     """Return whether the server ended a connection, without an answer."""
     try:
         return client.recv(1) == b""
     except ConnectionResetError:
         return True
-
-
-def test_silent_connections_make_room_for_new_ones(world, clip, monkeypatch):
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 8)
-    with serving(world, clip) as address:
-        silent = [connect(address, b"GET /healthz" if i % 2 else b"") for i in range(MANY)]
-        assert httpx.get(f"{address}/healthz", timeout=10).status_code == 200
-        assert all(is_closed(client) for client in silent[: MANY - 8])
-        for client in silent:
-            client.close()
 
 
 def test_connections_that_are_silent_for_longest_make_room(world, clip, monkeypatch):

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -17,45 +16,14 @@ import pytest
 
 from chromium import open_page
 from pages import REPOSITORY
+from serving import HEAD, HeldWork, connect, hold_model, post, service_and_app, serving, serving_app
 from serving import address as address  # a fixture
-from serving import post, service_and_app, serving, serving_app
 from worldclip.cli import command, main
 from worldclip.core.errors import UserError
-from worldclip.plugins.server import service as of_service
 from worldclip.plugins.server.batches import CLIENT, Busy, SharedBatches
 from worldclip.plugins.server.collections import Collections
 from worldclip.plugins.server.guard import MAX_LOGGED_CHARS
 from worldclip.plugins.server.serve import KEY_FILE_VARIABLE, KEY_VARIABLE, read_key, serve
-
-HEAD = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-
-
-class HeldWork:
-    """Work that waits for `release` at each batch; batches: the items of each."""
-
-    def __init__(self) -> None:
-        self.batches = []
-        self.started = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self, items):
-        self.batches.append(list(items))
-        self.started.set()
-        assert self.release.wait(60)
-        return [2 * item for item in items]
-
-
-def hold_model(monkeypatch):
-    """Let models wait from here on; return the work that they do."""
-    work, encode = HeldWork(), of_service.encode
-
-    def held(clip, items):
-        work([0])
-        work.batches[-1] = list(items)
-        return encode(clip, items)
-
-    monkeypatch.setattr(of_service, "encode", held)
-    return work
 
 
 def submit(batches, client, items):
@@ -157,13 +125,8 @@ def test_an_error_ends_its_request_and_no_other_of_the_batch(error, kind, messag
 @contextlib.contextmanager
 def hanging_up(address, head, body):
     """Send a request, and hang up at the end of the block."""
-    host, port = address.removeprefix("http://").split(":")
-    client = socket.create_connection((host, int(port)))
-    client.sendall(head.encode() + body)
-    try:
+    with connect(address, head.encode() + body):
         yield
-    finally:
-        client.close()
 
 
 def wait_for(address, line):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from miniature import write_files
 from pools import rows_of, run_pool, texts_of, write_lines
 from worldclip import pool
 from worldclip.cli import main
@@ -22,11 +23,9 @@ PAGE = (Path(__file__).parents[2] / "docs/plugins.md").read_text(encoding="utf-8
 
 def write_package(site: Path, name: str, code: str, entry_points: str) -> None:
     """Write the module `name` and its metadata into `site`, as pip would install them."""
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / f"{name}.py").write_text(code, encoding="utf-8")
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    write_files(site, {f"{name}.py": code})
+    write_files(site / f"{name}-1.0.dist-info", {"METADATA": metadata, "entry_points.txt": entry_points})
 
 
 def page_code(file: str) -> str:
@@ -108,9 +107,7 @@ def test_an_album_of_the_page_is_a_pool_with_images(site, tmp_path):
         {"file": "a.png", "uid": "1", "captions": "again", "langs": "en", "likes": 5},
         {"file": "a.png", "uid": "3", "captions": "few likes", "langs": "en", "likes": 1},
     ]
-    (tmp_path / "pool").mkdir()
-    (tmp_path / "pool/a.png").write_bytes(b"a")
-    (tmp_path / "pool/cats.json").write_text(json.dumps(records))
+    write_files(tmp_path / "pool", {"a.png": "a", "cats.json": json.dumps(records)})
     settings = {"key": "uid", "texts": ["captions"], "lang": "langs", "where": [["likes", ">", 2]]}
     run_pool(tmp_path / "run", path=str(tmp_path / "pool"), **settings)
     texts = pool.read_pairs(tmp_path / "run", "cats.json", pool.EVERY_KEY)

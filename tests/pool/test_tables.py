@@ -39,6 +39,21 @@ TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = 
 }
 
 
+def kept(*keys: str) -> list[Row]:
+    return [(key, 0, "red", "kept") for key in keys]
+
+
+WIDTHS = {"uid": ["a", "b", "c"], "text": ["red"] * 3, "width": [1, 2, 3]}
+TEXTS_OF_COLUMNS |= {
+    f"whole numbers {comparison} a list with fractions": (
+        WIDTHS,
+        {"key": "uid", "where": (("width", comparison, (1.5, 2)),)},
+        kept(*keys),
+    )
+    for comparison, keys in {"in": "b", "not in": "ac"}.items()
+}
+
+
 @pytest.mark.parametrize("case", TEXTS_OF_COLUMNS)
 def test_texts_of_a_table(case: str, tmp_path: Path) -> None:
     columns, settings, expected = TEXTS_OF_COLUMNS[case]
@@ -205,9 +220,6 @@ def test_arrow_reads_what_python_reads(tmp_path: Path, suffix: str, monkeypatch)
     assert read_all() == by_arrow
 
 
-# --- which rows: pool.where -------------------------------------------------------------------------------------------
-
-
 # --- columns and fields that no shard has -----------------------------------------------------------------------------
 
 
@@ -277,30 +289,13 @@ def test_a_shard_whose_lists_of_texts_are_empty_has_the_field(tmp_path: Path) ->
         run_pool(tmp_path / "other", path=str(path), key="uid")
 
 
-def test_a_byte_order_mark_belongs_to_no_record(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "0.jsonl", [{"uid": "a", "text": "red"}, {"uid": "b", "text": "blue"}])
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert read_rows(path, key="uid") == [("a", 0, "red", "kept"), ("b", 0, "blue", "kept")]
-
-
-def test_a_field_that_begins_after_many_lines_is_compared(tmp_path: Path) -> None:
+def test_lines_after_a_byte_order_mark_have_fields_that_only_the_last_one_has(tmp_path: Path) -> None:
     lines = [{"uid": f"k{number}", "text": "red"} for number in range(150)]
-    path = write_lines(tmp_path / "0.jsonl", [*lines, {"uid": "last", "text": "red", "width": 300}])
-    assert read_rows(path, key="uid", where=(("width", ">", 1),)) == [("last", 0, "red", "kept")]
-
-
-def test_a_row_without_a_value_fulfils_no_condition(tmp_path: Path) -> None:
-    table = {"uid": ["a", "b", "c"], "text": ["red"] * 3, "state": ["good", "bad", None]}
-    path = write_table(tmp_path / "0.parquet", table)
-    for condition in (("!=", "bad"), ("not in", ("bad", "odd")), ("in", ("good", "odd"))):
-        assert [key for key, *_ in read_rows(path, key="uid", where=(("state", *condition),))] == ["a"]
-
-
-def test_whole_numbers_are_found_in_a_list_with_fractions(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "0.parquet", {"uid": ["a", "b", "c"], "text": ["red"] * 3, "width": [1, 2, 3]})
-    for comparison, keys in (("in", ["b"]), ("not in", ["a", "c"])):
-        where = (("width", comparison, (1.5, 2)),)
-        assert [key for key, *_ in read_rows(path, key="uid", where=where)] == keys
+    path = write_lines(tmp_path / "0.jsonl", [{**lines[0], "width": 2}, *lines[1:]])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_rows(path, key="uid", where=(("width", "=", 2),)) == kept("k0")
+    path = write_lines(tmp_path / "1.jsonl", [*lines, {"uid": "last", "text": "red", "width": 300}])
+    assert read_rows(path, key="uid", where=(("width", ">", 1),)) == kept("last")
 
 
 def test_a_number_is_not_compared_with_the_texts_of_a_csv(tmp_path: Path) -> None:

@@ -68,13 +68,6 @@ def begun(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_section_has_three_blocks_of_commands():
-    first, delivery, take_down = blocks()
-    assert [line.split()[1:3] for line in delivery] == [["run", "runs/lake"], ["pool", "dedup"], ["run", "runs/lake"]]
-    assert take_down[-1].startswith("worldclip status runs/lake --keys today.txt ")
-    assert first
-
-
 def test_a_delivery_is_deduplicated_and_only_its_files_are_read_and_matched(begun):
     assert kept() == ["a", "b", "c", "d", "e"]
     before = {**modified(Path("runs/lake/pool/pairs")), **modified(Path("runs/lake/match/texts"))}

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calls import before
 from embedded_world import BAD, PER_SHARD, SHARDS, picture, segment_of, text_of
 from miniature import write_files
 from pools import write_table
@@ -37,18 +38,12 @@ from worldclip.tools.search import search
 def embedded_items(monkeypatch) -> list:
     """Return a list that gets every picture and text that a model embeds, but not those of the probe."""
     items = []
-    encode_each, encode_text = Clip.encode_each, Clip.encode_text
 
-    def record_images(clip, images, **keys):
-        items.extend(image for image in images if isinstance(image, bytes))
-        return encode_each(clip, images, **keys)
+    def record(clip, things, **keys):
+        items.extend(thing for thing in things if isinstance(thing, str | bytes) and thing not in sample_inputs.TEXTS)
 
-    def record_texts(clip, texts, **keys):
-        items.extend(text for text in texts if text not in sample_inputs.TEXTS)
-        return encode_text(clip, texts, **keys)
-
-    monkeypatch.setattr(Clip, "encode_each", record_images)
-    monkeypatch.setattr(Clip, "encode_text", record_texts)
+    for name in ("encode_each", "encode_text"):
+        before(monkeypatch.setattr, Clip, name, record)
     return items
 
 
@@ -102,7 +97,7 @@ def test_times_another_checkout_a_moved_folder_and_a_column_of_vectors_embed_not
     monkeypatch.chdir(tmp_path)
     photos = write_photos(tmp_path / "photos", 5)
     embed(world / "model", photos, "out", executor=QUIET)
-    before = vectors_by_key("out")
+    first = vectors_by_key("out")
     embedded_items.clear()
     for path in photos.rglob("*.png"):
         path.touch()
@@ -123,8 +118,8 @@ def test_times_another_checkout_a_moved_folder_and_a_column_of_vectors_embed_not
     shutil.move(shutil.copytree(world / "model", "model"), "other_place")
     embed("other_place", "moved", "out", executor=QUIET)  # the same model, elsewhere
     assert embedded_items == []
-    after = vectors_by_key("out")
-    assert all((after[key] == vector).all() for key, vector in before.items())
+    last = vectors_by_key("out")
+    assert all((last[key] == vector).all() for key, vector in first.items())
 
 
 def test_a_photograph_that_was_replaced_is_embedded_and_keeps_its_id(world, tmp_path, embedded_items):
@@ -136,7 +131,7 @@ def test_a_photograph_that_was_replaced_is_embedded_and_keeps_its_id(world, tmp_
     assert counts(embed(world / "model", photos, tmp_path / "out", executor=QUIET)) == (0, 0, 1, 4)
     assert embedded_items == [picture(50)]
     (again,) = search(tmp_path / "out", images=[photos / "1/001.png"], top=1)[0]["hits"]
-    assert (again["key"], again["id"]) == (hit["key"], hit["id"])
+    assert (again["key"], again["id"]) == ("1/001.png", hit["id"])
     assert again["sha256"] != hit["sha256"]
 
 
@@ -204,28 +199,21 @@ def test_a_photograph_that_goes_or_is_cut_while_embed_runs_is_left_out_and_taken
 ):
     photos = write_photos(tmp_path / "photos", 6)
     listed = []
-    read_members = pools.read_members
 
-    def read_after_changes(places):
+    def change_once(places):
         if not listed:
-            listed.append(places)
             (photos / "0/000.png").unlink()
             (photos / "1/001.png").write_bytes(picture(1)[:30])
-        return read_members(places)
+        listed.append(places)
 
-    monkeypatch.setattr(pools, "read_members", read_after_changes)
+    before(monkeypatch.setattr, pools, "read_members", change_once)
     report = embed(world / "model", photos, tmp_path / "embedded", executor=QUIET)
     assert nonzero_counts(report) == {"embedded": 4, "new": 4, "unreadable": 2}
     assert {row["key"] for row in report["images"]["bad"]} == {"0/000.png", "1/001.png"}
     (photos / "1/001.png").write_bytes(picture(1))
     assert embed(world / "model", photos, tmp_path / "embedded", executor=QUIET)["images"]["embedded"] == 5
-    assert sorted(vectors_by_key(tmp_path / "embedded")) == [
-        "0/003.png",
-        "1/001.png",
-        "1/004.png",
-        "2/002.png",
-        "2/005.png",
-    ]
+    expected = ["0/003.png", "1/001.png", "1/004.png", "2/002.png", "2/005.png"]
+    assert sorted(vectors_by_key(tmp_path / "embedded")) == expected
 
 
 def test_a_rewritten_tar_embeds_what_is_new_in_it(world, tmp_path, embedded_items):
@@ -256,8 +244,7 @@ def test_a_denied_key_reads_and_embeds_no_picture_again(world, tmp_path, embedde
     key = open_embedded(tmp_path / "out").rows(np.array([0]))[0]["key"]
     (tmp_path / "denied.txt").write_text(f"{key}\n")
     read = []
-    read_members = pools.read_members
-    monkeypatch.setattr(pools, "read_members", lambda places: (read.extend(places["key"]), read_members(places))[1])
+    before(monkeypatch.setattr, pools, "read_members", lambda places: read.extend(places["key"]))
     report = embed(world / "model", tmp_path / "r.toml", tmp_path / "out", executor=QUIET)
     assert counts(report) == (0, 1, 0, SHARDS * (PER_SHARD - 1) - 1)
     assert key not in vectors_by_key(tmp_path / "out")
@@ -292,24 +279,22 @@ def test_a_killed_update_leaves_the_folder_of_before_and_embeds_nothing_twice(
     monkeypatch.setattr(picture_folder, "FILES_PER_GROUP", 3)
     photos = write_photos(tmp_path / "photos", 6)
     embed(world / "model", photos, tmp_path / "out", executor=QUIET)
-    before = search(tmp_path / "out", ["a"])
+    earlier = search(tmp_path / "out", ["a"])
     (photos / "0/000.png").unlink()
     write_files(photos, {f"new/{i}.png": picture(100 + i) for i in range(7)})
     embedded_items.clear()
-    plain = Clip.encode_each
 
     def kill(clip, images, **keys):
         if len(embedded_items) > 2:
             raise KeyboardInterrupt
-        return plain(clip, images, **keys)
 
     with monkeypatch.context() as killing:
-        killing.setattr(Clip, "encode_each", kill)
+        before(killing.setattr, Clip, "encode_each", kill)
         with pytest.raises(KeyboardInterrupt):
             embed(world / "model", photos, tmp_path / "out", executor=QUIET)
     after = search(tmp_path / "out", ["a"])
     del embedded_items[-1]  # the query
-    assert after == before
+    assert after == earlier
     assert counts(embed(world / "model", photos, tmp_path / "out", executor=QUIET)) == (7, 1, 0, 5)
     assert sorted(embedded_items) == sorted(picture(100 + i) for i in range(7))
     named = json.loads((tmp_path / "out/manifest.json").read_text())["segments"]["images"].values()
@@ -375,11 +360,8 @@ def test_files_keep_their_groups_and_new_ones_fill_those_that_are_half_empty(mon
     monkeypatch.setattr(picture_folder, "FILES_PER_GROUP", 3)
     files = [(f"{i:02}", 1, 1) for i in range(8)]
     groups = group_files(files, {})
-    assert {name: len(group) for name, group in groups.items()} == {
-        "files_000000": 3,
-        "files_000001": 3,
-        "files_000002": 2,
-    }
+    assert list(groups) == ["files_000000", "files_000001", "files_000002"]
+    assert list(map(len, groups.values())) == [3, 3, 2]
     earlier = {name: [stamp[0] for stamp in group] for name, group in groups.items()}
     assert group_files(files, earlier) == groups
     changed = [*files[2:], ("a", 1, 1), ("b", 1, 1), ("c", 1, 1)]
@@ -437,7 +419,7 @@ def test_a_folder_of_release_0_1_is_searched_and_embedded_again(world, tmp_path)
     photos = write_photos(tmp_path / "photos", 5)
     out = tmp_path / "out"
     embed(world / "model", photos, out, executor=QUIET)
-    before = search(out, ["a"])[0]["hits"]
+    newer = search(out, ["a"])[0]["hits"]
     for suffix in ("npy", "parquet"):
         segment_of(out, "files_000000", suffix).rename(out / f"images/files_000000.{suffix}")
     table = out / "images/files_000000.parquet"
@@ -455,14 +437,13 @@ def test_a_folder_of_release_0_1_is_searched_and_embedded_again(world, tmp_path)
     marker = out / "done/images/files_000000.json"
     marker.write_text(json.dumps({**json.loads(marker.read_text()), "fingerprint": {"files": stamps}}))
     older = search(out, ["a"])[0]["hits"]
-    assert [(hit["key"], hit["id"], hit["score"]) for hit in older] == [
-        (hit["key"], hit["id"], hit["score"]) for hit in before
-    ]
+    for name in ("key", "id", "score"):
+        assert [hit[name] for hit in older] == [hit[name] for hit in newer]
     embedded = open_embedded(out)
     assert embedded.read_picture(embedded.rows(np.array([0]))[0]) == picture(0)
     (photos / "0/000.png").unlink()
     assert embed(world / "model", photos, out, executor=QUIET)["images"]["embedded"] == 4
-    assert {hit["key"] for hit in search(out, ["a"])[0]["hits"]} == {hit["key"] for hit in before} - {"0/000.png"}
+    assert {hit["key"] for hit in search(out, ["a"])[0]["hits"]} == {hit["key"] for hit in newer} - {"0/000.png"}
 
 
 @pytest.fixture
@@ -494,9 +475,8 @@ def test_pictures_that_a_table_names_are_followed_under_an_unchanged_table(
     same_size = next(picture(seed) for seed in range(3, 5000) if len(picture(seed)) == len(picture(0)))
     (img / "cat.png").write_bytes(same_size)
     read = []
-    read_members = pools.read_members
     with monkeypatch.context() as reading:
-        reading.setattr(pools, "read_members", lambda places: (read.extend(places["key"]), read_members(places))[1])
+        before(reading.setattr, pools, "read_members", lambda places: read.extend(places["key"]))
         assert update() == (0, 0, 1, 2)
     assert (embedded_items, [key.as_py() for key in read]) == ([same_size], ["cat"])
     assert "pictures that shop.csv names have changed" in capfd.readouterr().err

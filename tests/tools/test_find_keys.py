@@ -194,17 +194,3 @@ def test_keys_of_embedded_texts_leave_the_folder_by_its_recipe_or_run(world, run
         assert found["keys"] == {"plain": {"state": "embedded", "file": None}}
         assert found["remedy"].endswith(f"or name {tmp_path}/down.txt in pool.deny_keys of {pool}")
         assert found["next"].startswith(f"worldclip {command} ")
-
-
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        (["RUN", "--keys", "none.txt"], "--keys is 'none.txt', which is not a file; give a .txt with one key per line"),
-        (["RUN", "--keys", "../keys.parquet", "--folders", "nowhere"], "--folders nowhere: no such folder"),
-        (["RUN", "--folders", ".."], "--folders is a flag of --keys"),
-        (["--keys", "../keys.parquet"], "--keys needs a run"),
-    ],
-)
-def test_wrong_lists_and_folders_are_refused(run, words, problem, capsys):
-    assert main(["status", *(str(run) if word == "RUN" else word for word in words)]) == 2
-    assert problem in capsys.readouterr().err

@@ -36,7 +36,7 @@ from worldclip.tools import doctor
 from worldclip.tools.branch import branch
 from worldclip.tools.dedup import dedup
 from worldclip.tools.estimate import estimate, to_text
-from worldclip.tools.inspect_run import entry_to_text, inspect_entry, inspect_key, key_to_text, verdict
+from worldclip.tools.inspect_run import inspect_entry, inspect_key, verdict
 from worldclip.tools.status import STAGES, counts_text, holder, status
 
 SHARDS = make_shards(seed=5, num_shards=2, num_samples=25)
@@ -89,22 +89,14 @@ def test_without_values_the_recipe_itself_is_estimated_and_nothing_is_written(ru
 
 def test_estimates_as_text_and_as_json(run, capsys):
     found = estimate(run, tail_fraction=[0.1], threshold=[1000])
-    text = to_text(found, num_languages=2)
-    total = found["candidates"][1]["total"]
+    text = to_text(found)
     unit = {"one": "samples", "all": "pairs"}[found["text_policy"]]
-    for line in (
-        f"tail_fraction = 0.1: {total['expected_pairs']:,.0f} of {total['pairs_in']:,} {unit} expected",
-        "english_threshold = 1,000:",
-        "warning: no entry of list en reaches",
-        f"{len(found['candidates'][1]['languages']) - 2} more",
-    ):
+    for line in (f" {unit} expected", "english_threshold = 1,000:", "warning: no entry of list en reaches"):
         assert line in text
     assert main(["estimate", str(run), "--threshold", "5,1000", "20", "--tail-fraction", "0.1,0.2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["candidates"]
     assert [row["english_threshold"] for row in rows] == [5, 1000, 20, None, None]
     assert [row["tail_fraction"] for row in rows] == [None, None, None, 0.1, 0.2]
-    assert main(["estimate", str(run), "--threshold=0", "--tail-fraction=-inf"]) == 2
-    assert capsys.readouterr().err.count("must be") == 2
 
 
 def test_an_estimate_has_the_cpu_time_that_the_stages_of_the_run_took(run, tmp_path, capsys):
@@ -186,19 +178,10 @@ def test_a_key_of_two_shards_is_explained_by_the_one_that_keeps_it(tmp_path):
     assert (found["shard"], found["kept"]) == ("x/1.tar", True)
 
 
-def test_explanations_as_text(run, capsys):
-    name = min(SHARDS)
-    row = next(iter(curate.read_curated(run, name).to_pylist()))
-    text = key_to_text(inspect_key(run, row["key"]))
-    assert text.startswith(f"{row['key']} in {name}: kept")
-    assert f"probability {row['keep_prob']:.4f}, coin 0." in text
-    assert "matches, " in text
+def test_an_entry_is_explained_as_text(run, capsys):
     entry = LISTS["en"][0]
-    assert f"{entry!r} of en (entry 0, list): " in entry_to_text(inspect_entry(run, entry, "en"))
-    assert main(["inspect", str(run), "--key", "a", "--entry", "b"]) == 2
-    assert "give --key or --entry" in capsys.readouterr().err
     assert main(["inspect", str(run), "--entry", entry]) == 0
-    assert "of en (entry 0, list)" in capsys.readouterr().out
+    assert f"{entry!r} of en (entry 0, list): " in capsys.readouterr().out
 
 
 def test_an_entry_is_shown_with_its_count_place_and_texts(run):
@@ -229,11 +212,10 @@ def rows_of(run: Path) -> dict[str, dict[str, Any]]:
     return {row["stage"]: row for row in status(run)["stages"]}
 
 
-def test_finished_run_has_counts_and_no_next_command(toy_run):
+def test_finished_run_has_no_next_command(toy_run):
     record = status(toy_run)
     assert [row["stage"] for row in record["stages"]] == list(stage_names()) == list(STAGES)
     assert {row["state"] for row in record["stages"]} == {"finished"}
-    assert rows_of(toy_run)["curate"]["counts"] == artifacts.read_json(toy_run / "curate/manifest.json")["counts"]
     assert (record["next"], record["in_use_by"]) == (None, None)
 
 
@@ -477,31 +459,23 @@ def test_the_account_has_the_same_words_in_log_status_card_and_page(tmp_path, ca
         assert step["kept"] + sum(step["dropped"].values()) == step["total"]
 
 
-def test_steps_of_an_older_pool_are_not_in_the_account(tmp_path):
+def test_a_stage_below_one_that_ran_again_is_out_of_date_and_not_in_the_account(tmp_path, capsys):
     write_table(tmp_path / "pool/0.parquet", SCORED)
     run = scored_run(tmp_path, WHERE)
-    assert status(run)["account"][-1]["verb"] == "kept"
-    write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "f", "g", "h"]})
-    for stage, verb in {"pool": "have a text", "match": "matched", "balance": "matched", "curate": "kept"}.items():
-        run_stages(load_recipe(run), run, stages=stage)
-        assert status(run)["account"][-1]["verb"] == verb
 
+    def outdated_and_verb() -> tuple[list[str], str]:
+        outdated = [stage for stage, row in rows_of(run).items() if row["state"] == "out of date"]
+        return outdated, status(run)["account"][-1]["verb"]
 
-def test_a_stage_below_one_that_ran_again_is_out_of_date_for_all_its_readers(tmp_path, capsys):
-    write_table(tmp_path / "pool/0.parquet", SCORED)
-    run = scored_run(tmp_path, WHERE)
-    assert "out of date" not in {row["state"] for row in rows_of(run).values()}
+    assert outdated_and_verb() == ([], "kept")
     write_table(tmp_path / "pool/1.parquet", {**SCORED, "uid": ["e", "f", "g", "h"]})
     run_stages(load_recipe(run), run, stages="pool")
-    outdated = {stage for stage, row in rows_of(run).items() if row["state"] == "out of date"}
-    assert outdated == {"match", "balance", "curate"}
+    assert outdated_and_verb() == (["match", "balance", "curate"], "have a text")
     with pytest.raises(UserError, match="curate is out of date: pool ran again; run first"):
         curate.Curator(run)
     assert main(["curate", str(run), "--seed", "1"]) == 2
-    assert (
-        f"{run}/match is out of date: pool ran again; run first: worldclip run {run} --until match"
-        in capsys.readouterr().err
-    )
+    said = f"{run}/match is out of date: pool ran again; run first: worldclip run {run} --until match"
+    assert said in capsys.readouterr().err
     trained = run / "train/step_000000001"
     trained.mkdir(parents=True)
     artifacts.write_json(run / "train/config.json", {"config": {}, "inputs": {"curate": "of before"}})
@@ -510,8 +484,13 @@ def test_a_stage_below_one_that_ran_again_is_out_of_date_for_all_its_readers(tmp
     said = capsys.readouterr().err
     assert f"take its checkpoint by itself, worldclip export {trained} --out DIR, or move the folder away" in said
     shutil.rmtree(run / "train")
-    run_stages(load_recipe(run), run)
-    assert "out of date" not in {row["state"] for row in rows_of(run).values()}
+    for stage, outdated, verb in (
+        ("match", ["balance", "curate"], "matched"),
+        ("balance", ["curate"], "matched"),
+        ("curate", [], "kept"),
+    ):
+        run_stages(load_recipe(run), run, stages=stage)
+        assert outdated_and_verb() == (outdated, verb)
 
 
 def test_what_was_made_by_a_key_that_is_taken_out_or_below_an_unfinished_stage_is_outdated(tmp_path):

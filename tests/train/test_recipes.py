@@ -118,10 +118,7 @@ def test_recipes_of_the_paper_have_its_values_key_by_key(size: str):
 def test_paper_rules_are_those_of_the_guide_and_reference_rules_those_of_the_code():
     shares = {"unigram_top_fraction": 0.1, "title_top_fraction": 0.76}
     caps = {"max_unigrams": 251_465, "max_bigrams": 100_646, "max_titles": 61_235}
-    english = {
-        "english_rule": "v1",
-    }
-    both = {**shares, **caps, **english, "bigram_min_pmi": 30.0}
+    both = {**shares, **caps, "english_rule": "v1", "bigram_min_pmi": 30.0}
     rules = {name: dataclasses.asdict(rules) for name, rules in RULES.items()}
     paper = {"bigram_rule": "ratio", "bigram_fraction": 0.4, "title_rule": "namespaces", "share_rounding": "up"}
     reference = {"bigram_rule": "pmi", "title_rule": "colon", "share_rounding": "down", "punctuation": "ascii"}
