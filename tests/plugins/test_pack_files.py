@@ -110,7 +110,31 @@ def test_names_and_captions_that_are_not_usable_are_counted_by_reason(tmp_path):
     rows = [{"file_name": file, "text": text} for file, text in [*files.items(), ("b.png", "\ud800")]]
     pairs, counts = read_pairs(tmp_path / "photos", write_captions(tmp_path, *rows))
     assert [pair.file for pair in pairs] == ["a.png"]
-    assert counts == {"no_image": 1, "no_text": 1, "not_unicode": 1, "unsafe_name": 3, "not_an_image": 1}
+    reasons = {"no_image": 1, "no_text": 1, "not_unicode": 1, "unsafe_name": 3, "not_an_image": 1}
+    assert counts == {"bad_record": 0, **reasons}
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}, {"id": 2}],
+    "annotations": [{"image_id": 1, "caption": "a dog"}, {"image_id": 1}],
+}
+LLAVA = [{"image": "a.png", "conversations": [{"from": "gpt", "value": "a dog"}]}, {"conversations": ["a"]}, 7]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.csv", "file_name,text\na.png,a dog\na.png,a dog, a cat\na.png\n"),
+        ("coco.json", json.dumps(COCO)),
+        ("llava.json", json.dumps(LLAVA)),
+    ],
+)
+def test_records_of_another_form_are_counted_and_the_others_packed(name, content, tmp_path):
+    write_images(tmp_path / "photos", "a.png")
+    (tmp_path / name).write_text(content)
+    pairs, counts = read_pairs(tmp_path / "photos", tmp_path / name)
+    assert [(pair.file, pair.texts) for pair in pairs] == [("a.png", ("a dog",))]
+    assert counts["bad_record"] == 2
 
 
 def test_a_file_whose_name_is_not_utf_8_is_left_out(tmp_path):
@@ -129,7 +153,8 @@ def test_a_file_without_captions_is_named_with_what_is_read(tmp_path):
     for content, problem in (
         ("[1, 2]", "captions are .txt files"),
         ('{"a": 1}', "holds no captions that are known"),
-        ('{"images": [{}], "annotations": []}', "KeyError"),
+        ('{"images": [{}], "annotations": []}', "holds no captions that are known"),
+        ('{"images": 1, "annotations": []}', "TypeError"),
         ("[" * 100_000, "RecursionError"),
     ):
         captions.write_text(content)

@@ -126,7 +126,15 @@ def test_what_is_left_out_is_hidden_or_said(folder: Path, monkeypatch, capsys) -
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return plain(path)
 
+    plain_stat = os.stat
+
+    def stat(path, *arguments, **options):
+        if "/sub/" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain_stat(path, *arguments, **options)
+
     monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "stat", stat)
     assert [shard.name for shard in pool.list_shards(PoolConfig(path=str(folder)))] == ["00001.tar"]
     said = capsys.readouterr().err
     for part in ("sub: left out, cannot be entered (Permission denied)", ".parquet", "worldclip pool pack FOLDER"):

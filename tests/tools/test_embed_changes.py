@@ -339,7 +339,7 @@ def test_a_moved_pool_is_named_by_search_and_given_anew(world, tmp_path):
         open_embedded(tmp_path / "out", pool=["a", "b"])
 
 
-def test_hidden_files_and_links_out_of_the_folder_are_counted_and_named(world, tmp_path, capfd):
+def test_hidden_files_and_links_out_of_the_folder_are_counted_and_named(world, tmp_path, capfd, monkeypatch):
     photos = write_photos(tmp_path / "photos", 2)
     write_files(photos, {".hidden.png": picture(7), ".git/a.png": picture(8)})
     write_files(tmp_path, {"elsewhere/b.png": picture(9)})
@@ -347,9 +347,19 @@ def test_hidden_files_and_links_out_of_the_folder_are_counted_and_named(world, t
     (photos / "inside.png").symlink_to(photos / "0/000.png")
     (photos / "folder").symlink_to(tmp_path / "elsewhere")
     Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(picture(3))
+    write_files(photos, {"closed/a.png": picture(4)})
+    plain = os.scandir
+
+    def scandir(path):
+        if str(path).rstrip("/").endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
     report = embed(world / "model", photos, tmp_path / "out", executor=QUIET)
     assert report["images"]["embedded"] == 4
     said = capfd.readouterr().err
+    assert f"{photos}: cannot enter closed/\n" in said
     assert f"{photos}: left out 2 hidden files and folders\n" in said
     assert f"{photos}: left out 1 files and folders whose names are not UTF-8\n" in said
     assert f"{photos}: does not enter linked folders: folder\n" in said

@@ -126,11 +126,28 @@ def test_folders_of_other_pools_are_left_out_and_other_runs_of_this_one_are_name
 def test_a_folder_embedded_from_curated_files_is_searched_and_its_command_names_them(run, tmp_path):
     source = str(run / "curate/parquet")
     write_table(tmp_path / "kept/texts/0.parquet", {"key": ["plain"]})
+    write_table(tmp_path / "kept/pool/0.parquet", {"key": ["never there"]})  # of all pairs: not what embed made
     write_manifest(tmp_path / "kept", config={"columns": 3}, inputs={}, counts={}, job="embed", source=source)
     found = status(run, keys=tmp_path / "keys.parquet")
-    assert str(tmp_path / "kept") in found["keys"]["plain"]["places"]
-    command = f"worldclip embed MODEL {source} --out {tmp_path / 'kept'}"
-    assert found["places"][str(tmp_path / "kept")]["command"] == command, "embed keeps the columns of the folder"
+    assert str(tmp_path / "kept/texts") in found["keys"]["plain"]["places"]
+    command = f"worldclip embed MODEL {source} --out {tmp_path / 'kept'} --of texts"
+    assert found["places"][str(tmp_path / "kept/texts")]["command"] == command, "embed keeps the columns of the folder"
+    assert found["keys"]["never there"]["state"] == "unknown"
+
+
+def test_a_take_down_ends_for_a_folder_that_was_embedded_from_the_pool(world, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, {"r.toml": f'[pool]\npath = "{tmp_path}/pool"\nkey = "uid"\n', "down.txt": "plain\n"})
+    embed(world / "model", tmp_path / "r.toml", tmp_path / "embedded", executor=QUIET)
+    assert main(["run", str(run), "--set", 'pool.deny_keys=["down.txt"]', "--until", "curate"]) == 0
+    assert main(["explore", str(run), "--out", str(tmp_path / "explorer")]) == 0
+    ((place, found),) = status(run, keys=tmp_path / "down.txt")["places"].items()
+    assert place == str(tmp_path / "embedded/texts")
+    command = found["command"].replace("MODEL", str(world / "model")).removeprefix("worldclip ")
+    assert main(shlex.split(command)) == 0
+    found = status(run, keys=tmp_path / "down.txt")
+    assert (found["states"]["gone"], found["places"]) == (1, {})
+    assert not (tmp_path / "embedded/pool").exists()
 
 
 def test_damaged_neighbours_do_not_stop_the_search(run, tmp_path):

@@ -152,6 +152,8 @@ def read_pairs(folder: Path, captions: Path | None) -> tuple[list[Pair], Report]
     if captions is None:
         captions = next(filter(Path.is_file, map(folder.joinpath, METADATA_FILES)), None)
     rows = _rows_next_to_images(folder) if captions is None else _rows_of(captions)
+    if rows and not any(rows):
+        raise UserError(f"{captions}: holds no captions that are known; {CAPTIONS_HELP}")
     if rows and not any(row is not None and row[0] is not None for row in rows):
         raise UserError(
             f"{captions}: no record names its image; the column or field is one of {', '.join(FILE_FIELDS)}"
