@@ -212,8 +212,8 @@ def find_asked_keys(folder: Path) -> dict:
 
 COMMANDS = ("run/curate/", "check/", "embedded/", "web/", "explorer/", "published/list/")
 PLACES = (
-    "run/curate", "run/report.html", "run/publish", "check/report.html", "check/valid_keys.parquet", "embedded",
-    "explorer/data", "web", "published",
+    "run/curate", "run/report.html", "run/publish", "check/report.html", "check/valid_keys.parquet",
+    "embedded/images", "embedded/texts", "explorer/data", "web", "published",
 )  # fmt: skip
 JOIN = '[train.pool]\npath = "{folder}/pool"'
 CASES = {

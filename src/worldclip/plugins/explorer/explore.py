@@ -115,7 +115,7 @@ def to_text(explored: Report) -> str:
         f"open in a browser: {Path(explored['out']) / 'index.html'}",
     ]
     if explored["unread"]:
-        lines.insert(1, f"{explored['unread']}. The log says what to do; then run the same command again.")
+        lines.insert(1, f"{explored['unread']}. Run the same command again after what the log says.")
     return "\n".join(lines)
 
 
