@@ -202,6 +202,10 @@ def test_a_key_that_a_list_denies_in_the_other_shard_is_in_one_shard(tmp_path: P
     assert valid_keys(tmp_path) == ["k"]
     assert report["keys_in_several_shards"] == 0
     assert "in several shards" not in capfd.readouterr().err
+    write_tar(tmp_path / "pool/2.tar", pair("k", encode(photograph(2)), "a", uid="k"))
+    report = run(tmp_path, pool={"key": "json:uid", "deny_keys": (str(tmp_path / "denied.parquet"),)})
+    assert valid_keys(tmp_path) == ["k", "k"], "the denied image, which is cut, removes no other"
+    assert report["keys_in_several_shards"] == 1
 
 
 class MeanColour:

@@ -23,6 +23,7 @@ from worldclip import curate
 from worldclip.contracts.reasons import Reason
 from worldclip.core import artifacts, coin
 from worldclip.core.errors import UserError
+from worldclip.curate.stage import sampled_curve
 from worldclip.tools.estimate import estimate
 
 SHARDS = make_shards(seed=2)
@@ -208,6 +209,25 @@ def test_a_cap_is_about_texts_of_its_own_language_under_one_list_for_all(tmp_pat
 
 
 # --- weights of places: pool.text_weights -----------------------------------------------------------------------------
+
+
+def test_a_key_without_a_drawable_text_counts_in_the_language_of_its_first(tmp_path, run):
+    texts = {"th": "บ้าน แมว หมา ใหญ่ ทะเล", "zh": "照片房子猫狗大山树", "en": "the red green house"}
+    lines = [
+        {"uid": langs, "texts": [texts[lang] for lang in langs.split()], "lang": langs.split()}
+        for langs in ("th zh", "zh th", "zh zh", "en")
+    ]
+    write_lines(tmp_path / "pool/0.jsonl", lines)
+    pool = {"key": "uid", "texts": ["texts"], "lang": "lang"}
+    curating = {"text_policy": "one", "exclude": ["th", "zh"]}
+    recipe = make_recipe(tmp_path / "pool", pool=pool, curate=curating, balance={"tail_fraction": 1.0})
+    report = run_stages(recipe, run)["curate"]
+    assert {lang: row["excluded"] for lang, row in report["languages"].items()} == {"en": 0, "th": 1, "zh": 2}
+
+
+def test_a_curve_follows_the_same_entries_before_and_after():
+    curve = sampled_curve(np.array([3, 0, 5, 1], np.uint64), np.array([3, 0, 1, 0], np.uint64))
+    assert (curve["rank"], curve["matches"], curve["kept"]) == ([1, 2, 3], [5, 3, 1], [1, 3, 0])
 
 
 def test_other_weights_redo_curate_alone(placed_pool, run):

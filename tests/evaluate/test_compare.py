@@ -216,6 +216,14 @@ def test_results_on_different_data_are_not_compared(tmp_path):
             compare(first, run)
 
 
+def test_answers_about_other_images_have_no_interval(tmp_path):
+    folders = [evaluated(WordModel(), tmp_path / "whole"), evaluated(Forgetful(), tmp_path / "forgetful")]
+    assert "intervals" in top1_of(compare(*folders))
+    for path in folders[1].glob("ranks/*.images.npy"):  # as if another image had not been decoded
+        np.save(path, np.load(path) + 1)
+    assert "intervals" not in top1_of(compare(*folders))
+
+
 def test_an_unfinished_evaluation_is_not_mixed_with_what_was_there(tmp_path):
     first, other = evaluated(WordModel(), tmp_path / "first"), evaluated(WordModel(), tmp_path / "other")
     whole = [json.loads(line) for line in (other / "results.jsonl").read_text().splitlines()]

@@ -112,7 +112,14 @@ REFUSED = [
     ),
     *(
         (INDEX, {"weight_map": {"a": name}}, "which is not a file of this folder; it is refused")
-        for name in ("../model.safetensors", "/model.safetensors", "sub/../../x.safetensors", "..", "")
+        for name in (
+            "../model.safetensors",
+            "/model.safetensors",
+            "sub/../../x.safetensors",
+            "sub/x.safetensors",
+            "..",
+            "",
+        )
     ),
     (INDEX, {"weight_map": []}, "has no weight_map"),
 ]

@@ -1,6 +1,7 @@
 """Texts of Parquet, JSONL, CSV and TSV shards, the columns that a recipe names, and pool.where."""
 
 import csv
+import dataclasses
 import gzip
 import itertools
 import os
@@ -21,6 +22,7 @@ from worldclip.core.artifacts import read_json
 from worldclip.core.errors import BadShard, StageFailed, UserError
 from worldclip.pool.config import PoolConfig
 from worldclip.pool.formats import table
+from worldclip.pool.pairs import refuse_wrong_columns
 
 # columns, keys of [pool], the texts of the table
 TEXTS_OF_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], list[Row]]] = {
@@ -341,3 +343,18 @@ def test_a_column_of_another_type_in_some_shards_fails_these_and_loses_no_pair(t
     assert "width holds texts, not comparable with 256" in reason
     assert "where only some files differ, rewrite the column there" in reason
     assert "goes on without all of their pairs" in failed.value.remedy
+
+
+def test_records_of_which_none_has_all_places_are_a_pool(tmp_path):
+    write_lines(tmp_path / "pool/0.jsonl", [{"uid": "a", "alt": "red"}, {"uid": "b", "alt": "green"}])
+    write_lines(tmp_path / "pool/1.jsonl", [{"uid": "c", "caption": "red"}])
+    config = PoolConfig(path=str(tmp_path / "pool"), key="uid", texts=("alt", "caption"))
+    refuse_wrong_columns(pool.list_shards(config), config)
+    with pytest.raises(UserError, match="title"):
+        refuse_wrong_columns(pool.list_shards(config), dataclasses.replace(config, texts=("title",)))
+
+
+def test_the_first_row_of_a_key_says_why_it_is_left_out(tmp_path):
+    path = write_lines(tmp_path / "0.jsonl", [{"uid": "a", "text": "red", "n": n} for n in (1, 2)])
+    config = PoolConfig(path=str(path), key="uid", texts=("text",), where=(("n", ">", 2),))
+    assert pool.left_out_by(shard_of(path), config, "a") == "n is 1, not > 2"

@@ -553,3 +553,12 @@ def test_pictures_that_come_after_a_first_call_without_any_are_embedded(world, s
     (tmp_path / "elsewhere").rename(tmp_path / "pool/img")
     report = embed(world / "model", shop, tmp_path / "out", of=("images",), executor=QUIET)
     assert report["images"]["embedded"] == 3
+
+
+def test_places_of_images_are_found_from_any_working_directory(world, tmp_path, monkeypatch):
+    write_tar(tmp_path / "pool/0.tar", [("a.png", picture(0)), ("a.txt", b"a")])
+    monkeypatch.chdir(tmp_path)
+    embed(world / "model", "pool", "out", executor=QUIET)
+    monkeypatch.chdir(tmp_path / "pool")
+    there = open_embedded(tmp_path / "out")
+    assert there.read_picture(there.rows(np.array([0]))[0]) == picture(0)

@@ -245,7 +245,9 @@ def test_a_source_that_changed_puts_metadata_out_of_date(own_run):
     artifacts.write_json(own_run / "metadata/manifest.json", manifest)
     row = rows_of(own_run)["metadata"]
     assert row["state"] == "out of date"
-    assert f"{own_run}/metadata is out of date: its inputs changed: {name}; run first: worldclip run" in row["problems"][0]
+    assert (
+        f"{own_run}/metadata is out of date: its inputs changed: {name}; run first: worldclip run" in row["problems"][0]
+    )
 
 
 def test_a_list_that_changed_puts_curate_out_of_date(tmp_path, capsys):
