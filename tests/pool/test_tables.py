@@ -355,6 +355,6 @@ def test_records_of_which_none_has_all_places_are_a_pool(tmp_path):
 
 
 def test_the_first_row_of_a_key_says_why_it_is_left_out(tmp_path):
-    path = write_lines(tmp_path / "0.jsonl", [{"uid": "a", "text": "red", "n": n} for n in (1, 2)])
-    config = PoolConfig(path=str(path), key="uid", texts=("text",), where=(("n", ">", 2),))
+    path = write_lines(tmp_path / "0.jsonl", [{"uid": "a", "text": "red", "n": n, "m": 6 - n} for n in (1, 5)])
+    config = PoolConfig(path=str(path), key="uid", texts=("text",), where=(("n", ">", 2), ("m", ">", 2)))
     assert pool.left_out_by(shard_of(path), config, "a") == "n is 1, not > 2"

@@ -239,15 +239,13 @@ def test_interrupted_stages_show_their_finished_shards_and_the_next_command(own_
 def test_a_source_that_changed_puts_metadata_out_of_date(own_run):
     manifest = artifacts.read_manifest(own_run / "metadata")
     (own_run / "metadata/manifest.json").unlink()
-    lang, record = next(iter(manifest["inputs"].items()))
-    name = record["files"][0]["path"]
+    record = next(iter(manifest["inputs"].values()))
     record["files"][0]["sha256"] = "of before"
     artifacts.write_json(own_run / "metadata/manifest.json", manifest)
     row = rows_of(own_run)["metadata"]
     assert row["state"] == "out of date"
-    assert (
-        f"{own_run}/metadata is out of date: its inputs changed: {name}; run first: worldclip run" in row["problems"][0]
-    )
+    reason = f"its inputs changed: {record['files'][0]['path']}; run first: worldclip run {own_run}"
+    assert row["problems"] == [f"{own_run}/metadata is out of date: {reason}"]
 
 
 def test_a_list_that_changed_puts_curate_out_of_date(tmp_path, capsys):

@@ -144,7 +144,6 @@ def decontaminate(pairs: Pairs, references: pa.Table, radius: int) -> None:
     same_bytes = same.fill_null(-1).to_numpy()
     is_same = same_bytes >= 0
     position[is_same] = same_bytes[is_same]
-    distance[is_same] = 0
     is_removed = position >= 0
     named = references.take(pa.array(position[is_removed]))
     rules = np.array([f"against:{name}" for name in named["set"].to_pylist()], object)
